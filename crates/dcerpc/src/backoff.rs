@@ -58,19 +58,31 @@ impl Backoff {
 
     /// Whether the answer to an attempt waits for [`ANSWER_TIME`].
     pub fn is_slow(&self, now: Duration, account: &str, source: IpAddr) -> bool {
-        self.lock().get(now, account, source).is_some_and(|entry| entry.failures > FREE_FAILURES)
+        self.lock().get(now, account, source).is_some_and(|entry| entry.is_slow())
     }
 
-    /// Counts a wrong proof.
-    pub fn failed(&self, now: Duration, account: &str, source: IpAddr) {
+    /// Counts a wrong proof. Returns what [`Self::is_slow`] said before it was counted, under one lock: of
+    /// attempts that are checked side by side no more are free than of others.
+    pub fn failed(&self, now: Duration, account: &str, source: IpAddr) -> bool {
         let mut entries = self.lock();
         match entries.get(now, account, source) {
             Some(entry) => {
+                let was_slow = entry.is_slow();
                 entry.failures = entry.failures.saturating_add(1);
                 entry.last = now;
+                was_slow
             }
-            None => entries.add(now, account, source),
+            None => {
+                entries.add(now, account, source);
+                false
+            }
         }
+    }
+}
+
+impl Entry {
+    const fn is_slow(&self) -> bool {
+        self.failures > FREE_FAILURES
     }
 }
 
@@ -117,6 +129,17 @@ mod tests {
         assert!(!backoff.is_slow(SECOND + MEMORY, "WEB1$", HERE));
         let entries = backoff.lock();
         assert!(entries.table.is_empty() && entries.by_account.is_empty());
+    }
+
+    #[test]
+    fn attempts_side_by_side_have_no_more_free_failures() {
+        let backoff = Backoff::default();
+        let fail = || (0..1_000).filter(|_| !backoff.failed(SECOND, "WEB1$", HERE)).count();
+        let free: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(fail)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("it ends")).sum()
+        });
+        assert_eq!(free, FREE_FAILURES as usize + 1);
     }
 
     #[test]

@@ -34,8 +34,8 @@ const UPN_CONSTRUCTED: u32 = 0x1;
 /// Flags S: name and SID are there too.
 const EXTENDED: u32 = 0x2;
 
-/// [MS-PAC] 2.10 UPN_DNS_INFO: pairs of length and offset (2 bytes each), flags (4 bytes), and what they point to, on
-/// offsets that are multiples of 8.
+/// [MS-PAC] 2.10 UPN_DNS_INFO: pairs of length and offset (2 bytes each), flags (4 bytes), and what they
+/// point to, on offsets that are multiples of 8.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpnDnsInfo {
     /// The user principal name.

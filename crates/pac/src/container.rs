@@ -31,8 +31,8 @@ pub struct Buffer {
     pub data: Vec<u8>,
 }
 
-/// [MS-PAC] 2.3 PACTYPE: `cBuffers` and `Version`, 16 bytes of table for each buffer, then the buffers on offsets that are
-/// multiples of 8.
+/// [MS-PAC] 2.3 PACTYPE: `cBuffers` and `Version`, 16 bytes of table for each buffer, then the buffers on
+/// offsets that are multiples of 8.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Pac {
     /// The buffers, in the order of the table.
@@ -74,7 +74,8 @@ impl Encode for Pac {
 }
 
 impl Decode<'_> for Pac {
-    /// Reads a PAC that fills the rest of `reader`. Regions must lie behind the table, aligned, and not overlap.
+    /// Reads a PAC that fills the rest of `reader`. Regions must lie behind the table, aligned, and not
+    /// overlap.
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let bytes = reader.rest();
         let buffers = table(reader)?
@@ -85,7 +86,8 @@ impl Decode<'_> for Pac {
     }
 }
 
-/// The buffers' types and where they are, from the first byte of the PAC. INVARIANT: the regions are inside of it.
+/// The buffers' types and where they are, from the first byte of the PAC. INVARIANT: the regions are inside
+/// of it.
 pub(crate) fn table(reader: &mut Reader<'_>) -> Result<Vec<(BufferType, Range<usize>)>, DecodeError> {
     let whole = Reader::new(reader.rest());
     let count = reader.u32("cBuffers")? as usize;

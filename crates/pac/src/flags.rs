@@ -1,5 +1,5 @@
-/// `userAccountControl` of the directory (`UF_*`, [MS-ADTS] 2.2.16) as the PAC carries it (`USER_*`, [MS-SAMR] 2.2.1.12):
-/// other bits for the same things. Bits that have no counterpart are dropped.
+/// `userAccountControl` of the directory (`UF_*`, [MS-ADTS] 2.2.16) as the PAC carries it (`USER_*`,
+/// [MS-SAMR] 2.2.1.12): other bits for the same things. Bits that have no counterpart are dropped.
 pub const fn user_account_control(uf: u32) -> u32 {
     const PAIRS: [(u32, u32); 21] = [
         (0x2, 0x1),              // ACCOUNTDISABLE

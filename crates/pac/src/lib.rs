@@ -1,8 +1,9 @@
 //! [MS-PAC], the privilege attribute certificate: an account and the groups that it is in.
 //!
-//! [`Pac`] is the container and knows no buffer. Buffers that are used have types of their own, and the others
-//! stay bytes. What is read is written back the same. Signatures are not checked here: outside Kerberos there is no key
-//! that could have made them ([MS-PAC] 2.8). [`ServerSignature`] is what a Kerberos service checks with its key.
+//! [`Pac`] is the container and knows no buffer. Buffers that are used have types of their own, and the
+//! others stay bytes. What is read is written back the same. Signatures are not checked here: outside
+//! Kerberos there is no key that could have made them ([MS-PAC] 2.8). [`ServerSignature`] is what a Kerberos
+//! service checks with its key.
 //!
 //! ```
 //! use dtyp::{Decode, Encode};

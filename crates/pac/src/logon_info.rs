@@ -15,7 +15,8 @@ const RESOURCE_GROUPS_PRESENT: u32 = 0x200;
 pub struct Text {
     /// The text.
     pub text: String,
-    /// Room behind the text that is claimed and not sent, in bytes: Windows has 2 for names of servers and domains.
+    /// Room behind the text that is claimed and not sent, in bytes: Windows has 2 for names of servers and
+    /// domains.
     pub room: u16,
     /// Whether the pointer is null, which only empty text may have.
     pub is_null: bool,
@@ -54,7 +55,8 @@ pub struct ResourceGroups {
     pub groups: Vec<GroupMembership>,
 }
 
-/// KERB_VALIDATION_INFO. Times are as [MS-PAC] has them: `NEVER` for what does not come, unset for what is not known.
+/// KERB_VALIDATION_INFO. Times are as [MS-PAC] has them: `NEVER` for what does not come, unset for what is
+/// not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields carry the document's names; what differs is said at each")]
 pub struct LogonInfo {

@@ -230,7 +230,8 @@ fn what_is_said_twice_must_agree() {
 
 #[test]
 fn big_endian_logon_info_is_read() {
-    // The first fields of a buffer as a big-endian peer would serialize it: enough to show that every number is turned.
+    // The first fields of a buffer as a big-endian peer would serialize it: enough to show that every number
+    // is turned.
     let big = vector("0100000800000000 0000000800000000 00000000 00000000");
     assert_eq!(LogonInfo::decode(&big).map_err(|error| error.kind), Err(DecodeErrorKind::NullPointer));
 }

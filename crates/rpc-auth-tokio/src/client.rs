@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use tokio::net::ToSocketAddrs;
 use tokio::time::Instant;
 
-/// What a client binds to, and as whom.
+/// What a client binds to, and as which user.
 pub struct UserBind {
     /// The interface.
     pub interface: SyntaxId,
@@ -51,8 +51,8 @@ impl From<ConnectError> for CallError {
     }
 }
 
-/// Connects and binds as a user by `deadline`. The server has proved that it knows the key of the context once the
-/// first call is answered.
+/// Connects and binds as a user by `deadline`. The server has proved that it knows the key of the context
+/// once the first call is answered.
 pub async fn connect(
     address: impl ToSocketAddrs,
     bind: UserBind,

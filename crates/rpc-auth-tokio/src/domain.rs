@@ -58,7 +58,7 @@ impl ProofChecker for DomainChecker {
     }
 }
 
-/// What a controller's answer means. Guests and keys that anybody could know are refused.
+/// What a controller's answer means. Guests, and keys that are no secret, are refused.
 fn verdict(domain: &str, reply: LogonReply) -> ProofVerdict {
     let rejected = |what: &str| ProofVerdict::rejected(format!("domain controller of {domain}: {what}"));
     if !reply.status.is_success() {

@@ -4,10 +4,10 @@
 //! dcerpc-tokio ─token─► AuthProvider (time, randomness, audit, counters) ─Leg─► rpc-auth's acceptor ─► ProofChecker
 //! ```
 //!
-//! An [`AuthProvider`] makes a security provider of an acceptor of [`rpc_auth`]. It decides nothing itself: what
-//! an acceptor refuses is refused, the peer is told nothing of the reason, and the [`AuthAudit`] all of it.
-//! [`DomainChecker`] has proofs
-//! checked by a domain controller, and [`SlowedChecker`] makes guesses of passwords slow. [`connect`] is the client's side.
+//! An [`AuthProvider`] makes a security provider of an acceptor of [`rpc_auth`]. It decides nothing itself:
+//! what an acceptor refuses is refused, the peer is told nothing of the reason, and the [`AuthAudit`] all of
+//! it. [`DomainChecker`] has proofs checked by a domain controller, and [`SlowedChecker`] makes guesses of
+//! passwords slow. [`connect`] is the client's side.
 
 mod client;
 mod domain;

@@ -82,8 +82,8 @@ impl AuthProvider {
         let leg = Leg {
             token: &request.token,
             level: request.auth_level,
-            // Within one context time goes on by the monotonic clock: setting the wall clock lets no challenge
-            // live longer.
+            // Within one context time goes on by the monotonic clock: setting the wall clock lets no
+            // challenge live longer.
             now: begun + begun_at.elapsed(),
             entropy: &mut entropy,
         };

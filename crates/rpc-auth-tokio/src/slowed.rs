@@ -5,15 +5,16 @@ use rpc_auth::ntlm::{NtlmProof, ProofChecker, ProofVerdict, StoreChoice};
 use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
 
-/// So much of a name counts, without the suffix of a user principal name: names in the table are a client's choice.
+/// So much of a name counts, without the suffix of a user principal name: names in the table are a client's
+/// choice.
 const NAME_LEN_MAX: usize = 64;
 
 /// Makes guesses slow ([`dcerpc::backoff`]), and keeps no user out.
 ///
-/// After some wrong proofs for an account from a source address, every answer for this pair comes a fixed time
-/// after its proof, right or wrong. It does not matter how the client spells the account. A connection makes one guess in that time. Each proof is checked, so no number
-/// of guesses keeps the right password out; the same user from another address, and other users from this one,
-/// notice nothing.
+/// After some wrong proofs for an account from a source address, every answer for this pair comes a fixed
+/// time after its proof, right or wrong. It does not matter how the client spells the account. A connection
+/// makes one guess in that time. Each proof is checked, so no number of guesses keeps the right password out;
+/// the same user from another address, and other users from this one, notice nothing.
 pub struct SlowedChecker {
     checker: Arc<dyn ProofChecker>,
     backoff: Backoff,
@@ -50,14 +51,16 @@ impl ProofChecker for SlowedChecker {
             let verdict = self.checker.check(proof).await;
             let counted = self.counted(proof, &verdict);
             let now = self.since.elapsed();
-            // Guesses that were checked side by side are looked at here one after the other.
-            let is_slow = counted.iter().any(|account| self.backoff.is_slow(now, account, source));
-            // Counted before the wait, so that a guess whose connection ends is counted, too.
-            if matches!(verdict, ProofVerdict::Rejected { .. }) {
-                for account in &counted {
-                    self.backoff.failed(now, account, source);
+            let is_slow = match verdict {
+                // Counted before the wait, so that a guess whose connection ends is counted, too, and counted
+                // for the account and for the name, whichever is slow.
+                ProofVerdict::Rejected { .. } => counted
+                    .iter()
+                    .fold(false, |is_slow, account| self.backoff.failed(now, account, source) | is_slow),
+                ProofVerdict::Accepted { .. } | ProofVerdict::Unavailable(_) => {
+                    counted.iter().any(|account| self.backoff.is_slow(now, account, source))
                 }
-            }
+            };
             if is_slow {
                 sleep_until(begun + ANSWER_TIME).await;
             }
@@ -161,7 +164,8 @@ mod tests {
     /// As a server has it: the stores behind one router.
     fn stores() -> Arc<SlowedChecker> {
         let local = Arc::new(LocalChecker::new(Arc::new(Alice), [7; 16]));
-        let names = DomainNames { netbios: "CORP".into(), dns: Some("corp.example".into()) };
+        let dns = ["corp.example", "corp.test"].map(String::from).to_vec();
+        let names = DomainNames { netbios: "CORP".into(), dns };
         let own = ["SSO1", "FARM", "farm.example"].map(String::from).to_vec();
         let router = StoreRouter::new(own, Some(local), vec![(names, Arc::new(Knows(b"right")))]);
         Arc::new(SlowedChecker::new(Arc::new(router)))
@@ -205,6 +209,15 @@ mod tests {
             }
         }
         assert!(answer(&checker, spelled("corp", "BOB", b"right")).await.0 >= ANSWER_TIME);
+        // Each name of a domain, after five free guesses under another one.
+        for (domain, user) in [("corp.example", "bob"), ("corp.test", "bob"), ("", "bob@corp.test")] {
+            let checker = stores();
+            for _ in 0..5 {
+                assert_eq!(answer(&checker, spelled("CORP", "bob", b"wrong")).await.0, Duration::ZERO);
+            }
+            let (took, _) = answer(&checker, spelled(domain, user, b"wrong")).await;
+            assert!(took >= ANSWER_TIME, r"{domain}\{user}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,5 @@
-//! Users of a Samba domain by Kerberos: Samba's stack and Impacket, with a ticket of a user in a thousand groups.
-//! `tests/peers/install` installs them.
+//! Users of a Samba domain by Kerberos: Samba's stack and Impacket, with a ticket of a user in a thousand
+//! groups. `tests/peers/install` installs them.
 
 use dcerpc::pdu::{AuthType, FaultStatus, SyntaxId};
 use dcerpc::server::Reply;

@@ -1,5 +1,5 @@
-//! Users by clients that are not ours: Impacket, and Samba's stack and its tests of raw DCE/RPC. `tests/peers/install`
-//! installs them.
+//! Users by clients that are not ours: Impacket, and Samba's stack and its tests of raw DCE/RPC.
+//! `tests/peers/install` installs them.
 
 mod fixture;
 

@@ -1,13 +1,16 @@
 use dcerpc::security::Account;
 use dtyp::{FileTime, Sid};
 use sha2::{Digest, Sha256};
+use std::any::Any;
+use std::sync::Arc;
 
-/// The user whom a security context proved. It counts only once a request was verified under the context.
+/// The user that a security context proved. It counts only once a request was verified under the context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserIdentity {
     /// The account's name as its source gives it: `sAMAccountName`, or the first components of the principal.
     pub name: String,
-    /// The NetBIOS domain (NTLM) or the realm (Kerberos) that the account belongs to; empty for the local store.
+    /// The NetBIOS domain (NTLM) or the realm (Kerberos) that the account belongs to; empty for the local
+    /// store.
     pub domain: String,
     /// The account's own SID. `None` if the ticket had no PAC with one.
     pub sid: Option<Sid>,
@@ -17,22 +20,24 @@ pub struct UserIdentity {
     pub source: IdentitySource,
     /// The password that the user proved to the local store; `None` from every other source.
     pub password: Option<PasswordMark>,
-    /// Services through which the ticket was delegated (S4U2Proxy, PAC buffer 11), in their order; empty if it was
-    /// not delegated.
+    /// Services through which the ticket was delegated (S4U2Proxy, PAC buffer 11), in their order; empty if
+    /// it was not delegated.
     pub delegated_by: Vec<String>,
-    /// When the context ends: the end of the ticket. `None` if the mechanism sets no end (NTLM).
+    /// When the context ends: the end of the ticket, and the clock skew that is allowed. `None` if the
+    /// mechanism sets no end (NTLM).
     pub expires: Option<FileTime>,
 }
 
 impl UserIdentity {
-    /// Whether a service acts for the user: the ticket was delegated, or a service alone vouches for the user (S-1-18-2).
+    /// Whether a service acts for the user: the ticket was delegated, or a service alone vouches for the user
+    /// (S-1-18-2).
     pub fn is_delegated(&self) -> bool {
         !self.delegated_by.is_empty() || self.groups.contains(&Sid::SERVICE_ASSERTED_IDENTITY)
     }
 
-    /// The account, for limits that count by account: by its SID, or else by its name. That of a ticket belongs
-    /// to its realm, because a realm may put any SID into its tickets, and must not use up what another one's
-    /// accounts may have.
+    /// The account, for limits that count by account: by its SID, or else by its name. That of a ticket
+    /// belongs to its realm, because a realm may put any SID into its tickets, and must not use up what
+    /// another one's accounts may have.
     pub fn account(&self) -> Account {
         let (is_ticket, sid) = (matches!(self.source, IdentitySource::Ticket { .. }), self.sid);
         match sid {
@@ -50,8 +55,17 @@ impl UserIdentity {
     }
 }
 
-/// Stands for a password of the local store, to notice that it was changed or removed: a digest of the NT hash under a
-/// key that the process alone has.
+/// The identity of a security context for the services above it: its user, or `()` on the client's side, which
+/// has none.
+pub(crate) fn identity_of(user: Option<&Arc<UserIdentity>>) -> Arc<dyn Any + Send + Sync> {
+    match user {
+        Some(user) => Arc::clone(user) as _,
+        None => Arc::new(()),
+    }
+}
+
+/// Stands for a password of the local store, to notice that it was changed or removed: a digest of the NT
+/// hash under a key that the process alone has.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PasswordMark(pub [u8; 32]);
 

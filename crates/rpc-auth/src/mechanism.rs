@@ -64,13 +64,15 @@ pub trait MechanismContext: SecurityContext {
     /// The user; for a client's context, `None`.
     fn user(&self) -> Option<Arc<UserIdentity>>;
 
-    /// Signs SPNEGO's list of mechanisms, under the first sequence number of this direction ([MS-SPNG] 3.2.5.1).
+    /// Signs SPNEGO's list of mechanisms, under the first sequence number of this direction ([MS-SPNG]
+    /// 3.2.5.1).
     fn sign_mech_list(&mut self, list: &[u8]) -> Vec<u8>;
 
     /// Checks the peer's signature of the list, under the first sequence number of its direction.
     fn verify_mech_list(&mut self, list: &[u8], mic: &[u8]) -> Result<(), SecurityError>;
 
-    /// Whether the mechanism asks for the list's signature to be exchanged although the first offer was taken.
+    /// Whether the mechanism asks for the list's signature to be exchanged although the first offer was
+    /// taken.
     fn wants_mech_list_mic(&self) -> bool;
 
     /// As the context of an association.

@@ -1,3 +1,5 @@
+use dtyp::DecodeError;
+
 /// Why a user was not authenticated. The peer learns none of it; the audit log has all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -11,6 +13,11 @@ impl Refusal {
     /// A refusal with its facts.
     pub fn new(reason: RefusalReason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
+    }
+
+    /// The refusal of a token that cannot be read.
+    pub(crate) fn malformed(error: DecodeError) -> Self {
+        Self::new(RefusalReason::Token, error.to_string())
     }
 }
 
@@ -31,8 +38,8 @@ macro_rules! reasons {
         }
 
         impl RefusalReason {
-            /// All reasons.
-            pub const ALL: &[Self] = &[$(Self::$name),+];
+            #[cfg(test)]
+            const ALL: &[Self] = &[$(Self::$name),+];
 
             /// The word in audit records and metrics.
             pub const fn as_str(self) -> &'static str {
@@ -89,4 +96,19 @@ reasons! {
     Mechanism = "mechanism",
     /// The proof could not be checked: no domain controller, or the store failed.
     Unavailable = "unavailable",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_a_word_of_its_own() {
+        for (at, reason) in RefusalReason::ALL.iter().enumerate() {
+            let word = reason.as_str();
+            assert!(word.bytes().all(|c| c.is_ascii_lowercase() || c == b'-') && !word.is_empty(), "{word}");
+            let first = RefusalReason::ALL.iter().position(|other| other.as_str() == word);
+            assert_eq!(first, Some(at), "{word}");
+        }
+    }
 }

@@ -105,7 +105,7 @@ fn ntlm_config(
     let local =
         local.map(|hashes| Arc::new(LocalChecker::new(Arc::new(hashes), dummy)) as Arc<dyn ProofChecker>);
     let own_names = vec![config.server.clone(), domain.netbios.clone(), domain.dns.clone()];
-    let routes = domains.iter().flat_map(CheckedDomain::routes).collect();
+    let routes = domains.iter().map(CheckedDomain::route).collect();
     let router = StoreRouter::new(own_names, local, routes);
     Ok(NtlmConfig {
         names: server_names(config, ntlm),

@@ -15,8 +15,8 @@ pub(super) struct CheckedDomain {
     pub(super) domain: String,
     /// Its domain controllers.
     pub(super) servers: Arc<Servers>,
-    /// Its NetBIOS name with each of its DNS names.
-    names: Vec<DomainNames>,
+    /// What the router compares with the names that a client sends.
+    names: DomainNames,
     checker: Arc<dyn ProofChecker>,
 }
 
@@ -33,16 +33,14 @@ impl CheckedDomain {
     ) -> anyhow::Result<Self> {
         let servers = servers_of(config, peer)?.context("a domain of [sso.ntlm] has no servers")?;
         let (servers, domain) = (Arc::new(servers), peer.domain.clone());
-        let names = peer.names.iter();
-        let names =
-            names.map(|dns| DomainNames { netbios: domain.clone(), dns: Some(dns.clone()) }).collect();
+        let names = DomainNames { netbios: domain.clone(), dns: peer.names.clone() };
         let checker = DomainChecker::new(Arc::clone(&servers), domain.clone(), peer.timeout, *computers);
         Ok(Self { domain, servers, names, checker: Arc::new(checker) })
     }
 
-    /// What the router compares with the names that a client sends.
-    pub(super) fn routes(&self) -> impl Iterator<Item = (DomainNames, Arc<dyn ProofChecker>)> {
-        self.names.iter().map(|names| (names.clone(), Arc::clone(&self.checker)))
+    /// Its entry in the router. There is one, whatever the number of names: guesses are counted by entry.
+    pub(super) fn route(&self) -> (DomainNames, Arc<dyn ProofChecker>) {
+        (self.names.clone(), Arc::clone(&self.checker))
     }
 }
 

@@ -100,10 +100,6 @@ impl Acceptor for ThirdLeg {
     }
 }
 
-fn malformed(error: dtyp::DecodeError) -> Refusal {
-    Refusal::new(RefusalReason::Token, error.to_string())
-}
-
 /// A ticket that a key of the keytab opened.
 struct OpenTicket<'a> {
     entry: &'a KeytabEntry,
@@ -118,7 +114,7 @@ impl KerberosConfig {
         if token.len() > TOKEN_LEN_MAX {
             return Err(Refusal::new(RefusalReason::Token, format!("a token of {} bytes", token.len())));
         }
-        let req = ApReq::decode(gss::unframe(token)?).map_err(malformed)?;
+        let req = ApReq::decode(gss::unframe(token)?).map_err(Refusal::malformed)?;
         if req.options & AP_USE_SESSION_KEY != 0 {
             return Err(Refusal::new(
                 RefusalReason::Flags,
@@ -131,7 +127,7 @@ impl KerberosConfig {
         let authenticator = session_key
             .decrypt(usage::AP_REQ_AUTHENTICATOR, &req.authenticator.cipher)
             .ok_or_else(|| Refusal::new(RefusalReason::Decrypt, "the authenticator does not decrypt"))?;
-        let authenticator = Authenticator::decode(&authenticator).map_err(malformed)?;
+        let authenticator = Authenticator::decode(&authenticator).map_err(Refusal::malformed)?;
         check_critical(ticket.part.authorization_data.as_ref())?;
         check_critical(authenticator.authorization_data.as_ref())?;
         self.check_client_and_times(&ticket.part, &authenticator, now)?;
@@ -219,7 +215,7 @@ impl KerberosConfig {
                 format!("{} opened-by={}", asked(), entry.principal),
             ));
         }
-        let part = EncTicketPart::decode(&part).map_err(malformed)?;
+        let part = EncTicketPart::decode(&part).map_err(Refusal::malformed)?;
         Ok(OpenTicket { entry, key, part })
     }
 
@@ -357,10 +353,7 @@ pub(crate) fn sequence_number(entropy: Entropy<'_>) -> u32 {
 
 /// An AP-REP around an encoded EncAPRepPart.
 pub(crate) fn ap_rep(session_key: &Key, part: &[u8], entropy: Entropy<'_>) -> Vec<u8> {
-    let mut confounder = [0; BLOCK_LEN];
-    entropy(&mut confounder);
-    let cipher = session_key.encrypt(usage::AP_REP, confounder, part);
-    let enc_part = EncryptedData { etype: session_key.etype().number(), kvno: None, cipher };
+    let enc_part = EncryptedData::seal(session_key, usage::AP_REP, part, entropy);
     let mut token = Vec::with_capacity(enc_part.cipher.len() + 64);
     ApRep { enc_part }.encode(&mut token);
     token
@@ -371,13 +364,13 @@ pub(crate) fn open_ap_rep(session_key: &Key, token: &[u8]) -> Result<EncApRepPar
     if token.len() > TOKEN_LEN_MAX {
         return Err(Refusal::new(RefusalReason::Token, format!("a token of {} bytes", token.len())));
     }
-    let ApRep { enc_part } = ApRep::decode(token).map_err(malformed)?;
+    let ApRep { enc_part } = ApRep::decode(token).map_err(Refusal::malformed)?;
     let refused = || Refusal::new(RefusalReason::Decrypt, "an AP-REP does not decrypt");
     if enc_part.etype != session_key.etype().number() {
         return Err(refused());
     }
     let part = session_key.decrypt(usage::AP_REP, &enc_part.cipher).ok_or_else(refused)?;
-    EncApRepPart::decode(&part).map_err(malformed)
+    EncApRepPart::decode(&part).map_err(Refusal::malformed)
 }
 
 #[cfg(test)]

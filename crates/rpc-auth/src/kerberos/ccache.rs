@@ -2,14 +2,13 @@
 
 use super::etype::{Etype, Key};
 use super::initiator::Credential;
-use super::messages::Principal;
+use super::messages::{COMPONENTS_MAX, Principal};
+use crate::der::text_without_nul;
 use dtyp::{ByteOrder, DecodeError, DecodeErrorKind, Encode, FileTime, Reader};
 use zeroize::Zeroizing;
 
 /// The first two bytes of a file.
 const VERSION: [u8; 2] = [5, 4];
-/// Components of one principal.
-const COMPONENTS_MAX: u32 = 16;
 /// Credentials of one file; a user has a handful.
 const CREDENTIALS_MAX: usize = 1024;
 /// Addresses or authorization data of one credential.
@@ -67,17 +66,14 @@ fn data<'a>(file: &mut Reader<'a>, what: &'static str) -> Result<&'a [u8], Decod
 
 fn text(file: &mut Reader<'_>, what: &'static str) -> Result<String, DecodeError> {
     let bad = file.error(what, DecodeErrorKind::BadText);
-    match std::str::from_utf8(data(file, what)?) {
-        Ok(text) if !text.contains('\0') => Ok(text.to_owned()),
-        _ => Err(bad),
-    }
+    text_without_nul(data(file, what)?).ok_or(bad)
 }
 
 fn read_principal(file: &mut Reader<'_>) -> Result<Principal, DecodeError> {
     let name_type = file.u32("ccache name type")? as i32;
     let count = file.u32("ccache components")?;
-    if count > COMPONENTS_MAX {
-        return Err(file.error("ccache components", DecodeErrorKind::TooMany(COMPONENTS_MAX as usize)));
+    if count as usize > COMPONENTS_MAX {
+        return Err(file.error("ccache components", DecodeErrorKind::TooMany(COMPONENTS_MAX)));
     }
     let realm = text(file, "ccache realm")?;
     let components = (0..count).map(|_| text(file, "ccache component")).collect::<Result<_, _>>()?;

@@ -6,6 +6,7 @@
 //! from the front to the end.
 
 use super::etype::{BLOCK_LEN, Cipher, Key, MacKey, SealingKeys, usage};
+use crate::identity::identity_of;
 use crate::{MechanismContext, UserIdentity};
 use dcerpc::pdu::SecTrailer;
 use dcerpc::security::{
@@ -84,34 +85,32 @@ impl Direction {
         header
     }
 
-    /// A MIC token over `data`, and the next number is taken.
-    fn mic(&mut self, data: &[&[u8]], out: &mut Vec<u8>) {
-        let header = self.mic_header(self.next);
+    /// A MIC token over the pieces of a fragment, and the next number is taken.
+    fn mic(&mut self, [header, body, trailer]: [&[u8]; 3], out: &mut Vec<u8>) {
+        let token = self.mic_header(self.next);
         self.next += 1;
-        let [a, b, c] = three(data);
-        out.extend_from_slice(&header);
-        out.extend_from_slice(self.sign.mac(&[a, b, c, &header]).bytes());
+        out.extend_from_slice(&token);
+        out.extend_from_slice(self.sign.mac(&[header, body, trailer, &token]).bytes());
     }
 
     /// Checks a MIC token that must have this number.
-    fn verify_mic(&self, data: &[&[u8]], token: &[u8], number: u64) -> Result<(), SecurityError> {
-        let (header, mac) = token.split_first_chunk::<HEADER_LEN>().ok_or(SecurityError::InvalidToken)?;
+    fn verify_mic(
+        &self,
+        [header, body, trailer]: [&[u8]; 3],
+        token: &[u8],
+        number: u64,
+    ) -> Result<(), SecurityError> {
+        let (token, mac) = token.split_first_chunk::<HEADER_LEN>().ok_or(SecurityError::InvalidToken)?;
         let expected = self.mic_header(number);
-        if header[..8] != expected[..8] {
+        if token[..8] != expected[..8] {
             return Err(SecurityError::InvalidToken);
         }
-        let [a, b, c] = three(data);
-        self.sign.verify(&[a, b, c, header], mac).ok_or(SecurityError::MessageAltered)?;
-        if *header != expected {
+        self.sign.verify(&[header, body, trailer, token], mac).ok_or(SecurityError::MessageAltered)?;
+        if *token != expected {
             return Err(SecurityError::OutOfSequence);
         }
         Ok(())
     }
-}
-
-/// At most three pieces, as many as a fragment has.
-fn three<'a>(data: &[&'a [u8]]) -> [&'a [u8]; 3] {
-    std::array::from_fn(|at| data.get(at).copied().unwrap_or(&[]))
 }
 
 /// Makes confounders: the counter of the sent fragments, encrypted under a key of its own that is drawn at
@@ -131,7 +130,7 @@ impl Confounders {
 }
 
 /// A Kerberos context that is set up.
-pub struct KerberosContext {
+pub(crate) struct KerberosContext {
     role: Role,
     encrypts_then_macs: bool,
     mac_len: usize,
@@ -188,10 +187,7 @@ impl KerberosContext {
     fn seal(&mut self, confounder: [u8; BLOCK_LEN], signed: [&[u8]; 2], body: &mut [u8], token: &mut [u8]) {
         let direction = &self.send;
         let clear = direction.wrap_header(FILLER_LEN as u16, self.rrc(), direction.next);
-        let stream = &mut self.stream;
-        stream.clear();
-        // All room at once: a buffer that grows leaves the clear text where it was.
-        stream.reserve(BLOCK_LEN + body.len() + FILLER_LEN + BLOCK_LEN);
+        let stream = emptied(&mut self.stream, BLOCK_LEN + body.len() + FILLER_LEN + HEADER_LEN);
         stream.extend_from_slice(&confounder);
         stream.extend_from_slice(body);
         stream.extend_from_slice(&[FILLER; FILLER_LEN]);
@@ -233,8 +229,7 @@ impl KerberosContext {
         }
         let (sealed_end, rest) = rest.split_at(ec_len + HEADER_LEN);
         let (mac, confounder) = rest.split_at(self.mac_len);
-        let stream = &mut self.stream;
-        stream.clear();
+        let stream = emptied(&mut self.stream, confounder.len() + body.len() + sealed_end.len());
         stream.extend_from_slice(confounder);
         stream.extend_from_slice(body);
         stream.extend_from_slice(sealed_end);
@@ -276,9 +271,19 @@ impl KerberosContext {
     fn unsign(&mut self, signed: [&[u8]; 2], body: &[u8], token: &[u8]) -> Result<(), SecurityError> {
         let number = token.get(8..16).and_then(|number| number.first_chunk());
         let number = u64::from_be_bytes(*number.ok_or(SecurityError::InvalidToken)?);
-        self.receive.verify_mic(&[signed[0], body, signed[1]], token, number)?;
+        self.receive.verify_mic([signed[0], body, signed[1]], token, number)?;
         self.take_number(number)
     }
+}
+
+/// The buffer, empty and with room for `len` bytes. A buffer that grows in place leaves clear text in the
+/// memory that it had, so a new one takes its place, and the old one is wiped.
+fn emptied(buffer: &mut Zeroizing<Vec<u8>>, len: usize) -> &mut Vec<u8> {
+    if buffer.capacity() < len {
+        *buffer = Zeroizing::new(Vec::with_capacity(len));
+    }
+    buffer.clear();
+    buffer
 }
 
 /// The MAC over the stream of a sealed token, with header and trailer of the fragment around the body.
@@ -355,7 +360,7 @@ impl SecurityContext for KerberosContext {
                 self.seal(confounder, signed, &mut before[body_start..trailer_start], token);
             } else {
                 let mut token = Vec::with_capacity(token_len);
-                self.send.mic(&[signed[0], &wire[body_start..trailer_start], signed[1]], &mut token);
+                self.send.mic([signed[0], &wire[body_start..trailer_start], signed[1]], &mut token);
                 wire.extend_from_slice(&token);
             }
         }
@@ -363,14 +368,11 @@ impl SecurityContext for KerberosContext {
     }
 
     fn identity(&self) -> Arc<dyn Any + Send + Sync> {
-        match &self.user {
-            Some(user) => Arc::clone(user) as _,
-            None => Arc::new(()),
-        }
+        identity_of(self.user.as_ref())
     }
 
     fn account(&self) -> Option<Account> {
-        Some(self.user.as_ref()?.account())
+        self.user.as_deref().map(UserIdentity::account)
     }
 }
 
@@ -381,17 +383,17 @@ impl MechanismContext for KerberosContext {
 
     fn sign_mech_list(&mut self, list: &[u8]) -> Vec<u8> {
         let mut token = Vec::with_capacity(HEADER_LEN + self.mac_len);
-        self.send.mic(&[list], &mut token);
+        self.send.mic([list, &[], &[]], &mut token);
         token
     }
 
     /// Acceptors of Windows sign the list under number 0, others under their first number. A client takes
     /// these two.
     fn verify_mech_list(&mut self, list: &[u8], mic: &[u8]) -> Result<(), SecurityError> {
-        match self.receive.verify_mic(&[list], mic, self.receive.first) {
+        match self.receive.verify_mic([list, &[], &[]], mic, self.receive.first) {
             Ok(()) => self.take_number(self.receive.first),
             Err(SecurityError::OutOfSequence) if self.role == Role::Initiator => {
-                self.receive.verify_mic(&[list], mic, 0)?;
+                self.receive.verify_mic([list, &[], &[]], mic, 0)?;
                 self.may_skip_first = true;
                 Ok(())
             }
@@ -503,11 +505,11 @@ mod tests {
         let (body, trailer) = (unhex("10000000000000000000000000000000"), unhex("10050c0001000000"));
         let mut client = context(Role::Initiator, Etype::Aes256Sha1, 1000, 1);
         let mut token = Vec::new();
-        client.send.mic(&[&header, &body, &trailer], &mut token);
+        client.send.mic([&header, &body, &trailer], &mut token);
         assert_eq!(hex(&token), "040404ffffffffff00000000000003e8e927813ed1a9b075a0c30f5a");
         let mut client = context(Role::Initiator, Etype::Aes256Sha1, 1000, 1);
         let mut token = Vec::new();
-        client.send.mic(&[&body], &mut token);
+        client.send.mic([&body, &[], &[]], &mut token);
         assert_eq!(hex(&token[16..]), "2fd670724db85bc648e77c5b", "without header signing");
     }
 
@@ -539,7 +541,7 @@ mod tests {
             // Signed alone.
             let protection = Protection { level: AuthLevel::INTEGRITY, header_signing: true };
             let mut token = Vec::new();
-            context(Role::Initiator, etype, 1000, 1).send.mic(&[&header, &body, &trailer], &mut token);
+            context(Role::Initiator, etype, 1000, 1).send.mic([&header, &body, &trailer], &mut token);
             assert_eq!(token.len(), server().token_len(AuthLevel::INTEGRITY));
             let pdu = [&header[..], &body, &trailer, &token].concat();
             let check = |pdu: &[u8]| {
@@ -554,6 +556,23 @@ mod tests {
                 let mut changed = pdu.clone();
                 changed[bit / 8] ^= 1 << (bit % 8);
                 assert!(check(&changed).is_err(), "{etype} signed, bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_buffer_of_clear_text_never_grows_in_place() {
+        let mut client = context(Role::Initiator, Etype::Aes256Sha1, 1000, 1);
+        let mut server = context(Role::Acceptor, Etype::Aes256Sha1, 1, 1000);
+        let mut token = vec![0; client.token_len(AuthLevel::PRIVACY)];
+        for len in [16, 17, 24, 4096, 4097] {
+            let mut body = vec![0x2a; len];
+            client.seal(CONFOUNDER, [&[], &[]], &mut body, &mut token);
+            server.unseal([&[], &[]], &mut body, &token).expect("ours");
+            assert_eq!(body, vec![0x2a; len]);
+            // A vector that grows takes more than it needs.
+            for stream in [&client.stream, &server.stream] {
+                assert_eq!(stream.capacity(), stream.len(), "{len}");
             }
         }
     }

@@ -1,13 +1,14 @@
 //! What GSS-API adds to the messages: the frame of RFC 2743 3.1, and the checksum 0x8003 of RFC 4121 4.1.1.
 
+use crate::der::{Der, FRAME, OBJECT_IDENTIFIER};
 use crate::{Refusal, RefusalReason};
 use dcerpc::security::AuthLevel;
 use dtyp::Reader;
 
-/// 1.2.840.113554.1.2.2, with its tag and length.
-const OID: [u8; 11] = [0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x12, 1, 2, 2];
+/// 1.2.840.113554.1.2.2, the mechanism.
+pub(crate) const OID: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x12, 1, 2, 2];
 /// 1.2.840.48018.1.2.2, the same with the mistake of Windows 2000.
-const OID_WINDOWS: [u8; 11] = [0x06, 9, 0x2a, 0x86, 0x48, 0x82, 0xf7, 0x12, 1, 2, 2];
+pub(crate) const OID_MICROSOFT: &[u8] = &[0x2a, 0x86, 0x48, 0x82, 0xf7, 0x12, 1, 2, 2];
 /// KRB_AP_REQ in a frame.
 const TOK_ID_AP_REQ: [u8; 2] = [1, 0];
 
@@ -28,14 +29,14 @@ pub(crate) const ASKED: u32 = MUTUAL | REPLAY | SEQUENCE | CONFIDENTIALITY | INT
 
 /// A bare AP-REQ. DCE style has no frame, but Impacket sends one.
 pub(crate) fn unframe(token: &[u8]) -> Result<&[u8], Refusal> {
-    if token.first() != Some(&0x60) {
+    if token.first() != Some(&FRAME) {
         return Ok(token);
     }
     let malformed = || Refusal::new(RefusalReason::Token, "the frame of the token is malformed");
-    let inside = super::der::Der::message(token, 0x60, "GSS-API frame").map_err(|_| malformed())?.rest();
-    let (oid, rest) = inside.split_first_chunk::<11>().ok_or_else(malformed)?;
-    let (tok_id, rest) = rest.split_first_chunk::<2>().ok_or_else(malformed)?;
-    match (*oid == OID || *oid == OID_WINDOWS) && *tok_id == TOK_ID_AP_REQ {
+    let mut inside = Der::message(token, FRAME, "GSS-API frame").map_err(|_| malformed())?;
+    let oid = inside.enter(OBJECT_IDENTIFIER, "thisMech").map_err(|_| malformed())?.rest();
+    let (tok_id, rest) = inside.rest().split_first_chunk::<2>().ok_or_else(malformed)?;
+    match (oid == OID || oid == OID_MICROSOFT) && *tok_id == TOK_ID_AP_REQ {
         true => Ok(rest),
         false => Err(malformed()),
     }

@@ -63,13 +63,10 @@ impl Credential {
         authenticator: &Authenticator,
         entropy: Entropy<'_>,
     ) -> Result<Vec<u8>, Refusal> {
-        let ticket = Ticket::decode(&self.ticket).map_err(|error| refuse(error.to_string()))?;
+        let ticket = Ticket::decode(&self.ticket).map_err(Refusal::malformed)?;
         let mut plain = Zeroizing::new(Vec::new());
         authenticator.encode(&mut plain);
-        let mut confounder = [0; BLOCK_LEN];
-        entropy(&mut confounder);
-        let cipher = self.key.encrypt(usage, confounder, &plain);
-        let authenticator = EncryptedData { etype: self.key.etype().number(), kvno: None, cipher };
+        let authenticator = EncryptedData::seal(&self.key, usage, &plain, entropy);
         let mut token = Vec::with_capacity(self.ticket.len() + authenticator.cipher.len() + 64);
         ApReq { options, ticket, authenticator }.encode(&mut token);
         Ok(token)

@@ -1,7 +1,8 @@
 //! Keytab files of MIT Kerberos, version 0x502: the long-term keys of services.
 
 use super::etype::{Etype, Key};
-use super::messages::{EncryptionKey, Principal};
+use super::messages::{COMPONENTS_MAX, EncryptionKey, Principal};
+use crate::der::text_without_nul;
 use dtyp::{ByteOrder, DecodeError, DecodeErrorKind, Encode, FileTime, Reader};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,12 +10,10 @@ use zeroize::Zeroizing;
 
 /// Entries of one file: 64 services with four versions of four types each.
 const ENTRIES_MAX: usize = 1024;
-/// Components of one principal.
-const COMPONENTS_MAX: u16 = 16;
 /// The first two bytes of a file.
 const VERSION: [u8; 2] = [5, 2];
 /// RC4, which is recognised to be refused.
-pub(crate) const RC4_HMAC: i32 = 23;
+const RC4_HMAC: i32 = 23;
 
 /// One key of one service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,10 +156,9 @@ impl Keytab {
                     principals.push(other.principal.to_string());
                 }
             }
+            let is_shared = principals.len() > 1;
             let problem = KeytabProblem::SharedKey { principals };
-            if matches!(&problem, KeytabProblem::SharedKey { principals } if principals.len() > 1)
-                && !problems.contains(&problem)
-            {
+            if is_shared && !problems.contains(&problem) {
                 problems.push(problem);
             }
         }
@@ -218,14 +216,10 @@ impl KeytabEntry {
         fn text(entry: &mut Reader<'_>, what: &'static str) -> Result<String, DecodeError> {
             let len = entry.u16(what)?;
             let bad = entry.error(what, DecodeErrorKind::BadText);
-            let bytes = entry.take(what, len.into())?;
-            match std::str::from_utf8(bytes) {
-                Ok(text) if !text.contains('\0') => Ok(text.to_owned()),
-                _ => Err(bad),
-            }
+            text_without_nul(entry.take(what, len.into())?).ok_or(bad)
         }
         let count = entry.u16("keytab components")?;
-        if count == 0 || count > COMPONENTS_MAX {
+        if count == 0 || usize::from(count) > COMPONENTS_MAX {
             return Err(entry.error("keytab components", DecodeErrorKind::BadValue));
         }
         let realm = text(entry, "keytab realm")?;

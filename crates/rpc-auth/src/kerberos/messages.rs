@@ -1,7 +1,8 @@
 //! The messages of RFC 4120 that an acceptor and an initiator need, as they are on the wire.
 
-use super::der::{Der, SEQUENCE, WriteDer, application};
-use super::etype::{Etype, Key};
+use super::etype::{BLOCK_LEN, Etype, Key};
+use crate::Entropy;
+use crate::der::{Der, SEQUENCE, WriteDer, application};
 use dtyp::{DecodeError, DecodeErrorKind, FileTime};
 use std::fmt;
 use subtle::ConstantTimeEq;
@@ -10,7 +11,7 @@ use zeroize::Zeroizing;
 type Result<T> = std::result::Result<T, DecodeError>;
 
 /// Components of one principal; service principals of Active Directory have at most three.
-const COMPONENTS_MAX: usize = 16;
+pub(crate) const COMPONENTS_MAX: usize = 16;
 /// Bytes of a principal's name and of a realm: a name of Active Directory has at most 260 characters. Names
 /// come into the log before the client has proved anything.
 const NAME_LEN_MAX: usize = 1024;
@@ -179,6 +180,14 @@ pub struct EncryptedData {
 }
 
 impl EncryptedData {
+    /// Encrypts under a key of the connection, which has no version.
+    pub(crate) fn seal(key: &Key, usage: u32, plain: &[u8], entropy: Entropy<'_>) -> Self {
+        let mut confounder = [0; BLOCK_LEN];
+        entropy(&mut confounder);
+        let cipher = key.encrypt(usage, confounder, plain);
+        Self { etype: key.etype().number(), kvno: None, cipher }
+    }
+
     fn read(der: &mut Der<'_>, what: &'static str) -> Result<Self> {
         der.sequence(what, |data| {
             Ok(Self {
@@ -606,16 +615,10 @@ pub(crate) mod kdc {
     /// Pre-authentication data of a reply.
     const PADATA_MAX: usize = 32;
 
-    /// KDC-REQ-BODY of a TGS-REQ.
-    pub(crate) fn write_body(
-        out: &mut Vec<u8>,
-        options: u32,
-        service: &Principal,
-        till: FileTime,
-        nonce: u32,
-    ) {
+    /// KDC-REQ-BODY of a TGS-REQ without options.
+    pub(crate) fn write_body(out: &mut Vec<u8>, service: &Principal, till: FileTime, nonce: u32) {
         out.element(SEQUENCE, |out| {
-            out.field(0, |out| out.flags(options));
+            out.field(0, |out| out.flags(0));
             out.field(2, |out| out.text(&service.realm));
             out.field(3, |out| service.write_name(out));
             out.field(5, |out| out.time(till));

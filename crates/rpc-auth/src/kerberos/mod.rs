@@ -4,9 +4,8 @@
 mod acceptor;
 mod ccache;
 mod context;
-mod der;
 mod etype;
-mod gss;
+pub(crate) mod gss;
 mod initiator;
 mod keytab;
 mod messages;
@@ -18,7 +17,6 @@ mod ticket_pac;
 
 pub use acceptor::{ClientRealm, KerberosAcceptor, KerberosConfig, RealmKind, SKEW_DEFAULT};
 pub use ccache::CredentialCache;
-pub use context::KerberosContext;
 pub use etype::{Etype, Key, usage};
 pub use initiator::{Credential, KerberosInitiator};
 pub use keytab::{Keytab, KeytabEntry, KeytabProblem, MachineAccount, SharedKeytab};
@@ -26,9 +24,9 @@ pub use messages::{
     ApRep, ApReq, Authenticator, AuthorizationData, EncApRepPart, EncTicketPart, EncryptedData,
     EncryptionKey, Principal, Ticket,
 };
-pub use replay::{AUTHENTICATORS_MAX, ReplayCache};
+pub use replay::ReplayCache;
 pub use tgs::TgsRequest;
 
 /// Longest token: a bind of one PDU takes no longer one, and a user in a thousand groups has a ticket of 12
 /// KB.
-pub const TOKEN_LEN_MAX: usize = 64 * 1024;
+const TOKEN_LEN_MAX: usize = 64 * 1024;

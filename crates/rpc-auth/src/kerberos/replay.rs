@@ -11,19 +11,19 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-/// Authenticators that are remembered. Each takes about 250 bytes, and only clients that pass every other check
-/// add any: together 65 MB, or 437 authentications a second over the ten minutes that an entry lives.
-pub const AUTHENTICATORS_MAX: usize = 1 << 18;
+/// Authenticators that are remembered. Each takes about 250 bytes, and only clients that pass every other
+/// check add any: together 65 MB, or 437 authentications a second over the ten minutes that an entry lives.
+const AUTHENTICATORS_MAX: usize = 1 << 18;
 
 /// A hash that no second input has by chance or by design.
 type Hash = [u8; 32];
 
 /// The authenticators that were accepted, until the clock check refuses them.
 ///
-/// A new authenticator always gets in, so that no client keeps the others out. A full cache forgets the oldest
-/// one of the account that has most of them. That one might come again, and would open nothing: a replayer
-/// cannot make the third token, which is why RFC 4120 3.2.3 lets a server with a subkey of its own do without a
-/// cache. An account that has fewer than others is not affected.
+/// A new authenticator always gets in, so that no client keeps the others out. A full cache forgets the
+/// oldest one of the account that has most of them. That one might come again, and would open nothing: a
+/// replayer cannot make the third token, which is why RFC 4120 3.2.3 lets a server with a subkey of its own
+/// do without a cache. An account that has fewer than others is not affected.
 #[derive(Debug)]
 pub struct ReplayCache {
     table: Mutex<Table>,

@@ -33,7 +33,7 @@ impl TgsRequest {
         entropy(&mut nonce);
         let nonce = u32::from_ne_bytes(nonce) & 0x7fff_ffff;
         let mut body = Vec::new();
-        kdc::write_body(&mut body, 0, &service, ticket_granting.endtime, nonce);
+        kdc::write_body(&mut body, &service, ticket_granting.endtime, nonce);
         let (ctime, cusec) = messages::microseconds(now);
         let authenticator = Authenticator {
             client: ticket_granting.client.clone(),
@@ -52,11 +52,10 @@ impl TgsRequest {
     /// Reads the reply. A ticket for another client or service is refused, a referral to another realm
     /// included.
     pub fn reply(self, message: &[u8]) -> Result<Credential, Refusal> {
-        let malformed = |error: dtyp::DecodeError| refuse(error.to_string());
         if let Ok(code) = kdc::error_code(message) {
             return Err(refuse(format!("the KDC answered with the error {code} for {}", self.service)));
         }
-        let reply = kdc::TgsRep::decode(message).map_err(malformed)?;
+        let reply = kdc::TgsRep::decode(message).map_err(Refusal::malformed)?;
         let key = &self.credential.key;
         let part = match reply.enc_part.etype == key.etype().number() {
             true => key.decrypt(usage::TGS_REP_SESSION_KEY, &reply.enc_part.cipher),
@@ -64,7 +63,7 @@ impl TgsRequest {
         };
         let part =
             part.ok_or_else(|| Refusal::new(RefusalReason::Decrypt, "the KDC's reply does not decrypt"))?;
-        let part = kdc::EncTgsRepPart::decode(&part).map_err(malformed)?;
+        let part = kdc::EncTgsRepPart::decode(&part).map_err(Refusal::malformed)?;
         if part.nonce != self.nonce {
             return Err(refuse("the KDC's reply answers another request"));
         }

@@ -8,13 +8,14 @@ use super::message::{Authenticate, Challenge, ClientChallenge, Negotiate};
 use super::proof::{NtlmProof, ProofChecker, ProofVerdict};
 use crate::{Acceptor, BoxFuture, Leg, Refusal, RefusalReason, Step};
 use dcerpc::security::AuthLevel;
-use dtyp::{DecodeError, FileTime, utf16le_text};
+use dtyp::{FileTime, utf16le_text};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 
-/// How long a challenge may be answered: a client needs one round trip, and a user types no password in between.
+/// How long a challenge may be answered: a client needs one round trip, and a user types no password in
+/// between.
 const CHALLENGE_TIME_MAX: Duration = Duration::from_secs(120);
 /// NtChallengeResponse of NTLM version 1 and its session security; version 2 is longer.
 const NTLM_V1_RESPONSE_LEN: usize = 24;
@@ -133,7 +134,7 @@ impl NtlmAcceptor {
     }
 
     fn negotiate(self, leg: Leg<'_>) -> Result<Step, Refusal> {
-        let Negotiate { flags } = Negotiate::read(leg.token).map_err(malformed)?;
+        let Negotiate { flags } = Negotiate::read(leg.token).map_err(Refusal::malformed)?;
         // Whether the level has its protection is seen at the last leg ([MS-RPCE] 3.3.1.5.2.2): the CHALLENGE
         // repeats no flag that is missing here.
         check_flags("NEGOTIATE", flags, AuthLevel::CONNECT)?;
@@ -196,7 +197,7 @@ impl Challenged {
         if leg.now.since(self.issued) > CHALLENGE_TIME_MAX {
             return refuse(RefusalReason::Token, "the challenge is too old");
         }
-        let message = Authenticate::read(leg.token).map_err(malformed)?;
+        let message = Authenticate::read(leg.token).map_err(Refusal::malformed)?;
         let who = format!("user={}\\{} workstation={}", message.domain, message.user, message.workstation);
         let refuse_user = |reason, detail: &str| Err(Refusal::new(reason, format!("{detail} {who}")));
         // A bit that is in this message alone is dropped, never used.
@@ -212,7 +213,7 @@ impl Challenged {
             return refuse_user(RefusalReason::Token, "NTLM version 1 or LM");
         }
         let (_, blob) = message.nt_response.split_at(16);
-        let client = ClientChallenge::read(blob).map_err(malformed)?;
+        let client = ClientChallenge::read(blob).map_err(Refusal::malformed)?;
         // This binds the proof to this server and this challenge.
         for (id, value) in self.challenge.target_info.iter() {
             if client.target_info.get(id) != Some(value) {
@@ -260,13 +261,9 @@ impl Challenged {
     }
 }
 
-fn malformed(error: DecodeError) -> Refusal {
-    Refusal::new(RefusalReason::Token, error.to_string())
-}
-
-/// Whether a message has all flags that a level requires, and none that is refused. `flags` are those that all
-/// messages up to this one have in common.
-fn check_flags(message: &str, flags: NtlmFlags, level: AuthLevel) -> Result<(), Refusal> {
+/// Whether a message has all flags that a level requires, and none that is refused. `flags` are those that
+/// all messages up to this one have in common.
+pub(super) fn check_flags(message: &str, flags: NtlmFlags, level: AuthLevel) -> Result<(), Refusal> {
     let required = NtlmFlags::required(level);
     if !flags.contains(required) {
         let missing = required.0 & !flags.0;

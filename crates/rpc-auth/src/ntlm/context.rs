@@ -1,8 +1,10 @@
-//! [MS-NLMP] 3.4: what protects the messages of a context, connection-oriented, with extended session security
-//! and key exchange.
+//! [MS-NLMP] 3.4: what protects the messages of a context, connection-oriented, with extended session
+//! security and key exchange.
 
 use super::crypto::{DirectionKeys, Sender, SessionKey, hmac_md5, rc4};
+use crate::identity::identity_of;
 use crate::{MechanismContext, UserIdentity};
+use dcerpc::pdu::SecTrailer;
 use dcerpc::security::{
     Account, AuthLevel, Outgoing, ProtectedFragment, Protecting, Protection, SecurityContext, SecurityError,
 };
@@ -53,7 +55,8 @@ impl Direction {
         token
     }
 
-    /// Signs SPNEGO's list. The cipher stream starts again after it, the counter does not ([MS-SPNG] 3.2.5.1).
+    /// Signs SPNEGO's list. The cipher stream starts again after it, the counter does not ([MS-SPNG]
+    /// 3.2.5.1).
     fn sign_mech_list(&mut self, list: &[u8]) -> [u8; TOKEN_LEN] {
         let token = self.token(self.mac(&[list]));
         self.stream = rc4(&self.keys.seal);
@@ -62,7 +65,7 @@ impl Direction {
 }
 
 /// A context that is set up, of either side.
-pub struct NtlmContext {
+pub(super) struct NtlmContext {
     ours: Direction,
     theirs: Direction,
     user: Option<Arc<UserIdentity>>,
@@ -137,8 +140,8 @@ impl SecurityContext for NtlmContext {
         true
     }
 
-    /// Header and trailer are covered always, header signing agreed or not ([MS-NLMP] 3.4.6). After an error the
-    /// streams of both sides are out of step.
+    /// Header and trailer are covered always, header signing agreed or not ([MS-NLMP] 3.4.6). After an error
+    /// the streams of both sides are out of step.
     fn unprotect(
         &mut self,
         protection: Protection,
@@ -164,7 +167,11 @@ impl SecurityContext for NtlmContext {
         // It may have a secret, of which the sealed copy alone is left.
         let stub = Zeroizing::new(stub);
         let len = fragments.iter().map(|fragment| {
-            fragment.header.len() + fragment.body.len() + usize::from(fragment.pad) + 8 + TOKEN_LEN
+            fragment.header.len()
+                + fragment.body.len()
+                + usize::from(fragment.pad)
+                + SecTrailer::LEN
+                + TOKEN_LEN
         });
         let mut bytes = Vec::with_capacity(len.sum());
         for fragment in &fragments {
@@ -184,14 +191,11 @@ impl SecurityContext for NtlmContext {
     }
 
     fn identity(&self) -> Arc<dyn Any + Send + Sync> {
-        match &self.user {
-            Some(user) => Arc::clone(user) as _,
-            None => Arc::new(()),
-        }
+        identity_of(self.user.as_ref())
     }
 
     fn account(&self) -> Option<Account> {
-        Some(self.user.as_ref()?.account())
+        self.user.as_deref().map(UserIdentity::account)
     }
 }
 

@@ -103,16 +103,17 @@ pub(super) fn rc4(key: &[u8; 16]) -> Rc4 {
     Rc4::new_from_slice(key).expect("RC4 takes keys of 1 to 256 bytes")
 }
 
-/// Upper case as Windows has it in this computation: each UTF-16 unit for itself, one unit for one. `ß` stays,
-/// because no single character is its upper case; characters outside of the basic plane are two units and stay.
+/// Upper case as Windows has it in this computation: each UTF-16 unit for itself, one unit for one. `ß`
+/// stays, because no single character is its upper case; characters outside of the basic plane are two units
+/// and stay.
 pub(super) fn upper_case(text: &str) -> String {
     text.chars().map(upper).collect()
 }
 
 fn upper(c: char) -> char {
     match c {
-        // These have an upper case in Unicode, from which no lower case leads back to them. In Samba's table, which
-        // was made from that of Windows, they stay.
+        // These have an upper case in Unicode, from which no lower case leads back to them. In Samba's table,
+        // which was made from that of Windows, they stay.
         'µ' | 'ı' | 'ſ' | '\u{1fbe}' => c,
         // Georgian and Cherokee got a case in Unicode 11 and 8, after that table.
         '\u{10d0}'..='\u{10ff}' | '\u{13f8}'..='\u{13fd}' | '\u{ab70}'..='\u{abbf}' => c,

@@ -42,8 +42,8 @@ impl NtlmFlags {
     /// Keys of 56 bits; without effect beside [`Self::KEY_128`].
     pub const KEY_56: Self = Self(0x8000_0000);
 
-    /// Bits that the acceptor repeats in its CHALLENGE where the client set them. LM_KEY and OEM are not among
-    /// them: extended session security and UNICODE exclude them.
+    /// Bits that the acceptor repeats in its CHALLENGE where the client set them. LM_KEY and OEM are not
+    /// among them: extended session security and UNICODE exclude them.
     const ECHOED: Self = Self(
         Self::UNICODE.0
             | Self::SIGN.0

@@ -1,6 +1,6 @@
 //! The initiator: a user's proof for a server.
 
-use super::acceptor::mic;
+use super::acceptor::{check_flags, mic};
 use super::av_pairs::{AV_FLAG_MIC, AvId};
 use super::context::NtlmContext;
 use super::crypto::{self, NtHash, Sender, exchange_key, hmac_md5, ntowf_v2, session_base_key};
@@ -71,14 +71,9 @@ impl Initiator for Negotiated {
         entropy: Entropy<'_>,
     ) -> Result<InitiatorStep, Refusal> {
         let token = token.unwrap_or_default();
-        let challenge =
-            Challenge::read(token).map_err(|error| Refusal::new(RefusalReason::Token, error.to_string()))?;
+        let challenge = Challenge::read(token).map_err(Refusal::malformed)?;
         let flags = self.flags.and(challenge.flags);
-        let required = NtlmFlags::required(self.initiator.level);
-        if !flags.contains(required) {
-            let missing = required.0 & !flags.0;
-            return Err(Refusal::new(RefusalReason::Flags, format!("CHALLENGE lacks flags 0x{missing:08x}")));
-        }
+        check_flags("CHALLENGE", flags, self.initiator.level)?;
         let mut target_info = challenge.target_info;
         // A server without names is none that a proof could be bound to ([MS-NLMP] 3.1.5.1.2).
         if [AvId::NB_COMPUTER_NAME, AvId::NB_DOMAIN_NAME].iter().any(|id| target_info.get(*id).is_none()) {
@@ -118,7 +113,7 @@ impl Initiator for Negotiated {
             mic: None,
         };
         message.mic = Some(mic(&key, &self.negotiate, token, &message.to_bytes()));
-        // A server that asked for the MIC by its timestamp has the mechListMIC, too.
+        // This message has a MIC whatever the server sent, and so the list of SPNEGO is signed, too.
         let context = NtlmContext::new(&key, Sender::Client, None, true);
         Ok(InitiatorStep::Complete { token: message.to_bytes(), context: Box::new(context) })
     }

@@ -21,8 +21,8 @@ const CHALLENGE_HEAD: usize = 8 // Signature
     + 8 // Reserved
     + 8 // TargetInfoFields
     + 8; // Version
-/// Where the payload of an AUTHENTICATE begins at the earliest: clients of the first days have neither version
-/// nor MIC.
+/// Where the payload of an AUTHENTICATE begins at the earliest: clients of the first days have neither
+/// version nor MIC.
 const AUTHENTICATE_HEAD_MIN: usize = 8 // Signature
     + 4 // MessageType
     + 6 * 8 // fields
@@ -191,8 +191,8 @@ pub struct Authenticate {
     pub workstation: String,
     /// EncryptedRandomSessionKey.
     pub encrypted_session_key: Vec<u8>,
-    /// The octets where a MIC is, if the payload leaves room for one. Whether they are one is told by the flags
-    /// inside the proof.
+    /// The octets where a MIC is, if the payload leaves room for one. Whether they are one is told by the
+    /// flags inside the proof.
     pub mic: Option<[u8; MIC_LEN]>,
 }
 

@@ -21,12 +21,11 @@ pub(crate) mod tests;
 
 pub use acceptor::{NtlmAcceptor, NtlmConfig, ServerNames};
 pub use av_pairs::{AvId, AvPairs};
-pub use context::NtlmContext;
 pub use crypto::{NtHash, SessionBaseKey, SessionKey};
 pub use flags::NtlmFlags;
 pub use initiator::{NtlmCredentials, NtlmInitiator};
 pub use message::{Authenticate, Challenge, ClientChallenge, Negotiate};
 pub use proof::{
     DomainNames, LocalAccount, LocalChecker, NtHashes, NtlmProof, ProofChecker, ProofVerdict, StoreChoice,
-    StoreRouter, choose_store,
+    StoreRouter,
 };

@@ -96,15 +96,15 @@ pub struct LocalAccount {
 
 /// The NT hashes of local accounts.
 pub trait NtHashes: Send + Sync {
-    /// The account of a name, which the store compares by its own rules. `None` if there is none. An error says
-    /// why the store could not answer.
+    /// The account of a name, which the store compares by its own rules. `None` if there is none. An error
+    /// says why the store could not answer.
     fn look_up<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Option<LocalAccount>, String>>;
 }
 
 /// Checks proofs against local hashes.
 ///
-/// An account that is unknown, unusable, without a hash or with an empty password gets the same answer as a wrong
-/// password, after the same computations under another key.
+/// An account that is unknown, unusable, without a hash or with an empty password gets the same answer as a
+/// wrong password, after the same computations under another key.
 pub struct LocalChecker {
     hashes: Arc<dyn NtHashes>,
     /// The key where there is none. It is random, so that no password fits it.
@@ -139,7 +139,8 @@ fn check_locally(account: Option<LocalAccount>, dummy: &NtHash, proof: &NtlmProo
     let Some((claimed, blob)) = proof.nt_response.split_first_chunk::<16>() else {
         return ProofVerdict::rejected("no NTLM version 2 proof");
     };
-    // The domain is part of the key. Clients put in the one that the user typed, or none ([MS-NLMP] 3.2.5.1.2).
+    // The domain is part of the key. Clients put in the one that the user typed, or none ([MS-NLMP]
+    // 3.2.5.1.2).
     let [as_sent, without] = [&proof.domain[..], ""].map(|domain| {
         let key = ntowf_v2(&hash, &proof.user, domain);
         let expected = crypto::proof(&key, &proof.server_challenge, blob);
@@ -171,8 +172,8 @@ fn check_locally(account: Option<LocalAccount>, dummy: &NtHash, proof: &NtlmProo
 pub struct DomainNames {
     /// NetBIOS name.
     pub netbios: String,
-    /// DNS name, if it is known.
-    pub dns: Option<String>,
+    /// DNS names and suffixes of user principal names; empty if none is known.
+    pub dns: Vec<String>,
 }
 
 /// Which store decides about a user.
@@ -189,13 +190,18 @@ pub enum StoreChoice {
 /// Which store decides about a user, by the names in its message and by nothing else.
 ///
 /// - DomainName empty, `.` or one of our own names: the local store.
-/// - DomainName of a configured domain, NetBIOS or DNS: that domain's controllers.
-/// - DomainName empty and UserName `name@suffix`: the suffix decides as a DomainName would. It never means the
-///   local store unless it is one of our own names.
+/// - DomainName of a configured domain, its NetBIOS name or one of the others: that domain's controllers.
+/// - DomainName empty and UserName `name@suffix`: the suffix decides as a DomainName would. It never means
+///   the local store unless it is one of our own names.
 /// - Everything else: no store.
 ///
 /// No outcome of one store leads to another.
-pub fn choose_store(user: &str, domain: &str, own_names: &[String], domains: &[DomainNames]) -> StoreChoice {
+pub(super) fn choose_store(
+    user: &str,
+    domain: &str,
+    own_names: &[String],
+    domains: &[DomainNames],
+) -> StoreChoice {
     let domain = match user.rsplit_once('@') {
         Some((_, suffix)) if domain.is_empty() => suffix,
         _ if domain.is_empty() || domain == "." => return StoreChoice::Local,
@@ -204,7 +210,7 @@ pub fn choose_store(user: &str, domain: &str, own_names: &[String], domains: &[D
     let domain = crypto::upper_case(domain);
     let is = |name: &str| crypto::upper_case(name) == domain;
     // A domain that is configured is never the local store, even where its name is one of ours, too.
-    let found = domains.iter().position(|names| is(&names.netbios) || names.dns.as_deref().is_some_and(is));
+    let found = domains.iter().position(|names| is(&names.netbios) || names.dns.iter().any(|dns| is(dns)));
     match found {
         Some(at) => StoreChoice::Domain(at),
         None if own_names.iter().any(|name| is(name)) => StoreChoice::Local,
@@ -221,7 +227,8 @@ pub struct StoreRouter {
 }
 
 impl StoreRouter {
-    /// A router. `own_names` are the names by which clients may mean the local store.
+    /// A router. `own_names` are the names by which clients may mean the local store. A domain has one entry
+    /// with all its names: limits count by the index of the entry.
     pub fn new(
         own_names: Vec<String>,
         local: Option<Arc<dyn ProofChecker>>,

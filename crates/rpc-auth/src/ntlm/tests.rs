@@ -1,6 +1,7 @@
 use super::av_pairs::AV_FLAG_MIC;
 use super::context::NtlmContext;
 use super::crypto::{Sender, SessionKey as Key};
+use super::proof::choose_store;
 use super::*;
 use crate::test::{bytes, now_or_never};
 use crate::{
@@ -204,7 +205,8 @@ fn messages_round_trip() {
     assert_eq!(Challenge::read(&challenge).expect("vector").to_bytes(), challenge);
     let authenticate = bytes(AUTHENTICATE);
     assert_eq!(Authenticate::read(&authenticate).expect("vector").to_bytes(), authenticate);
-    // [MS-NLMP] 4.2.4.3: the payload starts at 72 there in messages without a MIC; this one has its own version.
+    // [MS-NLMP] 4.2.4.3: the payload starts at 72 there in messages without a MIC; this one has its own
+    // version.
     let challenge = bytes(
         "4e544c4d5353500002000000 0c000c0038000000 33828ae2 0123456789abcdef 0000000000000000 2400240044000000
          060070170000000f 530065007200760065007200 02000c0044006f006d00610069006e00
@@ -593,8 +595,8 @@ fn a_proof_without_the_domain_counts_too_and_has_its_own_key() {
 fn the_names_in_the_message_choose_the_store() {
     let own = ["SSO1", "sso1.farm.example"].map(String::from);
     let domains = [
-        DomainNames { netbios: "CORP".into(), dns: Some("corp.example".into()) },
-        DomainNames { netbios: "ÄRZTE".into(), dns: None },
+        DomainNames { netbios: "CORP".into(), dns: vec!["corp.example".into(), "corp.test".into()] },
+        DomainNames { netbios: "ÄRZTE".into(), dns: vec![] },
     ];
     use StoreChoice::{Domain, Local, Unknown};
     for (user, domain, choice) in [
@@ -605,6 +607,7 @@ fn the_names_in_the_message_choose_the_store() {
         ("alice", "CORP", Domain(0)),
         ("alice", "corp", Domain(0)),
         ("alice", "corp.example", Domain(0)),
+        ("alice", "Corp.Test", Domain(0)),
         ("alice", "ärzte", Domain(1)),
         ("alice", "CORP2", Unknown),
         ("alice", "..", Unknown),
@@ -612,6 +615,7 @@ fn the_names_in_the_message_choose_the_store() {
         // A UPN with an empty domain: its suffix is the domain.
         ("alice@corp.example", "", Domain(0)),
         ("alice@CORP", "", Domain(0)),
+        ("alice@corp.test", "", Domain(0)),
         ("alice@sso1.farm.example", "", Local),
         ("alice@elsewhere.example", "", Unknown),
         ("alice@", "", Unknown),
@@ -636,7 +640,7 @@ fn no_outcome_of_one_store_leads_to_another() {
         session_base_key: SessionBaseKey::new([1; 16]),
         identity: Box::new(alice()),
     };
-    let names = || DomainNames { netbios: "CORP".into(), dns: None };
+    let names = || DomainNames { netbios: "CORP".into(), dns: vec![] };
     let down: Arc<dyn ProofChecker> = Arc::new(Fixed(|| ProofVerdict::Unavailable("no server".into())));
     let refuses: Arc<dyn ProofChecker> = Arc::new(Fixed(|| ProofVerdict::rejected("wrong")));
     let takes: Arc<dyn ProofChecker> = Arc::new(Fixed(accepted));

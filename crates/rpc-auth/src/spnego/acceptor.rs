@@ -1,7 +1,10 @@
 use super::SpnegoMechanism;
-use super::message::{NegState, NegTokenInit, NegTokenResp};
+use super::message::{NegState, NegTokenInit, NegTokenResp, Oid};
 use crate::{Acceptor, BoxFuture, Leg, MechanismContext, Refusal, RefusalReason, Step};
-use dtyp::DecodeError;
+
+/// Octets of an object identifier in the log: it comes from a client that has proved nothing. That of NTLM
+/// has 10.
+const OID_LEN_LOGGED: usize = 32;
 
 /// The acceptor of one context.
 pub struct SpnegoAcceptor {
@@ -9,14 +12,14 @@ pub struct SpnegoAcceptor {
 }
 
 impl SpnegoAcceptor {
-    /// An acceptor that speaks these mechanisms. Which one is used is the initiator's choice: the first of its
-    /// list that is among them.
+    /// An acceptor that speaks these mechanisms. Which one is used is the initiator's choice: the first of
+    /// its list that is among them.
     pub fn new(mechanisms: Vec<(SpnegoMechanism, Box<dyn Acceptor>)>) -> Self {
         Self { mechanisms }
     }
 
     async fn first(self: Box<Self>, leg: Leg<'_>) -> Result<Step, Refusal> {
-        let init = NegTokenInit::read(leg.token).map_err(malformed)?;
+        let init = NegTokenInit::read(leg.token).map_err(Refusal::malformed)?;
         if init.mic.is_some() {
             return Err(Refusal::new(RefusalReason::ListMic, "a MIC before the mechanism is complete"));
         }
@@ -26,7 +29,7 @@ impl SpnegoAcceptor {
             Some((at, oid.clone(), ours))
         });
         let Some((at, oid, ours)) = chosen else {
-            let offers: Vec<String> = init.mechanisms.iter().map(|oid| dtyp::hex(&oid.0)).collect();
+            let offers: Vec<String> = init.mechanisms.iter().map(in_log).collect();
             let detail = format!("none of the mechanisms is spoken: {}", offers.join(" "));
             return Err(Refusal::new(RefusalReason::Mechanism, detail));
         };
@@ -64,6 +67,14 @@ impl Acceptor for SpnegoAcceptor {
     }
 }
 
+/// An object identifier in hexadecimal, cut if it is long.
+fn in_log(Oid(oid): &Oid) -> String {
+    match oid.get(..OID_LEN_LOGGED) {
+        Some(start) if start.len() < oid.len() => format!("{}...", dtyp::hex(start)),
+        _ => dtyp::hex(oid),
+    }
+}
+
 /// The acceptor once a mechanism is chosen.
 struct Chosen {
     acceptor: Box<dyn Acceptor>,
@@ -75,7 +86,7 @@ struct Chosen {
 
 impl Chosen {
     async fn next(mut self: Box<Self>, leg: Leg<'_>) -> Result<Step, Refusal> {
-        let response = NegTokenResp::read(leg.token).map_err(malformed)?;
+        let response = NegTokenResp::read(leg.token).map_err(Refusal::malformed)?;
         if response.state == Some(NegState::Reject) {
             return Err(Refusal::new(RefusalReason::Mechanism, "the client rejects the mechanism"));
         }
@@ -135,8 +146,4 @@ fn check_list(
         None if is_required => Err(Refusal::new(RefusalReason::ListMic, "the list's MIC is missing")),
         None => Ok(None),
     }
-}
-
-fn malformed(error: DecodeError) -> Refusal {
-    Refusal::new(RefusalReason::Token, error.to_string())
 }

@@ -39,8 +39,9 @@ impl Initiator for SpnegoInitiator {
             return refuse(RefusalReason::Mechanism, "the mechanism has one token");
         };
         let list = mech_list(&offers);
+        let init = NegTokenInit::to_bytes(&list, &token);
         let next = Offered { preferred, first: next, others: mechanisms.collect(), list };
-        Ok(InitiatorStep::Continue { token: NegTokenInit::to_bytes(&offers, &token), next: Box::new(next) })
+        Ok(InitiatorStep::Continue { token: init, next: Box::new(next) })
     }
 }
 
@@ -77,7 +78,7 @@ impl Initiator for Offered {
         if !matches!(state, NegState::Incomplete | NegState::RequestMic) {
             return refuse(RefusalReason::Mechanism, "the server did not go on with the negotiation");
         }
-        let mut running = Running {
+        let running = Running {
             list: self.list,
             mic_is_required: state == NegState::RequestMic || chosen != self.preferred,
         };
@@ -90,14 +91,12 @@ impl Initiator for Offered {
         if response.token.is_some_and(|token| !token.is_empty()) {
             return refuse(RefusalReason::Token, "a token of a mechanism that has not begun");
         }
-        running.mic_is_required = true;
         running.go_on(other, None, now, entropy)
     }
 }
 
 fn read(token: Option<&[u8]>) -> Result<NegTokenResp, Refusal> {
-    NegTokenResp::read(token.unwrap_or_default())
-        .map_err(|error| Refusal::new(RefusalReason::Token, error.to_string()))
+    NegTokenResp::read(token.unwrap_or_default()).map_err(Refusal::malformed)
 }
 
 struct Running {

@@ -1,26 +1,16 @@
 //! RFC 4178 4.2 and [MS-SPNG] 2.2.1: NegTokenInit, NegTokenInit2 and NegTokenResp.
 //!
-//! What we write is DER. What we read has definite lengths, which need not be minimal, and may have fields at the
-//! end that we do not know.
+//! What we write is DER. What we read has definite lengths, which need not be minimal, and may have fields at
+//! the end that we do not know.
 
+use crate::der::{ENUMERATED, FRAME, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, WriteDer, context};
 use dtyp::{ByteOrder, DecodeError, DecodeErrorKind, Reader};
 
 /// Mechanisms that one list may offer; clients offer five.
 const MECHANISMS_MAX: usize = 16;
 
-const OCTET_STRING: u8 = 0x04;
-const OBJECT_IDENTIFIER: u8 = 0x06;
-const ENUMERATED: u8 = 0x0a;
-const SEQUENCE: u8 = 0x30;
-/// The frame of a first token (RFC 2743 3.1).
-const FRAME: u8 = 0x60;
-/// `[1]` around a NegTokenResp.
-const RESPONSE: u8 = 0xa1;
-
-/// The tag `[number]`.
-const fn context(number: u8) -> u8 {
-    0xa0 | number
-}
+/// The number of a NegTokenResp among the messages that follow a first token.
+const RESPONSE: u8 = 1;
 
 /// An object identifier: the content of its DER.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,8 +54,8 @@ fn only<'a>(mut inside: Reader<'a>, tag: u8, what: &'static str) -> Result<&'a [
     Ok(content.rest())
 }
 
-/// Calls `read` with each field of a sequence and its number; the numbers ascend. Fields above `[4]` are not known
-/// and skipped.
+/// Calls `read` with each field of a sequence and its number; the numbers ascend. Fields above `[4]` are not
+/// known and skipped.
 fn fields<'a>(mut sequence: Reader<'a>, mut read: impl FnMut(u8, Reader<'a>) -> Result<()>) -> Result<()> {
     let mut next = context(0);
     while sequence.remaining() > 0 {
@@ -143,12 +133,19 @@ impl NegTokenInit {
         }
     }
 
-    /// The message of an initiator: the list and the first one's token.
-    pub(super) fn to_bytes(mechanisms: &[Oid], token: &[u8]) -> Vec<u8> {
-        let list = context_field(0, &mech_list(mechanisms));
-        let token = context_field(2, &tlv(OCTET_STRING, token));
-        let sequence = tlv(SEQUENCE, &[list, token].concat());
-        tlv(FRAME, &[tlv(OBJECT_IDENTIFIER, SPNEGO), context_field(0, &sequence)].concat())
+    /// The message of an initiator: MechTypeList and the first one's token.
+    pub(super) fn to_bytes(list: &[u8], token: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.element(FRAME, |out| {
+            out.object_identifier(SPNEGO);
+            out.field(0, |out| {
+                out.element(SEQUENCE, |out| {
+                    out.field(0, |out| out.extend_from_slice(list));
+                    out.field(2, |out| out.octets(token));
+                });
+            });
+        });
+        out
     }
 }
 
@@ -158,8 +155,9 @@ const fn reader_error(what: &'static str, kind: DecodeErrorKind) -> DecodeError 
 
 /// MechTypeList.
 pub(super) fn mech_list(mechanisms: &[Oid]) -> Vec<u8> {
-    let oids: Vec<u8> = mechanisms.iter().flat_map(|oid| tlv(OBJECT_IDENTIFIER, &oid.0)).collect();
-    tlv(SEQUENCE, &oids)
+    let mut out = Vec::new();
+    out.element(SEQUENCE, |out| mechanisms.iter().for_each(|oid| out.object_identifier(&oid.0)));
+    out
 }
 
 /// negState.
@@ -184,7 +182,7 @@ pub(super) struct NegTokenResp {
 impl NegTokenResp {
     pub(super) fn read(token: &[u8]) -> Result<Self> {
         let mut reader = Reader::new(token).with_order(ByteOrder::Big);
-        let mut choice = enter(&mut reader, RESPONSE, "NegTokenResp")?;
+        let mut choice = enter(&mut reader, context(RESPONSE), "NegTokenResp")?;
         reader.finish("NegTokenResp")?;
         let sequence = enter(&mut choice, SEQUENCE, "NegTokenResp")?;
         choice.finish("NegTokenResp")?;
@@ -217,39 +215,23 @@ impl NegTokenResp {
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut fields = Vec::new();
-        if let Some(state) = self.state {
-            fields.extend(context_field(0, &tlv(ENUMERATED, &[state as u8])));
-        }
-        if let Some(Oid(oid)) = &self.mechanism {
-            fields.extend(context_field(1, &tlv(OBJECT_IDENTIFIER, oid)));
-        }
-        if let Some(token) = &self.token {
-            fields.extend(context_field(2, &tlv(OCTET_STRING, token)));
-        }
-        if let Some(mic) = &self.mic {
-            fields.extend(context_field(3, &tlv(OCTET_STRING, mic)));
-        }
-        tlv(RESPONSE, &tlv(SEQUENCE, &fields))
+        let mut out = Vec::new();
+        out.field(RESPONSE, |out| {
+            out.element(SEQUENCE, |out| {
+                if let Some(state) = self.state {
+                    out.field(0, |out| out.element(ENUMERATED, |out| out.push(state as u8)));
+                }
+                if let Some(Oid(oid)) = &self.mechanism {
+                    out.field(1, |out| out.object_identifier(oid));
+                }
+                if let Some(token) = &self.token {
+                    out.field(2, |out| out.octets(token));
+                }
+                if let Some(mic) = &self.mic {
+                    out.field(3, |out| out.octets(mic));
+                }
+            });
+        });
+        out
     }
-}
-
-fn context_field(number: u8, content: &[u8]) -> Vec<u8> {
-    tlv(context(number), content)
-}
-
-/// An element with a length in the shortest form.
-fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
-    let mut out = vec![tag];
-    match content.len() {
-        short @ 0..=0x7f => out.push(short as u8),
-        len => {
-            let digits = len.to_be_bytes();
-            let zeros = digits.iter().take_while(|digit| **digit == 0).count();
-            out.push(0x80 | (digits.len() - zeros) as u8);
-            out.extend_from_slice(&digits[zeros..]);
-        }
-    }
-    out.extend_from_slice(content);
-    out
 }

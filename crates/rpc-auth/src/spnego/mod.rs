@@ -1,8 +1,8 @@
-//! SPNEGO (RFC 4178, [MS-SPNG]), both sides: it chooses a mechanism, carries its tokens, and proves that the list
-//! of offers was not changed on the way.
+//! SPNEGO (RFC 4178, [MS-SPNG]), both sides: it chooses a mechanism, carries its tokens, and proves that the
+//! list of offers was not changed on the way.
 //!
-//! The mechanisms are acceptors and initiators of this crate with three tokens each. So the initiator signs the
-//! list first, with its last token, and the acceptor's last message answers it.
+//! The mechanisms are acceptors and initiators of this crate with three tokens each. So the initiator signs
+//! the list first, with its last token, and the acceptor's last message answers it.
 
 mod acceptor;
 mod initiator;
@@ -13,21 +13,19 @@ mod tests;
 pub use acceptor::SpnegoAcceptor;
 pub use initiator::SpnegoInitiator;
 
+use crate::kerberos::gss::{OID as KERBEROS, OID_MICROSOFT as KERBEROS_MICROSOFT};
 use message::Oid;
 
 /// A mechanism inside of SPNEGO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpnegoMechanism {
-    /// Kerberos version 5. It has two object identifiers: the second is a mistake of Windows 2000 that is kept.
+    /// Kerberos version 5. It has two object identifiers: the second is a mistake of Windows 2000 that is
+    /// kept.
     Kerberos,
     /// NTLM.
     Ntlm,
 }
 
-/// 1.2.840.113554.1.2.2.
-const KERBEROS: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x12, 0x01, 0x02, 0x02];
-/// 1.2.840.48018.1.2.2.
-const KERBEROS_MICROSOFT: &[u8] = &[0x2a, 0x86, 0x48, 0x82, 0xf7, 0x12, 0x01, 0x02, 0x02];
 /// 1.3.6.1.4.1.311.2.2.10.
 const NTLM: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x02, 0x02, 0x0a];
 

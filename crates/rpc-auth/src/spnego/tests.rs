@@ -32,6 +32,10 @@ fn alter_context_resp() -> Vec<u8> {
     bytes(&format!("a11b3019a0030a0100a3120410{SERVER_MIC}"))
 }
 
+fn first_message(mechanisms: &[Oid], token: &[u8]) -> Vec<u8> {
+    NegTokenInit::to_bytes(&mech_list(mechanisms), token)
+}
+
 fn ntlm() -> (SpnegoMechanism, Box<dyn Acceptor>) {
     let acceptor = NtlmAcceptor::new(Arc::new(config()), Ipv4Addr::LOCALHOST.into());
     (SpnegoMechanism::Ntlm, Box::new(acceptor))
@@ -95,7 +99,8 @@ fn sends(initiator: Box<dyn Initiator>, token: Option<&[u8]>) -> (Vec<u8>, Box<d
     }
 }
 
-/// A mechanism that repeats tokens, for a second place in lists: it has three of them, and a context of NTLM's.
+/// A mechanism that repeats tokens, for a second place in lists: it has three of them, and a context of
+/// NTLM's.
 struct Fake;
 
 impl Initiator for Fake {
@@ -191,7 +196,7 @@ fn messages_have_the_octets_of_the_vectors() {
     assert_eq!(read.token, bytes("6e03616263"));
     let offers = [&kerberos[..], &[Oid(NTLM.to_vec())]].concat();
     assert_eq!(read.mechanisms, offers);
-    assert_eq!(NegTokenInit::to_bytes(&offers, &read.token), first);
+    assert_eq!(first_message(&offers, &read.token), first);
     assert_eq!(read.list, mech_list(&offers));
     for vector in [
         "a11d301ba0030a0101a10b06092a864882f712010202a20704056f03616263",
@@ -231,7 +236,7 @@ fn lengths_need_not_be_minimal_and_fields_at_the_end_may_be_unknown() {
 
 #[test]
 fn a_list_has_at_most_sixteen_mechanisms() {
-    let list = |count| NegTokenInit::to_bytes(&vec![Oid(NTLM.to_vec()); count], &bytes(NEGOTIATE));
+    let list = |count| first_message(&vec![Oid(NTLM.to_vec()); count], &bytes(NEGOTIATE));
     assert!(NegTokenInit::read(&list(16)).is_ok());
     assert!(NegTokenInit::read(&list(17)).is_err());
     assert!(NegTokenInit::read(&list(0)).is_err());
@@ -240,7 +245,7 @@ fn a_list_has_at_most_sixteen_mechanisms() {
 #[test]
 fn a_client_whose_first_mechanism_is_not_spoken_has_to_sign_its_list() {
     let offers = [KERBEROS_MICROSOFT, KERBEROS, NTLM].map(|oid| Oid(oid.to_vec()));
-    let first = NegTokenInit::to_bytes(&offers, b"a ticket");
+    let first = first_message(&offers, b"a ticket");
     let negotiate = || NegTokenResp { token: Some(bytes(NEGOTIATE)), ..NegTokenResp::default() }.to_bytes();
     let begun = || {
         let (token, next) = goes_on(acceptor(), &first);
@@ -279,10 +284,11 @@ fn a_client_whose_second_mechanism_is_chosen_wants_the_list_signed() {
     let first: Vec<(SpnegoMechanism, Box<dyn Initiator>)> =
         vec![(SpnegoMechanism::Kerberos, Box::new(Fake)), (SpnegoMechanism::Ntlm, initiator())];
     let (token, client) = sends(Box::new(SpnegoInitiator::new(first)), None);
-    // On the way Kerberos was taken out of the list: the server sees NTLM alone, and its MIC with another list.
+    // On the way Kerberos was taken out of the list: the server sees NTLM alone, and its MIC with another
+    // list.
     let read = NegTokenInit::read(&token).expect("ours");
     assert_eq!(read.mechanisms.len(), 3);
-    let only_ntlm = NegTokenInit::to_bytes(&[Oid(NTLM.to_vec())], &[]);
+    let only_ntlm = first_message(&[Oid(NTLM.to_vec())], &[]);
     let (token, server) = goes_on(acceptor(), &only_ntlm);
     let (token, client) = sends(client, Some(&token));
     let (token, server) = goes_on(server, &token);
@@ -298,7 +304,7 @@ fn both_object_identifiers_mean_kerberos_and_the_first_one_is_answered() {
         let mechanisms: Vec<(SpnegoMechanism, Box<dyn Acceptor>)> =
             vec![ntlm(), (SpnegoMechanism::Kerberos, Box::new(FakeAcceptor))];
         let offers = [Oid(oid.to_vec()), Oid(NTLM.to_vec())];
-        let first = NegTokenInit::to_bytes(&offers, b"a ticket");
+        let first = first_message(&offers, b"a ticket");
         let (token, _) = goes_on(Box::new(SpnegoAcceptor::new(mechanisms)), &first);
         let answer = NegTokenResp::read(&token).expect("ours");
         assert_eq!(answer.mechanism, Some(Oid(oid.to_vec())));
@@ -309,7 +315,7 @@ fn both_object_identifiers_mean_kerberos_and_the_first_one_is_answered() {
 
 #[test]
 fn a_first_mechanism_without_token_is_asked_for_one() {
-    let first = NegTokenInit::to_bytes(&[Oid(NTLM.to_vec())], &[]);
+    let first = first_message(&[Oid(NTLM.to_vec())], &[]);
     let (token, next) = goes_on(acceptor(), &first);
     let answer = NegTokenResp::read(&token).expect("ours");
     assert_eq!((answer.state, answer.token), (Some(NegState::Incomplete), None));
@@ -322,7 +328,7 @@ fn offers_that_are_not_spoken_and_rejects_are_refused() {
     let mechanism = Some(RefusalReason::Mechanism);
     // NEGOEX alone.
     let negoex = Oid(bytes("2b06010401823702021e"));
-    assert_eq!(reason(acceptor(), &NegTokenInit::to_bytes(&[negoex], b"x")), mechanism);
+    assert_eq!(reason(acceptor(), &first_message(&[negoex], b"x")), mechanism);
     let (_, next) = goes_on(acceptor(), &bind());
     assert_eq!(reason(next, &bytes("a1073005a0030a0102")), mechanism);
     let (_, next) = sends(spnego_initiator(), None);
@@ -337,6 +343,16 @@ fn offers_that_are_not_spoken_and_rejects_are_refused() {
     assert_eq!(step(next, Some(&choice.to_bytes())).err().map(|r| r.reason), mechanism);
     // NTLM without SPNEGO around it.
     assert_eq!(reason(acceptor(), &bytes(NEGOTIATE)), Some(RefusalReason::Token));
+}
+
+#[test]
+fn a_long_object_identifier_is_cut_in_the_log() {
+    let negoex = Oid(bytes("2b06010401823702021e"));
+    let first = first_message(&[negoex, Oid(vec![0x2a; 60_000])], b"x");
+    let refusal = accept(acceptor(), &first).err().expect("neither is spoken");
+    assert_eq!(refusal.reason, RefusalReason::Mechanism);
+    let logged = format!(": 2b06010401823702021e {}...", "2a".repeat(32));
+    assert!(refusal.detail.ends_with(&logged), "{}", refusal.detail);
 }
 
 #[test]

@@ -374,8 +374,8 @@ fn with_both_ends(etype: Etype) {
     exchange(&mut peer, &mut context);
 }
 
-/// The client of Impacket: its AP-REQ has a frame inside of SPNEGO, its numbers start at 0, and its filler is as
-/// long as the body needs it.
+/// The client of Impacket: its AP-REQ has a frame inside of SPNEGO, its numbers start at 0, and its filler is
+/// as long as the body needs it.
 #[test]
 fn impacket_inside_of_spnego() {
     for etype in [Etype::Aes256Sha1, Etype::Aes128Sha1] {

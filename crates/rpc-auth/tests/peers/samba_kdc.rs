@@ -1,4 +1,5 @@
-//! Tickets of a domain of Active Directory, as Samba's KDC issues them: a user in a thousand groups, and a delegated ticket.
+//! Tickets of a domain of Active Directory, as Samba's KDC issues them: a user in a thousand groups, and a
+//! delegated ticket.
 
 use crate::support::{Answer, accept, now, random, script};
 use rpc_auth::kerberos::{
@@ -112,7 +113,8 @@ fn samba_s_tickets_have_the_groups_and_say_who_delegated() {
     assert_eq!(found.sid.expect("a SID").to_string(), erika.text("sid"));
     assert_eq!(found.source, IdentitySource::Ticket { keytab_principal: format!("sso/srv.{dns}@{realm}") });
     assert!(!found.is_delegated());
-    // Groups as the domain's own database has them; those of the machine (S-1-5-32-545) are no part of a ticket.
+    // Groups as the domain's own database has them; those of the machine (S-1-5-32-545) are no part of a
+    // ticket.
     let own = |sid: &&str| sid.starts_with("S-1-5-21-");
     let expected: BTreeSet<&str> = erika.text("groups").split(' ').filter(own).collect();
     assert!(expected.len() > GROUPS);

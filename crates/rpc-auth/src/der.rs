@@ -1,4 +1,5 @@
-//! The Distinguished Encoding Rules (X.690), as far as Kerberos needs them (RFC 4120 5.1).
+//! The Distinguished Encoding Rules (X.690), as far as Kerberos needs them (RFC 4120 5.1), and SPNEGO to write: it
+//! reads by rules of its own.
 //!
 //! Lengths are definite and minimal, tags have one byte, integers are minimal, and no element has bytes left
 //! over. The readers of the messages name each element that they enter, so a message nests no deeper than its
@@ -8,19 +9,28 @@ use dtyp::{DecodeError, DecodeErrorKind, FileTime};
 
 pub(crate) const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
-const OCTET_STRING: u8 = 0x04;
+pub(crate) const OCTET_STRING: u8 = 0x04;
+pub(crate) const OBJECT_IDENTIFIER: u8 = 0x06;
+pub(crate) const ENUMERATED: u8 = 0x0a;
 const GENERALIZED_TIME: u8 = 0x18;
 const GENERAL_STRING: u8 = 0x1b;
 pub(crate) const SEQUENCE: u8 = 0x30;
+/// The frame of a first token of GSS-API (RFC 2743 3.1).
+pub(crate) const FRAME: u8 = application(0);
 
 /// The tag `[number]` of an element inside of a sequence.
-const fn context(number: u8) -> u8 {
+pub(crate) const fn context(number: u8) -> u8 {
     0xa0 | number
 }
 
 /// The tag `[APPLICATION number]` of a message.
 pub(crate) const fn application(number: u8) -> u8 {
     0x60 | number
+}
+
+/// The text of a KerberosString, here and in files of Kerberos: UTF-8 without NUL.
+pub(crate) fn text_without_nul(bytes: &[u8]) -> Option<String> {
+    std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0')).map(str::to_owned)
 }
 
 /// Reads the elements inside of one element, one behind the other.
@@ -227,10 +237,7 @@ impl<'a> Der<'a> {
     /// KerberosString: text without NUL.
     pub(crate) fn text(&mut self, what: &'static str) -> Result<String> {
         let (bytes, bad) = self.primitive(GENERAL_STRING, what)?;
-        match std::str::from_utf8(bytes) {
-            Ok(text) if !text.contains('\0') => Ok(text.to_owned()),
-            _ => Err(DecodeError { kind: DecodeErrorKind::BadText, ..bad }),
-        }
+        text_without_nul(bytes).ok_or(DecodeError { kind: DecodeErrorKind::BadText, ..bad })
     }
 
     /// KerberosTime: `YYYYMMDDHHMMSSZ`, from 1970 on.
@@ -274,6 +281,8 @@ pub(crate) trait WriteDer {
     fn field(&mut self, number: u8, write: impl FnOnce(&mut Vec<u8>));
     fn integer(&mut self, value: i64);
     fn octets(&mut self, bytes: &[u8]);
+    /// An object identifier, by its content.
+    fn object_identifier(&mut self, oid: &[u8]);
     fn flags(&mut self, flags: u32);
     fn text(&mut self, text: &str);
     fn time(&mut self, time: FileTime);
@@ -308,6 +317,10 @@ impl WriteDer for Vec<u8> {
 
     fn octets(&mut self, bytes: &[u8]) {
         self.element(OCTET_STRING, |out| out.extend_from_slice(bytes));
+    }
+
+    fn object_identifier(&mut self, oid: &[u8]) {
+        self.element(OBJECT_IDENTIFIER, |out| out.extend_from_slice(oid));
     }
 
     fn flags(&mut self, flags: u32) {
