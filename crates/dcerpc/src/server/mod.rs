@@ -506,7 +506,10 @@ impl ServerAssociation {
             Refusal::Fault { context_id, status } => {
                 self.send_fault(packet_type, call_id, context_id, status)
             }
-            Refusal::NotExecuted(status) => self.send_fault(PacketType::ALTER_CONTEXT, call_id, 0, status),
+            Refusal::NotExecuted(status) => {
+                let pdu = FaultBody { context_id: 0, status }.to_pdu(call_id, true);
+                self.transmits.push_back(Transmit::Ready(pdu));
+            }
             Refusal::FaultOf { call_id, context_id, status } => {
                 self.send_fault(packet_type, call_id, context_id, status);
             }
@@ -931,18 +934,14 @@ impl ServerAssociation {
         if started.is_none() {
             self.admit_fragment(&head, first)?;
         }
-        // Of a signed fragment in the middle, the numbers of its contexts and its method are not looked at, only that
-        // the call's own security context signed it: so Windows has it, by Samba's tests.
-        let (known, fault_context) = match started {
-            Some(at) => {
-                let head = &self.unfinished[at].head;
-                (Some(head.security), head.context_id)
-            }
-            None => (None, head.context_id),
-        };
-        let fault = |status| Refusal::Fault { context_id: fault_context, status };
-        let (security, body_end) =
-            self.verify(header, pdu, body_start, known).map_err(|status| match started {
+        // Of a signed fragment in the middle, the numbers of its contexts and its method are not looked at,
+        // only that the call's own security context signed it: so Windows has it, by Samba's tests.
+        let known = started.map(|at| self.unfinished[at].head);
+        let context_id = known.map_or(head.context_id, |known| known.context_id);
+        let fault = |status| Refusal::Fault { context_id, status };
+        let (security, body_end) = self
+            .verify(header, pdu, body_start, known.map(|known| known.security))
+            .map_err(|status| match started {
                 // As Windows has it where another call is being put together.
                 None if !self.unfinished.is_empty() && status != FaultStatus::SEC_PKG_ERROR => {
                     Refusal::fault(FaultStatus::PROTO_ERROR)
