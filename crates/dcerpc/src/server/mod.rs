@@ -242,7 +242,8 @@ pub struct ServerAssociation {
     /// Several calls may be outstanding.
     multiplexes_calls: bool,
     features: Features,
-    /// A bind or alter_context has asked for it: it counts for all security contexts, and is never turned off.
+    /// A bind or alter_context has asked for it: it counts for all security contexts, and is never turned
+    /// off.
     header_signing: bool,
     /// The security context of requests that carry no token; INVARIANT: an index into `security`.
     implicit_security: Option<usize>,
@@ -724,7 +725,8 @@ impl ServerAssociation {
                 return Err(Refusal::fault(FaultStatus::ACCESS_DENIED));
             }
             None => {
-                // Windows takes more than one, whether or not multiplexing was agreed on: so Samba's tests have it.
+                // Windows takes more than one, whether or not multiplexing was agreed on: so Samba's tests
+                // have it.
                 let at = self.add_security(&auth.trailer).ok_or_else(proto_error)?;
                 if self.features.0 & Features::SECURITY_CONTEXT_MULTIPLEXING.0 == 0 {
                     self.implicit_security.get_or_insert(at);
@@ -873,8 +875,8 @@ impl ServerAssociation {
         Ok(())
     }
 
-    /// Has headers signed from now on, by all security contexts that can and that sign at all: so Windows has it,
-    /// by Samba's tests.
+    /// Has headers signed from now on, by all security contexts that can and that sign at all: so Windows has
+    /// it, by Samba's tests.
     fn sign_headers(&mut self) {
         self.header_signing = true;
         for security in &mut self.security {
@@ -1137,8 +1139,8 @@ impl ServerAssociation {
     }
 }
 
-/// Trailer and token of a bind or alter_context. Padding may reach to where the stub of a request would begin, and
-/// nothing is taken off the body for it: Windows does so, as Samba's tests of raw DCE/RPC have it.
+/// Trailer and token of a bind or alter_context. Padding may reach to where the stub of a request would
+/// begin, and nothing is taken off the body for it: Windows does so, as Samba's tests of raw DCE/RPC have it.
 fn split_negotiation<'a>(
     header: &Header,
     pdu: &'a [u8],
