@@ -4,6 +4,7 @@
 //! an authenticator, a PAC as it is, or a PAC that the KDC signs. The oracle has the keys and encrypts; the
 //! fuzzer has none, so a token of its own is never accepted, and no SID is taken that the KDC did not sign.
 
+use crate::der;
 use dcerpc::security::AuthLevel;
 use dtyp::{Decode, Encode, FileTime};
 use pac::{Buffer, BufferType, ClientInfo, Pac, ServerSignature, VerifiedPac};
@@ -14,7 +15,6 @@ use rpc_auth::kerberos::{
 };
 use rpc_auth::{Acceptor, Leg, Refusal, Step};
 use std::sync::{Arc, LazyLock};
-use std::task::{Context, Poll, Waker};
 
 const NOW: FileTime = FileTime(134_117_424_000_000_000);
 /// AD-IF-RELEVANT and AD-WIN2K-PAC.
@@ -133,10 +133,7 @@ fn accept(token: &[u8]) -> Result<Step, Refusal> {
 fn leg(acceptor: Box<dyn Acceptor>, token: &[u8]) -> Result<Step, Refusal> {
     let mut entropy = |bytes: &mut [u8]| bytes.fill(0x5c);
     let leg = Leg { token, level: AuthLevel::PRIVACY, now: NOW, entropy: &mut entropy };
-    match acceptor.accept(leg).as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(step) => step,
-        Poll::Pending => panic!("nothing to wait for"),
-    }
+    crate::now(acceptor.accept(leg))
 }
 
 fn principal(name: &str) -> Principal {
@@ -160,25 +157,11 @@ fn ap_req(ticket: &[u8], authenticator: &[u8]) -> Vec<u8> {
     token
 }
 
-/// A DER length.
-fn der(tag: u8, contents: &[u8]) -> Vec<u8> {
-    let len = contents.len();
-    let mut out = vec![tag];
-    match len {
-        0..=0x7f => out.push(len as u8),
-        0x80..=0xff => out.extend([0x81, len as u8]),
-        0x100..=0xffff => out.extend([&[0x82][..], &(len as u16).to_be_bytes()].concat()),
-        _ => out.extend([&[0x84][..], &(len as u32).to_be_bytes()].concat()),
-    }
-    out.extend_from_slice(contents);
-    out
-}
-
 /// AD-IF-RELEVANT's contents around a PAC.
 fn if_relevant(pac: &[u8]) -> Vec<u8> {
-    let number = der(0xa0, &der(0x02, &i16::to_be_bytes(WIN2K_PAC as i16)));
-    let contents = der(0xa1, &der(0x04, pac));
-    der(0x30, &der(0x30, &[number, contents].concat()))
+    let number = der(0xa0, &[&der(0x02, &[&i16::to_be_bytes(WIN2K_PAC as i16)])]);
+    let contents = der(0xa1, &[&der(0x04, &[pac])]);
+    der(0x30, &[&der(0x30, &[&number, &contents])])
 }
 
 fn genuine_ticket(pac: &[u8]) -> Vec<u8> {

@@ -6,7 +6,7 @@
 #[path = "../../crates/rcmp-service/src/trust/policies/document.rs"]
 mod document;
 
-use crate::{Choices, signed};
+use crate::{Choices, der, signed};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use document::{ANY, Said, by_the_document};
 use rcmp_service::trust::{ChainError, Parts, PolicyInputs, Refusal, Trust};
@@ -26,18 +26,6 @@ pub fn check(bytes: &[u8]) {
         0 => extensions(&mut choices),
         _ => policies(&mut choices),
     }
-}
-
-fn der(tag: u8, contents: &[&[u8]]) -> Vec<u8> {
-    let contents = contents.concat();
-    let mut encoded = vec![tag];
-    match contents.len() {
-        len @ 0..0x80 => encoded.push(len as u8),
-        len @ 0x80..0x100 => encoded.extend_from_slice(&[0x81, len as u8]),
-        len => encoded.extend_from_slice(&[0x82, (len >> 8) as u8, len as u8]),
-    }
-    encoded.extend_from_slice(&contents);
-    encoded
 }
 
 fn extension(id: u8, critical: bool, value: &[u8]) -> Vec<u8> {

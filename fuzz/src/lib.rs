@@ -53,6 +53,23 @@ impl<'a> Choices<'a> {
     }
 }
 
+/// DER of a tag, the length and the contents, one after the other.
+fn der(tag: u8, contents: &[&[u8]]) -> Vec<u8> {
+    let contents = contents.concat();
+    let mut encoded = vec![tag];
+    match contents.len() {
+        len @ 0..0x80 => encoded.push(len as u8),
+        len @ 0x80..0x100 => encoded.extend([0x81, len as u8]),
+        len @ 0x100..0x1_0000 => encoded.extend([0x82, (len >> 8) as u8, len as u8]),
+        len => {
+            encoded.push(0x84);
+            encoded.extend((len as u32).to_be_bytes());
+        }
+    }
+    encoded.extend(contents);
+    encoded
+}
+
 /// Runs a future that has nothing to wait for.
 fn now<T>(future: impl Future<Output = T>) -> T {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());

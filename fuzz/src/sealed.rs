@@ -92,18 +92,13 @@ impl SealingSource for Key {
 
 /// A file whose key header is right, as the documentation of the formats has it.
 fn sealed(magic: [u8; 4], rest: &[u8], plain: &[u8]) -> Vec<u8> {
-    let derive = |info: &[u8]| {
-        let mut key = [0; 32];
-        Hkdf::<Sha256>::new(Some(&SALT), &RAW).expand(&[info, &magic].concat(), &mut key).expect("32 octets");
-        key
-    };
     // Kind 1, a name of 4 octets, the salt, no cost, which key.
     let mut header = [[1, 4].as_slice(), b"fuzz", &SALT, &[0; 12]].concat();
-    header.extend(&derive_16(&magic));
+    header.extend(derived::<16>(b"rcmpd sealing key 1: which key: ", magic));
     header.extend(rest);
     let mut file =
         [magic.as_slice(), &1u16.to_le_bytes(), &(header.len() as u32).to_le_bytes(), &header].concat();
-    let key = derive(b"rcmpd sealing key 1: ");
+    let key = derived::<32>(b"rcmpd sealing key 1: ", magic);
     let nonce = Nonce::from([0; 12]);
     let cipher = Aes256GcmSiv::new(&key.into());
     let secrets = cipher.encrypt(&nonce, Payload { msg: plain, aad: &file }).expect("it is short");
@@ -112,9 +107,9 @@ fn sealed(magic: [u8; 4], rest: &[u8], plain: &[u8]) -> Vec<u8> {
     file
 }
 
-fn derive_16(magic: &[u8; 4]) -> [u8; 16] {
-    let mut check = [0; 16];
-    let info = [b"rcmpd sealing key 1: which key: ".as_slice(), magic].concat();
-    Hkdf::<Sha256>::new(Some(&SALT), &RAW).expand(&info, &mut check).expect("16 octets");
-    check
+fn derived<const N: usize>(label: &[u8], magic: [u8; 4]) -> [u8; N] {
+    let mut octets = [0; N];
+    let info = [label, &magic].concat();
+    Hkdf::<Sha256>::new(Some(&SALT), &RAW).expand(&info, &mut octets).expect("some octets");
+    octets
 }

@@ -212,13 +212,8 @@ def provision(folder):
     (folder / "facts.json").write_text(json.dumps({
         "address": ADDRESS, "port": PORT, "netbios": NETBIOS, "dns": DNS, "server": SERVER, "sid": sam.get_domain_sid(),
         "site": SITE, "machines": MACHINES, "servers": SERVERS, "trusts": TRUSTS, "users": USERS,
-        "group": sid_text(group["objectSid"][0]), "krbtgt_aes256": aes256_key(keytab.read_bytes()).hex()}))
-
-
-def sid_text(value):
-    from samba.dcerpc import security
-    from samba.ndr import ndr_unpack
-    return str(ndr_unpack(security.dom_sid, value))
+        "group": sam.schema_format_value("objectSid", group["objectSid"][0]).decode(),
+        "krbtgt_aes256": aes256_key(keytab.read_bytes()).hex()}))
 
 
 def make_server(sam, name):

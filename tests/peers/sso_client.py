@@ -126,8 +126,6 @@ def main():
         for call in given.get("calls", [{}]):
             result["answers"].append(answer(rpc, call))
         rpc.disconnect()
-    except (DCERPCException, OSError, EOFError, TimeoutError) as error:
-        result["error"] = f"{type(error).__name__}: {error}"
     except Exception as error:  # Impacket raises bare exceptions where a connection ends.
         result["error"] = f"{type(error).__name__}: {error}"
     rcmp.finish(result)

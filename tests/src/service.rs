@@ -105,6 +105,13 @@ impl Demo {
         demo
     }
 
+    /// The lines of one event in `audit.log`. If there is no log, there are none.
+    pub fn audit(&self, event: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.path("audit.log")).unwrap_or_default();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
+        lines.filter(|line| line["event"] == event).collect()
+    }
+
     /// The password of a user of [`Demo::with_master_secret`].
     pub fn password(&self, user: &str) -> String {
         let path = self.path("users").join(format!("{user}.password"));

@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use tower::service_fn;
 use tower::util::BoxCloneSyncService;
 
-/// What an endpoint mapper has registered. Services of this process register and unregister while it is served.
+/// What an endpoint mapper has registered. Services of this process register and unregister while it is
+/// served.
 #[derive(Clone, Debug, Default)]
 pub struct Endpoints(Arc<RwLock<EndpointMapper>>);
 

@@ -19,9 +19,8 @@ const FREE_FAILURES: u32 = 4;
 pub const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// Failures are forgotten when none was added for so long.
 const MEMORY: Duration = Duration::from_secs(15 * 60);
-/// Pairs of account and source, in all and of one source. A new pair
-/// always gets in; a source that guesses at more accounts than this has its oldest pairs forgotten, which
-/// gives it [`FREE_FAILURES`] for each.
+/// Pairs of account and source, in all and of one source. A new pair always gets in; a source that guesses at
+/// more accounts than this has its oldest pairs forgotten, which gives it [`FREE_FAILURES`] for each.
 const ENTRIES_MAX: usize = 10_000;
 const PER_SOURCE_MAX: usize = 1_000;
 

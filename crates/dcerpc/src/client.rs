@@ -360,7 +360,8 @@ impl ClientAssociation {
         };
         match leg {
             ClientLeg::Continue(token) => {
-                self.take_call_id()?;
+                // An alter_context has a `call_id` of its own.
+                self.bind_call_id = self.take_call_id()?;
                 self.propose(PacketType::ALTER_CONTEXT, Some(&token));
                 self.state = State::Altering;
             }
@@ -375,14 +376,14 @@ impl ClientAssociation {
         Ok(())
     }
 
-    /// Gives the next alter_context a `call_id` of its own.
-    fn take_call_id(&mut self) -> Result<(), ClientError> {
+    /// The next `call_id`, unless all are used up.
+    fn take_call_id(&mut self) -> Result<u32, ClientError> {
         if self.next_call_id > 0x7fff_ffff {
             return Err(ClientError::NotReady);
         }
-        self.bind_call_id = self.next_call_id;
+        let call_id = self.next_call_id;
         self.next_call_id += 1;
-        Ok(())
+        Ok(call_id)
     }
 
     fn bound(&mut self, token: Vec<u8>) {
@@ -405,11 +406,10 @@ impl ClientAssociation {
     /// Starts a call and returns its `call_id`.
     pub fn call(&mut self, opnum: u16, request: RequestStub) -> Result<u32, ClientError> {
         let RequestStub { mut stub, inner, extension } = request;
-        if !matches!(self.state, State::Bound) || self.next_call_id > 0x7fff_ffff {
+        if !matches!(self.state, State::Bound) {
             return Err(ClientError::NotReady);
         }
-        let call_id = self.next_call_id;
-        self.next_call_id += 1;
+        let call_id = self.take_call_id()?;
         if let Some(security) = &self.security {
             let transfer_syntax = self.syntax.into();
             let claim = (!std::mem::replace(&mut self.verified_negotiation, true)).then_some(Claim {

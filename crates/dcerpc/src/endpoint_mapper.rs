@@ -40,7 +40,8 @@ const TOWER_LEN_MAX: usize = 2000;
 pub struct Endpoint {
     /// The interface.
     pub interface: SyntaxId,
-    /// The transfer syntax: [`SyntaxId::NDR`] or [`SyntaxId::NDR64`]. An interface that speaks both is registered twice.
+    /// The transfer syntax: [`SyntaxId::NDR`] or [`SyntaxId::NDR64`]. An interface that speaks both is
+    /// registered twice.
     pub transfer_syntax: SyntaxId,
     /// Where it is served, by TCP.
     pub address: SocketAddr,
@@ -104,8 +105,8 @@ impl Floor {
 }
 
 impl ProtocolTower {
-    /// The tower of an interface in a transfer syntax over TCP. Addresses other than IPv4 have no floor, so theirs is
-    /// 0.0.0.0.
+    /// The tower of an interface in a transfer syntax over TCP. Addresses other than IPv4 have no floor, so
+    /// theirs is 0.0.0.0.
     pub fn tcp(interface: &SyntaxId, transfer_syntax: &SyntaxId, address: SocketAddr) -> Self {
         let ip = match address.ip() {
             IpAddr::V4(ip) => ip,

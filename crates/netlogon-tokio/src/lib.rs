@@ -66,9 +66,9 @@ pub use discovery::{Discovery, DiscoveryConfigError, DiscoveryError, Found, Loca
 pub use meter::Meter;
 pub use metrics::{ServerCollector, ServerLabels};
 pub use server::{
-    AccountSecrets, BoxError, ClientAccount, Extension, PackageRequest, PoolLimits, ServerClient,
-    ServerFailed, ServerRequest,
+    AccountSecrets, BoxError, ClientAccount, Extension, LogonRequest, PackageRequest, PoolLimits,
+    ServerClient, ServerFailed, ServerRequest,
 };
 pub use servers::{Answered, ServerSource, Servers};
 pub use transport::{ResolveError, TcpTransport};
-pub use turns::AskerId;
+pub use turns::{Asker, AskerId};

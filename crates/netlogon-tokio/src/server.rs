@@ -92,7 +92,7 @@ pub struct PackageRequest<'a> {
     pub logon_domain_name: &'a str,
     /// LogonData, in the clear.
     pub data: &'a [u8],
-    /// The account on whose behalf it is sent. Permits go round robin over these accounts.
+    /// The asker on whose behalf it is sent. Permits go round robin over the askers.
     pub asker: AskerId,
     /// Data for a server that knows it, sent beside the parameters. `None` for all other servers.
     pub extension: Option<&'a Extension<'a>>,
@@ -100,15 +100,22 @@ pub struct PackageRequest<'a> {
     pub repeatable: bool,
 }
 
+/// An NTLM proof for a domain controller.
+#[derive(Clone, Copy)]
+pub struct LogonRequest<'a> {
+    /// The proof.
+    pub logon: NetworkLogon<'a>,
+    /// The asker on whose behalf it is sent: a client that has proved nothing yet, so its source.
+    pub asker: AskerId,
+}
+
 /// A request to a server over its secure channel.
 pub trait ServerRequest: Sync {
     /// The answer. A refusal is one, too.
     type Answer: Send;
 
-    /// The account on whose behalf it is sent. Permits go round robin over these accounts.
-    fn asker(&self) -> AskerId {
-        None
-    }
+    /// The asker on whose behalf it is sent. Permits go round robin over the askers.
+    fn asker(&self) -> AskerId;
 
     /// Whether the server may perform it twice without harm.
     fn is_repeatable(&self) -> bool;
@@ -158,10 +165,14 @@ impl ServerRequest for PackageRequest<'_> {
     }
 }
 
-/// A domain controller counts a wrong proof against its account each time, so no second one is sent the same while the
-/// first one works on it.
-impl ServerRequest for NetworkLogon<'_> {
+/// A domain controller counts a wrong proof against its account each time, so no second one is sent the same
+/// while the first one works on it.
+impl ServerRequest for LogonRequest<'_> {
     type Answer = LogonReply;
+
+    fn asker(&self) -> AskerId {
+        self.asker
+    }
 
     fn is_repeatable(&self) -> bool {
         true
@@ -181,7 +192,7 @@ impl ServerRequest for NetworkLogon<'_> {
         association: &mut dyn Association,
         _: Duration,
     ) -> Result<LogonReply, ChannelError> {
-        channel.network_logon(association, self).await
+        channel.network_logon(association, &self.logon).await
     }
 }
 

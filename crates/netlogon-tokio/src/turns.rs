@@ -5,12 +5,37 @@
 
 use dtyp::Sid;
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
-/// The SID of the machine or trust account on whose behalf a request is sent, or `None` for this process
-/// itself.
-pub type AskerId = Option<Sid>;
+/// The client on whose behalf a request is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Asker {
+    /// The SID of a machine or trust account, which is proved.
+    Account(Sid),
+    /// The source of a client that has proved nothing yet, as [`dcerpc::limits::source_of`] has it.
+    Source(IpAddr),
+}
+
+impl From<Sid> for Asker {
+    fn from(sid: Sid) -> Self {
+        Self::Account(sid)
+    }
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Account(sid) => sid.fmt(f),
+            Self::Source(source) => source.fmt(f),
+        }
+    }
+}
+
+/// The asker of a request, or `None` for this process itself.
+pub type AskerId = Option<Asker>;
 
 /// One permit in this many, rounded up, is kept for askers that have none. A single permit is for all.
 const RESERVE_SHARE: usize = 4;
@@ -198,7 +223,11 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     fn asker(n: u32) -> AskerId {
-        Some(Sid::new(5, &[21, 1, 2, 3, n]).expect("a SID"))
+        Some(Sid::new(5, &[21, 1, 2, 3, n]).expect("a SID").into())
+    }
+
+    fn source(n: u8) -> AskerId {
+        Some(Asker::Source([192, 0, 2, n].into()))
     }
 
     fn now(turns: &Turns, n: u32) -> Turn {
@@ -254,6 +283,28 @@ mod tests {
         let own: Vec<_> = (0..8).map(|_| turns.acquire(None).expect("room").expect("a turn")).collect();
         assert!(turns.acquire(None).expect("room").is_err());
         drop(own);
+    }
+
+    #[test]
+    fn source_that_floods_leaves_permits_and_queue_to_others() {
+        let turns = Turns::new(8, 256);
+        let (mut held, mut flood) = (Vec::new(), Vec::new());
+        while let Ok(turn) = turns.acquire(source(1)) {
+            match turn {
+                Ok(turn) => held.push(turn),
+                Err(waiting) => flood.push(waiting),
+            }
+        }
+        assert_eq!((held.len(), flood.len()), (6, 256));
+        let other = turns.acquire(source(2)).expect("there is room").expect("a permit is kept");
+        let account = now(&turns, 3);
+        // All permits are in use, and the queue is full.
+        let mut third = turns.acquire(source(3)).expect("there is room").expect_err("no permit is free");
+        assert!(matches!(poll(&mut flood[255]), Some(Err(QueueFull))), "the newest of the flood");
+        drop(other);
+        drop(granted(&mut third));
+        drop(account);
+        assert!(poll(&mut flood[0]).is_none(), "the last permits are kept");
     }
 
     #[test]

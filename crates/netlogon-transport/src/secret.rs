@@ -1,5 +1,5 @@
-//! The secrets of a channel and of the logons over it, each its own type: they wipe themselves, compare in constant time and print
-//! nothing.
+//! The secrets of a channel and of the logons over it, each its own type: they wipe themselves, compare in
+//! constant time and print nothing.
 
 use md4::{Digest, Md4};
 use subtle::ConstantTimeEq;
@@ -51,8 +51,8 @@ secret! {
 }
 
 secret! {
-    /// UserSessionKey of a logon: for NTLM version 2 the key that all keys of the user's security context are made
-    /// from.
+    /// UserSessionKey of a logon: for NTLM version 2 the key that all keys of the user's security context are
+    /// made from.
     UserSessionKey
 }
 

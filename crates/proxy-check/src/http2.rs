@@ -102,17 +102,18 @@ impl Run {
             let said = Said { method: Method::POST, trailers, ..Said::default() };
             tally.add("identity headers in a trailer", self.ours(&self.say(&us, said).await));
         }
-        for (who, config) in [("nobody", &anonymous), ("another authority", &twin)] {
+        let strangers = [("without a certificate", &anonymous), ("with a certificate of another CA", &twin)];
+        for (who, config) in strangers {
             for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
-                let label = format!("{method} by {who}");
+                let label = format!("{method} {who}");
                 let outcome = self.say(config, Said { method, ..Said::default() }).await;
                 tally.add(&label, self.rejected(&outcome));
             }
             let said = Said { authority: Some(super::requests::OTHER_HOST), ..Said::default() };
-            tally.add(&format!("another host by {who}"), self.rejected(&self.say(config, said).await));
+            tally.add(&format!("another host {who}"), self.rejected(&self.say(config, said).await));
             for (label, pairs) in &forms {
                 let outcome = self.say(config, Said::headers(headers(pairs))).await;
-                tally.add(&format!("{label} by {who}"), self.rejected_page(&outcome));
+                tally.add(&format!("{label} {who}"), self.rejected_page(&outcome));
             }
             for (label, lines) in Self::dialects(&self.certificate) {
                 let pairs: Vec<(String, String)> = lines
@@ -121,7 +122,7 @@ impl Run {
                     .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
                     .collect();
                 let outcome = self.say(config, Said::headers(headers(&pairs))).await;
-                tally.add(&format!("the certificate for {label} by {who}"), self.rejected_page(&outcome));
+                tally.add(&format!("the certificate for {label} {who}"), self.rejected_page(&outcome));
             }
         }
         tally

@@ -88,7 +88,7 @@ impl Run {
             self.at(path, &mut tally).await;
             let target = || self.get().target(path.as_str());
             tally.add(
-                &format!("{path} with a certificate of another authority"),
+                &format!("{path} with a certificate of another CA"),
                 self.rejected(&self.ask(&self.twin, &target()).await),
             );
             for (dialect, lines) in Self::dialects(&self.certificate) {

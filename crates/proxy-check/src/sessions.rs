@@ -82,7 +82,7 @@ impl Run {
             }
             for (whose, visitor, holds_back) in [
                 ("a session without a certificate", &self.visitor, true),
-                ("a session of another authority", &self.twin_visitor, false),
+                ("a session of another CA", &self.twin_visitor, false),
             ] {
                 let config = self.with_sessions(visitor, version)?;
                 visitor.hold_back(holds_back);

@@ -1,4 +1,5 @@
-use netlogon_tokio::Servers;
+use dcerpc::limits::source_of;
+use netlogon_tokio::{Asker, LogonRequest, Servers};
 use netlogon_transport::client::NetworkLogon;
 use netlogon_transport::message::{
     ALLOW_COMPUTER_ACCOUNTS, ALLOW_SERVER_ACCOUNTS, LogonIdentity, LogonReply, USER_FLAG_GUEST,
@@ -34,12 +35,10 @@ impl DomainChecker {
             if allow_computers { ALLOW_SERVER_ACCOUNTS | ALLOW_COMPUTER_ACCOUNTS } else { 0 };
         Self { servers, domain, timeout, parameter_control }
     }
-}
 
-impl ProofChecker for DomainChecker {
-    fn check<'a>(&'a self, proof: &'a NtlmProof) -> BoxFuture<'a, ProofVerdict> {
-        Box::pin(async move {
-            let logon = NetworkLogon {
+    fn request<'a>(&self, proof: &'a NtlmProof) -> LogonRequest<'a> {
+        LogonRequest {
+            logon: NetworkLogon {
                 identity: LogonIdentity {
                     domain: &proof.domain,
                     parameter_control: self.parameter_control,
@@ -49,8 +48,16 @@ impl ProofChecker for DomainChecker {
                 challenge: proof.server_challenge,
                 nt_response: &proof.nt_response,
                 lm_response: &proof.lm_response,
-            };
-            match self.servers.ask(&logon, Instant::now() + self.timeout).await {
+            },
+            asker: Some(Asker::Source(source_of(proof.source))),
+        }
+    }
+}
+
+impl ProofChecker for DomainChecker {
+    fn check<'a>(&'a self, proof: &'a NtlmProof) -> BoxFuture<'a, ProofVerdict> {
+        Box::pin(async move {
+            match self.servers.ask(&self.request(proof), Instant::now() + self.timeout).await {
                 Some(answered) => verdict(&self.domain, answered.answer),
                 None => ProofVerdict::Unavailable(format!("no domain controller of {} decided", self.domain)),
             }
@@ -176,8 +183,10 @@ mod tests {
             server_challenge: [0; 8],
             nt_response: vec![0; 64],
             lm_response: vec![],
-            source: std::net::Ipv4Addr::LOCALHOST.into(),
+            source: "2001:db8::7".parse().expect("an address"),
         };
+        let source = "2001:db8::".parse().expect("an address");
+        assert_eq!(checker.request(&proof).asker, Some(Asker::Source(source)), "the host's /64");
         assert!(matches!(checker.check(&proof).await, ProofVerdict::Unavailable(_)));
     }
 }

@@ -414,12 +414,14 @@ impl Format {
         Layout(named)
     }
 
-    /// The headers of an account. What is too long is left out, and the decision's name stands in `X-Identity-Reference`.
-    pub fn write(&self, identity: &Identity, facts: Facts<'_>) -> Written {
+    /// The headers of an account, by a layout that is made for it.
+    #[cfg(test)]
+    pub(crate) fn write(&self, identity: &Identity, facts: Facts<'_>) -> Written {
         self.write_by(&self.layout(), identity, facts)
     }
 
-    /// The same by [`Self::layout`], for an owner that keeps it.
+    /// The headers of an account, by [`Self::layout`], which the owner keeps. What is too long is left out, and
+    /// the decision's name stands in `X-Identity-Reference`.
     pub(crate) fn write_by(&self, layout: &Layout, identity: &Identity, facts: Facts<'_>) -> Written {
         // All values, one behind the other: they become headers without another copy.
         let mut values = String::with_capacity(VALUES_LEN_DEFAULT);

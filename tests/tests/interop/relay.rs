@@ -84,11 +84,9 @@ fn a_signed_pac_is_verified_through_the_relay_as_it_is_directly() {
     let statuses: Vec<_> = answers.iter().map(|answer| answer["status"].as_str().unwrap()).collect();
     assert_eq!(statuses, ["0xC0000064", SUCCESS, "0xC00000FE"]);
 
-    let audit = fs::read_to_string(service.path("audit.log")).unwrap();
-    let outcomes: Vec<String> = audit
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap())
-        .filter(|line| line["event"] == "relay")
+    let outcomes: Vec<String> = service
+        .audit("relay")
+        .iter()
         .map(|line| format!("{} {}", line["asker"].as_str().unwrap(), line["outcome"].as_str().unwrap()))
         .collect();
     assert_eq!(

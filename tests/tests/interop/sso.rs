@@ -1,8 +1,10 @@
 //! The master secret server, asked by clients that share no code with it: Impacket, and Samba's Python bindings through the
 //! management interface.
 
+use dtyp::hex;
 use rcmpd_tests::peers::{SambaDc, sso_impacket, sso_samba};
 use rcmpd_tests::recorder::Recorder;
+use rcmpd_tests::web::free_port;
 use rcmpd_tests::{Demo, Service};
 use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -15,10 +17,6 @@ use std::time::{Duration, Instant};
 /// What every failure carries: 16 zero octets and the code.
 fn failure(code: u32) -> Value {
     json!({ "stub": format!("1000000010000000{}{}", "00".repeat(16), hex(&code.to_le_bytes())) })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The secret that the service hands out, imported so that the test knows it.
@@ -40,6 +38,15 @@ fn demo() -> Demo {
     demo
 }
 
+/// Puts another line in the place of the configuration's line of administrators.
+fn set_administrators(demo: &Demo, line: &str) {
+    demo.edit(|text| {
+        let start = text.find("administrators = [").expect("it is there");
+        let end = start + text[start..].find('\n').expect("it ends");
+        format!("{}{line}{}", &text[..start], &text[end..])
+    });
+}
+
 /// Impacket's answers to one conversation.
 fn answers(service: &Service, more: Value) -> Vec<Value> {
     let done = sso_impacket(service, more);
@@ -54,7 +61,7 @@ fn around(service: &Service, name: &str, between: impl FnOnce()) -> Vec<Value> {
     std::thread::scope(|threads| {
         let asking = threads.spawn(|| answers(service, calls));
         let deadline = Instant::now() + Duration::from_secs(30);
-        while audit(service, "master_secret_delivered").is_empty() {
+        while service.audit("master_secret_delivered").is_empty() {
             assert!(Instant::now() < deadline, "no delivery");
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -62,13 +69,6 @@ fn around(service: &Service, name: &str, between: impl FnOnce()) -> Vec<Value> {
         std::fs::write(&done, "").expect("the folder can be written");
         asking.join().expect("the client ends")
     })
-}
-
-/// Lines of the audit log of one event.
-fn audit(service: &Service, event: &str) -> Vec<Value> {
-    let text = std::fs::read_to_string(service.path("audit.log")).unwrap_or_default();
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
-    lines.filter(|line| line["event"] == event).collect()
 }
 
 #[test]
@@ -113,7 +113,8 @@ fn administrator_gets_the_secret_from_both_peers_and_no_octet_is_readable() {
         assert_eq!(done["answers"][0]["error"][0], 0xc000_0022_u32, "{option} {done:#}");
     }
     // Each of the calls that reached the interface has its line.
-    let refused: Vec<_> = audit(&service, "master_secret_refused")
+    let refused: Vec<_> = service
+        .audit("master_secret_refused")
         .iter()
         .map(|line| json!([line["reason"], line["mechanism"], line["level"]]))
         .collect();
@@ -122,7 +123,7 @@ fn administrator_gets_the_secret_from_both_peers_and_no_octet_is_readable() {
     assert_eq!(refused.len(), 5, "{refused:#?}");
     assert!(!recorder.recorded().is_empty());
     assert!(!recorder.has_part_of(&KEY, 4), "the secret passes in clear");
-    let deliveries = audit(&service, "master_secret_delivered");
+    let deliveries = service.audit("master_secret_delivered");
     assert_eq!(deliveries.len(), 5, "{deliveries:#?}");
     for delivery in deliveries {
         assert_eq!((&delivery["user"], &delivery["generation"]), (&json!("alice"), &json!(2)));
@@ -175,7 +176,7 @@ fn user_who_is_no_administrator_gets_the_code_and_wrong_passwords_get_nothing() 
     let service = demo().serve();
     let bob = json!({ "user": "bob", "password": service.password("bob") });
     assert_eq!(answers(&service, bob), [failure(0x8063_0005)]);
-    let refused = audit(&service, "master_secret_refused");
+    let refused = service.audit("master_secret_refused");
     assert_eq!(refused[0]["reason"], "not-administrator", "{refused:#?}");
     for (user, password) in
         [("alice", "wrong"), ("nobody-here", "wrong"), ("carol", "wrong"), ("alice", ""), ("", "")]
@@ -185,9 +186,9 @@ fn user_who_is_no_administrator_gets_the_code_and_wrong_passwords_get_nothing() 
         assert!(first == &json!({ "fault": 5 }) || !done["error"].is_null(), "{user}: {done:#}");
     }
     let reasons: Vec<_> =
-        audit(&service, "authentication_refused").iter().map(|line| line["reason"].clone()).collect();
+        service.audit("authentication_refused").iter().map(|line| line["reason"].clone()).collect();
     assert!(reasons.contains(&json!("proof")) && reasons.contains(&json!("anonymous")), "{reasons:?}");
-    assert_eq!(audit(&service, "master_secret_delivered").len(), 0);
+    assert_eq!(service.audit("master_secret_delivered").len(), 0);
 }
 
 #[test]
@@ -234,7 +235,7 @@ fn changed_or_removed_password_ends_what_was_authenticated_by_it() {
         };
         let ended = around(&service, name, || set(change));
         assert_eq!(ended, [success(false), failure(0x8063_0005)], "{name}");
-        let refused = audit(&service, "master_secret_refused");
+        let refused = service.audit("master_secret_refused");
         assert_eq!(refused[0]["reason"], "account-gone", "{refused:#?}");
         // The new password is served.
         set(&["--password-file", "other"]);
@@ -246,11 +247,7 @@ fn changed_or_removed_password_ends_what_was_authenticated_by_it() {
 #[test]
 fn local_entry_is_the_account_that_had_the_name_when_the_configuration_was_loaded() {
     let demo = demo();
-    demo.edit(|text| {
-        let start = text.find("administrators = [").expect("it is there");
-        let end = start + text[start..].find(']').expect("it ends");
-        format!("{}administrators = [\"local:alice\", \"local:later\"{}", &text[..start], &text[end..])
-    });
+    set_administrators(&demo, r#"administrators = ["local:alice", "local:later"]"#);
     let checked = demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
     let said = [checked.stdout, checked.stderr].concat();
     assert!(said.contains("\"local:later\"") && !said.contains("\"local:alice\""), "{said}");
@@ -280,11 +277,7 @@ fn local_entry_is_the_account_that_had_the_name_when_the_configuration_was_loade
 fn administrators_of_a_reload_count_on_the_next_call_of_the_connection() {
     let service = demo().serve();
     let reloaded = around(&service, "reloaded", || {
-        service.edit(|text| {
-            let start = text.find("administrators = [").expect("it is there");
-            let end = start + text[start..].find(']').expect("it ends");
-            format!("{}administrators = [\"local:bob\"{}", &text[..start], &text[end..])
-        });
+        set_administrators(&service, r#"administrators = ["local:bob"]"#);
         service.reload();
     });
     assert_eq!(reloaded, [success(false), failure(0x8063_0005)]);
@@ -298,11 +291,7 @@ fn states_of_the_server_have_their_codes() {
     let ask = |demo: Demo| answers(&demo.serve(), json!({}));
     // No administrator.
     let demo = Demo::with_master_secret();
-    demo.edit(|text| {
-        let start = text.find("administrators = [").expect("it is there");
-        let end = start + text[start..].find('\n').expect("it ends");
-        format!("{}{}", &text[..start], &text[end..])
-    });
+    set_administrators(&demo, "");
     assert_eq!(ask(demo), [failure(0x8063_064a)]);
     // No secret.
     let demo = Demo::with_master_secret();
@@ -370,8 +359,7 @@ impl MitRealm {
     /// A realm in which `service` has a keytab, and users their names as passwords.
     fn new(service: &str, users: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("there is room for temporary files");
-        let port =
-            std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+        let port = free_port().port();
         let path = |name: &str| folder.path().join(name).display().to_string();
         let client = format!(
             "[libdefaults]\n default_realm = MIT.TEST\n dns_lookup_kdc = false\n rdns = false\n \
@@ -490,7 +478,7 @@ fn user_of_an_mit_realm_gets_the_secret_by_kerberos_and_spnego() {
     let done = sso_impacket(&service, input);
     assert_eq!(done["answers"], json!([success(false)]), "{done:#}");
     assert!(!recorder.has_part_of(&KEY, 4));
-    let delivered = audit(&service, "master_secret_delivered");
+    let delivered = service.audit("master_secret_delivered");
     assert_eq!(delivered.len(), 3);
     for line in delivered {
         assert_eq!(line["keytab_principal"], "host/127.0.0.1@MIT.TEST", "{line:#}");
@@ -510,7 +498,7 @@ fn ticket_without_sids_is_refused_in_a_realm_of_kind_ad() {
         "sso", "secret", "get", "--server", &server, "--auth", "kerberos", "--ccache", &cache, "--kdc", &kdc,
     ];
     service.rcmpd(&[&command[..], &["--output", "refused.key"]].concat()).code(5);
-    let refused = audit(&service, "authentication_refused");
+    let refused = service.audit("authentication_refused");
     assert_eq!(refused[0]["reason"], "pac-without-logon-info", "{refused:#?}");
     assert!(!service.path("refused.key").exists());
 }
@@ -595,9 +583,9 @@ fn users_of_a_domain_are_checked_by_its_controller_and_by_no_other_store() {
         ("nora", &netbios, &"wrong".to_owned(), None),
     ];
     for (user, domain, password, by) in rows {
-        let before = audit(&service, "master_secret_delivered").len();
+        let before = service.audit("master_secret_delivered").len();
         let done = ask(user, domain, password);
-        let delivered = audit(&service, "master_secret_delivered").split_off(before);
+        let delivered = service.audit("master_secret_delivered").split_off(before);
         match by {
             Some(by) => {
                 assert_eq!(done["answers"], json!([success(false)]), r"{domain}\{user} {done:#}");
@@ -609,7 +597,7 @@ fn users_of_a_domain_are_checked_by_its_controller_and_by_no_other_store() {
             }
         }
     }
-    let by_group = &audit(&service, "master_secret_delivered")[0];
+    let by_group = &service.audit("master_secret_delivered")[0];
     assert_eq!(by_group["administrator"], format!("sid:{}", dc.text("group")), "{by_group:#}");
     assert!(
         by_group["user_sid"].as_str().is_some_and(|sid| sid.starts_with(&dc.text("sid"))),
@@ -635,7 +623,7 @@ fn users_of_a_domain_are_checked_by_its_controller_and_by_no_other_store() {
         let done = ask("nora", &netbios, password);
         assert!(done["answers"] == json!([{ "fault": 5 }]) || !done["error"].is_null(), "{done:#}");
     }
-    let refused = audit(&service, "authentication_refused");
+    let refused = service.audit("authentication_refused");
     assert!(refused.iter().any(|line| line["reason"] == "unavailable"), "{refused:#?}");
     assert_eq!(ask("nora", "", &here)["answers"], json!([success(false)]));
     assert!(!recorder.has_part_of(&KEY, 4));

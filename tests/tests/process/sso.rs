@@ -183,11 +183,7 @@ fn watch_goes_on_after_a_code_and_replaces_its_file() {
 fn what_commands_do_to_the_secret_is_in_the_audit_log() {
     let service = Demo::with_master_secret().serve();
     write_secret(service.path("pass"), "a long passphrase\n");
-    let changes = || {
-        let text = std::fs::read_to_string(service.path("audit.log")).unwrap_or_default();
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
-        lines.filter(|line| line["event"] == "master_secret_changed").collect::<Vec<_>>()
-    };
+    let changes = || service.audit("master_secret_changed");
     secret(&service, &["rotate"]).code(0);
     eventually("the rotation is recorded", || !changes().is_empty());
     let rotated = &changes()[0];

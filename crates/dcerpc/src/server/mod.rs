@@ -242,7 +242,8 @@ pub struct ServerAssociation {
     /// Several calls may be outstanding.
     multiplexes_calls: bool,
     features: Features,
-    /// A bind or alter_context has asked for it: it counts for all security contexts, and is never turned off.
+    /// A bind or alter_context has asked for it: it counts for all security contexts, and is never turned
+    /// off.
     header_signing: bool,
     /// The security context of requests that carry no token; INVARIANT: an index into `security`.
     implicit_security: Option<usize>,
@@ -506,7 +507,10 @@ impl ServerAssociation {
             Refusal::Fault { context_id, status } => {
                 self.send_fault(packet_type, call_id, context_id, status)
             }
-            Refusal::NotExecuted(status) => self.send_fault(PacketType::ALTER_CONTEXT, call_id, 0, status),
+            Refusal::NotExecuted(status) => {
+                let pdu = FaultBody { context_id: 0, status }.to_pdu(call_id, true);
+                self.transmits.push_back(Transmit::Ready(pdu));
+            }
             Refusal::FaultOf { call_id, context_id, status } => {
                 self.send_fault(packet_type, call_id, context_id, status);
             }
@@ -721,7 +725,8 @@ impl ServerAssociation {
                 return Err(Refusal::fault(FaultStatus::ACCESS_DENIED));
             }
             None => {
-                // Windows takes more than one, whether or not multiplexing was agreed on: so Samba's tests have it.
+                // Windows takes more than one, whether or not multiplexing was agreed on: so Samba's tests
+                // have it.
                 let at = self.add_security(&auth.trailer).ok_or_else(proto_error)?;
                 if self.features.0 & Features::SECURITY_CONTEXT_MULTIPLEXING.0 == 0 {
                     self.implicit_security.get_or_insert(at);
@@ -870,8 +875,8 @@ impl ServerAssociation {
         Ok(())
     }
 
-    /// Has headers signed from now on, by all security contexts that can and that sign at all: so Windows has it,
-    /// by Samba's tests.
+    /// Has headers signed from now on, by all security contexts that can and that sign at all: so Windows has
+    /// it, by Samba's tests.
     fn sign_headers(&mut self) {
         self.header_signing = true;
         for security in &mut self.security {
@@ -931,18 +936,14 @@ impl ServerAssociation {
         if started.is_none() {
             self.admit_fragment(&head, first)?;
         }
-        // Of a signed fragment in the middle, the numbers of its contexts and its method are not looked at, only that
-        // the call's own security context signed it: so Windows has it, by Samba's tests.
-        let (known, fault_context) = match started {
-            Some(at) => {
-                let head = &self.unfinished[at].head;
-                (Some(head.security), head.context_id)
-            }
-            None => (None, head.context_id),
-        };
-        let fault = |status| Refusal::Fault { context_id: fault_context, status };
-        let (security, body_end) =
-            self.verify(header, pdu, body_start, known).map_err(|status| match started {
+        // Of a signed fragment in the middle, the numbers of its contexts and its method are not looked at,
+        // only that the call's own security context signed it: so Windows has it, by Samba's tests.
+        let known = started.map(|at| self.unfinished[at].head);
+        let context_id = known.map_or(head.context_id, |known| known.context_id);
+        let fault = |status| Refusal::Fault { context_id, status };
+        let (security, body_end) = self
+            .verify(header, pdu, body_start, known.map(|known| known.security))
+            .map_err(|status| match started {
                 // As Windows has it where another call is being put together.
                 None if !self.unfinished.is_empty() && status != FaultStatus::SEC_PKG_ERROR => {
                     Refusal::fault(FaultStatus::PROTO_ERROR)
@@ -1138,8 +1139,8 @@ impl ServerAssociation {
     }
 }
 
-/// Trailer and token of a bind or alter_context. Padding may reach to where the stub of a request would begin, and
-/// nothing is taken off the body for it: Windows does so, as Samba's tests of raw DCE/RPC have it.
+/// Trailer and token of a bind or alter_context. Padding may reach to where the stub of a request would
+/// begin, and nothing is taken off the body for it: Windows does so, as Samba's tests of raw DCE/RPC have it.
 fn split_negotiation<'a>(
     header: &Header,
     pdu: &'a [u8],

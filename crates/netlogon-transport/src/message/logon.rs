@@ -287,7 +287,7 @@ fn read_words(reader: &mut NdrReader<'_>, what: &'static str, count: usize) -> R
     (0..count).try_for_each(|_| reader.u32(what).map(drop))
 }
 
-/// The count of a list and its pointer. A list of nothing may have a pointer, which leads to its count.
+/// The count of a list and its pointer. A list of nothing has the null pointer; another pointer is refused.
 fn list_count(reader: &mut NdrReader<'_>, what: &'static str) -> Result<usize, DecodeError> {
     let count = reader.u32(what)? as usize;
     let present = reader.pointer(what)?;

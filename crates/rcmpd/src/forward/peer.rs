@@ -58,7 +58,7 @@ impl PeerClient {
             package: PACKAGE_NAME,
             logon_domain_name: &question.logon_domain_name,
             data: &question.request,
-            asker: Some(question.asker),
+            asker: Some(question.asker.into()),
             extension: self.is_rcmpd.then_some(&extension),
             // Mapping a certificate changes nothing.
             repeatable: true,

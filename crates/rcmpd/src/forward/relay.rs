@@ -125,7 +125,7 @@ impl RelayPackage {
             package: &rule.package,
             logon_domain_name: &rule.domain.netbios,
             data: &call.data,
-            asker: Some(machine.sid),
+            asker: Some(machine.sid.into()),
             extension: None,
             // What the package does with it is unknown here.
             repeatable: false,
