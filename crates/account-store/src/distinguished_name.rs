@@ -297,10 +297,9 @@ fn value(text: &str) -> Result<(Value, &str), ParseNameError> {
 
 /// Bytes from hex digits in either case; `None` for anything else and for nothing.
 pub(crate) fn from_hex(digits: &str) -> Option<Vec<u8>> {
-    let nibble = |b: u8| char::from(b).to_digit(16).map(|digit| digit as u8);
-    let (pairs, []) = digits.as_bytes().as_chunks::<2>() else { return None };
-    let bytes = pairs.iter().map(|[high, low]| Some(nibble(*high)? << 4 | nibble(*low)?));
-    bytes.collect::<Option<Vec<u8>>>().filter(|bytes| !bytes.is_empty())
+    let mut bytes = vec![0; digits.len() / 2];
+    dtyp::read_hex(digits.as_bytes(), &mut bytes)?;
+    Some(bytes).filter(|bytes| !bytes.is_empty())
 }
 
 #[cfg(test)]

@@ -265,9 +265,49 @@ pub fn hex(bytes: &[u8]) -> String {
     text
 }
 
+/// Fills `bytes` from hex digits in either case, two for each byte and without separators; `None` for any other
+/// text. `bytes` may be filled in part then.
+pub fn read_hex(digits: &[u8], bytes: &mut [u8]) -> Option<()> {
+    let (pairs, odd) = digits.as_chunks::<2>();
+    if pairs.len() != bytes.len() || !odd.is_empty() {
+        return None;
+    }
+    let value = |digit: u8| char::from(digit).to_digit(16);
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = (value(*high)? << 4 | value(*low)?) as u8;
+    }
+    Some(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_hex_digits_in_either_case() {
+        let mut bytes = [0; 8];
+        assert_eq!(read_hex(b"0123456789abcdef", &mut bytes), Some(()));
+        assert_eq!(bytes, [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef]);
+        let mut upper = [0; 8];
+        assert_eq!(read_hex(b"0123456789ABCDEF", &mut upper), Some(()));
+        assert_eq!(upper, bytes);
+        assert_eq!(read_hex(b"", &mut []), Some(()));
+        for byte in 0..=u8::MAX {
+            let mut read = [0];
+            assert_eq!(read_hex(hex(&[byte]).as_bytes(), &mut read), Some(()));
+            assert_eq!(read, [byte]);
+        }
+    }
+
+    #[test]
+    fn refuses_text_of_another_length_or_with_other_digits() {
+        for text in
+            ["", "0", "01", "012", "012345", "0g12", "g012", "+112", " 012", "01 2", "0x12", "é12", "01\n2"]
+        {
+            assert_eq!(read_hex(text.as_bytes(), &mut [0; 2]), None, "{text:?}");
+        }
+        assert_eq!(read_hex(b"00", &mut []), None);
+    }
 
     #[test]
     fn reads_both_byte_orders() {

@@ -10,7 +10,7 @@ mod sid;
 mod status;
 
 pub use bytes::{
-    ByteOrder, Decode, DecodeError, DecodeErrorKind, Encode, Reader, hex, utf16le, utf16le_text,
+    ByteOrder, Decode, DecodeError, DecodeErrorKind, Encode, Reader, hex, read_hex, utf16le, utf16le_text,
 };
 pub use file_time::FileTime;
 pub use guid::{Guid, ParseGuidError};

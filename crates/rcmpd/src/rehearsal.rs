@@ -224,11 +224,9 @@ impl Cases {
 }
 
 fn thumbprint(hex: &str) -> Option<[u8; 20]> {
-    let (pairs, []) = hex.as_bytes().as_chunks::<2>() else { return None };
-    let nibble = |digit: u8| char::from(digit).to_digit(16);
-    let bytes: Option<Vec<u8>> =
-        pairs.iter().map(|[high, low]| Some((nibble(*high)? << 4 | nibble(*low)?) as u8)).collect();
-    bytes?.try_into().ok()
+    let mut bytes = [0; 20];
+    dtyp::read_hex(hex.as_bytes(), &mut bytes)?;
+    Some(bytes)
 }
 
 /// Decides every case by both policies, on all processors; `progress` is told how many decisions are done.

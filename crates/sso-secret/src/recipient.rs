@@ -14,9 +14,9 @@ pub struct Recipient(pub [u8; 32]);
 impl Recipient {
     /// `rcmpd-recipient-1:` and 64 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
-        let digits: &[u8; 64] = text.trim().strip_prefix("rcmpd-recipient-1:")?.as_bytes().try_into().ok()?;
+        let digits = text.trim().strip_prefix("rcmpd-recipient-1:")?;
         let mut key = [0; 32];
-        source::unhex(digits, &mut key)?;
+        dtyp::read_hex(digits.as_bytes(), &mut key)?;
         Some(Self(key))
     }
 }

@@ -43,15 +43,8 @@ impl Record {
 }
 
 fn octets<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits = text.as_bytes();
-    if digits.len() != 2 * N {
-        return None;
-    }
     let mut octets = [0; N];
-    for (octet, pair) in octets.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |at: usize| char::from(pair[at]).to_digit(16);
-        *octet = (digit(0)? << 4 | digit(1)?) as u8;
-    }
+    dtyp::read_hex(text.as_bytes(), &mut octets)?;
     Some(octets)
 }
 

@@ -158,16 +158,9 @@ fn inverse(a: u8) -> u8 {
 impl Share {
     /// Reads the text of a share.
     pub fn parse(text: &str) -> Result<Self, ShareError> {
-        let digits = text.trim().strip_prefix(PREFIX).ok_or(ShareError::Text)?.as_bytes();
+        let digits = text.trim().strip_prefix(PREFIX).ok_or(ShareError::Text)?;
         let mut octets = Zeroizing::new([0; LEN]);
-        let (pairs, odd) = digits.as_chunks::<2>();
-        if pairs.len() != LEN || !odd.is_empty() {
-            return Err(ShareError::Text);
-        }
-        for (octet, [high, low]) in octets.iter_mut().zip(pairs) {
-            let value = |digit: &u8| char::from(*digit).to_digit(16).ok_or(ShareError::Text);
-            *octet = (value(high)? << 4 | value(low)?) as u8;
-        }
+        dtyp::read_hex(digits.as_bytes(), octets.as_mut()).ok_or(ShareError::Text)?;
         let (body, check) = octets.split_at(BODY_LEN);
         let (threshold, x) = (body[4], body[5]);
         if Sha256::digest(body)[..4] != *check || !(2..=SHARES_MAX).contains(&threshold) || x == 0 {

@@ -325,18 +325,9 @@ fn key_of_text(bytes: &[u8]) -> Result<SourceKey, SourceError> {
         return Ok(SourceKey::copy(raw));
     }
     let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    let digits = line.strip_suffix(b"\r").unwrap_or(line).try_into().ok();
-    SourceKey::fill(|key| digits.and_then(|digits| unhex(digits, key)).ok_or(()))
+    let digits = line.strip_suffix(b"\r").unwrap_or(line);
+    SourceKey::fill(|key| dtyp::read_hex(digits, key).ok_or(()))
         .map_err(|()| SourceError::Unusable("is not a key of 32 octets or 64 hexadecimal digits".to_owned()))
-}
-
-/// 64 hexadecimal digits.
-pub(crate) fn unhex(digits: &[u8; 64], key: &mut [u8; 32]) -> Option<()> {
-    for (octet, [high, low]) in key.iter_mut().zip(digits.as_chunks::<2>().0) {
-        let value = |digit: &u8| char::from(*digit).to_digit(16);
-        *octet = (value(high)? << 4 | value(low)?) as u8;
-    }
-    Some(())
 }
 
 /// Text, which is read each time that it is needed.

@@ -101,14 +101,10 @@ fn nt_hash(fields: &AccountFields) -> anyhow::Result<Option<NtHash>> {
     if is_password {
         return Ok(Some(NtHash::from_password(&text)));
     }
-    let digit = |at: usize| text.as_bytes().get(at).and_then(|byte| char::from(*byte).to_digit(16));
-    let octet = |n: usize| Some((digit(2 * n)? << 4 | digit(2 * n + 1)?) as u8);
     let mut hash = [0; 16];
-    for (n, place) in hash.iter_mut().enumerate() {
-        *place = octet(n).filter(|_| text.len() == 32).ok_or_else(|| {
-            failed(UNUSABLE, format!("{}: an NT hash has 32 hexadecimal digits", path.display()))
-        })?;
-    }
+    dtyp::read_hex(text.as_bytes(), &mut hash).ok_or_else(|| {
+        failed(UNUSABLE, format!("{}: an NT hash has 32 hexadecimal digits", path.display()))
+    })?;
     Ok(Some(NtHash::new(hash)))
 }
 

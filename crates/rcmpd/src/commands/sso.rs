@@ -481,13 +481,12 @@ fn read_secret(path: &Path) -> anyhow::Result<MasterSecret> {
         true => input::read(path).map(Zeroizing::new).map_err(|error| unusable(error.to_string()))?,
         false => account_store::FileAccess::Group.read(path).map_err(|error| unusable(error.to_string()))?,
     };
-    let digits = std::str::from_utf8(&bytes).ok().map(str::trim).filter(|text| text.len() == 32);
-    let octets = digits.and_then(|digits| {
-        let digit = |at: usize| digits.as_bytes().get(at).and_then(|byte| char::from(*byte).to_digit(16));
-        let octets = (0..16).map(|n| Some((digit(2 * n)? << 4 | digit(2 * n + 1)?) as u8));
-        octets.collect::<Option<Vec<u8>>>().map(Zeroizing::new)
-    });
-    let octets = octets.as_ref().unwrap_or(&bytes);
+    let digits = std::str::from_utf8(&bytes).map_or("", str::trim);
+    let mut read = Zeroizing::new([0; MasterSecret::LEN]);
+    let octets = match dtyp::read_hex(digits.as_bytes(), read.as_mut()) {
+        Some(()) => read.as_slice(),
+        None => &bytes,
+    };
     MasterSecret::from_octets(octets).map_err(|error| unusable(error.to_string()))
 }
 
