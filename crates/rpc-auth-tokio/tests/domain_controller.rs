@@ -6,6 +6,7 @@ use dcerpc::ndr::NdrSyntax;
 use dcerpc::pdu::{AuthLevel, AuthType, FaultStatus};
 use dcerpc_tokio::CallError;
 use dtyp::NtStatus;
+use fixture::samba::SambaDc;
 use fixture::{Fixture, SIDS, WHO_AM_I};
 use netlogon_tokio::{ClientAccount, PoolLimits, ServerSource, Servers, TcpTransport};
 use netlogon_transport::client::{ClientChannel, ClientIdentity, NetworkLogon, SystemRandomness};
@@ -19,43 +20,13 @@ use rpc_auth::ntlm::{
 use rpc_auth::{BoxFuture, IdentitySource, RefusalReason, UserIdentity};
 use rpc_auth_tokio::{DomainChecker, UserBind, connect};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use serde_json::Value;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
-struct SambaDc {
-    child: Child,
-    facts: Value,
-}
-
 impl SambaDc {
-    fn start() -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers/samba_dc.py");
-        let mut child = Command::new("/usr/bin/python3")
-            .arg(script)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("Python starts");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("it is piped"))
-            .read_line(&mut line)
-            .expect("it says something");
-        let facts = serde_json::from_str(&line)
-            .unwrap_or_else(|error| panic!("the DC did not start ({error}): tests/peers/install"));
-        Self { child, facts }
-    }
-
-    fn text(&self, name: &str) -> &str {
-        self.facts[name].as_str().expect("text")
-    }
-
     fn password(&self, kind: &str, name: &str) -> &str {
         self.facts[kind][name].as_str().expect("an account")
     }
@@ -101,18 +72,6 @@ impl SambaDc {
         let time = Duration::from_secs(10);
         let checker = DomainChecker::new(self.servers(computer), domain, time, allow_computers);
         Fixture::with(Arc::new(checker), names)
-    }
-
-    /// Ends it, and waits for that.
-    fn stop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for SambaDc {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 

@@ -1,10 +1,13 @@
 //! Users of a Samba domain by Kerberos: Samba's stack and Impacket, with a ticket of a user in a thousand
 //! groups. `tests/peers/install` installs them.
 
-use dcerpc::pdu::{AuthType, FaultStatus, SyntaxId};
+mod fixture;
+
+use dcerpc::pdu::{AuthType, FaultStatus};
 use dcerpc::server::Reply;
 use dcerpc_tokio::{Interface, Limits, Peer, Registry, RpcCall, Server};
-use dtyp::Guid;
+use fixture::WHO_AM_I;
+use fixture::samba::{SAMBA_PYTHON, SambaDc, script};
 use rpc_auth::kerberos::{
     ClientRealm, KerberosAcceptor, KerberosConfig, Keytab, RealmKind, ReplayCache, SKEW_DEFAULT, SharedKeytab,
 };
@@ -12,53 +15,23 @@ use rpc_auth::spnego::{SpnegoAcceptor, SpnegoMechanism};
 use rpc_auth::{Acceptor, UserIdentity};
 use rpc_auth_tokio::{AuthAudit, AuthCounters, AuthProvider, Refused};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-const SAMBA_PYTHON: &str = "/usr/bin/python3";
 const GROUPS: usize = 1000;
-const WHO_AM_I: SyntaxId =
-    SyntaxId::new(Guid::new(0x6f1c_2d3e, 0x4a5b, 0x6c7d, [8, 9, 10, 11, 12, 13, 14, 15]), 1, 0);
-
-fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers").join(name)
-}
 
 fn impacket_python() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/private");
     std::env::var_os("RCMPD_PRIVATE").map_or(here, PathBuf::from).join("venv/bin/python")
 }
 
-/// A domain controller, which ends at the end of its input.
-struct Controller {
-    child: Child,
-    input: Option<ChildStdin>,
-    facts: Value,
-}
-
-impl Controller {
-    fn start() -> Self {
-        let mut command = Command::new(SAMBA_PYTHON);
-        command.arg(script("samba_dc.py")).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("python3");
-        let input = child.stdin.take();
-        let mut facts = String::new();
-        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut facts).expect("text");
-        let facts = serde_json::from_str(&facts)
-            .unwrap_or_else(|error| panic!("the DC did not start ({error}): tests/peers/install"));
-        Self { child, input, facts }
-    }
-
-    fn text(&self, name: &str) -> &str {
-        self.facts[name].as_str().expect("it is text")
-    }
-
+impl SambaDc {
     /// Leaves keytab and caches in the folder.
     fn make_tickets(&self, folder: &Path) -> Value {
         let made = Command::new("nsenter")
@@ -71,13 +44,6 @@ impl Controller {
             .expect("nsenter");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         serde_json::from_slice(&made.stdout).expect("JSON")
-    }
-}
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        drop(self.input.take());
-        drop(self.child.wait());
     }
 }
 
@@ -153,7 +119,7 @@ fn run_script(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_in_a_thousand_groups_come_by_samba_and_impacket() {
-    let controller = Controller::start();
+    let controller = SambaDc::start();
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     let erika = controller.make_tickets(folder);
