@@ -37,6 +37,7 @@ use domains::CheckedDomain;
 use dtyp::Decode;
 use netlogon_tokio::Servers;
 use rcmp_service::CallContext;
+use rpc_auth::kerberos::ReplayCache;
 use rpc_auth_tokio::{AuthAudit, AuthCounters};
 use sso_service::{AccessRules, MASTER_SECRET, MasterSecretCall, MasterSecretServer, NdrRange, Outcome};
 use std::net::SocketAddr;
@@ -66,6 +67,8 @@ struct Inner {
     audit: Arc<SsoAudit>,
     metrics: SsoMetrics,
     keytab: Option<Arc<WatchedKeytab>>,
+    /// One for all listeners, the endpoint mapper's included: they share the keys.
+    replay: Arc<ReplayCache>,
     password_marks: PasswordMarks,
     stores: Option<Stores>,
     domains: Vec<CheckedDomain>,
@@ -133,6 +136,7 @@ impl Sso {
             audit,
             metrics,
             keytab,
+            replay: Arc::default(),
             password_marks,
             stores,
             domains,
@@ -142,6 +146,11 @@ impl Sso {
     /// The keys of the service, if it speaks Kerberos.
     pub fn keytab(&self) -> Option<&Arc<WatchedKeytab>> {
         self.0.keytab.as_ref()
+    }
+
+    /// The authenticators that were accepted.
+    fn replay(&self) -> Arc<ReplayCache> {
+        Arc::clone(&self.0.replay)
     }
 
     /// The domain controllers that check NTLM proofs, with the NetBIOS name of their domain.
@@ -167,6 +176,9 @@ impl Sso {
     /// Registers all metrics of the service.
     pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
         self.0.metrics.register(registry, &self.0.secrets);
+        if self.0.keytab.is_some() {
+            metrics::register_replay_cache(registry, &self.0.replay);
+        }
     }
 
     /// What a reload may change.
