@@ -35,6 +35,7 @@ use dcerpc::server::Reply;
 use dcerpc_tokio::{Interface, Registry, RpcCall, SecurityProvider, Server, listen_on};
 use domains::CheckedDomain;
 use dtyp::Decode;
+use keytab::MachineAccounts;
 use netlogon_tokio::Servers;
 use rcmp_service::CallContext;
 use rpc_auth::kerberos::ReplayCache;
@@ -119,7 +120,8 @@ impl Sso {
         stores: Option<&Stores>,
         audit: Arc<AuditLog>,
     ) -> anyhow::Result<Self> {
-        let keytab = section.kerberos.as_ref().map(|kerberos| WatchedKeytab::open(&kerberos.keytab));
+        let machines = MachineAccounts::new(config, section);
+        let keytab = section.kerberos.as_ref().map(|it| WatchedKeytab::open(&it.keytab, machines));
         let keytab = keytab.transpose()?.map(Arc::new);
         let audit = Arc::new(SsoAudit::new(audit));
         let password_marks = PasswordMarks::new()?;
