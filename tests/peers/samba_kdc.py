@@ -5,7 +5,9 @@
 
 Makes the account `svc-sso` with the name sso/srv.DNS_DOMAIN, the user `erika` in so many groups, and the service `svc-web`, which may
 act for any user at sso/srv. Leaves in OUT_FOLDER the keytab of sso/srv (`keytab`), erika's cache with a ticket for it (`ccache`), and a
-cache with the ticket that svc-web got for erika by S4U2Self and S4U2Proxy (`delegated`). Prints erika's SID and those of her groups.
+cache with the ticket that svc-web got for erika by S4U2Self and S4U2Proxy (`delegated`). The keytabs `machine.keytab` and `shared.keytab`
+have the key of the machine account WEB01$ under one of its service names, and that of svc-sso under two. Prints erika's SID and those of
+her groups, and the password of the users.
 """
 
 import json
@@ -15,8 +17,9 @@ import subprocess
 import sys
 
 import ldb
-from samba import dsdb
+from samba import dckeytab, dsdb  # The first one gives Net its export_keytab.
 from samba.auth import system_session
+from samba.net import Net
 from samba.param import LoadParm
 from samba.samdb import SamDB
 
@@ -37,7 +40,9 @@ def main():
     sam.transaction_start()
     for name in ("svc-sso", "svc-web", "erika"):
         sam.newuser(name, PASSWORD)
-    change(sam, "svc-sso", {"servicePrincipalName": service, "msDS-SupportedEncryptionTypes": AES})
+    alias, machine = f"sso/alias.{dns}", f"sso/web01.{dns}"
+    change(sam, "svc-sso", {"servicePrincipalName": [service, alias], "msDS-SupportedEncryptionTypes": AES})
+    change(sam, "WEB01$", {"servicePrincipalName": machine, "msDS-SupportedEncryptionTypes": AES})
     control = dsdb.UF_NORMAL_ACCOUNT | dsdb.UF_TRUSTED_TO_AUTHENTICATE_FOR_DELEGATION
     change(sam, "svc-web", {"servicePrincipalName": web, "msDS-SupportedEncryptionTypes": AES, "msDS-AllowedToDelegateTo": service,
                             "userAccountControl": str(control)})
@@ -49,8 +54,9 @@ def main():
     (out / "krb5.conf").write_text(
         f"[libdefaults]\n default_realm = {realm}\n dns_lookup_kdc = false\n dns_lookup_realm = false\n rdns = false\n"
         f" dns_canonicalize_hostname = false\n forwardable = true\n[realms]\n {realm} = {{\n kdc = {address}\n }}\n")
-    for principal, keytab in ((service, "keytab"), ("svc-web", "web.keytab")):
-        run(out, "ccache", "samba-tool", "domain", "exportkeytab", out / keytab, f"--principal={principal}", "-s", smb_conf)
+    for principal, keytab in ((service, "keytab"), ("svc-web", "web.keytab"), (machine, "machine.keytab"), (service, "shared.keytab"),
+                              (alias, "shared.keytab")):
+        Net(None, loaded).export_keytab(keytab=str(out / keytab), principal=principal)
     run(out, "ccache", "kinit", "erika", input=PASSWORD + "\n")
     run(out, "ccache", "kvno", f"{service}@{realm}")
     run(out, "delegated", "kinit", "-k", "-t", out / "web.keytab", "svc-web")
@@ -58,7 +64,8 @@ def main():
 
     groups = sam.search(erika, scope=ldb.SCOPE_BASE, attrs=["tokenGroups", "objectSid"])[0]
     sids = [sam.schema_format_value("objectSid", sid).decode() for sid in groups["tokenGroups"]]
-    print(json.dumps({"sid": sam.schema_format_value("objectSid", groups["objectSid"][0]).decode(), "groups": " ".join(sids)}))
+    print(json.dumps({"sid": sam.schema_format_value("objectSid", groups["objectSid"][0]).decode(), "groups": " ".join(sids),
+                      "password": PASSWORD}))
 
 
 def dn(sam, name):

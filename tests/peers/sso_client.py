@@ -14,6 +14,7 @@
     wait                        a file that has to be there before the call is made
   workstation                   sent in AUTHENTICATE
   ccache                        for SPNEGO: a credential cache with the ticket of the service
+  service                       whose ticket that is, without its realm (default: host/ and the address)
   tamper                        index of an octet of the first sealed request that is changed on its way
   replay                        send the first sealed request twice
 
@@ -26,6 +27,7 @@ import time
 
 from impacket.dcerpc.v5 import epm, rpcrt, transport
 from impacket.dcerpc.v5.rpcrt import DCERPCException
+from impacket.krb5.ccache import CCache
 from impacket.uuid import uuidtup_to_bin
 
 import rcmp
@@ -109,7 +111,10 @@ def main():
         auth = given.get("auth", "ntlm")
         if auth != "none":
             hashes = given.get("nt_hash", "")
-            channel.set_credentials(given["user"], given.get("password", ""), given.get("domain", ""), "", hashes)
+            ticket = None
+            if "service" in given:
+                ticket = CCache.loadFile(given["ccache"]).getCredential(given["service"], anySPN=False).toTGS()
+            channel.set_credentials(given["user"], given.get("password", ""), given.get("domain", ""), "", hashes, TGS=ticket)
             if auth in ("kerberos", "spnego"):
                 # Impacket speaks Kerberos alone under SPNEGO.
                 os.environ["KRB5CCNAME"] = given["ccache"]

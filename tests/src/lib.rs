@@ -3,6 +3,7 @@
 //! A peer that is missing fails its test: nothing here is skipped.
 
 pub mod client;
+pub mod mit;
 pub mod openssl;
 pub mod peers;
 pub mod recorder;

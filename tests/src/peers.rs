@@ -291,6 +291,33 @@ impl SambaDc {
         command
     }
 
+    /// Makes tickets and keytabs in a folder, as `samba_kdc.py` says, and gives what it prints. Its user is in so many groups.
+    pub fn make_tickets(&self, folder: &Path, groups: usize) -> Value {
+        let mut command = self.beside(SAMBA_PYTHON);
+        command.arg(script("samba_kdc.py")).arg(self.text("folder")).arg(folder);
+        command.args([self.text("dns"), self.text("address"), groups.to_string()]);
+        serde_json::from_str(&crate::service::finish(command).code(0).stdout).expect("JSON")
+    }
+
+    /// A service ticket that an account gets by Impacket's getST with these arguments: a credential cache in the folder, which has to be
+    /// empty. The caller has to be in the DC's network.
+    pub fn service_ticket(
+        &self,
+        folder: &Path,
+        account: &str,
+        password: &str,
+        arguments: &[&str],
+    ) -> PathBuf {
+        let mut command = Command::new(impacket_python());
+        // The KDC takes the realm over into the ticket as it is written here.
+        let account = format!("{}/{account}:{password}", self.text("dns").to_uppercase());
+        command.current_dir(folder).arg(script("impacket_getst.py")).args(arguments);
+        command.args(["-dc-ip", &self.text("address"), &account]);
+        let done = crate::service::finish(command);
+        let written = std::fs::read_dir(folder).expect("a folder").flatten().next();
+        written.unwrap_or_else(|| panic!("no ticket: {} {}", done.stdout, done.stderr)).path()
+    }
+
     /// What Impacket's client needs to know.
     pub fn target(&self, account: &str) -> Value {
         json!({
@@ -340,4 +367,23 @@ fn sso_target(service: &Service) -> Value {
         "user": "alice",
         "password": service.password("alice"),
     })
+}
+
+/// Gets the master secret by MIT Kerberos with this configuration.
+#[track_caller]
+pub fn sso_gss(krb5_config: &Path, address: SocketAddr, more: Value) -> Value {
+    let mut command = Command::new(SAMBA_PYTHON);
+    command.env("KRB5_CONFIG", krb5_config);
+    run(command, "sso_gss.py", &with(at(address), more))
+}
+
+/// Shows changed tickets of a credential cache, and gives what each was answered with.
+#[track_caller]
+pub fn sso_tickets(address: SocketAddr, more: Value) -> Vec<Value> {
+    let done = run(Command::new(impacket_python()), "sso_tickets.py", &with(at(address), more));
+    done["answers"].as_array().expect("a list").clone()
+}
+
+fn at(address: SocketAddr) -> Value {
+    json!({ "host": address.ip().to_string(), "port": address.port() })
 }

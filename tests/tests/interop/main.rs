@@ -14,6 +14,7 @@ mod oracles;
 mod relay;
 mod samba;
 mod sso;
+mod sso_kerberos;
 mod third_party_store;
 mod trusts;
 mod upstream;

@@ -4,26 +4,23 @@
 use dtyp::hex;
 use rcmpd_tests::peers::{SambaDc, sso_impacket, sso_samba};
 use rcmpd_tests::recorder::Recorder;
-use rcmpd_tests::web::free_port;
 use rcmpd_tests::{Demo, Service};
 use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
-use std::io::Write;
 use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// What every failure carries: 16 zero octets and the code.
-fn failure(code: u32) -> Value {
+pub(crate) fn failure(code: u32) -> Value {
     json!({ "stub": format!("1000000010000000{}{}", "00".repeat(16), hex(&code.to_le_bytes())) })
 }
 
 /// The secret that the service hands out, imported so that the test knows it.
-const KEY: [u8; 16] =
+pub(crate) const KEY: [u8; 16] =
     [0xc1, 0x5e, 0x9d, 0x04, 0x77, 0xab, 0x3f, 0x60, 0x12, 0xe8, 0xd3, 0x59, 0x8a, 0x46, 0xf7, 0x2b];
 
-fn success(ndr64: bool) -> Value {
+pub(crate) fn success(ndr64: bool) -> Value {
     match ndr64 {
         false => json!({ "stub": format!("1000000010000000{}00000000", hex(&KEY)) }),
         true => json!({ "stub": format!("10000000000000001000000000000000{}00000000", hex(&KEY)) }),
@@ -31,7 +28,7 @@ fn success(ndr64: bool) -> Value {
 }
 
 /// A demo whose newest generation is the known key.
-fn demo() -> Demo {
+pub(crate) fn demo() -> Demo {
     let demo = Demo::with_master_secret();
     rcmpd_tests::write_secret(demo.path("known.key"), KEY);
     demo.rcmpd(&["sso", "secret", "import", "known.key", "-c", "rcmpd.toml"]).code(0);
@@ -39,7 +36,7 @@ fn demo() -> Demo {
 }
 
 /// Puts another line in the place of the configuration's line of administrators.
-fn set_administrators(demo: &Demo, line: &str) {
+pub(crate) fn set_administrators(demo: &Demo, line: &str) {
     demo.edit(|text| {
         let start = text.find("administrators = [").expect("it is there");
         let end = start + text[start..].find('\n').expect("it ends");
@@ -346,161 +343,6 @@ fn secret_does_not_leave_without_its_line_in_the_audit_log() {
     assert_eq!(answered[refused..], vec![failure(0x8000_ffff); 40 - refused]);
     let text = std::fs::read_to_string(service.seen("disk/audit.log")).expect("the log is there");
     assert_eq!(text.matches("master_secret_delivered").count(), 1 + refused);
-}
-
-/// An MIT realm with its KDC, which ends with this value.
-struct MitRealm {
-    folder: tempfile::TempDir,
-    kdc: Child,
-    port: u16,
-}
-
-impl MitRealm {
-    /// A realm in which `service` has a keytab, and users their names as passwords.
-    fn new(service: &str, users: &[&str]) -> Self {
-        let folder = tempfile::tempdir().expect("there is room for temporary files");
-        let port = free_port().port();
-        let path = |name: &str| folder.path().join(name).display().to_string();
-        let client = format!(
-            "[libdefaults]\n default_realm = MIT.TEST\n dns_lookup_kdc = false\n rdns = false\n \
-             dns_canonicalize_hostname = false\n[realms]\n MIT.TEST = {{\n kdc = 127.0.0.1:{port}\n }}\n"
-        );
-        let server = format!(
-            "[kdcdefaults]\n kdc_listen = 127.0.0.1:{port}\n kdc_tcp_listen = 127.0.0.1:{port}\n[realms]\n MIT.TEST = {{\n \
-             database_name = {}\n key_stash_file = {}\n acl_file = {}\n supported_enctypes = aes256-cts:normal\n }}\n",
-            path("principal"),
-            path("stash"),
-            path("acl")
-        );
-        std::fs::write(path("krb5.conf"), client).expect("the folder can be written");
-        std::fs::write(path("kdc.conf"), server).expect("the folder can be written");
-        let run = |program: &str, arguments: &[&str]| {
-            let done = Self::command(&folder, program).args(arguments).output();
-            let done = done
-                .unwrap_or_else(|error| panic!("{program} does not start ({error}): tests/peers/install"));
-            assert!(
-                done.status.success(),
-                "{program} {arguments:?}: {}",
-                String::from_utf8_lossy(&done.stderr)
-            );
-        };
-        run("kdb5_util", &["create", "-s", "-P", "master", "-r", "MIT.TEST"]);
-        run("kadmin.local", &["-q", &format!("addprinc -randkey {service}")]);
-        run("kadmin.local", &["-q", &format!("ktadd -k {} {service}", path("keytab"))]);
-        for user in users {
-            run("kadmin.local", &["-q", &format!("addprinc -pw {user} {user}")]);
-        }
-        let mut kdc = Self::command(&folder, "krb5kdc");
-        let kdc = kdc.arg("-n").stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the KDC starts");
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < deadline, "the KDC does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Self { folder, kdc, port }
-    }
-
-    fn command(folder: &tempfile::TempDir, program: &str) -> Command {
-        let mut command = Command::new(program);
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
-        command.env("KRB5_CONFIG", folder.path().join("krb5.conf"));
-        command.env("KRB5_KDC_PROFILE", folder.path().join("kdc.conf"));
-        command
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
-
-    /// A credential cache with a ticket-granting ticket, by MIT's kinit.
-    fn log_on(&self, user: &str) -> String {
-        let cache = self.path(&format!("{user}.cache"));
-        let mut kinit = Self::command(&self.folder, "kinit");
-        let mut kinit = kinit
-            .args(["-c", &cache, user])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("kinit");
-        kinit.stdin.take().expect("piped").write_all(format!("{user}\n").as_bytes()).expect("kinit reads");
-        assert!(kinit.wait().expect("kinit ends").success());
-        cache
-    }
-}
-
-impl Drop for MitRealm {
-    fn drop(&mut self) {
-        let _ = self.kdc.kill();
-        let _ = self.kdc.wait();
-    }
-}
-
-/// A demo that accepts tickets of the realm, in which `ssoadmin` is an administrator.
-fn with_kerberos(demo: &Demo, realm: &MitRealm, kind: &str) {
-    let keytab = std::fs::read(realm.path("keytab")).expect("there is a keytab");
-    rcmpd_tests::write_secret(demo.path("sso/keytab"), keytab);
-    let entry = if kind == "mit" { "\"principal:ssoadmin@MIT.TEST\", " } else { "" };
-    demo.edit(|text| text.replace("administrators = [", &format!("administrators = [{entry}")));
-    demo.configure(&format!(
-        "[sso.kerberos]\nkeytab = \"sso/keytab\"\n[[sso.kerberos.realm]]\nname = \"MIT.TEST\"\nkind = \"{kind}\""
-    ));
-}
-
-#[test]
-fn user_of_an_mit_realm_gets_the_secret_by_kerberos_and_spnego() {
-    let realm = MitRealm::new("host/127.0.0.1", &["ssoadmin", "other"]);
-    let demo = demo();
-    with_kerberos(&demo, &realm, "mit");
-    let service = demo.serve();
-    let recorder = Recorder::new(service.master_secret());
-    let kdc = format!("127.0.0.1:{}", realm.port);
-    let get = |user: &str, auth: &str, output: &str| {
-        let cache = realm.log_on(user);
-        let relay = format!("127.0.0.1:{}", recorder.address.port());
-        let command =
-            ["sso", "secret", "get", "--server", &relay, "--auth", auth, "--ccache", &cache, "--kdc", &kdc];
-        service.rcmpd(&[&command[..], &["--output", output]].concat())
-    };
-    for auth in ["kerberos", "spnego"] {
-        get("ssoadmin", auth, &format!("{auth}.key")).code(0);
-        assert_eq!(std::fs::read(service.path(&format!("{auth}.key"))).expect("it is written"), KEY);
-        let refused = get("other", auth, "other.key").code(3);
-        assert!(refused.stderr.contains("SSO_E_ACCESSDENIED (0x80630005)"), "{}", refused.stderr);
-    }
-    // Impacket, by its own Kerberos. It speaks Kerberos under SPNEGO alone.
-    let cache = realm.log_on("ssoadmin");
-    let kvno = MitRealm::command(&realm.folder, "kvno").args(["-c", &cache, "host/127.0.0.1"]).output();
-    assert!(kvno.expect("kvno starts").status.success());
-    let input = json!({
-        "auth": "spnego", "user": "ssoadmin", "domain": "MIT.TEST", "ccache": cache, "port": recorder.address.port(),
-    });
-    let done = sso_impacket(&service, input);
-    assert_eq!(done["answers"], json!([success(false)]), "{done:#}");
-    assert!(!recorder.has_part_of(&KEY, 4));
-    let delivered = service.audit("master_secret_delivered");
-    assert_eq!(delivered.len(), 3);
-    for line in delivered {
-        assert_eq!(line["keytab_principal"], "host/127.0.0.1@MIT.TEST", "{line:#}");
-        assert_eq!(line["administrator"], "principal:ssoadmin@MIT.TEST");
-    }
-}
-
-#[test]
-fn ticket_without_sids_is_refused_in_a_realm_of_kind_ad() {
-    let realm = MitRealm::new("host/127.0.0.1", &["ssoadmin"]);
-    let demo = demo();
-    with_kerberos(&demo, &realm, "ad");
-    let service = demo.serve();
-    let (server, cache) = (service.master_secret().to_string(), realm.log_on("ssoadmin"));
-    let kdc = format!("127.0.0.1:{}", realm.port);
-    let command = [
-        "sso", "secret", "get", "--server", &server, "--auth", "kerberos", "--ccache", &cache, "--kdc", &kdc,
-    ];
-    service.rcmpd(&[&command[..], &["--output", "refused.key"]].concat()).code(5);
-    let refused = service.audit("authentication_refused");
-    assert_eq!(refused[0]["reason"], "pac-without-logon-info", "{refused:#?}");
-    assert!(!service.path("refused.key").exists());
 }
 
 /// A demo, named as a member of the domain, whose users that domain controller checks. Members of a group there are administrators.

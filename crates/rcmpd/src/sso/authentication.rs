@@ -38,8 +38,7 @@ pub fn providers(
                 .map(|(name, kind)| ClientRealm { name: name.clone(), kind: *kind })
                 .collect(),
             skew: kerberos.clock_skew,
-            // One for all listeners, the endpoint mapper's included: they share the keys.
-            replay: Arc::default(),
+            replay: sso.replay(),
         });
         mechanisms.push(Mechanism {
             auth_type: AuthType::KERBEROS,

@@ -1,10 +1,9 @@
 //! What an operator should mend before the master secret is served.
 
 use super::domains::misfits;
-use super::keytab::read;
+use super::keytab::{MachineAccounts, read};
 use crate::config::{Config, Sso};
-use account_store::NtHash;
-use rpc_auth::kerberos::{MachineAccount, RealmKind};
+use rpc_auth::kerberos::RealmKind;
 use sso_secret::State;
 
 /// Errors, with which the service does not start, and warnings.
@@ -58,19 +57,9 @@ pub fn check(config: &Config, section: &Sso) -> SsoFindings {
     if let Some(kerberos) = &section.kerberos {
         match read(&kerberos.keytab) {
             Ok(keytab) => {
-                for (name, hash) in machine_accounts(config, section) {
-                    let machine = MachineAccount {
-                        name: Some(&name),
-                        nt_hash: hash.as_ref().map(NtHash::expose),
-                        keys: &[],
-                    };
-                    for problem in keytab.problems(&machine) {
-                        let list = if problem.is_error() { &mut found.problems } else { &mut found.warnings };
-                        let text = format!("{}: {problem}", kerberos.keytab.display());
-                        if !list.contains(&text) {
-                            list.push(text);
-                        }
-                    }
+                for problem in MachineAccounts::new(config, section).problems(&keytab) {
+                    let list = if problem.is_error() { &mut found.problems } else { &mut found.warnings };
+                    list.push(format!("{}: {problem}", kerberos.keytab.display()));
                 }
             }
             Err(error) => found.problems.push(format!("cannot use sso.kerberos.keytab: {error:#}")),
@@ -95,17 +84,4 @@ fn unfiltered_realms(section: &Sso) -> Vec<String> {
             })
             .collect(),
     }
-}
-
-/// Accounts of secure channels whose keys must not be in the keytab; at least one, without a name.
-fn machine_accounts(config: &Config, section: &Sso) -> Vec<(String, Option<NtHash>)> {
-    let client = config.client.iter().map(|client| (client.account.clone(), &client.secret));
-    let domains = section.ntlm.iter().flat_map(|ntlm| &ntlm.domains);
-    let domains = domains.filter_map(|it| Some((it.peer.account.clone(), it.peer.secret.as_ref()?)));
-    let mut accounts: Vec<_> = client
-        .chain(domains)
-        .map(|(name, secret)| (name, secret.read().ok().map(|password| NtHash::from_password(&password))))
-        .collect();
-    accounts.push((format!("{}$", config.server), None));
-    accounts
 }

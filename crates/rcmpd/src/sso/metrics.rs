@@ -4,10 +4,11 @@ use super::LiveSecrets;
 use dcerpc_tokio::encode_family;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
+use rpc_auth::kerberos::ReplayCache;
 use rpc_auth_tokio::AuthCounters;
 use sso_service::Answer;
 use std::fmt;
@@ -54,6 +55,34 @@ impl SsoMetrics {
             self.trailing.clone(),
         );
         registry.register_collector(Box::new(SecretCollector(Arc::clone(secrets))));
+    }
+}
+
+/// Registers what the replay cache of Kerberos holds and lost.
+pub(super) fn register_replay_cache(registry: &mut Registry, cache: &Arc<ReplayCache>) {
+    registry.register_collector(Box::new(ReplayCollector(Arc::clone(cache))));
+}
+
+#[derive(Debug)]
+struct ReplayCollector(Arc<ReplayCache>);
+
+impl Collector for ReplayCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let entries = i64::try_from(self.0.len()).unwrap_or(i64::MAX);
+        encode_family(
+            &mut encoder,
+            ("sso_replay_cache_entries", "Kerberos authenticators that may not come again", None),
+            [(dcerpc_tokio::NO_LABELS, ConstGauge::new(entries))],
+        )?;
+        encode_family(
+            &mut encoder,
+            (
+                "sso_replay_cache_evictions",
+                "Kerberos authenticators that the full replay cache evicted before they expired",
+                None,
+            ),
+            [(dcerpc_tokio::NO_LABELS, ConstCounter::new(self.0.evictions()))],
+        )
     }
 }
 

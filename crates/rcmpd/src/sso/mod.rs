@@ -35,8 +35,10 @@ use dcerpc::server::Reply;
 use dcerpc_tokio::{Interface, Registry, RpcCall, SecurityProvider, Server, listen_on};
 use domains::CheckedDomain;
 use dtyp::Decode;
+use keytab::MachineAccounts;
 use netlogon_tokio::Servers;
 use rcmp_service::CallContext;
+use rpc_auth::kerberos::ReplayCache;
 use rpc_auth_tokio::{AuthAudit, AuthCounters};
 use sso_service::{AccessRules, MASTER_SECRET, MasterSecretCall, MasterSecretServer, NdrRange, Outcome};
 use std::net::SocketAddr;
@@ -66,6 +68,8 @@ struct Inner {
     audit: Arc<SsoAudit>,
     metrics: SsoMetrics,
     keytab: Option<Arc<WatchedKeytab>>,
+    /// One for all listeners, the endpoint mapper's included: they share the keys.
+    replay: Arc<ReplayCache>,
     password_marks: PasswordMarks,
     stores: Option<Stores>,
     domains: Vec<CheckedDomain>,
@@ -116,7 +120,8 @@ impl Sso {
         stores: Option<&Stores>,
         audit: Arc<AuditLog>,
     ) -> anyhow::Result<Self> {
-        let keytab = section.kerberos.as_ref().map(|kerberos| WatchedKeytab::open(&kerberos.keytab));
+        let machines = MachineAccounts::new(config, section);
+        let keytab = section.kerberos.as_ref().map(|it| WatchedKeytab::open(&it.keytab, machines));
         let keytab = keytab.transpose()?.map(Arc::new);
         let audit = Arc::new(SsoAudit::new(audit));
         let password_marks = PasswordMarks::new()?;
@@ -133,6 +138,7 @@ impl Sso {
             audit,
             metrics,
             keytab,
+            replay: Arc::default(),
             password_marks,
             stores,
             domains,
@@ -142,6 +148,11 @@ impl Sso {
     /// The keys of the service, if it speaks Kerberos.
     pub fn keytab(&self) -> Option<&Arc<WatchedKeytab>> {
         self.0.keytab.as_ref()
+    }
+
+    /// The authenticators that were accepted.
+    fn replay(&self) -> Arc<ReplayCache> {
+        Arc::clone(&self.0.replay)
     }
 
     /// The domain controllers that check NTLM proofs, with the NetBIOS name of their domain.
@@ -167,6 +178,9 @@ impl Sso {
     /// Registers all metrics of the service.
     pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
         self.0.metrics.register(registry, &self.0.secrets);
+        if self.0.keytab.is_some() {
+            metrics::register_replay_cache(registry, &self.0.replay);
+        }
     }
 
     /// What a reload may change.

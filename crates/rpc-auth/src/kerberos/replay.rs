@@ -35,6 +35,7 @@ struct Table {
     authenticators: FairTable<Account, Authenticator>,
     known: HashMap<Hash, Ticket>,
     by_expiry: BTreeSet<(FileTime, Ticket)>,
+    evictions: u64,
 }
 
 #[derive(Debug)]
@@ -56,6 +57,7 @@ impl ReplayCache {
             authenticators: FairTable::new(max, max),
             known: HashMap::new(),
             by_expiry: BTreeSet::new(),
+            evictions: 0,
         };
         Self { table: Mutex::new(table) }
     }
@@ -68,6 +70,11 @@ impl ReplayCache {
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How many authenticators a full cache forgot before they expired.
+    pub fn evictions(&self) -> u64 {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).evictions
     }
 
     /// Remembers an authenticator until `expires`. Whether it is new. `user` is the client, after all other
@@ -101,6 +108,7 @@ impl Table {
             && let Some(ticket) = self.known.remove(&evicted.hash)
         {
             self.by_expiry.remove(&(evicted.expires, ticket));
+            self.evictions += 1;
         }
         self.known.insert(hash, ticket);
         self.by_expiry.insert((expires, ticket));
@@ -150,7 +158,7 @@ mod tests {
         assert!(!cache.insert(b"a", &alice, at(300), at(300)), "the last instant");
         assert!(!cache.insert(b"a", &bob, at(1), at(300)), "another client");
         assert!(cache.insert(b"a", &alice, at(301), at(601)));
-        assert_eq!(cache.len(), 1, "the others are forgotten");
+        assert_eq!((cache.len(), cache.evictions()), (1, 0), "the others expired");
         let table = cache.table.lock().expect("not poisoned");
         assert_eq!((table.authenticators.len(), table.by_expiry.len()), (1, 1));
     }
@@ -176,7 +184,8 @@ mod tests {
         for n in 0..5 {
             assert!(!insert(&alice, n), "of an account that has fewer, nothing is forgotten");
         }
-        assert_eq!(cache.len(), 1000);
+        // 5 and 20 of alice, 20 times 2000 of the others.
+        assert_eq!((cache.len(), cache.evictions()), (1000, 25 + 40_000 - 1000));
         let table = cache.table.lock().expect("not poisoned");
         assert_eq!((table.authenticators.len(), table.by_expiry.len()), (1000, 1000));
     }
