@@ -233,7 +233,7 @@ fn ten_thousand_blobs_are_resealed_by_runs_that_are_killed() {
     for kill in 0..10 {
         let at = 700 + kill;
         let inject = format!("inject=rename:signal=KILL:when={at}");
-        let trace = ["-qq", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=rename", "-e", &inject];
+        let trace = ["-qq", "-o", "/dev/null", "-e", "trace=rename", "-e", &inject];
         let command = [program.as_str(), "sso", "reseal", "blobs", "--purpose", "app/test"];
         let killed = service.run(Path::new("strace"), &[&trace[..], &command, &cache].concat());
         assert_eq!(killed.code, -1, "{killed:?}");

@@ -211,7 +211,7 @@ fn wrong_operators_are_refused_with_their_reason() {
         let refused = demo.rcmpd(&["check-config", "rcmpd.toml"]).code(1);
         assert!(refused.stderr.contains(expected), "{keys}: {}", refused.stderr);
     }
-    let one = "operators = [\"group:daemon\"]\noperator_socket = \"s\"";
+    let one = "operators = [\"group:sso-operators\"]\noperator_socket = \"s\"";
     fs::write(demo.path("rcmpd.toml"), good.replace("[sso.ntlm]", &format!("{one}\n[sso.ntlm]"))).unwrap();
     demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
 }

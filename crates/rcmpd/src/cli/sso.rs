@@ -276,19 +276,18 @@ pub struct BackupKeyArgs {
 
 /// What a backup is encrypted with.
 #[derive(Args, Clone, Debug)]
-#[group(required = true, multiple = false, args = ["passphrase_file", "key_file", "recipient"])]
 pub struct BackupToArgs {
     /// A file with the passphrase of the backup, in one line; - for standard input.
-    #[arg(long, value_name = "F")]
+    #[arg(long, value_name = "F", required_unless_present_any = ["key_file", "recipient"])]
     pub passphrase_file: Option<PathBuf>,
     /// A key file of `rcmpd sso secret seal-key`.
-    #[arg(long, value_name = "F")]
+    #[arg(long, value_name = "F", conflicts_with = "passphrase_file")]
     pub key_file: Option<PathBuf>,
     /// The public key of `rcmpd sso recipient`, or a file with it. Only the private key opens the backup.
-    #[arg(long, value_name = "TEXT|F")]
+    #[arg(long, value_name = "TEXT|F", conflicts_with_all = ["passphrase_file", "key_file"])]
     pub recipient: Option<String>,
     /// The backup is for a node, which learns older keys from it. It does not count as a backup of the server.
-    #[arg(long, requires = "recipient")]
+    #[arg(long, requires = "recipient", conflicts_with_all = ["passphrase_file", "key_file"])]
     pub for_node: bool,
 }
 
