@@ -9,7 +9,7 @@ use sso_secret::{
     SealingSource, SecretStore, State, UnixTime,
 };
 use std::fs::{self};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
