@@ -34,7 +34,7 @@ pub enum SsoCommand {
     ///
     /// If the file is there already, it stays as it is.
     #[command(
-        after_help = "Example, on the node:\n  rcmpd sso recipient node.recipient\nand on the server:\n  rcmpd sso secret backup node.backup --for-node --recipient rcmpd-recipient-1:… -c FILE"
+        after_help = "Example, on the node:\n  rcmpd sso recipient node.recipient\nand on the server:\n  rcmpd sso secret backup node.backup --for-node \\\n      --recipient rcmpd-recipient-1:… -c FILE"
     )]
     Recipient {
         /// The file of the private key.

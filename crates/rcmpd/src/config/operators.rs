@@ -16,7 +16,7 @@ pub enum Operator {
 }
 
 /// The number of users that have none here: processes of another user namespace appear under it (user_namespaces(7)).
-pub const NOBODY: u32 = 65534;
+pub const OVERFLOW_UID: u32 = 65534;
 /// Names of accounts and groups that services without an account of their own share.
 const SHARED: [&str; 4] = ["nobody", "nogroup", "daemon", "users"];
 
@@ -37,7 +37,7 @@ impl Operator {
             Some(("user" | "group", name)) if SHARED.contains(&name) => {
                 Err("many services and users share this one")
             }
-            Some(("uid", number)) if number.parse() == Ok(NOBODY) => {
+            Some(("uid", number)) if number.parse() == Ok(OVERFLOW_UID) => {
                 Err("many services and users share this one")
             }
             Some(("user", name)) if is_name(name) => Ok(Self::User(name.to_owned())),
@@ -57,7 +57,7 @@ impl Checker<'_> {
         socket: Option<&Spanned<PathBuf>>,
         group: Option<&String>,
     ) -> (Vec<Operator>, Option<OperatorSocket>) {
-        let help = "name those who may change the secret, or remove the key: then only root and the owner of the folder may";
+        let help = "name users or groups that may change the secret, or remove the key: then only root and the owner of the folder may";
         let mut operators = Vec::new();
         for entry in self.restricting("operators", list, help).to_vec() {
             match Operator::parse(entry.get_ref()) {

@@ -1,11 +1,11 @@
-//! The socket by which operators change the master secret: local users whom the kernel names, evaluated at each operation.
+//! The socket by which operators change the master secret: the kernel names the local user, whose right is evaluated at each operation.
 //!
 //! A connection carries one operation: a line of JSON, answered by a line of JSON ([`Operation`], [`Done`] or [`NotDone`]). Backups pass
 //! over it encrypted; the master secret never does.
 
 use super::Sso;
 use super::operations::{Done, Operation};
-use crate::config::{self, NOBODY, Operator};
+use crate::config::{self, OVERFLOW_UID, Operator};
 use anyhow::{Context, bail};
 use dcerpc_tokio::{BACKLOG, ConnectionLimiter, ConnectionLimits, ConnectionPermit};
 use rustix::process::geteuid;
@@ -69,7 +69,7 @@ fn may_operate(operators: &[Operator], uid: u32) -> bool {
         Operator::User(name) => uzers::get_user_by_name(name).is_some_and(|user| user.uid() == uid),
         Operator::Group(name) => is_member(name),
     };
-    uid != NOBODY && (uid == 0 || uid == geteuid().as_raw() || operators.iter().any(is_named))
+    uid != OVERFLOW_UID && (uid == 0 || uid == geteuid().as_raw() || operators.iter().any(is_named))
 }
 
 /// The name of a user, for the audit log.
@@ -310,7 +310,7 @@ mod tests {
             (vec![Operator::Group(group)], other, false),
             (vec![Operator::Group("no-such-group".to_owned())], daemon, false),
             // Where the configuration was not checked, too.
-            (vec![Operator::Uid(NOBODY)], NOBODY, false),
+            (vec![Operator::Uid(OVERFLOW_UID)], OVERFLOW_UID, false),
             (vec![], 0, true),
         ] {
             assert_eq!(may_operate(&operators, uid), may, "{operators:?} {uid}");
