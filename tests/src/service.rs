@@ -485,7 +485,9 @@ impl Service {
     /// Serves again after [`Service::kill`], on the same ports.
     pub fn start_again(&mut self) {
         let netlogon = self.netlogon;
-        self.edit(|text| text.replace(&format!("\"{}:0\"]", netlogon.ip()), &format!("\"{netlogon}\"]")));
+        let (free, same) = (format!("\"{}:0\"]", netlogon.ip()), format!("\"{netlogon}\"]"));
+        // The first listener is Netlogon's. Others take a free port again.
+        self.edit(|text| if text.contains(&same) { text } else { text.replacen(&free, &same, 1) });
         self.child = self.demo.spawn(Command::new(binary()));
         self.wait_for_log(" Ready ");
         self.admin = self.address("Serving health");

@@ -10,8 +10,8 @@
 mod sso;
 
 pub use sso::{
-    BackupKeyArgs, BlobArgs, CacheArgs, ConfigOnly, GetArgs, MechanismArg, OptionalClientArgs, SecretCommand,
-    SsoCommand,
+    BackupKeyArgs, BackupToArgs, BlobArgs, CacheArgs, ConfigOnly, GetArgs, MechanismArg, OptionalClientArgs,
+    PlaceArgs, SecretCommand, SsoCommand,
 };
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};

@@ -420,7 +420,7 @@ pub async fn check(config: &Config) -> Checked {
         sidecar::check_files(config, sidecar).into_iter().for_each(|file| _ = checked.add(file));
     }
     if let Some(section) = &config.sso {
-        let found = crate::sso::check(config, section);
+        let found = crate::sso::check(config, section, &crate::sso::store(section));
         checked.problems.extend(found.problems);
         checked.warnings.extend(found.warnings);
     }

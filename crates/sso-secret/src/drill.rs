@@ -2,9 +2,8 @@
 
 use crate::backup::BackupError;
 use crate::blob::{self, Purpose};
-use crate::memory::Locked;
 use crate::secret::Keyring;
-use crate::source::{PassphraseCost, SealingSource, SourceError, SourceKey, SourceKind};
+use crate::source::{HeldKey, SealingSource};
 use crate::store::{MachineId, OpenSecret, RestoreRules, SecretStore, StoreError};
 use crate::time::UnixTime;
 use std::fs::DirBuilder;
@@ -33,8 +32,7 @@ impl SecretStore {
             probes.push((generation, probe.map_err(|error| StoreError::NotAdded(error.to_string()))?));
         }
         let folder = Scratch::new(scratch)?;
-        let fresh = SourceKey::fill(|bytes| getrandom::fill(bytes)).map_err(BackupError::Random)?;
-        let source = Arc::new(MemoryKey(fresh));
+        let source = Arc::new(HeldKey::random("memory").map_err(BackupError::Random)?);
         let elsewhere =
             || SecretStore::new(&folder.0, source.clone(), MachineId::new("drill")).with_clock(self.clock());
         elsewhere().restore(bytes, key, now, Duration::ZERO, RestoreRules::default())?;
@@ -46,23 +44,6 @@ impl SecretStore {
             }
         }
         self.note_drill(now)
-    }
-}
-
-/// A key that exists only in this process.
-struct MemoryKey(SourceKey);
-
-impl SealingSource for MemoryKey {
-    fn name(&self) -> String {
-        "memory".to_owned()
-    }
-
-    fn kind(&self) -> SourceKind {
-        SourceKind::Key
-    }
-
-    fn key(&self, _: &[u8; 32], _: Option<PassphraseCost>) -> Result<SourceKey, SourceError> {
-        Ok(Locked::copy(self.0.expose()))
     }
 }
 

@@ -58,7 +58,9 @@ pub use memory::PageLock;
 pub use node::NodeKeys;
 pub use recipient::{Recipient, RecipientKey};
 pub use secret::{KeyId, Keyring, MasterSecret, NotASecret};
-pub use source::{KeyFile, Passphrase, PassphraseCost, Sealed, SealingSource, SourceError, SourceKind};
+pub use source::{
+    HeldKey, KeyFile, Passphrase, PassphraseCost, Sealed, SealingSource, SourceError, SourceKind,
+};
 pub use status::Status;
 pub use store::{MachineId, OpenSecret, RestoreRules, SecretStore, State, StoreError};
 pub use time::UnixTime;

@@ -4,7 +4,7 @@
 //! [`PageLock::Refused`] says why: an operator raises `LimitMEMLOCK=` of the unit. A page is 4 KiB, and there are at most a few
 //! dozen: one for each generation and one for the sealing key.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use zeroize::Zeroize;
 
@@ -15,7 +15,7 @@ const PAGE: usize = 4096;
 struct Page([u8; PAGE]);
 
 /// Whether secrets are kept out of swap.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PageLock {
     /// The page is locked.

@@ -2,7 +2,7 @@
 
 use crate::derive;
 use crate::memory::Locked;
-use crate::source::{self, PassphraseCost, SealingSource, SourceError, SourceKey, SourceKind};
+use crate::source::{self, HeldKey, PassphraseCost, SealingSource, SourceError, SourceKey, SourceKind};
 use aws_lc_rs::agreement::{self, EphemeralPrivateKey, PrivateKey, UnparsedPublicKey, X25519};
 use aws_lc_rs::rand::SystemRandom;
 use std::path::Path;
@@ -54,20 +54,19 @@ impl SealingSource for Recipient {
 }
 
 /// The private key of a recipient, in a file as [`KeyFile`](crate::KeyFile) reads it.
-pub struct RecipientKey {
-    name: String,
-    private: SourceKey,
-}
+#[derive(Debug)]
+pub struct RecipientKey(HeldKey);
 
 impl RecipientKey {
     /// Writes a new private key to a file with mode 0600. A file that exists is never touched.
     pub fn create(path: &Path) -> std::io::Result<Self> {
-        Ok(Self { name: source::file_name(path), private: source::create_key(path)? })
+        let private = source::create_key(path)?;
+        Ok(Self(HeldKey::new(&source::file_name(path), private.expose())))
     }
 
     /// Reads a private key.
     pub fn read(path: &Path) -> Result<Self, SourceError> {
-        Ok(Self { name: source::file_name(path), private: source::read_key(path)? })
+        HeldKey::read(path).map(Self)
     }
 
     /// Its public key.
@@ -77,13 +76,19 @@ impl RecipientKey {
     }
 
     fn agreement(&self) -> Result<PrivateKey, SourceError> {
-        PrivateKey::from_private_key(&X25519, self.private.expose()).map_err(|_| no_agreement())
+        PrivateKey::from_private_key(&X25519, self.0.expose()).map_err(|_| no_agreement())
+    }
+}
+
+impl From<HeldKey> for RecipientKey {
+    fn from(private: HeldKey) -> Self {
+        Self(private)
     }
 }
 
 impl SealingSource for RecipientKey {
     fn name(&self) -> String {
-        self.name.clone()
+        self.0.name()
     }
 
     fn kind(&self) -> SourceKind {

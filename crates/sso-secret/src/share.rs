@@ -12,12 +12,12 @@
 //! | 4 | the first octets of SHA-256 over the 38 octets before: a typing error is found before shares are combined |
 
 use crate::derive;
-use crate::files::read_bounded;
+use crate::files::{self, RealDisk, read_bounded};
 use crate::memory::Locked;
 use crate::source::{PassphraseCost, SealingSource, SourceError, SourceKey, SourceKind};
 use sha2::{Digest, Sha256};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// More shares than an operator's team has members.
@@ -81,6 +81,12 @@ pub fn split(key: &SourceKey, threshold: u8, count: u8) -> Result<Vec<Share>, Sh
     Ok(split_with(key, threshold, count, &coefficients))
 }
 
+/// Splits a new random key, which exists nowhere else.
+pub fn split_new(threshold: u8, count: u8) -> Result<Vec<Share>, ShareError> {
+    let key = SourceKey::fill(|bytes| getrandom::fill(bytes)).map_err(|_| ShareError::Random)?;
+    split(&key, threshold, count)
+}
+
 fn split_with(key: &SourceKey, threshold: u8, count: u8, coefficients: &[[u8; 32]]) -> Vec<Share> {
     let share = |x: u8| {
         let Ok(y) = Locked::fill(|y: &mut [u8; 32]| {
@@ -105,12 +111,7 @@ pub fn combine(shares: &[Share]) -> Result<SourceKey, ShareError> {
     if shares.iter().any(|share| (share.set, share.threshold) != (first.set, first.threshold)) {
         return Err(ShareError::Sets);
     }
-    let mut distinct: Vec<&Share> = Vec::new();
-    for share in shares {
-        if distinct.iter().all(|known| known.x != share.x) {
-            distinct.push(share);
-        }
-    }
+    let distinct = distinct(shares);
     if distinct.len() < usize::from(first.threshold) {
         return Err(ShareError::TooFew { have: distinct.len(), need: first.threshold });
     }
@@ -128,6 +129,17 @@ pub fn combine(shares: &[Share]) -> Result<SourceKey, ShareError> {
         true => Ok(key),
         false => Err(ShareError::Wrong),
     }
+}
+
+/// Of shares with one x, the first.
+fn distinct(shares: &[Share]) -> Vec<&Share> {
+    let mut distinct: Vec<&Share> = Vec::new();
+    for share in shares {
+        if distinct.iter().all(|known| known.x != share.x) {
+            distinct.push(share);
+        }
+    }
+    distinct
 }
 
 fn set_of(key: &SourceKey) -> [u8; 4] {
@@ -192,21 +204,90 @@ impl fmt::Debug for Share {
     }
 }
 
-/// A sealing key whose shares are in files, one in each, which only their owner may read.
-#[derive(Clone, Debug)]
-pub struct ShareFiles(Vec<PathBuf>);
+/// The end of the names of files with shares.
+const FILE_END: &str = ".share";
 
-impl ShareFiles {
-    /// Names the files. At most 16 are read.
-    pub fn new(paths: Vec<PathBuf>) -> Self {
-        Self(paths)
+/// A sealing key whose shares are in the files of a folder whose names end with `.share`: one in each, which only their owner may read.
+#[derive(Clone, Debug)]
+pub struct ShareFolder(PathBuf);
+
+/// How many shares are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharesThere {
+    /// Distinct shares of the set.
+    pub have: usize,
+    /// k.
+    pub need: u8,
+}
+
+impl ShareFolder {
+    /// Names the folder. One that is not there has no shares.
+    pub fn new(folder: &Path) -> Self {
+        Self(folder.to_owned())
+    }
+
+    /// Writes a share to a file of the folder, for the folder's owner. A share that is there already counts once. A share of another set
+    /// than those that are there is refused.
+    pub fn add(&self, share: &Share) -> Result<SharesThere, ShareFileError> {
+        let failed = |path: &Path, error| ShareFileError::File(path.to_owned(), error);
+        let mut there = self.read()?;
+        if there.iter().any(|other| (other.set, other.threshold) != (share.set, share.threshold)) {
+            return Err(ShareFileError::Share(self.0.clone(), ShareError::Sets));
+        }
+        if there.iter().all(|other| other.x != share.x) {
+            let path = self.0.join(format!("{}-{}{FILE_END}", dtyp::hex(&share.set), share.x));
+            let text = Zeroizing::new(format!("{}\n", *share.text()));
+            files::write_owned(&RealDisk, &path, text.as_bytes()).map_err(|error| failed(&path, error))?;
+            there.push(Share { y: Locked::copy(share.y.expose()), ..*share });
+        }
+        Ok(SharesThere { have: distinct(&there).len(), need: share.threshold })
+    }
+
+    fn read(&self) -> Result<Vec<Share>, ShareFileError> {
+        let failed = |path: &Path, error| ShareFileError::File(path.to_owned(), error);
+        let entries = match std::fs::read_dir(&self.0) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(&self.0, error)),
+        };
+        let mut shares = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(|error| failed(&self.0, error))?.path();
+            if !path.as_os_str().as_encoded_bytes().ends_with(FILE_END.as_bytes()) {
+                continue;
+            }
+            if shares.len() == usize::from(SHARES_MAX) {
+                return Err(ShareFileError::TooMany(self.0.clone()));
+            }
+            let bytes = read_bounded(&path, TEXT_LEN_MAX).map_err(|error| failed(&path, error))?;
+            let text = std::str::from_utf8(&bytes).map_err(|_| ShareError::Text);
+            let share = text.and_then(Share::parse);
+            shares.push(share.map_err(|error| ShareFileError::Share(path, error))?);
+        }
+        Ok(shares)
     }
 }
 
-impl SealingSource for ShareFiles {
+/// A share with an end of line.
+const TEXT_LEN_MAX: usize = PREFIX.len() + 2 * LEN + 2;
+
+/// Why a folder of shares cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ShareFileError {
+    /// The file system.
+    #[error("{}: {}", .0.display(), .1)]
+    File(PathBuf, #[source] std::io::Error),
+    /// A file has no share, or one of another set.
+    #[error("{}: {}", .0.display(), .1)]
+    Share(PathBuf, #[source] ShareError),
+    /// More files than a set has shares.
+    #[error("{} has more than {SHARES_MAX} shares: remove those that do not belong to the key", .0.display())]
+    TooMany(PathBuf),
+}
+
+impl SealingSource for ShareFolder {
     fn name(&self) -> String {
-        let paths: Vec<_> = self.0.iter().map(|path| path.display().to_string()).collect();
-        format!("shares:{}", paths.join(","))
+        format!("shares:{}", self.0.display())
     }
 
     fn kind(&self) -> SourceKind {
@@ -214,30 +295,11 @@ impl SealingSource for ShareFiles {
     }
 
     fn key(&self, _: &[u8; 32], _: Option<PassphraseCost>) -> Result<SourceKey, SourceError> {
-        let mut shares = Vec::new();
-        let mut missing = Vec::new();
-        for path in self.0.iter().take(usize::from(SHARES_MAX)) {
-            let unusable = |why: &dyn fmt::Display| {
-                SourceError::Unusable(format!("cannot be used: {}: {why}", path.display()))
-            };
-            match read_bounded(path, PREFIX.len() + 2 * LEN + 2) {
-                Ok(bytes) => {
-                    let text = std::str::from_utf8(&bytes).map_err(|_| unusable(&ShareError::Text))?;
-                    shares.push(Share::parse(text).map_err(|error| unusable(&error))?);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    missing.push(path.display().to_string())
-                }
-                Err(error) => return Err(unusable(&error)),
-            }
+        let unusable = |why: &dyn fmt::Display| SourceError::Unusable(format!("cannot be used: {why}"));
+        let shares = self.read().map_err(|error| unusable(&error))?;
+        if shares.is_empty() {
+            return Err(SourceError::Missing);
         }
-        match combine(&shares) {
-            Err(ShareError::TooFew { .. }) if shares.is_empty() => Err(SourceError::Missing),
-            Err(error @ ShareError::TooFew { .. }) => Err(SourceError::Unusable(format!(
-                "cannot be used: {error}; missing: {}",
-                missing.join(", ")
-            ))),
-            other => other.map_err(|error| SourceError::Unusable(format!("cannot be used: {error}"))),
-        }
+        combine(&shares).map_err(|error| unusable(&error))
     }
 }

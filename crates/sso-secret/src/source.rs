@@ -294,6 +294,54 @@ impl SealingSource for KeyFile {
     }
 }
 
+/// 32 octets that were read, or that never were in a file.
+pub struct HeldKey {
+    name: String,
+    key: SourceKey,
+}
+
+impl HeldKey {
+    /// A key with its name for people, such as the one of the file that it came from.
+    pub fn new(name: &str, key: &[u8; 32]) -> Self {
+        Self { name: name.to_owned(), key: SourceKey::copy(key) }
+    }
+
+    /// A key that exists only in this process.
+    pub(crate) fn random(name: &str) -> Result<Self, getrandom::Error> {
+        Ok(Self { name: name.to_owned(), key: SourceKey::fill(|bytes| getrandom::fill(bytes))? })
+    }
+
+    /// Reads a key file, now and not at each use.
+    pub fn read(path: &Path) -> Result<Self, SourceError> {
+        Ok(Self { name: file_name(path), key: read_key(path)? })
+    }
+
+    /// The 32 octets, which are secret.
+    pub fn expose(&self) -> &[u8; 32] {
+        self.key.expose()
+    }
+}
+
+impl fmt::Debug for HeldKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HeldKey({}, [redacted])", self.name)
+    }
+}
+
+impl SealingSource for HeldKey {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn kind(&self) -> SourceKind {
+        SourceKind::Key
+    }
+
+    fn key(&self, _: &[u8; SALT_LEN], _: Option<PassphraseCost>) -> Result<SourceKey, SourceError> {
+        Ok(Locked::copy(self.key.expose()))
+    }
+}
+
 /// The name of a source that is a file.
 pub(crate) fn file_name(path: &Path) -> String {
     format!("file:{}", path.display())

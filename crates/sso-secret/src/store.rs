@@ -50,9 +50,10 @@ use crate::envelope::{self, Envelope, FILE_MAX, FormatError};
 use crate::files::{self, Disk, RealDisk, read_replaced};
 use crate::generation::{Generation, Generations, Listed, NotAdded, Origin, Overlap};
 use crate::memory::PageLock;
+use crate::recipient::Recipient;
 use crate::record::{Record, Records};
 use crate::secret::{KeyId, Keyring, MasterSecret};
-use crate::source::{KeyHeader, Sealed, SealingSource, SourceKey};
+use crate::source::{KeyHeader, Sealed, SealingSource, SourceKey, SourceKind};
 use crate::status::{Facts, Status};
 use crate::time::UnixTime;
 use dtyp::{DecodeError, Reader};
@@ -348,6 +349,11 @@ impl SecretStore {
         Self { clock, ..self }
     }
 
+    /// How the sealing source makes its key.
+    pub fn source_kind(&self) -> SourceKind {
+        self.source.kind()
+    }
+
     /// The clock, for a store beside this one.
     pub(crate) fn clock(&self) -> fn() -> UnixTime {
         self.clock
@@ -473,14 +479,33 @@ impl SecretStore {
         recipient: &dyn SealingSource,
         now: UnixTime,
     ) -> Result<Arc<OpenSecret>, StoreError> {
+        let keep = |bytes: &[u8]| {
+            files::write_new(path, bytes).map_err(|error| StoreError::File { path: path.to_owned(), error })
+        };
+        self.backup(recipient, now, keep)
+    }
+
+    /// Makes a backup of all generations, encrypted for `recipient`. Its time is noted once `keep` has kept it.
+    pub fn backup(
+        &self,
+        recipient: &dyn SealingSource,
+        now: UnixTime,
+        keep: impl FnOnce(&[u8]) -> Result<(), StoreError>,
+    ) -> Result<Arc<OpenSecret>, StoreError> {
         let writer = self.writer()?;
         let open = writer.open()?;
-        let bytes = backup::write(&open.generations, open.rest.instance, now, recipient)?;
-        files::write_new(path, &bytes).map_err(|error| StoreError::File { path: path.to_owned(), error })?;
+        keep(&backup::write(&open.generations, open.rest.instance, now, recipient)?)?;
         let mut rest = open.rest.clone();
         rest.last_backup = now.0;
         rest.backup_generation = open.newest().0.number;
         writer.commit(open.generations.clone(), rest, &open.key_header, &open.key)
+    }
+
+    /// A backup for a node of the farm, from which it learns older keys. It is not noted: the node's key opens it, and no key of the
+    /// server's operators.
+    pub fn backup_for_node(&self, node: Recipient, now: UnixTime) -> Result<Vec<u8>, StoreError> {
+        let open = self.open()?;
+        Ok(backup::write(&open.generations, open.rest.instance, now, &node)?)
     }
 
     /// Brings back what a backup holds. All its secrets have opened their sentinels before a file is changed.

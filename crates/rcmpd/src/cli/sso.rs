@@ -30,6 +30,18 @@ pub enum SsoCommand {
         #[command(flatten)]
         json: JsonArg,
     },
+    /// Create the key of a recipient of backups, such as a node, and print its public key
+    ///
+    /// If the file is there already, it stays as it is.
+    #[command(
+        after_help = "Example, on the node:\n  rcmpd sso recipient node.recipient\nand on the server:\n  rcmpd sso secret backup node.backup --for-node \\\n      --recipient rcmpd-recipient-1:… -c FILE"
+    )]
+    Recipient {
+        /// The file of the private key.
+        file: PathBuf,
+        #[command(flatten)]
+        json: JsonArg,
+    },
     /// Seal the blobs of a folder again, under the newest cached key
     ///
     /// A run that is interrupted is completed by the next one.
@@ -58,7 +70,8 @@ pub struct CacheArgs {
     /// The sealed file of the keys that this node got.
     #[arg(long, value_name = "FILE")]
     pub cache: PathBuf,
-    /// What the cache is sealed with: file:PATH, cred:NAME, or passphrase: and one of these.
+    /// What the cache is sealed with, as in seal of [sso]: file:PATH, cred:NAME, passphrase: and one of these, shares:FOLDER, or a pkcs11:
+    /// URI.
     #[arg(long, value_name = "REF")]
     pub unseal: String,
     /// How long a cached key is used while no server answers, in hours.
@@ -90,18 +103,41 @@ pub struct BlobArgs {
 /// `rcmpd sso secret …`
 #[derive(Debug, Subcommand)]
 pub enum SecretCommand {
-    /// Create a key file that seals the master secret. Name it in seal of [sso]
+    /// Create a key that seals the master secret: a file, shares of a key, or a key in a PKCS#11 token. Name it in seal of [sso]
+    #[command(
+        after_help = "Example, three of five shares for five operators:\n  rcmpd sso secret seal-key seal --shares 5 --threshold 3\n\nThe whole key is in no file then: only in the shares seal.1.share to seal.5.share."
+    )]
     SealKey {
-        /// The file to create.
+        /// The file to create, or the pkcs11: URI of the key to create in a token.
+        #[arg(value_name = "FILE|URI")]
         file: PathBuf,
+        /// Split the key into so many shares, FILE.1.share and so on, 2 to 16.
+        #[arg(long, value_name = "N", requires = "threshold", value_parser = clap::value_parser!(u8).range(2..=16))]
+        shares: Option<u8>,
+        /// How many shares give the key.
+        #[arg(long, value_name = "K", requires = "shares", value_parser = clap::value_parser!(u8).range(2..=16))]
+        threshold: Option<u8>,
         #[command(flatten)]
         json: JsonArg,
     },
+    /// Add a share of the key that seals the master secret. With enough of them the secret is open
+    ///
+    /// The share is written to the folder that seal of [sso] names. A running service opens the secret within a second.
+    #[command(
+        after_help = "Exit codes: 0 the secret is open, 3 there is no secret, 7 more shares are needed."
+    )]
+    Unseal {
+        /// The file of the share; - for standard input.
+        #[arg(value_name = "SHARE")]
+        share: PathBuf,
+        #[command(flatten)]
+        place: PlaceArgs,
+    },
     /// Generate the first master secret
-    Generate(ConfigOnly),
+    Generate(PlaceArgs),
     /// Show the generations, the state, and the age of the last backup and drill. No octet of the secret is shown
     #[command(after_help = "Exit codes: 0 open, 3 there is no secret, 7 sealed.")]
-    Status(ConfigOnly),
+    Status(PlaceArgs),
     /// Generate a new generation. The previous one stays for the overlap
     #[command(
         after_help = "If the key may have leaked: --overlap-h 0 drops all older generations at once. A longer overlap leaves the nodes time to reseal."
@@ -112,20 +148,16 @@ pub enum SecretCommand {
         #[arg(long, value_name = "H", value_parser = clap::value_parser!(u64).range(0..=8760))]
         overlap_h: Option<u64>,
         #[command(flatten)]
-        config: ConfigArg,
-        #[command(flatten)]
-        json: JsonArg,
+        place: PlaceArgs,
     },
     /// Write an encrypted backup of all generations
     Backup {
         /// The file to create.
         file: PathBuf,
         #[command(flatten)]
-        key: BackupKeyArgs,
+        key: BackupToArgs,
         #[command(flatten)]
-        config: ConfigArg,
-        #[command(flatten)]
-        json: JsonArg,
+        place: PlaceArgs,
     },
     /// Restore a backup
     ///
@@ -148,9 +180,7 @@ pub enum SecretCommand {
         #[arg(long, value_name = "H", default_value_t = 168, value_parser = clap::value_parser!(u64).range(0..=8760))]
         overlap_h: u64,
         #[command(flatten)]
-        config: ConfigArg,
-        #[command(flatten)]
-        json: JsonArg,
+        place: PlaceArgs,
     },
     /// Rehearse a restore: restore a backup into a scratch folder and prove that it opens what the live secret sealed
     Drill {
@@ -159,12 +189,10 @@ pub enum SecretCommand {
         #[command(flatten)]
         key: BackupKeyArgs,
         /// The folder in which the scratch folder is made [default: the folder of the secret]
-        #[arg(long, value_name = "DIR")]
+        #[arg(long, value_name = "DIR", conflicts_with = "socket")]
         scratch: Option<PathBuf>,
         #[command(flatten)]
-        config: ConfigArg,
-        #[command(flatten)]
-        json: JsonArg,
+        place: PlaceArgs,
     },
     /// Declare a copied data folder to be the one that lives. Remove the other one
     Adopt(ConfigOnly),
@@ -215,15 +243,52 @@ pub struct ConfigOnly {
     pub json: JsonArg,
 }
 
-/// What a backup is encrypted with.
+/// Where the secret is.
+#[derive(Args, Clone, Debug)]
+pub struct PlaceArgs {
+    /// The configuration file. If you are not the owner of the secret's folder, the running service is asked at sso.operator_socket.
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "RCMPD_CONFIG",
+        hide_env_values = true,
+        required_unless_present = "socket"
+    )]
+    pub config: Option<PathBuf>,
+    /// Ask the running service at this socket, whatever the configuration says.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// What opens a backup.
 #[derive(Args, Clone, Debug)]
 pub struct BackupKeyArgs {
     /// A file with the passphrase of the backup, in one line; - for standard input.
     #[arg(long, value_name = "F", required_unless_present = "key_file")]
     pub passphrase_file: Option<PathBuf>,
+    /// A key file of `rcmpd sso secret seal-key`, or of `rcmpd sso recipient` for a backup with a recipient.
+    #[arg(long, value_name = "F", conflicts_with = "passphrase_file")]
+    pub key_file: Option<PathBuf>,
+}
+
+/// What a backup is encrypted with.
+#[derive(Args, Clone, Debug)]
+pub struct BackupToArgs {
+    /// A file with the passphrase of the backup, in one line; - for standard input.
+    #[arg(long, value_name = "F", required_unless_present_any = ["key_file", "recipient"])]
+    pub passphrase_file: Option<PathBuf>,
     /// A key file of `rcmpd sso secret seal-key`.
     #[arg(long, value_name = "F", conflicts_with = "passphrase_file")]
     pub key_file: Option<PathBuf>,
+    /// The public key of `rcmpd sso recipient`, or a file with it. Only the private key opens the backup.
+    #[arg(long, value_name = "TEXT|F", conflicts_with_all = ["passphrase_file", "key_file"])]
+    pub recipient: Option<String>,
+    /// The backup is for a node, which learns older keys from it. It does not count as a backup of the server.
+    #[arg(long, requires = "recipient", conflicts_with_all = ["passphrase_file", "key_file"])]
+    pub for_node: bool,
 }
 
 /// How a client authenticates.
@@ -284,7 +349,8 @@ pub struct GetArgs {
     /// Keep the secret in the sealed cache of this node.
     #[arg(long, value_name = "FILE", requires = "unseal")]
     pub cache: Option<PathBuf>,
-    /// What the cache is sealed with: file:PATH, cred:NAME, or passphrase: and one of these.
+    /// What the cache is sealed with, as in seal of [sso]: file:PATH, cred:NAME, passphrase: and one of these, shares:FOLDER, or a pkcs11:
+    /// URI.
     #[arg(long, value_name = "REF", requires = "cache")]
     pub unseal: Option<String>,
     /// How long a cached key is used while no server answers, in hours.

@@ -2,24 +2,27 @@
 
 use super::{UNUSABLE, exit_code, failed, load};
 use crate::cli::{
-    BackupKeyArgs, CacheArgs, ConfigArg, ConfigOnly, GetArgs, MechanismArg, OptionalClientArgs,
-    SecretCommand, SsoCommand,
+    BackupKeyArgs, BackupToArgs, CacheArgs, ConfigArg, ConfigOnly, GetArgs, JsonArg, MechanismArg,
+    OptionalClientArgs, PlaceArgs, SecretCommand, SsoCommand,
 };
 use crate::config::{self, SecretRef};
 use crate::output::{self, visible};
 use crate::sso;
 use crate::sso::client::{Credentials, Failure, NtlmUser, Tickets, get_from_first};
+use crate::sso::operations::{BackupKey, Done, Octets, Operation, SecretText};
+use crate::sso::operators;
 use account_store::file_access;
 use anyhow::{Context, bail};
 use dcerpc::pdu::FaultStatus;
 use dtyp::FileTime;
 use pem_file::input;
 use rpc_auth::ntlm::NtHash;
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::json;
 use sso_secret::node::{CacheLimits, Delivery, NodeKeys};
 use sso_secret::{
-    KeyFile, KeyId, Keyring, MasterSecret, Overlap, PageLock, Purpose, RealDisk, RestoreRules, SealingSource,
-    SecretStore, Status, UnixTime, blob, reseal,
+    KeyFile, KeyId, Keyring, MasterSecret, PageLock, Purpose, RealDisk, Recipient, RecipientKey,
+    SealingSource, SecretStore, UnixTime, blob, reseal, share,
 };
 use sso_service::client::GetError;
 use std::io::Write;
@@ -30,8 +33,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// How long nodes may need the previous generation, in hours, where a rotation does not say it: a week.
-const OVERLAP_H: u64 = 168;
 /// There is no secret.
 const NO_SECRET: u8 = 3;
 /// The secret is sealed.
@@ -66,11 +67,27 @@ pub(super) async fn run(command: SsoCommand) -> anyhow::Result<u8> {
             write_new(&args.output, &opened.plain)
         }
         SsoCommand::Learn { file, key, cache, json } => {
-            let key = backup_key(&key)?;
-            let learnt = node(&cache)?.take_backup(&read_backup(&file)?, &*key, UnixTime::now())?;
+            let backup = read_backup(&file)?;
+            let key = backup_key(&key)?.to_open(&backup)?;
+            let learnt = node(&cache)?.take_backup(&backup, &*key, UnixTime::now())?;
             match json.json {
                 true => output::json(&json!({ "learnt": learnt })),
                 false => output::line(&format!("Learnt {}", output::counted(learnt as u64, "older key"))),
+            }
+            Ok(0)
+        }
+        SsoCommand::Recipient { file, json } => {
+            let unusable =
+                |error: &dyn std::fmt::Display| failed(UNUSABLE, format!("{} {error}", file.display()));
+            let key = match file.try_exists() {
+                Ok(false) => RecipientKey::create(&file)
+                    .with_context(|| format!("cannot create {}", file.display()))?,
+                _ => RecipientKey::read(&file).map_err(|error| unusable(&error))?,
+            };
+            let recipient = key.recipient().map_err(|error| unusable(&error))?;
+            match json.json {
+                true => output::json(&json!({ "file": file, "recipient": recipient.to_string() })),
+                false => output::line(&recipient.to_string()),
             }
             Ok(0)
         }
@@ -108,34 +125,22 @@ pub(super) async fn run(command: SsoCommand) -> anyhow::Result<u8> {
 
 async fn secret(command: SecretCommand) -> anyhow::Result<u8> {
     match command {
-        SecretCommand::SealKey { file, json } => {
-            KeyFile::create(&file).with_context(|| format!("cannot create {}", file.display()))?;
-            match json.json {
-                true => output::json(&json!({ "file": file })),
-                false => output::line(&format!(
-                    "Created {0}. Name it in the configuration: [sso] seal = \"file:{0}\"",
-                    file.display()
-                )),
-            }
-            Ok(0)
+        SecretCommand::SealKey { file, shares, threshold, json } => {
+            seal_key(&file, shares.zip(threshold), json)
         }
-        SecretCommand::Generate(ConfigOnly { config, json }) => {
-            let store = changeable(&config)?;
-            store.generate(UnixTime::now())?;
-            changed(&store, "Generated", json.json)
+        SecretCommand::Unseal { share, place } => {
+            let operation = Operation::Unseal { share: SecretText(read_share(&share)?) };
+            let done = operate(&place, &operation)?;
+            let (have, need) = done.shares.unwrap_or_default();
+            let what = format!("Added the share: {have} are there, and {need} are needed");
+            told(&done, Some(&what), place.json)
         }
-        SecretCommand::Status(ConfigOnly { config, json }) => status(&opened(&config)?, json.json),
-        SecretCommand::Rotate { overlap_h, config, json } => {
-            let store = changeable(&config)?;
-            let time = hours(overlap_h.unwrap_or(OVERLAP_H));
-            store.rotate(UnixTime::now(), Overlap { time, shorten_older: overlap_h.is_some() })?;
-            changed(&store, "Rotated", json.json)
+        SecretCommand::Generate(place) => change(&place, &Operation::Generate, "Generated"),
+        SecretCommand::Status(place) => told(&operate(&place, &Operation::Status)?, None, place.json),
+        SecretCommand::Rotate { overlap_h, place } => {
+            change(&place, &Operation::Rotate { overlap_h }, "Rotated")
         }
-        SecretCommand::Backup { file, key, config, json } => {
-            let store = changeable(&config)?;
-            store.backup_to(&file, &*backup_key(&key)?, UnixTime::now())?;
-            changed(&store, &format!("Backed up to {}", file.display()), json.json)
-        }
+        SecretCommand::Backup { file, key, place } => backup(&file, &key, &place),
         SecretCommand::Restore {
             file,
             key,
@@ -143,25 +148,22 @@ async fn secret(command: SecretCommand) -> anyhow::Result<u8> {
             allow_foreign,
             replace_sealed,
             overlap_h,
-            config,
-            json,
+            place,
         } => {
-            let store = changeable(&config)?;
-            let rules = RestoreRules { allow_older, allow_foreign, replace_sealed };
-            let bytes = read_backup(&file)?;
-            store.restore(&bytes, &*backup_key(&key)?, UnixTime::now(), hours(overlap_h), rules)?;
-            changed(&store, "Restored", json.json)
+            let (backup, key) = (Octets(read_backup(&file)?), backup_key(&key)?);
+            let operation =
+                Operation::Restore { backup, key, allow_older, allow_foreign, replace_sealed, overlap_h };
+            change(&place, &operation, "Restored")
         }
-        SecretCommand::Drill { file, key, scratch, config, json } => {
-            let store = changeable(&config)?;
-            let scratch = scratch.map_or_else(|| section(&config).map(|section| section.folder), Ok)?;
-            store.drill(&read_backup(&file)?, &*backup_key(&key)?, &scratch, UnixTime::now())?;
-            changed(&store, "The drill passed: the backup opens what the live secret sealed.", json.json)
+        SecretCommand::Drill { file, key, scratch, place } => {
+            let (backup, key) = (Octets(read_backup(&file)?), backup_key(&key)?);
+            let operation = Operation::Drill { backup, key, scratch };
+            change(&place, &operation, "The drill passed: the backup opens what the live secret sealed.")
         }
         SecretCommand::Adopt(ConfigOnly { config, json }) => {
             let store = changeable(&config)?;
             store.adopt()?;
-            changed(&store, "Adopted", json.json)
+            changed(&store, "Adopted", json)
         }
         SecretCommand::ExportPublicStatus { file, config } => {
             let value = serde_json::to_value(opened(&config)?.status())?;
@@ -186,7 +188,7 @@ async fn secret(command: SecretCommand) -> anyhow::Result<u8> {
                 (None, None) => bail!("give a file or --from-server"),
             };
             store.import(secret, UnixTime::now(), hours(overlap_h))?;
-            changed(&store, "Imported", json.json)
+            changed(&store, "Imported", json)
         }
         SecretCommand::Get(args) => get(args).await,
     }
@@ -353,8 +355,9 @@ fn write_secret(args: &GetArgs, octets: &[u8; 16]) -> anyhow::Result<u8> {
     if let Some(fd) = args.fd {
         // The descriptor is opened anew by its number, so that nothing of this process is closed by it.
         let path = format!("/proc/self/fd/{fd}");
-        let written =
-            std::fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(octets));
+        // What is in a file already stays in front of it.
+        let opened = std::fs::OpenOptions::new().append(true).open(&path);
+        let written = opened.and_then(|mut file| file.write_all(octets));
         written.map_err(|error| failed(UNUSABLE, format!("cannot write to the descriptor {fd}: {error}")))?;
     }
     Ok(0)
@@ -380,14 +383,8 @@ fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<u8> {
 
 /// What a cache of keys is sealed with, as [sso] seal says it.
 fn unseal_source(text: &str) -> anyhow::Result<Arc<dyn SealingSource>> {
-    let seal = config::SealRef::parse(text, Path::new("")).ok_or_else(|| {
-        failed(
-            2,
-            format!(
-                "{text} is no sealing source: write file:PATH, cred:NAME, or passphrase: and one of these"
-            ),
-        )
-    })?;
+    let seal = config::SealRef::parse(text, Path::new(""))
+        .map_err(|why| failed(2, format!("{text}: {why}: {}", config::SEAL_FORMS)))?;
     Ok(sso::seal_source(&seal))
 }
 
@@ -430,41 +427,170 @@ fn opened(config: &ConfigArg) -> anyhow::Result<SecretStore> {
     Ok(sso::store(&section(config)?))
 }
 
-/// The store, for a command that changes it: only the owner of its folder, or root, is an operator. Files that others could write
-/// would not be enough, because the folder may be shared with readers.
+/// The store, for a command that changes it on the files.
 fn changeable(config: &ConfigArg) -> anyhow::Result<SecretStore> {
     let section = section(config)?;
+    match is_own(&section)? {
+        true => Ok(sso::store(&section)),
+        false => Err(not_own(&section)),
+    }
+}
+
+/// Whether the user of this command may change the files: only the owner of the folder, or root. Files that others could write would not
+/// be enough, because the folder may be shared with readers.
+fn is_own(section: &config::Sso) -> anyhow::Result<bool> {
     let folder = &section.folder;
     let metadata = folder.metadata().with_context(|| {
         format!("cannot use the folder {}: create it, for the user of the service alone", folder.display())
     })?;
     let user = rustix::process::geteuid();
-    if !user.is_root() && user.as_raw() != metadata.uid() {
-        bail!(
-            "{} belongs to another user: only its owner and root may change the master secret",
-            folder.display()
-        );
+    Ok(user.is_root() || user.as_raw() == metadata.uid())
+}
+
+fn not_own(section: &config::Sso) -> anyhow::Error {
+    let folder = section.folder.display();
+    anyhow::anyhow!(
+        "{folder} belongs to another user: only its owner and root may change the master secret, and operators by sso.operator_socket"
+    )
+}
+
+/// Does it on the files, or has the running service do it.
+fn operate(place: &PlaceArgs, operation: &Operation) -> anyhow::Result<Done> {
+    if let Some(socket) = &place.socket {
+        return operators::ask(socket, operation);
     }
-    Ok(sso::store(&section))
+    // INVARIANT: the command line requires one of them.
+    let config = place.config.clone().context("give -c or --socket")?;
+    let section = section(&ConfigArg { config })?;
+    match (is_own(&section), &section.operator_socket) {
+        (Ok(true), _) => operation.perform(&sso::store(&section), &section),
+        (_, Some(socket)) => operators::ask(&socket.path, operation),
+        // What there is to read, if anything.
+        (_, None) if matches!(operation, Operation::Status) => {
+            operation.perform(&sso::store(&section), &section)
+        }
+        (Ok(false), None) => Err(not_own(&section)),
+        (Err(error), None) => Err(error),
+    }
+}
+
+fn change(place: &PlaceArgs, operation: &Operation, what: &str) -> anyhow::Result<u8> {
+    told(&operate(place, operation)?, Some(what), place.json)?;
+    Ok(0)
+}
+
+/// Writes a backup.
+fn backup(file: &Path, args: &BackupToArgs, place: &PlaceArgs) -> anyhow::Result<u8> {
+    let key = match (&args.passphrase_file, &args.key_file, &args.recipient) {
+        (Some(file), _, _) => passphrase(file)?,
+        (_, Some(file), _) => BackupKey::of_file(file)?,
+        (_, _, Some(recipient)) => BackupKey::Recipient(read_recipient(recipient)?),
+        // INVARIANT: the command line requires one of them.
+        (None, None, None) => bail!("give --passphrase-file, --key-file or --recipient"),
+    };
+    // Before the service notes a backup.
+    if file.symlink_metadata().is_ok() {
+        bail!("cannot write {}: the file exists already", file.display());
+    }
+    let file_to_create = Some(file.to_owned());
+    let done = operate(place, &Operation::Backup { key, for_node: args.for_node, file: file_to_create })?;
+    if let Some(octets) = &done.backup {
+        write_new(file, &octets.0).context("the backup was made, and is in no file: make another one")?;
+    }
+    told(&done, Some(&format!("Backed up to {}", file.display())), place.json)?;
+    Ok(0)
+}
+
+/// The text of a recipient, or the file that has it.
+fn read_recipient(text: &str) -> anyhow::Result<String> {
+    if Recipient::parse(text).is_some() {
+        return Ok(text.trim().to_owned());
+    }
+    let bytes = read_up_to(Path::new(text), RECIPIENT_LEN_MAX, "is too long for a recipient")?;
+    let read = String::from_utf8(bytes).ok().filter(|text| Recipient::parse(text).is_some());
+    let read = read.ok_or_else(|| {
+        failed(
+            UNUSABLE,
+            format!("{text} has no recipient: `rcmpd sso recipient` prints one, rcmpd-recipient-1:…"),
+        )
+    })?;
+    Ok(read.trim().to_owned())
+}
+
+/// A recipient has 82 characters.
+const RECIPIENT_LEN_MAX: u64 = 256;
+
+/// Creates what seals the secret.
+fn seal_key(file: &Path, shares: Option<(u8, u8)>, json: JsonArg) -> anyhow::Result<u8> {
+    let text = file.to_string_lossy();
+    let cannot = |path: &Path| format!("cannot create {}", path.display());
+    let (seal, files) = if text.starts_with("pkcs11:") {
+        if shares.is_some() {
+            return Err(failed(2, "a key in a token does not leave it, so it has no shares"));
+        }
+        let config::SealRef::Token(token) =
+            config::SealRef::parse(&text, Path::new("")).map_err(|why| failed(2, why))?
+        else {
+            bail!("this names no token")
+        };
+        let key = sso::token_key(&token);
+        key.create().map_err(|error| anyhow::anyhow!("{} {error}", key.name()))?;
+        (text.to_string(), Vec::new())
+    } else if let Some((count, threshold)) = shares {
+        let shares = share::split_new(threshold, count)?;
+        let mut files = Vec::new();
+        for (number, share) in shares.iter().enumerate() {
+            let path = PathBuf::from(format!("{text}.{}.share", number + 1));
+            let line = Zeroizing::new(format!("{}\n", *share.text()));
+            if let Err(error) = file_access::write_new(&path, line.as_bytes(), 0o600) {
+                // Fewer shares than were asked for are of no use.
+                files.iter().for_each(|path: &PathBuf| drop(std::fs::remove_file(path)));
+                return Err(error).with_context(|| cannot(&path));
+            }
+            files.push(path);
+        }
+        ("shares:FOLDER".to_owned(), files)
+    } else {
+        KeyFile::create(file).with_context(|| cannot(file))?;
+        (format!("file:{text}"), vec![file.to_owned()])
+    };
+    match (json.json, files.as_slice()) {
+        (true, [file]) => output::json(&json!({ "file": file, "seal": seal })),
+        (true, files) => output::json(&json!({ "files": files, "seal": seal })),
+        (false, [_, _, ..]) => output::lines(&visible(&format!(
+            "Created {}. Give each to another operator, and remove it here. Name the folder to which they are added in the configuration: [sso] seal = \"{seal}\"",
+            files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
+        ))),
+        (false, _) => output::line(&visible(&format!(
+            "Created {text}. Name it in the configuration: [sso] seal = \"{seal}\""
+        ))),
+    }
+    Ok(0)
+}
+
+/// The text of a share, in one line.
+fn read_share(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+    SecretRef::File(path.to_owned()).read().map_err(|error| failed(UNUSABLE, error))
 }
 
 const fn hours(hours: u64) -> Duration {
     Duration::from_secs(hours * 3600)
 }
 
-/// What a backup is encrypted with.
-fn backup_key(args: &BackupKeyArgs) -> anyhow::Result<Arc<dyn SealingSource>> {
-    Ok(match (&args.passphrase_file, &args.key_file) {
-        (Some(file), _) => {
-            let reference = SecretRef::File(file.clone());
-            // Standard input is read once, and what is wrong with the file is said before anything is done.
-            let text = reference.read().map_err(|error| failed(UNUSABLE, error))?;
-            Arc::new(sso_secret::Passphrase::typed(text))
-        }
-        (None, Some(file)) => Arc::new(KeyFile::file(file)),
+/// What opens a backup.
+fn backup_key(args: &BackupKeyArgs) -> anyhow::Result<BackupKey> {
+    match (&args.passphrase_file, &args.key_file) {
+        (Some(file), _) => passphrase(file),
+        (None, Some(file)) => BackupKey::of_file(file),
         // INVARIANT: the command line requires one of them.
         (None, None) => bail!("give --passphrase-file or --key-file"),
-    })
+    }
+}
+
+/// A passphrase. Standard input is read once, and what is wrong with the file is said before anything is done.
+fn passphrase(file: &Path) -> anyhow::Result<BackupKey> {
+    let text = SecretRef::File(file.to_owned()).read().map_err(|error| failed(UNUSABLE, error))?;
+    Ok(BackupKey::Passphrase(SecretText(text)))
 }
 
 /// More than a backup of all generations has.
@@ -490,53 +616,83 @@ fn read_secret(path: &Path) -> anyhow::Result<MasterSecret> {
     MasterSecret::from_octets(octets).map_err(|error| unusable(error.to_string()))
 }
 
-/// Says what was done, and the state after it.
-fn changed(store: &SecretStore, what: &str, as_json: bool) -> anyhow::Result<u8> {
-    let status = store.status();
-    match as_json {
-        true => output::json(&serde_json::to_value(&status)?),
-        false => {
-            output::lines(&visible(what));
-            facts(&status);
-        }
-    }
+/// Says what was done on the files, and the state after it.
+fn changed(store: &SecretStore, what: &str, json: JsonArg) -> anyhow::Result<u8> {
+    let done = Done { status: serde_json::to_value(store.status())?, ..Done::default() };
+    told(&done, Some(what), json)?;
     Ok(0)
 }
 
-fn status(store: &SecretStore, as_json: bool) -> anyhow::Result<u8> {
-    let status = store.status();
-    let code = match status.state {
+/// The public facts that are printed.
+#[derive(Deserialize)]
+struct Shown {
+    state: String,
+    sealed: Option<String>,
+    facts: Option<ShownFacts>,
+    page_lock: Option<PageLock>,
+}
+
+#[derive(Deserialize)]
+struct ShownFacts {
+    lineage: String,
+    instance: String,
+    is_copy: bool,
+    source: String,
+    generations: Vec<ShownGeneration>,
+    last_backup: Option<u64>,
+    backup_is_current: bool,
+    last_drill: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct ShownGeneration {
+    number: u32,
+    key_id: String,
+    created: u64,
+    overlap_ends: Option<u64>,
+}
+
+/// Says what was done, if anything, and the state after it. Returns the exit code of the state.
+fn told(done: &Done, what: Option<&str>, json: JsonArg) -> anyhow::Result<u8> {
+    let shown = Shown::deserialize(&done.status).context("the service sent no status")?;
+    let code = match shown.state.as_str() {
         "open" => 0,
         "none" => NO_SECRET,
         _ => SEALED,
     };
-    match as_json {
-        true => {
-            let mut value: Value = serde_json::to_value(&status)?;
+    if json.json {
+        let mut value = done.status.clone();
+        if what.is_none() {
             value["exit_code"] = json!(code);
-            output::json(&value);
         }
-        false => facts(&status),
+        if let Some((have, need)) = done.shares {
+            value["shares"] = json!({ "have": have, "need": need });
+        }
+        output::json(&value);
+    } else {
+        what.iter().for_each(|what| output::lines(&visible(what)));
+        facts(&shown);
     }
     Ok(code)
 }
 
-fn facts(status: &Status) {
+fn facts(status: &Shown) {
     let now = UnixTime::now();
-    let age = |time: Option<UnixTime>| match time {
+    let age = |time: Option<u64>| match time.map(UnixTime) {
         None => "never".to_owned(),
         Some(time) => format!("{} ({})", date(time), ago(now.since(time))),
     };
-    let mut rows = vec![("state", status.state.to_owned())];
+    let mut rows = vec![("state", visible(&status.state))];
     if let Some(why) = &status.sealed {
-        rows.push(("missing", why.clone()));
+        rows.push(("missing", visible(why)));
     }
     if let Some(facts) = &status.facts {
-        rows.push(("sealed with", facts.source.clone()));
-        rows.push(("lineage", facts.lineage.clone()));
-        rows.push(("instance", facts.instance.clone()));
+        rows.push(("sealed with", visible(&facts.source)));
+        rows.push(("lineage", visible(&facts.lineage)));
+        rows.push(("instance", visible(&facts.instance)));
         let backup = match (facts.last_backup, facts.backup_is_current) {
             (Some(_), false) => format!("{}: older than the newest generation", age(facts.last_backup)),
+            (None, _) => "never backed up".to_owned(),
             (time, _) => age(time),
         };
         rows.push(("last backup", backup));
@@ -555,9 +711,11 @@ fn facts(status: &Status) {
     let Some(facts) = &status.facts else { return };
     output::line("");
     let rows = facts.generations.iter().map(|generation| {
-        let overlap =
-            generation.overlap_ends.map_or_else(|| "newest".to_owned(), |end| format!("until {}", date(end)));
-        vec![generation.number.to_string(), generation.key_id.to_string(), date(generation.created), overlap]
+        let overlap = generation
+            .overlap_ends
+            .map_or_else(|| "newest".to_owned(), |end| format!("until {}", date(UnixTime(end))));
+        let created = date(UnixTime(generation.created));
+        vec![generation.number.to_string(), visible(&generation.key_id), created, overlap]
     });
     output::table(&["generation", "key id", "created", "overlap"], rows.collect());
 }

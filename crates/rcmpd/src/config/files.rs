@@ -1,6 +1,6 @@
 //! The files that a configuration names, and who else may use them.
 
-use super::{Config, Mapping, SealRef, SecretRef, Sso, StoreKind};
+use super::{Config, Mapping, SecretRef, Sso, StoreKind};
 use account_store::FileAccess;
 use account_store::file_access::database_files;
 use anyhow::{anyhow, bail};
@@ -14,17 +14,11 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     one == other || identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
-/// The keytab, the sealing key or its passphrase, and the files of the sealed secret.
+/// The keytab, the sealing key, its passphrase or PIN, and the files of the sealed secret.
 fn files_of_sso(sso: &Sso) -> Vec<PathBuf> {
-    let seal = match &sso.seal {
-        SealRef::Key(SecretRef::File(path)) | SealRef::Passphrase(SecretRef::File(path)) => {
-            Some(path.clone())
-        }
-        _ => None,
-    };
     let keytab = sso.kerberos.as_ref().map(|kerberos| kerberos.keytab.clone());
     let sealed = ["master-secret.sealed", "master-secret.instance"].map(|name| sso.folder.join(name));
-    seal.into_iter().chain(keytab).chain(sealed).collect()
+    sso.seal.file().map(Path::to_owned).into_iter().chain(keytab).chain(sealed).collect()
 }
 
 impl Config {

@@ -9,7 +9,9 @@ pub(crate) mod files;
 mod mapping;
 mod mapping_keys;
 mod ntlm;
+mod operators;
 mod peers;
+mod seal_ref;
 mod secret_ref;
 mod sections;
 mod sidecar;
@@ -19,15 +21,17 @@ mod trust;
 pub use diagnostics::{ConfigError, Problem};
 pub use mapping::{AuthorityEntry, Mapping};
 pub use ntlm::{Ntlm, NtlmDomain};
+pub use operators::{OVERFLOW_UID, Operator, OperatorSocket};
 pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Servers};
 use pem_file::input;
+pub use seal_ref::{FORMS as SEAL_FORMS, SealRef, TokenRef};
 pub use secret_ref::{SecretMissing, SecretRef};
 pub use sections::{Gone, Sections};
 pub use sidecar::{
     Application, Listen, ListenTls, Place, Proxy, SIDECAR_METHODS, Sidecar, SocketGroup, Source, Speaks,
     Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,
 };
-pub use sso::{Kerberos, SealRef, Sso};
+pub use sso::{Kerberos, Sso};
 pub use trust::{Ocsp, TrustFiles, usual_key_purposes};
 
 use crate::stores::{BUILT_IN, Settings, added};

@@ -1,13 +1,13 @@
 //! `[sso]`: the master secret server.
 
 use super::ntlm::{BesideNtlm, NtlmSection, SidFilters};
-use super::{Checker, Ntlm, NtlmDomain, SecretRef};
+use super::{Checker, Ntlm, NtlmDomain, Operator, OperatorSocket, SealRef, seal_ref};
 use serde::Deserialize;
 use sso_service::{
     AccessRules, Administrator, Administrators, EntryRefused, LocalDomain, NdrRange, RealmKind,
 };
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
 
@@ -30,6 +30,10 @@ pub struct Sso {
     pub folder: PathBuf,
     /// What the secret is sealed with.
     pub seal: SealRef,
+    /// Which local users may change the secret, beside root and the owner of the folder.
+    pub operators: Vec<Operator>,
+    /// Where they reach the service.
+    pub operator_socket: Option<OperatorSocket>,
     /// NTLM, if it is allowed.
     pub ntlm: Option<Ntlm>,
     /// Kerberos, if it is configured.
@@ -38,31 +42,10 @@ pub struct Sso {
     pub limits: dcerpc_tokio::Limits,
 }
 
-/// What the secret is sealed with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SealRef {
-    /// A file or systemd credential with a key of 32 octets.
-    Key(SecretRef),
-    /// A passphrase.
-    Passphrase(SecretRef),
-}
-
 impl Sso {
     /// Whether accounts of the local store authenticate, for which their NT hashes are needed.
     pub fn has_local_users(&self) -> bool {
         self.ntlm.as_ref().is_some_and(|ntlm| ntlm.local)
-    }
-}
-
-impl SealRef {
-    /// Reads `file:PATH`, `cred:NAME`, or `passphrase:` and a reference to a secret; relative paths start at `base`.
-    pub fn parse(text: &str, base: &Path) -> Option<Self> {
-        let (reference, kind): (_, fn(_) -> _) = match text.strip_prefix("passphrase:") {
-            Some(reference) => (reference, Self::Passphrase),
-            None => (text, Self::Key),
-        };
-        // What is in the environment can be read by each process of the user, and child processes inherit it.
-        SecretRef::parse(reference, base).filter(|it| !matches!(it, SecretRef::Environment(_))).map(kind)
     }
 }
 
@@ -93,6 +76,9 @@ pub(super) struct Section {
     drain_s: Option<Spanned<u64>>,
     folder: PathBuf,
     seal: Spanned<String>,
+    operators: Option<Spanned<Vec<Spanned<String>>>>,
+    operator_socket: Option<Spanned<PathBuf>>,
+    operator_group: Option<String>,
     connections_max: Option<Spanned<u64>>,
     ntlm: Option<Spanned<NtlmSection>>,
     kerberos: Option<Spanned<KerberosSection>>,
@@ -149,7 +135,7 @@ fn filter_realm_of(domain: &NtlmDomain, realms: &[(String, RealmKind)], sid_filt
 impl Checker<'_> {
     pub(super) fn sso(&mut self, section: Spanned<Section>, beside: &Beside<'_>) -> Option<Sso> {
         let span = section.span();
-        let section = section.into_inner();
+        let mut section = section.into_inner();
         if section.listen.get_ref().is_empty() {
             self.problem(
                 section.listen.span(),
@@ -190,12 +176,13 @@ impl Checker<'_> {
             );
         }
         let mut sid_filters = Vec::new();
-        let ntlm = section.ntlm.map(|ntlm| self.ntlm(ntlm, &beside.ntlm, &mut sid_filters));
+        let ntlm = section.ntlm.take().map(|ntlm| self.ntlm(ntlm, &beside.ntlm, &mut sid_filters));
         // Without local users the domain's SIDs are those of an Active Directory domain that this server is a member of.
         let has_local_users = beside.ntlm.has_accounts && ntlm.as_ref().is_some_and(|ntlm| ntlm.local);
         let own_domain = beside.domain.clone().filter(|_| has_local_users);
         let kerberos = section
             .kerberos
+            .take()
             .map(|kerberos| self.kerberos(kerberos.into_inner(), own_domain.as_ref(), &mut sid_filters));
         let realms = kerberos.as_ref().map(|kerberos| kerberos.realms.clone()).unwrap_or_default();
         for domain in ntlm.iter().flat_map(|ntlm| &ntlm.domains) {
@@ -212,6 +199,11 @@ impl Checker<'_> {
                 "a realm has the DNS name of a domain in capital letters, and a domain of [sso.ntlm] its NetBIOS name",
             );
         }
+        let (operators, operator_socket) = self.operators(
+            &section.operators,
+            section.operator_socket.as_ref(),
+            section.operator_group.as_ref(),
+        );
         let administrators = self.administrators(&section.administrators, &realms);
         let ranges = [("idl", NdrRange::Idl), ("prose", NdrRange::Prose)];
         let ndr_range = self.one_of(section.ndr_range.as_ref(), &ranges, "ndr_range").unwrap_or_default();
@@ -235,6 +227,8 @@ impl Checker<'_> {
             drain,
             folder: self.path(&section.folder),
             seal: self.seal(&section.seal)?,
+            operators,
+            operator_socket,
             ntlm,
             kerberos,
             limits: dcerpc_tokio::Limits { connections_max, ..dcerpc_tokio::Limits::default() },
@@ -277,14 +271,7 @@ impl Checker<'_> {
 
     fn seal(&mut self, seal: &Spanned<String>) -> Option<SealRef> {
         let parsed = SealRef::parse(seal.get_ref(), self.base);
-        if parsed.is_none() {
-            self.problem(
-                seal.span(),
-                "this names nothing that can seal the secret",
-                "write file:PATH or cred:NAME for a key, passphrase:file:PATH or passphrase:cred:NAME for a passphrase; never env:",
-            );
-        }
-        parsed
+        parsed.inspect_err(|why| self.problem(seal.span(), why.clone(), seal_ref::FORMS)).ok()
     }
 
     fn kerberos(

@@ -485,7 +485,7 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         ),
         ("[[relay]]", *relays == old.relays),
         (
-            "[sso] other than administrators, allow_delegated, ndr_range and sids",
+            "[sso] other than administrators, operators, allow_delegated, ndr_range and sids",
             sso.as_ref().map(fixed_of_sso) == old.sso.as_ref().map(fixed_of_sso),
         ),
         (
@@ -513,7 +513,8 @@ const fn reached_by(
 
 /// A master secret server without what a reload replaces.
 fn fixed_of_sso(sso: &config::Sso) -> config::Sso {
-    config::Sso { rules: AccessRules::default(), ndr_range: NdrRange::Idl, ..sso.clone() }
+    let (rules, ndr_range, operators) = (AccessRules::default(), NdrRange::Idl, Vec::new());
+    config::Sso { rules, ndr_range, operators, ..sso.clone() }
 }
 
 /// Levels are part of the configuration and change with it; everything else about stores stays.

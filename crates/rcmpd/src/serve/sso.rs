@@ -1,6 +1,7 @@
 //! The master secret server among the services of a process.
 
 use crate::config::{self, Config};
+use crate::sso::operators::BoundOperators;
 use crate::sso::{self, Bound, LiveSecrets, Policy, Registration, Sso};
 use audit_log::AuditLog;
 use dcerpc_tokio::{Endpoints, Registry, SecurityProvider, Server, listen_on};
@@ -42,14 +43,16 @@ impl SsoParts {
         stores: Option<&sso::Stores>,
         audit: &Arc<AuditLog>,
     ) -> anyhow::Result<Self> {
-        let found = sso::check(config, section);
+        // One store, so that a passphrase or a PIN is used once.
+        let store = sso::store(section);
+        let found = sso::check(config, section, &store);
         if let Some(problem) = found.problems.first() {
             anyhow::bail!("the master secret cannot be served: {problem}");
         }
         for finding in found.warnings {
             warn!(finding, "Master secret needs an operator");
         }
-        let secrets = Arc::new(LiveSecrets::open(section));
+        let secrets = Arc::new(LiveSecrets::open(store));
         let service = Sso::new(config, section, secrets, stores, Arc::clone(audit)).await?;
         let providers = sso::providers(config, section, stores, &service)?;
         Ok(Self { service, providers })
@@ -83,6 +86,10 @@ impl SsoParts {
         Sso::serve(bound, &server, tasks);
         if let Some(registration) = &registration {
             tasks.spawn(registration.clone().watch(shutdown.clone()));
+        }
+        if let Some(socket) = &section.operator_socket {
+            let bound = BoundOperators::bind(socket)?;
+            tasks.spawn(bound.serve(service.clone(), section.clone(), shutdown.clone(), tasks.clone()));
         }
         tasks.spawn(service.clone().watch(shutdown.clone()));
         Ok(RunningSso { service, server, registration })

@@ -19,7 +19,7 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tracing::info;
+use tracing::{info, warn};
 
 /// How often counts of refusals are written.
 pub(super) const FLUSH_INTERVAL: Duration = Duration::from_secs(60);
@@ -61,6 +61,36 @@ impl SsoAudit {
         let event =
             json!({ "event": "master_secret_changed", "before": facts(before), "after": facts(after) });
         self.log.note(None, &event);
+    }
+
+    /// An operator is about to change the secret. Without this line nothing is changed.
+    pub(super) fn operation(&self, uid: u32, user: Option<&str>, command: &str) -> Result<(), String> {
+        let event =
+            json!({ "event": "master_secret_operation", "uid": uid, "operator": user, "command": command });
+        self.log.record(None, &event)
+    }
+
+    /// What became of it.
+    pub(super) fn operation_ended(&self, uid: u32, user: Option<&str>, command: &str, error: Option<&str>) {
+        let event = json!({
+            "event": "master_secret_operation_ended",
+            "uid": uid,
+            "operator": user,
+            "command": command,
+            "error": error,
+        });
+        self.log.note(None, &event);
+    }
+
+    /// A local user who is no operator.
+    pub(super) fn operator_refused(&self, uid: u32, user: Option<&str>, command: &str) {
+        self.limiter.once("operator", || {
+            warn!(uid, user, command, "Rejected an operation: the user is not in operators of [sso]");
+        });
+        self.refusal("operator", uid, || {
+            let event = json!({ "event": "operator_refused", "uid": uid, "user": user, "command": command });
+            (None, event)
+        });
     }
 
     /// A call that was answered without the secret.

@@ -4,7 +4,7 @@ use super::domains::misfits;
 use super::keytab::{MachineAccounts, read};
 use crate::config::{Config, Sso};
 use rpc_auth::kerberos::RealmKind;
-use sso_secret::State;
+use sso_secret::{SecretStore, State};
 
 /// Errors, with which the service does not start, and warnings.
 #[derive(Debug, Default)]
@@ -16,14 +16,13 @@ pub struct SsoFindings {
 }
 
 /// Checks what `[sso]` names. Blocks for the disk, and for argon2id if the secret is sealed by a passphrase.
-pub fn check(config: &Config, section: &Sso) -> SsoFindings {
+pub fn check(config: &Config, section: &Sso, store: &SecretStore) -> SsoFindings {
     let mut found = SsoFindings::default();
     if section.rules.administrators.0.is_empty() {
         let text = "no SSO administrator is configured: calls are answered with SSO_E_SSO_NOT_CONFIGURED";
         found.warnings.push(text.to_owned());
     }
     found.warnings.extend(unfiltered_realms(section));
-    let store = super::store(section);
     match store.state() {
         State::None => found.warnings.push(format!(
             "there is no master secret in {}: make one by `rcmpd sso secret generate`",

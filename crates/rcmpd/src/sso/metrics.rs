@@ -20,6 +20,7 @@ pub struct SsoMetrics {
     calls: Family<CallLabels, Counter>,
     pub(super) authentications: AuthCounters,
     trailing: Counter,
+    operations: Family<OperationLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -27,7 +28,17 @@ struct CallLabels {
     code: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabels {
+    result: &'static str,
+}
+
 impl SsoMetrics {
+    /// Counts what an operator asked for: `done`, `failed` or `refused`.
+    pub(super) fn count_operation(&self, result: &'static str) {
+        self.operations.get_or_create(&OperationLabels { result }).inc();
+    }
+
     /// Counts a call.
     pub(super) fn count(&self, answer: &Answer) {
         let code = match answer.outcome.code() {
@@ -53,6 +64,14 @@ impl SsoMetrics {
             "sso_trailing_octets",
             "Octets behind the parameters of calls, which are ignored",
             self.trailing.clone(),
+        );
+        for result in ["done", "failed", "refused"] {
+            drop(self.operations.get_or_create(&OperationLabels { result }));
+        }
+        registry.register(
+            "sso_operations",
+            "Operations that local users asked for at the operators' socket, by result",
+            self.operations.clone(),
         );
         registry.register_collector(Box::new(SecretCollector(Arc::clone(secrets))));
     }

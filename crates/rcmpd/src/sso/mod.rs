@@ -9,6 +9,8 @@ mod domains;
 mod findings;
 mod keytab;
 mod metrics;
+pub mod operations;
+pub mod operators;
 mod registration;
 mod secrets;
 
@@ -18,7 +20,7 @@ pub use findings::{SsoFindings, check};
 pub use keytab::WatchedKeytab;
 pub use metrics::SsoMetrics;
 pub use registration::Registration;
-pub use secrets::{LiveSecrets, passphrase, seal_source, store};
+pub use secrets::{LiveSecrets, passphrase, seal_source, store, token_key};
 
 use crate::config::{self, Config};
 use crate::forward::trace;
@@ -37,6 +39,7 @@ use domains::CheckedDomain;
 use dtyp::Decode;
 use keytab::MachineAccounts;
 use netlogon_tokio::Servers;
+use operations::{Done, Operation};
 use rcmp_service::CallContext;
 use rpc_auth::kerberos::ReplayCache;
 use rpc_auth_tokio::{AuthAudit, AuthCounters};
@@ -55,6 +58,7 @@ use tracing::{Instrument, field, info, warn};
 pub struct Policy {
     rules: AccessRules,
     range: NdrRange,
+    operators: Vec<config::Operator>,
 }
 
 /// The service, wired.
@@ -203,6 +207,35 @@ impl Sso {
         self.0.secrets.reload();
     }
 
+    /// Does what an operator asks, with its audit lines. Blocks.
+    fn operate(
+        &self,
+        operation: &Operation,
+        section: &config::Sso,
+        (uid, user): (u32, Option<&str>),
+    ) -> anyhow::Result<Done> {
+        let Inner { secrets, audit, metrics, .. } = &*self.0;
+        let command = operation.name();
+        if matches!(operation, Operation::Status) {
+            return secrets.operate(operation, section);
+        }
+        audit
+            .operation(uid, user, command)
+            .map_err(|error| anyhow::anyhow!("not done, because the audit log cannot be written: {error}"))?;
+        let outcome = secrets.operate(operation, section);
+        let error = outcome.as_ref().err().map(|error| format!("{error:#}"));
+        audit.operation_ended(uid, user, command, error.as_deref());
+        metrics.count_operation(if outcome.is_ok() { "done" } else { "failed" });
+        operators::log(uid, user, command, &outcome);
+        outcome
+    }
+
+    /// Records that a user asked who is no operator.
+    fn operator_refused(&self, uid: u32, user: Option<&str>, command: &str) {
+        self.0.metrics.count_operation("refused");
+        self.0.audit.operator_refused(uid, user, command);
+    }
+
     /// Answers further calls with RPC_S_SERVER_UNAVAILABLE.
     pub fn stop(&self) {
         self.0.secrets.stop();
@@ -246,7 +279,7 @@ impl Sso {
                 _ = second.tick() => {
                     let inner = Arc::clone(&self.0);
                     let look = move || {
-                        inner.secrets.look();
+                        inner.secrets.watch();
                         inner.keytab.as_ref().inspect(|keytab| keytab.look());
                     };
                     let _ = tokio::task::spawn_blocking(look).await;
@@ -319,7 +352,7 @@ impl Policy {
         for name in unknown.context("cannot look up accounts of sso.administrators")? {
             warn!(name, "SSO administrator unknown: {NO_ACCOUNT}");
         }
-        Ok(Self { rules, range: section.ndr_range })
+        Ok(Self { rules, range: section.ndr_range, operators: section.operators.clone() })
     }
 }
 

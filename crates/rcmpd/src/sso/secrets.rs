@@ -1,9 +1,12 @@
 //! The sealed master secret, as the service has it: read again when another process changed the file.
 
-use crate::config::{SealRef, SecretRef, Sso};
+use super::operations::{Done, Operation};
+use crate::config::{SealRef, SecretRef, Sso, TokenRef};
+use sso_secret::share::ShareFolder;
+use sso_secret::token::TokenKey;
 use sso_secret::{
     KeyFile, MachineId, OpenSecret, Passphrase, PassphraseCost, SealingSource, SecretStore, SourceError,
-    State, Status,
+    SourceKind, State, Status,
 };
 use sso_service::{BoxFuture, CurrentSecret, MasterSecret, MasterSecrets, SecretState, StoreFailed};
 use std::path::Path;
@@ -99,9 +102,20 @@ pub fn seal_source(seal: &SealRef) -> Arc<dyn SealingSource> {
             let directory = std::env::var_os("CREDENTIALS_DIRECTORY");
             Arc::new(KeyFile::credential(name, directory.as_deref().map(Path::new)))
         }
-        // INVARIANT: a configuration refuses a key in the environment, and other references are passphrases.
+        // INVARIANT: a configuration refuses a key in the environment.
         SealRef::Key(reference) | SealRef::Passphrase(reference) => passphrase(reference),
+        SealRef::Shares(folder) => Arc::new(ShareFolder::new(folder)),
+        SealRef::Token(token) => Arc::new(token_key(token)),
     }
+}
+
+/// A key in a token.
+pub fn token_key(token: &TokenRef) -> TokenKey {
+    let TokenRef { module, token, key, pin } = token;
+    let pin = pin.clone();
+    let read =
+        move || pin.read().map_err(|missing| SourceError::Unusable(format!("cannot be used: {missing}")));
+    TokenKey::new(module, token, key, read)
 }
 
 /// A passphrase by reference.
@@ -117,9 +131,9 @@ pub fn passphrase(reference: &SecretRef) -> Arc<dyn SealingSource> {
 }
 
 impl LiveSecrets {
-    /// Looks at the store for the first time. Blocks for the disk, and for argon2id if the secret is sealed by a passphrase.
-    pub fn open(section: &Sso) -> Self {
-        let store = store(section);
+    /// Looks at the store, which may have been looked at before. Blocks for the disk, and for argon2id if the secret is sealed by a
+    /// passphrase.
+    pub fn open(store: SecretStore) -> Self {
         let state = store.state();
         let facts = SecretFacts::new(&state, &store.status_of(&state));
         let seen = Seen::new(state, facts, None);
@@ -131,6 +145,24 @@ impl LiveSecrets {
     /// Looks whether the file was replaced. Blocks.
     pub fn look(&self) {
         self.see(self.store.state());
+    }
+
+    /// The same from time to time. A key or shares that were missing are asked for again: that costs little, as a passphrase does not, and
+    /// no token counts it as a wrong PIN. Blocks.
+    pub fn watch(&self) {
+        let is_sealed =
+            matches!(self.seen.lock().unwrap_or_else(PoisonError::into_inner).state, State::Sealed(_));
+        match is_sealed && self.store.source_kind() == SourceKind::Key {
+            true => self.reload(),
+            false => self.look(),
+        }
+    }
+
+    /// Does what an operator asks, and looks at what became of it. Blocks.
+    pub fn operate(&self, operation: &Operation, section: &Sso) -> anyhow::Result<Done> {
+        let done = operation.perform(&self.store, section);
+        self.look();
+        done
     }
 
     /// Asks the sealing source again. Blocks.

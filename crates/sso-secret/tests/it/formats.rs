@@ -3,13 +3,13 @@
 use crate::{key_file, long_ago, passphrase, purpose, put, vector};
 use sso_secret::blob::{self, Purpose};
 use sso_secret::node::{CacheLimits, NodeError};
-use sso_secret::share::{self, Share, ShareError, ShareFiles};
+use sso_secret::share::{self, Share, ShareError, ShareFolder, SharesThere};
 use sso_secret::{
     BlobError, KeyFile, Keyring, MachineId, MasterSecret, NodeKeys, RecipientKey, RestoreRules,
     SealingSource, SecretStore, State, UnixTime,
 };
 use std::fs::{self};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -301,15 +301,35 @@ fn our_shares_give_the_key_and_mistyped_ones_are_told() {
 }
 
 #[test]
-fn share_files_open_what_the_key_file_sealed() {
+fn shares_in_a_folder_open_what_the_key_file_sealed() {
+    let lines = String::from_utf8(vector("shares.txt")).expect("text");
+    let line = |at: usize| lines.lines().nth(at).expect("five shares");
     let (folder, store) = store("store-key.bin", |folder| {
-        let text = String::from_utf8(vector("shares.txt")).expect("text");
-        let paths: Vec<PathBuf> = (0..5).map(|i| folder.join(format!("share{i}"))).collect();
-        text.lines().zip(&paths).skip(2).for_each(|(line, path)| put(path, format!("{line}\n").as_bytes()));
-        Arc::new(ShareFiles::new(paths))
+        let shares = folder.join("shares");
+        fs::create_dir(&shares).expect("it is new");
+        (2..5).for_each(|at| put(&shares.join(format!("{at}.share")), format!("{}\n", line(at)).as_bytes()));
+        put(&shares.join("README"), b"not a share");
+        Arc::new(ShareFolder::new(&shares))
     });
     assert!(matches!(store.state(), State::Open(_)));
-    fs::remove_file(folder.path().join("share3")).expect("it is there");
-    let State::Sealed(sealed) = store.reload() else { panic!("a share is missing") };
-    assert!(sealed.why.contains("2 shares are there, and 3 are needed; missing: "), "{sealed}");
+    fs::remove_file(folder.path().join("shares/3.share")).expect("it is there");
+    let sealed = || match store.reload() {
+        State::Sealed(sealed) => sealed,
+        other => panic!("{other:?}"),
+    };
+    assert!(sealed().why.contains("2 shares are there, and 3 are needed"), "{}", sealed());
+    // Operators bring them back one by one.
+    let shares = ShareFolder::new(&folder.path().join("shares"));
+    let add = |at| shares.add(&Share::parse(line(at)).expect("a share"));
+    assert_eq!(add(4).expect("it is there already"), SharesThere { have: 2, need: 3 });
+    let other = KeyFile::create(&folder.path().join("other")).expect("a key");
+    let other = other.key(&[0; 32], None).expect("a key");
+    let foreign = &share::split(&other, 2, 3).expect("shares")[0];
+    assert!(shares.add(foreign).is_err_and(|error| error.to_string().contains("not of one set")));
+    assert_eq!(add(1).expect("it is written"), SharesThere { have: 3, need: 3 });
+    assert!(matches!(store.reload(), State::Open(_)));
+    for file in 0..14 {
+        put(&folder.path().join(format!("shares/again{file}.share")), line(0).as_bytes());
+    }
+    assert!(sealed().why.contains("more than 16 shares"), "{}", sealed());
 }

@@ -1,0 +1,258 @@
+//! What an operator does with the master secret: the same on the files, for their owner, and by the socket of the service.
+
+use crate::config::{SealRef, Sso};
+use anyhow::{Context, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use sso_secret::backup::Backup;
+use sso_secret::share::{Share, ShareFolder, SharesThere};
+use sso_secret::{
+    HeldKey, Overlap, Passphrase, Recipient, RecipientKey, RestoreRules, SealingSource, SecretStore,
+    SourceKind, UnixTime,
+};
+use std::path::PathBuf;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// How long nodes may need the previous generation, in hours, where a rotation does not say it: a week.
+const OVERLAP_H: u64 = 168;
+/// The longest overlap: a year.
+const OVERLAP_H_MAX: u64 = 8760;
+
+/// What is to be done.
+#[derive(Deserialize, Serialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Operation {
+    /// Reads the public facts.
+    Status,
+    /// Draws the first secret.
+    Generate,
+    /// Draws a new generation.
+    Rotate {
+        /// How long older generations stay; `None` for a week, and older ones as they are.
+        overlap_h: Option<u64>,
+    },
+    /// Makes a backup.
+    Backup {
+        /// What it is encrypted with.
+        key: BackupKey,
+        /// Whether it is for a node, and does not count as a backup of the server.
+        for_node: bool,
+        /// The file to create. The service creates none, and answers with the backup.
+        #[serde(skip)]
+        file: Option<PathBuf>,
+    },
+    /// Restores a backup.
+    Restore {
+        /// The backup.
+        backup: Octets,
+        /// What opens it.
+        key: BackupKey,
+        /// See [`RestoreRules`].
+        allow_older: bool,
+        /// See [`RestoreRules`].
+        allow_foreign: bool,
+        /// See [`RestoreRules`].
+        replace_sealed: bool,
+        /// How long the live generations stay.
+        overlap_h: u64,
+    },
+    /// Rehearses a restore.
+    Drill {
+        /// The backup.
+        backup: Octets,
+        /// What opens it.
+        key: BackupKey,
+        /// Where the scratch folder is made; `None` for the folder of the secret.
+        #[serde(skip)]
+        scratch: Option<PathBuf>,
+    },
+    /// Adds a share of the sealing key.
+    Unseal {
+        /// The text of the share.
+        share: SecretText,
+    },
+}
+
+/// What was done.
+#[derive(Default, Deserialize, Serialize)]
+pub struct Done {
+    /// The public facts afterwards.
+    pub status: Value,
+    /// The backup that was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<Octets>,
+    /// Shares that are there now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shares: Option<(usize, u8)>,
+}
+
+/// What a backup is encrypted with or opened by. All but the recipient is secret.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum BackupKey {
+    /// A passphrase.
+    Passphrase(SecretText),
+    /// The 32 octets of a key file.
+    Key {
+        /// The name of the file.
+        name: String,
+        /// The octets, in Base64.
+        octets: SecretText,
+    },
+    /// The text of a public key. It opens nothing.
+    Recipient(String),
+}
+
+/// Text that wipes itself.
+#[derive(Clone)]
+pub struct SecretText(pub Zeroizing<String>);
+
+impl Serialize for SecretText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
+    }
+}
+
+/// A backup, in Base64 where it is text.
+pub struct Octets(pub Vec<u8>);
+
+impl Serialize for Octets {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Octets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map(Self).map_err(|_| D::Error::custom("this is not Base64"))
+    }
+}
+
+impl BackupKey {
+    /// The key of a file.
+    pub fn of_file(path: &std::path::Path) -> anyhow::Result<Self> {
+        let key = HeldKey::read(path).map_err(|error| anyhow::anyhow!("{} {error}", path.display()))?;
+        let octets = SecretText(Zeroizing::new(STANDARD.encode(key.expose())));
+        Ok(Self::Key { name: key.name(), octets })
+    }
+
+    /// What encrypts a new backup.
+    fn to_encrypt(&self) -> anyhow::Result<Box<dyn SealingSource>> {
+        Ok(match self {
+            Self::Passphrase(text) => Box::new(Passphrase::typed(text.0.clone())),
+            Self::Key { name, octets } => Box::new(held(name, octets)?),
+            Self::Recipient(text) => Box::new(recipient(text)?),
+        })
+    }
+
+    /// What opens a backup: the 32 octets of a file are a key, or the private key of a recipient, as the backup says.
+    pub fn to_open(&self, backup: &[u8]) -> anyhow::Result<Box<dyn SealingSource>> {
+        Ok(match self {
+            Self::Passphrase(text) => Box::new(Passphrase::typed(text.0.clone())),
+            Self::Key { name, octets } => {
+                let key = held(name, octets)?;
+                match Backup::read(backup)?.key_header().kind {
+                    SourceKind::Recipient => Box::new(RecipientKey::from(key)),
+                    _ => Box::new(key),
+                }
+            }
+            Self::Recipient(_) => bail!("a public key opens no backup: give the private key"),
+        })
+    }
+}
+
+fn held(name: &str, octets: &SecretText) -> anyhow::Result<HeldKey> {
+    let octets = STANDARD.decode(&*octets.0).map(Zeroizing::new).ok();
+    let octets = octets.as_deref().and_then(|octets| <&[u8; 32]>::try_from(octets.as_slice()).ok());
+    octets.map(|octets| HeldKey::new(name, octets)).context("a key file has 32 octets")
+}
+
+fn recipient(text: &str) -> anyhow::Result<Recipient> {
+    Recipient::parse(text)
+        .context("this is no recipient: `rcmpd sso recipient` prints one, as in rcmpd-recipient-1:…")
+}
+
+impl Operation {
+    /// The word of the command, for the audit log.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Generate => "generate",
+            Self::Rotate { .. } => "rotate",
+            Self::Backup { .. } => "backup",
+            Self::Restore { .. } => "restore",
+            Self::Drill { .. } => "drill",
+            Self::Unseal { .. } => "unseal",
+        }
+    }
+
+    /// Does it. Blocks.
+    pub fn perform(&self, store: &SecretStore, section: &Sso) -> anyhow::Result<Done> {
+        let now = UnixTime::now();
+        let mut done = Done::default();
+        match self {
+            Self::Status => {}
+            Self::Generate => drop(store.generate(now)?),
+            Self::Rotate { overlap_h } => {
+                let time = hours(overlap_h.unwrap_or(OVERLAP_H))?;
+                store.rotate(now, Overlap { time, shorten_older: overlap_h.is_some() })?;
+            }
+            Self::Backup { key: BackupKey::Recipient(text), for_node: true, .. } => {
+                done.backup = Some(Octets(store.backup_for_node(recipient(text)?, now)?));
+            }
+            Self::Backup { for_node: true, .. } => {
+                bail!("a backup for a node needs the recipient of the node")
+            }
+            Self::Backup { key, file: Some(file), .. } => {
+                drop(store.backup_to(file, &*key.to_encrypt()?, now)?)
+            }
+            Self::Backup { key, file: None, .. } => {
+                let keep = |bytes: &[u8]| {
+                    done.backup = Some(Octets(bytes.to_vec()));
+                    Ok(())
+                };
+                store.backup(&*key.to_encrypt()?, now, keep)?;
+            }
+            Self::Restore { backup, key, allow_older, allow_foreign, replace_sealed, overlap_h } => {
+                let [allow_older, allow_foreign, replace_sealed] =
+                    [*allow_older, *allow_foreign, *replace_sealed];
+                let rules = RestoreRules { allow_older, allow_foreign, replace_sealed };
+                let key = key.to_open(&backup.0)?;
+                store.restore(&backup.0, &*key, now, hours(*overlap_h)?, rules)?;
+            }
+            Self::Drill { backup, key, scratch } => {
+                let scratch = scratch.as_ref().unwrap_or(&section.folder);
+                store.drill(&backup.0, &*key.to_open(&backup.0)?, scratch, now)?;
+            }
+            Self::Unseal { share } => {
+                let SealRef::Shares(folder) = &section.seal else {
+                    bail!("the secret is not sealed by shares: [sso] seal names another source");
+                };
+                let SharesThere { have, need } = ShareFolder::new(folder).add(&Share::parse(&share.0)?)?;
+                done.shares = Some((have, need));
+                store.reload();
+            }
+        }
+        done.status = serde_json::to_value(store.status())?;
+        Ok(done)
+    }
+}
+
+/// An overlap.
+fn hours(hours: u64) -> anyhow::Result<Duration> {
+    match hours <= OVERLAP_H_MAX {
+        true => Ok(Duration::from_secs(hours * 3600)),
+        false => bail!("an overlap has at most {OVERLAP_H_MAX} hours"),
+    }
+}

@@ -1,0 +1,217 @@
+//! Operators change the master secret by the socket of the service, as the local users that they are.
+
+use crate::revocation::eventually;
+use rcmpd_tests::{Demo, Finished, Service, binary, write_secret};
+use serde_json::{Value, json};
+use std::fs::{self, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// Users that no name service knows, and the group by which both can connect.
+const OPERATOR: &str = "424242";
+const OTHER: &str = "434343";
+const GROUP: &str = "444444";
+
+/// A service with an operator. Its folder can be entered, as /run can; that of the secret cannot.
+fn served() -> Service {
+    assert!(rustix::process::geteuid().is_root(), "only root can run commands as other users");
+    let demo = Demo::with_master_secret();
+    demo.edit(|text| {
+        let keys = format!(
+            "operators       = [\"uid:{OPERATOR}\"]\noperator_socket = \"operators.sock\"\noperator_group  = \"{GROUP}\"\n"
+        );
+        text.replace("[sso.ntlm]", &format!("{keys}[sso.ntlm]"))
+    });
+    demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
+    let folder = demo.path("rcmpd.toml").parent().unwrap().to_owned();
+    for folder in [folder.as_path(), folder.parent().unwrap()] {
+        fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::create_dir(demo.path("theirs")).unwrap();
+    fs::set_permissions(demo.path("theirs"), Permissions::from_mode(0o777)).unwrap();
+    demo.serve()
+}
+
+/// Runs `rcmpd sso secret` as another user, who can read neither the configuration nor the files of the secret.
+fn as_user(service: &Service, user: &str, arguments: &[&str]) -> Finished {
+    let program = binary().display().to_string();
+    let user = [format!("--reuid={user}"), format!("--regid={user}"), format!("--groups={GROUP}")];
+    let user: Vec<&str> = user.iter().map(String::as_str).collect();
+    let command = [program.as_str(), "sso", "secret"];
+    let socket = ["--socket", "operators.sock"];
+    service.run(Path::new("setpriv"), &[&user[..], &command, arguments, &socket].concat())
+}
+
+fn generation(status: &Value) -> u64 {
+    status["facts"]["generations"][0]["number"].as_u64().unwrap()
+}
+
+#[test]
+fn operator_rotates_backs_up_and_restores_and_another_user_is_refused() {
+    let service = served();
+    let socket = fs::symlink_metadata(service.path("operators.sock")).unwrap();
+    assert_eq!((socket.file_type().is_socket(), socket.mode() & 0o777), (true, 0o660));
+    assert_eq!(socket.gid().to_string(), GROUP);
+    write_secret(service.path("theirs/pass"), "the passphrase of an operator\n");
+    fs::set_permissions(service.path("theirs/pass"), Permissions::from_mode(0o644)).unwrap();
+    let pass = ["--passphrase-file", "theirs/pass"];
+    let json = |done: Finished| done.code(0).json();
+    let operator = |arguments: &[&str]| as_user(&service, OPERATOR, &[arguments, &["--json"]].concat());
+
+    // The passphrase file could be read by all, as any other command would say.
+    let readable = operator(&[&["backup", "theirs/no.backup"][..], &pass].concat()).code(6);
+    assert!(readable.stderr.contains("theirs/pass"), "{}", readable.stderr);
+    give_to_operator(&service.path("theirs/pass"));
+
+    assert_eq!(generation(&json(operator(&["status"]))), 1);
+    assert_eq!(generation(&json(operator(&["rotate", "--overlap-h", "24"]))), 2);
+    let backed_up = json(operator(&[&["backup", "theirs/one.backup"][..], &pass].concat()));
+    assert_eq!(backed_up["facts"]["backup_is_current"], true);
+    let file = fs::metadata(service.path("theirs/one.backup")).unwrap();
+    assert_eq!((file.uid().to_string(), file.mode() & 0o777), (OPERATOR.to_owned(), 0o600));
+    let drilled = json(operator(&[&["drill", "theirs/one.backup"][..], &pass].concat()));
+    assert!(drilled["facts"]["last_drill"].is_u64());
+    assert_eq!(generation(&json(operator(&["rotate"]))), 3);
+    // Refusals and exit codes are those of the files.
+    let older = operator(&[&["restore", "theirs/one.backup"][..], &pass].concat()).code(1);
+    assert!(
+        older.stderr.contains("the backup is older") && older.stderr.contains("--allow-older"),
+        "{older:?}"
+    );
+    json(operator(&[&["restore", "theirs/one.backup", "--allow-older"][..], &pass].concat()));
+    let exists = operator(&["generate"]).code(1);
+    assert!(exists.stderr.contains("there is a master secret already"), "{}", exists.stderr);
+    let twice = operator(&[&["backup", "theirs/one.backup"][..], &pass].concat()).code(1);
+    assert!(twice.stderr.contains("exists already"), "{}", twice.stderr);
+    let text = as_user(&service, OPERATOR, &["status"]).code(0);
+    assert!(text.stdout.contains("state") && text.stdout.contains("open"), "{}", text.stdout);
+
+    // Another member of the group.
+    let before = fs::read(service.path("sso/master-secret.sealed")).unwrap();
+    for command in [&["status"][..], &["rotate"], &["generate"]] {
+        let refused = as_user(&service, OTHER, command).code(1);
+        assert!(refused.stderr.contains("only operators of [sso]"), "{}", refused.stderr);
+    }
+    assert_eq!(fs::read(service.path("sso/master-secret.sealed")).unwrap(), before);
+    // No member of the group: the kernel refuses.
+    let program = binary().display().to_string();
+    let outsider =
+        [&format!("--reuid={OPERATOR}"), &format!("--regid={OPERATOR}"), "--clear-groups", &program];
+    let command = ["sso", "secret", "rotate", "--socket", "operators.sock"];
+    let outsider = service.run(Path::new("setpriv"), &[&outsider[..], &command].concat()).code(1);
+    assert!(outsider.stderr.contains("sso.operator_group"), "{}", outsider.stderr);
+
+    // Who did what.
+    let lines = service.audit("master_secret_operation");
+    let commands: Vec<_> = lines.iter().map(|line| line["command"].as_str().unwrap()).collect();
+    assert_eq!(commands, ["rotate", "backup", "drill", "rotate", "restore", "restore", "generate"]);
+    assert!(lines.iter().all(|line| line["uid"].to_string() == OPERATOR));
+    let ended = service.audit("master_secret_operation_ended");
+    let failed: Vec<_> =
+        ended.iter().filter(|line| !line["error"].is_null()).map(|line| &line["command"]).collect();
+    assert_eq!((ended.len(), failed), (7, vec![&json!("restore"), &json!("generate")]));
+    let refused = service.audit("operator_refused");
+    assert_eq!(refused.len(), 3);
+    assert!(refused.iter().all(|line| line["uid"].to_string() == OTHER));
+    let metric = |result: &str| service.metric(&format!("rcmpd_sso_operations_total{{result=\"{result}\"}}"));
+    assert_eq!((metric("done"), metric("failed"), metric("refused")), (5, 2, 3));
+}
+
+/// Gives a file to the operator, with mode 0600.
+fn give_to_operator(path: &Path) {
+    let user = OPERATOR.parse().ok();
+    fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+    std::os::unix::fs::chown(path, user, user).unwrap();
+}
+
+#[test]
+fn operator_who_is_removed_is_refused_after_a_reload_and_the_socket_goes_with_the_service() {
+    let mut service = served();
+    as_user(&service, OPERATOR, &["rotate"]).code(0);
+    service.edit(|text| text.replace(&format!("uid:{OPERATOR}"), &format!("uid:{OTHER}")));
+    service.reload();
+    as_user(&service, OPERATOR, &["rotate"]).code(1);
+    as_user(&service, OTHER, &["rotate"]).code(0);
+    // Root is asked for nothing, and may ask.
+    service.rcmpd(&["sso", "secret", "rotate", "--socket", "operators.sock"]).code(0);
+    // The configuration says where the socket is, for a user who can read it.
+    let user = [&format!("--reuid={OTHER}"), &format!("--regid={OTHER}"), &format!("--groups={GROUP}")];
+    let user: Vec<&str> = user.iter().map(|text| text.as_str()).collect();
+    fs::set_permissions(service.path("rcmpd.toml"), Permissions::from_mode(0o644)).unwrap();
+    let program = binary().display().to_string();
+    let command = [program.as_str(), "sso", "secret", "rotate", "-c", "rcmpd.toml"];
+    service.run(Path::new("setpriv"), &[&user[..], &command].concat()).code(0);
+    service.signal(rustix::process::Signal::TERM);
+    assert_eq!(service.ended(), 0);
+    assert!(!service.path("operators.sock").exists());
+    let gone = as_user(&service, OTHER, &["rotate"]).code(1);
+    assert!(gone.stderr.contains("the service does not run"), "{}", gone.stderr);
+}
+
+/// What is sent is bounded, and silent connections keep no operator out.
+#[test]
+fn junk_and_silence_at_the_socket_keep_no_operator_out() {
+    let service = served();
+    let connect = || {
+        let stream = UnixStream::connect(service.path("operators.sock")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream
+    };
+    let silent: Vec<_> = (0..100).map(|_| connect()).collect();
+    as_user(&service, OPERATOR, &["rotate"]).code(0);
+    drop(silent);
+    let said = |request: &[u8]| {
+        let mut stream = connect();
+        // The service may close before all of it is written.
+        let _ = stream.write_all(request);
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    };
+    for request in [
+        "{}\n",
+        "[]\n",
+        "{\"command\":\"adopt\"}\n",
+        "{\"command\":\"rotate\",\"overlap_h\":1,\"force\":true}\n",
+        "{\"command\":\"rotate\",\"overlap_h\":99999999999999}\n",
+        "{\"command\":\"backup\",\"key\":{\"recipient\":\"x\"},\"for_node\":false,\"file\":\"/tmp/x\"}\n",
+        "{\"command\":\"unseal\",\"share\":\"x\"}\n",
+        "\0\u{fffd}\n",
+    ] {
+        let answer = said(request.as_bytes());
+        assert!(answer.starts_with("{\"error\":"), "{request}: {answer}");
+    }
+    assert_eq!(said(&vec![b' '; 1 << 20]), "", "too long for a request");
+    let nested = [vec![b'['; 100_000], b"\n".to_vec()].concat();
+    assert!(said(&nested).starts_with("{\"error\":"));
+    eventually("an operator is answered", || as_user(&service, OPERATOR, &["status"]).code == 0);
+    let kinds: Vec<_> =
+        service.audit("master_secret_operation").iter().map(|line| line["command"].clone()).collect();
+    assert_eq!(kinds, ["rotate", "rotate", "unseal"]);
+}
+
+#[test]
+fn wrong_operators_are_refused_with_their_reason() {
+    let demo = Demo::with_master_secret();
+    let good = fs::read_to_string(demo.path("rcmpd.toml")).unwrap();
+    for (keys, expected) in [
+        ("operators = []", "operators is an empty list"),
+        ("operators = [\"uid:5\"]", "there is none"),
+        ("operators = [\"carol\"]\noperator_socket = \"s\"\noperator_group = \"g\"", "not an operator"),
+        ("operators = [\"user:nobody\"]\noperator_socket = \"s\"\noperator_group = \"g\"", "share this one"),
+        ("operators = [\"uid:65534\"]\noperator_socket = \"s\"\noperator_group = \"g\"", "share this one"),
+        ("operators = [\"uid:5\"]\noperator_socket = \"s\"", "no group can connect"),
+        ("operators = [\"user:a\", \"group:b\"]\noperator_socket = \"s\"", "no group can connect"),
+    ] {
+        fs::write(demo.path("rcmpd.toml"), good.replace("[sso.ntlm]", &format!("{keys}\n[sso.ntlm]")))
+            .unwrap();
+        let refused = demo.rcmpd(&["check-config", "rcmpd.toml"]).code(1);
+        assert!(refused.stderr.contains(expected), "{keys}: {}", refused.stderr);
+    }
+    let one = "operators = [\"group:sso-operators\"]\noperator_socket = \"s\"";
+    fs::write(demo.path("rcmpd.toml"), good.replace("[sso.ntlm]", &format!("{one}\n[sso.ntlm]"))).unwrap();
+    demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
+}
