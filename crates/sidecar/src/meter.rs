@@ -60,12 +60,16 @@ impl Default for Meter {
     fn default() -> Self {
         let decisions = Family::<DecisionLabels, Counter>::default();
         let of = |how| decisions.get_or_create_owned(&DecisionLabels { how });
+        let tickets = Family::<TicketLabels, Counter>::default();
+        for result in ["issued", "accepted"] {
+            let _ = tickets.get_or_create_owned(&TicketLabels { result });
+        }
         Self {
             made: of(How::Made),
             remembered: of(How::Remembered),
             by_ticket: of(How::Ticket),
             decisions,
-            tickets: Family::default(),
+            tickets,
             requests: Family::default(),
         }
     }
