@@ -168,16 +168,29 @@ const fn is_accepted(reason: Reason) -> bool {
     }
 }
 
+/// How a sidecar without accounts of its own knows an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentifiedBy {
+    /// Another service was asked.
+    Server,
+    /// By a ticket, which stands for an earlier answer.
+    Ticket,
+}
+
 /// The event of a certificate that another service was asked about, for a sidecar.
 pub(super) fn identified(
     decision: &str,
     reason: &str,
     account: Option<&(Sid, String)>,
-    certificate: &[u8],
+    (certificate, by): (&[u8], IdentifiedBy),
     source: &str,
 ) -> Value {
     json!({
         "event": "identify",
+        "by": match by {
+            IdentifiedBy::Server => "server",
+            IdentifiedBy::Ticket => "ticket",
+        },
         "decision": decision,
         "source": source,
         "reason": reason,

@@ -19,6 +19,7 @@ pub mod verify;
 mod watched_file;
 mod writer;
 
+pub use decision::IdentifiedBy;
 pub use settings::{HeadSettings, Settings};
 
 use anyhow::Context;
@@ -466,7 +467,7 @@ impl AuditLog {
         decision: &str,
         reason: &'static str,
         account: Option<&(Sid, String)>,
-        certificate: &[u8],
+        certificate: (&[u8], IdentifiedBy),
         source: &str,
     ) -> Result<(), AuditUnavailable> {
         match self.is_written() {

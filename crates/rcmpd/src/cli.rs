@@ -242,6 +242,9 @@ pub enum Command {
     /// Manage the master secret that nodes of a farm share, and what they seal under it
     #[command(subcommand)]
     Sso(SsoCommand),
+    /// Manage the sidecar: keys of the tickets that nodes of a farm share
+    #[command(subcommand)]
+    Sidecar(SidecarCommand),
     /// Print a complete, safe web server configuration for the sidecar
     #[command(
         after_help = "The printed configuration matches the [[sidecar.listen]] of that dialect. Check the running web server:\n  rcmpd check-proxy https://app.example/ --ca site-ca.pem \\\n      --certificate alice.pem --key alice.key\n\nExample:\n  rcmpd proxy-config nginx --site app.example --listen 0.0.0.0:443 \\\n      --certificate /etc/ssl/app.pem --key /etc/ssl/app.key -c FILE"
@@ -1141,6 +1144,26 @@ pub enum AuditCommand {
         /// The `seq` of the first line, if older files were removed on purpose.
         #[arg(long, value_name = "SEQ", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
         first_seq: u64,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+}
+
+/// `rcmpd sidecar …`
+#[derive(Debug, Subcommand)]
+pub enum SidecarCommand {
+    /// Create a key for the tickets of [sidecar.ticket]
+    ///
+    /// Each node of the farm gets a copy of the file. An existing file is not overwritten.
+    #[command(
+        after_help = "Example:\n  rcmpd sidecar ticket-key ticket-1.key --generation 1\n\nReplace a key: add the new one to keys on each node, with seal_with = 1, and reload; when all nodes have it, remove\nseal_with on each and reload; when lifetime_s has passed, remove the old key on each and reload."
+    )]
+    TicketKey {
+        /// The file to write, with mode 0600. Name it in keys of [sidecar.ticket].
+        file: PathBuf,
+        /// The number of the key: one more than that of the key before.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        generation: u32,
         #[command(flatten)]
         json: JsonArg,
     },

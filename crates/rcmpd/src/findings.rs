@@ -498,6 +498,10 @@ fn secrets(config: &Config, checked: &mut Checked) {
             checked.secret("the secret of [[sidecar.listen]]", secret, true);
         }
     }
+    let tickets = config.sidecar.iter().filter_map(|sidecar| sidecar.ticket.as_ref());
+    for key in tickets.flat_map(|ticket| &ticket.keys) {
+        checked.secret("a key of [sidecar.ticket]", key, true);
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, NullValue, Struct, Value};
 use envoy_types::pb::google::rpc;
 use http::HeaderMap;
-use sidecar::{Allowed, Ask, Broken, ClientCertificate, Decided, Moment, Outcome, Refusal, Sidecar};
+use sidecar::{Allowed, Ask, Broken, ClientCertificate, Cookies, Decided, Moment, Outcome, Refusal, Sidecar};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tonic::codegen::BoxStream;
@@ -92,14 +92,24 @@ impl<L: Listener> Authorization for Check<L> {
         let http = attributes.request.and_then(|request| request.http);
         let target = http.as_ref().map(|http| (http.host.as_str(), http.path.as_str()));
         let source = extensions.get::<Source>().map(|source| source.0);
-        let ask = Ask { presented, target, source, now: self.0.now() };
-        let response = match sidecar.decide(NAME, ask).await {
-            Decided::Allowed(decision) => allowed(&sidecar, &decision, &http.unwrap_or_default()),
+        let sent = if sidecar.has_tickets() { http.as_ref().map(cookies) } else { None };
+        let cookies = sent.as_deref().map_or(Cookies::None, Cookies::Values);
+        let ask = Ask { presented, target, cookies, source, now: self.0.now() };
+        let decided = sidecar.decide(NAME, ask).await;
+        let set_cookie = sidecar.set_cookie(&decided, cookies);
+        let mut response = match &decided {
+            Decided::Allowed(decision) => {
+                allowed(&sidecar, decision, http.as_ref().unwrap_or(&HttpRequest::default()))
+            }
             Decided::Refused(refusal) => {
-                self.0.refused(refusal);
-                denied(refusal)
+                self.0.refused(*refusal);
+                denied(*refusal)
             }
         };
+        if let Some(HttpResponse::OkResponse(ok)) = &mut response.http_response {
+            strip_tickets(&sidecar, sent.as_deref().unwrap_or_default(), ok);
+            ok.response_headers_to_add.extend(set_cookie.as_ref().and_then(added));
+        }
         Ok(Response::new(response))
     }
 }
@@ -153,6 +163,37 @@ fn allowed(sidecar: &Sidecar, allowed: &Allowed, http: &HttpRequest) -> CheckRes
         dynamic_metadata: Some(metadata(allowed)),
         http_response: Some(HttpResponse::OkResponse(response)),
     }
+}
+
+/// The values of `Cookie`, of which Envoy joins several, unless it gives headers as they came (`encode_raw_headers`).
+fn cookies(http: &HttpRequest) -> Vec<&[u8]> {
+    const COOKIE: &str = "cookie";
+    let joined = http.headers.get(COOKIE).map(String::as_bytes);
+    let raw = http.header_map.iter().flat_map(|map| &map.headers).filter(|header| header.key == COOKIE);
+    let raw = raw.map(|header| match header.raw_value.is_empty() {
+        true => header.value.as_bytes(),
+        false => &header.raw_value,
+    });
+    joined.into_iter().chain(raw).collect()
+}
+
+/// Takes tickets out of the cookies that the application gets. Without a ticket Envoy passes them on as they are.
+fn strip_tickets(sidecar: &Sidecar, sent: &[&[u8]], ok: &mut OkHttpResponse) {
+    if sent.iter().all(|value| sidecar.without_tickets(value).is_none()) {
+        return;
+    }
+    let others = sent.iter().map(|value| sidecar.without_tickets(value).unwrap_or_else(|| value.to_vec()));
+    let others = others.filter(|value| !value.is_empty()).collect::<Vec<_>>().join(&b"; "[..]);
+    match String::from_utf8(others) {
+        Ok(others) if !others.is_empty() => ok.headers.push(header("cookie", others)),
+        _ => ok.headers_to_remove.push("cookie".to_owned()),
+    }
+}
+
+/// `Set-Cookie`, beside those of the application.
+fn added(set_cookie: &http::HeaderValue) -> Option<HeaderValueOption> {
+    let header = header("set-cookie", set_cookie.to_str().ok()?.to_owned());
+    Some(HeaderValueOption { append_action: HeaderAppendAction::AppendIfExistsOrAdd.into(), ..header })
 }
 
 fn denied(refusal: Refusal) -> CheckResponse {

@@ -13,6 +13,7 @@ use super::unix::{self, User};
 use super::unproved::{Long, Unproved};
 use super::upstream::{
     Behind, Body, Upstream, authority, closing, count_not_passed_on, no_host, refusal, strip, whole,
+    with_cookie,
 };
 use super::watched::Watched;
 use crate::Clock;
@@ -694,6 +695,8 @@ async fn respond(
     let from = (origin.address, (state.clock)());
     let speaks = (dialect, state.target, state.upstream.is_some());
     let decided = sidecar.check(speaks, request.headers(), (host, path), is_proved, from).await;
+    let cookies = dialect.cookies(state.upstream.is_some(), request.headers());
+    let set_cookie = sidecar.set_cookie(&decided, cookies);
     if let Decided::Refused(refusal) = decided {
         state.log_refusal(refusal);
     }
@@ -701,10 +704,11 @@ async fn respond(
         (Decided::Allowed(allowed), Some(upstream)) => {
             let stamp = |headers: &mut HeaderMap| sidecar.stamp(Some(allowed), headers);
             // Boxed: a connection that asks for nothing has no room for it.
-            Box::pin(upstream.forward(request, Behind::Proxy, stamp, strip(&sidecar))).await
+            let answer = Box::pin(upstream.forward(request, Behind::Proxy, stamp, strip(&sidecar))).await;
+            with_cookie(answer, set_cookie)
         }
         _ => {
-            let answer = refusal(request, whole(sidecar.answer(&decided)));
+            let answer = with_cookie(refusal(request, whole(sidecar.answer(&decided))), set_cookie);
             if is_proved { answer } else { closing(answer) }
         }
     }

@@ -14,8 +14,8 @@ use std::time::Duration;
 pub(crate) struct Key {
     /// SHA-256 of the certificate.
     pub(crate) leaf: [u8; 32],
-    /// SHA-256 over what came with it, whose names may count.
-    pub(crate) chain: [u8; 32],
+    /// SHA-256 over what came with it: the chain, whose names may count, and the ticket by which it was decided, if it was.
+    pub(crate) with: [u8; 32],
     /// The inputs of the decision.
     pub(crate) inputs: DecisionInputs,
 }
@@ -37,6 +37,8 @@ pub(crate) struct CacheEntry {
     pub(crate) until: Duration,
     /// When the identity itself ends, by the wall clock.
     pub(crate) not_after: FileTime,
+    /// When the ticket was issued by which it was decided; [`FileTime::NEVER`] without one.
+    pub(crate) issued: FileTime,
     /// Whether it was made from exactly what its key says: others may be given it only then.
     pub(crate) is_of_key: bool,
 }
@@ -52,6 +54,11 @@ pub(crate) struct Cache(QuickCache<Key, CacheEntry>);
 impl Cache {
     pub(crate) fn new(entries_max: usize) -> Self {
         Self(QuickCache::new(entries_max))
+    }
+
+    /// The decision that still counts, if there is one.
+    pub(crate) fn get(&self, key: &Key, now: Moment) -> Option<CacheEntry> {
+        self.0.get(key).filter(|known| known.counts(now))
     }
 
     /// The decision that still counts, or the one that `make` makes, once for all who wait for it, whatever it is; `true` with one that
@@ -105,12 +112,13 @@ mod tests {
     fn key(leaf: u8) -> Key {
         let store_revision = Revision::FIXED;
         let inputs = DecisionInputs { path: None, policy_revision: 1, store_revision, is_settled: true };
-        Key { leaf: [leaf; 32], chain: [0; 32], inputs }
+        Key { leaf: [leaf; 32], with: [0; 32], inputs }
     }
 
     fn until(until: u64) -> CacheEntry {
         let until = Duration::from_secs(until);
-        CacheEntry { outcome: Err(Refusal::NotAllowed), until, not_after: FileTime::NEVER, is_of_key: true }
+        let (issued, not_after) = (FileTime::NEVER, FileTime::NEVER);
+        CacheEntry { outcome: Err(Refusal::NotAllowed), until, not_after, issued, is_of_key: true }
     }
 
     fn at(uptime: u64) -> Moment {

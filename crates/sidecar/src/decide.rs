@@ -2,6 +2,7 @@
 
 use crate::allowed::Allowed;
 use crate::cache::{Cache, CacheEntry, Key, Moment};
+use crate::cookies::{Cookies, Found};
 use crate::dialect::{ClientCertificate, Dialect, Known, Target, plain_name};
 use crate::forwarding;
 use crate::headers::{Facts, Format, Layout};
@@ -10,6 +11,7 @@ use crate::meter::Meter;
 use crate::refusal::{Broken, Outcome, Refusal, Undecided};
 use crate::routes::Routes;
 use crate::secret::SECRET;
+use crate::tickets::{Farm, Session, Tickets};
 use crate::token::{PublicJwk, TokenSigner};
 use bytes::Bytes;
 use dtyp::FileTime;
@@ -39,6 +41,8 @@ pub struct Parts {
     pub format: Format,
     /// Signs them.
     pub token: Option<TokenSigner>,
+    /// Tickets of the farm.
+    pub tickets: Option<Farm>,
     /// How long a decision is cached; zero for not at all.
     pub remember: Duration,
     /// Entries of the cache at most.
@@ -55,6 +59,7 @@ pub struct Sidecar {
     /// Names that only we and the proxy may use.
     reserved: HashSet<String>,
     token: Option<TokenSigner>,
+    tickets: Option<Tickets>,
     /// Keys of signers that this one's took the place of, and until when they are published, by the monotonic clock.
     retired: Vec<(PublicJwk, Duration)>,
     /// Audiences of routes, each once.
@@ -81,6 +86,8 @@ pub struct Ask<'a> {
     pub presented: Result<Option<ClientCertificate>, Refusal>,
     /// Host and path that the client asked for.
     pub target: Option<(&'a str, &'a str)>,
+    /// The cookies, if the answer can set one.
+    pub cookies: Cookies<'a>,
     /// Where the question came from.
     pub source: Option<SocketAddr>,
     /// When it came.
@@ -99,7 +106,7 @@ pub enum Decided {
 impl Sidecar {
     /// A sidecar with an empty cache.
     pub fn new(parts: Parts) -> Self {
-        let Parts { identify, routes, format, token, remember, remembered_max } = parts;
+        let Parts { identify, routes, format, token, tickets, remember, remembered_max } = parts;
         let (layout, without_account) = (format.layout(), format.without_account());
         let owned = crate::dialect::OWNED.map(str::to_owned);
         let known = format.known().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
@@ -126,6 +133,7 @@ impl Sidecar {
             without_account,
             reserved,
             token,
+            tickets: tickets.map(|farm| Tickets::new(farm, remembered_max.max(1))),
             retired: Vec::new(),
             audiences,
             audience_of,
@@ -148,7 +156,11 @@ impl Sidecar {
             retired.retain(|(key, _)| key != token.public());
             retired.push((token.public().clone(), until));
         }
-        Self { known, references, retired, meter: Arc::clone(&self.meter), ..new }
+        let tickets = match (new.tickets, &self.tickets) {
+            (Some(new), Some(before)) => Some(new.after(before)),
+            (new, _) => new,
+        };
+        Self { known, references, retired, tickets, meter: Arc::clone(&self.meter), ..new }
     }
 
     /// What is counted.
@@ -202,8 +214,8 @@ impl Sidecar {
             true if !is_between && self.has_alias(headers) => Err(Refusal::Forged),
             true => dialect.read(headers, Some(&self.known)),
         };
-        let target = target.read(headers, own);
-        self.decide(dialect.name(), Ask { presented, target, source, now }).await
+        let (target, cookies) = (target.read(headers, own), dialect.cookies(is_between, headers));
+        self.decide(dialect.name(), Ask { presented, target, cookies, source, now }).await
     }
 
     /// Decides about a request. `dialect` is for the count.
@@ -221,15 +233,17 @@ impl Sidecar {
     }
 
     async fn identified(&self, ask: Ask<'_>) -> Result<Arc<Allowed>, Refusal> {
-        let Ask { presented, target, source, now } = ask;
+        let Ask { presented, target, cookies, source, now } = ask;
         let presented = presented?.ok_or(Refusal::NoCertificate)?;
         let route = self.routes.choose(target)?;
-        let allowed = self.cached_or_made(&presented, source, now).await?;
+        let allowed = self.cached_or_made(&presented, (cookies, source), now).await?;
         let Some(number) = route.number else { return Ok(allowed) };
         allowed.admitted[number]?;
         let (Some(audience), Some(_)) = (self.audience_of[number], &self.token) else { return Ok(allowed) };
         let make = || {
-            self.allow(allowed.identity.clone(), &presented, &allowed.decision, (now.wall, Some(audience)))
+            let set_cookie = allowed.set_cookie.clone();
+            let named = (allowed.decision.as_str(), set_cookie);
+            self.allow(allowed.identity.clone(), &presented, named, (now.wall, Some(audience)))
         };
         Ok(Arc::clone(allowed.for_audience[audience].get_or_init(make)))
     }
@@ -238,20 +252,78 @@ impl Sidecar {
     async fn cached_or_made(
         &self,
         presented: &ClientCertificate,
-        source: Option<SocketAddr>,
+        (cookies, source): (Cookies<'_>, Option<SocketAddr>),
         now: Moment,
     ) -> Result<Arc<Allowed>, Refusal> {
         let inputs = self.identify.decision_inputs(presented, now.wall)?;
         if self.remember.is_zero() || !inputs.is_settled {
-            self.meter.made.inc();
-            return self.find_out(presented, source, now).await.outcome;
+            let session = self.cookie(cookies).and_then(|text| self.session(text, presented, now.wall));
+            let count = if session.is_some() { &self.meter.by_ticket } else { &self.meter.made };
+            count.inc();
+            return self.find_out(presented, session, source, now).await.outcome;
         }
-        let key = Key { leaf: presented.sha256, chain: chain_hash(&presented.chain), inputs };
-        let make = async || self.find_out_for(&key.inputs, presented, source, now).await;
+        let key = Key { leaf: presented.sha256, with: chain_hash(&presented.chain), inputs };
+        if self.tickets.is_some()
+            // Boxed: a request has no room for it where there are no tickets.
+            && let Some(outcome) =
+                Box::pin(self.cached_or_made_by_ticket(&key, presented, (cookies, source), now)).await
+        {
+            return outcome;
+        }
+        let make = async || self.find_out_for(&key.inputs, presented, None, source, now).await;
         let (known, was_remembered) = self.cache.get_or_make(&key, now, make).await;
         let count = if was_remembered { &self.meter.remembered } else { &self.meter.made };
         count.inc();
         known.outcome
+    }
+
+    /// The decision by the ticket of a request, cached or made, if no other one is cached and the ticket counts. Requests with the same
+    /// ticket wait for each other, and never for a question that others have asked.
+    async fn cached_or_made_by_ticket(
+        &self,
+        key: &Key,
+        presented: &ClientCertificate,
+        (cookies, source): (Cookies<'_>, Option<SocketAddr>),
+        now: Moment,
+    ) -> Option<Result<Arc<Allowed>, Refusal>> {
+        if self.cache.get(key, now).is_some() {
+            return None;
+        }
+        let text = self.cookie(cookies)?;
+        let with = Sha256::new().chain_update(key.with).chain_update(text).finalize().into();
+        let key = Key { with, ..key.clone() };
+        let counts = |issued| {
+            self.tickets.as_ref().is_some_and(|tickets| tickets.is_newest(&presented.sha256, issued))
+        };
+        if let Some(known) = self.cache.get(&key, now).filter(|known| counts(known.issued)) {
+            self.meter.remembered.inc();
+            return Some(known.outcome);
+        }
+        let session = self.session(text, presented, now.wall)?;
+        let make = async || self.find_out_for(&key.inputs, presented, Some(session), source, now).await;
+        let (known, was_remembered) = self.cache.get_or_make(&key, now, make).await;
+        let count = if was_remembered { &self.meter.remembered } else { &self.meter.by_ticket };
+        count.inc();
+        Some(known.outcome)
+    }
+
+    /// The cookie of a request in which a ticket may be.
+    fn cookie<'a>(&self, cookies: Cookies<'a>) -> Option<&'a [u8]> {
+        match self.tickets.as_ref()?.cookie(cookies) {
+            Found::None => None,
+            Found::One(text) => Some(text),
+            Found::Many => {
+                self.meter.ticket("duplicate");
+                None
+            }
+        }
+    }
+
+    /// Opens a ticket, and counts what came of it.
+    fn session(&self, text: &[u8], presented: &ClientCertificate, now: FileTime) -> Option<Box<Session>> {
+        let opened = self.tickets.as_ref()?.open(text, presented, now);
+        self.meter.ticket(opened.as_ref().err().copied().unwrap_or("accepted"));
+        opened.ok().map(Box::new)
     }
 
     /// Looks the account up, and says whether that was done by exactly these inputs: the accounts or the policy may have changed meanwhile, and
@@ -260,10 +332,11 @@ impl Sidecar {
         &self,
         inputs: &DecisionInputs,
         presented: &ClientCertificate,
+        session: Option<Box<Session>>,
         source: Option<SocketAddr>,
         now: Moment,
     ) -> CacheEntry {
-        let made = self.find_out(presented, source, now).await;
+        let made = self.find_out(presented, session, source, now).await;
         let after = self.identify.decision_inputs(presented, now.wall);
         CacheEntry { is_of_key: after.is_ok_and(|after| after.is_unbroken_since(inputs)), ..made }
     }
@@ -271,12 +344,17 @@ impl Sidecar {
     async fn find_out(
         &self,
         presented: &ClientCertificate,
+        session: Option<Box<Session>>,
         source: Option<SocketAddr>,
         now: Moment,
     ) -> CacheEntry {
+        let issued = session.as_ref().map_or(FileTime::NEVER, |session| session.issued);
         let outcome = match decision_name() {
-            Some(decision) => match self.identify.identify(presented, &decision, source, now.wall).await {
-                Ok(identity) => Ok(self.allow(identity, presented, &decision, (now.wall, None))),
+            Some(decision) => match self.identified_by(presented, session, &decision, source, now.wall).await
+            {
+                Ok((identity, set_cookie)) => {
+                    Ok(self.allow(identity, presented, (&decision, set_cookie), (now.wall, None)))
+                }
                 Err(refusal) => Err(refusal),
             },
             None => Err(Refusal::Undecided(Undecided::NoRandomness)),
@@ -292,7 +370,30 @@ impl Sidecar {
             }
             Err(_) => (Duration::ZERO, FileTime::NEVER),
         };
-        CacheEntry { outcome, until: now.uptime.saturating_add(time), not_after, is_of_key: true }
+        CacheEntry { outcome, until: now.uptime.saturating_add(time), not_after, issued, is_of_key: true }
+    }
+
+    /// The account, by a ticket or by a question. The answer to a question ends older tickets, and a new one is made from it.
+    async fn identified_by(
+        &self,
+        presented: &ClientCertificate,
+        session: Option<Box<Session>>,
+        decision: &str,
+        source: Option<SocketAddr>,
+        now: FileTime,
+    ) -> Result<(Identity, Option<HeaderValue>), Refusal> {
+        if let Some(session) = session {
+            let recognized =
+                self.identify.recognize(presented, session.identity, decision, source, now).await;
+            return recognized.map(|identity| (identity, None));
+        }
+        let answer = self.identify.identify(presented, decision, source, now).await;
+        let Some(tickets) = &self.tickets else { return answer.map(|identity| (identity, None)) };
+        tickets.answered(presented.sha256, answer.as_ref().map(drop).map_err(|refusal| *refusal), now);
+        let identity = answer?;
+        let sealed = tickets.seal(&identity, presented, now);
+        self.meter.ticket(sealed.as_ref().err().copied().unwrap_or("issued"));
+        Ok((identity, sealed.ok()))
     }
 
     /// What a decision allows, with a token for the audience of a route, by its place, or for that of all tokens.
@@ -300,7 +401,7 @@ impl Sidecar {
         &self,
         identity: Identity,
         presented: &ClientCertificate,
-        decision: &str,
+        (decision, set_cookie): (&str, Option<HeaderValue>),
         (now, audience): (FileTime, Option<usize>),
     ) -> Arc<Allowed> {
         let mut facts = Facts { decision, certificate: &presented.sha256, token: None };
@@ -319,6 +420,7 @@ impl Sidecar {
             headers: written.headers,
             identity,
             decision: decision.to_owned(),
+            set_cookie,
             // What is made for one audience is never asked for another one.
             for_audience: match audience {
                 None => self.audiences.iter().map(|_| OnceLock::new()).collect(),
@@ -344,10 +446,31 @@ impl Sidecar {
         response
     }
 
+    /// `Set-Cookie` of an answer that lets a client in: a ticket for the decision, unless the request has that one.
+    pub fn set_cookie(&self, decided: &Decided, cookies: Cookies<'_>) -> Option<HeaderValue> {
+        let Decided::Allowed(allowed) = decided else { return None };
+        let (set_cookie, tickets) = (allowed.set_cookie.as_ref()?, self.tickets.as_ref()?);
+        let is_settable = !matches!(cookies, Cookies::None);
+        (is_settable && !tickets.has(cookies, set_cookie)).then(|| set_cookie.clone())
+    }
+
+    /// A value of `Cookie` for the application, without tickets; `None` if it has none.
+    pub fn without_tickets(&self, cookies: &[u8]) -> Option<Vec<u8>> {
+        self.tickets.as_ref()?.without(cookies)
+    }
+
+    /// Whether tickets are configured.
+    pub const fn has_tickets(&self) -> bool {
+        self.tickets.is_some()
+    }
+
     /// Makes a request ready for the application: the proxy's words about certificates and all copies of identity headers are taken
-    /// away, in every spelling. Then the identity headers are set; without an account they are empty.
+    /// away, in every spelling, and so are tickets. Then the identity headers are set; without an account they are empty.
     pub fn stamp(&self, allowed: Option<&Allowed>, headers: &mut HeaderMap) {
         self.strip(headers);
+        if let Some(tickets) = &self.tickets {
+            tickets.strip(headers);
+        }
         for (name, value) in allowed.map_or(&self.without_account, |allowed| &allowed.headers) {
             headers.insert(name.clone(), value.clone());
         }

@@ -134,4 +134,19 @@ pub trait Identify: Send + Sync {
         source: Option<SocketAddr>,
         now: FileTime,
     ) -> BoxFuture<'a, Result<Identity, Refusal>>;
+
+    /// The account of a certificate that came with a ticket, in which the farm says that it is this one. An implementation that asks a
+    /// server may return it without asking, after it has validated the certificate and audited the decision. One that knows the
+    /// accounts itself asks them, as this default does.
+    fn recognize<'a>(
+        &'a self,
+        presented: &'a ClientCertificate,
+        ticket: Identity,
+        decision: &'a str,
+        source: Option<SocketAddr>,
+        now: FileTime,
+    ) -> BoxFuture<'a, Result<Identity, Refusal>> {
+        drop(ticket);
+        self.identify(presented, decision, source, now)
+    }
 }

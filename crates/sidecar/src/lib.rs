@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! a proxy's request ─► dialect: which certificate did the handshake prove? ─► Identify: which account? ─► routes: is it let in?
-//!                                                                                      └► cached            └► headers, token
+//!                                                                                      └► cached, ticket    └► headers, token
 //! ```
 //!
 //! There is no socket here and no clock: requests come in as `http` values, and the caller has checked that the proxy sent them. Three
@@ -10,6 +10,7 @@
 
 mod allowed;
 mod cache;
+mod cookies;
 mod decide;
 pub mod dialect;
 pub mod forwarding;
@@ -23,13 +24,16 @@ pub mod routes;
 #[cfg(test)]
 mod scene;
 mod secret;
+mod tickets;
 pub mod token;
 
 pub use allowed::Allowed;
 pub use cache::Moment;
+pub use cookies::{CookieName, Cookies};
 pub use decide::{Ask, Decided, Parts, Sidecar};
 pub use dialect::{ClientCertificate, Dialect};
 pub use identity::{Assurance, DecisionInputs, Group, Identify, Identity};
 pub use meter::Meter;
 pub use refusal::{Broken, NotMapped, Outcome, Refusal, Undecided};
 pub use secret::{SECRET, shows_secret};
+pub use tickets::{Farm, POLICY_LEN};

@@ -13,7 +13,10 @@ pub struct Meter {
     pub remembered: Counter,
     /// Decisions that were made.
     pub made: Counter,
+    /// Decisions that were made by a ticket.
+    pub(crate) by_ticket: Counter,
     decisions: Family<DecisionLabels, Counter>,
+    tickets: Family<TicketLabels, Counter>,
     requests: Family<RequestLabels, Counter>,
 }
 
@@ -26,6 +29,7 @@ struct DecisionLabels {
 enum How {
     Made,
     Remembered,
+    Ticket,
 }
 
 impl EncodeLabelValue for How {
@@ -33,9 +37,16 @@ impl EncodeLabelValue for How {
         match self {
             Self::Made => "made",
             Self::Remembered => "remembered",
+            Self::Ticket => "ticket",
         }
         .encode(encoder)
     }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TicketLabels {
+    /// `issued`, `accepted`, or why a ticket does not count or was not made.
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -49,7 +60,18 @@ impl Default for Meter {
     fn default() -> Self {
         let decisions = Family::<DecisionLabels, Counter>::default();
         let of = |how| decisions.get_or_create_owned(&DecisionLabels { how });
-        Self { made: of(How::Made), remembered: of(How::Remembered), decisions, requests: Family::default() }
+        let tickets = Family::<TicketLabels, Counter>::default();
+        for result in ["issued", "accepted"] {
+            let _ = tickets.get_or_create_owned(&TicketLabels { result });
+        }
+        Self {
+            made: of(How::Made),
+            remembered: of(How::Remembered),
+            by_ticket: of(How::Ticket),
+            decisions,
+            tickets,
+            requests: Family::default(),
+        }
     }
 }
 
@@ -63,9 +85,24 @@ impl Meter {
         );
         registry.register(
             "sidecar_decisions",
-            "Decisions for web servers and clients: made, or remembered (from the cache)",
+            "Decisions for web servers and clients: made, remembered (from the cache), or by a ticket",
             self.decisions.clone(),
         );
+        registry.register(
+            "sidecar_tickets",
+            "Tickets in cookies: issued, accepted, or why one did not count or was not made",
+            self.tickets.clone(),
+        );
+    }
+
+    /// Counts a ticket.
+    pub(crate) fn ticket(&self, result: &'static str) {
+        self.tickets.get_or_create(&TicketLabels { result }).inc();
+    }
+
+    /// Tickets of one result.
+    pub fn tickets(&self, result: &'static str) -> u64 {
+        self.tickets.get(&TicketLabels { result }).map_or(0, |count| count.get())
     }
 
     /// Counts the answer to a request.

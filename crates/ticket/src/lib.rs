@@ -38,7 +38,7 @@ mod redemption;
 mod roots;
 
 pub use redemption::{MemoryRedemption, Redeemed, Redemption, RedemptionFailed, TicketId};
-pub use roots::{Root, Roots, RootsError};
+pub use roots::{NotARoot, Root, Roots, RootsError};
 
 use aes_gcm_siv::aead::{AeadInOut, KeyInit};
 use aes_gcm_siv::{Aes256GcmSiv, Nonce, Tag};

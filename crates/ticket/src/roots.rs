@@ -1,5 +1,7 @@
 //! The roots that the nodes of a farm share.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hkdf::Hkdf;
 use sha2::Sha256;
 use std::fmt;
@@ -22,6 +24,24 @@ impl Root {
         Self { generation, octets }
     }
 
+    /// Reads what [`Root::to_line`] writes, without an end of line. There is one text for each root.
+    pub fn from_line(text: &str) -> Result<Self, NotARoot> {
+        let (generation, key) =
+            text.strip_prefix(LINE_START).and_then(|rest| rest.split_once(':')).ok_or(NotARoot)?;
+        let number = generation.parse::<u32>().map_err(|_| NotARoot)?;
+        if number == 0 || number.to_string() != generation {
+            return Err(NotARoot);
+        }
+        let octets = Zeroizing::new(URL_SAFE_NO_PAD.decode(key).map_err(|_| NotARoot)?);
+        Ok(Self::new(number, octets.as_slice().try_into().map_err(|_| NotARoot)?))
+    }
+
+    /// The line of its file: `rcmpd-ticket-root:GENERATION:KEY`, with the octets in base64url without padding.
+    pub fn to_line(&self) -> Zeroizing<String> {
+        let key = Zeroizing::new(URL_SAFE_NO_PAD.encode(self.octets));
+        Zeroizing::new(format!("{LINE_START}{}:{}", self.generation, key.as_str()))
+    }
+
     /// Its number.
     pub const fn generation(&self) -> u32 {
         self.generation
@@ -37,6 +57,16 @@ impl Root {
         key
     }
 }
+
+/// How the line of a root begins.
+const LINE_START: &str = "rcmpd-ticket-root:";
+
+/// A text is not the line of a root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this is not a line rcmpd-ticket-root:GENERATION:KEY, with a generation from 1 and a key of 32 octets"
+)]
+pub struct NotARoot;
 
 impl fmt::Debug for Root {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

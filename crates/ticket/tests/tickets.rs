@@ -211,6 +211,33 @@ fn generations_overlap_and_one_of_them_seals() {
 }
 
 #[test]
+fn the_line_of_a_root_is_read_and_no_other_text() {
+    let root = Root::new(7, octets(0));
+    // Base64url (RFC 4648, section 5) of the octets 0 to 31.
+    let line = "rcmpd-ticket-root:7:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+    assert_eq!(root.to_line().as_str(), line);
+    let read = Root::from_line(line).expect("a root");
+    let sealed = |root: Root| {
+        let roots = Roots::new(vec![root]).expect("one root");
+        seal_once(&roots, &name("session"), &claims(), octets(SALT)).expect("sealed")
+    };
+    assert_eq!((read.generation(), sealed(read)), (7, sealed(root)));
+    for odd in [
+        "",
+        "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8",
+        "rcmpd-ticket-root:0:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8",
+        "rcmpd-ticket-root:07:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8",
+        "rcmpd-ticket-root:+7:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8",
+        "rcmpd-ticket-root:4294967296:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8",
+        "rcmpd-ticket-root:7:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        "rcmpd-ticket-root:7:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHg",
+        "rcmpd-ticket-root:7:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8 ",
+    ] {
+        assert!(Root::from_line(odd).is_err(), "{odd}");
+    }
+}
+
+#[test]
 fn of_many_redemptions_at_once_one_passes() {
     let redemption = MemoryRedemption::new(10);
     let ticket = vector("one-time.bin");

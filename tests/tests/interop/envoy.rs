@@ -122,6 +122,7 @@ impl Served {
             routes: Routes::new(vec![admins, Route::default()]),
             format: Format::default(),
             token: None,
+            tickets: None,
             remember: Duration::from_secs(60),
             remembered_max: 10,
         };

@@ -13,6 +13,7 @@ mod odd_paths;
 mod oracles;
 mod relay;
 mod samba;
+mod sidecar_tickets;
 mod sso;
 mod sso_kerberos;
 mod third_party_store;

@@ -25,6 +25,7 @@ mod rogue;
 mod screens;
 mod serving;
 mod sidecar;
+mod sidecar_tickets;
 mod skipped_input;
 mod sso;
 mod sso_nodes;

@@ -13,6 +13,8 @@ mod contents;
 mod look_up;
 mod machines;
 mod nt_hashes;
+#[cfg(feature = "redemption")]
+mod redemption;
 mod rows;
 mod schema;
 mod sealing;
@@ -21,6 +23,8 @@ mod tables;
 mod watch;
 mod worker;
 
+#[cfg(feature = "redemption")]
+pub use redemption::SqliteRedemption;
 pub use sealing::SealingKey;
 pub use serving::Serving;
 

@@ -11,6 +11,7 @@ mod man;
 mod map;
 mod mapping;
 mod proxy_config;
+mod sidecar;
 mod sso;
 mod transfer;
 
@@ -191,6 +192,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         }
         Command::Audit(command) => audit::run(command),
         Command::Sso(command) => sso::run(command).await,
+        Command::Sidecar(command) => sidecar::run(command),
         Command::ProxyConfig(args) => proxy_config::run(&args),
         Command::Page { listen, unix, anywhere } => {
             let exporter = crate::telemetry::init(&Telemetry { log: "info".to_owned(), json: false })?;

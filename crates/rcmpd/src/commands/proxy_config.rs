@@ -82,6 +82,7 @@ pub(super) fn run(args: &ProxyConfigArgs) -> anyhow::Result<u8> {
         secret: secret.as_deref(),
         tls: proxy.as_ref().map(|(certificate, key, ca)| ProxyTls { certificate, key, ca }),
         format: &section.format,
+        ticket: section.ticket.as_ref().map(|ticket| ticket.cookie.as_str()),
         listen: args.listen,
         server_name: &args.site,
         certificate: &certificate,

@@ -87,6 +87,8 @@ impl Config {
         let domains = self.sso.iter().filter_map(|sso| sso.ntlm.as_ref()).flat_map(|ntlm| &ntlm.domains);
         let secrets = secrets.chain(domains.filter_map(|domain| domain.peer.secret.as_ref()));
         let listeners = || self.sidecar.iter().flat_map(|sidecar| &sidecar.listen);
+        let tickets = self.sidecar.iter().filter_map(|sidecar| sidecar.ticket.as_ref());
+        let secrets = secrets.chain(tickets.flat_map(|ticket| &ticket.keys));
         for secret in secrets.chain(listeners().filter_map(|listen| listen.secret.as_ref())) {
             if let SecretRef::File(path) = secret {
                 add(path, Group);

@@ -29,7 +29,7 @@ pub use secret_ref::{SecretMissing, SecretRef};
 pub use sections::{Gone, Sections};
 pub use sidecar::{
     Application, Listen, ListenTls, Place, Proxy, SIDECAR_METHODS, Sidecar, SocketGroup, Source, Speaks,
-    Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,
+    Ticket, Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,
 };
 pub use sso::{Kerberos, Sso};
 pub use trust::{Ocsp, TrustFiles, usual_key_purposes};

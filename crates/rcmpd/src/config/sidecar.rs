@@ -7,6 +7,7 @@ use rcmp_service::message::MappingFlags;
 use rcmp_service::{Method, Validation, has_method};
 use rustls_pki_types::ServerName;
 use serde::Deserialize;
+use sidecar::CookieName;
 use sidecar::dialect::{Dialect, Target};
 use sidecar::headers::{
     Encoding, Format, GroupForm, Meaning, Preset, UserForm, VALUE_LEN_DEFAULT, custom_name,
@@ -45,6 +46,8 @@ pub struct Sidecar {
     pub format: Format,
     /// Signed identity tokens.
     pub token: Option<Token>,
+    /// Tickets of the farm in cookies.
+    pub ticket: Option<Ticket>,
     /// How long a decision is cached.
     pub remember: Duration,
     /// Limit of cached decisions.
@@ -69,6 +72,14 @@ pub struct Listen {
     pub settings: sidecar_tokio::settings::Listen,
     /// What a proxy has to show.
     pub secret: Option<SecretRef>,
+}
+
+impl Listen {
+    /// Whether an answer can set a cookie in the client.
+    fn sets_cookies(&self) -> bool {
+        let is_asked = matches!(self.settings.speaks, Speaks::Http(Dialect::Nginx) | Speaks::EnvoyGrpc);
+        is_asked || self.settings.upstream.is_some()
+    }
 }
 
 /// `[sidecar.proxy]`.
@@ -101,6 +112,21 @@ pub struct Token {
     pub lifetime: Duration,
 }
 
+/// `[sidecar.ticket]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// Lines of roots, as `rcmpd sidecar ticket-key` writes them.
+    pub keys: Vec<SecretRef>,
+    /// The generation that seals; the highest one if it is not named.
+    pub seal_with: Option<u32>,
+    /// The name of the farm.
+    pub audience: ticket::Name,
+    /// The cookie.
+    pub cookie: CookieName,
+    /// How long a ticket counts.
+    pub lifetime: Duration,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Section {
@@ -124,6 +150,7 @@ pub(super) struct Section {
     route: Option<Vec<Spanned<RouteSection>>>,
     proxy: Option<ProxySection>,
     token: Option<TokenSection>,
+    ticket: Option<Spanned<TicketSection>>,
 }
 
 #[derive(Deserialize)]
@@ -210,6 +237,16 @@ struct TokenSection {
     lifetime_s: Option<Spanned<u64>>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TicketSection {
+    keys: Spanned<Vec<Spanned<String>>>,
+    seal_with: Option<u32>,
+    audience: Spanned<String>,
+    cookie: Option<Spanned<String>>,
+    lifetime_s: Option<Spanned<u64>>,
+}
+
 /// The default of sidecar.methods: methods that need only the names in the certificate of the client.
 pub const SIDECAR_METHODS: MappingFlags = Method::Upn.flag().with(Method::Subject.flag());
 /// Where a route names groups, SIDs and domains, which may not exist.
@@ -277,6 +314,8 @@ const TIMEOUT_S: RangeInclusive<u64> = 1..=120;
 /// Keys that are published beside the one that signs: applications read the set often.
 const PUBLISHED_MAX: usize = 16;
 const LIFETIME_S: RangeInclusive<u64> = 10..=3600;
+/// The default of sidecar.ticket.cookie.
+const COOKIE: &str = "__Host-rcmpd";
 
 /// Other sections that a sidecar needs.
 pub(super) struct Beside<'a> {
@@ -348,7 +387,10 @@ impl Checker<'_> {
             }
             Some(listen)
         });
-        let listen = listen.collect();
+        let listen: Vec<Listen> = listen.collect();
+        let ticket = section.ticket.and_then(|ticket| {
+            self.ticket(ticket, source, proxy.is_some() || listen.iter().any(Listen::sets_cookies))
+        });
         Sidecar {
             source,
             methods,
@@ -363,6 +405,7 @@ impl Checker<'_> {
             proxy,
             format,
             token: section.token.map(|token| self.token(token)),
+            ticket,
             remember: self.seconds(section.remember_s.as_ref(), REMEMBER_S, 60),
             remembered_max: self.count(section.remembered_max.as_ref(), REMEMBERED, 10_000),
             timeout: self.seconds(section.timeout_s.as_ref(), TIMEOUT_S, 10),
@@ -944,6 +987,61 @@ impl Checker<'_> {
                 self.upstream(&section.upstream, &keys)?
             },
             anonymous: anonymous.unwrap_or(false),
+        })
+    }
+
+    /// `[sidecar.ticket]`. A ticket stands for the answer of a server, so a process that knows the accounts itself has none.
+    fn ticket(
+        &mut self,
+        section: Spanned<TicketSection>,
+        source: Source,
+        sets_cookies: bool,
+    ) -> Option<Ticket> {
+        let span = section.span();
+        let section = section.into_inner();
+        if source == Source::Embedded {
+            self.problem(
+                span.clone(),
+                "tickets are for source = \"remote\": this process knows the accounts as they are now, and a ticket does not",
+                "remove [sidecar.ticket]",
+            );
+        }
+        if !sets_cookies {
+            self.problem(
+                span,
+                "no answer of a listener can set a cookie in the client",
+                "use dialect = \"nginx\" or \"envoy-grpc\", a listener with an upstream, or [sidecar.proxy]",
+            );
+        }
+        let count = section.keys.get_ref().len();
+        if !(1..=ticket::Roots::MAX).contains(&count) {
+            let help = format!("name 1 to {} keys of `rcmpd sidecar ticket-key`", ticket::Roots::MAX);
+            self.problem(section.keys.span(), format!("{count} keys are configured"), help);
+        }
+        let keys = section.keys.get_ref().iter().filter_map(|key| self.secret(key)).collect();
+        let audience = ticket::Name::new(section.audience.get_ref());
+        if audience.is_none() {
+            self.problem(
+                section.audience.span(),
+                "this is not the name of a farm",
+                "use 1 to 64 letters, digits and . _ : / -, the same on each node, as in \"shop.contoso.example\"",
+            );
+        }
+        let given = section.cookie.as_ref();
+        let cookie = CookieName::new(given.map_or(COOKIE, |name| name.get_ref()));
+        if let (None, Some(given)) = (&cookie, given) {
+            self.problem(
+                given.span(),
+                "this cannot be the name of the cookie: without the prefix __Host- another host of the domain could set it",
+                "use __Host- with letters, digits, _ and -, at most 64 characters, as in \"__Host-rcmpd\"",
+            );
+        }
+        Some(Ticket {
+            keys,
+            seal_with: section.seal_with,
+            audience: audience?,
+            cookie: cookie?,
+            lifetime: self.seconds(section.lifetime_s.as_ref(), LIFETIME_S, 900),
         })
     }
 

@@ -101,9 +101,68 @@ impl Identify for Identifier {
             }
         }
     }
+
+    fn recognize<'a>(
+        &'a self,
+        presented: &'a ClientCertificate,
+        ticket: Identity,
+        decision: &'a str,
+        source: Option<SocketAddr>,
+        now: FileTime,
+    ) -> BoxFuture<'a, Result<Identity, Refusal>> {
+        if let Source::Embedded { .. } = &self.source {
+            return self.identify(presented, decision, source, now);
+        }
+        Box::pin(async move {
+            let deciders = self.policy.0.load_full();
+            let outcome = validated(&deciders, presented, ticket, now).await;
+            self.audited(&deciders, presented, outcome, (decision, Client(source), true))
+        })
+    }
+}
+
+/// The account of a ticket, if the certificate is validated as before a question, and names no other account.
+async fn validated(
+    deciders: &Deciders,
+    presented: &ClientCertificate,
+    ticket: Identity,
+    now: FileTime,
+) -> Result<Identity, Refusal> {
+    let certificate = read(presented)?;
+    let certificate = certificate.get();
+    deciders.live.verified(&certificate, now).await.map_err(refusal)?;
+    match SidClaim::of(&certificate).allows(&ticket.sid) {
+        true => Ok(Identity { not_after: ticket.not_after.min(certificate.not_after), ..ticket }),
+        false => Err(refusal(Reason::SidMismatch)),
+    }
 }
 
 impl Identifier {
+    /// Writes and counts what was found out with another service's answer, which a ticket may stand for. What must be audited and cannot be
+    /// is undecided.
+    fn audited(
+        &self,
+        deciders: &Deciders,
+        presented: &ClientCertificate,
+        outcome: Result<Identity, Refusal>,
+        (decision, source, is_by_ticket): (&str, Client, bool),
+    ) -> Result<Identity, Refusal> {
+        let account = outcome
+            .as_ref()
+            .ok()
+            .map(|identity| (identity.sid, format!("{}\\{}", identity.domain, identity.account)));
+        let reason = outcome.as_ref().err().map_or("mapped", |refusal| refusal.name());
+        deciders.metrics.identified(reason);
+        let source = source.to_string();
+        let by = if is_by_ticket { audit_log::IdentifiedBy::Ticket } else { audit_log::IdentifiedBy::Server };
+        let written =
+            self.audit.identified(decision, reason, account.as_ref(), (&presented.leaf, by), &source);
+        match written {
+            Ok(()) => outcome,
+            Err(_) => Err(Refusal::Undecided(Reason::AuditUnavailable.into())),
+        }
+    }
+
     async fn identify_here(
         &self,
         deciders: Arc<Deciders>,
@@ -133,18 +192,7 @@ impl Identifier {
         now: FileTime,
     ) -> Result<Identity, Refusal> {
         let outcome = remote.ask(&deciders, presented, now).await;
-        let account = outcome
-            .as_ref()
-            .ok()
-            .map(|identity| (identity.sid, format!("{}\\{}", identity.domain, identity.account)));
-        let reason = outcome.as_ref().err().map_or("mapped", |refusal| refusal.name());
-        deciders.metrics.identified(reason);
-        let source = source.to_string();
-        let written = self.audit.identified(decision, reason, account.as_ref(), &presented.leaf, &source);
-        match written {
-            Ok(()) => outcome,
-            Err(_) => Err(Refusal::Undecided(Reason::AuditUnavailable.into())),
-        }
+        self.audited(&deciders, presented, outcome, (decision, source, false))
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod identify;
 pub mod routes;
+mod tickets;
 
 use crate::clock::moment;
 use crate::config::{self, Config, SecretRef, Source};
@@ -108,7 +109,8 @@ impl Sidecar {
         };
         let identify: Arc<dyn Identify> =
             Arc::new(Identifier { policy: policy.clone(), audit: Arc::clone(audit), source });
-        let current = Arc::new(ArcSwap::from_pointee(sidecar::Sidecar::new(parts(sidecar, &identify)?)));
+        let current =
+            Arc::new(ArcSwap::from_pointee(sidecar::Sidecar::new(parts(config, sidecar, &identify)?)));
         let (tls_settings, made_of) =
             sidecar.proxy.as_ref().map(|proxy| tls_settings(config, proxy, policy)).transpose()?.unzip();
         let front = sidecar.proxy.as_ref().zip(tls_settings).map(|(proxy, tls_settings)| {
@@ -137,7 +139,7 @@ impl Sidecar {
         let proofs = sidecar.listen.iter().map(proof).collect::<anyhow::Result<_>>()?;
         let tls =
             self.applications().map(|upstream| upstream.reload(&Files)).collect::<anyhow::Result<_>>()?;
-        let sidecar = self.current.load().successor(parts(sidecar, &self.identify)?, moment().uptime);
+        let sidecar = self.current.load().successor(parts(config, sidecar, &self.identify)?, moment().uptime);
         Ok(Reloaded { sidecar, proofs, tls, tls_settings })
     }
 
@@ -294,6 +296,9 @@ pub(crate) fn check_files(config: &Config, sidecar: &config::Sidecar) -> Vec<any
             .push(upstream::Tls::of(&proxy.upstream, &Files).map(drop).context("cannot use [sidecar.proxy]"));
     }
     checked.extend(sidecar.token.as_ref().map(|token| signer(token).map(drop)));
+    // A key that cannot be read is reported with the other secrets.
+    let ticket = sidecar.ticket.as_ref().filter(|ticket| ticket.keys.iter().all(|key| key.read().is_ok()));
+    checked.extend(ticket.map(|ticket| tickets::farm(config, sidecar, ticket).map(drop)));
     let client = config.client.iter().filter(|_| sidecar.source == Source::Remote);
     let keys = client.flat_map(|client| &client.proof_keys);
     checked.extend(keys.map(|(_, path)| PublicKey::read(path).map(drop)));
@@ -341,14 +346,16 @@ fn tls_settings(
     Ok((TlsSettings::new(tls, proxy.anonymous), hash.finalize().into()))
 }
 
-fn parts(config: &config::Sidecar, identify: &Arc<dyn Identify>) -> anyhow::Result<Parts> {
+fn parts(config: &Config, sidecar: &config::Sidecar, identify: &Arc<dyn Identify>) -> anyhow::Result<Parts> {
+    let farm = sidecar.ticket.as_ref().map(|ticket| tickets::farm(config, sidecar, ticket)).transpose()?;
     Ok(Parts {
         identify: Arc::clone(identify),
-        routes: Routes::new(config.routes.clone()),
-        format: config.format.clone(),
-        token: config.token.as_ref().map(signer).transpose()?,
-        remember: config.remember,
-        remembered_max: config.remembered_max,
+        routes: Routes::new(sidecar.routes.clone()),
+        format: sidecar.format.clone(),
+        token: sidecar.token.as_ref().map(signer).transpose()?,
+        tickets: farm,
+        remember: sidecar.remember,
+        remembered_max: sidecar.remembered_max,
     })
 }
 

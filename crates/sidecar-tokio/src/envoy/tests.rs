@@ -131,6 +131,7 @@ pub(crate) fn sidecar(
         routes: Routes::new(routes),
         format: Format::default(),
         token: None,
+        tickets: None,
         remember: Duration::ZERO,
         remembered_max: 1,
     };

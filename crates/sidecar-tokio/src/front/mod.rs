@@ -28,7 +28,7 @@ use super::lingering::Lingering;
 use super::tls::H2;
 use super::upstream::{
     Behind, Body, Client, REQUESTS_MAX, Timeouts, Upstream, authority, count_not_passed_on, no_host, plain,
-    refusal as refuse, strip,
+    refusal as refuse, strip, with_cookie,
 };
 use super::watched::Watched;
 use crate::Clock;
@@ -47,7 +47,7 @@ use requests::{Counted, Requests};
 use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
 use sidecar::routes::host_of;
-use sidecar::{Ask, ClientCertificate, Decided, Refusal, Sidecar};
+use sidecar::{Ask, ClientCertificate, Cookies, Decided, Refusal, Sidecar};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -448,15 +448,20 @@ impl Connection {
             true => self.presented.clone(),
             false => Err(Refusal::Misdirected),
         };
-        let ask = Ask { presented, target, source: Some(self.address), now: (self.front.clock)() };
+        let cookies = Cookies::Headers(request.headers());
+        let ask = Ask { presented, target, cookies, source: Some(self.address), now: (self.front.clock)() };
         let behind =
             |account| Behind::Tls(Client { address: self.address.ip(), account, close: self.close.clone() });
-        match sidecar.decide("proxy", ask).await {
+        let decided = sidecar.decide("proxy", ask).await;
+        let set_cookie = sidecar.set_cookie(&decided, cookies);
+        match decided {
             Decided::Allowed(allowed) => {
                 let behind = behind(Some(allowed.identity.sid));
                 let stamp = |headers: &mut HeaderMap| sidecar.stamp(Some(&allowed), headers);
                 // Boxed: a connection that asks for nothing has no room for it.
-                Box::pin(self.front.upstream.forward(request, behind, stamp, strip(&sidecar))).await
+                let answer =
+                    Box::pin(self.front.upstream.forward(request, behind, stamp, strip(&sidecar))).await;
+                with_cookie(answer, set_cookie)
             }
             Decided::Refused(Refusal::NoCertificate)
                 if self.tls_settings.anonymous && is_for_everybody(&sidecar, target) =>

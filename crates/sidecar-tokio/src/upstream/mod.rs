@@ -190,6 +190,14 @@ pub fn refusal(request: Request<Incoming>, answer: Response<Body>) -> Response<B
     answer
 }
 
+/// An answer with a cookie of ours beside those of the application.
+pub fn with_cookie(mut answer: Response<Body>, set_cookie: Option<HeaderValue>) -> Response<Body> {
+    if let Some(set_cookie) = set_cookie {
+        answer.headers_mut().append(header::SET_COOKIE, set_cookie);
+    }
+    answer
+}
+
 /// An answer after which the connection is closed. A client that reads this sends no further request on it (RFC 9112 9.6).
 pub fn closing(mut answer: Response<Body>) -> Response<Body> {
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -1,3 +1,5 @@
+mod tickets;
+
 use super::*;
 use crate::headers::Preset;
 use crate::identity::{Assurance, DecisionInputs, Group};
@@ -92,6 +94,7 @@ fn parts(oracle: &Arc<Oracle>) -> Parts {
         routes: Routes::default(),
         format: Format::default(),
         token: None,
+        tickets: None,
         remember: Duration::from_secs(60),
         remembered_max: 100,
     }
@@ -118,7 +121,13 @@ async fn ask(
     presented: &ClientCertificate,
     now: FileTime,
 ) -> Result<Arc<Allowed>, Refusal> {
-    let ask = Ask { presented: Ok(Some(presented.clone())), target: None, source: None, now: moment(now) };
+    let ask = Ask {
+        presented: Ok(Some(presented.clone())),
+        target: None,
+        cookies: Cookies::None,
+        source: None,
+        now: moment(now),
+    };
     outcome(sidecar.decide("test", ask).await)
 }
 
@@ -370,8 +379,13 @@ async fn routes_decide_about_each_request() {
             (None, Err(Refusal::Broken(Broken::NoTarget))),
         ] {
             let target = path.map(|path| ("app.example", path));
-            let ask =
-                Ask { presented: Ok(Some(presented(1, &[]))), target, source: None, now: moment(at(0)) };
+            let ask = Ask {
+                presented: Ok(Some(presented(1, &[]))),
+                target,
+                cookies: Cookies::None,
+                source: None,
+                now: moment(at(0)),
+            };
             assert_eq!(name(&outcome(sidecar.decide("test", ask).await)), expected, "{path:?}");
         }
     }
@@ -386,7 +400,8 @@ async fn routes_decide_about_each_request() {
         assert_eq!(sidecar.meter().requests("test", outcome), count, "{outcome}");
     }
     // A client does not learn what routes there are.
-    let ask = Ask { presented: Ok(None), target: None, source: None, now: moment(at(0)) };
+    let ask =
+        Ask { presented: Ok(None), target: None, cookies: Cookies::None, source: None, now: moment(at(0)) };
     assert_eq!(name(&outcome(sidecar.decide("test", ask).await)), Err(Refusal::NoCertificate));
 }
 
@@ -718,7 +733,7 @@ async fn a_token_is_for_its_route_and_no_other_one() {
         let asked = async |path: &str, now: u64| {
             let presented = Ok(Some(presented(1, &[])));
             let target = Some(("app.example", path));
-            let ask = Ask { presented, target, source: None, now: moment(at(now)) };
+            let ask = Ask { presented, target, cookies: Cookies::None, source: None, now: moment(at(now)) };
             outcome(sidecar.decide("test", ask).await).expect(path)
         };
         for round in 0..3 {
@@ -748,7 +763,13 @@ async fn a_token_is_for_its_route_and_no_other_one() {
     let oracle = Oracle::new();
     let sidecar = Sidecar::new(Parts { routes: Routes::new(routes.to_vec()), ..parts(&oracle) });
     let presented = Ok(Some(presented(1, &[])));
-    let ask = Ask { presented, target: Some(("app.example", "/a")), source: None, now: moment(at(0)) };
+    let ask = Ask {
+        presented,
+        target: Some(("app.example", "/a")),
+        cookies: Cookies::None,
+        source: None,
+        now: moment(at(0)),
+    };
     let allowed = outcome(sidecar.decide("test", ask).await).expect("alice");
     assert_eq!(allowed.headers["x-identity-token"], "");
 }

@@ -12,6 +12,7 @@ pub(crate) use known::Known;
 
 pub use crate::limits::{CERTIFICATE_LEN_MAX, CHAIN_MAX};
 
+use crate::cookies::Cookies;
 use crate::limits::CHAIN_LEN_MAX;
 use crate::refusal::{Broken, Refusal};
 use bytes::Bytes;
@@ -161,6 +162,15 @@ impl Dialect {
     /// Whether the proxy has no way to ask beside: the sidecar stands between it and the application.
     pub const fn is_in_path(self) -> bool {
         matches!(self, Self::Haproxy | Self::Apache)
+    }
+
+    /// The cookies of a request, if `Set-Cookie` of the answer reaches the client: the sidecar stands before the application, or the
+    /// configuration that is printed for the web server passes both on.
+    pub fn cookies<'a>(self, is_between: bool, headers: &'a HeaderMap) -> Cookies<'a> {
+        match is_between || self == Self::Nginx {
+            true => Cookies::Headers(headers),
+            false => Cookies::None,
+        }
     }
 
     /// The headers of this dialect; all others of [`OWNED`] are forged.

@@ -69,6 +69,8 @@ pub struct Site<'a> {
     pub tls: Option<ProxyTls<'a>>,
     /// What is advertised.
     pub format: &'a Format,
+    /// The cookie of tickets, where the sidecar has them.
+    pub ticket: Option<&'a str>,
     /// Where the web server listens.
     pub listen: SocketAddr,
     /// Its name.
@@ -227,6 +229,26 @@ impl WebServer {
                     (
                         "secret",
                         secret(&|secret| format!("        proxy_set_header X-Sidecar-Secret \"{secret}\";")),
+                    ),
+                    ("ticket", site.ticket.map(|name| nginx_cookies(name, id)).unwrap_or_default()),
+                    (
+                        "ticket_ask",
+                        site.ticket
+                            .map(|_| format!("        proxy_set_header Cookie $rcmpd_ticket_{id};\n"))
+                            .unwrap_or_default(),
+                    ),
+                    (
+                        "ticket_give",
+                        site.ticket
+                            .map(|_| {
+                                format!(
+                                    "        # The sidecar sets its ticket in the client. The application does not get it.\n\
+                                     \x20       auth_request_set $rcmpd_set_cookie $upstream_http_set_cookie;\n\
+                                     \x20       add_header Set-Cookie $rcmpd_set_cookie always;\n\
+                                     \x20       proxy_set_header Cookie $rcmpd_cookies_{id};\n"
+                                )
+                            })
+                            .unwrap_or_default(),
                     ),
                 ]
             }
@@ -426,6 +448,25 @@ impl WebServer {
     }
 }
 
+/// Variables of nginx: the ticket of a request, and the other cookies. A name of a cookie has no character that a regular expression reads as
+/// another one.
+fn nginx_cookies(name: &str, id: &str) -> String {
+    format!(
+        "\n# The ticket of the sidecar, and the cookies without it. Of two tickets none counts, and the application gets no cookie: a browser sends one.\n\
+         map $http_cookie $rcmpd_ticket_{id} {{\n\
+         \x20   default \"\";\n\
+         \x20   \"~(?:^|;)\\s*{name}=.*;\\s*{name}=\" \"\";\n\
+         \x20   \"~(?:^|;)\\s*({name}=[^;]*)\" $1;\n\
+         }}\n\n\
+         map $http_cookie $rcmpd_cookies_{id} {{\n\
+         \x20   default $http_cookie;\n\
+         \x20   \"~*(?:^|;)\\s*{name}\\s*=.*;\\s*{name}\\s*=\" \"\";\n\
+         \x20   \"~*^\\s*{name}\\s*=[^;]*(?:;\\s*)?(.*)$\" $1;\n\
+         \x20   \"~*^(.*);\\s*{name}\\s*=[^;]*(.*)$\" $1$2;\n\
+         }}\n"
+    )
+}
+
 /// A template with its values filled in, in one pass: a value that looks like the name of another one stays as it is.
 fn filled(template: &str, values: &HashMap<&str, &str>) -> String {
     let mut text = String::with_capacity(template.len() * 2);
@@ -568,6 +609,7 @@ mod tests {
             secret: Some("s3cret"),
             tls: None,
             format,
+            ticket: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 8443)),
             server_name: "app.example",
             certificate: "/etc/app.pem",

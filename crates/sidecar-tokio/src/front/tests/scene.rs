@@ -164,6 +164,7 @@ impl Scene {
             routes,
             format: Format::default(),
             token: None,
+            tickets: None,
             remember: Duration::from_secs(60),
             remembered_max: 16,
         });
