@@ -110,7 +110,13 @@ impl PresentationContexts {
             _ => return Ok(rejected(ResultReason::TRANSFER_SYNTAXES_NOT_SUPPORTED)),
         };
         match self.find(element.id) {
-            Some(known) if known.interface != interface || known.syntax != syntax => return Err(Conflict),
+            // It is proposed again in its form alone: Windows refuses a choice of forms, by Samba's tests.
+            Some(known)
+                if known.interface != interface
+                    || element.transfer_syntaxes != [SyntaxId::from(known.syntax)] =>
+            {
+                return Err(Conflict);
+            }
             Some(_) => {}
             None if self.accepted.len() >= limits::PRESENTATION_CONTEXTS_MAX => {
                 return Ok(rejected(ResultReason::LOCAL_LIMIT_EXCEEDED));
