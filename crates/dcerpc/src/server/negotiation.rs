@@ -92,6 +92,17 @@ impl PresentationContexts {
         interfaces: &[SyntaxId],
     ) -> Result<ContextResult, Conflict> {
         let wanted = &element.abstract_syntax;
+        if let Some(known) = self.find(element.id) {
+            // It is proposed again as what it is, in its form alone: Windows refuses a choice of forms, by
+            // Samba's tests.
+            let is_same = interfaces[known.interface].serves(wanted)
+                && element.transfer_syntaxes == [SyntaxId::from(known.syntax)];
+            let transfer_syntax = known.syntax.into();
+            return match is_same {
+                true => Ok(ContextResult { result: ResultReason::ACCEPTANCE, transfer_syntax }),
+                false => Err(Conflict),
+            };
+        }
         let Some(interface) = interfaces.iter().position(|interface| interface.serves(wanted)) else {
             return Ok(rejected(ResultReason::ABSTRACT_SYNTAX_NOT_SUPPORTED));
         };
@@ -109,27 +120,11 @@ impl PresentationContexts {
             }
             _ => return Ok(rejected(ResultReason::TRANSFER_SYNTAXES_NOT_SUPPORTED)),
         };
-        match self.find(element.id) {
-            // It is proposed again in its form alone: Windows refuses a choice of forms, by Samba's tests.
-            Some(known)
-                if known.interface != interface
-                    || element.transfer_syntaxes != [SyntaxId::from(known.syntax)] =>
-            {
-                return Err(Conflict);
-            }
-            Some(_) => {}
-            None if self.accepted.len() >= limits::PRESENTATION_CONTEXTS_MAX => {
-                return Ok(rejected(ResultReason::LOCAL_LIMIT_EXCEEDED));
-            }
-            None => {
-                self.accepted.push(PresentationContext {
-                    id: element.id,
-                    interface,
-                    syntax,
-                    minor: wanted.minor,
-                });
-            }
+        if self.accepted.len() >= limits::PRESENTATION_CONTEXTS_MAX {
+            return Ok(rejected(ResultReason::LOCAL_LIMIT_EXCEEDED));
         }
+        let minor = wanted.minor;
+        self.accepted.push(PresentationContext { id: element.id, interface, syntax, minor });
         Ok(ContextResult { result: ResultReason::ACCEPTANCE, transfer_syntax: syntax.into() })
     }
 }

@@ -419,12 +419,9 @@ fn context_is_proposed_again_in_its_own_form_alone() {
         (vec![ndr], None, Answer::Other(PacketType::ALTER_CONTEXT_RESP)),
         (vec![ndr64], None, conflict),
         (vec![ndr, ndr64], None, conflict),
+        (vec![], None, conflict),
         (vec![ndr, ndr64], Some((trailer(5, 5), &b"end"[..])), conflict),
-        (
-            vec![ndr, ndr64],
-            Some((unauthenticated, b"end")),
-            Answer::Fault(FaultStatus::ACCESS_DENIED),
-        ),
+        (vec![ndr, ndr64], Some((unauthenticated, b"end")), Answer::Fault(FaultStatus::ACCESS_DENIED)),
     ] {
         let mut server = server();
         server.receive(&bind_pdu(WHOLE, &bind_of(vec![element(0, NETLOGON, &[ndr])]), None));
@@ -434,6 +431,14 @@ fn context_is_proposed_again_in_its_own_form_alone() {
         authenticate(&mut server);
         assert_eq!(answer(&mut server), expect, "{syntaxes:?} {auth:?}");
     }
+    // Nor does it become another interface, whether that is served or not.
+    let unknown = SyntaxId::new(Guid::new(1, 2, 3, [4; 8]), 1, 0);
+    let mut server = server();
+    server.receive(&bind_pdu(WHOLE, &bind_of(vec![element(0, NETLOGON, &[ndr])]), None));
+    sent(&mut server);
+    let other = bind_of(vec![element(0, unknown, &[ndr])]).to_bytes();
+    server.receive(&pdu(PacketType::ALTER_CONTEXT, WHOLE, 2, &other, None));
+    assert_eq!(answer(&mut server), conflict);
 }
 
 #[test]
