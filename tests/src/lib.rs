@@ -3,9 +3,11 @@
 //! A peer that is missing fails its test: nothing here is skipped.
 
 pub mod client;
+pub mod mit;
 pub mod openssl;
 pub mod peers;
 pub mod recorder;
+pub mod refused_users;
 mod service;
 pub mod web;
 

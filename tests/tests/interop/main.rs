@@ -14,6 +14,7 @@ mod oracles;
 mod relay;
 mod samba;
 mod sso;
+mod sso_ntlm;
 mod third_party_store;
 mod trusts;
 mod upstream;

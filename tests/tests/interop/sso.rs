@@ -20,10 +20,10 @@ fn failure(code: u32) -> Value {
 }
 
 /// The secret that the service hands out, imported so that the test knows it.
-const KEY: [u8; 16] =
+pub(crate) const KEY: [u8; 16] =
     [0xc1, 0x5e, 0x9d, 0x04, 0x77, 0xab, 0x3f, 0x60, 0x12, 0xe8, 0xd3, 0x59, 0x8a, 0x46, 0xf7, 0x2b];
 
-fn success(ndr64: bool) -> Value {
+pub(crate) fn success(ndr64: bool) -> Value {
     match ndr64 {
         false => json!({ "stub": format!("1000000010000000{}00000000", hex(&KEY)) }),
         true => json!({ "stub": format!("10000000000000001000000000000000{}00000000", hex(&KEY)) }),
@@ -31,7 +31,7 @@ fn success(ndr64: bool) -> Value {
 }
 
 /// A demo whose newest generation is the known key.
-fn demo() -> Demo {
+pub(crate) fn demo() -> Demo {
     let demo = Demo::with_master_secret();
     rcmpd_tests::write_secret(demo.path("known.key"), KEY);
     demo.rcmpd(&["sso", "secret", "import", "known.key", "-c", "rcmpd.toml"]).code(0);
