@@ -328,3 +328,22 @@ fn endpoint_mapper_gives_the_tower_to_samba_s_authenticated_binds() {
     assert_eq!(done["answers"], json!([success(false)]), "{done:#}");
     assert_eq!(service.audit("authentication_refused").len(), 0);
 }
+
+/// Hardened domain controllers refuse proofs whose CHALLENGE had other names than the secure channel's account (CVE-2022-21857).
+#[test]
+fn challenge_with_names_of_another_account_is_an_error_before_start() {
+    let demo = demo();
+    demo.configure(
+        "[[sso.ntlm.domain]]\ndomain = \"FABRIKAM\"\nsid = \"S-1-5-21-7-8-9\"\nnames = [\"fabrikam.example\"]\n\
+         servers = [\"127.0.0.1:1\"]\naccount = \"OTHER$\"\nsecret = \"file:machines/WEB01.secret\"",
+    );
+    let checked = demo.rcmpd(&["check-config", "rcmpd.toml"]);
+    let said = [checked.stdout, checked.stderr].concat();
+    assert_ne!(checked.code, 0, "{said}");
+    let expected =
+        "the NTLM computer name is DC1, and the secure channel's account OTHER$ in FABRIKAM has OTHER";
+    assert!(said.contains(expected), "{said}");
+    let served = demo.rcmpd(&["serve", "-c", "rcmpd.toml"]);
+    assert_ne!(served.code, 0);
+    assert!(served.stderr.contains(expected), "{}", served.stderr);
+}
