@@ -413,10 +413,14 @@ fn one_form_of_an_interface_is_accepted() {
 #[test]
 fn context_is_proposed_again_in_its_own_form_alone() {
     let (ndr, ndr64) = (SyntaxId::NDR, SyntaxId::NDR64);
+    let unknown = SyntaxId::new(Guid::new(1, 2, 3, [4; 8]), 1, 0);
     let unauthenticated = SecTrailer { auth_type: AuthType::NONE, ..trailer(5, 6) };
     let conflict = Answer::Fault(FaultStatus::PROTO_ERROR);
     for (syntaxes, auth, expect) in [
         (vec![ndr], None, Answer::Other(PacketType::ALTER_CONTEXT_RESP)),
+        // What we do not speak is passed over: such a context is accepted again, or rejected for itself.
+        (vec![unknown, ndr], None, Answer::Other(PacketType::ALTER_CONTEXT_RESP)),
+        (vec![unknown], None, Answer::Other(PacketType::ALTER_CONTEXT_RESP)),
         (vec![ndr64], None, conflict),
         (vec![ndr, ndr64], None, conflict),
         (vec![], None, conflict),
@@ -432,7 +436,6 @@ fn context_is_proposed_again_in_its_own_form_alone() {
         assert_eq!(answer(&mut server), expect, "{syntaxes:?} {auth:?}");
     }
     // Nor does it become another interface, whether that is served or not.
-    let unknown = SyntaxId::new(Guid::new(1, 2, 3, [4; 8]), 1, 0);
     let mut server = server();
     server.receive(&bind_pdu(WHOLE, &bind_of(vec![element(0, NETLOGON, &[ndr])]), None));
     sent(&mut server);
