@@ -7,6 +7,7 @@ pub mod mit;
 pub mod openssl;
 pub mod peers;
 pub mod recorder;
+pub mod refused_users;
 mod service;
 pub mod web;
 

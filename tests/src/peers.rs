@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -386,4 +386,58 @@ pub fn sso_tickets(address: SocketAddr, more: Value) -> Vec<Value> {
 
 fn at(address: SocketAddr) -> Value {
     json!({ "host": address.ip().to_string(), "port": address.port() })
+}
+
+/// Messages that differ in some point from a client's: what the server answered to each.
+#[track_caller]
+pub fn sso_attacks(service: &Service, cases: &Value) -> Vec<Value> {
+    let input = with(sso_target(service), json!({ "cases": cases }));
+    let done = run(Command::new(impacket_python()), "ntlm_attacks.py", &input);
+    done["answers"].as_array().expect("a list").clone()
+}
+
+/// Impacket's ntlmrelayx in front of a master secret server. It ends with this value.
+#[derive(Debug)]
+pub struct SsoRelay {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    /// Where its clients connect to, on 127.0.0.1.
+    pub port: u16,
+}
+
+impl SsoRelay {
+    /// Starts one that relays to `target`, with `more` for the script.
+    pub fn start(target: SocketAddr, more: &Value) -> Self {
+        let input = with(json!({ "host": target.ip().to_string(), "port": target.port() }), more.clone());
+        let mut child = Command::new(impacket_python())
+            .arg(script("ntlm_relay.py"))
+            .arg(input.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("ntlmrelayx does not start ({error}): tests/peers/install"));
+        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let port = read_object(&mut stdout)["port"].as_u64().and_then(|port| port.try_into().ok());
+        Self { child, stdout, port: port.expect("it says its port") }
+    }
+
+    /// Ends it. Returns what the server answered to its calls.
+    pub fn finish(mut self) -> Vec<Value> {
+        drop(self.child.stdin.take());
+        read_object(&mut self.stdout)["answers"].as_array().expect("a list").clone()
+    }
+}
+
+impl Drop for SsoRelay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read_object(from: &mut impl BufRead) -> Value {
+    let mut line = String::new();
+    from.read_line(&mut line).expect("it is text");
+    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
 }

@@ -1,5 +1,6 @@
 //! A demo domain in a temporary folder, and `rcmpd serve` on it: the product as its users run it.
 
+use crate::mit::MitKdc;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::Write;
@@ -103,6 +104,15 @@ impl Demo {
             text.replace("127.0.0.1:1135", "127.0.0.1:0").replace("127.0.0.1:9464", "127.0.0.1:0")
         });
         demo
+    }
+
+    /// Accepts the tickets of a KDC's realm `MIT.TEST`, in which `ssoadmin` is an SSO administrator.
+    pub fn accept_tickets(&self, kdc: &MitKdc) {
+        write_secret(self.path("sso/keytab"), fs::read(kdc.path("keytab")).expect("there is a keytab"));
+        self.edit(|text| {
+            text.replace("administrators = [", "administrators = [\"principal:ssoadmin@MIT.TEST\", ")
+        });
+        self.configure("[sso.kerberos]\nkeytab = \"sso/keytab\"\n[[sso.kerberos.realm]]\nname = \"MIT.TEST\"\nkind = \"mit\"");
     }
 
     /// The lines of one event in `audit.log`. If there is no log, there are none.

@@ -4,6 +4,7 @@ use crate::connection::{self, ConnectionContext};
 use crate::connection_limiter::{ConnectionLimiter, EvictionReason};
 use crate::counters::{Counters, count};
 use crate::limits::Limits;
+use crate::listen_on::Listening;
 use crate::log_limiter::LogLimiter;
 use crate::metrics::ConnectionCollector;
 use crate::registry::{Peer, Registry};
@@ -100,11 +101,15 @@ impl Server {
         metrics.register_collector(Box::new(ConnectionCollector { limiter, reassembly }));
     }
 
-    /// Accepts connections until the shutdown is cancelled. Errors of accepting are logged, and it goes on.
+    /// Accepts connections until the shutdown is cancelled. Errors of accepting are logged, and it goes on. If the
+    /// socket is shut down from outside, its address is bound again.
     pub async fn listen(self: Arc<Self>, listener: TcpListener) {
-        let port = listener.local_addr().map_or(0, |address| address.port());
-        let config = self.config(port);
-        let accept = || listener.accept();
+        let listening = match Listening::new(listener) {
+            Ok(listening) => listening,
+            Err(error) => return warn!(%error, "A listening socket has no address"),
+        };
+        let config = self.config(listening.address().port());
+        let accept = || listening.accept();
         let failed = |error: &std::io::Error| {
             self.warnings.log_limiter.once("accept", || warn!(%error, "Accepting a connection failed"));
         };

@@ -66,6 +66,7 @@ impl AuthProvider {
         if request.auth_level == AuthLevel::CALL {
             return Err(Refusal::new(RefusalReason::Level, "the level of calls is for other transports"));
         }
+        let is_answered = request.is_answered;
         let half_open = match request.state {
             None => HalfOpen {
                 acceptor: (self.make)(peer),
@@ -91,6 +92,10 @@ impl AuthProvider {
             Step::Continue { token, next } => {
                 let state = HalfOpen { acceptor: next, begun, begun_at };
                 Authentication::Continue { state: Box::new(state), token }
+            }
+            Step::Complete { token, .. } if !is_answered && !token.is_empty() => {
+                let detail = "the leg has no answer that the server's last token could be sent in";
+                return Err(Refusal::new(RefusalReason::Token, detail));
             }
             Step::Complete { token, context } => {
                 Authentication::Accepted { context: context.into_security_context(), token }

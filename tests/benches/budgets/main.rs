@@ -2,7 +2,7 @@
 //!
 //! Costs are processor time of the serving process, as the kernel's scheduler counts it, divided by calls. The server has one
 //! worker on a core of its own, so that it is busy and nothing but its work is counted. `BENCH_ACCOUNTS` (1000,1000000) chooses the sizes of the store,
-//! `BENCH_ONLY` (kernels,set-up,calls,strict,chain,sidecar,rehearsal) what is measured.
+//! `BENCH_ONLY` (kernels,set-up,calls,strict,chain,sidecar,sso,rehearsal) what is measured.
 
 #![expect(clippy::unwrap_used, reason = "what is wrong ends it")]
 
@@ -13,6 +13,7 @@ mod generator;
 mod kernels;
 mod rehearsal;
 mod sidecar;
+mod sso;
 mod table;
 mod transport;
 
@@ -84,6 +85,9 @@ async fn main() {
     }
     if wanted("sidecar") {
         sidecar::measure(&mut table).await;
+    }
+    if wanted("sso") {
+        sso::measure(&mut table).await;
     }
     if wanted("rehearsal") {
         rehearsal::measure(&mut table, sizes.into_iter().max().unwrap_or(1000));

@@ -16,6 +16,7 @@ mod samba;
 mod sidecar_tickets;
 mod sso;
 mod sso_kerberos;
+mod sso_ntlm;
 mod third_party_store;
 mod trusts;
 mod upstream;

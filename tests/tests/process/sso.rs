@@ -303,6 +303,8 @@ fn wrong_settings_are_refused_with_their_reason() {
         ("administrators = [", "administrators = [\"alice\", ", "not an SSO administrator"),
         ("administrators = [", "administrators = [\"principal:a@MIT.TEST\", ", "not a realm of kind"),
         ("[sso.ntlm]", "", "no way to authenticate"),
+        ("[sso.ntlm]", "[sso.ntlm]\nallowed_spns = [\"sso1\"]", "not a service principal name"),
+        ("[sso.ntlm]", "[sso.ntlm]\nallowed_spns = [\"host/\"]", "not a service principal name"),
         ("path = \"audit.log\"", "", "needs an audit log"),
         ("path = \"audit.log\"", "path = \"sso/seal.key\"", "names for something else"),
         ("path = \"audit.log\"", "path = \"sso/master-secret.sealed\"", "names for something else"),

@@ -83,6 +83,10 @@ pub struct Authenticate {
     /// Type and level in this leg's own trailer, if they are not those of the first leg. Then the association
     /// refuses the leg whatever the provider answers; the provider can record why.
     pub changed: Option<(AuthType, AuthLevel)>,
+    /// Whether this leg has an answer, in which a token of the server can be sent: an auth3 has none. If the
+    /// provider has a last token without an answer, the association refuses the leg, because the client would
+    /// not learn whether the server took it; the provider can record that.
+    pub is_answered: bool,
     /// The provider's token.
     pub token: Vec<u8>,
     /// The provider's state from the leg before this one.
@@ -694,10 +698,16 @@ impl ServerAssociation {
         {
             return Err(proto_error());
         }
-        let results = self
-            .presentation
-            .negotiate(&bind.contexts, &self.config.interfaces, None)
-            .map_err(|_| proto_error())?;
+        let results =
+            self.presentation.negotiate(&bind.contexts, &self.config.interfaces, None).map_err(|_| {
+                match auth {
+                    // Windows looks at a provider that is none first, by Samba's tests.
+                    Some(auth) if auth.trailer.auth_type == AuthType::NONE => {
+                        Refusal::fault(FaultStatus::ACCESS_DENIED)
+                    }
+                    _ => proto_error(),
+                }
+            })?;
         let ack = BindAck {
             max_xmit_frag: self.fragment_len as u16,
             max_recv_frag: self.fragment_len as u16,
@@ -817,6 +827,7 @@ impl ServerAssociation {
             auth_type,
             auth_level,
             changed,
+            is_answered: header.packet_type != PacketType::AUTH3,
             token: auth.token.to_vec(),
             state,
         }));
@@ -828,7 +839,13 @@ impl ServerAssociation {
         outcome: Authentication,
     ) -> Result<(), (PacketType, u32, Refusal)> {
         let security = &mut self.security[pending.security];
-        let outcome = if pending.changed.is_some() { Authentication::Rejected } else { outcome };
+        let outcome = match outcome {
+            _ if pending.changed.is_some() => Authentication::Rejected,
+            Authentication::Accepted { ref token, .. } if pending.ack.is_none() && !token.is_empty() => {
+                Authentication::Rejected
+            }
+            outcome => outcome,
+        };
         let token = match outcome {
             Authentication::Accepted { context, token } => {
                 security.state = SecurityState::Ready(context);

@@ -92,11 +92,30 @@ impl PresentationContexts {
         interfaces: &[SyntaxId],
     ) -> Result<ContextResult, Conflict> {
         let wanted = &element.abstract_syntax;
-        let Some(interface) = interfaces.iter().position(|interface| interface.serves(wanted)) else {
-            return Ok(rejected(ResultReason::ABSTRACT_SYNTAX_NOT_SUPPORTED));
-        };
         let offers = |element: &ContextElement, syntax| {
             element.transfer_syntaxes.iter().take(limits::TRANSFER_SYNTAXES_MAX).any(|s| *s == syntax)
+        };
+        if let Some(known) = self.find(element.id) {
+            // It is proposed again as what it is, and in its form alone: Windows refuses a choice of forms, by
+            // Samba's tests. A proposal in no form that we speak changes nothing.
+            let forms = (offers(element, SyntaxId::NDR), offers(element, SyntaxId::NDR64));
+            let known_form = match known.syntax {
+                NdrSyntax::Ndr => (true, false),
+                NdrSyntax::Ndr64 => (false, true),
+            };
+            return match interfaces[known.interface].serves(wanted) {
+                true if forms == known_form => {
+                    let transfer_syntax = known.syntax.into();
+                    Ok(ContextResult { result: ResultReason::ACCEPTANCE, transfer_syntax })
+                }
+                true if forms == (false, false) => {
+                    Ok(rejected(ResultReason::TRANSFER_SYNTAXES_NOT_SUPPORTED))
+                }
+                _ => Err(Conflict),
+            };
+        }
+        let Some(interface) = interfaces.iter().position(|interface| interface.serves(wanted)) else {
+            return Ok(rejected(ResultReason::ABSTRACT_SYNTAX_NOT_SUPPORTED));
         };
         // NDR is what every peer's tools read best, so NDR64 is taken only from a client that offers nothing
         // else.
@@ -109,21 +128,11 @@ impl PresentationContexts {
             }
             _ => return Ok(rejected(ResultReason::TRANSFER_SYNTAXES_NOT_SUPPORTED)),
         };
-        match self.find(element.id) {
-            Some(known) if known.interface != interface || known.syntax != syntax => return Err(Conflict),
-            Some(_) => {}
-            None if self.accepted.len() >= limits::PRESENTATION_CONTEXTS_MAX => {
-                return Ok(rejected(ResultReason::LOCAL_LIMIT_EXCEEDED));
-            }
-            None => {
-                self.accepted.push(PresentationContext {
-                    id: element.id,
-                    interface,
-                    syntax,
-                    minor: wanted.minor,
-                });
-            }
+        if self.accepted.len() >= limits::PRESENTATION_CONTEXTS_MAX {
+            return Ok(rejected(ResultReason::LOCAL_LIMIT_EXCEEDED));
         }
+        let minor = wanted.minor;
+        self.accepted.push(PresentationContext { id: element.id, interface, syntax, minor });
         Ok(ContextResult { result: ResultReason::ACCEPTANCE, transfer_syntax: syntax.into() })
     }
 }

@@ -99,6 +99,9 @@ fn authenticate(server: &mut ServerAssociation) {
                 Some(b'y') => {
                     Authentication::Accepted { context: Box::new(Counting { count: 0 }), token: vec![7; 12] }
                 }
+                Some(b'e') => {
+                    Authentication::Accepted { context: Box::new(Counting { count: 0 }), token: vec![] }
+                }
                 Some(b'm') => Authentication::Continue { state: Box::new(()), token: vec![8; 4] },
                 Some(b'u') => Authentication::UnknownType,
                 _ => Authentication::Rejected,
@@ -194,7 +197,7 @@ fn protected(features: bool) -> ServerAssociation {
 }
 
 /// A fault as the wire has it, or nothing.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Fault(FaultStatus),
     Nak(BindNakReason),
@@ -404,6 +407,41 @@ fn one_form_of_an_interface_is_accepted() {
     assert_eq!(results(late(limits::TRANSFER_SYNTAXES_MAX)), [(2, 2)], "no more are looked at");
     let twice = vec![element(0, NETLOGON, &[ndr]), element(1, NETLOGON, &[ndr])];
     assert_eq!(results(twice), [(0, 0), (2, 2)], "once in a PDU");
+}
+
+/// As Windows has it, by Samba's tests.
+#[test]
+fn context_is_proposed_again_in_its_own_form_alone() {
+    let (ndr, ndr64) = (SyntaxId::NDR, SyntaxId::NDR64);
+    let unknown = SyntaxId::new(Guid::new(1, 2, 3, [4; 8]), 1, 0);
+    let unauthenticated = SecTrailer { auth_type: AuthType::NONE, ..trailer(5, 6) };
+    let conflict = Answer::Fault(FaultStatus::PROTO_ERROR);
+    for (syntaxes, auth, expect) in [
+        (vec![ndr], None, Answer::Other(PacketType::ALTER_CONTEXT_RESP)),
+        // What we do not speak is passed over: such a context is accepted again, or rejected for itself.
+        (vec![unknown, ndr], None, Answer::Other(PacketType::ALTER_CONTEXT_RESP)),
+        (vec![unknown], None, Answer::Other(PacketType::ALTER_CONTEXT_RESP)),
+        (vec![ndr64], None, conflict),
+        (vec![ndr, ndr64], None, conflict),
+        (vec![], None, conflict),
+        (vec![ndr, ndr64], Some((trailer(5, 5), &b"end"[..])), conflict),
+        (vec![ndr, ndr64], Some((unauthenticated, b"end")), Answer::Fault(FaultStatus::ACCESS_DENIED)),
+    ] {
+        let mut server = server();
+        server.receive(&bind_pdu(WHOLE, &bind_of(vec![element(0, NETLOGON, &[ndr])]), None));
+        sent(&mut server);
+        let again = bind_of(vec![element(0, NETLOGON, &syntaxes)]).to_bytes();
+        server.receive(&pdu(PacketType::ALTER_CONTEXT, WHOLE, 2, &again, auth));
+        authenticate(&mut server);
+        assert_eq!(answer(&mut server), expect, "{syntaxes:?} {auth:?}");
+    }
+    // Nor does it become another interface, whether that is served or not.
+    let mut server = server();
+    server.receive(&bind_pdu(WHOLE, &bind_of(vec![element(0, NETLOGON, &[ndr])]), None));
+    sent(&mut server);
+    let other = bind_of(vec![element(0, unknown, &[ndr])]).to_bytes();
+    server.receive(&pdu(PacketType::ALTER_CONTEXT, WHOLE, 2, &other, None));
+    assert_eq!(answer(&mut server), conflict);
 }
 
 #[test]
@@ -1036,9 +1074,12 @@ fn legs_go_on_until_the_provider_is_done() {
     let mut early = open();
     early.receive(&request);
     assert_eq!(answer(&mut early), Answer::Fault(FaultStatus::PROTO_ERROR), "before it is set up");
-    for (token, expect) in
-        [(&b"yes"[..], Answer::Nothing), (b"no", Answer::Fault(FaultStatus::ACCESS_DENIED))]
-    {
+    // A last token of the server cannot be sent.
+    for (token, expect) in [
+        (&b"end"[..], Answer::Nothing),
+        (b"yes", Answer::Fault(FaultStatus::ACCESS_DENIED)),
+        (b"no", Answer::Fault(FaultStatus::ACCESS_DENIED)),
+    ] {
         let mut server = open();
         server.receive(&pdu(PacketType::AUTH3, WHOLE, 2, &[0; 4], Some((trailer(5, 6), token))));
         authenticate(&mut server);

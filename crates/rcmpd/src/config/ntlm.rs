@@ -16,6 +16,8 @@ pub struct Ntlm {
     pub local: bool,
     /// Whether clients that send no MIC are refused. Impacket sends none.
     pub require_mic: bool,
+    /// The SPNs of which a client must mean one, compared without regard to ASCII case. Empty: any or none.
+    pub allowed_spns: Vec<String>,
     /// Domains whose controllers check the proofs of their users.
     pub domains: Vec<NtlmDomain>,
 }
@@ -35,6 +37,8 @@ pub(super) struct NtlmSection {
     local: Option<bool>,
     #[serde(default)]
     require_mic: bool,
+    #[serde(default)]
+    allowed_spns: Vec<Spanned<String>>,
     #[serde(default)]
     domain: Vec<Spanned<DomainSection>>,
 }
@@ -82,7 +86,7 @@ impl Checker<'_> {
         sid_filters: &mut SidFilters,
     ) -> Ntlm {
         let span = section.span();
-        let NtlmSection { local, require_mic, domain } = section.into_inner();
+        let NtlmSection { local, require_mic, allowed_spns, domain } = section.into_inner();
         let local = local.unwrap_or(true);
         if local && !beside.has_accounts {
             self.problem(
@@ -101,7 +105,21 @@ impl Checker<'_> {
         let mut claims = Claims::default();
         let domains = domain.into_iter();
         let domains = domains.filter_map(|domain| self.ntlm_domain(domain, beside, &mut claims, sid_filters));
-        Ntlm { local, require_mic, domains: domains.collect() }
+        let domains = domains.collect();
+        let allowed_spns = allowed_spns.into_iter().filter_map(|spn| self.ntlm_spn(spn)).collect();
+        Ntlm { local, require_mic, allowed_spns, domains }
+    }
+
+    /// An SPN has a service class and a host at least, as clients send it ([MS-NLMP] 2.2.2.1, MsvAvTargetName).
+    fn ntlm_spn(&mut self, spn: Spanned<String>) -> Option<String> {
+        let is_spn =
+            spn.get_ref().split_once('/').is_some_and(|(class, host)| !class.is_empty() && !host.is_empty());
+        if !is_spn {
+            let problem = format!("{:?} is not a service principal name", spn.get_ref());
+            self.problem(spn.span(), problem, "write SERVICE/HOST, such as \"host/sso1.contoso.example\"");
+            return None;
+        }
+        Some(spn.into_inner())
     }
 
     fn ntlm_domain(

@@ -1,8 +1,11 @@
 //! One trace over a chain of domains (W3C Trace Context). It is sent inside the sealed call, only to peers of
 //! `kind = "rcmpd"`.
 
+use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
 use rcmp_service::{CallContext, TraceParent};
+use std::collections::HashMap;
 use std::str::FromStr;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -24,8 +27,10 @@ pub fn take(span: &Span, context: &CallContext) {
 /// Puts the trace context of a span into a call. Without an exporter, the context that came with the call is
 /// forwarded.
 pub fn put(span: &Span, context: &mut CallContext) {
-    let own = span.context();
-    let own = own.span().span_context().clone();
+    put_context(span.context().span().span_context(), context);
+}
+
+fn put_context(own: &SpanContext, context: &mut CallContext) {
     if own.is_valid() {
         context.trace_parent = Some(TraceParent {
             trace_id: own.trace_id().to_bytes(),
@@ -34,6 +39,18 @@ pub fn put(span: &Span, context: &mut CallContext) {
         });
         context.trace_state = own.trace_state().header();
     }
+}
+
+/// The context of a call that a command makes: the trace that started the command, by TRACEPARENT and TRACESTATE in its environment.
+pub fn of_environment() -> Option<CallContext> {
+    let variables = ["traceparent", "tracestate"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), std::env::var(name.to_ascii_uppercase()).ok()?)));
+    let variables: HashMap<String, String> = variables.collect();
+    let context = TraceContextPropagator::new().extract(&variables);
+    let mut call = CallContext::default();
+    put_context(context.span().span_context(), &mut call);
+    call.trace_parent.is_some().then_some(call)
 }
 
 /// Links a span to identifiers that both ends of a call can compute: the trace and the span identifier are

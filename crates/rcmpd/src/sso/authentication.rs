@@ -109,7 +109,7 @@ fn ntlm_config(
     Ok(NtlmConfig {
         names: server_names(config, ntlm),
         require_mic: ntlm.require_mic,
-        allowed_spns: Vec::new(),
+        allowed_spns: ntlm.allowed_spns.clone(),
         checker: Arc::new(SlowedChecker::new(Arc::new(router))),
     })
 }

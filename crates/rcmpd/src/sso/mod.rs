@@ -51,7 +51,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::service_fn;
 use tower::util::BoxCloneSyncService;
-use tracing::{Instrument, field, info, warn};
+use tracing::{info, warn};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// What a reload replaces.
 #[derive(Debug)]
@@ -66,6 +67,8 @@ pub struct Policy {
 pub struct Sso(Arc<Inner>);
 
 struct Inner {
+    /// NetBIOS name of this server, for spans.
+    name: String,
     server: MasterSecretServer,
     policy: ArcSwap<Policy>,
     secrets: Arc<LiveSecrets>,
@@ -136,6 +139,7 @@ impl Sso {
         let domains = CheckedDomain::all(config, section)?;
         let stores = stores.cloned();
         Ok(Self(Arc::new(Inner {
+            name: config.server.clone(),
             server,
             policy,
             secrets,
@@ -296,40 +300,12 @@ impl Sso {
     }
 
     async fn answer(&self, RpcCall { peer, call, .. }: RpcCall) -> Result<Reply, FaultStatus> {
-        let span = tracing::info_span!(
-            target: "rcmpd::call",
-            "RemoteGetMasterSecret",
-            otel.kind = "server",
-            client.addr = %peer.address,
-            server = field::Empty,
-            sso.generation = field::Empty,
-            sso.result = field::Empty,
-        );
-        // The trace of the caller comes under the seal, as between other nodes of ours.
-        if let Some(Ok(context)) =
-            call.extension.as_deref().map(|bytes| CallContext::from_bytes("CallContext", bytes))
-        {
-            trace::take(&span, &context);
-        }
-        self.answer_within(MasterSecretCall { address: peer.address, call }, &span)
-            .instrument(span.clone())
-            .await
-    }
-
-    async fn answer_within(
-        &self,
-        call: MasterSecretCall,
-        span: &tracing::Span,
-    ) -> Result<Reply, FaultStatus> {
-        let Inner { server, policy, audit, metrics, .. } = &*self.0;
+        let Inner { name, server, policy, audit, metrics, .. } = &*self.0;
         let policy = policy.load_full();
+        let call = MasterSecretCall { address: peer.address, call };
         let answer = server.answer(&policy.rules, policy.range, &call).await;
         metrics.count(&answer);
-        let result = answer.outcome.code().and_then(sso_service::ReturnCode::name).unwrap_or("fault");
-        span.record("sso.result", result);
-        if let Outcome::Delivered { generation } = answer.outcome {
-            span.record("sso.generation", generation);
-        }
+        record(name, call.call.extension.as_deref(), &answer.outcome);
         if let Outcome::Failed { code, detail } = &answer.outcome {
             audit.once(code.name().unwrap_or_default(), || {
                 warn!(client.addr = %call.address, %code, detail, "Master secret not delivered");
@@ -340,6 +316,22 @@ impl Sso {
             None => audit.below_privacy(call.address, call.call.security.as_ref()),
         }
         answer.reply.map(Reply::from)
+    }
+}
+
+/// Records a call in its span. A delivery is in the trace of its caller, which comes under the seal as between other nodes of ours.
+/// Other users name no trace: its flags could keep their calls out of what the server samples.
+fn record(server: &str, extension: Option<&[u8]>, outcome: &Outcome) {
+    let span = tracing::Span::current();
+    span.set_attribute("sso.server", server.to_owned());
+    let result = outcome.code().and_then(sso_service::ReturnCode::name).unwrap_or("fault");
+    span.set_attribute("sso.result", result);
+    if let Outcome::Delivered { generation } = *outcome {
+        span.set_attribute("sso.generation", i64::try_from(generation).unwrap_or(i64::MAX));
+        let context = extension.map(|bytes| CallContext::from_bytes("CallContext", bytes));
+        if let Some(Ok(context)) = context {
+            trace::take(&span, &context);
+        }
     }
 }
 
