@@ -9,7 +9,7 @@ use crate::handler::Handler;
 use crate::stores::Accounts;
 use crate::trust::{self, Remote};
 use arc_swap::ArcSwap;
-use audit_log::{AuditLog, Decided};
+use audit_log::{AuditLog, DecisionSummary};
 use rcmp_service::message::MappingFlags;
 use rcmp_service::{Answer, MapCertificate, Mapper, Question, Reason};
 use std::fmt::Display;
@@ -147,11 +147,11 @@ impl Shadow {
             Err(_) => return self.metrics.shadow_left_out(),
         };
         let (mapper, audit, metrics) = (Arc::clone(&self.mapper), Arc::clone(audit), self.metrics.clone());
-        let (live, revision) = (Decided::from(live), live.policy_revision);
+        let (live, revision) = (DecisionSummary::from(live), live.policy_revision);
         question.is_traced = false;
         tokio::spawn(async move {
             let answer = mapper.answer(&question).await;
-            let shadow = Decided::from(&answer);
+            let shadow = DecisionSummary::from(&answer);
             // How an account was found is no difference; whether, and which, is.
             match live.sid == shadow.sid {
                 true => metrics.shadow_same(),

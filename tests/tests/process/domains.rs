@@ -250,7 +250,7 @@ fn a_secret_is_changed_without_a_failed_call() {
     assert!(done.stderr.contains("nothing was changed"), "{done:?}");
     assert_eq!(secret(), before);
     let line = fs::read_to_string(contoso.path("serve.log")).unwrap();
-    assert!(line.matches("secret_rotated").count() >= 4, "{line}");
+    assert!(line.matches("Secret rotated").count() >= 4, "{line}");
 }
 
 #[test]
