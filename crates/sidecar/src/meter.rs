@@ -32,7 +32,7 @@ impl EncodeLabelValue for How {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         match self {
             Self::Made => "made",
-            Self::Remembered => "remembered",
+            Self::Remembered => "cached",
         }
         .encode(encoder)
     }
@@ -63,7 +63,7 @@ impl Meter {
         );
         registry.register(
             "sidecar_decisions",
-            "Decisions for web servers and clients: made, or remembered (from the cache)",
+            "Decisions for web servers and clients: made, or cached",
             self.decisions.clone(),
         );
     }

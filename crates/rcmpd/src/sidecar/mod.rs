@@ -199,7 +199,7 @@ struct CacheCollector(Arc<ArcSwap<sidecar::Sidecar>>);
 impl Collector for CacheCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         let entries = ConstGauge::new(self.0.load().remembered());
-        let family = ("sidecar_remembered", "Cached decisions for web servers and clients now", None);
+        let family = ("sidecar_cache_entries", "Cached decisions for web servers and clients now", None);
         encode_family(&mut encoder, family, [(NO_LABELS, entries)])
     }
 }

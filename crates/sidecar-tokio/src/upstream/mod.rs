@@ -327,7 +327,7 @@ impl Upstream {
         let pool = self.pool.load_full();
         let answered = tokio::select! {
             answered = pool.send(request, &target) => answered,
-            () = sending.stands_still(self.timeouts.head) => Err(Failure::Late),
+            () = sending.stands_still(self.timeouts.head) => Err(Failure::ResponseTimeout),
         };
         unanswered.0 = None;
         let Answered { mut response, lease, task } = match answered {
