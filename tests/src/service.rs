@@ -328,7 +328,7 @@ peers   = ["{user}"]
         let mut service =
             Service { demo: self, child, netlogon: nowhere, endpoint_mapper: nowhere, admin: nowhere };
         service.wait_for_log(" Ready ");
-        service.admin = service.address("Serving health");
+        service.admin = service.address("Serving the admin port");
         service
     }
 
@@ -393,7 +393,7 @@ peers   = ["{user}"]
         service.wait_for_log(" Ready ");
         service.netlogon = service.address("Serving Netlogon");
         service.endpoint_mapper = service.address("Serving the endpoint mapper");
-        service.admin = service.address("Serving health");
+        service.admin = service.address("Serving the admin port");
         let netlogon = service.netlogon;
         service.edit(|text| text.replace("\"127.0.0.1:11490\"", &format!("\"{netlogon}\"")));
         fs::copy(service.path("rcmpd.toml"), service.path("client.toml")).expect("a copy can be made");
@@ -488,7 +488,7 @@ impl Service {
         self.edit(|text| text.replace(&format!("\"{}:0\"]", netlogon.ip()), &format!("\"{netlogon}\"]")));
         self.child = self.demo.spawn(Command::new(binary()));
         self.wait_for_log(" Ready ");
-        self.admin = self.address("Serving health");
+        self.admin = self.address("Serving the admin port");
     }
 
     /// Where the master secret is.

@@ -12,7 +12,7 @@ use super::tls::of_listener;
 use super::unix::{self, User};
 use super::unproved::{Long, Unproved};
 use super::upstream::{
-    Behind, Body, Upstream, authority, closing, count_not_passed_on, no_host, refusal, strip, whole,
+    Body, RequestOrigin, Upstream, authority, closing, count_not_passed_on, no_host, refusal, strip, whole,
 };
 use super::watched::Watched;
 use crate::Clock;
@@ -281,12 +281,12 @@ impl Listener {
             Place::Tcp(address) => {
                 let socket = listen_on(*address, "[[sidecar.listen]]").await?;
                 let address = socket.local_addr()?;
-                info!(dialect, %address, "Serving proxies");
+                info!(dialect, %address, "Serving web servers");
                 (Socket::Tcp(socket), address.to_string())
             }
             Place::Unix(place) => {
                 let socket = unix::bind(place, &users)?;
-                info!(dialect, path = %place.path.display(), "Serving proxies");
+                info!(dialect, path = %place.path.display(), "Serving web servers");
                 (Socket::Unix(socket), format!("unix:{}", place.path.display()))
             }
         };
@@ -418,8 +418,8 @@ impl State {
                     "Rejected request: certificate headers of another dialect, or names that look like identity headers"
                 );
             }),
-            Refusal::Chain(error) => debug!(dialect, reason, error = error.name(), "Refused"),
-            _ => debug!(dialect, reason, "Refused"),
+            Refusal::Chain(error) => debug!(dialect, reason, error = error.name(), "Request rejected"),
+            _ => debug!(dialect, reason, "Request rejected"),
         }
     }
 }
@@ -701,7 +701,7 @@ async fn respond(
         (Decided::Allowed(allowed), Some(upstream)) => {
             let stamp = |headers: &mut HeaderMap| sidecar.stamp(Some(allowed), headers);
             // Boxed: a connection that asks for nothing has no room for it.
-            Box::pin(upstream.forward(request, Behind::Proxy, stamp, strip(&sidecar))).await
+            Box::pin(upstream.forward(request, RequestOrigin::Proxy, stamp, strip(&sidecar))).await
         }
         _ => {
             let answer = refusal(request, whole(sidecar.answer(&decided)));

@@ -183,7 +183,7 @@ impl Sidecar {
         let front = match (&self.front, &sidecar.proxy) {
             (Some(front), Some(proxy)) => {
                 let listener = listen_on(proxy.listen, "sidecar.proxy.listen").await?;
-                info!(address = %listener.local_addr()?, "Serving clients");
+                info!(address = %listener.local_addr()?, "Serving the TLS-terminating proxy");
                 Some((Arc::clone(front), listener))
             }
             _ => None,

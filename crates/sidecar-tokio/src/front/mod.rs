@@ -27,8 +27,8 @@ use super::client_verifier::accept;
 use super::lingering::Lingering;
 use super::tls::H2;
 use super::upstream::{
-    Behind, Body, Client, REQUESTS_MAX, Timeouts, Upstream, authority, count_not_passed_on, no_host, plain,
-    refusal as refuse, strip,
+    Body, Client, REQUESTS_MAX, RequestOrigin, Timeouts, Upstream, authority, count_not_passed_on, no_host,
+    plain, refusal as refuse, strip,
 };
 use super::watched::Watched;
 use crate::Clock;
@@ -449,8 +449,9 @@ impl Connection {
             false => Err(Refusal::Misdirected),
         };
         let ask = Ask { presented, target, source: Some(self.address), now: (self.front.clock)() };
-        let behind =
-            |account| Behind::Tls(Client { address: self.address.ip(), account, close: self.close.clone() });
+        let behind = |account| {
+            RequestOrigin::Tls(Client { address: self.address.ip(), account, close: self.close.clone() })
+        };
         match sidecar.decide("proxy", ask).await {
             Decided::Allowed(allowed) => {
                 let behind = behind(Some(allowed.identity.sid));
@@ -496,8 +497,8 @@ impl Connection {
             Refusal::Undecided(_) | Refusal::Broken(_) => self.front.log_limiter.once(reason, || {
                 warn!(dialect = "proxy", reason, "Cannot decide which account a certificate belongs to");
             }),
-            Refusal::Chain(error) => debug!(reason, error = error.name(), "Refused"),
-            _ => debug!(reason, "Refused"),
+            Refusal::Chain(error) => debug!(reason, error = error.name(), "Request rejected"),
+            _ => debug!(reason, "Request rejected"),
         }
     }
 }
