@@ -476,7 +476,7 @@ impl Checker<'_> {
         }
         let has_client = file.client.is_some();
         let client = file.client.and_then(|client| self.client(&client));
-        let beside = sidecar::Beside {
+        let beside = sidecar::SidecarContext {
             mapping: mapping.as_ref(),
             has_store: file.store.is_some(),
             store: store.as_ref(),
@@ -487,7 +487,7 @@ impl Checker<'_> {
         };
         let sidecar = file.sidecar.map(|sidecar| self.sidecar(sidecar, &beside));
         let beside = sso::Beside {
-            ntlm: ntlm::BesideNtlm {
+            ntlm: ntlm::NtlmContext {
                 has_accounts: store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_))),
                 server: &file.domain.server.get_ref().to_uppercase(),
                 ours: &domain,
