@@ -659,7 +659,7 @@ pub enum MappingCommand {
     Import {
         /// The program that the rules are from.
         #[arg(long)]
-        from: DialectArg,
+        from: RuleSourceArg,
         /// The file with the rules; - for standard input.
         file: PathBuf,
         /// Certificates of CAs that rules refer to.
@@ -687,7 +687,7 @@ pub enum ClassArg {
 
 /// The program whose rules are imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DialectArg {
+pub enum RuleSourceArg {
     /// sss_certmap rules, as in sssd.conf.
     Sssd,
     /// pkinit_cert_match of MIT Kerberos.
@@ -1105,7 +1105,8 @@ impl ChannelArg {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SideArg {
     /// rcmpd.
-    Ours,
+    #[value(alias = "ours")]
+    Rcmpd,
     /// Samba.
     Samba,
     /// Windows.
