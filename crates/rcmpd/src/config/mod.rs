@@ -143,7 +143,7 @@ pub struct Client {
     pub server: String,
     /// The machine account, such as `WEB01$`.
     pub account: String,
-    /// Its password.
+    /// Reference to the password of the machine account.
     pub secret: SecretRef,
     /// Public keys that may sign hops of a path: NetBIOS names of domains, and files.
     pub proof_keys: Vec<(String, PathBuf)>,

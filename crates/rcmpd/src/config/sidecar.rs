@@ -74,11 +74,11 @@ pub struct Listen {
 /// `[sidecar.proxy]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {
-    /// Where.
+    /// Address and port on which the TLS-terminating proxy accepts clients.
     pub listen: SocketAddr,
     /// The certificate with its chain.
     pub certificate: PathBuf,
-    /// Its key.
+    /// The private key of the certificate: a PEM file.
     pub key: PathBuf,
     /// The application.
     pub upstream: Application,
