@@ -338,7 +338,7 @@ peers   = ["{user}"]
         let mut service =
             Service { demo: self, child, netlogon: nowhere, endpoint_mapper: nowhere, admin: nowhere };
         service.wait_for_log(" Ready ");
-        service.admin = service.address("Serving health");
+        service.admin = service.address("Serving the admin port");
         service
     }
 
@@ -403,7 +403,7 @@ peers   = ["{user}"]
         service.wait_for_log(" Ready ");
         service.netlogon = service.address("Serving Netlogon");
         service.endpoint_mapper = service.address("Serving the endpoint mapper");
-        service.admin = service.address("Serving health");
+        service.admin = service.address("Serving the admin port");
         let netlogon = service.netlogon;
         service.edit(|text| text.replace("\"127.0.0.1:11490\"", &format!("\"{netlogon}\"")));
         fs::copy(service.path("rcmpd.toml"), service.path("client.toml")).expect("a copy can be made");
@@ -500,7 +500,7 @@ impl Service {
         self.edit(|text| if text.contains(&same) { text } else { text.replacen(&free, &same, 1) });
         self.child = self.demo.spawn(Command::new(binary()));
         self.wait_for_log(" Ready ");
-        self.admin = self.address("Serving health");
+        self.admin = self.address("Serving the admin port");
     }
 
     /// Where the master secret is.

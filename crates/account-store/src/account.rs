@@ -179,6 +179,6 @@ pub struct Membership {
     pub sid: Sid,
     /// Its name, when the store knows it.
     pub name: Option<String>,
-    /// Its scope.
+    /// Whether the group is universal, global or domain-local.
     pub scope: GroupScope,
 }

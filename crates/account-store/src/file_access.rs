@@ -15,7 +15,7 @@ pub enum FileRefused {
     /// Users may use it who must not.
     #[error("can be {what} (mode {mode:03o}): {to_do}")]
     Mode {
-        /// Its permissions.
+        /// The permission bits of the file, `mode & 0o7777`.
         mode: u32,
         /// What can be done with it, and by which users.
         what: &'static str,

@@ -163,7 +163,7 @@ impl Secrets {
 pub struct MachineRecord {
     /// The machine.
     pub machine: Machine,
-    /// Its secrets.
+    /// The current secret, and the previous one while it counts.
     pub secrets: Secrets,
     /// The flags of the account with its SID; `None` when it has none.
     pub account: Option<AccountFlags>,

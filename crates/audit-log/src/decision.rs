@@ -100,7 +100,7 @@ pub(super) fn event(
         }
     }
     if let Reason::ResponseRejected(rejection) = answer.reason {
-        fields.insert("disbelief".to_owned(), rejection.name().into());
+        fields.insert("rejection".to_owned(), rejection.name().into());
     }
     if let Reason::Chain(error) = answer.reason {
         fields.insert("chain".to_owned(), error.name().into());

@@ -57,17 +57,20 @@ impl Head {
     /// Reads a line. One that says the same as a head in other bytes is no head: the signature covers only some of them.
     pub(super) fn read(line: &[u8]) -> Result<Self, NoHead> {
         match strict::check(line) {
-            Err(Flaw::Twice) => return Err(NoHead::Wrong("a member of this head is there twice")),
+            Err(Flaw::Twice) => return Err(NoHead::Wrong("a member of this checkpoint is there twice")),
             Err(Flaw::Part) if !line.is_empty() && (line.starts_with(START) || START.starts_with(line)) => {
                 return Err(NoHead::Torn);
             }
-            Err(_) => return Err(NoHead::Wrong("this is not a head")),
+            Err(_) => return Err(NoHead::Wrong("this is not a checkpoint")),
             Ok(()) => {}
         }
-        let head: Self = serde_json::from_slice(line).map_err(|_| NoHead::Wrong("this is not a head"))?;
+        let head: Self =
+            serde_json::from_slice(line).map_err(|_| NoHead::Wrong("this is not a checkpoint"))?;
         match serde_json::to_vec(&head).is_ok_and(|written| written == line) {
             true => Ok(head),
-            false => Err(NoHead::Wrong("this head is not as heads are written")),
+            false => {
+                Err(NoHead::Wrong("this checkpoint is not in the form in which checkpoints are written"))
+            }
         }
     }
 
@@ -104,24 +107,26 @@ impl Heads {
         let key = SigningKey::read(&config.key)?;
         let path = config.path.display();
         if config.path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-            bail!("heads of the audit log need a file, and {path} is none");
+            bail!("checkpoints of the audit log need a regular file, and {path} is none");
         }
         let file = writer::open(&config.path, true)?;
         let (bytes, _) = writer::last_bytes(&file, TAIL_LEN_MAX)
-            .with_context(|| format!("the heads of the audit log in {path} cannot be read"))?;
+            .with_context(|| format!("cannot read the checkpoints of the audit log in {path}"))?;
         let mut is_signed = false;
         let newest = bytes.rsplit(|byte| *byte == b'\n').find_map(|line| {
             let head = Head::read(line).ok()?;
             let (signer, hash) = head.verified()?;
             // A user who can write here can sign with a key of their own. Such a head says nothing about our log.
             if signer != key.public && !std::mem::replace(&mut is_signed, true) {
-                tracing::warn!(seq = head.seq, "The newest audit head was signed by another key");
+                tracing::warn!(seq = head.seq, "The newest audit checkpoint was signed by another key");
             }
             is_signed = true;
             (signer == key.public).then_some(Position { seq: head.seq, hash })
         });
         if !is_signed && !bytes.is_empty() {
-            bail!("{path} has no head at its end: move it away, and a new one is made");
+            bail!(
+                "{path} has no checkpoint at its end: move the file away, and the service creates a new one"
+            );
         }
         let watched = WatchedFile::new(&config.path, &file, true);
         Ok(Self { file, watched, config: config.clone(), key, newest: newest.unwrap_or_default() })

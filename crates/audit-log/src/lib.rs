@@ -80,8 +80,8 @@ type OverLimits = BTreeMap<(Sid, &'static str), (String, u64)>;
 
 /// A decision, for comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decided {
-    /// Why.
+pub struct DecisionSummary {
+    /// What the decision is: mapped, or why not.
     pub reason: Reason,
     /// The account's name.
     pub account: Option<String>,
@@ -89,7 +89,7 @@ pub struct Decided {
     pub sid: Option<Sid>,
 }
 
-impl From<&Answer> for Decided {
+impl From<&Answer> for DecisionSummary {
     fn from(answer: &Answer) -> Self {
         let account = answer.mapped.as_ref().map(|mapped| &mapped.record.account);
         Self {
@@ -111,7 +111,7 @@ pub struct Relayed<'a> {
     pub account_sid: Sid,
     /// Where it asked from.
     pub source: SocketAddr,
-    /// What it was told.
+    /// The status that the machine got.
     pub status: NtStatus,
     /// Why it was not told what the other server said.
     pub withheld: Option<&'static str>,
@@ -251,12 +251,12 @@ impl AuditLog {
         let heads = self.heads.as_ref().map(|(heads, _)| lock(heads));
         if let Some(mut heads) = heads {
             let path = heads.path().to_owned();
-            self.report(&path, "heads of the audit log", heads.look_around());
+            self.report(&path, "audit checkpoints", heads.look_around());
             if heads.is_away()
                 && let Err(error) = heads.reopen()
             {
                 let (path, error) = (path.display(), format!("{error:#}"));
-                tracing::error!(%path, error, "Heads of the audit log are in a file without a name, and cannot go on under their path");
+                tracing::error!(%path, error, "The file of audit checkpoints was removed or replaced, and no new file can be created at its path");
             }
         }
         let mut file = lock(&self.file);
@@ -283,7 +283,7 @@ impl AuditLog {
             }
             Err(error) if !self.is_lost.swap(true, Ordering::Relaxed) => {
                 let (path, error) = (path.display(), format!("{error:#}"));
-                tracing::error!(%path, error, "The audit log is in a file without a name, and cannot go on under its path");
+                tracing::error!(%path, error, "The audit log file was removed or replaced, and no new file can be created at its path");
             }
             Err(_) => {}
         }
@@ -294,10 +294,10 @@ impl AuditLog {
             Ok(None) => {}
             Ok(Some(change)) => {
                 self.changed.inc();
-                tracing::error!(path = %path.display(), file, %change, "Another program changed a file of the audit: it was {change}");
+                tracing::error!(path = %path.display(), file, %change, "Audit file changed by another program");
             }
             Err(error) => {
-                tracing::warn!(path = %path.display(), file, %error, "A file of the audit cannot be looked at")
+                tracing::warn!(path = %path.display(), file, %error, "Cannot check an audit file for changes")
             }
         }
     }
@@ -316,14 +316,14 @@ impl AuditLog {
         match log.and_then(|log| heads.sign(position, &log)) {
             Ok(()) => {
                 if self.heads_failing.swap(false, Ordering::Relaxed) {
-                    tracing::info!("Heads of the audit log are written again");
+                    tracing::info!("Checkpoints are written again");
                 }
                 Some(*interval)
             }
             Err(error) => {
                 self.heads_failed.inc();
                 if !self.heads_failing.swap(true, Ordering::Relaxed) {
-                    tracing::error!(%error, "A head of the audit log cannot be written");
+                    tracing::error!(%error, "Cannot write a checkpoint of the audit log");
                 }
                 Some(HEAD_RETRY.min(*interval))
             }
@@ -499,7 +499,13 @@ impl AuditLog {
     }
 
     /// Writes down a decision that the shadow policy made in another way.
-    pub fn divergence(&self, question: &Question, live: &Decided, shadow: &Decided, policy_revision: u64) {
+    pub fn divergence(
+        &self,
+        question: &Question,
+        live: &DecisionSummary,
+        shadow: &DecisionSummary,
+        policy_revision: u64,
+    ) {
         let event = decision::shadow_event(
             question,
             (live.reason, live.account.as_deref()),
@@ -562,7 +568,8 @@ impl AuditLog {
         // No reader would find a line in that file.
         if self.is_lost.load(Ordering::Relaxed) {
             return Err(
-                "the audit log is in a file without a name, and cannot go on under its path".to_owned()
+                "the audit log file was removed or replaced, and no new file can be created at its path"
+                    .to_owned(),
             );
         }
         let (path, handle) =
@@ -598,15 +605,15 @@ impl AuditLog {
 
 impl Audit for AuditLog {
     fn channel(&self, event: &ChannelEvent<'_>) -> Result<(), AuditUnavailable> {
-        let name = match event.outcome {
-            ChannelOutcome::Established => "channel_established",
-            ChannelOutcome::Rotated => "secret_rotated",
-            ChannelOutcome::RotationDenied => "secret_rotation_denied",
+        let (name, message) = match event.outcome {
+            ChannelOutcome::Established => ("channel_established", "Secure channel established"),
+            ChannelOutcome::Rotated => ("secret_rotated", "Secret rotated"),
+            ChannelOutcome::RotationDenied => ("secret_rotation_denied", "Secret rotation rejected"),
             ChannelOutcome::Refused(reason) => {
                 // A peer cannot fill the log: these are told one by one at debug only.
                 tracing::debug!(
                     target: "audit", account = event.account, computer = event.computer, source = %event.address,
-                    reason = reason.text(), "Refused a channel"
+                    reason = reason.text(), "Secure channel rejected"
                 );
                 *lock(&self.anonymous).entry(refusal_name(reason)).or_default() += 1;
                 return Ok(());
@@ -623,7 +630,8 @@ impl Audit for AuditLog {
         let account = event.sid.map(|sid| (event.account, sid));
         self.write(account, &line).map_err(|_| AuditUnavailable)?;
         tracing::info!(
-            target: "audit", account = event.account, computer = event.computer, source = %event.address, name
+            target: "audit", account = event.account, computer = event.computer, source = %event.address,
+            "{message}"
         );
         Ok(())
     }
@@ -637,13 +645,13 @@ fn report_opened(path: &Path, opened: Opened) -> u64 {
             %path,
             last,
             head,
-            "The audit log ends before its newest signed head: lines are missing, or in a file that was moved while the \
+            "The audit log ends before its newest checkpoint: lines are missing, or in a file that was moved while the \
              service was stopped"
         ),
         Opened::NoHead { last } => tracing::error!(
             %path,
             last,
-            "The audit log has lines and no signed head: unless heads are new here, they were removed"
+            "The audit log has lines and no checkpoint: unless [audit.heads] is new here, the checkpoints were removed"
         ),
         Opened::NewChain { is_emptied: false } => {
             tracing::info!(%path, "A new chain of the audit log starts in a new file");

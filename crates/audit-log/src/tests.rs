@@ -280,7 +280,7 @@ fn after_a_restart_a_new_file_goes_on_from_the_newest_head() {
     let prev = value(&first)["prev"].as_str().expect("a hash").to_owned();
     place.put("log", &[first.replace(&prev, &"1".repeat(64))]);
     let found = alone().expect("it is broken");
-    assert_eq!((found.line, &*found.what), (1, "a head was signed for another line before it"));
+    assert_eq!((found.line, &*found.what), (1, "a checkpoint was signed for another line before it"));
     // Without heads there is a new chain, and it says so.
     fs::remove_file(place.path("log")).expect("it can be removed");
     tell(&place.open(false), 3);
@@ -466,7 +466,7 @@ fn tampering_is_found() {
         (
             "a changed byte of structure",
             |lines| lines[4] = lines[4].replace("{", "["),
-            ("log", 5, "this is not a whole line"),
+            ("log", 5, "incomplete line"),
         ),
         (
             "a removed line",
@@ -577,7 +577,7 @@ fn a_forged_head_is_found() {
         let mut changed = heads.clone();
         changed[1] = changed[1].replace(from, to);
         assert_ne!(changed, heads);
-        check(&changed, 2, "the signature of this head is wrong");
+        check(&changed, 2, "the signature of this checkpoint is wrong");
     }
     let mut changed = heads.clone();
     changed.swap(0, 1);
@@ -609,7 +609,7 @@ fn a_forged_head_is_found() {
     // A head that was not written whole is broken, until the service has gone on after it.
     place.put("heads", &heads);
     place.append("heads", b"{\"version\":1,");
-    assert_eq!(place.broken(&["log"], true).2, "this head is not whole");
+    assert_eq!(place.broken(&["log"], true).2, "this checkpoint is incomplete");
     let log = place.open(true);
     tell(&log, 9);
     log.sign();
@@ -782,7 +782,7 @@ fn nothing_is_said_twice() {
         twice.insert(at, heads[at].clone());
         place.put("heads", &twice);
         let found = place.broken(&["log"], true);
-        assert_eq!((&*found.0, found.1, &*found.2), ("heads", line, "this head is there twice"));
+        assert_eq!((&*found.0, found.1, &*found.2), ("heads", line, "this checkpoint is there twice"));
     }
 }
 

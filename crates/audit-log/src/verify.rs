@@ -69,9 +69,9 @@ pub enum Unusable {
     /// A file cannot be read.
     #[error("{} cannot be read: {error}", .path.display())]
     Unreadable {
-        /// Which.
+        /// A file of the log, or the file of checkpoints.
         path: PathBuf,
-        /// Why.
+        /// The error of the system when it was opened or read.
         error: io::Error,
     },
     /// It is packed.
@@ -198,7 +198,7 @@ impl HeadReader<'_> {
             let closed = match self.lines.next()? {
                 Next::End => return Ok(()),
                 Next::TooLong => {
-                    return Err(self.broken(0, "this is not a head: it is too long".into()).into());
+                    return Err(self.broken(0, "this is not a checkpoint: it is too long".into()).into());
                 }
                 Next::Line { closed } => closed,
             };
@@ -210,18 +210,22 @@ impl HeadReader<'_> {
                     self.said.unreadable += 1;
                     continue;
                 }
-                Err(NoHead::Torn) => return Err(self.broken(0, "this head is not whole".into()).into()),
+                Err(NoHead::Torn) => {
+                    return Err(self.broken(0, "this checkpoint is incomplete".into()).into());
+                }
                 Err(NoHead::Wrong(what)) => return Err(self.broken(0, what.into()).into()),
             };
             let Some((key, hash)) = head.verified() else {
-                return Err(self.broken(head.seq, "the signature of this head is wrong".into()).into());
+                return Err(self.broken(head.seq, "the signature of this checkpoint is wrong".into()).into());
             };
             if !self.trusted.is_empty() && !self.trusted.contains(&key) {
-                return Err(self.broken(head.seq, "this head was signed by another key".into()).into());
+                return Err(self.broken(head.seq, "this checkpoint was signed by another key".into()).into());
             }
             if head.seq < self.before {
-                let what =
-                    format!("this head is older than the one before it, which is of seq {}", self.before);
+                let what = format!(
+                    "this checkpoint is older than the one before it, which is of seq {}",
+                    self.before
+                );
                 return Err(self.broken(head.seq, what).into());
             }
             // A service signs a line once; a service with a new key can sign the last line again.
@@ -229,7 +233,7 @@ impl HeadReader<'_> {
                 self.signers.clear();
             }
             if self.signers.contains(&key) || self.signers.len() == KEYS_MAX {
-                return Err(self.broken(head.seq, "this head is there twice".into()).into());
+                return Err(self.broken(head.seq, "this checkpoint is there twice".into()).into());
             }
             self.signers.push(key);
             if !closed && !self.lines.is_live {
@@ -249,7 +253,8 @@ impl HeadReader<'_> {
         while let Some(head) = self.next.filter(|head| head.seq <= at.seq) {
             if head.seq == at.seq {
                 if head.hash != at.hash {
-                    let what = "this head was signed for another line than the one that is there".to_owned();
+                    let what =
+                        "this checkpoint was signed for another line than the one that is there".to_owned();
                     return Err(self.broken(head.seq, what).into());
                 }
                 self.said.matched += 1;
@@ -353,9 +358,9 @@ impl Verifier<'_, '_> {
                     self.report.open_end = !closed;
                     self.torn.get_or_insert_with(|| {
                         let what = match closed {
-                            true => "this is not a whole line, and the next one does not say so",
+                            true => "incomplete line, and the next line does not record it",
                             false => {
-                                "bytes that are not a whole line follow the last one; after a crash, start the service once, \
+                                "incomplete bytes follow the last line; after a crash, start the service once, \
                                  which covers them"
                             }
                         };
@@ -406,7 +411,7 @@ impl Verifier<'_, '_> {
         let checked = self.last.is_some() || link.seq == 1;
         if checked && prev != self.prev {
             return Err(match self.torn {
-                Some(_) => "the torn bytes before it, or the line before them, are not what they were".into(),
+                Some(_) => "the incomplete bytes before it, or the line before them, were changed".into(),
                 None => {
                     // Either of the two was changed; what is whole ends before both.
                     let before = self.last.map_or(0, |last| last.seq);
@@ -420,7 +425,7 @@ impl Verifier<'_, '_> {
         if let (None, Some(heads), false) = (self.last, &self.heads, link.is_resumed()) {
             let before = Position { seq: link.seq - 1, hash: prev };
             if heads.next.is_some_and(|head| head.seq == before.seq && head.hash != before.hash) {
-                return Err("a head was signed for another line before it".into());
+                return Err("a checkpoint was signed for another line before it".into());
             }
         }
         self.prev = line_hash::hash(line);
@@ -447,7 +452,8 @@ impl Verifier<'_, '_> {
             if let Some(heads) = &self.heads
                 && let Some(head) = heads.next
             {
-                let what = "this head was signed for a line that is not there: the log is empty".to_owned();
+                let what =
+                    "this checkpoint was signed for a line that is not there: the log is empty".to_owned();
                 return Err(heads.broken(head.seq, what).into());
             }
             return Err(Unusable::NotChained(files.first().copied().cloned().unwrap_or_default()).into());
@@ -456,7 +462,7 @@ impl Verifier<'_, '_> {
             && let Some(head) = heads.next
         {
             let what = format!(
-                "this head was signed for a line that is not there: the log ends with seq {}, so it was cut, or later files \
+                "this checkpoint was signed for a line that is not there: the log ends with seq {}, so it was cut, or later files \
                  are not named",
                 last.seq
             );

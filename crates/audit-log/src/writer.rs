@@ -255,13 +255,16 @@ fn open_chained(path: &Path) -> anyhow::Result<File> {
     check_chained(path)?;
     let file = open(path, true)?;
     if let Err(error) = file.try_lock() {
-        bail!("cannot have the audit log {} alone: {error}; another process writes it", path.display());
+        bail!("cannot lock the audit log {}: {error}: stop the other process that writes it", path.display());
     }
     Ok(file)
 }
 
 fn unusable(path: &Path) -> String {
-    format!("cannot go on with the audit log {}: move it away, and a new one is made", path.display())
+    format!(
+        "cannot append to the audit log {}: move the file away, and the service creates a new one",
+        path.display()
+    )
 }
 
 /// The start of a line: everything but the end that a [`Writer`] gives it. No event has fields `seq` or `prev`.

@@ -14,7 +14,9 @@ pub const BACKLOG: u32 = 4096;
 
 /// A port that cannot be listened on. `key` is where the operator wrote the address.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({key}): choose another address or port, or stop who has it")]
+#[error(
+    "cannot listen on {address} ({key}): choose another address or port, or stop the process that uses it"
+)]
 pub struct CannotListen {
     address: SocketAddr,
     key: &'static str,

@@ -55,8 +55,6 @@ impl EncodeLabelValue for EvictionReason {
 
 impl Collector for ConnectionCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        use EvictionReason::{Account, Address, Memory, Proved, Unproved};
-        let evictions = |reason| self.limiter.evictions_for(reason);
         encode_family(
             &mut encoder,
             (
@@ -64,23 +62,10 @@ impl Collector for ConnectionCollector {
                 "RPC connections evicted for new ones, by the limit that was reached",
                 None,
             ),
-            EvictionReason::ALL
-                .map(|reason| (EvictionLabels { reason }, ConstCounter::new(evictions(reason)))),
+            EvictionReason::ALL.map(|reason| {
+                (EvictionLabels { reason }, ConstCounter::new(self.limiter.evictions_for(reason)))
+            }),
         )?;
-        for (name, help, count) in [
-            (
-                "connections_refused",
-                "RPC connections evicted for a limit of number or memory: unproved, proved, account or memory",
-                [Unproved, Proved, Account, Memory].map(evictions).iter().sum(),
-            ),
-            (
-                "connections_refused_address",
-                "RPC connections evicted because their source address had too many",
-                evictions(Address),
-            ),
-        ] {
-            encode_family(&mut encoder, (name, help, None), [(NO_LABELS, ConstCounter::<u64>::new(count))])?;
-        }
         for (name, help, unit, value) in [
             (
                 "connections_proved",

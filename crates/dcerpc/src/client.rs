@@ -135,7 +135,7 @@ pub enum ClientEvent {
     },
     /// A call was answered.
     Reply {
-        /// Which call.
+        /// The call_id of the request that is answered.
         call_id: u32,
         /// The results, or a fault.
         outcome: Result<ReplyStub, FaultStatus>,

@@ -380,6 +380,7 @@ fn write_towers(writer: &mut NdrWriter, max_towers: u32, towers: &[ProtocolTower
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test::unhex;
 
     const NETLOGON: SyntaxId = SyntaxId::new(
         Guid::new(0x1234_5678, 0x1234, 0xabcd, [0xef, 0, 1, 0x23, 0x45, 0x67, 0xcf, 0xfb]),
@@ -395,14 +396,6 @@ mod tests {
         000000000000000000000000000000000000000001000000040000000000000001000000030000004b0000004b000000
         050013000d785634123412cdabef0001234567cffb01000200000013000d045d888aeb1cc9119fe808002b1048600200
         0200000001000b020000000100070200c2000100090400c000020a0000000000";
-
-    fn unhex(text: &str) -> Vec<u8> {
-        let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-        digits
-            .chunks(2)
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hex"))
-            .collect()
-    }
 
     fn mapper() -> EndpointMapper {
         let endpoint = |interface, port| Endpoint {

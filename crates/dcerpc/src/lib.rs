@@ -15,4 +15,6 @@ pub mod pdu;
 pub mod quota;
 pub mod security;
 pub mod server;
+#[cfg(test)]
+mod test;
 mod verification_trailer;

@@ -5,7 +5,7 @@
 //! which we find accounts. Every setting that could forbid something is either translated or refused, an unknown one too.
 
 use super::matching;
-use super::{Conditions, Foreign, Rule, Told};
+use super::{Conditions, Foreign, ImportReport, Rule};
 use rcmp_service::Form;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,10 +27,10 @@ const WHOLE: [&str; 7] = ["(.*?)(?:$)", "", "(.*)", ".*", "^(.*)$", "^.*$", "(.*
 /// Value and line of each setting, without [`PREFIX`].
 type Settings = BTreeMap<String, (usize, String)>;
 
-pub(super) fn read(text: &str, told: &mut Told) -> Foreign {
+pub(super) fn read(text: &str, report: &mut ImportReport) -> Foreign {
     let settings = match text.trim_start().starts_with(['{', '[']) {
-        true => json(text, told),
-        false => lines(text, told),
+        true => json(text, report),
+        false => lines(text, report),
     };
     let mut read = Foreign::default();
     let Some(settings) = settings else { return read };
@@ -39,11 +39,11 @@ pub(super) fn read(text: &str, told: &mut Told) -> Foreign {
     let form = match source_form(&source) {
         Ok(form) => Some(form),
         Err((why, instead)) => {
-            told.problem(line, &source, why, instead);
+            report.problem(line, &source, why, instead);
             None
         }
     };
-    let mut reader = Reader { form, conditions: Conditions::default(), revocation: false, told };
+    let mut reader = Reader { form, conditions: Conditions::default(), revocation: false, report };
     for (name, (line, value)) in &settings {
         reader.setting(name, *line, value);
     }
@@ -51,10 +51,10 @@ pub(super) fn read(text: &str, told: &mut Told) -> Foreign {
     read.revocation = revocation;
     if let Some(form) = form {
         match form {
-            Form::Upn => told.note(
+            Form::Upn => report.note(
                 "Keycloak looks for a user with the name in a configurable attribute; here it must be the user principal name of the account",
             ),
-            _ => told.note(
+            _ => report.note(
                 "what Keycloak stores has to be converted into values of altSecurityIdentities: `rcmpd mapping strings CERT` prints them",
             ),
         }
@@ -102,7 +102,7 @@ struct Reader<'a> {
     form: Option<Form>,
     conditions: Conditions,
     revocation: bool,
-    told: &'a mut Told,
+    report: &'a mut ImportReport,
 }
 
 impl Reader<'_> {
@@ -135,7 +135,7 @@ impl Reader<'_> {
             "ocsp-fail-open" | "ocsp-responder-uri" | "ocsp-responder-certificate" => None,
             "timestamp-validation-enabled" | "revalidate-certificate-enabled" => {
                 if !on {
-                    self.told.note("Keycloak does not check certificates again with this setting; here chains and their dates are always checked");
+                    self.report.note("Keycloak does not check certificates again with this setting; here chains and their dates are always checked");
                 }
                 None
             }
@@ -152,7 +152,7 @@ impl Reader<'_> {
             )),
         };
         if let Some((why, instead)) = refused {
-            self.told.problem(line, &format!("{PREFIX}{name} = {value}"), why, instead);
+            self.report.problem(line, &format!("{PREFIX}{name} = {value}"), why, instead);
         }
     }
 
@@ -160,10 +160,10 @@ impl Reader<'_> {
         self.revocation |= on && name == "crl-checking-enabled";
         match name {
             "crl-checking-enabled" | "crldp-checking-enabled" if on => {
-                self.told.note("CRLs are files or URLs in the configuration; addresses in certificates are never followed");
+                self.report.note("CRLs are files or URLs in the configuration; addresses in certificates are never followed");
             }
             "crl-relative-path" if !value.is_empty() => {
-                self.told.note(format!("the CRL {value} is not translated; name it in the configuration"));
+                self.report.note(format!("the CRL {value} is not translated; name it in the configuration"));
             }
             _ => {}
         }
@@ -187,7 +187,7 @@ impl Reader<'_> {
         match value.trim() {
             "" => Ok(()),
             "digitalSignature" => {
-                self.told.note(matching::DIGITAL_SIGNATURE);
+                self.report.note(matching::DIGITAL_SIGNATURE);
                 Ok(())
             }
             _ => Err((
@@ -200,11 +200,11 @@ impl Reader<'_> {
 
 /// The settings of one authenticator: an object of them, one with `config`, or a realm with `authenticatorConfig`. Deep texts
 /// are refused by the reader of JSON.
-fn json(text: &str, told: &mut Told) -> Option<Settings> {
+fn json(text: &str, report: &mut ImportReport) -> Option<Settings> {
     let value: Value = match serde_json::from_str(text) {
         Ok(value) => value,
         Err(error) => {
-            told.problem(
+            report.problem(
                 error.line(),
                 "",
                 &format!("this is not JSON: {error}"),
@@ -228,11 +228,11 @@ fn json(text: &str, told: &mut Told) -> Option<Settings> {
         .filter(|object| object.keys().any(|key| key.starts_with(PREFIX)));
     let config = found.next()?;
     if found.next().is_some() {
-        told.problem(0, "", "there is more than one X.509 authenticator in it", "import one at a time");
+        report.problem(0, "", "there is more than one X.509 authenticator in it", "import one at a time");
         return None;
     }
     if config.len() > SETTINGS_MAX {
-        told.problem(
+        report.problem(
             0,
             "",
             "there are more than 100 settings",
@@ -249,7 +249,7 @@ fn json(text: &str, told: &mut Told) -> Option<Settings> {
             Value::Bool(value) => value.to_string(),
             Value::Null => continue,
             _ => {
-                told.problem(line, key, "the value is not a text", "write it in quotes");
+                report.problem(line, key, "the value is not a text", "write it in quotes");
                 continue;
             }
         };
@@ -258,18 +258,18 @@ fn json(text: &str, told: &mut Told) -> Option<Settings> {
     Some(settings)
 }
 
-fn lines(text: &str, told: &mut Told) -> Option<Settings> {
+fn lines(text: &str, report: &mut ImportReport) -> Option<Settings> {
     let mut settings = Settings::new();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
-        if told.is_full() {
+        if report.is_full() {
             break;
         }
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
         let Some((key, value)) = line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) else {
-            told.problem(
+            report.problem(
                 number,
                 line,
                 "this is not a setting",
@@ -286,7 +286,7 @@ fn lines(text: &str, told: &mut Told) -> Option<Settings> {
             }
         };
         if before {
-            told.problem(number, line, "this setting is there twice", "write each once, and one source");
+            report.problem(number, line, "this setting is there twice", "write each once, and one source");
         }
     }
     (!settings.is_empty()).then_some(settings)

@@ -116,38 +116,43 @@ pub const PROBLEMS_MAX: usize = 100;
 
 /// Translates rules.
 pub fn import(dialect: Dialect, text: &str, authorities: &[KnownAuthority]) -> Result<Import, Refused> {
-    let mut told = Told::default();
+    let mut report = ImportReport::default();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() > TEXT_LEN_MAX {
-        told.problem(0, "", "the text is longer than 1 MiB", "import the rules alone");
-        return Err(Refused { problems: told.problems });
+        report.problem(0, "", "the text is longer than 1 MiB", "import the rules alone");
+        return Err(Refused { problems: report.problems });
     }
     let read = match dialect {
-        Dialect::Sssd => sssd::read(text, authorities, &mut told),
-        Dialect::Mit => mit::read(text, authorities, &mut told),
-        Dialect::Keycloak => keycloak::read(text, &mut told),
+        Dialect::Sssd => sssd::read(text, authorities, &mut report),
+        Dialect::Mit => mit::read(text, authorities, &mut report),
+        Dialect::Keycloak => keycloak::read(text, &mut report),
     };
-    if told.problems.is_empty() && read.rules.is_empty() {
-        told.problem(0, "", "there is no rule in it", "check that the rules are from the program of --from");
+    if report.problems.is_empty() && read.rules.is_empty() {
+        report.problem(
+            0,
+            "",
+            "there is no rule in it",
+            "check that the rules are from the program of --from",
+        );
     }
-    let toml = match told.problems.is_empty() {
-        true => combine(dialect, &read, authorities, &mut told),
+    let toml = match report.problems.is_empty() {
+        true => combine(dialect, &read, authorities, &mut report),
         false => String::new(),
     };
-    match told.problems.is_empty() {
-        true => Ok(Import { toml, notes: told.notes }),
-        false => Err(Refused { problems: told.problems }),
+    match report.problems.is_empty() {
+        true => Ok(Import { toml, notes: report.notes }),
+        false => Err(Refused { problems: report.problems }),
     }
 }
 
 /// Problems and notes of a translation.
 #[derive(Debug, Default)]
-struct Told {
+struct ImportReport {
     problems: Vec<Problem>,
     notes: Vec<String>,
 }
 
-impl Told {
+impl ImportReport {
     fn problem(&mut self, line: usize, part: &str, why: &str, instead: &str) {
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(Problem {
@@ -183,7 +188,7 @@ struct Foreign {
 /// One rule: certificates that meet the conditions are looked up by these forms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Rule {
-    /// Its line.
+    /// The number of its first line, from 1.
     line: usize,
     /// The text of the line.
     text: String,
@@ -243,8 +248,13 @@ struct Scope {
 ///
 /// In the other program, the first rule that matches a certificate decides. Here, the entry of a CA replaces the general grant. So rules for
 /// CAs may come before a general rule, and no rule may come after another one for the same certificates.
-fn combine(dialect: Dialect, read: &Foreign, authorities: &[KnownAuthority], told: &mut Told) -> String {
-    let usages = usages(&read.rules, told);
+fn combine(
+    dialect: Dialect,
+    read: &Foreign,
+    authorities: &[KnownAuthority],
+    report: &mut ImportReport,
+) -> String {
+    let usages = usages(&read.rules, report);
     let mut scopes: Vec<Scope> = Vec::new();
     for rule in &read.rules {
         let general = [None];
@@ -252,17 +262,17 @@ fn combine(dialect: Dialect, read: &Foreign, authorities: &[KnownAuthority], tol
         let keys = if rule.conditions.issuers.is_some() { &named[..] } else { &general[..] };
         for key in keys {
             if let Err((why, instead)) = merge(&mut scopes, *key, rule) {
-                told.problem(rule.line, &rule.text, why, instead);
+                report.problem(rule.line, &rule.text, why, instead);
                 break;
             }
         }
     }
     let methods: BTreeSet<_> = scopes.iter().flat_map(Scope::methods).collect();
     for scope in &scopes {
-        scope.tell(dialect, authorities, told);
+        scope.tell(dialect, authorities, report);
         // CAs without an entry have every method. That is harmless if the form names the certificate itself.
         if scope.authority.is_none() && scope.wants_proof() && scope.methods() != methods {
-            told.problem(
+            report.problem(
                 scope.line,
                 &scope.text,
                 "a rule for every issuer would also find accounts by the methods of the rules for some",
@@ -272,7 +282,7 @@ fn combine(dialect: Dialect, read: &Foreign, authorities: &[KnownAuthority], tol
     }
     scopes.sort_by_key(|scope| scope.authority);
     if usages.is_none() && dialect != Dialect::Keycloak {
-        told.note(
+        report.note(
             "the rules require no extended key usage; extended_key_usage is not written, so its default applies",
         );
     }
@@ -348,7 +358,7 @@ fn merge(
 }
 
 /// Extended key usages are required of every certificate alike, so rules that differ in them must be equal in everything else.
-fn usages(rules: &[Rule], told: &mut Told) -> Option<Vec<String>> {
+fn usages(rules: &[Rule], report: &mut ImportReport) -> Option<Vec<String>> {
     let first = rules.first()?;
     let alike = rules.iter().all(|rule| {
         rule.conditions.issuers == first.conditions.issuers
@@ -368,7 +378,7 @@ fn usages(rules: &[Rule], told: &mut Told) -> Option<Vec<String>> {
             }
             (Some(known), Some(usages))
                 if known.len() == usages.len() && usages.iter().all(|usage| known.contains(usage)) => {}
-            _ => told.problem(
+            _ => report.problem(
                 rule.line,
                 &rule.text,
                 "extended key usages are required of every certificate alike, and this rule requires others than the first",
@@ -419,14 +429,14 @@ impl Scope {
             .collect()
     }
 
-    fn tell(&self, dialect: Dialect, authorities: &[KnownAuthority], told: &mut Told) {
+    fn tell(&self, dialect: Dialect, authorities: &[KnownAuthority], report: &mut ImportReport) {
         if let Some(suffixes) = &self.suffixes {
             let names = suffixes.join(", ");
             match self.authority.and_then(|authority| authorities.get(authority)) {
                 Some(authority) => {
-                    told.note(format!("{} is trusted for accounts in {names} only", authority.file));
+                    report.note(format!("{} is trusted for accounts in {names} only", authority.file));
                 }
-                None => told.note(format!(
+                None => report.note(format!(
                     "the rule names no issuer: every configured CA is trusted for accounts in {names}; name one by <ISSUER> to \
                      restrict it"
                 )),
@@ -434,7 +444,7 @@ impl Scope {
         }
         for form in self.sorted_forms() {
             if let Some(weakness) = weakness(form) {
-                told.note(format!(
+                report.note(format!(
                     "{} accepts {weakness} alone, which is weak; binding = \"full\" also requires the SID of the account in the certificate, \
                      or issuer and serial number stored with the account",
                     dialect.name()

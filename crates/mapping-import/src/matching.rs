@@ -3,7 +3,7 @@
 //! A regular expression is read only where it is literal text in disguise: a whole name between `^` and `$`, or the end of a
 //! user principal name. `\.` is a dot; a bare `.` is any character, and therefore no literal.
 
-use super::{Conditions, KnownAuthority, Told};
+use super::{Conditions, ImportReport, KnownAuthority};
 use account_store::distinguished_name::{AttributeTypeAndValue, DistinguishedName};
 
 /// The program of the matching rules; keywords differ.
@@ -71,7 +71,7 @@ pub(super) fn conditions(
     line: usize,
     rule: &str,
     authorities: &[KnownAuthority],
-    told: &mut Told,
+    report: &mut ImportReport,
 ) -> Conditions {
     let (any, rest) = match (rule.strip_prefix("||"), rule.strip_prefix("&&")) {
         (Some(rest), _) => (true, rest),
@@ -80,23 +80,23 @@ pub(super) fn conditions(
     };
     let mut conditions = Conditions::default();
     let Some(components) = components(rest) else {
-        told.problem(line, rule, "this is not a matching rule", "write <KEYWORD>value without separators");
+        report.problem(line, rule, "this is not a matching rule", "write <KEYWORD>value without separators");
         return conditions;
     };
     if components.len() > COMPONENTS_MAX {
-        told.problem(line, rule, "there are more than 32 conditions in it", "split it into several rules");
+        report.problem(line, rule, "there are more than 32 conditions in it", "split it into several rules");
         return conditions;
     }
     let kind = |component: &Component<'_>| component.keyword.split(':').next().unwrap_or_default().to_owned();
     let mixed = any && components.iter().any(|component| kind(component) != kind(&components[0]));
     for component in components {
-        if told.is_full() {
+        if report.is_full() {
             break;
         }
-        read(grammar, line, any, component, authorities, &mut conditions, told);
+        read(grammar, line, any, component, authorities, &mut conditions, report);
     }
     if mixed {
-        told.problem(
+        report.problem(
             line,
             rule,
             "alternatives of different kinds are not supported: every certificate must meet all conditions",
@@ -126,14 +126,14 @@ fn read(
     component: Component<'_>,
     authorities: &[KnownAuthority],
     conditions: &mut Conditions,
-    told: &mut Told,
+    report: &mut ImportReport,
 ) {
     let Component { whole, keyword, value } = component;
-    let one = |told: &mut Told, what: &str, instead: &str| {
-        told.problem(line, whole, &format!("{what} cannot be required at once"), instead);
+    let one = |report: &mut ImportReport, what: &str, instead: &str| {
+        report.problem(line, whole, &format!("{what} cannot be required at once"), instead);
     };
     match keyword {
-        "SUBJECT" => told.problem(
+        "SUBJECT" => report.problem(
             line,
             whole,
             "a pattern for subjects is not supported: the mapping is stored with the account, not in a rule",
@@ -144,9 +144,9 @@ fn read(
                 None => conditions.issuers = Some(vec![authority]),
                 Some(known) if known.contains(&authority) => {}
                 Some(known) if any => known.push(authority),
-                Some(_) => one(told, "two issuers", "write || before alternatives"),
+                Some(_) => one(report, "two issuers", "write || before alternatives"),
             },
-            Err((why, instead)) => told.problem(line, whole, why, instead),
+            Err((why, instead)) => report.problem(line, whole, why, instead),
         },
         "EKU" => {
             let mut names: Vec<_> = value.split(',').map(str::trim).collect();
@@ -157,7 +157,7 @@ fn read(
                 match usage(name).filter(|_| known) {
                     Some(usage) => usages.push(usage),
                     None => {
-                        told.problem(
+                        report.problem(
                             line,
                             whole,
                             "this is not an extended key usage",
@@ -170,45 +170,51 @@ fn read(
             const ALL: &str = "several extended key usages";
             const ONE: &str = "require one of them, or write alternatives: ||<EKU>one<EKU>other";
             match &mut conditions.usages {
-                _ if usages.len() > 1 => one(told, ALL, ONE),
+                _ if usages.len() > 1 => one(report, ALL, ONE),
                 None => conditions.usages = Some(usages),
                 Some(known) if known.contains(&usages[0]) => {}
                 Some(known) if any => known.append(&mut usages),
-                Some(_) => one(told, ALL, ONE),
+                Some(_) => one(report, ALL, ONE),
             }
         }
         "KU" => match value.trim() {
-            "digitalSignature" => told.note(DIGITAL_SIGNATURE),
-            _ => told.problem(
+            "digitalSignature" => report.note(DIGITAL_SIGNATURE),
+            _ => report.problem(
                 line,
                 whole,
                 "key usages other than digitalSignature are not supported",
                 "require digitalSignature only, or an extended key usage that only such certificates have",
             ),
         },
-        "SAN" => principal(line, any, component, conditions, told),
+        "SAN" => principal(line, any, component, conditions, report),
         "SAN:Principal" | "SAN:ntPrincipalName" if grammar == Grammar::Sssd => {
-            principal(line, any, component, conditions, told);
+            principal(line, any, component, conditions, report);
         }
-        "SAN:pkinit" if grammar == Grammar::Sssd => told.problem(
+        "SAN:pkinit" if grammar == Grammar::Sssd => report.problem(
             line,
             whole,
             "the Kerberos principal of PKINIT is not used",
             "require the user principal name: <SAN:ntPrincipalName>",
         ),
-        _ if grammar == Grammar::Sssd && keyword.starts_with("SAN:") => told.problem(
+        _ if grammar == Grammar::Sssd && keyword.starts_with("SAN:") => report.problem(
             line,
             whole,
             "only user principal names of the subjectAltName can be required",
             "remove it, or issue such certificates by a separate CA and name that CA by <ISSUER>",
         ),
-        _ => told.problem(line, whole, "unknown keyword", "write SUBJECT, ISSUER, SAN, EKU or KU"),
+        _ => report.problem(line, whole, "unknown keyword", "write SUBJECT, ISSUER, SAN, EKU or KU"),
     }
 }
 
-fn principal(line: usize, any: bool, component: Component<'_>, conditions: &mut Conditions, told: &mut Told) {
+fn principal(
+    line: usize,
+    any: bool,
+    component: Component<'_>,
+    conditions: &mut Conditions,
+    report: &mut ImportReport,
+) {
     let Some(suffix) = suffix(component.value) else {
-        told.problem(
+        report.problem(
             line,
             component.whole,
             "a user principal name can be restricted by its suffix only, as literal text",
@@ -220,7 +226,7 @@ fn principal(line: usize, any: bool, component: Component<'_>, conditions: &mut 
         None => conditions.suffixes = Some(vec![suffix]),
         Some(known) if known.contains(&suffix) => {}
         Some(known) if any => known.push(suffix),
-        Some(_) => told.problem(
+        Some(_) => report.problem(
             line,
             component.whole,
             "two names cannot be required at once",
@@ -228,7 +234,7 @@ fn principal(line: usize, any: bool, component: Component<'_>, conditions: &mut 
         ),
     }
     if component.keyword != "SAN:ntPrincipalName" {
-        told.note(
+        report.note(
             "the Kerberos principal of PKINIT is not used; the certificate needs a user principal name",
         );
     }

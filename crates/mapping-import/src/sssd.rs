@@ -4,7 +4,7 @@
 //! refused; SSSD finds by any attribute whatsoever, we by the names that accounts have for certificates.
 
 use super::matching::{self, Grammar};
-use super::{Conditions, Foreign, KnownAuthority, RULES_MAX, Rule, Told};
+use super::{Conditions, Foreign, ImportReport, KnownAuthority, RULES_MAX, Rule};
 use rcmp_service::Form;
 use std::collections::BTreeSet;
 
@@ -28,23 +28,23 @@ struct Raw<'a> {
     priority: Option<Text<'a>>,
 }
 
-pub(super) fn read(text: &str, authorities: &[KnownAuthority], told: &mut Told) -> Foreign {
+pub(super) fn read(text: &str, authorities: &[KnownAuthority], report: &mut ImportReport) -> Foreign {
     let is_section = |line: &str| line.trim_start().starts_with('[');
     let raws = match text.lines().any(is_section) {
-        true => sections(text, told),
-        false => lines(text, told),
+        true => sections(text, report),
+        false => lines(text, report),
     };
     if let Some(raw) = raws.get(RULES_MAX) {
-        told.problem(raw.line, raw.name, "there are more than 256 rules", "import fewer at a time");
+        report.problem(raw.line, raw.name, "there are more than 256 rules", "import fewer at a time");
         return Foreign::default();
     }
-    let mut rules: Vec<_> = raws.into_iter().map(|raw| rule(&raw, authorities, told)).collect();
+    let mut rules: Vec<_> = raws.into_iter().map(|raw| rule(&raw, authorities, report)).collect();
     rules.sort_by_key(|rule| rule.rank);
     Foreign { rules, revocation: false }
 }
 
 /// `[certmap/DOMAIN/RULE]` sections.
-fn sections<'a>(text: &'a str, told: &mut Told) -> Vec<Raw<'a>> {
+fn sections<'a>(text: &'a str, report: &mut ImportReport) -> Vec<Raw<'a>> {
     let mut raws: Vec<Raw<'a>> = Vec::new();
     let mut domain: Option<&str> = None;
     let mut names = BTreeSet::new();
@@ -59,12 +59,12 @@ fn sections<'a>(text: &'a str, told: &mut Told) -> Vec<Raw<'a>> {
             inside = name.starts_with("certmap/");
             match name.strip_prefix("certmap/").map(|rest| rest.split_once('/')) {
                 None if name.is_empty() => {
-                    told.problem(number, trimmed, "this is not a section", "write [certmap/DOMAIN/RULE]")
+                    report.problem(number, trimmed, "this is not a section", "write [certmap/DOMAIN/RULE]")
                 }
                 None => {}
                 Some(Some((of, rule))) if !of.is_empty() && !rule.is_empty() => {
                     if *domain.get_or_insert(of) != of {
-                        told.problem(
+                        report.problem(
                             number,
                             trimmed,
                             "rules of several domains cannot be one configuration",
@@ -72,7 +72,7 @@ fn sections<'a>(text: &'a str, told: &mut Told) -> Vec<Raw<'a>> {
                         );
                     }
                     if !names.insert(name) {
-                        told.problem(
+                        report.problem(
                             number,
                             trimmed,
                             "this section is there twice",
@@ -81,7 +81,7 @@ fn sections<'a>(text: &'a str, told: &mut Told) -> Vec<Raw<'a>> {
                     }
                     raws.push(Raw { line: number, name: trimmed, ..Raw::default() });
                 }
-                Some(_) => told.problem(
+                Some(_) => report.problem(
                     number,
                     trimmed,
                     "this is not a section of a rule",
@@ -92,7 +92,7 @@ fn sections<'a>(text: &'a str, told: &mut Told) -> Vec<Raw<'a>> {
         }
         let Some(raw) = raws.last_mut().filter(|_| inside) else { continue };
         if line.starts_with(char::is_whitespace) {
-            told.problem(
+            report.problem(
                 number,
                 trimmed,
                 "this line may continue the previous line or be a setting",
@@ -101,15 +101,15 @@ fn sections<'a>(text: &'a str, told: &mut Told) -> Vec<Raw<'a>> {
             continue;
         }
         match trimmed.split_once('=') {
-            Some((key, value)) => set(raw, number, trimmed, key.trim(), value.trim(), told),
-            None => told.problem(number, trimmed, "this is not a setting", "write name = value"),
+            Some((key, value)) => set(raw, number, trimmed, key.trim(), value.trim(), report),
+            None => report.problem(number, trimmed, "this is not a setting", "write name = value"),
         }
     }
     raws
 }
 
 /// `match: …` and `map: …`; what has been there before begins another rule.
-fn lines<'a>(text: &'a str, told: &mut Told) -> Vec<Raw<'a>> {
+fn lines<'a>(text: &'a str, report: &mut ImportReport) -> Vec<Raw<'a>> {
     let mut raws: Vec<Raw<'a>> = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
@@ -121,7 +121,7 @@ fn lines<'a>(text: &'a str, told: &mut Told) -> Vec<Raw<'a>> {
             Some(("map", value)) => ("maprule", value),
             Some((key @ ("domains" | "priority"), value)) => (key, value),
             _ => {
-                told.problem(
+                report.problem(
                     number,
                     line,
                     "this is not a line of a rule",
@@ -139,20 +139,27 @@ fn lines<'a>(text: &'a str, told: &mut Told) -> Vec<Raw<'a>> {
             raws.push(Raw { line: number, name: line, ..Raw::default() });
         }
         if let Some(raw) = raws.last_mut() {
-            set(raw, number, line, key, value.trim(), told);
+            set(raw, number, line, key, value.trim(), report);
         }
     }
     raws
 }
 
-fn set<'a>(raw: &mut Raw<'a>, number: usize, line: &'a str, key: &str, value: &'a str, told: &mut Told) {
+fn set<'a>(
+    raw: &mut Raw<'a>,
+    number: usize,
+    line: &'a str,
+    key: &str,
+    value: &'a str,
+    report: &mut ImportReport,
+) {
     let place = match key {
         "matchrule" => &mut raw.matching,
         "maprule" => &mut raw.mapping,
         "domains" => &mut raw.domains,
         "priority" => &mut raw.priority,
         _ => {
-            told.problem(
+            report.problem(
                 number,
                 line,
                 "unknown setting of a rule",
@@ -162,16 +169,16 @@ fn set<'a>(raw: &mut Raw<'a>, number: usize, line: &'a str, key: &str, value: &'
         }
     };
     if place.replace((number, value)).is_some() {
-        told.problem(number, line, "this setting is there twice", "write it once");
+        report.problem(number, line, "this setting is there twice", "write it once");
     }
 }
 
-fn rule(raw: &Raw<'_>, authorities: &[KnownAuthority], told: &mut Told) -> Rule {
-    let told_before = told.problems.len();
+fn rule(raw: &Raw<'_>, authorities: &[KnownAuthority], report: &mut ImportReport) -> Rule {
+    let told_before = report.problems.len();
     let rank = match raw.priority {
         None => u64::from(u32::MAX) + 1,
         Some((line, text)) => text.parse::<u32>().map(u64::from).unwrap_or_else(|_| {
-            told.problem(
+            report.problem(
                 line,
                 text,
                 "a priority is a number up to 4294967295",
@@ -183,21 +190,23 @@ fn rule(raw: &Raw<'_>, authorities: &[KnownAuthority], told: &mut Told) -> Rule 
     if let Some((_, domains)) = raw.domains
         && !domains.is_empty()
     {
-        told.note(format!(
+        report.note(format!(
             "domains = {domains} is not translated: accounts are looked up in the one domain that is served"
         ));
     }
     let conditions = match raw.matching.filter(|(_, text)| !text.is_empty()) {
         Some((line, text)) => match prefixed(text) {
-            (None | Some("KRB5"), rule) => matching::conditions(Grammar::Sssd, line, rule, authorities, told),
+            (None | Some("KRB5"), rule) => {
+                matching::conditions(Grammar::Sssd, line, rule, authorities, report)
+            }
             (Some(_), _) => {
-                told.problem(line, text, "unknown kind of matching rule", "write a rule of the kind KRB5");
+                report.problem(line, text, "unknown kind of matching rule", "write a rule of the kind KRB5");
                 Conditions::default()
             }
         },
         None => {
-            told.note("without a matching rule sss_certmap requires digitalSignature and clientAuth");
-            told.note(matching::DIGITAL_SIGNATURE);
+            report.note("without a matching rule sss_certmap requires digitalSignature and clientAuth");
+            report.note(matching::DIGITAL_SIGNATURE);
             Conditions {
                 usages: matching::usage("clientAuth").map(|usage| vec![usage]),
                 ..Conditions::default()
@@ -209,17 +218,17 @@ fn rule(raw: &Raw<'_>, authorities: &[KnownAuthority], told: &mut Told) -> Rule 
         Some((line, text)) => {
             let (kind, filter) = prefixed(text);
             match kind {
-                None | Some("LDAP" | "LDAPU1") => leaves(line, filter.trim(), 0, &mut forms, told),
-                Some(_) => told.problem(line, text, "unknown kind of mapping rule", "write a rule of the kind LDAP or LDAPU1"),
+                None | Some("LDAP" | "LDAPU1") => leaves(line, filter.trim(), 0, &mut forms, report),
+                Some(_) => report.problem(line, text, "unknown kind of mapping rule", "write a rule of the kind LDAP or LDAPU1"),
             }
             if kind != Some("LDAPU1") && EXTENSIONS.iter().any(|template| filter.contains(template)) {
-                told.note("sss_certmap reads serial_number, subject_key_id, sid and digests of cert in rules of the kind LDAPU1 only");
+                report.note("sss_certmap reads serial_number, subject_key_id, sid and digests of cert in rules of the kind LDAPU1 only");
             }
-            if told.problems.len() == told_before {
-                suits(&conditions, &forms, line, text, told);
+            if report.problems.len() == told_before {
+                suits(&conditions, &forms, line, text, report);
             }
         }
-        None => told.problem(
+        None => report.problem(
             raw.line,
             raw.name,
             "without a mapping rule accounts are found by their whole certificates in userCertificate, which is not stored here",
@@ -231,9 +240,15 @@ fn rule(raw: &Raw<'_>, authorities: &[KnownAuthority], told: &mut Told) -> Rule 
 }
 
 /// Refuses a matching rule and a mapping rule that cannot be combined.
-fn suits(conditions: &Conditions, forms: &BTreeSet<Form>, line: usize, text: &str, told: &mut Told) {
+fn suits(
+    conditions: &Conditions,
+    forms: &BTreeSet<Form>,
+    line: usize,
+    text: &str,
+    report: &mut ImportReport,
+) {
     if conditions.suffixes.is_some() && *forms != BTreeSet::from([Form::Upn]) {
-        told.problem(
+        report.problem(
             line,
             text,
             "a name that certificates must have is supported only if the account is found by that name",
@@ -241,7 +256,7 @@ fn suits(conditions: &Conditions, forms: &BTreeSet<Form>, line: usize, text: &st
         );
     }
     if conditions.issuers.is_none() && forms.contains(&Form::SubjectKeyIdentifier) {
-        told.problem(
+        report.problem(
             line,
             text,
             "a CA can write any key identifier, so this form is accepted only from a CA that is granted it by name",
@@ -266,13 +281,13 @@ fn prefixed(text: &str) -> (Option<&str>, &str) {
 }
 
 /// Collects the alternatives of a filter.
-fn leaves(line: usize, text: &str, depth: usize, forms: &mut BTreeSet<Form>, told: &mut Told) {
+fn leaves(line: usize, text: &str, depth: usize, forms: &mut BTreeSet<Form>, report: &mut ImportReport) {
     const WHAT: &str = "write (attribute=value), or (|(…)(…)) for alternatives";
-    if told.is_full() {
+    if report.is_full() {
         return;
     }
     if depth > DEPTH_MAX {
-        told.problem(
+        report.problem(
             line,
             text,
             "the filter is nested too deep",
@@ -283,35 +298,35 @@ fn leaves(line: usize, text: &str, depth: usize, forms: &mut BTreeSet<Form>, tol
     let Some(inside) =
         group(text).filter(|group| group.len() == text.len()).map(|group| &group[1..group.len() - 1])
     else {
-        told.problem(line, text, "this is not a filter", WHAT);
+        report.problem(line, text, "this is not a filter", WHAT);
         return;
     };
     if let Some(mut rest) = inside.strip_prefix('|') {
         if rest.is_empty() {
-            told.problem(line, text, "this is not a filter", WHAT);
+            report.problem(line, text, "this is not a filter", WHAT);
         }
         while !rest.is_empty() {
             let Some(child) = group(rest) else {
-                told.problem(line, rest, "this is not a filter", WHAT);
+                report.problem(line, rest, "this is not a filter", WHAT);
                 return;
             };
-            leaves(line, child, depth + 1, forms, told);
+            leaves(line, child, depth + 1, forms, report);
             rest = rest[child.len()..].trim_start();
         }
     } else if inside.starts_with(['&', '!']) {
-        told.problem(
+        report.problem(
             line,
             text,
             "conditions on accounts are not supported: an account is found by one value",
             "write only the part that finds accounts",
         );
     } else {
-        match inside.split_once('=').map(|(attribute, value)| leaf(attribute, value, told)) {
+        match inside.split_once('=').map(|(attribute, value)| leaf(attribute, value, report)) {
             Some(Ok(form)) => {
                 forms.insert(form);
             }
-            Some(Err((why, instead))) => told.problem(line, text, why, instead),
-            None => told.problem(line, text, "this is not a filter", WHAT),
+            Some(Err((why, instead))) => report.problem(line, text, why, instead),
+            None => report.problem(line, text, "this is not a filter", WHAT),
         }
     }
 }
@@ -335,13 +350,13 @@ fn group(text: &str) -> Option<&str> {
 type Reason = (&'static str, &'static str);
 
 /// One `attribute=value`.
-fn leaf(attribute: &str, value: &str, told: &mut Told) -> Result<Form, Reason> {
+fn leaf(attribute: &str, value: &str, report: &mut ImportReport) -> Result<Form, Reason> {
     let attribute = attribute.trim().to_ascii_lowercase();
     match (attribute.as_str(), value) {
         ("altsecurityidentities", _) => alternative(value),
         ("userprincipalname" | "userprincipal", "{subject_nt_principal}") => Ok(Form::Upn),
         ("userprincipalname" | "userprincipal", "{subject_principal}") => {
-            told.note(
+            report.note(
                 "the Kerberos principal of PKINIT is not used; the certificate needs a user principal name",
             );
             Ok(Form::Upn)

@@ -29,12 +29,12 @@ pub(crate) struct Breaker {
 
 impl Breaker {
     /// Whether a request may be sent now. After a pause the first request probes the server for all. If its
-    /// outcome is not reported within `patience`, the next request does.
-    pub(crate) fn admits(&mut self, now: Instant, patience: Duration) -> bool {
+    /// outcome is not reported within `probe_timeout`, the next request does.
+    pub(crate) fn admits(&mut self, now: Instant, probe_timeout: Duration) -> bool {
         match self.open_until {
             None => true,
             Some(until) if now < until => false,
-            Some(_) if self.probing.is_some_and(|since| now < since + patience) => false,
+            Some(_) if self.probing.is_some_and(|since| now < since + probe_timeout) => false,
             Some(_) => {
                 self.probing = Some(now);
                 true

@@ -204,13 +204,13 @@ pub enum ServerFailed {
     /// Too many requests wait for a connection. The request was not performed.
     QueueFull,
     /// No connection became free in time. The request was not performed.
-    Waited,
+    QueueTimeout,
     /// It could not be reached. The request was not performed.
     Unreachable(String),
     /// It refused the secure channel. The request was not performed.
     Refused(String),
     /// The request may have been performed, and no answer came.
-    Silent(String),
+    NoAnswer(String),
 }
 
 impl std::fmt::Display for ServerFailed {
@@ -218,10 +218,10 @@ impl std::fmt::Display for ServerFailed {
         match self {
             Self::CircuitOpen => f.write_str("circuit breaker open after failures"),
             Self::QueueFull => f.write_str("too many requests wait for a connection"),
-            Self::Waited => f.write_str("timeout while waiting for a free connection"),
+            Self::QueueTimeout => f.write_str("timeout while waiting for a free connection"),
             Self::Unreachable(text) => write!(f, "unreachable: {text}"),
             Self::Refused(text) => write!(f, "no secure channel: {text}"),
-            Self::Silent(text) => write!(f, "no answer: {text}"),
+            Self::NoAnswer(text) => write!(f, "no answer: {text}"),
         }
     }
 }
@@ -232,16 +232,16 @@ impl ServerFailed {
         match self {
             Self::CircuitOpen => "circuit_open",
             Self::QueueFull => "queue_full",
-            Self::Waited => "waited",
+            Self::QueueTimeout => "queue_timeout",
             Self::Unreachable(_) => "unreachable",
             Self::Refused(_) => "channel_refused",
-            Self::Silent(_) => "silent",
+            Self::NoAnswer(_) => "no_answer",
         }
     }
 
     /// Whether the server cannot have performed the request.
     pub const fn is_unperformed(&self) -> bool {
-        !matches!(self, Self::Silent(_))
+        !matches!(self, Self::NoAnswer(_))
     }
 }
 
@@ -344,7 +344,7 @@ impl ServerClient {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left < TIME_MIN {
                     count(&self.meter.timeouts);
-                    return Err(ServerFailed::Waited);
+                    return Err(ServerFailed::QueueTimeout);
                 }
                 is_fair = left >= TIME_FAIR;
                 let _holding = Gauge::new(&self.meter.holders);
@@ -429,7 +429,7 @@ impl ServerClient {
             .unwrap_or_else(|_| Err(ServerFailed::Unreachable("no channel in time".into())))
     }
 
-    /// Gives the account a new secret (NetrServerPasswordSet2). After [`ServerFailed::Silent`] it is unknown
+    /// Gives the account a new secret (NetrServerPasswordSet2). After [`ServerFailed::NoAnswer`] it is unknown
     /// which secret it has.
     pub async fn set_password(&self, password: &str, deadline: Instant) -> Result<(), ServerFailed> {
         let link = self.link(deadline).await?;
@@ -447,8 +447,8 @@ impl ServerClient {
             Ok(Err(ChannelError::Refused(status))) => {
                 Err(ServerFailed::Refused(format!("the server refused the new secret: {status}")))
             }
-            Ok(Err(error)) => Err(ServerFailed::Silent(error.to_string())),
-            Err(_) => Err(ServerFailed::Silent("no answer in time".into())),
+            Ok(Err(error)) => Err(ServerFailed::NoAnswer(error.to_string())),
+            Err(_) => Err(ServerFailed::NoAnswer("no answer in time".into())),
         }
     }
 
@@ -482,7 +482,7 @@ impl ServerClient {
                     Ok(Err(QueueFull)) => return Err(self.queue_full(asker)),
                     Err(_) => {
                         count(&self.meter.timeouts);
-                        return Err(ServerFailed::Waited);
+                        return Err(ServerFailed::QueueTimeout);
                     }
                 }
             }
@@ -525,7 +525,7 @@ impl ServerClient {
             let left = deadline.saturating_duration_since(Instant::now());
             let call = request.send(&link.channel, &mut *association, left);
             match timeout_at(deadline, call).await {
-                Err(_) => return Err(ServerFailed::Silent("no answer in time".into())),
+                Err(_) => return Err(ServerFailed::NoAnswer("no answer in time".into())),
                 Ok(Ok(answer))
                     if R::status(&answer) == NtStatus::ACCESS_DENIED && self.may_set_up_again(&link) =>
                 {
@@ -552,7 +552,7 @@ impl ServerClient {
                     last = ServerFailed::Refused(format!("the server answered with a fault: {status}"));
                 }
                 Ok(Err(error)) => {
-                    let failed = ServerFailed::Silent(error.to_string());
+                    let failed = ServerFailed::NoAnswer(error.to_string());
                     // The server may have closed an idle connection, unnoticed here.
                     if is_fresh || !request.is_repeatable() {
                         return Err(failed);

@@ -139,7 +139,7 @@ impl Servers {
                     let status = R::status(&answer);
                     count(&by.meter().undecided);
                     debug!(domain = self.domain, server = by.server(), %status, "Server could not decide");
-                    ServerFailed::Silent(status.to_string())
+                    ServerFailed::NoAnswer(status.to_string())
                 }
                 Ok(answer) => {
                     return Some(Answered { answer, server: by.server().to_owned() });

@@ -55,13 +55,13 @@ impl ChannelKeys {
 
     pub(crate) fn encrypted_sequence(&self, checksum: [u8; 8], sequence: [u8; 8]) -> [u8; 8] {
         let mut sequence = sequence;
-        self.inner.encrypt(twice(checksum), &mut sequence);
+        self.inner.encrypt(doubled_iv(checksum), &mut sequence);
         sequence
     }
 }
 
 /// Eight bytes, twice: the initialisation vector of what is encrypted under a checksum or a sequence number
 /// ([MS-NRPC] 3.3.4.2.1).
-pub(crate) fn twice(half: [u8; 8]) -> [u8; 16] {
+pub(crate) fn doubled_iv(half: [u8; 8]) -> [u8; 16] {
     std::array::from_fn(|n| half[n % 8])
 }

@@ -5,7 +5,7 @@
 
 pub use crate::keys::ChannelKeys;
 
-use crate::keys::twice;
+use crate::keys::doubled_iv;
 use crate::sealer::{Job, Sealer};
 use dcerpc::security::{
     AuthLevel, Outgoing, ProtectedFragment, Protecting, Protection, SecurityContext, SecurityError,
@@ -130,7 +130,7 @@ impl Protector {
                 0..8 => sequence[n],
                 _ => confounder[n - 8],
             });
-            self.keys.outer.decrypt(twice(sequence), &mut confounder);
+            self.keys.outer.decrypt(doubled_iv(sequence), &mut confounder);
             self.keys.outer.decrypt(register, body);
         }
         let (header, trailer): (&[u8], &[u8]) =
@@ -141,7 +141,7 @@ impl Protector {
         }
         // Decrypting is faster than encrypting, and as good to compare.
         let mut received: [u8; 8] = std::array::from_fn(|n| token[8 + n]);
-        self.keys.inner.decrypt(twice(checksum), &mut received);
+        self.keys.inner.decrypt(doubled_iv(checksum), &mut received);
         if !bool::from(received.ct_eq(&sequence)) {
             return Err(SecurityError::OutOfSequence);
         }
@@ -182,7 +182,7 @@ impl Protector {
         let mut job = Job::new(Arc::clone(&self.keys), plain, inner.unwrap_or(0..0), wire);
         if sealed {
             for piece in &pieces {
-                let iv = twice(piece.sequence);
+                let iv = doubled_iv(piece.sequence);
                 job.fragment(iv, piece.plain_body.clone(), piece.body_start, piece.token + 24);
             }
         }

@@ -2,11 +2,10 @@
 
 /// Bytes from hex, white space aside.
 pub(crate) fn unhex_vec(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-    digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hex"))
-        .collect()
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let mut bytes = vec![0; digits.len() / 2];
+    dtyp::read_hex(&digits, &mut bytes).expect("hex digits in pairs");
+    bytes
 }
 
 /// The same as an array.

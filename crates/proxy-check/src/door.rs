@@ -1,6 +1,6 @@
 //! The front door, and how it is knocked at: bytes over TLS, or over nothing.
 
-use super::identity::Told;
+use super::identity::EchoedRequest;
 use super::wire::{Framing, Head, Incoming};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientSessionStore, Resumption};
@@ -59,7 +59,7 @@ pub(super) enum Outcome {
 pub(super) struct Answer {
     pub(super) status: u16,
     /// What the page was told, if it is the page's answer and has a body.
-    pub(super) told: Option<Told>,
+    pub(super) told: Option<EchoedRequest>,
     pub(super) is_page: bool,
     /// Whether the TLS session was an earlier one.
     pub(super) is_resumed: bool,
@@ -219,7 +219,7 @@ async fn answer<S: AsyncRead + Unpin>(
             _ => head.framing().unwrap_or(Framing::ToEnd),
         };
         let body = incoming.body(framing).await?;
-        let told = Told::parse(&body.bytes);
+        let told = EchoedRequest::parse(&body.bytes);
         let is_marked = head.values(super::identity::PAGE_HEADER).next().is_some();
         return Ok(Some(Answer { status, is_page: told.is_some() || is_marked, told, is_resumed: false }));
     }

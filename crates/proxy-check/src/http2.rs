@@ -3,7 +3,7 @@
 use super::Run;
 use super::door::{Answer, Outcome};
 use super::findings::{Seen, Tally};
-use super::identity::Told;
+use super::identity::EchoedRequest;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body_util::combinators::BoxBody;
@@ -179,7 +179,7 @@ impl Run {
         let body = Limited::new(response.into_body(), BODY_LEN_MAX).collect().await;
         connection.abort();
         // A body that breaks off says nothing, and the status counts.
-        let told = body.ok().and_then(|body| Told::parse(&body.to_bytes()));
+        let told = body.ok().and_then(|body| EchoedRequest::parse(&body.to_bytes()));
         Ok(Answer { status, is_page: told.is_some() || is_marked, told, is_resumed: false })
     }
 }

@@ -39,11 +39,11 @@ pub(super) fn names(presets: &[Preset]) -> BTreeSet<String> {
 
 /// What the page was told.
 #[derive(Clone, Debug)]
-pub(super) struct Told {
+pub(super) struct EchoedRequest {
     fields: Vec<(String, String)>,
 }
 
-impl Told {
+impl EchoedRequest {
     /// What the page's answer says, if it is the page's.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
         let value: Value = serde_json::from_slice(body).ok()?;
@@ -168,13 +168,13 @@ mod tests {
 
     fn identity(headers: Value) -> Identity {
         let page = json!({ "page": "rcmpd", "headers": headers, "trailers": [] });
-        Told::parse(page.to_string().as_bytes()).unwrap().identity(&names(&PRESETS))
+        EchoedRequest::parse(page.to_string().as_bytes()).unwrap().identity(&names(&PRESETS))
     }
 
     #[test]
     fn another_page_tells_nothing() {
-        assert!(Told::parse(b"{\"page\": \"other\", \"headers\": []}").is_none());
-        assert!(Told::parse(b"<html>").is_none());
+        assert!(EchoedRequest::parse(b"{\"page\": \"other\", \"headers\": []}").is_none());
+        assert!(EchoedRequest::parse(b"<html>").is_none());
     }
 
     #[test]
@@ -205,7 +205,9 @@ mod tests {
         assert_eq!(one.difference(&without, &[]).unwrap(), "remote-user");
         let page = |value: &str| {
             let page = json!({ "page": "rcmpd", "headers": [["X-Token", value]], "trailers": [] });
-            Told::parse(page.to_string().as_bytes()).unwrap().identity(&["x-token".to_owned()].into())
+            EchoedRequest::parse(page.to_string().as_bytes())
+                .unwrap()
+                .identity(&["x-token".to_owned()].into())
         };
         assert_eq!(page("1").difference(&page("2"), &["x-token".to_owned()]), None);
         assert_eq!(page("1").difference(&page("2"), &[]).unwrap(), "x-token");

@@ -16,7 +16,7 @@ use dtyp::FileTime;
 use std::sync::Arc;
 
 /// Whether the account that was found by `forms` may have this certificate, now, and how strongly it is its own.
-pub(crate) fn judge(
+pub(crate) fn check_binding(
     certificate: &Certificate<'_>,
     record: &Arc<Record>,
     forms: &[Form],
@@ -37,7 +37,7 @@ pub(crate) fn judge(
     let strongest = evidence.iter().find(|evidence| counts(evidence.state));
     let strength = strongest.map_or(Strength::Weak, |evidence| Strength::Strong(evidence.form));
     let withheld = evidence.iter().any(|evidence| evidence.state == EvidenceState::NotGranted);
-    trace.step(|| Step::Weighed {
+    trace.step(|| Step::BindingChecked {
         record: Arc::clone(record),
         forms: forms.to_vec(),
         evidence,

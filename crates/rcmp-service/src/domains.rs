@@ -172,7 +172,7 @@ impl Domains {
         &self.ours
     }
 
-    /// The others.
+    /// The configured peers, in the order of the configuration.
     pub fn peers(&self) -> &[PeerDomain] {
         &self.peers
     }

@@ -56,7 +56,7 @@ pub struct PeerQuestion {
 /// What a peer answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerReply {
-    /// Its status.
+    /// The NTSTATUS that the peer returned.
     pub status: NtStatus,
     /// Whether no other server need be asked.
     pub authoritative: bool,

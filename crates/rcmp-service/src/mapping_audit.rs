@@ -37,7 +37,7 @@ impl Class {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Weak, Self::Ambiguous, Self::Twin, Self::Dangling, Self::NeverMatching];
 
-    /// Its name.
+    /// A stable name in snake case, as in JSON and in `--class`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Weak => "weak",
@@ -52,13 +52,13 @@ impl Class {
 /// A finding.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
-    /// Its class.
+    /// What kind of problem it is.
     pub class: Class,
     /// The account.
     pub account: String,
     /// The attribute.
     pub attribute: &'static str,
-    /// Its value.
+    /// The stored value that has the problem.
     pub value: String,
     /// What is wrong with it.
     pub why: String,

@@ -82,9 +82,9 @@ impl MissLimits {
     }
 
     /// Whether an answer may be told now; called once for each question that was admitted. A miss takes a token.
-    pub fn tells(&self, question: &Question, reason: Reason) -> bool {
+    pub fn may_reveal(&self, question: &Question, reason: Reason) -> bool {
         let limiter = self.of(&question.asker);
-        !reason.is_miss() && limiter.is_unused() || limiter.tells(question, reason, Instant::now())
+        !reason.is_miss() && limiter.is_unused() || limiter.may_reveal(question, reason, Instant::now())
     }
 
     /// The limit of an asker.
@@ -147,7 +147,7 @@ impl MissLimiter {
     }
 
     /// Whether an answer may be told; called once for each question that was admitted. A miss takes a token.
-    fn tells(&self, question: &Question, reason: Reason, now: Instant) -> bool {
+    fn may_reveal(&self, question: &Question, reason: Reason, now: Instant) -> bool {
         if self.interval == 0 {
             return true;
         }
@@ -173,7 +173,7 @@ impl MissLimiter {
         let key = self.key(question);
         let tells = self.has_token(&account, now) || account.mapped.has(key, seconds(now));
         if tells {
-            account.mapped.remember(key, seconds(now));
+            account.mapped.insert_recent(key, seconds(now));
         }
         tells
     }
@@ -190,7 +190,7 @@ impl MissLimiter {
         };
         let took = account.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later).is_ok();
         if took {
-            missed.remember(key, seconds(now), self.missed_max);
+            missed.insert_recent(key, seconds(now), self.missed_max);
         }
         // The account of a certificate that mapped lately may have been disabled since; that is told.
         took || account.mapped.has(key, seconds(now))
@@ -230,7 +230,7 @@ impl Missed {
         self.0.iter().any(|&(other, at)| other == key && now.saturating_sub(at) < REMEMBERED)
     }
 
-    fn remember(&mut self, key: u64, now: u64, max: usize) {
+    fn insert_recent(&mut self, key: u64, now: u64, max: usize) {
         while self
             .0
             .front()
@@ -276,7 +276,7 @@ impl Mapped {
         })
     }
 
-    fn remember(&self, key: u64, now: u64) {
+    fn insert_recent(&self, key: u64, now: u64) {
         let set = self.set(key);
         let loaded = |slot: &AtomicU64| slot.load(Ordering::Relaxed);
         let same = set.iter().find(|slot| Self::is_of(loaded(slot), key));
@@ -310,7 +310,10 @@ mod tests {
         let mut misses = 0;
         loop {
             let question = question(rid, NEXT.fetch_add(1, Ordering::Relaxed));
-            if misses == 10_000 || !limiter.admits(&question, now) || !limiter.tells(&question, MISS, now) {
+            if misses == 10_000
+                || !limiter.admits(&question, now)
+                || !limiter.may_reveal(&question, MISS, now)
+            {
                 return misses;
             }
             misses += 1;
@@ -347,10 +350,10 @@ mod tests {
         let now = Instant::now();
         let guesses: Vec<Question> = (0..250).map(|certificate| question(1001, certificate)).collect();
         assert!(guesses.iter().all(|guess| limiter.admits(guess, now)));
-        let told = guesses[..200].iter().filter(|guess| limiter.tells(guess, MISS, now)).count();
+        let told = guesses[..200].iter().filter(|guess| limiter.may_reveal(guess, MISS, now)).count();
         assert_eq!(told, 100);
-        assert!(!limiter.tells(&guesses[200], MAPPED, now), "a right guess");
-        assert!(limiter.tells(&guesses[201], UNDECIDED, now));
+        assert!(!limiter.may_reveal(&guesses[200], MAPPED, now), "a right guess");
+        assert!(limiter.may_reveal(&guesses[201], UNDECIDED, now));
         assert!(!limiter.admits(&guesses[202], now));
         // What was refused takes nothing of what comes back.
         assert_eq!(misses(&limiter, 1001, now + Duration::from_secs(1)), 10);
@@ -364,9 +367,9 @@ mod tests {
         // With misses of this account before, and without.
         for _ in 0..2 {
             assert!(questions.iter().all(|question| limiter.admits(question, now)));
-            assert!(questions.iter().all(|question| limiter.tells(question, MAPPED, now)));
+            assert!(questions.iter().all(|question| limiter.may_reveal(question, MAPPED, now)));
             for certificate in 1000..1099 {
-                assert!(limiter.tells(&question(1001, certificate), MISS, now));
+                assert!(limiter.may_reveal(&question(1001, certificate), MISS, now));
             }
         }
     }
@@ -377,7 +380,7 @@ mod tests {
         let now = Instant::now();
         for _ in 0..1000 {
             let mallory = question(1001, 1);
-            assert!(limiter.admits(&mallory, now) && limiter.tells(&mallory, MISS, now));
+            assert!(limiter.admits(&mallory, now) && limiter.may_reveal(&mallory, MISS, now));
         }
         assert_eq!(misses(&limiter, 1001, now), 99);
         assert!(!limiter.admits(&question(1001, 1), now), "over the limit, it is refused as others are");
@@ -393,13 +396,13 @@ mod tests {
     fn over_the_limit_a_question_that_mapped_lately_is_answered_and_no_other_one() {
         let limiter = MissLimiter::new(10, 100);
         let now = Instant::now();
-        assert!(limiter.tells(&question(1001, 1), MISS, now));
+        assert!(limiter.may_reveal(&question(1001, 1), MISS, now));
         let (alice, guess) = (question(1001, 2), question(1001, 3));
-        assert!(limiter.tells(&alice, MAPPED, now));
+        assert!(limiter.may_reveal(&alice, MAPPED, now));
         misses(&limiter, 1001, now);
-        assert!(limiter.admits(&alice, now) && limiter.tells(&alice, MAPPED, now));
-        assert!(limiter.tells(&alice, MISS, now), "her account was disabled");
-        assert!(!limiter.admits(&guess, now) && !limiter.tells(&guess, MAPPED, now));
+        assert!(limiter.admits(&alice, now) && limiter.may_reveal(&alice, MAPPED, now));
+        assert!(limiter.may_reveal(&alice, MISS, now), "her account was disabled");
+        assert!(!limiter.admits(&guess, now) && !limiter.may_reveal(&guess, MAPPED, now));
         let mut elsewhere = alice.clone();
         "FABRIKAM".clone_into(&mut elsewhere.logon_domain_name);
         assert!(!limiter.admits(&elsewhere, now), "the same certificate in another domain is a guess");
@@ -420,10 +423,10 @@ mod tests {
         assert!(unlimited.accounts.is_empty());
         let limiter = MissLimiter::new(10, 100);
         for rid in 0..ACCOUNTS_MAX as u32 {
-            assert!(limiter.tells(&question(rid, 1), MISS, now));
+            assert!(limiter.may_reveal(&question(rid, 1), MISS, now));
         }
         let later = now + Duration::from_secs(1);
-        assert!(limiter.tells(&question(u32::MAX, 1), MISS, later));
+        assert!(limiter.may_reveal(&question(u32::MAX, 1), MISS, later));
         assert_eq!(limiter.accounts.len(), 1);
     }
 }

@@ -267,7 +267,7 @@ pub enum Grantee {
     Group(Sid),
     /// Members of the group of this name.
     NamedGroup(String),
-    /// This account.
+    /// The account with this SID.
     Account(Sid),
     /// The account of this name.
     NamedAccount(String),

@@ -79,7 +79,7 @@ pub struct Hop {
     pub strength: HopStrength,
     /// The account.
     pub account_sid: Sid,
-    /// When.
+    /// The time of the decision, by the clock of the domain that signed.
     pub at: FileTime,
 }
 

@@ -28,11 +28,11 @@ pub enum Reason {
     Revoked,
     /// It is not known whether the certificate is revoked.
     RevocationUnknown,
-    /// The account is found by names alone, and more is asked for.
+    /// Only names match this account, and a strong mapping is required.
     NoStrongMapping,
     /// The account is found by names alone, and the certificate is older than the account.
     CertificateOlder,
-    /// The certificate's authority was not granted what would map it: a form, for this account, or a method.
+    /// The CA is not granted what would map the certificate: a form, for this account, or a method.
     AuthorityNotAllowed,
     /// What would bind the certificate to an account counts only for a verified chain, and chains are not verified.
     NotVerified,
@@ -71,17 +71,17 @@ pub enum Reason {
     },
     /// Another domain answered what it may not say.
     ResponseRejected(ResponseRejection),
-    /// The account's domain did not sign that it knows the account, and is asked through another one.
+    /// The domain is reached via another peer, and the answer has no valid signature of the account's own domain.
     Unproved,
     /// No server of the domain could be reached, or decide.
     NoLogonServers,
-    /// The question came from where it would go.
+    /// The next domain has sent or passed this question already.
     Loop,
     /// The question has passed too many domains.
     ChainTooLong,
     /// The peer that asks may not ask about this domain through us.
     TransitDenied,
-    /// The issuer is all the question goes by, and no route names it.
+    /// The question asks by issuer only, and no peer that is asked has this issuer.
     NotForwarded,
     /// The question is for another domain, and the certificate or its issuer's name is longer than a request may have.
     TooLongToForward,
@@ -119,7 +119,7 @@ impl Reason {
             Self::AuditUnavailable => "audit_unavailable",
             Self::Forwarded => "forwarded",
             Self::RefusedElsewhere { .. } => "refused_elsewhere",
-            Self::ResponseRejected(_) => "disbelieved",
+            Self::ResponseRejected(_) => "response_rejected",
             Self::Unproved => "unproved",
             Self::NoLogonServers => "no_logon_servers",
             Self::Loop => "loop",
@@ -150,12 +150,14 @@ impl Reason {
             Self::Revoked => "the certificate, or one of its issuers, is revoked",
             Self::RevocationUnknown => "it is not known whether the certificate is revoked",
             Self::NoStrongMapping => {
-                "the account is found by names alone, which is weak, and binding asks for more"
+                "only names match this account (weak mapping), and mapping.binding requires a strong mapping"
             }
             Self::CertificateOlder => {
                 "the account is found by names alone, and the certificate is older than the account, or it is not known when the account was created"
             }
-            Self::AuthorityNotAllowed => "the certificate's authority was not granted what would map it",
+            Self::AuthorityNotAllowed => {
+                "the CA is not granted the form or method that would map the certificate"
+            }
             Self::NotVerified => {
                 "what binds the certificate to an account counts only for a verified chain, and validation is off"
             }
@@ -181,13 +183,15 @@ impl Reason {
             Self::RefusedElsewhere { .. } => "refused by the domain that was asked",
             Self::ResponseRejected(rejection) => rejection.text(),
             Self::Unproved => {
-                "the account's domain did not sign that it knows the account, and is asked through another one"
+                "the domain is reached via another peer, and the answer has no valid signature of the account's own domain"
             }
             Self::NoLogonServers => "no server of the domain could be reached, or decide",
-            Self::Loop => "the question came from where it would go",
+            Self::Loop => "loop: the next domain has sent or passed this question already",
             Self::ChainTooLong => "the question has passed too many domains",
             Self::TransitDenied => "the peer that asks may not ask about this domain through us",
-            Self::NotForwarded => "the issuer is all the question goes by, and no route names it",
+            Self::NotForwarded => {
+                "the question asks by issuer only, and no [[peer]] that is asked has this issuer in issuers"
+            }
             Self::TooLongToForward => {
                 "the account is another domain's, and the certificate or the name of its issuer is too long for a request to that domain"
             }

@@ -392,7 +392,8 @@ impl Mapper {
                     }
                     return Ok(Decision::Elsewhere(domain.clone()));
                 }
-                let judged = binding::judge(certificate, &record, &forms, &rules, &self.policy, now, trace);
+                let checked =
+                    binding::check_binding(certificate, &record, &forms, &rules, &self.policy, now, trace);
                 // Other refusals are answered as if there were no account; a restriction may be answered as what it is.
                 let names_account = judged.as_ref().map_or_else(|reason| reason.is_restriction(), |_| true);
                 if names_account && !scope.covers_record(&self.store.domain().netbios, &record) {

@@ -63,7 +63,7 @@ pub enum Step {
         record: Arc<Record>,
     },
     /// An account was found, and weighed.
-    Weighed {
+    BindingChecked {
         /// The account.
         record: Arc<Record>,
         /// By which forms it was found.
@@ -103,7 +103,7 @@ pub struct Evidence {
 /// Whether a piece of evidence counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvidenceState {
-    /// It counts.
+    /// It binds the certificate to the account.
     Counts,
     /// It would, had the certificate's authority been granted the form for this account.
     NotGranted,

@@ -25,7 +25,7 @@ pub struct Target {
     pub domain: String,
     /// The machine account, such as `WEB01$`.
     pub account: String,
-    /// Its password.
+    /// Reference to the password of the machine account.
     pub secret: SecretRef,
     /// From the first connection to the answer.
     pub timeout: Duration,

@@ -662,7 +662,7 @@ pub enum MappingCommand {
     Import {
         /// The program that the rules are from.
         #[arg(long)]
-        from: DialectArg,
+        from: RuleSourceArg,
         /// The file with the rules; - for standard input.
         file: PathBuf,
         /// Certificates of CAs that rules refer to.
@@ -690,7 +690,7 @@ pub enum ClassArg {
 
 /// The program whose rules are imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DialectArg {
+pub enum RuleSourceArg {
     /// sss_certmap rules, as in sssd.conf.
     Sssd,
     /// pkinit_cert_match of MIT Kerberos.
@@ -782,29 +782,7 @@ pub enum MachineCommand {
     #[command(
         after_help = "Example:\n  rcmpd machine add 'WEB02$' --secret-file WEB02.secret \\\n      --permission rcmp -c FILE\n  rcmpd machine add 'WEB03$' --secret-file WEB03.secret --permission rcmp \\\n      --domain CONTOSO --group 'Web Team' -c FILE\n\nIf the secret file does not exist, it is created with a random password."
     )]
-    Add {
-        /// The machine account name, which ends in a dollar sign.
-        name: String,
-        /// The file with the password: read if it exists, otherwise created; - for standard input.
-        #[arg(long, value_name = "F")]
-        secret_file: PathBuf,
-        /// A permission of the machine.
-        #[arg(long)]
-        permission: Vec<PermissionArg>,
-        /// NetBIOS name of a domain whose accounts the machine gets answers for; repeat for several [default: all domains]
-        #[arg(long, value_name = "NAME")]
-        domain: Vec<String>,
-        /// A group whose members the machine gets answers for, or the SID of one account [default: all accounts that are not privileged]
-        #[arg(long, value_name = "NAME|SID")]
-        group: Vec<String>,
-        /// The type of secure channel. A trusted domain gets no computer account.
-        #[arg(long, default_value = "workstation")]
-        kind: ChannelArg,
-        #[command(flatten)]
-        config: ConfigArg,
-        #[command(flatten)]
-        json: JsonArg,
-    },
+    Add(AddMachine),
     /// Show a machine account
     Show {
         /// The machine account name.
@@ -827,48 +805,7 @@ pub enum MachineCommand {
     #[command(
         after_help = "Examples:\n  rcmpd machine set 'WEB02$' --domain CONTOSO --group 'Domain Users' \\\n      --group 'Domain Admins' -c FILE\n  rcmpd machine set 'WEB02$' --all-domains --all-groups -c FILE\n\nIf a secret has leaked:\n  rcmpd machine set 'WEB01$' --secret-file WEB01.secret --now -c FILE\n\nWith --now and without --secret-file, the current secret stays valid and the previous one ends."
     )]
-    Set {
-        /// The machine account name.
-        name: String,
-        /// Disable the machine account.
-        #[arg(long, conflicts_with = "enable")]
-        disable: bool,
-        /// Enable the machine account.
-        #[arg(long)]
-        enable: bool,
-        /// Give a permission.
-        #[arg(long)]
-        permission: Vec<PermissionArg>,
-        /// Take a permission away.
-        #[arg(long)]
-        revoke: Vec<PermissionArg>,
-        /// NetBIOS name of a domain whose accounts the machine gets answers for; repeat for several. Replaces the previous list.
-        #[arg(long, value_name = "NAME", conflicts_with = "all_domains")]
-        domain: Vec<String>,
-        /// Remove the restriction to domains.
-        #[arg(long)]
-        all_domains: bool,
-        /// A group whose members the machine gets answers for, or the SID of one account; repeat for several. Replaces the previous list.
-        ///
-        /// Privileged accounts are, for example, Administrator and the members of Domain Admins. The machine gets answers for a
-        /// privileged account only if this list has a privileged group of the account, or the account itself. An account or group is
-        /// privileged by its SID, never by its name. The well-known name of a privileged group means its SID in this domain or in BUILTIN.
-        #[arg(long, value_name = "NAME|SID", conflicts_with = "all_groups")]
-        group: Vec<String>,
-        /// Remove the restriction to groups: the machine gets answers for all accounts that are not privileged.
-        #[arg(long)]
-        all_groups: bool,
-        /// An existing file with the new password, or - for standard input. The previous password stays valid for a day, or until the new one is used.
-        #[arg(long, value_name = "F")]
-        secret_file: Option<PathBuf>,
-        /// End the previous secret at once, with all channels that use it. The machine cannot connect until it has the new secret.
-        #[arg(long)]
-        now: bool,
-        #[command(flatten)]
-        config: ConfigArg,
-        #[command(flatten)]
-        json: JsonArg,
-    },
+    Set(SetMachine),
     /// Remove a machine account; the computer account stays
     Remove {
         /// The machine account name.
@@ -878,6 +815,77 @@ pub enum MachineCommand {
         #[command(flatten)]
         json: JsonArg,
     },
+}
+
+/// A machine account to add.
+#[derive(Args, Debug)]
+pub struct AddMachine {
+    /// The machine account name, which ends in a dollar sign.
+    pub name: String,
+    /// The file with the password: read if it exists, otherwise created; - for standard input.
+    #[arg(long, value_name = "F")]
+    pub secret_file: PathBuf,
+    /// A permission of the machine.
+    #[arg(long)]
+    pub permission: Vec<PermissionArg>,
+    /// NetBIOS name of a domain whose accounts the machine gets answers for; repeat for several [default: all domains]
+    #[arg(long, value_name = "NAME")]
+    pub domain: Vec<String>,
+    /// A group whose members the machine gets answers for, or the SID of one account [default: all accounts that are not privileged]
+    #[arg(long, value_name = "NAME|SID")]
+    pub group: Vec<String>,
+    /// The type of secure channel. A trusted domain gets no computer account.
+    #[arg(long, default_value = "workstation")]
+    pub kind: ChannelArg,
+    #[command(flatten)]
+    pub config: ConfigArg,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// What to change in a machine account.
+#[derive(Args, Debug)]
+pub struct SetMachine {
+    /// The machine account name.
+    pub name: String,
+    /// Disable the machine account.
+    #[arg(long, conflicts_with = "enable")]
+    pub disable: bool,
+    /// Enable the machine account.
+    #[arg(long)]
+    pub enable: bool,
+    /// Give a permission.
+    #[arg(long)]
+    pub permission: Vec<PermissionArg>,
+    /// Take a permission away.
+    #[arg(long)]
+    pub revoke: Vec<PermissionArg>,
+    /// NetBIOS name of a domain whose accounts the machine gets answers for; repeat for several. Replaces the previous list.
+    #[arg(long, value_name = "NAME", conflicts_with = "all_domains")]
+    pub domain: Vec<String>,
+    /// Remove the restriction to domains.
+    #[arg(long)]
+    pub all_domains: bool,
+    /// A group whose members the machine gets answers for, or the SID of one account; repeat for several. Replaces the previous list.
+    ///
+    /// Privileged accounts are, for example, Administrator and the members of Domain Admins. The machine gets answers for a
+    /// privileged account only if this list has a privileged group of the account, or the account itself. An account or group is
+    /// privileged by its SID, never by its name. The well-known name of a privileged group means its SID in this domain or in BUILTIN.
+    #[arg(long, value_name = "NAME|SID", conflicts_with = "all_groups")]
+    pub group: Vec<String>,
+    /// Remove the restriction to groups: the machine gets answers for all accounts that are not privileged.
+    #[arg(long)]
+    pub all_groups: bool,
+    /// An existing file with the new password, or - for standard input. The previous password stays valid for a day, or until the new one is used.
+    #[arg(long, value_name = "F")]
+    pub secret_file: Option<PathBuf>,
+    /// End the previous secret at once, with all channels that use it. The machine cannot connect until it has the new secret.
+    #[arg(long)]
+    pub now: bool,
+    #[command(flatten)]
+    pub config: ConfigArg,
+    #[command(flatten)]
+    pub json: JsonArg,
 }
 
 /// A permission of a machine account.
@@ -1108,7 +1116,8 @@ impl ChannelArg {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SideArg {
     /// rcmpd.
-    Ours,
+    #[value(alias = "ours")]
+    Rcmpd,
     /// Samba.
     Samba,
     /// Windows.

@@ -9,7 +9,7 @@ use crate::handler::Handler;
 use crate::stores::Accounts;
 use crate::trust::{self, Remote};
 use arc_swap::ArcSwap;
-use audit_log::{AuditLog, Decided};
+use audit_log::{AuditLog, DecisionSummary};
 use rcmp_service::message::MappingFlags;
 use rcmp_service::{Answer, MapCertificate, Mapper, Question, Reason};
 use std::fmt::Display;
@@ -17,20 +17,20 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt;
 use tracing::warn;
-use trust_tokio::lists::{FirstLook, Lists};
+use trust_tokio::crls::{CrlSet, InitialFetch};
 
 /// Questions that the shadow works on at once; when it falls behind, those beyond are left out and counted.
 const SHADOW_MAX: usize = 256;
 
 /// The live policy, and its shadow.
 pub struct Deciders {
-    /// What is acted on.
+    /// The policy whose decisions are answered.
     pub live: Arc<Mapper>,
     /// The same with the way to other domains.
     pub handler: MapCertificate,
-    /// What is evaluated beside it.
+    /// The policy of `[mapping.shadow]`, whose decisions are only compared and counted.
     pub shadow: Option<Shadow>,
-    /// The accounts of both.
+    /// The accounts of both policies.
     pub accounts: Accounts,
     /// The methods by which the sidecar asks under this policy.
     pub sidecar_methods: MappingFlags,
@@ -38,7 +38,7 @@ pub struct Deciders {
     pub forwarding: Arc<Forwarding>,
     /// Counters of decisions, of all policies of this process.
     pub metrics: DecisionMetrics,
-    lists: Option<Arc<Lists>>,
+    crls: Option<Arc<CrlSet>>,
     remote: Remote,
 }
 
@@ -46,13 +46,13 @@ pub struct Deciders {
 #[derive(Clone, Debug)]
 pub struct Shadow {
     mapper: Arc<Mapper>,
-    lists: Option<Arc<Lists>>,
+    crls: Option<Arc<CrlSet>>,
     working: Arc<Semaphore>,
     metrics: DecisionMetrics,
 }
 
 impl Deciders {
-    /// Reads what a mapping names, and keeps its CRLs fresh for as long as this lives. Lists that `before` has
+    /// Reads what a mapping names, and keeps its CRLs fresh for as long as this lives. CRLs that `before` has
     /// are taken over, with what is known of their age.
     pub async fn load(
         mapping: &Mapping,
@@ -64,10 +64,10 @@ impl Deciders {
         let forwarding = Forwarding::load(config, before.map(|before| &*before.forwarding))?;
         let remote = before.map(|before| before.remote.clone()).unwrap_or_default();
         let metrics = before.map(|before| before.metrics.clone()).unwrap_or_default();
-        let known = || before.into_iter().flat_map(Self::all_lists).cloned();
-        let load = async |mapping: &Mapping, known: Vec<Arc<Lists>>| {
+        let known = || before.into_iter().flat_map(Self::all_crls).cloned();
+        let load = async |mapping: &Mapping, known: Vec<Arc<CrlSet>>| {
             let of = mapping.clone();
-            // Large lists take a second, and calls are answered meanwhile.
+            // Large CRLs take a second, and calls are answered meanwhile.
             let loaded = tokio::task::spawn_blocking(move || trust::load_after(&of, &known, now()));
             let mut loaded = loaded.await??;
             for warning in &loaded.warnings {
@@ -75,27 +75,27 @@ impl Deciders {
             }
             loaded.policy.revision = revision;
             let mapper = loaded.mapper_asking(&remote, Arc::clone(&accounts.store), config.server.clone())?;
-            let (lists, first) = loaded.keep_fresh(mapping, &remote, now).unzip();
-            anyhow::Ok((Arc::new(mapper), lists.map(Arc::new), first))
+            let (crls, first) = loaded.keep_fresh(mapping, &remote, now).unzip();
+            anyhow::Ok((Arc::new(mapper), crls.map(Arc::new), first))
         };
-        let (live, lists, first) = load(mapping, known().collect()).await?;
+        let (live, crls, first) = load(mapping, known().collect()).await?;
         let mut looks = vec![first];
         let shadow = match &mapping.shadow {
             None => None,
             Some(shadow) => {
-                let known = lists.iter().cloned().chain(known()).collect();
-                let (mapper, lists, first) = load(shadow, known).await?;
+                let known = crls.iter().cloned().chain(known()).collect();
+                let (mapper, crls, first) = load(shadow, known).await?;
                 looks.push(first);
                 let working = Arc::new(Semaphore::new(SHADOW_MAX));
-                Some(Shadow { mapper, lists, working, metrics: metrics.clone() })
+                Some(Shadow { mapper, crls, working, metrics: metrics.clone() })
             }
         };
-        FirstLook::wait(looks.into_iter().flatten()).await;
+        InitialFetch::wait(looks.into_iter().flatten()).await;
         let sidecar_methods =
             config.sidecar.as_ref().map_or(config::SIDECAR_METHODS, |sidecar| sidecar.methods);
         let forwarding = Arc::new(forwarding);
         let handler = MapCertificate::new(Arc::clone(&live), Some(Arc::clone(&forwarding.forwarder)));
-        Ok(Self { live, handler, lists, shadow, accounts, sidecar_methods, forwarding, metrics, remote })
+        Ok(Self { live, handler, crls, shadow, accounts, sidecar_methods, forwarding, metrics, remote })
     }
 
     /// Decides by `handler`, which is [`Deciders::handler`] with the layers of its asker, and writes the decision to the audit log with where
@@ -124,18 +124,18 @@ impl Deciders {
         Ok(answer)
     }
 
-    /// The CRLs of the live policy.
-    pub const fn lists(&self) -> Option<&Arc<Lists>> {
-        self.lists.as_ref()
+    /// The CRLs of the live policy; `None` if it validates no chains.
+    pub const fn crls(&self) -> Option<&Arc<CrlSet>> {
+        self.crls.as_ref()
     }
 
-    /// Who is asked over the network.
+    /// The OCSP responders and the downloads of CRLs, for all policies of this process.
     pub const fn remote(&self) -> &Remote {
         &self.remote
     }
 
-    fn all_lists(&self) -> impl Iterator<Item = &Arc<Lists>> {
-        self.lists.iter().chain(self.shadow.iter().flat_map(|shadow| &shadow.lists))
+    fn all_crls(&self) -> impl Iterator<Item = &Arc<CrlSet>> {
+        self.crls.iter().chain(self.shadow.iter().flat_map(|shadow| &shadow.crls))
     }
 }
 
@@ -147,11 +147,11 @@ impl Shadow {
             Err(_) => return self.metrics.shadow_left_out(),
         };
         let (mapper, audit, metrics) = (Arc::clone(&self.mapper), Arc::clone(audit), self.metrics.clone());
-        let (live, revision) = (Decided::from(live), live.policy_revision);
+        let (live, revision) = (DecisionSummary::from(live), live.policy_revision);
         question.is_traced = false;
         tokio::spawn(async move {
             let answer = mapper.answer(&question).await;
-            let shadow = Decided::from(&answer);
+            let shadow = DecisionSummary::from(&answer);
             // How an account was found is no difference; whether, and which, is.
             match live.sid == shadow.sid {
                 true => metrics.shadow_same(),
@@ -166,6 +166,6 @@ impl Shadow {
     }
 }
 
-/// Who decides now.
+/// The deciders of the newest configuration.
 #[derive(Clone)]
 pub struct CurrentPolicy(pub Arc<ArcSwap<Deciders>>);

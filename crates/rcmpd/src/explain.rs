@@ -26,7 +26,7 @@ pub async fn explain(
     if answer.mapped.is_none() && explanation.routed.is_none() {
         let mut nearest = Nearest::new(&steps);
         let weighed = steps.iter().find_map(|step| match step {
-            Step::Weighed { record, .. } => Some(record),
+            Step::BindingChecked { record, .. } => Some(record),
             _ => None,
         });
         match weighed {
@@ -150,9 +150,7 @@ pub fn print(explanation: &Explanation) {
         for (form, state) in &weighed.evidence {
             let says = match *state {
                 EvidenceState::Counts => "binds the certificate to it",
-                EvidenceState::NotGranted => {
-                    "would bind it, and is not for the certificate's authority to say"
-                }
+                EvidenceState::NotGranted => "would bind it, but the CA is not granted this form",
                 EvidenceState::Contradicts => "names another account, or cannot be read",
                 EvidenceState::StrongByPolicy => "is strong by a policy of the certificate",
             };
@@ -174,7 +172,7 @@ fn asked(asked: &Asked) {
         }
         Found::One => asked.accounts.join(", "),
     };
-    let granted = if asked.granted { "" } else { " (not for the certificate's authority to say)" };
+    let granted = if asked.granted { "" } else { " (this form is not granted to the CA)" };
     line(&format!("  {} ({strength}): {} = {}", asked.form.name(), asked.attribute, &asked.value));
     line(&format!("    -> {}{granted}", &found));
 }

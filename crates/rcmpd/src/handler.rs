@@ -108,7 +108,7 @@ impl<S: Handler> Service<Question> for RateLimited<S> {
         let answering = self.inner.call(question.clone());
         Box::pin(async move {
             let answer = answering.await?;
-            match misses.tells(&question, answer.reason) {
+            match misses.may_reveal(&question, answer.reason) {
                 true => Ok(answer),
                 false => Ok(Answer::refused(Reason::MissRate, mapper.policy())),
             }

@@ -109,7 +109,7 @@ pub fn served_machines(config: &Config, with_secrets: bool) -> anyhow::Result<Se
 pub struct Served {
     /// The machines; where one database has everything, the accounts, too.
     pub machines: Arc<dyn DomainStore>,
-    /// Its files.
+    /// The files of that database, which are checked for replacement and removal while they are served.
     pub database: ServedDatabase,
     /// The NT hashes of its accounts, if it has the accounts.
     pub hashes: Option<Arc<dyn NtHashes>>,

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use trust_tokio::certificates;
-use trust_tokio::lists::{self, Fetcher, FirstLook, List, Lists};
+use trust_tokio::crls::{self, ConfiguredCrl, CrlSet, Fetcher, InitialFetch};
 use trust_tokio::responder::HttpResponder;
 
 /// Clients for CRLs and OCSP, shared by all configurations of a process.
@@ -43,7 +43,7 @@ pub struct Loaded {
     pub trust: Option<Arc<Trust>>,
     /// CRLs that cannot be used now: certificates that need them are not mapped. No restart is needed when they are replaced.
     pub warnings: Vec<String>,
-    lists: Vec<Arc<List>>,
+    crls: Vec<Arc<ConfiguredCrl>>,
     has_responders: bool,
 }
 
@@ -68,7 +68,7 @@ impl Loaded {
     /// Downloads the CRLs with URLs, once. Returns those that are unavailable, with the reason: their certificates are undecided.
     pub async fn fetch(&self, now: fn() -> FileTime) -> Vec<String> {
         match &self.trust {
-            Some(trust) => lists::fetch_once(trust, &self.lists, now).await,
+            Some(trust) => crls::fetch_once(trust, &self.crls, now).await,
             None => Vec::new(),
         }
     }
@@ -84,9 +84,9 @@ impl Loaded {
         mapping: &Mapping,
         remote: &Remote,
         now: fn() -> FileTime,
-    ) -> Option<(Lists, FirstLook)> {
+    ) -> Option<(CrlSet, InitialFetch)> {
         let trust = Arc::clone(self.trust.as_ref()?);
-        Some(Lists::keep(trust, &self.lists, mapping.trust.crl_refresh, &remote.fetcher, now))
+        Some(CrlSet::keep(trust, &self.crls, mapping.trust.crl_refresh, &remote.fetcher, now))
     }
 }
 
@@ -139,11 +139,11 @@ pub fn load(mapping: &Mapping, now: FileTime) -> anyhow::Result<Loaded> {
 }
 
 /// Reads everything that a mapping names, except CRLs that are loaded already.
-pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> anyhow::Result<Loaded> {
+pub fn load_after(mapping: &Mapping, before: &[Arc<CrlSet>], now: FileTime) -> anyhow::Result<Loaded> {
     let (draft, mut rules) = (mapping.policy.clone(), HashMap::new());
     if draft.validation == Validation::Off {
         let policy = draft.complete(rules);
-        return Ok(Loaded { policy, trust: None, warnings: vec![], lists: vec![], has_responders: false });
+        return Ok(Loaded { policy, trust: None, warnings: vec![], crls: vec![], has_responders: false });
     }
     let files = &mapping.trust;
     let mut parts = Parts {
@@ -187,16 +187,16 @@ pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> an
     let closed = trust.authorities().filter_map(|it| Some((it.subject.as_str(), it.closed()?)));
     let mut warnings: Vec<String> =
         closed.map(|(subject, why)| format!("no path leads through the CA {subject}: {why}")).collect();
-    let mut lists = Vec::new();
+    let mut crls = Vec::new();
     for (slot, source) in files.crls.iter().enumerate() {
-        let list = List::new(slot, source.clone());
-        if let Some(warning) = list.begin(&trust, before, now)? {
+        let crl = ConfiguredCrl::new(slot, source.clone());
+        if let Some(warning) = crl.begin(&trust, before, now)? {
             warnings.push(warning);
         }
-        lists.push(Arc::new(list));
+        crls.push(Arc::new(crl));
     }
     let policy = draft.complete(rules);
-    Ok(Loaded { policy, trust: Some(Arc::new(trust)), warnings, lists, has_responders })
+    Ok(Loaded { policy, trust: Some(Arc::new(trust)), warnings, crls, has_responders })
 }
 
 fn key_id(certificate: &[u8]) -> anyhow::Result<KeyId> {

@@ -62,11 +62,11 @@ impl fmt::Display for Place {
 /// A Unix socket, and which local users can connect to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnixPlace {
-    /// Its path.
+    /// Path of the socket. The listener creates it.
     pub path: PathBuf,
-    /// Its mode.
+    /// Permission bits of the socket, such as 0o660.
     pub mode: u32,
-    /// Its group.
+    /// The group that owns the socket, and so may connect if `mode` lets it.
     pub group: SocketGroup,
 }
 
@@ -84,7 +84,7 @@ pub enum SocketGroup {
 /// An application, and the protocol to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Application {
-    /// Its address.
+    /// Host and port, or path of the socket, of the application.
     pub place: UpstreamPlace,
     /// For `https://`.
     pub tls: Option<UpstreamTls>,
@@ -136,7 +136,7 @@ pub enum UpstreamPlace {
 pub struct ListenTls {
     /// The listener's certificate with its chain.
     pub certificate: PathBuf,
-    /// Its key.
+    /// The private key of the certificate: a PEM file.
     pub key: PathBuf,
     /// The CAs of certificates of proxies.
     pub client_ca: PathBuf,

@@ -36,7 +36,7 @@ impl EncodeLabelValue for How {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         match self {
             Self::Made => "made",
-            Self::Remembered => "remembered",
+            Self::Remembered => "cached",
             Self::Ticket => "ticket",
         }
         .encode(encoder)
@@ -85,7 +85,7 @@ impl Meter {
         );
         registry.register(
             "sidecar_decisions",
-            "Decisions for web servers and clients: made, remembered (from the cache), or by a ticket",
+            "Decisions for web servers and clients: made, cached, or by a ticket",
             self.decisions.clone(),
         );
         registry.register(

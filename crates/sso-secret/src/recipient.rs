@@ -7,7 +7,7 @@ use aws_lc_rs::agreement::{self, EphemeralPrivateKey, PrivateKey, UnparsedPublic
 use aws_lc_rs::rand::SystemRandom;
 use std::path::Path;
 
-/// The public key of a recipient, for whom a backup is encrypted on a machine that cannot open it again.
+/// The public key of a recipient of backups. The machine that encrypts a backup for it cannot open the backup again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recipient(pub [u8; 32]);
 

@@ -4,6 +4,6 @@
 //! Only configured hosts are contacted, by plain HTTP without redirects or proxies, and with limits of time and length.
 
 pub mod certificates;
+pub mod crls;
 mod fetch;
-pub mod lists;
 pub mod responder;

@@ -25,7 +25,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 const OPEN_MAX: usize = 64;
 /// How long a responder is backed off after a failure: long enough that not every decision waits for an unreachable responder, and short
 /// enough that it is soon used again.
-const FAILURE_MEMORY: Duration = Duration::from_secs(5);
+const BACK_OFF: Duration = Duration::from_secs(5);
 /// Questions that are open or have failed lately. Those beyond are not asked, and their certificates undecided.
 const QUESTIONS_MAX: usize = 4096;
 
@@ -93,11 +93,11 @@ enum Question {
 struct Responder {
     open: Arc<Semaphore>,
     /// The time of its last response.
-    heard: Option<Instant>,
+    last_response: Option<Instant>,
     /// Backed off until then, because it does not answer.
-    silent: Option<Instant>,
+    backed_off_until: Option<Instant>,
     /// Whether its last response was rejected. That is logged once, however many certificates it is about.
-    useless: bool,
+    last_rejected: bool,
     /// Whether it was logged that it omits the nonce.
     without_nonce: bool,
 }
@@ -106,9 +106,9 @@ impl Default for Responder {
     fn default() -> Self {
         Self {
             open: Arc::new(Semaphore::new(OPEN_MAX)),
-            heard: None,
-            silent: None,
-            useless: false,
+            last_response: None,
+            backed_off_until: None,
+            last_rejected: false,
             without_nonce: false,
         }
     }
@@ -172,7 +172,7 @@ impl Shared {
             _ => {}
         }
         let responder = known.responders.entry(Arc::clone(&question.url)).or_default();
-        if responder.silent.is_some_and(|until| at < until) {
+        if responder.backed_off_until.is_some_and(|until| at < until) {
             drop(known);
             trust.ocsp_failed(&question, false, "it did not answer another question within the last 5 s");
             return None;
@@ -200,29 +200,29 @@ impl Shared {
         self.outcomes.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
-    fn heard(&self, url: &Arc<str>) {
+    fn responded(&self, url: &Arc<str>) {
         let mut known = self.lock();
         let responder = known.responders.entry(Arc::clone(url)).or_default();
-        responder.heard = Some(Instant::now());
-        let was_silent = responder.silent.take().is_some();
+        responder.last_response = Some(Instant::now());
+        let was_backed_off = responder.backed_off_until.take().is_some();
         drop(known);
-        if was_silent {
+        if was_backed_off {
             info!(url = &**url, "OCSP responder is reachable again");
         }
     }
 
     /// Is called when a response was accepted, or rejected for a reason.
-    fn judged(&self, url: &Arc<str>, error: Option<&str>) {
+    fn set_response_state(&self, url: &Arc<str>, error: Option<&str>) {
         let mut known = self.lock();
         let responder = known.responders.entry(Arc::clone(url)).or_default();
-        let was_useless = std::mem::replace(&mut responder.useless, error.is_some());
+        let was_rejected = std::mem::replace(&mut responder.last_rejected, error.is_some());
         drop(known);
         match error {
-            Some(error) if was_useless => {
+            Some(error) if was_rejected => {
                 debug!(url = &**url, error, "OCSP response rejected");
             }
             Some(error) => warn!(url = &**url, error, "OCSP response rejected"),
-            None if was_useless => info!(url = &**url, "OCSP responses are accepted again"),
+            None if was_rejected => info!(url = &**url, "OCSP responses are accepted again"),
             None => {}
         }
     }
@@ -243,12 +243,12 @@ impl Shared {
 
     /// Is called when a request has timed out. If the responder has answered no other request since then, it is backed off; otherwise the
     /// failure is about this certificate only.
-    fn silent(&self, url: &Arc<str>, since: Instant, error: &FetchError) {
+    fn back_off(&self, url: &Arc<str>, since: Instant, error: &FetchError) {
         let mut known = self.lock();
         let responder = known.responders.entry(Arc::clone(url)).or_default();
-        let is_new = match responder.heard {
-            Some(heard) if heard >= since => false,
-            _ => responder.silent.replace(Instant::now() + FAILURE_MEMORY).is_none(),
+        let is_new = match responder.last_response {
+            Some(last) if last >= since => false,
+            _ => responder.backed_off_until.replace(Instant::now() + BACK_OFF).is_none(),
         };
         drop(known);
         if is_new {
@@ -277,13 +277,13 @@ impl Asking {
             Err(error) => {
                 trust.ocsp_failed(&question, false, &error.to_string());
                 self.shared.count(Outcome::Failed);
-                return self.shared.silent(url, since, &error);
+                return self.shared.back_off(url, since, &error);
             }
         };
         if let Err(error) = &answer {
             trust.ocsp_failed(&question, true, error);
         }
-        self.shared.judged(url, answer.as_ref().err().map(String::as_str));
+        self.shared.set_response_state(url, answer.as_ref().err().map(String::as_str));
         if answer.as_ref().is_ok_and(|answer| !answer.has_nonce && question.has_nonce()) {
             self.shared.without_nonce(url);
         }
@@ -312,14 +312,14 @@ impl Asking {
             );
             let (error, refusal) = match fetch::send(&question.url, request, OCSP_RESPONSE_LEN_MAX).await {
                 Ok(response) => {
-                    self.shared.heard(&question.url);
+                    self.shared.responded(&question.url);
                     match trust.ocsp_answer(&question, &response, now) {
                         Ok(answer) => return Ok(Ok(answer)),
                         Err(error) => (error.to_string(), error),
                     }
                 }
                 Err(error) if error.is_answer() => {
-                    self.shared.heard(&question.url);
+                    self.shared.responded(&question.url);
                     // Some responders refuse by HTTP instead of a responseStatus.
                     let refusal = match &error {
                         FetchError::Status(StatusCode::BAD_REQUEST) => OcspError::NotSuccessful(1),
@@ -343,7 +343,7 @@ impl Drop for Asking {
         let mut known = self.shared.lock();
         match self.answered {
             true => known.questions.remove(&self.key),
-            false => known.questions.insert(self.key, Question::Failed(Instant::now() + FAILURE_MEMORY)),
+            false => known.questions.insert(self.key, Question::Failed(Instant::now() + BACK_OFF)),
         };
     }
 }
@@ -428,7 +428,7 @@ mod tests {
         scene.decide(&responder, 1).await;
         assert_eq!(scene.asked(), 2);
         assert_eq!(failed(&responder), 2);
-        assert!(responder.0.lock().responders.values().all(|responder| responder.silent.is_none()));
+        assert!(responder.0.lock().responders.values().all(|responder| responder.backed_off_until.is_none()));
     }
 
     /// What each refusal leads to: how often it is asked, and what `explain` tells.
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_says_nothing_is_left_alone() {
+    async fn a_responder_that_does_not_answer_is_backed_off() {
         let scene = Scene::new("").await;
         let responder = HttpResponder::default();
         for certificate in [0, 1, 2, 0] {
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_question_goes_on_without_who_began_it() {
+    async fn a_question_continues_when_the_decision_that_began_it_is_cancelled() {
         let scene = Scene::new("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwhat").await;
         let responder = HttpResponder::default();
         drop(tokio::time::timeout(Duration::ZERO, scene.decide(&responder, 0)).await);
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn there_is_an_end_to_what_is_remembered() {
+    async fn questions_are_bounded() {
         let scene = Scene::new("").await;
         let responder = HttpResponder::default();
         let (_done, open) = watch::channel(());

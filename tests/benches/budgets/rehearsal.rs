@@ -1,4 +1,4 @@
-//! A store looked through, and decisions rehearsed, at the size that administrators have.
+//! A mapping audit of a store, and dry runs of a policy, at the size that administrators have.
 
 use crate::accounts::{Accounts, Policy, authority, issue};
 use crate::table::Table;
@@ -63,8 +63,8 @@ pub(crate) fn measure(table: &mut Table, count: u32) {
         done.stdout
     };
     for (log, what) in [
-        ("usual.log", format!("{count} decisions of {} certificates rehearsed, wall", count / RETURNS)),
-        ("each.log", format!("{count} decisions rehearsed, each of another certificate, wall")),
+        ("usual.log", format!("{count} decisions of {} certificates in a dry run, wall", count / RETURNS)),
+        ("each.log", format!("{count} decisions in a dry run, each of another certificate, wall")),
     ] {
         let told =
             time(what, &["mapping", "rehearse", "--policy", "lax.toml", "--certs", log], 0, Some(60.0));

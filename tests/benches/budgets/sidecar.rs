@@ -105,7 +105,7 @@ pub(crate) async fn measure(table: &mut Table) {
             least: f64::INFINITY,
         },
         Variant {
-            what: "the sidecar, decision remembered",
+            what: "the sidecar, decision cached",
             budget: Some(1.2),
             site: site("", None),
             is_bare: false,
@@ -156,11 +156,9 @@ async fn alone(table: &mut Table, bare: &Bare, variants: &[Variant]) {
             "GET / HTTP/1.1\r\nHost: rcmpd-sidecar\r\nX-Original-Host: localhost\r\nX-Original-URI: /\r\nSSL-Client-Verify: SUCCESS\r\nSSL-Client-Cert: {escaped}\r\n\r\n"
         )
     };
-    for (at, what) in [
-        (0, "a bare axum handler"),
-        (1, "the sidecar, decision remembered"),
-        (2, "the sidecar, decision made"),
-    ] {
+    for (at, what) in
+        [(0, "a bare axum handler"), (1, "the sidecar, decision cached"), (2, "the sidecar, decision made")]
+    {
         let variant = &variants[at];
         let socket =
             if variant.is_bare { bare.socket.clone() } else { variant.site.service.path("sidecar.sock") };

@@ -157,7 +157,7 @@ fn a_channel_that_only_signs_answers_nothing() {
     assert_eq!(done["error"]["step"], "bind", "{done:#}");
     assert_eq!(done["answers"], json!([]));
     // The channel itself was good.
-    assert!(service.log().contains("channel_established"));
+    assert!(service.log().contains("Secure channel established"));
 }
 
 /// What Windows does with PDUs that no library sends, as Samba wrote it down: bind and alter_context with any flags, fragments

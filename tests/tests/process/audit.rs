@@ -232,7 +232,7 @@ fn an_emptied_or_exchanged_log_is_reported_while_clients_are_served() {
     stop(&mut service);
     fs::File::create(service.path("audit.log")).unwrap();
     service.start_again();
-    service.wait_for_lines(&["ERROR", "ends before its newest signed head"], 1);
+    service.wait_for_lines(&["ERROR", "ends before its newest checkpoint"], 1);
     assert_eq!(service.metric("rcmpd_audit_changes_total"), 1);
     verify(&service, &["audit.log"]).code(3);
 }

@@ -31,9 +31,13 @@ fn chained() -> (Demo, Service) {
     northwind.rcmpd(&add).code(1);
 
     // The other side runs what it is told to, with the secret that was brought over.
-    let done = northwind
-        .rcmpd(&["domain", "trust-commands", "CONTOSO", "--for", "ours", "-c", "rcmpd.toml"])
-        .code(0);
+    let commands = |program| {
+        northwind
+            .rcmpd(&["domain", "trust-commands", "CONTOSO", "--for", program, "-c", "rcmpd.toml"])
+            .code(0)
+    };
+    let done = commands("rcmpd");
+    assert_eq!(commands("ours").stdout, done.stdout, "the word of former versions still works");
     let password = fs::read_to_string(&secret).unwrap();
     assert!(!done.stdout.contains(password.trim()), "a secret is never printed");
     let command = done.stdout.lines().find(|line| line.starts_with("rcmpd ")).unwrap();
@@ -250,7 +254,7 @@ fn a_secret_is_changed_without_a_failed_call() {
     assert!(done.stderr.contains("nothing was changed"), "{done:?}");
     assert_eq!(secret(), before);
     let line = fs::read_to_string(contoso.path("serve.log")).unwrap();
-    assert!(line.matches("secret_rotated").count() >= 4, "{line}");
+    assert!(line.matches("Secret rotated").count() >= 4, "{line}");
 }
 
 #[test]

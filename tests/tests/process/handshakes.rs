@@ -362,7 +362,7 @@ fn a_proxys_certificate_is_validated_by_the_same_rules() {
     scene.write("short", &params, &scene.root, &[]);
     let mut service = scene.demo.serve();
     let log = service.log();
-    let line = log.lines().find(|line| line.contains("Serving proxies")).unwrap();
+    let line = log.lines().find(|line| line.contains("Serving web servers")).unwrap();
     let address: SocketAddr = line.rsplit("address=").next().unwrap().trim().parse().unwrap();
     let request = "GET / HTTP/1.1\r\nHost: sidecar\r\nSSL-Client-Verify: NONE\r\nConnection: close\r\n\r\n";
     // 401: it is a proxy, and it says that its client has no certificate.

@@ -163,7 +163,7 @@ fn with_secret(dialect: &str) -> (Service, SocketAddr) {
         "[sidecar]\n[[sidecar.listen]]\ndialect = \"{dialect}\"\naddress = \"127.0.0.1:0\"\nsecret = \"file:sidecar.secret\""
     ));
     let service = demo.serve();
-    let address = address(&service, "Serving proxies");
+    let address = address(&service, "Serving web servers");
     (service, address)
 }
 

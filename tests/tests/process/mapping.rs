@@ -114,7 +114,7 @@ fn a_slip_in_a_stored_value_is_named_and_mended() {
     .code(0);
     let done = demo.rcmpd(&["explain", "certs/new.pem", "-c", "rcmpd.toml"]).code(3);
     assert!(done.stdout.contains("nearest miss: altSecurityIdentities of carol"), "{}", done.stdout);
-    assert!(done.stdout.contains("the other way round after <SR>"), "{}", done.stdout);
+    assert!(done.stdout.contains("after <SR> are in reverse order"), "{}", done.stdout);
     let line = done
         .stdout
         .lines()

@@ -126,7 +126,7 @@ fn labels_arrive_as_they_are_in_both_formats() {
         let entries: Vec<_> =
             samples(&families).filter(|sample| sample["name"] == "rcmpd_crl_entries").collect();
         assert_eq!(entries.len(), 1, "{entries:?}");
-        assert_eq!(entries[0]["labels"]["list"], format!("./{ODD}"));
+        assert_eq!(entries[0]["labels"]["crl"], format!("./{ODD}"));
         let relayed = samples(&families).find(|sample| {
             sample["name"] == "rcmpd_relays_total" && sample["labels"]["outcome"] == "relayed"
         });

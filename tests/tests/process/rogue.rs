@@ -327,15 +327,15 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
             "sid_mismatch",
         ),
     ];
-    for (what, lie, disbelief) in &lies {
+    for (what, lie, rejection) in &lies {
         let mut said = truth.clone();
         lie(&mut said);
         *speech.lock().unwrap() = said.bytes();
         let done = ask(&alice).code(3);
         assert_eq!(done.json()["status"]["name"], "STATUS_LOGON_FAILURE", "{what}: {done:?}");
         let line = decision(&asking);
-        assert_eq!(line["reason"], "disbelieved", "{what}: {line:#}");
-        assert_eq!(line["disbelief"], *disbelief, "{what}: {line:#}");
+        assert_eq!(line["reason"], "response_rejected", "{what}: {line:#}");
+        assert_eq!(line["rejection"], *rejection, "{what}: {line:#}");
         assert_eq!(line["peer"], "CONTOSO", "{what}");
         assert_eq!(line["account"], Value::Null, "{what}: no account is written down as let in");
     }
@@ -369,9 +369,9 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
     let authority = Authority::of(&honest);
     for (name, wanted, said, expect) in [
         ("uri", wanted(None, &alices), truth.clone(), None),
-        ("uri", wanted(None, &alices), bob(truth.clone()), Some("disbelieved")),
+        ("uri", wanted(None, &alices), bob(truth.clone()), Some("response_rejected")),
         ("both", wanted(Some(&alices), &alices), truth.clone(), None),
-        ("bobs", wanted(None, &bobs), truth.clone(), Some("disbelieved")),
+        ("bobs", wanted(None, &bobs), truth.clone(), Some("response_rejected")),
         ("torn", wanted(Some(&alices), &bobs), truth.clone(), Some("sid_mismatch")),
         ("odd", wanted(Some(&alices), &"S-1-5-21".to_owned()), truth.clone(), Some("sid_mismatch")),
     ] {
@@ -388,7 +388,10 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
                 assert_eq!(done.code(3).json()["status"]["name"], "STATUS_LOGON_FAILURE", "{name}");
                 let line = decision(&asking);
                 assert_eq!(line["reason"], reason, "{name}: {line:#}");
-                assert!(reason != "disbelieved" || line["disbelief"] == "sid_mismatch", "{name}: {line:#}");
+                assert!(
+                    reason != "response_rejected" || line["rejection"] == "sid_mismatch",
+                    "{name}: {line:#}"
+                );
             }
         }
     }

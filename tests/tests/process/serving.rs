@@ -412,7 +412,7 @@ fn who_stalls_is_dropped_and_others_are_served() {
     assert_eq!(service.metric("rcmpd_bind_timeouts_total"), 20);
     // One more than the limit finds the door closed, and it opens again.
     let many: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(service.netlogon).unwrap()).collect();
-    while service.metric("rcmpd_connections_refused_address_total") < 20 {
+    while service.metric("rcmpd_connections_evicted_total{reason=\"address\"}") < 20 {
         std::thread::sleep(Duration::from_millis(10));
     }
     drop(many);

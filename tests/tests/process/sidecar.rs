@@ -138,7 +138,7 @@ fn a_listener_with_a_secret_hears_who_shows_it() {
     assert!(open.stderr.contains("sidecar.secret can be used by every user"), "{}", open.stderr);
     private(0o600);
     let mut service = demo.serve();
-    let line = service.log().lines().find(|line| line.contains("Serving proxies")).unwrap().to_owned();
+    let line = service.log().lines().find(|line| line.contains("Serving web servers")).unwrap().to_owned();
     let address: SocketAddr = line.rsplit("address=").next().unwrap().trim().parse().unwrap();
     let certificate = escaped(&service, "alice");
     let known = [("SSL-Client-Verify", "SUCCESS"), ("SSL-Client-Cert", certificate.as_str())];
@@ -255,7 +255,7 @@ fn a_listener_with_tls_hears_proxies_that_are_named() {
          tls = { certificate = \"certs/site.pem\", key = \"certs/site.key\", client_ca = \"certs/ca.pem\", names = [\"Proxy.contoso.example\"] }",
     );
     let service = demo.serve();
-    let line = service.log().lines().find(|line| line.contains("Serving proxies")).unwrap().to_owned();
+    let line = service.log().lines().find(|line| line.contains("Serving web servers")).unwrap().to_owned();
     let address: SocketAddr = line.rsplit("address=").next().unwrap().trim().parse().unwrap();
     let certificate = format!("SSL-Client-Cert: {}", escaped(&service, "alice"));
     let ask = |who: Option<&str>| {

@@ -1,18 +1,11 @@
 use super::*;
+use crate::test::unhex;
 use dtyp::{ByteOrder, DecodeErrorKind};
 
 /// "\\DC1" as LOGONSRV_HANDLE and "WEB1" as `[string]`, from the op 4 stub of the Netlogon digest.
 const DC1: &str = "00000200060000000000000006000000\
                    5c005c004400430031000000";
 const WEB1: &str = "0500000000000000050000005700450042003100000000";
-
-fn unhex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-    digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hex"))
-        .collect()
-}
 
 #[test]
 fn reads_and_writes_strings_as_the_digest_shows_them() {

@@ -3,6 +3,7 @@ use crate::client::{ClientAssociation, ClientConfig, ClientError, ClientEvent, C
 use crate::management::MANAGEMENT;
 use crate::pdu::{ContextElement, ResultReason};
 use crate::security::Outgoing;
+use crate::test::unhex;
 use std::task::{Context, Poll, Waker};
 
 const NETLOGON: SyntaxId =
@@ -214,14 +215,6 @@ fn answer(server: &mut ServerAssociation) -> Answer {
         PacketType::BIND_NAK => Answer::Nak(BindNak::decode(&mut body).expect("our own").reason),
         other => Answer::Other(other),
     }
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-    digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hex"))
-        .collect()
 }
 
 /// The example of the digest, section 3.

@@ -199,7 +199,7 @@ fn published_vectors_of_the_document_are_reproduced() {
     let keys = keys("0cb6948805f797bf2a82807973b89537");
     let sequence = sequence_bytes(0, Role::Client);
     let mut confounder = unhex::<8>("717f5076c5902bcd");
-    keys.outer.encrypt(twice(sequence), &mut confounder);
+    keys.outer.encrypt(doubled_iv(sequence), &mut confounder);
     assert_eq!(confounder, unhex("632d1f547d2cf6ff"));
     // The checksums of 4.3 and 4.3.1, and what becomes of the sequence number under each.
     for (checksum, encrypted) in

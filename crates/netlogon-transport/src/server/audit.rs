@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 /// One attempt to set up a channel, or to change its secret.
 #[derive(Clone, Debug)]
 pub struct ChannelEvent<'a> {
-    /// What happened.
+    /// Whether the channel was set up or rejected, or its secret changed.
     pub outcome: ChannelOutcome,
     /// The account, as the client named it.
     pub account: &'a str,

@@ -38,7 +38,7 @@ pub struct Explanation {
     /// Every method, in its order.
     pub methods: Vec<MethodTried>,
     /// What the account that was found was weighed by.
-    pub weighed: Option<Weighed>,
+    pub weighed: Option<BindingChecked>,
     /// The domain that decides, when it is not this one.
     pub routed: Option<Routed>,
     /// The decision.
@@ -172,7 +172,7 @@ impl ChainState {
 /// One authority on a path.
 #[derive(Clone, Debug, Serialize)]
 pub struct AuthorityFacts {
-    /// Its name.
+    /// The subject of the CA's certificate, as text.
     pub subject: String,
     /// SHA-256 of its key.
     pub key: String,
@@ -248,7 +248,6 @@ pub struct Asked {
 #[serde(rename_all = "snake_case")]
 pub enum Found {
     /// No account.
-    #[serde(rename = "nobody")]
     None,
     /// One account.
     One,
@@ -262,7 +261,7 @@ pub enum Found {
 
 /// What an account was weighed by.
 #[derive(Clone, Debug, Serialize)]
-pub struct Weighed {
+pub struct BindingChecked {
     /// The account.
     pub account: String,
     /// Its SID.
@@ -284,9 +283,9 @@ pub struct Weighed {
 /// An NTSTATUS.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
-    /// Its name.
+    /// The name of the constant, such as `STATUS_LOGON_FAILURE`, if it is known.
     pub name: Option<&'static str>,
-    /// Its value.
+    /// The number in hexadecimal, such as `0xc000006d`.
     pub value: String,
 }
 
@@ -575,9 +574,9 @@ fn tried(method: Method, steps: &[Step], is_allowed: bool) -> MethodTried {
     tried
 }
 
-fn weighed(step: &Step) -> Option<Weighed> {
-    let Step::Weighed { record, forms, evidence, strength, binding } = step else { return None };
-    Some(Weighed {
+fn weighed(step: &Step) -> Option<BindingChecked> {
+    let Step::BindingChecked { record, forms, evidence, strength, binding } = step else { return None };
+    Some(BindingChecked {
         account: record.account.name.clone(),
         sid: record.account.sid.to_string(),
         created: record.account.created.to_string(),

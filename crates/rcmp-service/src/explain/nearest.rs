@@ -216,12 +216,12 @@ fn slip(
                 *serial_reversed == backwards,
             ) {
                 (true, _, false, true) => {
-                    Some("the bytes of the serial number stand the other way round after <SR>")
+                    Some("the bytes of the serial number after <SR> are in reverse order")
                 }
-                (false, true, true, _) => Some("the parts of the issuer stand the other way round"),
-                (false, true, false, true) => Some(
-                    "the parts of the issuer and the bytes of the serial number stand the other way round",
-                ),
+                (false, true, true, _) => Some("the parts of the issuer are in reverse order"),
+                (false, true, false, true) => {
+                    Some("the parts of the issuer and the bytes of the serial number are in reverse order")
+                }
                 _ => None,
             }
         }
@@ -233,7 +233,7 @@ fn slip(
                 key(asked) == key(stored) || key(asked) == key(&turned(stored))
             };
             (is(issuer, stored_issuer) && is(subject, stored_subject))
-                .then_some("the parts of a name stand the other way round")
+                .then_some("the parts of a name are in reverse order")
         }
         _ => None,
     }

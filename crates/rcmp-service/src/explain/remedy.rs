@@ -45,7 +45,7 @@ impl Remedy {
 pub(super) struct Target<'a> {
     /// The account's name, as far as it is known.
     pub account: &'a str,
-    /// Its domain.
+    /// The domain of the account, which is the one that is served.
     pub domain: &'a Domain,
     /// The configuration file, as it is to stand in commands.
     pub config: &'a str,
@@ -148,7 +148,7 @@ fn ldif_line(attribute: &str, value: &str) -> String {
 
 pub(super) fn remedies(explanation: &Explanation, advice: &Advice<'_>) -> Vec<Remedy> {
     let weighed = advice.steps.iter().find_map(|step| match step {
-        Step::Weighed { record, .. } => Some(record),
+        Step::BindingChecked { record, .. } => Some(record),
         _ => None,
     });
     let name = weighed.map(|record| record.account.name.as_str());
@@ -222,7 +222,7 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
     let identities = mapping::identities(&certificate, Sha1PublicKeyInput::Thumbprint);
     // If an account was found, its own grants decide whether the CA may vouch for it. Otherwise the grants for all accounts do.
     let found = advice.steps.iter().find_map(|step| match step {
-        Step::Weighed { record, .. } => Some(record),
+        Step::BindingChecked { record, .. } => Some(record),
         _ => None,
     });
     let counts = |form| found.map_or_else(|| rules.mention(form), |record| rules.allow(form, record));
@@ -244,8 +244,8 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
     if let Some((name, form)) = withheld(advice.steps) {
         // It is stored already. With a second account it would be ambiguous.
         return vec![Remedy::told(format!(
-            "{form} binds it to {name}, and the certificate's authority may not say so: see what its [[mapping.authority]], or \
-             [mapping], grants in {}, and for which accounts",
+            "{form} binds it to {name}, but the CA is not granted {form}: see grant in its [[mapping.authority]] or in \
+             [mapping] of {}",
             advice.config
         ))];
     }
@@ -263,7 +263,7 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
             });
         }
         None => remedies.push(Remedy::told(format!(
-            "grant the certificate's authority a strong form for this account, in [[mapping.authority]] of {}: grant = [\"issuer-serial\"]",
+            "grant the CA a strong form for this account, in [[mapping.authority]] of {}: grant = [\"issuer-serial\"]",
             advice.config
         ))),
     }
@@ -284,7 +284,7 @@ fn withheld(steps: &[Step]) -> Option<(&str, Form)> {
         Step::Asked { form, found: Some(Matches::One(record)), granted: false, .. } if form.is_strong() => {
             Some((record.account.name.as_str(), *form))
         }
-        Step::Weighed { record, evidence, .. } => evidence
+        Step::BindingChecked { record, evidence, .. } => evidence
             .iter()
             .find(|evidence| evidence.state == EvidenceState::NotGranted)
             .map(|evidence| (record.account.name.as_str(), evidence.form)),
@@ -292,9 +292,8 @@ fn withheld(steps: &[Step]) -> Option<(&str, Form)> {
     })
 }
 
-/// Why there is no line to paste.
-const NOT_PASTEABLE: &str =
-    "there is no line to paste, because a name has characters that cannot be seen or that terminals obey";
+/// Why no command is printed.
+const NOT_PASTEABLE: &str = "no command is printed, because the name has invisible or control characters";
 
 /// Whether a name is the same after it went through a terminal and a shell.
 fn is_pasteable_name(name: &str) -> bool {

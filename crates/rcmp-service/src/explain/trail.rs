@@ -58,7 +58,7 @@ fn part(step: &Step, text: &mut String) {
             }
         }
         Step::Differs { form, .. } => write!(text, "{form}=differs"),
-        Step::Weighed { evidence, strength, .. } => {
+        Step::BindingChecked { evidence, strength, .. } => {
             for evidence in evidence {
                 let _ = write!(text, "{}={} ", evidence.form, evidence.state.name());
             }
@@ -95,7 +95,13 @@ mod tests {
         assert_eq!(trail(&steps), "", "a method that found no account is left out");
         steps = vec![asked(Matches::One(Arc::clone(&record))); 64];
         let (strength, binding) = (Strength::Weak, Binding::Full);
-        steps.push(Step::Weighed { record, forms: vec![Form::Upn], evidence: vec![], strength, binding });
+        steps.push(Step::BindingChecked {
+            record,
+            forms: vec![Form::Upn],
+            evidence: vec![],
+            strength,
+            binding,
+        });
         let text = trail(&steps);
         assert_eq!(text.matches("upn=alice").count(), PARTS_MAX);
         assert!(text.ends_with("… weak"), "{text}");

@@ -41,7 +41,7 @@ impl fmt::Debug for KeyId {
 /// A CA that the operator configured.
 #[derive(Clone, Debug)]
 pub struct Authority {
-    /// Its key.
+    /// The hash of its public key, by which a CA is known.
     pub key: KeyId,
     /// Its name, as text; `#` and the hex of its encoding where a value in it cannot be read.
     pub subject: String,
@@ -49,7 +49,7 @@ pub struct Authority {
     pub name: Vec<u8>,
     /// Whether a path may end here.
     pub is_anchor: bool,
-    /// Its certificate.
+    /// The whole certificate, in DER.
     pub der: Vec<u8>,
     /// Start of its certificate's validity.
     pub not_before: FileTime,

@@ -179,7 +179,7 @@ pub enum Revocation {
     Good,
     /// Something is.
     Revoked {
-        /// Which certificate.
+        /// The revoked certificate of the path.
         which: Which,
         /// Since when.
         since: FileTime,
@@ -188,7 +188,7 @@ pub enum Revocation {
     },
     /// Nothing is known to be, but something may.
     Unknown {
-        /// Which certificate.
+        /// The certificate of the path about which nothing is known.
         which: Which,
         /// What is missing.
         why: UnknownReason,

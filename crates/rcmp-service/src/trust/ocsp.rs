@@ -348,9 +348,9 @@ pub enum OcspStatus {
     Good,
     /// Revoked.
     Revoked {
-        /// Since when.
+        /// The revocation time that the CA states.
         since: FileTime,
-        /// Why.
+        /// The CRLReason (RFC 5280, section 5.3.1).
         reason: RevocationReason,
     },
     /// The responder does not know the certificate.

@@ -732,8 +732,9 @@ fn wrap(tag: u8, contents: &[u8]) -> Vec<u8> {
 }
 
 fn unhex(text: &str) -> Vec<u8> {
-    let pairs = (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16));
-    pairs.collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{text}: {error}"))
+    let mut bytes = vec![0; text.len() / 2];
+    dtyp::read_hex(text.as_bytes(), &mut bytes).unwrap_or_else(|| panic!("not hex: {text}"));
+    bytes
 }
 
 fn sid_text(text: &str) -> String {

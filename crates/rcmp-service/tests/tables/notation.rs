@@ -125,9 +125,9 @@ pub(crate) fn oid(dotted: &str) -> Vec<u8> {
 #[track_caller]
 pub(crate) fn unhex(text: &str) -> Vec<u8> {
     let digits: String = text.split_whitespace().collect();
-    assert!(digits.len().is_multiple_of(2) && digits.is_ascii(), "not hex: {text}");
-    let pairs = (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16));
-    pairs.collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{text}: {error}"))
+    let mut bytes = vec![0; digits.len() / 2];
+    dtyp::read_hex(digits.as_bytes(), &mut bytes).unwrap_or_else(|| panic!("not hex: {text}"));
+    bytes
 }
 
 /// A distinguished name: of relative names, or in the notation.

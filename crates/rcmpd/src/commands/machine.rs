@@ -2,7 +2,7 @@
 
 use super::account::new_account;
 use super::{UNUSABLE, failed, load};
-use crate::cli::{ChannelArg, ConfigArg, MachineCommand, PermissionArg};
+use crate::cli::{AddMachine, ChannelArg, ConfigArg, MachineCommand, PermissionArg, SetMachine};
 use crate::clock::now;
 use crate::config::{Config, SecretRef};
 use crate::output::{self, visible};
@@ -25,130 +25,136 @@ const PAGE: usize = 1000;
 
 pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
     match command {
-        MachineCommand::Add { name, secret_file: file, permission, domain, group, kind, config, json } => {
-            let config = load(&config.config)?;
-            let store = stores::machines_with_secrets(&config)?;
-            if !name.ends_with('$') {
-                bail!("{name}: the name of a machine account ends in a dollar sign, as in 'WEB01$'");
-            }
-            if let Some(known) = store.machine(&name).await? {
-                bail!("the machine account {} already exists", known.machine.name);
-            }
-            // What can fail comes first.
-            let domains = domains(&config, &domain)?;
-            let groups = groups(&config, &*store, &group).await?;
-            let password = match secret_file(&file)? {
-                SecretFile::Read(password) => {
-                    warn_of_short_secret(&password);
-                    password
-                }
-                SecretFile::Made(password) => {
-                    output::message_lines(&visible(&format!("Created a password: {}", file.display())));
-                    password
-                }
-            };
-            let kind = match kind {
-                ChannelArg::Workstation => ChannelKind::Workstation,
-                ChannelArg::Server => ChannelKind::Server,
-                ChannelArg::TrustedDomain => ChannelKind::TrustedDomain,
-                ChannelArg::TrustedDnsDomain => ChannelKind::TrustedDnsDomain,
-            };
-            let is_computer = matches!(kind, ChannelKind::Workstation | ChannelKind::Server);
-            if is_computer && store.find(&Query::Name(name.clone())).await? == Matches::None {
-                let sid = free_sid(&config, &store, &name).await?;
-                let account = Account { sid, ..new_account(&*store, &name) };
-                store.apply(&mut [Ok(Change::PutAccount(Put::New, Box::new(account)))].into_iter()).await?;
-            }
-            let machine = Machine {
-                name: name.clone(),
-                sid: store.domain().sid,
-                kind,
-                enabled: true,
-                rcmp: permission.contains(&PermissionArg::Rcmp),
-                domains,
-                groups,
-            };
-            let secrets =
-                Secrets { current: NtHash::from_password(&password), current_since: now(), previous: None };
-            store.put_machine(Put::New, machine, Some(secrets)).await?;
-            show(&*store, &name, json.json).await
-        }
+        MachineCommand::Add(machine) => add(machine).await,
         MachineCommand::Show { name, config, json } => show(&*store(&config)?, &name, json.json).await,
         MachineCommand::List { text, config, json } => {
             list(&*store(&config)?, text.as_deref(), json.json).await
         }
-        MachineCommand::Set {
-            name,
-            disable,
-            enable,
-            permission,
-            revoke,
-            domain,
-            all_domains,
-            group,
-            all_groups,
-            secret_file,
-            now: at_once,
-            config,
-            json,
-        } => {
-            if permission.iter().any(|permission| revoke.contains(permission)) {
-                bail!("the same permission cannot be given and revoked");
-            }
-            // Read before anything is written; a wrong path must not lock a machine out.
-            let password = secret_file.map(|file| read_secret(&file)).transpose()?;
-            password.iter().for_each(|password| warn_of_short_secret(password));
-            let config = load(&config.config)?;
-            let store = stores::machines_with_secrets(&config)?;
-            let record = find(&*store, &name).await?;
-            let mut machine = record.machine.clone();
-            if !domain.is_empty() || all_domains {
-                machine.domains = domains(&config, &domain)?;
-            }
-            if !group.is_empty() || all_groups {
-                machine.groups = groups(&config, &*store, &group).await?;
-            }
-            if disable || enable {
-                machine.enabled = enable;
-            }
-            if permission.contains(&PermissionArg::Rcmp) {
-                machine.rcmp = true;
-            }
-            if revoke.contains(&PermissionArg::Rcmp) {
-                machine.rcmp = false;
-            }
-            let sid = machine.sid;
-            let secret = password.map(|password| NtHash::from_password(&password));
-            match (secret, at_once) {
-                // In one transaction, so that the secret before never outlives the new one's start. An imported machine without a secret has
-                // one that no machine knows, so there is none before.
-                (Some(secret), at_once) if at_once || record.secrets.current_since == FileTime::UNSET => {
-                    store.put_machine(Put::Existing, machine, Some(Secrets::first(secret, now()))).await?;
-                }
-                (secret, _) => {
-                    if machine != record.machine {
-                        store.put_machine(Put::Existing, machine, None).await?;
-                    }
-                    if let Some(secret) = secret {
-                        store.rotate(sid, None, secret, now()).await?;
-                    } else if at_once {
-                        store.drop_previous(sid, record.secrets.current.clone()).await?;
-                    }
-                }
-            }
-            show(&*store, &name, json.json).await
+        MachineCommand::Set(changes) => set(changes).await,
+        MachineCommand::Remove { name, config, json } => remove(&*store(&config)?, &name, json.json).await,
+    }
+}
+
+async fn add(machine: AddMachine) -> anyhow::Result<u8> {
+    let AddMachine { name, secret_file: file, permission, domain, group, kind, config, json } = machine;
+    let config = load(&config.config)?;
+    let store = stores::machines_with_secrets(&config)?;
+    if !name.ends_with('$') {
+        bail!("{name}: the name of a machine account ends in a dollar sign, as in 'WEB01$'");
+    }
+    if let Some(known) = store.machine(&name).await? {
+        bail!("the machine account {} already exists", known.machine.name);
+    }
+    // What can fail comes first.
+    let domains = domains(&config, &domain)?;
+    let groups = groups(&config, &*store, &group).await?;
+    let password = match secret_file(&file)? {
+        SecretFile::Read(password) => {
+            warn_of_short_secret(&password);
+            password
         }
-        MachineCommand::Remove { name, config, json } => {
-            let store = store(&config)?;
-            let record = find(&*store, &name).await?;
-            store.remove_machine(record.machine.sid).await?;
-            match json.json {
-                true => output::json(&json!({ "removed": record.machine.name })),
-                false => output::line(&format!("Removed {}", record.machine.name)),
+        SecretFile::Made(password) => {
+            output::message_lines(&visible(&format!("Created a password: {}", file.display())));
+            password
+        }
+    };
+    let kind = match kind {
+        ChannelArg::Workstation => ChannelKind::Workstation,
+        ChannelArg::Server => ChannelKind::Server,
+        ChannelArg::TrustedDomain => ChannelKind::TrustedDomain,
+        ChannelArg::TrustedDnsDomain => ChannelKind::TrustedDnsDomain,
+    };
+    let is_computer = matches!(kind, ChannelKind::Workstation | ChannelKind::Server);
+    if is_computer && store.find(&Query::Name(name.clone())).await? == Matches::None {
+        let sid = free_sid(&config, &store, &name).await?;
+        let account = Account { sid, ..new_account(&*store, &name) };
+        store.apply(&mut [Ok(Change::PutAccount(Put::New, Box::new(account)))].into_iter()).await?;
+    }
+    let machine = Machine {
+        name: name.clone(),
+        sid: store.domain().sid,
+        kind,
+        enabled: true,
+        rcmp: permission.contains(&PermissionArg::Rcmp),
+        domains,
+        groups,
+    };
+    let secrets = Secrets { current: NtHash::from_password(&password), current_since: now(), previous: None };
+    store.put_machine(Put::New, machine, Some(secrets)).await?;
+    show(&*store, &name, json.json).await
+}
+
+async fn set(changes: SetMachine) -> anyhow::Result<u8> {
+    let SetMachine {
+        name,
+        disable,
+        enable,
+        permission,
+        revoke,
+        domain,
+        all_domains,
+        group,
+        all_groups,
+        secret_file,
+        now: at_once,
+        config,
+        json,
+    } = changes;
+    if permission.iter().any(|permission| revoke.contains(permission)) {
+        bail!("the same permission cannot be given and revoked");
+    }
+    // Read before anything is written; a wrong path must not lock a machine out.
+    let password = secret_file.map(|file| read_secret(&file)).transpose()?;
+    password.iter().for_each(|password| warn_of_short_secret(password));
+    let config = load(&config.config)?;
+    let store = stores::machines_with_secrets(&config)?;
+    let record = find(&*store, &name).await?;
+    let mut machine = record.machine.clone();
+    if !domain.is_empty() || all_domains {
+        machine.domains = domains(&config, &domain)?;
+    }
+    if !group.is_empty() || all_groups {
+        machine.groups = groups(&config, &*store, &group).await?;
+    }
+    if disable || enable {
+        machine.enabled = enable;
+    }
+    if permission.contains(&PermissionArg::Rcmp) {
+        machine.rcmp = true;
+    }
+    if revoke.contains(&PermissionArg::Rcmp) {
+        machine.rcmp = false;
+    }
+    let sid = machine.sid;
+    let secret = password.map(|password| NtHash::from_password(&password));
+    match (secret, at_once) {
+        // In one transaction, so that the secret before never outlives the new one's start. An imported machine without a secret has
+        // one that no machine knows, so there is none before.
+        (Some(secret), at_once) if at_once || record.secrets.current_since == FileTime::UNSET => {
+            store.put_machine(Put::Existing, machine, Some(Secrets::first(secret, now()))).await?;
+        }
+        (secret, _) => {
+            if machine != record.machine {
+                store.put_machine(Put::Existing, machine, None).await?;
             }
-            Ok(0)
+            if let Some(secret) = secret {
+                store.rotate(sid, None, secret, now()).await?;
+            } else if at_once {
+                store.drop_previous(sid, record.secrets.current.clone()).await?;
+            }
         }
     }
+    show(&*store, &name, json.json).await
+}
+
+async fn remove(store: &dyn DomainStore, name: &str, as_json: bool) -> anyhow::Result<u8> {
+    let record = find(store, name).await?;
+    store.remove_machine(record.machine.sid).await?;
+    match as_json {
+        true => output::json(&json!({ "removed": record.machine.name })),
+        false => output::line(&format!("Removed {}", record.machine.name)),
+    }
+    Ok(0)
 }
 
 /// The SID for a new machine account. In a database of its own with all other accounts that is the next one, for which the

@@ -2,7 +2,7 @@
 
 use super::transfer::bar;
 use super::{UNUSABLE, failed};
-use crate::cli::{ClassArg, ConfigArg, DialectArg, MappingCommand, MethodArg};
+use crate::cli::{ClassArg, ConfigArg, MappingCommand, MethodArg, RuleSourceArg};
 use crate::config;
 use crate::output;
 use crate::rehearsal::{self, Cases};
@@ -260,11 +260,11 @@ async fn rehearse(
     Ok(0)
 }
 
-fn import(from: DialectArg, file: &Path, issuers: &[PathBuf], as_json: bool) -> anyhow::Result<u8> {
+fn import(from: RuleSourceArg, file: &Path, issuers: &[PathBuf], as_json: bool) -> anyhow::Result<u8> {
     let dialect = match from {
-        DialectArg::Sssd => Dialect::Sssd,
-        DialectArg::Mit => Dialect::Mit,
-        DialectArg::Keycloak => Dialect::Keycloak,
+        RuleSourceArg::Sssd => Dialect::Sssd,
+        RuleSourceArg::Mit => Dialect::Mit,
+        RuleSourceArg::Keycloak => Dialect::Keycloak,
     };
     let text = read_rules(file)
         .map_err(|error| failed(UNUSABLE, format_args!("{} cannot be read: {error}", file.display())))?;

@@ -57,16 +57,16 @@ pub(super) const GONE: [&str; 1] = ["tlsnego"];
 pub enum ConfigError {
     /// The file cannot be read.
     Unreadable {
-        /// Which file.
+        /// The configuration, or a file that it names.
         path: PathBuf,
-        /// Why.
+        /// The error of the system when it was opened or read.
         error: std::io::Error,
     },
     /// What it says is wrong.
     Wrong {
-        /// Which file.
+        /// The configuration.
         path: PathBuf,
-        /// What it says.
+        /// The contents of the file, which messages quote.
         text: String,
         /// All that is wrong, in the order of the file.
         problems: Vec<Problem>,

@@ -6,7 +6,7 @@ use account_store::file_access::database_files;
 use anyhow::{anyhow, bail};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use trust_tokio::lists::CrlSource;
+use trust_tokio::crls::CrlSource;
 
 /// Whether two paths lead to one file: they are the same, or links.
 fn is_same_file(one: &Path, other: &Path) -> bool {

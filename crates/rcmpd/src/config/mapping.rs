@@ -35,7 +35,7 @@ pub struct Mapping {
 pub struct AuthorityEntry {
     /// Its certificate, for its key.
     pub certificate: PathBuf,
-    /// Its rules.
+    /// Methods, binding and grants of this CA, which restrict or replace those of `[mapping]`.
     pub policy: AuthorityPolicy,
     /// Certificate policies that are required of paths through it, in addition to those of `[mapping]`.
     pub path_policies: PolicyInputs,

@@ -147,7 +147,7 @@ pub struct Client {
     pub server: String,
     /// The machine account, such as `WEB01$`.
     pub account: String,
-    /// Its password.
+    /// Reference to the password of the machine account.
     pub secret: SecretRef,
     /// Public keys that may sign hops of a path: NetBIOS names of domains, and files.
     pub proof_keys: Vec<(String, PathBuf)>,
@@ -480,7 +480,7 @@ impl Checker<'_> {
         }
         let has_client = file.client.is_some();
         let client = file.client.and_then(|client| self.client(&client));
-        let beside = sidecar::Beside {
+        let beside = sidecar::SidecarContext {
             mapping: mapping.as_ref(),
             has_store: file.store.is_some(),
             store: store.as_ref(),
@@ -491,7 +491,7 @@ impl Checker<'_> {
         };
         let sidecar = file.sidecar.map(|sidecar| self.sidecar(sidecar, &beside));
         let beside = sso::Beside {
-            ntlm: ntlm::BesideNtlm {
+            ntlm: ntlm::NtlmContext {
                 has_accounts: store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_))),
                 server: &file.domain.server.get_ref().to_uppercase(),
                 ours: &domain,

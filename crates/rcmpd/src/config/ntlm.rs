@@ -67,7 +67,7 @@ struct DomainSection {
 }
 
 /// What `[sso.ntlm]` needs of the rest of the file.
-pub(super) struct BesideNtlm<'a> {
+pub(super) struct NtlmContext<'a> {
     /// Whether the local store has NT hashes.
     pub(super) has_accounts: bool,
     /// NetBIOS name of this server.
@@ -82,7 +82,7 @@ impl Checker<'_> {
     pub(super) fn ntlm(
         &mut self,
         section: Spanned<NtlmSection>,
-        beside: &BesideNtlm<'_>,
+        beside: &NtlmContext<'_>,
         sid_filters: &mut SidFilters,
     ) -> Ntlm {
         let span = section.span();
@@ -125,7 +125,7 @@ impl Checker<'_> {
     fn ntlm_domain(
         &mut self,
         section: Spanned<DomainSection>,
-        beside: &BesideNtlm<'_>,
+        beside: &NtlmContext<'_>,
         claims: &mut Claims,
         sid_filters: &mut SidFilters,
     ) -> Option<NtlmDomain> {

@@ -138,7 +138,7 @@ pub struct Relay {
     pub servers: Vec<String>,
     /// The account at these servers.
     pub account: String,
-    /// Its secret.
+    /// Reference to the secret of that account.
     pub secret: SecretRef,
     /// The type of channel that the account is for.
     pub channel: ChannelKind,

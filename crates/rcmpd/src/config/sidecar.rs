@@ -85,11 +85,11 @@ impl Listen {
 /// `[sidecar.proxy]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {
-    /// Where.
+    /// Address and port on which the TLS-terminating proxy accepts clients.
     pub listen: SocketAddr,
     /// The certificate with its chain.
     pub certificate: PathBuf,
-    /// Its key.
+    /// The private key of the certificate: a PEM file.
     pub key: PathBuf,
     /// The application.
     pub upstream: Application,
@@ -318,7 +318,7 @@ const LIFETIME_S: RangeInclusive<u64> = 10..=3600;
 const COOKIE: &str = "__Host-rcmpd";
 
 /// Other sections that a sidecar needs.
-pub(super) struct Beside<'a> {
+pub(super) struct SidecarContext<'a> {
     pub(super) mapping: Option<&'a Mapping>,
     /// Whether there is a `[store]`; if it is wrong, `store` is none.
     pub(super) has_store: bool,
@@ -332,7 +332,7 @@ pub(super) struct Beside<'a> {
     pub(super) domain: &'a str,
 }
 
-impl Beside<'_> {
+impl SidecarContext<'_> {
     /// Whether every account that can be found is one of `[[store.level]]`.
     fn knows_issuers_alone(&self) -> bool {
         let is_profile = self.store.is_some_and(|store| matches!(store.kind, StoreKind::Profile(_)));
@@ -341,7 +341,7 @@ impl Beside<'_> {
 }
 
 impl Checker<'_> {
-    pub(super) fn sidecar(&mut self, section: Spanned<Section>, beside: &Beside<'_>) -> Sidecar {
+    pub(super) fn sidecar(&mut self, section: Spanned<Section>, beside: &SidecarContext<'_>) -> Sidecar {
         let span = section.span();
         let section = section.into_inner();
         let source = self.one_of(section.source.as_ref(), &SOURCES, "source").unwrap_or(Source::Embedded);
@@ -418,7 +418,7 @@ impl Checker<'_> {
         section: &Section,
         span: &Range<usize>,
         source: Source,
-        beside: &Beside<'_>,
+        beside: &SidecarContext<'_>,
     ) -> bool {
         let given = section.validation.as_ref();
         let wants_off = self.one_of(given, &[("chain", false), ("off", true)], "validation").unwrap_or(false);
@@ -463,7 +463,7 @@ impl Checker<'_> {
         section: &Section,
         span: &Range<usize>,
         source: Source,
-        beside: &Beside<'_>,
+        beside: &SidecarContext<'_>,
     ) -> MappingFlags {
         let given = section.methods.as_ref();
         let methods = given.map_or(SIDECAR_METHODS, |names| self.methods(names.get_ref()));
@@ -802,7 +802,7 @@ impl Checker<'_> {
         format: &Format,
         (has_anonymous, has_token): (bool, bool),
         source: Source,
-        beside: &Beside<'_>,
+        beside: &SidecarContext<'_>,
     ) -> Vec<Route> {
         let mut targets = HashSet::new();
         let mut routes = Vec::with_capacity(sections.len());
@@ -827,7 +827,7 @@ impl Checker<'_> {
         at: &RouteSpans,
         format: &Format,
         source: Source,
-        beside: &Beside<'_>,
+        beside: &SidecarContext<'_>,
     ) {
         if let (Source::Remote, Some((name, span))) = (source, at.group.clone()) {
             let known =

@@ -1,6 +1,6 @@
 //! `[sso]`: the master secret server.
 
-use super::ntlm::{BesideNtlm, NtlmSection, SidFilters};
+use super::ntlm::{NtlmContext, NtlmSection, SidFilters};
 use super::{Checker, Ntlm, NtlmDomain, Operator, OperatorSocket, SealRef, seal_ref};
 use serde::Deserialize;
 use sso_service::{
@@ -103,7 +103,7 @@ struct RealmSection {
 
 /// What `[sso]` needs of the rest of the file.
 pub(super) struct Beside<'a> {
-    pub(super) ntlm: BesideNtlm<'a>,
+    pub(super) ntlm: NtlmContext<'a>,
     pub(super) has_audit: bool,
     pub(super) has_mapper: bool,
     pub(super) domain: Option<LocalDomain>,

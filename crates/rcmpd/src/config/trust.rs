@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
-use trust_tokio::lists::CrlSource;
+use trust_tokio::crls::CrlSource;
 
 /// What chains and revocation are validated by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

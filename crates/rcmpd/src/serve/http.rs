@@ -294,7 +294,8 @@ async fn identity(
     }
     match shared.sidecar.as_ref().and_then(|sidecar| sidecar.load().referenced(&reference)) {
         Some(identity) => Json(&*identity).into_response(),
-        None => (StatusCode::NOT_FOUND, "there is no such reference, or it was forgotten\n").into_response(),
+        None => (StatusCode::NOT_FOUND, "there is no such reference, or it has expired from the cache\n")
+            .into_response(),
     }
 }
 

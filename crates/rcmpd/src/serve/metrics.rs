@@ -9,7 +9,7 @@ use dcerpc_tokio::Server;
 use netlogon_tokio::{ServerCollector, ServerLabels};
 use prometheus_client::registry::Registry;
 use sidecar_tokio::connections::{ConnectionCollector, ConnectionMeter};
-use trust_tokio::lists::CrlCollector;
+use trust_tokio::crls::CrlCollector;
 
 /// The prefix of all names.
 const PREFIX: &str = "rcmpd";
@@ -62,7 +62,7 @@ fn register_decisions(registry: &mut Registry, policy: &CurrentPolicy) {
     deciders.metrics.register(registry);
     deciders.remote().register(registry);
     let crls = policy.clone();
-    registry.register_collector(Box::new(CrlCollector(move || crls.0.load().lists().cloned())));
+    registry.register_collector(Box::new(CrlCollector(move || crls.0.load().crls().cloned())));
 }
 
 /// One collector of all servers that this process asks: each family of metrics is written once.

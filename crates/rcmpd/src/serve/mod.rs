@@ -114,10 +114,7 @@ pub fn registry(
 pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let maps = config.mapping.is_some() && (config.rpc.is_some() || config.sidecar.is_some());
     if !maps && config.sso.is_none() {
-        bail!(
-            "{} configures no service: [mapping] is needed to serve, and [rpc] or [sidecar]; or [sso]",
-            path.display()
-        );
+        bail!("{} enables no service: add [sso], or [mapping] with [rpc] or [sidecar]", path.display());
     }
     let rpc_connections = config.rpc.as_ref().map_or(0, |rpc| rpc.limits.connections_max);
     let others = config.sso.as_ref().map_or(0, |sso| sso.limits.connections_max)
@@ -203,7 +200,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     if let Some(admin) = &config.admin {
         let port = http::Port::bind(admin).await?;
         let address = port.address();
-        info!(operators = token.is_some(), %address, "Serving health");
+        info!(operators = token.is_some(), %address, "Serving the admin port");
         connections.push(port.meter());
         let parts = metrics::Parts {
             server: server.as_deref().or(sso.as_ref().map(|sso| &*sso.server)),

@@ -185,7 +185,7 @@ impl Sidecar {
         let front = match (&self.front, &sidecar.proxy) {
             (Some(front), Some(proxy)) => {
                 let listener = listen_on(proxy.listen, "sidecar.proxy.listen").await?;
-                info!(address = %listener.local_addr()?, "Serving clients");
+                info!(address = %listener.local_addr()?, "Serving the TLS-terminating proxy");
                 Some((Arc::clone(front), listener))
             }
             _ => None,
@@ -201,7 +201,7 @@ struct CacheCollector(Arc<ArcSwap<sidecar::Sidecar>>);
 impl Collector for CacheCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         let entries = ConstGauge::new(self.0.load().remembered());
-        let family = ("sidecar_remembered", "Cached decisions for web servers and clients now", None);
+        let family = ("sidecar_cache_entries", "Cached decisions for web servers and clients now", None);
         encode_family(&mut encoder, family, [(NO_LABELS, entries)])
     }
 }

@@ -27,8 +27,8 @@ use super::client_verifier::accept;
 use super::lingering::Lingering;
 use super::tls::H2;
 use super::upstream::{
-    Behind, Body, Client, REQUESTS_MAX, Timeouts, Upstream, authority, count_not_passed_on, no_host, plain,
-    refusal as refuse, strip, with_cookie,
+    Body, Client, REQUESTS_MAX, RequestOrigin, Timeouts, Upstream, authority, count_not_passed_on, no_host,
+    plain, refusal as refuse, strip, with_cookie,
 };
 use super::watched::Watched;
 use crate::Clock;
@@ -450,8 +450,9 @@ impl Connection {
         };
         let cookies = Cookies::Headers(request.headers());
         let ask = Ask { presented, target, cookies, source: Some(self.address), now: (self.front.clock)() };
-        let behind =
-            |account| Behind::Tls(Client { address: self.address.ip(), account, close: self.close.clone() });
+        let behind = |account| {
+            RequestOrigin::Tls(Client { address: self.address.ip(), account, close: self.close.clone() })
+        };
         let decided = sidecar.decide("proxy", ask).await;
         let set_cookie = sidecar.set_cookie(&decided, cookies);
         match decided {
@@ -501,8 +502,8 @@ impl Connection {
             Refusal::Undecided(_) | Refusal::Broken(_) => self.front.log_limiter.once(reason, || {
                 warn!(dialect = "proxy", reason, "Cannot decide which account a certificate belongs to");
             }),
-            Refusal::Chain(error) => debug!(reason, error = error.name(), "Refused"),
-            _ => debug!(reason, "Refused"),
+            Refusal::Chain(error) => debug!(reason, error = error.name(), "Request rejected"),
+            _ => debug!(reason, "Request rejected"),
         }
     }
 }

@@ -14,13 +14,13 @@ pub(super) enum Failure {
     #[error("unreachable: {0}")]
     Unreachable(io::Error),
     #[error("connect timeout")]
-    ConnectLate,
+    ConnectTimeout,
     #[error("the TLS handshake failed: {0}")]
     Tls(io::Error),
     #[error("HTTP/2 was not agreed on in the TLS handshake")]
     NoProtocol,
     #[error("response timeout")]
-    Late,
+    ResponseTimeout,
     #[error("connection lost, or not HTTP: {}", Causes(.0))]
     Broken(hyper::Error),
     #[error("invalid upstream response: unsupported Transfer-Encoding or unexpected 101")]
@@ -33,7 +33,7 @@ pub(super) enum Reason {
     /// No connection.
     Unreachable,
     /// No connection, or no TLS, in time.
-    ConnectLate,
+    ConnectTimeout,
     /// No path leads from the application's certificate to a CA of `upstream_ca`.
     CertificateUntrusted,
     /// The certificate is for another name.
@@ -49,7 +49,7 @@ pub(super) enum Reason {
     /// None of the protocols that we offer by ALPN is the application's, or it did not agree to the one that is configured.
     NoProtocol,
     /// Nothing was taken of a request, or no answer begun, in time.
-    Late,
+    ResponseTimeout,
     /// The connection ended, a stream was reset, or what came is not HTTP.
     Broken,
     /// The answer has an unknown transfer coding, or changes the protocol.
@@ -59,7 +59,7 @@ pub(super) enum Reason {
 impl Reason {
     const ALL: [Self; 12] = [
         Self::Unreachable,
-        Self::ConnectLate,
+        Self::ConnectTimeout,
         Self::CertificateUntrusted,
         Self::CertificateName,
         Self::CertificateExpired,
@@ -67,7 +67,7 @@ impl Reason {
         Self::Certificate,
         Self::Tls,
         Self::NoProtocol,
-        Self::Late,
+        Self::ResponseTimeout,
         Self::Broken,
         Self::Protocol,
     ];
@@ -76,7 +76,7 @@ impl Reason {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Unreachable => "unreachable",
-            Self::ConnectLate => "connect_late",
+            Self::ConnectTimeout => "connect_timeout",
             Self::CertificateUntrusted => "certificate_untrusted",
             Self::CertificateName => "certificate_name",
             Self::CertificateExpired => "certificate_expired",
@@ -84,7 +84,7 @@ impl Reason {
             Self::Certificate => "certificate",
             Self::Tls => "tls",
             Self::NoProtocol => "no_protocol",
-            Self::Late => "late",
+            Self::ResponseTimeout => "response_timeout",
             Self::Broken => "broken",
             Self::Protocol => "protocol",
         }
@@ -127,7 +127,7 @@ impl Failure {
     pub(super) fn reason(&self) -> Reason {
         match self {
             Self::Unreachable(_) => Reason::Unreachable,
-            Self::ConnectLate => Reason::ConnectLate,
+            Self::ConnectTimeout => Reason::ConnectTimeout,
             Self::Tls(error) => match of_rustls(error) {
                 Some(rustls::Error::InvalidCertificate(error)) => Reason::of_certificate(error),
                 Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
@@ -136,7 +136,7 @@ impl Failure {
                 _ => Reason::Tls,
             },
             Self::NoProtocol => Reason::NoProtocol,
-            Self::Late => Reason::Late,
+            Self::ResponseTimeout => Reason::ResponseTimeout,
             // With TLS 1.3 an application rejects our certificate when the handshake is over for us.
             Self::Broken(error) => {
                 let is_tls = causes(error).any(|cause| {
@@ -153,7 +153,7 @@ impl Failure {
     /// What the client is answered.
     pub(super) const fn answer(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::ConnectLate | Self::Late => {
+            Self::ConnectTimeout | Self::ResponseTimeout => {
                 (StatusCode::GATEWAY_TIMEOUT, "the application did not answer in time\n")
             }
             Self::Unreachable(_) | Self::Tls(_) | Self::NoProtocol | Self::Broken(_) | Self::Protocol => {

@@ -66,13 +66,13 @@ const APPLICATION_TIMEOUT: Duration = Duration::from_secs(300);
 /// For a request with all that comes of it: a certificate that is revoked is good there until then.
 const LIFE_MAX: Duration = Duration::from_secs(3600);
 /// How long a request counts whose client took it back: the application may not notice, or work on.
-const TAKEN_BACK_TIME: Duration = Duration::from_secs(1);
+const CANCELLED_HOLD: Duration = Duration::from_secs(1);
 /// For a peer to close its connection after it was asked to, if no request is open.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a request came from.
+/// Where a request came from.
 #[derive(Clone, Debug)]
-pub enum Behind {
+pub enum RequestOrigin {
     /// A proxy, whose `X-Forwarded-…` stay as they are.
     Proxy,
     /// Nothing: this client spoke TLS with us. `X-Forwarded-…` and `Forwarded` are ours to say.
@@ -116,7 +116,7 @@ impl Drop for Unanswered {
         // Without a runtime, its connections are gone.
         if let (Some(permit), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
             runtime.spawn(async move {
-                sleep(TAKEN_BACK_TIME).await;
+                sleep(CANCELLED_HOLD).await;
                 drop(permit);
             });
         }
@@ -269,7 +269,7 @@ impl Upstream {
     pub async fn forward(
         &self,
         mut request: Request<Incoming>,
-        behind: Behind,
+        origin: RequestOrigin,
         stamp: impl FnOnce(&mut HeaderMap),
         strip: impl Fn(&mut HeaderMap) + Send + 'static,
     ) -> Response<Body> {
@@ -283,9 +283,9 @@ impl Upstream {
         };
         let is_websocket = hop::wants_websocket(&request) && self.opens_websockets();
         let upgrade = is_websocket.then(|| hyper::upgrade::on(&mut request));
-        let client = match &behind {
-            Behind::Proxy => None,
-            Behind::Tls(client) => Some(client),
+        let client = match &origin {
+            RequestOrigin::Proxy => None,
+            RequestOrigin::Tls(client) => Some(client),
         };
         let permit = match self.request_limit.acquire(client, self.timeouts.turn).await {
             Ok(permit) => Arc::new(permit),
@@ -335,7 +335,7 @@ impl Upstream {
         let pool = self.pool.load_full();
         let answered = tokio::select! {
             answered = pool.send(request, &target) => answered,
-            () = sending.stands_still(self.timeouts.head) => Err(Failure::Late),
+            () = sending.stands_still(self.timeouts.head) => Err(Failure::ResponseTimeout),
         };
         unanswered.0 = None;
         let Answered { mut response, lease, task } = match answered {

@@ -302,7 +302,7 @@ impl Pool {
                 }
             }
         });
-        connected.await.unwrap_or(Err(Failure::ConnectLate))
+        connected.await.unwrap_or(Err(Failure::ConnectTimeout))
     }
 }
 

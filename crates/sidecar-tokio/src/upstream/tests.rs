@@ -37,16 +37,16 @@ fn impatient(place: &UpstreamPlace, timeouts: Timeouts) -> Upstream {
 }
 
 /// Somewhere to send requests, which are passed on.
-async fn hop(upstream: Upstream, behind: Behind) -> TcpStream {
-    hop_to(Arc::new(upstream), behind).await
+async fn hop(upstream: Upstream, origin: RequestOrigin) -> TcpStream {
+    hop_to(Arc::new(upstream), origin).await
 }
 
-async fn hop_to(upstream: Arc<Upstream>, behind: Behind) -> TcpStream {
+async fn hop_to(upstream: Arc<Upstream>, origin: RequestOrigin) -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
     let service = service_fn(move |request| {
-        let (upstream, behind) = (Arc::clone(&upstream), behind.clone());
+        let (upstream, origin) = (Arc::clone(&upstream), origin.clone());
         async move {
             let stamp = |headers: &mut HeaderMap| {
                 headers.insert("remote-user", HeaderValue::from_static("CONTOSO\\alice"));
@@ -54,7 +54,7 @@ async fn hop_to(upstream: Arc<Upstream>, behind: Behind) -> TcpStream {
             let strip = |trailers: &mut HeaderMap| {
                 trailers.remove("remote-user");
             };
-            Ok::<_, Infallible>(upstream.forward(request, behind, stamp, strip).await)
+            Ok::<_, Infallible>(upstream.forward(request, origin, stamp, strip).await)
         }
     });
     tokio::spawn(async move {
@@ -69,8 +69,8 @@ fn client(address: &str) -> Client {
     Client { address: address.parse().unwrap(), account: None, close: CancellationToken::new() }
 }
 
-fn tls() -> Behind {
-    Behind::Tls(client(CLIENT))
+fn tls() -> RequestOrigin {
+    RequestOrigin::Tls(client(CLIENT))
 }
 
 /// An application's place, and where it listens.
@@ -99,9 +99,9 @@ async fn read_all(stream: &mut TcpStream) -> String {
 }
 
 /// What an application sees of a request, and the client of its answer.
-async fn through(behind: Behind, request: &str, end: &str, answer: &str) -> (Vec<String>, String) {
+async fn through(origin: RequestOrigin, request: &str, end: &str, answer: &str) -> (Vec<String>, String) {
     let (place, listener) = application().await;
-    let mut client = hop(upstream(&place), behind).await;
+    let mut client = hop(upstream(&place), origin).await;
     client.write_all(request.as_bytes()).await.unwrap();
     let serving = async {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -119,9 +119,9 @@ async fn through(behind: Behind, request: &str, end: &str, answer: &str) -> (Vec
 const DONE: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 
 /// What an application sees of a request without a body.
-async fn seen(behind: Behind, fields: &str) -> Vec<String> {
+async fn seen(origin: RequestOrigin, fields: &str) -> Vec<String> {
     let request = format!("GET /a?b HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n{fields}\r\n");
-    through(behind, &request, "\r\n\r\n", DONE).await.0
+    through(origin, &request, "\r\n\r\n", DONE).await.0
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn what_belongs_to_a_hop_ends_there() {
         Keep-Alive: timeout=5\r\nProxy-Authorization: Basic eA==\r\nProxy-Connection: keep-alive\r\nProxy: http://127.0.0.1:1\r\n\
         Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nExpect: 100-continue\r\nAccept: */*\r\n";
     let expected = ["GET /a?b HTTP/1.1", "accept: */*", "host: app.example", "remote-user: CONTOSO\\alice"];
-    assert_eq!(seen(Behind::Proxy, fields).await, expected);
+    assert_eq!(seen(RequestOrigin::Proxy, fields).await, expected);
 }
 
 #[tokio::test]
@@ -147,7 +147,7 @@ async fn the_front_says_whom_it_got_a_request_from_and_a_proxy_is_believed() {
         "x-forwarded-proto: https",
     ];
     assert_eq!(seen(tls(), fields).await, expected);
-    let kept = seen(Behind::Proxy, fields).await;
+    let kept = seen(RequestOrigin::Proxy, fields).await;
     let is_clients =
         |line: &String| line.contains("moved") || line.contains('_') || line.ends_with("198.51.100.2");
     assert!(!kept.iter().any(is_clients), "{kept:?}");
@@ -163,7 +163,7 @@ async fn a_body_has_one_length() {
         "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n",
     ] {
         let request = format!("{head}{fields}\r\n5\r\n12345\r\n0\r\nX-Trailer: 1\r\n\r\n");
-        let (seen, got) = through(Behind::Proxy, &request, "0\r\n\r\n", DONE).await;
+        let (seen, got) = through(RequestOrigin::Proxy, &request, "0\r\n\r\n", DONE).await;
         assert!(seen.contains(&"transfer-encoding: chunked".to_owned()), "{seen:?}");
         assert!(!seen.iter().any(|line| line.starts_with("content-length")), "{seen:?}");
         assert!(
@@ -173,7 +173,7 @@ async fn a_body_has_one_length() {
         assert!(got.starts_with("HTTP/1.1 204 "), "{got}");
     }
     let request = format!("{head}Content-Length: 5\r\n\r\n12345");
-    let (seen, _) = through(Behind::Proxy, &request, "12345", DONE).await;
+    let (seen, _) = through(RequestOrigin::Proxy, &request, "12345", DONE).await;
     assert!(seen.contains(&"content-length: 5".to_owned()), "{seen:?}");
 }
 
@@ -200,7 +200,7 @@ async fn announced_trailers_pass_over_http_1() {
 async fn over_http2_too_a_body_has_one_length() {
     for (other, is_passed_on) in [("5", true), ("6", false)] {
         let (place, listener) = application().await;
-        let client = TokioIo::new(hop(upstream(&place), Behind::Proxy).await);
+        let client = TokioIo::new(hop(upstream(&place), RequestOrigin::Proxy).await);
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), client).await.unwrap();
         tokio::spawn(connection);
@@ -228,7 +228,7 @@ async fn over_http2_too_a_body_has_one_length() {
 /// What is answered to a request that must not reach the application.
 async fn refuses(request: &str, status: &str) {
     let (place, listener) = application().await;
-    let mut client = hop(upstream(&place), Behind::Proxy).await;
+    let mut client = hop(upstream(&place), RequestOrigin::Proxy).await;
     client.write_all(request.as_bytes()).await.unwrap();
     let got = tokio::select! {
         got = read_all(&mut client) => got,
@@ -261,14 +261,14 @@ async fn what_can_be_read_in_two_ways_is_not_passed_on() {
 #[tokio::test]
 async fn a_whole_url_is_a_path_and_a_host() {
     let request = "GET http://app.example/x HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n\r\n";
-    let (seen, _) = through(Behind::Proxy, request, "\r\n\r\n", DONE).await;
+    let (seen, _) = through(RequestOrigin::Proxy, request, "\r\n\r\n", DONE).await;
     assert_eq!(seen, ["GET /x HTTP/1.1", "host: app.example", "remote-user: CONTOSO\\alice"]);
 }
 
 /// What a client gets of an answer, head in lower case without its date.
 async fn got(method: &str, answer: &str) -> String {
     let request = format!("{method} / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    let (_, got) = through(Behind::Proxy, &request, "\r\n\r\n", answer).await;
+    let (_, got) = through(RequestOrigin::Proxy, &request, "\r\n\r\n", answer).await;
     let (head, body) = got.split_once("\r\n\r\n").unwrap();
     let head: Vec<_> = head.split("\r\n").filter(|line| !line.starts_with("date: ")).collect();
     format!("{}|{body}", head.join("|"))
@@ -319,7 +319,7 @@ async fn an_application_that_is_down_is_a_bad_gateway() {
     let (place, listener) = application().await;
     drop(listener);
     for place in [place, UpstreamPlace::Unix("/nonexistent/app.sock".into())] {
-        let mut client = hop(upstream(&place), Behind::Proxy).await;
+        let mut client = hop(upstream(&place), RequestOrigin::Proxy).await;
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
         let got = read_all(&mut client).await;
         assert!(got.starts_with("HTTP/1.1 502 "), "{place:?}: {got}");
@@ -334,7 +334,7 @@ async fn an_application_that_is_silent_is_a_gateway_timeout() {
     let (place, _listener) = application().await;
     let timeouts =
         Timeouts { turn: SHORT, head: SHORT, client: LONG, application: LONG, ..Timeouts::default() };
-    let mut client = hop(impatient(&place, timeouts), Behind::Proxy).await;
+    let mut client = hop(impatient(&place, timeouts), RequestOrigin::Proxy).await;
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let got = read_all(&mut client).await;
     assert!(got.starts_with("HTTP/1.1 504 "), "{got}");
@@ -345,7 +345,7 @@ async fn a_client_that_stops_is_not_the_applications_fault() {
     let (place, listener) = application().await;
     let timeouts =
         Timeouts { turn: SHORT, head: SHORT, client: 4 * SHORT, application: LONG, ..Timeouts::default() };
-    let mut client = hop(impatient(&place, timeouts), Behind::Proxy).await;
+    let mut client = hop(impatient(&place, timeouts), RequestOrigin::Proxy).await;
     client
         .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 10\r\n\r\n12345")
         .await
@@ -368,7 +368,7 @@ async fn an_answer_that_breaks_off_is_not_made_whole() {
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n", false),
     ] {
         let (place, listener) = application().await;
-        let mut client = hop(impatient(&place, timeouts), Behind::Proxy).await;
+        let mut client = hop(impatient(&place, timeouts), RequestOrigin::Proxy).await;
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         let (mut stream, _) = listener.accept().await.unwrap();
         read_until(&mut stream, "\r\n\r\n").await;
@@ -454,7 +454,7 @@ async fn nothing_lasts_longer_than_a_decision_is_good() {
 #[tokio::test]
 async fn a_client_that_waits_for_100_gets_it_when_the_body_is_taken() {
     let (place, listener) = application().await;
-    let mut client = hop(upstream(&place), Behind::Proxy).await;
+    let mut client = hop(upstream(&place), RequestOrigin::Proxy).await;
     client
         .write_all(b"PUT / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
         .await
@@ -482,7 +482,7 @@ async fn connections_are_kept_and_one_that_was_closed_is_no_failure() {
     let (place, listener) = application().await;
     let upstream = upstream(&place);
     let pool = upstream.pool.load_full();
-    let mut client = hop(upstream, Behind::Proxy).await;
+    let mut client = hop(upstream, RequestOrigin::Proxy).await;
     let connections = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&connections);
     let serving = tokio::spawn(async move {
@@ -514,7 +514,7 @@ async fn what_is_not_safe_is_not_sent_twice() {
     let (place, listener) = application().await;
     let upstream = upstream(&place);
     let pool = upstream.pool.load_full();
-    let mut client = hop(upstream, Behind::Proxy).await;
+    let mut client = hop(upstream, RequestOrigin::Proxy).await;
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();
     read_until(&mut stream, "\r\n\r\n").await;
@@ -539,7 +539,7 @@ async fn an_application_may_be_at_a_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    let mut client = hop(upstream(&UpstreamPlace::Unix(path)), Behind::Proxy).await;
+    let mut client = hop(upstream(&UpstreamPlace::Unix(path)), RequestOrigin::Proxy).await;
     client.write_all(b"GET /u HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut start = [0; 16];
@@ -588,7 +588,7 @@ async fn a_websocket_is_bytes_both_ways() {
 async fn a_websocket_that_is_evicted_ends() {
     let (place, listener) = application().await;
     let client = client(CLIENT);
-    let mut stream = hop(upstream(&place), Behind::Tls(client.clone())).await;
+    let mut stream = hop(upstream(&place), RequestOrigin::Tls(client.clone())).await;
     stream.write_all(OPEN.as_bytes()).await.unwrap();
     let (mut application, _) = listener.accept().await.unwrap();
     read_until(&mut application, "\r\n\r\n").await;
@@ -601,7 +601,7 @@ async fn a_websocket_that_is_evicted_ends() {
 #[tokio::test]
 async fn a_websocket_that_is_refused_is_an_answer_like_others() {
     let (_, got) = through(
-        Behind::Proxy,
+        RequestOrigin::Proxy,
         &OPEN.replace("keep-alive, ", "close, "),
         "\r\n\r\n",
         "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\nno",
@@ -618,7 +618,7 @@ async fn more_requests_than_there_is_room_for_are_told_so() {
     for _ in 0..REQUESTS_MAX {
         all.push(upstream.request_limit.acquire(None, SHORT).await.unwrap());
     }
-    let mut client = hop(upstream, Behind::Proxy).await;
+    let mut client = hop(upstream, RequestOrigin::Proxy).await;
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let got = read_all(&mut client).await;
     assert!(got.starts_with("HTTP/1.1 503 "), "{got}");
@@ -626,8 +626,8 @@ async fn more_requests_than_there_is_room_for_are_told_so() {
 
 #[tokio::test]
 async fn a_client_has_a_share_and_others_have_theirs() {
-    for (behind, is_full) in
-        [(tls(), true), (Behind::Tls(client("192.0.2.8")), false), (Behind::Proxy, false)]
+    for (origin, is_full) in
+        [(tls(), true), (RequestOrigin::Tls(client("192.0.2.8")), false), (RequestOrigin::Proxy, false)]
     {
         let (place, listener) = application().await;
         let upstream = impatient(&place, Timeouts { turn: SHORT, ..Timeouts::default() });
@@ -635,14 +635,14 @@ async fn a_client_has_a_share_and_others_have_theirs() {
         for _ in 0..PER_CLIENT_MAX {
             all.push(upstream.request_limit.acquire(Some(&client(CLIENT)), SHORT).await.unwrap());
         }
-        let mut client = hop(upstream, behind.clone()).await;
+        let mut client = hop(upstream, origin.clone()).await;
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
         tokio::select! {
             got = read_all(&mut client) => {
                 assert!(got.starts_with("HTTP/1.1 503 ") && got.ends_with("too many requests\n"), "{got}");
-                assert!(is_full, "{behind:?}");
+                assert!(is_full, "{origin:?}");
             }
-            _ = listener.accept() => assert!(!is_full, "{behind:?}"),
+            _ = listener.accept() => assert!(!is_full, "{origin:?}"),
         }
     }
 }
@@ -695,7 +695,7 @@ async fn the_rest_of_an_answered_request_has_its_permit_and_ends_soon() {
 async fn an_answer_arrives_at_a_client_that_sends_everything_first() {
     const LEN: usize = 32 << 20;
     let (place, listener) = application().await;
-    let mut client = hop(upstream(&place), Behind::Proxy).await;
+    let mut client = hop(upstream(&place), RequestOrigin::Proxy).await;
     let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LEN}\r\n\r\n");
     let serving = async {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -736,7 +736,7 @@ async fn a_request_that_ends_connections_is_sent_twice_at_most() {
     let upstream = Arc::new(upstream);
     let mut clients = Vec::new();
     for _ in 0..3 {
-        clients.push(hop_to(Arc::clone(&upstream), Behind::Proxy).await);
+        clients.push(hop_to(Arc::clone(&upstream), RequestOrigin::Proxy).await);
     }
     let mut streams = Vec::new();
     for client in &mut clients {

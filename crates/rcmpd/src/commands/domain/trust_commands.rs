@@ -28,11 +28,11 @@ pub(super) fn print(
     if let Some(name) = named.into_iter().find(|name| name.chars().any(is_hidden)) {
         bail!("no commands are printed, because {name} has invisible or control characters");
     }
-    let all = [SideArg::Ours, SideArg::Samba, SideArg::Powershell];
+    let all = [SideArg::Rcmpd, SideArg::Samba, SideArg::Powershell];
     let wanted = all.into_iter().filter(|side| sides.is_empty() || sides.contains(side));
     let printed: Vec<(&str, &str, Vec<String>)> = wanted
         .map(|side| match side {
-            SideArg::Ours => ("ours", "if the other side runs rcmpd", trust.ours()),
+            SideArg::Rcmpd => ("ours", "if the other side runs rcmpd", trust.rcmpd()),
             SideArg::Samba => ("samba", "on a Samba domain controller", trust.samba()),
             SideArg::Powershell => {
                 ("powershell", "on a Windows domain controller, in PowerShell", trust.powershell())
@@ -96,7 +96,7 @@ impl Trust<'_> {
         matches!(self.peer.channel, ChannelKind::Workstation | ChannelKind::Server)
     }
 
-    fn ours(&self) -> Vec<String> {
+    fn rcmpd(&self) -> Vec<String> {
         let domain = &self.config.domain;
         let there = format!("trusts/{}", domain.netbios);
         let mut lines = Vec::new();

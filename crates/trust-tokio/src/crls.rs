@@ -80,7 +80,7 @@ impl Fetcher {
 
 /// A configured CRL.
 #[derive(Debug)]
-pub struct List {
+pub struct ConfiguredCrl {
     source: CrlSource,
     slot: usize,
     seen: Mutex<Seen>,
@@ -112,7 +112,7 @@ impl Stamp {
     }
 }
 
-impl List {
+impl ConfiguredCrl {
     /// The CRL of a slot in [`Trust`], which is not read yet.
     pub fn new(slot: usize, source: CrlSource) -> Self {
         Self { source, slot, seen: Mutex::default() }
@@ -127,7 +127,7 @@ impl List {
     pub fn begin(
         &self,
         trust: &Trust,
-        before: &[Arc<Lists>],
+        before: &[Arc<CrlSet>],
         now: FileTime,
     ) -> anyhow::Result<Option<String>> {
         let kept = before.iter().any(|before| self.adopt(trust, before));
@@ -146,12 +146,12 @@ impl List {
         }
     }
 
-    /// Takes over the same list from before.
-    fn adopt(&self, trust: &Trust, before: &Lists) -> bool {
-        let Some(list) = before.lists.iter().find(|list| list.source == self.source) else { return false };
-        // First what is known of the list, then the list: if another one comes between, it is only read once more.
-        let seen = *list.seen();
-        let kept = trust.adopt_crl(self.slot, &before.trust, list.slot);
+    /// Takes over the same CRL from the previous configuration.
+    fn adopt(&self, trust: &Trust, before: &CrlSet) -> bool {
+        let Some(previous) = before.crls.iter().find(|crl| crl.source == self.source) else { return false };
+        // First what is known of the CRL, then the CRL: if another one is installed in between, it is only read once more.
+        let seen = *previous.seen();
+        let kept = trust.adopt_crl(self.slot, &before.trust, previous.slot);
         if kept {
             *self.seen() = seen;
         }
@@ -209,7 +209,7 @@ impl List {
         now: fn() -> FileTime,
     ) -> Result<(), String> {
         let (this, trust) = (Arc::clone(self), Arc::clone(trust));
-        // A large list takes a second: not on a thread that answers.
+        // A large CRL takes a second: not on a thread that answers.
         let done = match &self.source {
             CrlSource::File(path) if self.is_unchanged(path) => return Ok(()),
             CrlSource::File(path) => {
@@ -250,7 +250,7 @@ impl List {
     }
 }
 
-/// Whether an error goes away by itself: when the next list is there, or when the clock is right.
+/// Whether an error goes away by itself: when the next CRL is there, or when the clock is right.
 fn is_for_now(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(CrlError::Expired(_) | CrlError::NotYetValid(_)))
 }
@@ -259,13 +259,13 @@ fn seconds(time: Duration) -> i64 {
     i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// When a list should have been followed by another one.
+/// When a newer CRL should have replaced this one.
 fn near_end(facts: &CrlFacts) -> i64 {
     let (start, end) = (facts.this_update.to_unix(), facts.next_update.to_unix());
     end - seconds(NEAR_END).min(end.saturating_sub(start).max(0) / 4)
 }
 
-/// How long until the next look: as configured, or sooner while there is no list, and when one becomes old.
+/// How long until the next look: as configured, or sooner while there is no CRL, and when one becomes old.
 fn pause(facts: Option<&CrlFacts>, every: Duration, now: FileTime) -> Duration {
     let Some(facts) = facts.filter(|facts| now < facts.next_update) else { return RETRY.min(every) };
     let now = now.to_unix();
@@ -342,17 +342,17 @@ struct Care {
 
 /// The CRLs of a configuration. They are refreshed for as long as this lives.
 #[derive(Debug)]
-pub struct Lists {
+pub struct CrlSet {
     trust: Arc<Trust>,
-    lists: Vec<Arc<List>>,
+    crls: Vec<Arc<ConfiguredCrl>>,
     _tasks: JoinSet<()>,
 }
 
 /// The first download of CRLs.
 #[derive(Debug)]
-pub struct FirstLook(mpsc::Receiver<()>);
+pub struct InitialFetch(mpsc::Receiver<()>);
 
-impl Lists {
+impl CrlSet {
     /// Copies the ages of CRLs to a new trust, so that an older CRL is rejected.
     pub fn remember_ages(&self, trust: &Trust) {
         trust.remember_ages(&self.trust);
@@ -361,23 +361,23 @@ impl Lists {
     /// Refreshes CRLs until the value is dropped. The other value waits for the first download of each.
     pub fn keep(
         trust: Arc<Trust>,
-        lists: &[Arc<List>],
+        crls: &[Arc<ConfiguredCrl>],
         every: Duration,
         fetcher: &Arc<Fetcher>,
         now: fn() -> FileTime,
-    ) -> (Self, FirstLook) {
+    ) -> (Self, InitialFetch) {
         let mut tasks = JoinSet::new();
         let (first, all) = mpsc::channel(1);
         let care = Care { trust: Arc::clone(&trust), every, fetcher: Arc::clone(fetcher), now };
-        for list in lists {
-            tasks.spawn(Arc::clone(list).keep(care.clone(), first.clone()));
+        for crl in crls {
+            tasks.spawn(Arc::clone(crl).keep(care.clone(), first.clone()));
         }
-        (Self { trust, lists: lists.to_vec(), _tasks: tasks }, FirstLook(all))
+        (Self { trust, crls: crls.to_vec(), _tasks: tasks }, InitialFetch(all))
     }
 
     /// Each CRL by its name in the configuration, with its facts if it is loaded.
     pub fn facts(&self) -> impl Iterator<Item = (String, Option<CrlFacts>)> {
-        self.lists.iter().map(|list| (list.source.to_string(), self.trust.crl_facts(list.slot)))
+        self.crls.iter().map(|crl| (crl.source.to_string(), self.trust.crl_facts(crl.slot)))
     }
 }
 
@@ -393,14 +393,14 @@ impl<F> fmt::Debug for CrlCollector<F> {
 
 #[derive(Clone, Debug, EncodeLabelSet)]
 struct CrlLabels {
-    list: String,
+    crl: String,
     issuer: String,
 }
 
-impl<F: Fn() -> Option<Arc<Lists>> + Send + Sync + 'static> Collector for CrlCollector<F> {
+impl<F: Fn() -> Option<Arc<CrlSet>> + Send + Sync + 'static> Collector for CrlCollector<F> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let lists = (self.0)();
-        let lists: Vec<_> = lists.iter().flat_map(|lists| lists.facts()).collect();
+        let set = (self.0)();
+        let crls: Vec<_> = set.iter().flat_map(|set| set.facts()).collect();
         type Value = fn(&CrlFacts) -> i64;
         let families: [(&str, &str, Option<Unit>, Value); 3] = [
             (
@@ -420,10 +420,10 @@ impl<F: Fn() -> Option<Arc<Lists>> + Send + Sync + 'static> Collector for CrlCol
             }),
         ];
         for (name, help, unit, value) in families {
-            let samples = lists.iter().map(|(list, facts)| {
+            let samples = crls.iter().map(|(crl, facts)| {
                 let issuer = facts.as_ref().map_or_else(String::new, |facts| facts.issuer.clone());
                 let value = facts.as_ref().map_or(0, value);
-                (CrlLabels { list: list.clone(), issuer }, ConstGauge::new(value))
+                (CrlLabels { crl: crl.clone(), issuer }, ConstGauge::new(value))
             });
             encode_family(&mut encoder, (name, help, unit), samples)?;
         }
@@ -431,7 +431,7 @@ impl<F: Fn() -> Option<Arc<Lists>> + Send + Sync + 'static> Collector for CrlCol
     }
 }
 
-impl FirstLook {
+impl InitialFetch {
     /// Waits for the first download of each, for a limited time.
     pub async fn wait(looks: impl IntoIterator<Item = Self>) {
         let all = async {
@@ -446,14 +446,18 @@ impl FirstLook {
 }
 
 /// Downloads CRLs once, for a command; returns the failures.
-pub async fn fetch_once(trust: &Arc<Trust>, lists: &[Arc<List>], now: fn() -> FileTime) -> Vec<String> {
+pub async fn fetch_once(
+    trust: &Arc<Trust>,
+    crls: &[Arc<ConfiguredCrl>],
+    now: fn() -> FileTime,
+) -> Vec<String> {
     let fetcher = Arc::new(Fetcher::default());
     let mut looks = JoinSet::new();
-    for list in lists.iter().filter(|list| matches!(list.source, CrlSource::Url(_))) {
-        let (list, trust, fetcher) = (Arc::clone(list), Arc::clone(trust), Arc::clone(&fetcher));
+    for crl in crls.iter().filter(|crl| matches!(crl.source, CrlSource::Url(_))) {
+        let (crl, trust, fetcher) = (Arc::clone(crl), Arc::clone(trust), Arc::clone(&fetcher));
         looks.spawn(async move {
-            let looked = list.look(&trust, &fetcher, now).await;
-            looked.err().map(|error| format!("{}: {error}", list.source))
+            let looked = crl.look(&trust, &fetcher, now).await;
+            looked.err().map(|error| format!("{}: {error}", crl.source))
         });
     }
     looks.join_all().await.into_iter().flatten().collect()
