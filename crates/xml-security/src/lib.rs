@@ -1,0 +1,48 @@
+//! XML signature and encryption of SOAP 1.2 messages as WS-Security 1.1 and WS-SecureConversation of February 2005 use them.
+//!
+//! There is one tree of a message ([`Document`]): what is parsed is canonicalised, decrypted in place, verified, read and written.
+//! [`secure`] signs and encrypts an envelope; [`open`] decrypts and verifies one, and requires that everything is protected that has to be.
+//! Both serve requests and replies. The tokens are a SecurityContextToken, or a key that is encrypted to a certificate; all keys that are
+//! used are derived from them.
+//!
+//! This crate has no I/O and no clock. Keys come by a trait ([`Keys`], [`Signer`]), times and random octets as arguments.
+
+mod c14n;
+mod encryption;
+mod envelope;
+mod ids;
+mod key;
+pub mod names;
+mod open;
+mod parse;
+mod rejected;
+mod rsa;
+mod secure;
+mod signature;
+mod suite;
+mod time;
+mod token;
+mod tree;
+mod write;
+
+pub use c14n::{canonicalize, canonicalize_without};
+pub use encryption::PARTS_MAX;
+pub use envelope::Envelope;
+pub use ids::Ids;
+pub use key::{Key, p_sha1, sha1};
+pub use open::{
+    ContextToken, DERIVED_KEYS_MAX, Direction, Endorsement, Keys, NoKey, OpenError, OpenPolicy, Opened,
+    Presence, SKEW_DEFAULT, WINDOW_DEFAULT, open, open_document,
+};
+pub use parse::{ATTRIBUTES_MAX, DECLARATIONS_MAX, DEPTH_MAX, MESSAGE_MAX, NODES_MAX, ParseLimits, XmlError};
+pub use rejected::{Reason, Rejected};
+pub use rsa::{Certificate, DecryptionKey, RsaError, Signer, SigningKey};
+pub use secure::{
+    EndorseWith, ProtectionToken, SecureError, SecurePolicy, Secured, VALIDITY_DEFAULT, secure,
+};
+pub use signature::{Covered, PREFIXES_MAX, REFERENCES_MAX, verify};
+pub use suite::{Cipher, Hash, Suite};
+pub use time::Timestamp;
+pub use token::{KeyReference, LABEL_DEFAULT, NONCE_MAX, OFFSET_MAX, TokenName, UsernameToken};
+pub use tree::{Document, NodeId};
+pub use write::Unwritable;
