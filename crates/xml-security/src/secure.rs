@@ -120,16 +120,43 @@ pub enum SecureError {
 /// # Errors
 /// If the document is no such envelope, or a key cannot be used.
 pub fn secure(
+    document: Document,
+    policy: &SecurePolicy<'_>,
+    random: &mut dyn FnMut(&mut [u8]),
+) -> Result<Secured, SecureError> {
+    secure_in_steps(document, policy, random, &mut ())
+}
+
+/// What is done between the steps of securing a message. Only tests do something: they make messages that are secured wrongly.
+pub(crate) trait Steps {
+    /// `targets` are about to be signed.
+    fn before_signing(&mut self, _document: &mut Document, _targets: &mut Vec<(NodeId, String)>) {}
+    /// All is signed, and the parts are about to be encrypted.
+    fn before_encryption(&mut self, _document: &mut Document, _parts: &mut Vec<(NodeId, PartType)>) {}
+}
+
+impl Steps for () {}
+
+pub(crate) fn secure_in_steps(
     mut document: Document,
     policy: &SecurePolicy<'_>,
     random: &mut dyn FnMut(&mut [u8]),
+    steps: &mut dyn Steps,
 ) -> Result<Secured, SecureError> {
     let envelope = Envelope::of(&document)?;
     if document.elements(envelope.header).any(|node| document.is(node, SECURITY.name("Security"))) {
         return Err(Reason::Shape("o:Security").into());
     }
     let ids = Ids::of(&document, Some(envelope.body))?;
+    // Declared once instead of on each element; what is canonical does not change.
+    let root = document.root();
+    if document.namespace_at(root, UTILITY.prefix).is_none() {
+        document.declare(root, UTILITY.prefix, UTILITY.uri);
+    }
     let security = document.append_element(envelope.header, SECURITY.name("Security"));
+    for namespace in [names::CONVERSATION, ENCRYPTION] {
+        document.declare(security, namespace.prefix, namespace.uri);
+    }
     document.set_attribute(security, SOAP.name("mustUnderstand"), "1");
     let mut writer = Writer { document: &mut document, security, ids, next_id: 0, random };
 
@@ -171,6 +198,7 @@ pub fn secure(
     };
     let with = SignWith::Key(&signature_key);
     let write_key = key_info(&signature_key_id, DERIVED_KEY);
+    steps.before_signing(writer.document, &mut targets);
     let (primary, value) = sign(writer.document, security, &targets, hash, &with, write_key)?;
     encrypted.push((primary, PartType::Element));
     let mut signature_values = vec![value];
@@ -187,6 +215,7 @@ pub fn secure(
         signature_values.push(value);
     }
 
+    steps.before_encryption(writer.document, &mut encrypted);
     for (node, part_type) in encrypted {
         let id = writer.fresh_id();
         let reference = writer.document.append_element(list, ENCRYPTION.name("DataReference"));
@@ -325,3 +354,6 @@ fn encode(octets: &[u8]) -> String {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.encode(octets)
 }
+
+#[cfg(test)]
+mod tests;

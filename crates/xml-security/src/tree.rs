@@ -328,7 +328,7 @@ impl Document {
     pub fn base64(&self, id: NodeId) -> Option<Vec<u8>> {
         use base64::Engine;
         let text = self.text(id)?;
-        let packed = if text.bytes().any(|octet| is_white_space(octet)) {
+        let packed = if text.bytes().any(is_white_space) {
             Cow::Owned(text.bytes().filter(|octet| !is_white_space(*octet)).collect::<Vec<_>>())
         } else {
             Cow::Borrowed(text.as_bytes())
