@@ -6,7 +6,7 @@ use crate::ids::Ids;
 use crate::key::Key;
 use crate::names::{self, DERIVED_KEY, ENCRYPTION, Name, SIGNATURE};
 use crate::parse::ParseLimits;
-use crate::rejected::Reason;
+use crate::reason::Reason;
 use crate::suite::Cipher;
 use crate::token::{ALGORITHM, KeyReference, read_cipher_value, write_cipher_value};
 use crate::tree::{Document, NodeId};

@@ -1,7 +1,7 @@
 //! The parts of a SOAP 1.2 envelope that are signed: its one body, and the headers of WS-Addressing.
 
 use crate::names::{ADDRESSING, Name, SECURITY, SOAP};
-use crate::rejected::Reason;
+use crate::reason::Reason;
 use crate::tree::{Document, NodeId};
 
 /// Places of an envelope in its document.

@@ -1,7 +1,7 @@
 //! Ids of a message: `wsu:Id`, and `Id` on elements of XML signature and XML encryption. Nothing else is one.
 
 use crate::names::{ENCRYPTION, SIGNATURE, UTILITY};
-use crate::rejected::Reason;
+use crate::reason::Reason;
 use crate::tree::{Document, NodeId, is_ncname};
 use std::collections::HashMap;
 

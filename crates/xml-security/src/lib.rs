@@ -15,6 +15,7 @@ mod key;
 pub mod names;
 mod open;
 mod parse;
+mod reason;
 mod rejected;
 mod rsa;
 mod secure;
@@ -35,7 +36,8 @@ pub use open::{
     Presence, SKEW_DEFAULT, WINDOW_DEFAULT, open, open_document,
 };
 pub use parse::{ATTRIBUTES_MAX, DECLARATIONS_MAX, DEPTH_MAX, MESSAGE_MAX, NODES_MAX, ParseLimits, XmlError};
-pub use rejected::{Reason, Rejected};
+pub use reason::Reason;
+pub use rejected::Rejected;
 pub use rsa::{Certificate, DecryptionKey, RsaError, Signer, SigningKey};
 pub use secure::{
     EndorseWith, ProtectionToken, SecureError, SecurePolicy, Secured, VALIDITY_DEFAULT, secure,

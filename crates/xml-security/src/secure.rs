@@ -9,7 +9,7 @@ use crate::names::{
     SECURITY_11, SOAP, UTILITY, UTILITY_ID, X509_V3,
 };
 use crate::parse::ParseLimits;
-use crate::rejected::Reason;
+use crate::reason::Reason;
 use crate::rsa::{Certificate, RsaError, Signer};
 use crate::signature::{SignWith, sign};
 use crate::suite::Suite;

@@ -7,7 +7,7 @@ use crate::c14n::canonicalize;
 use crate::ids::Ids;
 use crate::key::{Key, is_equal};
 use crate::names::{EXCLUSIVE, Name, SIGNATURE};
-use crate::rejected::Reason;
+use crate::reason::Reason;
 use crate::rsa::{Certificate, RsaError, Signer};
 use crate::suite::{Hash, Suite};
 use crate::token::{ALGORITHM, KeyReference};

@@ -1,7 +1,7 @@
 //! `u:Timestamp` (WS-Security 1.1, section 10): dates in UTC, as .NET writes them, and the window in which they count.
 
 use crate::names::UTILITY;
-use crate::rejected::Reason;
+use crate::reason::Reason;
 use crate::tree::{Document, NodeId};
 use dtyp::FileTime;
 use std::time::Duration;

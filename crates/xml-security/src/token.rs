@@ -2,7 +2,7 @@
 
 use crate::key::Key;
 use crate::names::{self, CONVERSATION, ENCRYPTION, Name, SECURITY, SECURITY_11, SIGNATURE, UTILITY_ID};
-use crate::rejected::Reason;
+use crate::reason::Reason;
 use crate::tree::{Document, NodeId};
 
 /// The label of derived keys unless a DerivedKeyToken has its own: the phrase twice (WS-SecureConversation, section 7.1).

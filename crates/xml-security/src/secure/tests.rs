@@ -1055,10 +1055,10 @@ fn no_changed_octet_changes_what_is_read() {
         let of = |node| {
             document
                 .descendants(node)
-                .filter_map(|node| match document.kind(node) {
-                    Kind::Text(span) => Some(document.get(*span).to_owned()),
+                .map(|node| match document.kind(node) {
+                    Kind::Text(span) => document.get(*span).to_owned(),
                     Kind::Element(_) => {
-                        Some(format!("{:?}", (document.name(node).namespace, document.name(node).local)))
+                        format!("{:?}", (document.name(node).namespace, document.name(node).local))
                     }
                 })
                 .collect::<Vec<_>>()
@@ -1074,7 +1074,7 @@ fn no_changed_octet_changes_what_is_read() {
     };
     let expected = texts(&original);
     let mut opened_anyway = 0;
-    for at in (0..message.len()).step_by(2) {
+    for at in (0..message.len()).step_by(3) {
         let mut changed = message.clone().into_bytes();
         changed[at] ^= 1;
         let policy = OpenPolicy { username: Presence::Required, ..OpenPolicy::request(Suite::BASIC256, NOW) };
@@ -1083,7 +1083,7 @@ fn no_changed_octet_changes_what_is_read() {
             assert_eq!(texts(&opened), expected, "octet {at}: {}", String::from_utf8_lossy(&changed));
         }
     }
-    println!("{opened_anyway} of {} changes are in what is not protected", message.len() / 2);
+    println!("{opened_anyway} of {} changes are in what is not protected", message.len() / 3);
 }
 
 #[test]
