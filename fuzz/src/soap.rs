@@ -4,8 +4,8 @@ use crate::Choices;
 use dtyp::FileTime;
 use xml_security::names::{ADDRESSING, SOAP};
 use xml_security::{
-    ContextToken, Document, Key, Keys, NoKey, OpenPolicy, ParseLimits, Presence, ProtectionToken, SecurePolicy, Suite,
-    UsernameToken, canonicalize, open, secure,
+    ContextToken, Document, Key, Keys, NoKey, OpenPolicy, ParseLimits, Presence, ProtectionToken,
+    SecurePolicy, Suite, UsernameToken, canonicalize, open, secure,
 };
 
 const NOW: FileTime = FileTime(134_000_000_000_000_000);
@@ -24,12 +24,20 @@ pub fn check(bytes: &[u8]) {
             let canonical = canonicalize(&document, apex, &[]);
             let again = Document::parse(&canonical, &ParseLimits { octets: usize::MAX, ..limits });
             let again = again.expect("canonical octets are well-formed");
-            assert_eq!(canonicalize(&again, again.root(), &[]), canonical, "the canonical form has itself as form");
+            assert_eq!(
+                canonicalize(&again, again.root(), &[]),
+                canonical,
+                "the canonical form has itself as form"
+            );
             let extracted = document.extract(apex).expect("what was read can be written");
             let alone = Document::parse(&extracted, &ParseLimits { octets: usize::MAX, ..limits });
             // It may have more declarations on one element than a message may.
             if let Ok(alone) = alone {
-                assert_eq!(canonicalize(&alone, alone.root(), &[]), canonical, "an element alone means the same");
+                assert_eq!(
+                    canonicalize(&alone, alone.root(), &[]),
+                    canonical,
+                    "an element alone means the same"
+                );
             }
         }
     }

@@ -2,6 +2,9 @@
 
 use crate::key::{Key, sha1};
 use crate::suite::Hash;
+use ::rsa::pkcs8::DecodePrivateKey;
+use ::rsa::rand_core::{TryCryptoRng, TryRng};
+use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rsa::{
     KeyPair, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, OaepPublicEncryptingKey, PrivateDecryptingKey,
     PublicEncryptingKey,
@@ -11,6 +14,7 @@ use aws_lc_rs::signature::{
     UnparsedPublicKey,
 };
 use rustls_pki_types::CertificateDer;
+use sha1::Sha1;
 use zeroize::Zeroizing;
 
 /// A key or certificate that cannot be used.
@@ -116,10 +120,12 @@ pub trait Signer {
     fn sign(&self, hash: Hash, octets: &[u8]) -> Result<Vec<u8>, RsaError>;
 }
 
-/// A [`Signer`] with the key in memory. It signs with SHA-256 only.
+/// A [`Signer`] with the key in memory.
 #[derive(Debug)]
 pub struct SigningKey {
     key: KeyPair,
+    /// The same key for SHA-1, with which aws-lc-rs verifies and does not sign.
+    sha1_key: ::rsa::PrivateKey,
     certificate: Certificate,
 }
 
@@ -130,7 +136,8 @@ impl SigningKey {
     /// If it is no RSA key of 2048 to 8192 bits.
     pub fn from_pkcs8(pkcs8: &[u8], certificate: Certificate) -> Result<Self, RsaError> {
         let key = KeyPair::from_pkcs8(pkcs8).map_err(|_| RsaError::Key)?;
-        Ok(Self { key, certificate })
+        let sha1_key = ::rsa::PrivateKey::from_pkcs8_der(pkcs8).map_err(|_| RsaError::Key)?;
+        Ok(Self { key, sha1_key, certificate })
     }
 }
 
@@ -140,13 +147,45 @@ impl Signer for SigningKey {
     }
 
     fn sign(&self, hash: Hash, octets: &[u8]) -> Result<Vec<u8>, RsaError> {
-        let algorithm = match hash {
-            Hash::Sha1 => return Err(RsaError::Operation),
-            Hash::Sha256 => &RSA_PKCS1_SHA256,
-        };
-        let mut signature = vec![0; self.key.public_modulus_len()];
-        let random = aws_lc_rs::rand::SystemRandom::new();
-        self.key.sign(algorithm, &random, octets, &mut signature).map_err(|_| RsaError::Operation)?;
-        Ok(signature)
+        match hash {
+            // With randomness base and exponents are blinded, so that the time says nothing about the key.
+            Hash::Sha1 => self
+                .sha1_key
+                .pkcs1v15_sign_with_rng::<Sha1, _>(&mut Blinding, octets)
+                .map_err(|_| RsaError::Operation),
+            Hash::Sha256 => {
+                let mut signature = vec![0; self.key.public_modulus_len()];
+                let random = aws_lc_rs::rand::SystemRandom::new();
+                self.key
+                    .sign(&RSA_PKCS1_SHA256, &random, octets, &mut signature)
+                    .map_err(|_| RsaError::Operation)?;
+                Ok(signature)
+            }
+        }
     }
 }
+
+/// Random octets of aws-lc-rs for blinding.
+struct Blinding;
+
+impl TryRng for Blinding {
+    type Error = Unspecified;
+
+    fn try_next_u32(&mut self) -> Result<u32, Unspecified> {
+        let mut octets = [0; 4];
+        aws_lc_rs::rand::fill(&mut octets)?;
+        Ok(u32::from_ne_bytes(octets))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Unspecified> {
+        let mut octets = [0; 8];
+        aws_lc_rs::rand::fill(&mut octets)?;
+        Ok(u64::from_ne_bytes(octets))
+    }
+
+    fn try_fill_bytes(&mut self, octets: &mut [u8]) -> Result<(), Unspecified> {
+        aws_lc_rs::rand::fill(octets)
+    }
+}
+
+impl TryCryptoRng for Blinding {}

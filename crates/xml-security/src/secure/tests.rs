@@ -172,10 +172,6 @@ fn every_mode_opens_in_both_directions() {
                 ProtectionToken::EncryptTo(&SERVICE.certificate)
             };
             for credential in ["none", "user", "certificate", "context"] {
-                // In memory there is no signer with SHA-1.
-                if credential == "certificate" && suite.hash == Hash::Sha1 {
-                    continue;
-                }
                 let mut policy = SecurePolicy::new(suite, token, NOW);
                 let mut expected = OpenPolicy::request(suite, NOW);
                 match credential {
