@@ -18,14 +18,21 @@ pub fn canonicalize_without(
     prefixes: &[&str],
     is_omitted: impl Fn(NodeId) -> bool,
 ) -> Vec<u8> {
-    let mut canonical =
-        Canonical { document, prefixes, is_omitted, rendered: Vec::new(), out: Vec::with_capacity(1024) };
+    let mut canonical = Canonical {
+        document,
+        apex,
+        prefixes,
+        is_omitted,
+        rendered: Vec::new(),
+        out: Vec::with_capacity(1024),
+    };
     canonical.node(apex);
     canonical.out
 }
 
 struct Canonical<'a, F> {
     document: &'a Document,
+    apex: NodeId,
     prefixes: &'a [&'a str],
     is_omitted: F,
     /// Prefixes and namespaces that were rendered on the elements around, the nearest last.
@@ -55,12 +62,7 @@ impl<'a, F: Fn(NodeId) -> bool> Canonical<'a, F> {
                 self.utilize(document.get(attribute.prefix), document.get(attribute.namespace));
             }
         }
-        for listed in self.prefixes {
-            let listed = if *listed == "#default" { "" } else { listed };
-            if let Some(namespace) = document.namespace_at(id, listed) {
-                self.utilize(listed, namespace);
-            }
-        }
+        self.listed(id, element);
         self.rendered[around..].sort_unstable();
         for at in around..self.rendered.len() {
             let (prefix, namespace) = self.rendered[at];
@@ -90,6 +92,27 @@ impl<'a, F: Fn(NodeId) -> bool> Canonical<'a, F> {
         self.name(prefix, local);
         self.out.push(b'>');
         self.rendered.truncate(around);
+    }
+
+    /// Namespaces of the PrefixList: at the apex all that are in scope, below it those that are declared anew.
+    fn listed(&mut self, id: NodeId, element: &'a Element) {
+        let document = self.document;
+        let prefix_of = |listed: &'a str| if listed == "#default" { "" } else { listed };
+        if id == self.apex {
+            for listed in self.prefixes {
+                let prefix = prefix_of(listed);
+                if let Some(namespace) = document.namespace_at(id, prefix) {
+                    self.utilize(prefix, namespace);
+                }
+            }
+        } else if !self.prefixes.is_empty() {
+            for declaration in &element.declarations {
+                let prefix = document.get(declaration.prefix);
+                if self.prefixes.iter().any(|listed| prefix_of(listed) == prefix) {
+                    self.utilize(prefix, document.get(declaration.namespace));
+                }
+            }
+        }
     }
 
     /// Notes that a prefix has to stand for a namespace here, unless it does already. Entries of one element have different prefixes,

@@ -2,7 +2,12 @@
 
 use crate::names::{ADDRESSING, Name, SECURITY, SOAP};
 use crate::reason::Reason;
-use crate::tree::{Document, NodeId};
+use crate::tree::{Document, NodeId, is_ncname};
+
+/// Headers of WS-Addressing in one message. WS-Addressing 1.0 defines eight; they are compared with each other.
+pub const ADDRESSING_MAX: usize = 16;
+/// Names that the check of values compares in one message, so that nested elements with many attributes cost no more than others.
+const COMPARISONS_MAX: usize = 1 << 20;
 
 /// Places of an envelope in its document.
 #[derive(Clone, Debug)]
@@ -33,6 +38,9 @@ impl Envelope {
         }
         let addressing: Vec<_> =
             document.elements(header).filter(|node| document.is_of(*node, ADDRESSING)).collect();
+        if addressing.len() > ADDRESSING_MAX {
+            return Err(Reason::TooMany("headers of WS-Addressing"));
+        }
         for (at, node) in addressing.iter().enumerate() {
             if addressing[..at].iter().any(|other| document.name(*other).local == document.name(*node).local)
             {
@@ -73,42 +81,54 @@ const FIXED: [&str; 10] = [
 /// Exclusive canonicalisation leaves out namespaces that only values use, such as `b` in `xsi:type="b:int"`. Where `b` is bound inside the
 /// body's encrypted content, an attacker cannot reach it. Where it is bound on the body or around it, an attacker can bind it anew.
 pub(crate) fn check_values(document: &Document, body: NodeId, prefixes: &[String]) -> Result<(), Reason> {
-    for node in document.descendants(body).filter(|node| *node != body && document.is_element(*node)) {
-        for (_, value) in document.attributes(node) {
-            check_value(document, body, node, value, prefixes)?;
+    let mut values = Values { document, body, prefixes, comparisons: 0 };
+    for node in document.descendants(body).filter(|node| document.is_element(*node)) {
+        // Attributes of the body itself are no application data.
+        if node != body {
+            for (_, value) in document.attributes(node) {
+                values.check(node, value)?;
+            }
         }
         if let Some(text) = document.text(node) {
-            check_value(document, body, node, &text, prefixes)?;
+            values.check(node, &text)?;
         }
     }
-    // Text of the body itself.
-    match document.text(body) {
-        Some(text) => check_value(document, body, body, &text, prefixes),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
-fn check_value(
-    document: &Document,
+struct Values<'a> {
+    document: &'a Document,
     body: NodeId,
-    node: NodeId,
-    value: &str,
-    prefixes: &[String],
-) -> Result<(), Reason> {
-    let Some((prefix, local)) = value.trim().split_once(':') else { return Ok(()) };
-    if !crate::tree::is_ncname(prefix) || !crate::tree::is_ncname(local) {
-        return Ok(());
-    }
-    let Some((declared_at, namespace)) = document.declaration_at(node, prefix) else { return Ok(()) };
-    let is_inside = declared_at != body && document.ancestors(declared_at).any(|around| around == body);
-    if is_inside || FIXED.contains(&namespace) || prefixes.iter().any(|listed| listed == prefix) {
-        return Ok(());
-    }
-    // A name around the value that uses the prefix has the canonical form show what it is bound to.
-    let is_rendered =
-        document.ancestors(node).take_while(|around| *around != body).chain([body]).any(|around| {
+    prefixes: &'a [String],
+    comparisons: usize,
+}
+
+impl Values<'_> {
+    fn check(&mut self, node: NodeId, value: &str) -> Result<(), Reason> {
+        let Self { document, body, prefixes, .. } = *self;
+        let Some((prefix, local)) = value.trim().split_once(':') else { return Ok(()) };
+        if !is_ncname(prefix) || !is_ncname(local) {
+            return Ok(());
+        }
+        let Some((declared_at, namespace)) = document.declaration_at(node, prefix) else { return Ok(()) };
+        let is_inside = declared_at != body && document.ancestors(declared_at).any(|around| around == body);
+        if is_inside || FIXED.contains(&namespace) || prefixes.iter().any(|listed| listed == prefix) {
+            return Ok(());
+        }
+        // A name around the value that uses the prefix has the canonical form show what it is bound to.
+        for around in document.ancestors(node) {
+            self.comparisons += 1 + document.attributes(around).count();
+            if self.comparisons > COMPARISONS_MAX {
+                return Err(Reason::TooMany("values with prefixes"));
+            }
             let uses = |name: Name<'_>| name.prefix == prefix;
-            uses(document.name(around)) || document.attributes(around).any(|(name, _)| uses(name))
-        });
-    if is_rendered { Ok(()) } else { Err(Reason::UnsignedPrefix) }
+            if uses(document.name(around)) || document.attributes(around).any(|(name, _)| uses(name)) {
+                return Ok(());
+            }
+            if around == body {
+                break;
+            }
+        }
+        Err(Reason::UnsignedPrefix)
+    }
 }

@@ -28,7 +28,7 @@ mod write;
 
 pub use c14n::{canonicalize, canonicalize_without};
 pub use encryption::PARTS_MAX;
-pub use envelope::Envelope;
+pub use envelope::{ADDRESSING_MAX, Envelope};
 pub use ids::Ids;
 pub use key::{Key, p_sha1, sha1};
 pub use open::{

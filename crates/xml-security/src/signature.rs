@@ -67,13 +67,27 @@ impl UnverifiedSignature {
         if document.elements(method).next().is_some() {
             return Err(Reason::Algorithm("SignatureMethod"));
         }
-        let references =
-            references.iter().map(|reference| UnverifiedReference::read(document, *reference, ids, hash));
+        let references = references
+            .iter()
+            .map(|reference| UnverifiedReference::read(document, *reference, ids, hash))
+            .collect::<Result<Vec<_>, _>>()?;
+        // What is covered is canonicalised once: a small message does not cost as much as many.
+        for reference in &references {
+            let node = reference.covered.node;
+            let others = references.iter().filter(|other| other.covered.node == node).count();
+            let is_inside = document
+                .ancestors(node)
+                .skip(1)
+                .any(|around| references.iter().any(|other| other.covered.node == around));
+            if others > 1 || is_inside {
+                return Err(Reason::Reference("a signature"));
+            }
+        }
         Ok(Self {
             signed_info,
             prefixes: exclusive_prefixes(document, canonicalization)?,
             method: document.attribute(method, ALGORITHM).ok_or(SHAPE)?.to_owned(),
-            references: references.collect::<Result<_, _>>()?,
+            references,
             value: document.base64(value).ok_or(SHAPE)?,
             key: KeyReference::read_key_info(document, node)?,
         })

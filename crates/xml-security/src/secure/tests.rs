@@ -621,6 +621,47 @@ fn signatures_have_one_shape() {
     assert_eq!(found, Reason::TooMany("references of a signature"));
 }
 
+/// What one octet of a message may cost is limited before a signature is known to be good.
+#[test]
+fn small_messages_do_not_cost_as_much_as_many() {
+    // The same element, or one inside another, is not digested twice.
+    for add in [SOAP.name("Body"), ADDRESSING.name("Address"), SOAP.name("Envelope")] {
+        let message =
+            secured(&mut Unsigned(|document: &mut Document, targets: &mut Vec<(NodeId, String)>| {
+                let node = find(document, add);
+                if document.id_of(node).is_none() {
+                    document.set_attribute(node, UTILITY_ID, "more");
+                }
+                targets.push((node, document.id_of(node).expect("an id").to_owned()));
+            }));
+        assert_eq!(reason(&message), Reason::Reference("a signature"), "{}", add.local);
+    }
+    let message = secured(&mut ());
+    let headers = |count: usize| {
+        let headers: String = (0..count).map(|n| format!("<a:x{n}/>")).collect();
+        message.replacen("<s:Header>", &format!("<s:Header>{headers}"), 1)
+    };
+    assert_eq!(reason(&headers(12)), Reason::NotProtected("a header of WS-Addressing"));
+    assert_eq!(reason(&headers(13)), Reason::TooMany("headers of WS-Addressing"));
+    // Values whose prefix is used by a name around them, behind many others.
+    let attributes: String = (0..60).map(|n| format!(" a{n}=''")).collect();
+    let nested = |count: usize| {
+        let open = format!("<x{attributes}>").repeat(40);
+        let inside = "<y>b:z</y>".repeat(count);
+        let body = format!("<b:x>{open}{inside}{}</b:x>", "</x>".repeat(40));
+        let document = envelope("<a:Action>urn:x</a:Action><a:To>urn:y</a:To>", "");
+        let mut xml = String::from_utf8(document.write().expect("writable")).expect("UTF-8");
+        xml = xml.replacen("<s:Body/>", &format!("<s:Body>{body}</s:Body>"), 1).replacen(
+            "<s:Envelope",
+            "<s:Envelope xmlns:b='urn:b'",
+            1,
+        );
+        secured_document(parse(&xml), &mut ())
+    };
+    opened(&nested(100)).expect("some of them");
+    assert_eq!(reason(&nested(1000)), Reason::TooMany("values with prefixes"));
+}
+
 #[test]
 fn comments_and_sections_do_not_cut_values() {
     // The digest is over the whole text, and the whole text is read.
