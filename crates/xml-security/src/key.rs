@@ -240,6 +240,47 @@ mod tests {
         }
     }
 
+    // W3C's interoperability vectors for XML encryption (merlin-xmlenc-five): keys of bob, jed and job.
+    #[test]
+    fn vectors_of_xml_encryption_decrypt() {
+        use base64::Engine;
+        let payment = "<BillingAddress>\n      Dig PLC, 1 First Ave, Dublin 1, Ireland\n    </BillingAddress>\n    \
+            <CreditCard Type=\"Amex\">\n      <Name>Foo B Baz</Name>\n      <Number>1234 567890 12345</Number>\n      \
+            <Expires Month=\"1\" Year=\"2005\" />\n    </CreditCard>";
+        for (cipher, key, encrypted, expected) in [
+            (
+                Cipher::TripleDes,
+                "abcdefghijklmnopqrstuvwx",
+                "uchJT2QyzQe7BoBaDYKPR5BDgEW8jsJ3UOGEYz9EVrBKVztYfcu0xhif5Y9kqtyxDDa7woNcTyhwQDZh\
+                9jGr5hzkcjrsKfMjJw+PnKNZzc+KMW0z861L8sdhdl8TA+btyudfaCEJaH4RdHABp+VMzL5CrXr5skvu\
+                bolWs1KzUtqbRekkxucknzJmnqRY8yPp4iBvVuvus+Bk0pj271NWu13CmHvdJRMMDSX30JMfsecW6mfd\
+                F5xjoFciL8VnemzJqt0SUVjMzoeY0PnCdk09Ej2OZdj8AtkLPCEKeiBBD+coCf5F8WaLrPTRPgjoAtiN\
+                Wda+McaZPJje1IfoAKGTcg==",
+                payment,
+            ),
+            (
+                Cipher::Aes256,
+                "abcdefghijklmnopqrstuvwxyz012345",
+                "H8n1OuEJFyUgUguDFF6ml8nRbA0IaDYgmtGelWT4V7CSz9q/AvtfxyMzUH+tQZ+FjyXh3otR1+V1+8Es\
+                evzEq5nUmNKl+wyxQmWaUvbvXpSwAJnlJdyvnP56JiXUBS+pC2KzlO9kk8l6awtuRd9Z6eVjngwTf7kN\
+                prmu5Bv0o+x7dcq96G8wGLvMThbs4uxkiIDK5+qGBzzIlFw3GG82MKmnVBveQw3LD52y76yBtoayuAJF\
+                JMnrXa0OEAaBRSI2fjPNGJV3sCyKZDHqGlsQ4X+VvXzevLbBLkFy1xH9/zoUXo8cEaTvsIOBYu/Xn/CJ\
+                y/dpe/dvOqqji+9vFccAyrBHxHeYSonuFsxfpSDVC6Y=",
+                payment,
+            ),
+            (
+                Cipher::Aes128,
+                "abcdefghijklmnop",
+                "QMpxhXq1DtBeyC9KfSaMQWrEtefe+e935gF/x62spvmL6IW0XeS0W4Kk31OgWzN0",
+                "top secret message\n",
+            ),
+        ] {
+            let encrypted = base64::engine::general_purpose::STANDARD.decode(encrypted).expect("base64");
+            let plain = cipher.decrypt(&Key::new(key.as_bytes()), &encrypted).expect("it is padded");
+            assert_eq!(std::str::from_utf8(&plain), Ok(expected));
+        }
+    }
+
     #[test]
     fn padding_is_that_of_xml_encryption() {
         for cipher in [Cipher::Aes256, Cipher::Aes192, Cipher::Aes128, Cipher::TripleDes] {
