@@ -44,7 +44,7 @@ pub use secure::{
 };
 pub use signature::{Covered, PREFIXES_MAX, REFERENCES_MAX, verify};
 pub use suite::{Cipher, Hash, Suite};
-pub use time::Timestamp;
+pub use time::{Timestamp, format_time, parse_time};
 pub use token::{KeyReference, LABEL_DEFAULT, NONCE_MAX, OFFSET_MAX, TokenName, UsernameToken};
 pub use tree::{Document, NodeId};
 pub use write::Unwritable;

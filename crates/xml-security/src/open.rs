@@ -12,9 +12,7 @@ use crate::rsa::{Certificate, DecryptionKey};
 use crate::signature::{Covered, UnverifiedSignature};
 use crate::suite::Suite;
 use crate::time::Timestamp;
-use crate::token::{
-    DerivedKeyToken, EncryptedKey, KeyReference, TokenName, UsernameToken, read_context_token,
-};
+use crate::token::{DerivedKeyToken, EncryptedKey, KeyReference, TokenName, UsernameToken};
 use crate::tree::{Document, NodeId};
 use dtyp::FileTime;
 use std::time::Duration;
@@ -343,7 +341,7 @@ impl Header {
             if is(UTILITY.name("Timestamp")) {
                 timestamps.push(node);
             } else if is(CONVERSATION.name("SecurityContextToken")) {
-                header.contexts.push((id()?, node, read_context_token(document, node)?));
+                header.contexts.push((id()?, node, TokenName::read_context(document, node)?));
             } else if is(CONVERSATION.name("DerivedKeyToken")) {
                 header.derived_keys.push((id()?, DerivedKeyToken::read(document, node)?));
             } else if is(ENCRYPTION.name("EncryptedKey")) {

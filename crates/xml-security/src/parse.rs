@@ -5,7 +5,7 @@
 
 use crate::names::{XML, XMLNS};
 use crate::tree::{
-    Attribute, Declaration, Document, Kind, NodeId, Span, is_char, is_namespace_name, is_ncname,
+    Attribute, Declaration, Document, Kind, NodeId, Span, are_chars, is_char, is_namespace_name, is_ncname,
     is_white_space,
 };
 use quick_xml::Reader;
@@ -77,7 +77,8 @@ impl Document {
     pub fn parse(octets: &[u8], limits: &ParseLimits) -> Result<Self, XmlError> {
         let text = text_of(octets, limits.octets)?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut document = Self::with_pool(text.len() * 2);
+        // Room for the values that are normalised, which are few.
+        let mut document = Self::with_pool(text.len() + text.len() / 8 + 64);
         let nodes = Builder::new(&mut document, limits, text, None).run(true)?;
         let mut roots = nodes.into_iter();
         let (Some(root), None) = (roots.next(), roots.next()) else {
@@ -85,6 +86,23 @@ impl Document {
         };
         document.set_root(root);
         Ok(document)
+    }
+
+    /// Adds elements and texts behind the last child of `parent`. They are read in the namespaces that are in scope there.
+    ///
+    /// # Errors
+    /// As for [`Document::parse`]; nothing is added then.
+    pub fn append_xml(
+        &mut self,
+        parent: NodeId,
+        octets: &[u8],
+        limits: &ParseLimits,
+    ) -> Result<Vec<NodeId>, XmlError> {
+        let nodes = self.parse_inside(parent, octets, limits)?;
+        for node in &nodes {
+            self.attach(parent, *node);
+        }
+        Ok(nodes)
     }
 
     /// Reads what stands between the tags of `parent`, in the namespaces that are in scope there. The nodes have no parent yet.
@@ -108,7 +126,7 @@ fn text_of(octets: &[u8], max: usize) -> Result<&str, XmlError> {
         return Err(XmlError::TooLarge);
     }
     let text = std::str::from_utf8(octets).map_err(|_| XmlError::Encoding)?;
-    if !text.chars().all(is_char) {
+    if !are_chars(text) {
         return Err(XmlError::IllFormed("a character is not allowed"));
     }
     Ok(text)

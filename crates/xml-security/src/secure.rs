@@ -13,10 +13,8 @@ use crate::reason::Reason;
 use crate::rsa::{Certificate, RsaError, Signer};
 use crate::signature::{SignWith, sign};
 use crate::suite::Suite;
-use crate::time::format;
-use crate::token::{
-    DerivedKeyToken, EncryptedKey, KeyReference, LABEL_DEFAULT, TokenName, UsernameToken, read_context_token,
-};
+use crate::time::format_time;
+use crate::token::{DerivedKeyToken, EncryptedKey, KeyReference, LABEL_DEFAULT, TokenName, UsernameToken};
 use crate::tree::{Document, NodeId};
 use crate::write::Unwritable;
 use dtyp::FileTime;
@@ -167,7 +165,7 @@ pub(crate) fn secure_in_steps(
     let timestamp = writer.document.append_element(security, UTILITY.name("Timestamp"));
     targets.push(writer.identify(timestamp)?);
     for (local, time) in [("Created", policy.now), ("Expires", policy.now + policy.validity)] {
-        writer.document.append_text_element(timestamp, UTILITY.name(local), &format(time));
+        writer.document.append_text_element(timestamp, UTILITY.name(local), &format_time(time));
     }
 
     let token = writer.protection_token(policy)?;
@@ -301,10 +299,7 @@ impl<'a> Writer<'a> {
         let limits = ParseLimits { nodes: usize::MAX, ..ParseLimits::default() };
         let nodes = self.document.parse_inside(self.security, element, &limits).map_err(Reason::Xml)?;
         let [node] = nodes[..] else { return Err(SHAPE.into()) };
-        if !self.document.is(node, names::CONVERSATION.name("SecurityContextToken")) {
-            return Err(SHAPE.into());
-        }
-        let name = read_context_token(self.document, node)?;
+        let name = TokenName::read_context(self.document, node)?;
         self.document.attach(self.security, node);
         let (_, id) = self.identify(node)?;
         Ok(WrittenToken {

@@ -23,7 +23,7 @@ impl Timestamp {
         if !document.is(created, UTILITY.name("Created")) || !document.is(expires, UTILITY.name("Expires")) {
             return Err(shape);
         }
-        let time = |node| document.text(node).and_then(|text| parse(text.trim()));
+        let time = |node| document.text(node).and_then(|text| parse_time(text.trim()));
         let (Some(created), Some(expires)) = (time(created), time(expires)) else { return Err(shape) };
         Ok(Self { created, expires })
     }
@@ -44,7 +44,7 @@ impl Timestamp {
 }
 
 /// A date of XML schema in UTC, such as `2026-11-29T23:47:18.123Z`. Digits behind the seventh decimal are cut.
-pub(crate) fn parse(text: &str) -> Option<FileTime> {
+pub fn parse_time(text: &str) -> Option<FileTime> {
     let text = text.strip_suffix('Z')?;
     let (whole, fraction) = match text.split_once('.') {
         Some((whole, fraction)) if !fraction.is_empty() => (whole, fraction),
@@ -73,7 +73,7 @@ pub(crate) fn parse(text: &str) -> Option<FileTime> {
 }
 
 /// The date with milliseconds, as .NET writes it.
-pub(crate) fn format(time: FileTime) -> String {
+pub fn format_time(time: FileTime) -> String {
     let milliseconds = time.0 / 10_000 % 1000;
     let seconds = time.to_string();
     let seconds = seconds.strip_suffix('Z').unwrap_or(&seconds);
@@ -86,11 +86,14 @@ mod tests {
 
     #[test]
     fn dates_are_read_and_written() {
-        let time = parse("2026-11-29T23:47:18.123Z").expect("a date");
+        let time = parse_time("2026-11-29T23:47:18.123Z").expect("a date");
         assert_eq!(time.to_string(), "2026-11-29T23:47:18Z");
-        assert_eq!(format(time), "2026-11-29T23:47:18.123Z");
-        assert_eq!(parse("2026-11-29T23:47:18.1230000000Z"), Some(time));
-        assert_eq!(parse("2026-11-29T23:47:18Z").map(format).as_deref(), Some("2026-11-29T23:47:18.000Z"));
+        assert_eq!(format_time(time), "2026-11-29T23:47:18.123Z");
+        assert_eq!(parse_time("2026-11-29T23:47:18.1230000000Z"), Some(time));
+        assert_eq!(
+            parse_time("2026-11-29T23:47:18Z").map(format_time).as_deref(),
+            Some("2026-11-29T23:47:18.000Z")
+        );
         for wrong in [
             "2026-11-29T23:47:18",
             "2026-11-29T23:47:18.Z",
@@ -104,7 +107,7 @@ mod tests {
             "2026-11-29T23:47:18.1a3Z",
             "2026-11-29T23:47:\u{661}8Z",
         ] {
-            assert_eq!(parse(wrong), None, "{wrong}");
+            assert_eq!(parse_time(wrong), None, "{wrong}");
         }
     }
 

@@ -155,22 +155,42 @@ impl KeyReference {
     }
 }
 
-/// Name of the SecurityContextToken in an element: `c:Identifier`, and `c:Instance` if it has one. Other children are its issuer's own.
-pub(crate) fn read_context_token(document: &Document, node: NodeId) -> Result<TokenName, Reason> {
-    const SHAPE: Reason = Reason::Shape("c:SecurityContextToken");
-    let text = |local| {
-        let mut found = document.elements(node).filter(|child| document.is(*child, CONVERSATION.name(local)));
-        match (found.next(), found.next()) {
-            (None, _) => Ok(None),
-            (Some(child), None) => document.text(child).map(|text| Some(text.into_owned())).ok_or(SHAPE),
-            _ => Err(SHAPE),
+impl TokenName {
+    /// Reads the name of a SecurityContextToken from its element: `c:Identifier`, and `c:Instance` if it has one. Other children are its
+    /// issuer's own.
+    ///
+    /// # Errors
+    /// If the element is another one, or one of the two stands twice or is no text.
+    pub fn read_context(document: &Document, node: NodeId) -> Result<Self, Reason> {
+        const SHAPE: Reason = Reason::Shape("c:SecurityContextToken");
+        if !document.is(node, CONVERSATION.name("SecurityContextToken")) {
+            return Err(SHAPE);
         }
-    };
-    let identifier = text("Identifier")?.ok_or(SHAPE)?;
-    if identifier.is_empty() {
-        return Err(SHAPE);
+        let text = |local| {
+            let mut found =
+                document.elements(node).filter(|child| document.is(*child, CONVERSATION.name(local)));
+            match (found.next(), found.next()) {
+                (None, _) => Ok(None),
+                (Some(child), None) => document.text(child).map(|text| Some(text.into_owned())).ok_or(SHAPE),
+                _ => Err(SHAPE),
+            }
+        };
+        let identifier = text("Identifier")?.filter(|identifier| !identifier.is_empty()).ok_or(SHAPE)?;
+        Ok(Self::Context { identifier, instance: text("Instance")? })
     }
-    Ok(TokenName::Context { identifier, instance: text("Instance")? })
+
+    /// Writes a SecurityContextToken below `parent` with an id; its issuer may add to it. An EncryptedKey has no element of
+    /// this kind: `None`.
+    pub fn write_context(&self, document: &mut Document, parent: NodeId, id: &str) -> Option<NodeId> {
+        let Self::Context { identifier, instance } = self else { return None };
+        let token = document.append_element(parent, CONVERSATION.name("SecurityContextToken"));
+        document.set_attribute(token, UTILITY_ID, id);
+        document.append_text_element(token, CONVERSATION.name("Identifier"), identifier);
+        if let Some(instance) = instance {
+            document.append_text_element(token, CONVERSATION.name("Instance"), instance);
+        }
+        Some(token)
+    }
 }
 
 /// `c:DerivedKeyToken`.

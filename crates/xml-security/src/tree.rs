@@ -377,7 +377,7 @@ impl Document {
         if text.is_empty() {
             return;
         }
-        self.unwritable |= !text.chars().all(is_char);
+        self.unwritable |= !are_chars(text);
         let span = self.push_text(text);
         let id = self.new_node(Kind::Text(span));
         self.attach(parent, id);
@@ -406,7 +406,7 @@ impl Document {
     /// Sets an attribute, and declares its namespace where that is needed. An attribute in a namespace needs a prefix.
     pub fn set_attribute(&mut self, id: NodeId, name: Name<'_>, value: &str) {
         self.unwritable |= !is_ncname(name.local)
-            || !value.chars().all(is_char)
+            || !are_chars(value)
             || name.prefix.is_empty() != name.namespace.is_empty();
         let existing = self
             .attributes(id)
@@ -529,6 +529,18 @@ pub(crate) fn is_white_space(octet: u8) -> bool {
     matches!(octet, b' ' | b'\t' | b'\r' | b'\n')
 }
 
+/// Whether all characters are allowed in XML. UTF-8 has no surrogates, so control characters, U+FFFE and U+FFFF are left to look for.
+pub(crate) fn are_chars(text: &str) -> bool {
+    let octets = text.as_bytes();
+    let (mut has_control, mut has_high) = (false, false);
+    for octet in octets {
+        has_control |= *octet < b' ' && !matches!(octet, b'\t' | b'\n' | b'\r');
+        has_high |= *octet == 0xef;
+    }
+    !has_control
+        && (!has_high || !octets.windows(3).any(|octets| matches!(octets, [0xef, 0xbf, 0xbe | 0xbf])))
+}
+
 /// XML 1.0, production 2.
 pub(crate) fn is_char(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
@@ -546,6 +558,12 @@ pub(crate) fn is_ncname(name: &str) -> bool {
         starts(c)
             || matches!(c, '-' | '.' | '0'..='9' | '\u{b7}' | '\u{300}'..='\u{36f}' | '\u{203f}'..='\u{2040}')
     };
+    if name.is_ascii() {
+        // Nearly all names.
+        let mut octets = name.bytes();
+        return octets.next().is_some_and(|octet| octet.is_ascii_alphabetic() || octet == b'_')
+            && octets.all(|octet| octet.is_ascii_alphanumeric() || b"_-.".contains(&octet));
+    }
     let mut chars = name.chars();
     chars.next().is_some_and(starts) && chars.all(continues)
 }
@@ -581,4 +599,26 @@ pub(crate) fn is_namespace_name(uri: &str) -> bool {
         (1..=5).contains(&port.len()) && port.bytes().all(|octet| octet.is_ascii_digit())
     });
     is_scheme && allowed(rest) && allowed(fragment) && has_port
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn characters_are_those_of_xml() {
+        for c in ('\0'..='\u{ffff}').chain(['\u{10000}', '\u{1fffe}', '\u{10ffff}']) {
+            assert_eq!(are_chars(&format!("x{c}y")), is_char(c), "{c:?}");
+        }
+    }
+
+    #[test]
+    fn names_have_no_colon_and_start_with_a_letter() {
+        for name in ["a", "_", "A-1.b_", "\u{e9}", "a\u{b7}", "a\u{300}"] {
+            assert!(is_ncname(name), "{name}");
+        }
+        for wrong in ["", "1", "-a", ".a", "a:b", "a b", "\u{b7}", "\u{300}a", "a\u{d7}", "a\n", "a/"] {
+            assert!(!is_ncname(wrong), "{wrong}");
+        }
+    }
 }

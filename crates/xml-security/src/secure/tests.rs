@@ -316,7 +316,7 @@ fn what_was_signed_cannot_be_changed() {
         let changed = tampered(|document, _| {
             let node = find(document, name);
             let text = match name.local {
-                "Created" => format(NOW - Duration::from_secs(1)),
+                "Created" => format_time(NOW - Duration::from_secs(1)),
                 "DigestValue" => "AAAAAAAAAAAAAAAAAAAAAAAAAAA=".to_owned(),
                 _ => "other".to_owned(),
             };
@@ -419,11 +419,11 @@ fn signed_elements_count_only_in_their_places() {
             let evil = document.append_element(parent, name);
             match name.local {
                 "Timestamp" => {
-                    document.append_text_element(evil, UTILITY.name("Created"), &format(NOW));
+                    document.append_text_element(evil, UTILITY.name("Created"), &format_time(NOW));
                     document.append_text_element(
                         evil,
                         UTILITY.name("Expires"),
-                        &format(NOW + Duration::from_secs(1)),
+                        &format_time(NOW + Duration::from_secs(1)),
                     );
                 }
                 "UsernameToken" => {

@@ -150,3 +150,23 @@ fn user_names_are_whole() {
         username(wrong).expect_err(wrong);
     }
 }
+
+#[test]
+fn context_tokens_are_written_as_they_are_read() {
+    for instance in [None, Some("urn:uuid:2".to_owned())] {
+        let name = TokenName::Context { identifier: "urn:uuid:1".to_owned(), instance };
+        let mut document = Document::new(names::UTILITY.name("Test"));
+        let root = document.root();
+        let token = name.write_context(&mut document, root, "sct").expect("it has an element");
+        document.append_text_element(token, names::UTILITY.name("Cookie"), "AAAA");
+        assert_eq!(TokenName::read_context(&document, token), Ok(name.clone()));
+        assert_eq!(document.id_of(token), Some("sct"));
+        document.append_text_element(token, CONVERSATION.name("Identifier"), "urn:uuid:3");
+        TokenName::read_context(&document, token).expect_err("two identifiers");
+        TokenName::read_context(&document, root).expect_err("another element");
+    }
+    let key = TokenName::EncryptedKey([0; 20]);
+    let mut document = Document::new(names::UTILITY.name("Test"));
+    let root = document.root();
+    assert_eq!(key.write_context(&mut document, root, "x"), None);
+}
