@@ -5,6 +5,39 @@
 //! Both serve requests and replies. The tokens are a SecurityContextToken, or a key that is encrypted to a certificate; all keys that are
 //! used are derived from them.
 //!
+//! ```
+//! use dtyp::FileTime;
+//! use xml_security::names::{ADDRESSING, SOAP};
+//! use xml_security::*;
+//!
+//! /// One session, by the identifier of its SecurityContextToken.
+//! struct Session;
+//!
+//! impl Keys for Session {
+//!     fn context(&mut self, token: ContextToken<'_>) -> Result<Key, NoKey> {
+//!         if token.identifier == "urn:uuid:1" { Ok(Key::new(&[1; 32])) } else { Err(NoKey::UnknownContext) }
+//!     }
+//! }
+//!
+//! let mut request = Document::new(SOAP.name("Envelope"));
+//! let header = request.append_element(request.root(), SOAP.name("Header"));
+//! request.append_text_element(header, ADDRESSING.name("Action"), "urn:echo");
+//! request.append_text_element(header, ADDRESSING.name("To"), "http://service.example/");
+//! let body = request.append_element(request.root(), SOAP.name("Body"));
+//! request.append_text_element(body, names::Name::plain("Echo"), "hello");
+//!
+//! // An example needs no random octets; a program does.
+//! let mut random = |octets: &mut [u8]| octets.fill(7);
+//! let now = FileTime::from_unix(1_800_000_000);
+//! let (name, key) = (TokenName::Context { identifier: "urn:uuid:1".into(), instance: None }, Key::new(&[1; 32]));
+//! let token = ProtectionToken::Named { name: &name, key: &key };
+//! let sent = secure(request, &SecurePolicy::new(Suite::BASIC256, token, now), &mut random).unwrap();
+//!
+//! let opened = open(&sent.octets, &OpenPolicy::request(Suite::BASIC256, now), &mut Session, &mut random).unwrap();
+//! let echo = opened.document.elements(opened.envelope.body).next().unwrap();
+//! assert_eq!(opened.document.text(echo).unwrap(), "hello");
+//! ```
+//!
 //! This crate has no I/O and no clock. Keys come by a trait ([`Keys`], [`Signer`]), times and random octets as arguments.
 
 mod c14n;

@@ -287,9 +287,12 @@ pub fn open_document(
     };
     let verifier =
         Verifier { document: &document, envelope: &envelope, security, policy, decrypted: &decrypted };
-    let verified = verifier.run(&mut resolver, &token).map_err(|error| match error {
-        OpenError::Rejected(rejected) => OpenError::Rejected(rejected.under(Some(token.clone()))),
-        OpenError::UnknownContext => OpenError::UnknownContext,
+    let verified = verifier.run(&mut resolver, &token).map_err(|error| {
+        let OpenError::Rejected(rejected) = error else { return error };
+        if !matches!(rejected.reason(), Reason::Digest | Reason::Signature) {
+            spend(&document, &envelope, policy.suite, &part_keys[0].key);
+        }
+        OpenError::Rejected(rejected.under(Some(token.clone())))
     })?;
     let key = resolver.token_key(&token).ok_or(Reason::Key("the token"))?;
     Ok(Opened {
@@ -479,7 +482,7 @@ fn decrypt_all(
     failure.map_or(Ok(decrypted), Err)
 }
 
-/// The work of a verification, for a message that failed before there was a signature to verify.
+/// The work of a verification, for a message that fails where nothing is verified, so that its time does not say where.
 fn spend(document: &Document, envelope: &Envelope, suite: Suite, key: &Key) {
     let nodes = envelope.addressing.iter().copied().chain([envelope.body, envelope.header]);
     let digests = nodes.flat_map(|node| suite.hash.digest(&crate::c14n::canonicalize(document, node, &[])));

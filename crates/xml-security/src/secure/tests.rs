@@ -72,6 +72,11 @@ impl Keys for Side {
         self.private.as_ref().ok_or(NoKey::Refused)
     }
 
+    fn certificate(&mut self, reference: &KeyReference) -> Result<Certificate, NoKey> {
+        let known = KeyReference::Thumbprint(CLIENT.certificate.thumbprint());
+        if *reference == known { Ok(CLIENT.certificate.clone()) } else { Err(NoKey::Refused) }
+    }
+
     fn encrypted_key(&mut self, sha1: &[u8; 20]) -> Result<Key, NoKey> {
         self.encrypted.get(sha1).cloned().ok_or(NoKey::Refused)
     }
@@ -667,9 +672,9 @@ fn comments_and_sections_do_not_cut_values() {
     // The digest is over the whole text, and the whole text is read.
     let document = envelope(
         "<a:Action>urn:x</a:Action><a:To>urn:y</a:To>",
-        "<m:Echo xmlns:m='urn:m'>hel<!-- x --><![CDATA[lo]]>&#33;</m:Echo>",
+        "<m:Echo xmlns:m='urn:m'>good<!-- x --><![CDATA[bye]]>&#33;</m:Echo>",
     );
-    assert_eq!(body_text(&opened(&secured_document(document, &mut ())).expect("it is secured")), "hello!");
+    assert_eq!(body_text(&opened(&secured_document(document, &mut ())).expect("it is secured")), "goodbye!");
     // In a message on its way: a comment in an unencrypted header changes nothing, an element does.
     let message = secured(&mut ());
     let with = |inside: &str| {
@@ -941,6 +946,21 @@ fn endorsing_signatures_cover_the_primary_one_alone() {
         .expect("UTF-8")
         .replace(&encode(CLIENT.certificate.der()), &encode(SERVICE.certificate.der()));
     open_it(other.as_bytes(), Presence::Required).expect_err("another certificate");
+    // A certificate that is only named: one that is known, and another one.
+    for (thumbprint, is_known) in
+        [(CLIENT.certificate.thumbprint(), true), (SERVICE.certificate.thumbprint(), false)]
+    {
+        let octets = endorsed(&mut Tamper(|document: &mut Document, _: &mut Vec<(NodeId, PartType)>| {
+            let mut key_infos = document
+                .descendants(document.root())
+                .filter(|node| document.is(*node, SIGNATURE.name("KeyInfo")));
+            let key_info = key_infos.nth(1).expect("that of the endorsing signature");
+            drop(key_infos);
+            document.clear(key_info);
+            KeyReference::Thumbprint(thumbprint).write(document, key_info, "");
+        }));
+        assert_eq!(open_it(&octets, Presence::Required).is_ok(), is_known);
+    }
     // The endorsing signature alone is none.
     let octets = endorsed(&mut Tamper(|document: &mut Document, parts: &mut Vec<(NodeId, PartType)>| {
         let primary = find(document, SIGNATURE.name("Signature"));
