@@ -26,6 +26,7 @@ pub mod proof;
 pub mod rcmp;
 pub mod sealed;
 mod signed;
+pub mod soap;
 pub mod spnego;
 pub mod ticket;
 

@@ -2,7 +2,7 @@
 
 use rcmpd_fuzz::{
     ap_req, association, blob, ccache, certificate, chain, context, crl, dialect, foreign, keytab, name, ndr,
-    ntlm, ocsp, pac, path, pdu, pem, proof, rcmp, sealed, spnego, ticket,
+    ntlm, ocsp, pac, path, pdu, pem, proof, rcmp, sealed, soap, spnego, ticket,
 };
 use std::path::Path;
 
@@ -32,7 +32,7 @@ macro_rules! targets {
     )*};
 }
 
-targets!(ap_req association blob ccache certificate chain context crl dialect foreign keytab name ndr ntlm ocsp pac path pdu pem proof rcmp sealed spnego ticket);
+targets!(ap_req association blob ccache certificate chain context crl dialect foreign keytab name ndr ntlm ocsp pac path pdu pem proof rcmp sealed soap spnego ticket);
 
 #[test]
 fn every_folder_is_that_of_a_target() {

@@ -1,0 +1,135 @@
+//! `u:Timestamp` (WS-Security 1.1, section 10): dates in UTC, as .NET writes them, and the window in which they count.
+
+use crate::names::UTILITY;
+use crate::reason::Reason;
+use crate::tree::{Document, NodeId};
+use dtyp::FileTime;
+use std::time::Duration;
+
+/// When a message was made, and until when it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timestamp {
+    /// `u:Created`.
+    pub created: FileTime,
+    /// `u:Expires`.
+    pub expires: FileTime,
+}
+
+impl Timestamp {
+    /// Reads a Timestamp: `u:Created`, then `u:Expires`, and no more.
+    pub(crate) fn read(document: &Document, node: NodeId) -> Result<Self, Reason> {
+        let shape = Reason::Shape("u:Timestamp");
+        let [created, expires] = document.elements(node).collect::<Vec<_>>()[..] else { return Err(shape) };
+        if !document.is(created, UTILITY.name("Created")) || !document.is(expires, UTILITY.name("Expires")) {
+            return Err(shape);
+        }
+        let time = |node| document.text(node).and_then(|text| parse_time(text.trim()));
+        let (Some(created), Some(expires)) = (time(created), time(expires)) else { return Err(shape) };
+        Ok(Self { created, expires })
+    }
+
+    /// Whether the message counts now: it was made at most `window` ago, not in the future, is not expired, and `skew` is granted on each.
+    pub(crate) fn check(&self, now: FileTime, window: Duration, skew: Duration) -> Result<(), Reason> {
+        let in_window = self.created < self.expires
+            && self.expires + skew > now
+            && self.created < now + skew
+            && self.created + window + skew > now;
+        if in_window {
+            return Ok(());
+        }
+        let from_future = self.created > now;
+        let offset = if from_future { self.created.since(now) } else { now.since(self.created) };
+        Err(Reason::Timestamp { offset, from_future })
+    }
+}
+
+/// A date of XML schema in UTC, such as `2026-11-29T23:47:18.123Z`. Digits behind the seventh decimal are cut.
+pub fn parse_time(text: &str) -> Option<FileTime> {
+    let text = text.strip_suffix('Z')?;
+    let (whole, fraction) = match text.split_once('.') {
+        Some((whole, fraction)) if !fraction.is_empty() => (whole, fraction),
+        Some(_) => return None,
+        None => (text, ""),
+    };
+    let octets = whole.as_bytes();
+    if octets.len() != 19 || !fraction.bytes().all(|octet| octet.is_ascii_digit()) {
+        return None;
+    }
+    for (at, separator) in [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')] {
+        if octets[at] != separator {
+            return None;
+        }
+    }
+    let number = |range: std::ops::Range<usize>| {
+        octets[range].iter().try_fold(0u16, |number, octet| {
+            octet.is_ascii_digit().then(|| number * 10 + u16::from(octet - b'0'))
+        })
+    };
+    let date = [number(0..4)?, number(5..7)?, number(8..10)?];
+    let time = [number(11..13)?, number(14..16)?, number(17..19)?];
+    let steps =
+        fraction.bytes().chain(*b"0000000").take(7).fold(0, |n, octet| n * 10 + u64::from(octet - b'0'));
+    FileTime::from_civil(date, time).map(|second| FileTime(second.0 + steps))
+}
+
+/// The date with milliseconds, as .NET writes it.
+pub fn format_time(time: FileTime) -> String {
+    let milliseconds = time.0 / 10_000 % 1000;
+    let seconds = time.to_string();
+    let seconds = seconds.strip_suffix('Z').unwrap_or(&seconds);
+    format!("{seconds}.{milliseconds:03}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_read_and_written() {
+        let time = parse_time("2026-11-29T23:47:18.123Z").expect("a date");
+        assert_eq!(time.to_string(), "2026-11-29T23:47:18Z");
+        assert_eq!(format_time(time), "2026-11-29T23:47:18.123Z");
+        assert_eq!(parse_time("2026-11-29T23:47:18.1230000000Z"), Some(time));
+        assert_eq!(
+            parse_time("2026-11-29T23:47:18Z").map(format_time).as_deref(),
+            Some("2026-11-29T23:47:18.000Z")
+        );
+        for wrong in [
+            "2026-11-29T23:47:18",
+            "2026-11-29T23:47:18.Z",
+            "2026-11-29 23:47:18Z",
+            "2026-02-29T00:00:00Z",
+            "2026-11-29T24:00:00Z",
+            "+026-11-29T23:47:18Z",
+            "2026-11-29T23:47:18+01:00",
+            "",
+            "Z",
+            "2026-11-29T23:47:18.1a3Z",
+            "2026-11-29T23:47:\u{661}8Z",
+        ] {
+            assert_eq!(parse_time(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_window_is_exact() {
+        // WCF: a window of five minutes and a skew of five minutes.
+        let minutes = |n: u64| Duration::from_secs(60 * n);
+        let now = FileTime::from_unix(1_800_000_000);
+        let check = |created: FileTime, valid: Duration| {
+            Timestamp { created, expires: created + valid }.check(now, minutes(5), minutes(5))
+        };
+        let second = Duration::from_secs(1);
+        check(now + minutes(5) - second, minutes(5)).expect("nearly in the future");
+        check(now + minutes(5), minutes(5)).expect_err("in the future");
+        check(now - minutes(10) + second, minutes(5)).expect("nearly expired");
+        check(now - minutes(10), minutes(5)).expect_err("expired");
+        check(now - minutes(10) + second, minutes(60)).expect("nearly too old");
+        check(now - minutes(10), minutes(60)).expect_err("too old");
+        check(now, Duration::ZERO).expect_err("expires when it is created");
+        assert_eq!(
+            check(now - minutes(11), minutes(5)),
+            Err(Reason::Timestamp { offset: minutes(11), from_future: false })
+        );
+    }
+}
