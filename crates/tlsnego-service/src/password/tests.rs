@@ -30,7 +30,7 @@ impl PasswordStore for &Store {
 
     async fn check(&self, name: &str, password: &str) -> Result<Option<Identity>, StoreFailed> {
         self.checks.fetch_add(1, Ordering::Relaxed);
-        self.order.lock().unwrap().push(name.to_owned());
+        self.order.lock().expect("no test panicked").push(name.to_owned());
         let at_once = self.at_once.fetch_add(1, Ordering::Relaxed) + 1;
         self.most_at_once.fetch_max(at_once, Ordering::Relaxed);
         let _leave = Leave(&self.at_once);
@@ -172,7 +172,7 @@ fn two_checks_run_at_once_and_addresses_take_turns() {
         questions.retain_mut(|question| poll(question.as_mut()).is_pending());
     }
     assert_eq!(store.most_at_once.load(Ordering::Relaxed), 2);
-    let order = store.order.lock().unwrap();
+    let order = store.order.lock().expect("no test panicked");
     let place = order.iter().position(|name| name == "alice").expect("it was checked");
     assert!(place <= 4, "{order:?}");
     assert_eq!(order.len(), 21);

@@ -259,7 +259,7 @@ struct Shared {
 
 impl Shared {
     fn up(&self) -> Result<(), StoreFailed> {
-        match *self.is_down.lock().unwrap() {
+        match *self.is_down.lock().expect("no test panicked") {
             true => Err(StoreFailed("connection refused".to_owned())),
             false => Ok(()),
         }
@@ -270,7 +270,7 @@ impl EndedTokens for &Shared {
     async fn end(&self, token: TokenId<'_>, at: FileTime, _: FileTime) -> Result<(), StoreFailed> {
         self.up()?;
         let name = (token.name.to_owned(), token.generation.map(|instance| instance.map(str::to_owned)));
-        let mut ended = self.ended.lock().unwrap();
+        let mut ended = self.ended.lock().expect("no test panicked");
         let end = ended.entry(name).or_insert(at);
         *end = (*end).min(at);
         Ok(())
@@ -278,7 +278,7 @@ impl EndedTokens for &Shared {
 
     async fn end_of(&self, name: &str, instance: Option<&str>) -> Result<Option<FileTime>, StoreFailed> {
         self.up()?;
-        let ended = self.ended.lock().unwrap();
+        let ended = self.ended.lock().expect("no test panicked");
         let all = [None, Some(instance.map(str::to_owned))];
         Ok(all.into_iter().filter_map(|generation| ended.get(&(name.to_owned(), generation)).copied()).min())
     }
@@ -287,7 +287,7 @@ impl EndedTokens for &Shared {
 impl SharedReplay for &Shared {
     async fn insert_once(&self, value: &[u8], _: FileTime, _: FileTime) -> Result<bool, StoreFailed> {
         self.up()?;
-        let mut seen = self.seen.lock().unwrap();
+        let mut seen = self.seen.lock().expect("no test panicked");
         let is_new = !seen.iter().any(|it| it == value);
         seen.push(value.to_vec());
         Ok(is_new)
@@ -366,7 +366,7 @@ fn a_shared_store_that_does_not_answer_refuses() {
     let sessions = CookieSessions::new(Sealer(7), &shared, &shared);
     let start = at(NOW).wall;
     let cookie = sessions.seal(&state()).expect("it is sealed");
-    *shared.is_down.lock().unwrap() = true;
+    *shared.is_down.lock().expect("no test panicked") = true;
     let refused = now(sessions.open(&cookie, ("urn:session", None), Purpose::Message, start));
     assert!(matches!(refused.map_err(|refusal| refusal.reason), Err(Reason::Store(_))));
     assert!(matches!(now(sessions.accept(b"signature", start, start)), Err(Reason::Store(_))));
