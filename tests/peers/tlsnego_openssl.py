@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """OpenSSL as one side of a TLSNEGO negotiation: TLS in memory, and the proof key, without XML.
 
-The first line of standard input says what to be, each further line is a step; each is answered by a line. Lines are
+A line of standard input with a role begins a negotiation. Each other line is a step, and is answered by a line. Lines are
 JSON, and octets are in hexadecimal:
 
   {"role": "client" or "server", "versions": [least, most], "certificate": PEM file, "key": PEM file,
-   "asks": whether the server asks for a certificate, "tickets": TLS 1.3 tickets of a server,
+   "asks": PEM file with the client certificate that a server asks for, "tickets": TLS 1.3 tickets of a server,
    "tickets_with_key": whether they come with the key, "close_notify": whether a server ends TLS behind the key}
   {"receive": octets}                     -> {"send": octets, "done": whether the handshake is complete}
   {"unwrap": octets, "legs": [octets]}    -> {"key": octets, "combined_hash": octets, ...}, of a client
@@ -105,8 +105,11 @@ class Peer:
 
 def main():
     lines = map(json.loads, sys.stdin)
-    peer = Peer(**next(lines))
+    peer = None
     for line in lines:
+        if "role" in line:
+            peer = Peer(**line)
+            continue
         legs = [bytes.fromhex(leg) for leg in line.get("legs", [])]
         try:
             if "receive" in line:

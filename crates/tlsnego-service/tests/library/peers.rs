@@ -1,4 +1,5 @@
-//! OpenSSL as the other side, over TLS in memory: it finds the same key and, by Python's hashlib, the same authenticator.
+//! OpenSSL and JSSE as the other side, over TLS in memory: they find the same key and, by Python's and Java's own hashes,
+//! the same authenticator.
 
 use crate::support::*;
 use dtyp::{hex, read_hex};
@@ -22,23 +23,40 @@ struct Peer {
     output: BufReader<ChildStdout>,
 }
 
+/// The TLS of the other side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Program {
+    OpenSsl,
+    Jsse,
+}
+
 impl Peer {
-    fn new(settings: Value) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers/tlsnego_openssl.py");
-        let mut command = Command::new(PYTHON);
-        command
-            .args(["-W", "ignore::DeprecationWarning"])
-            .arg(script)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        // OpenSSL's own settings may forbid what a test is about.
-        command.env("OPENSSL_CONF", "/dev/null");
-        let mut child = command.spawn().expect("python3 is there");
+    fn start(program: Program) -> Self {
+        let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers");
+        let mut command = match program {
+            Program::OpenSsl => {
+                let mut command = Command::new(PYTHON);
+                command.args(["-W", "ignore::DeprecationWarning"]).arg(peers.join("tlsnego_openssl.py"));
+                // The settings of the system may forbid what a test is about.
+                command.env("OPENSSL_CONF", "/dev/null");
+                command
+            }
+            Program::Jsse => {
+                let mut command = Command::new("java");
+                command.args(["-XX:TieredStopAtLevel=1", "-Xshare:auto"]).arg(peers.join("TlsnegoJsse.java"));
+                command
+            }
+        };
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{error}: {command:?}"));
         let input = child.stdin.take().expect("piped");
         let output = BufReader::new(child.stdout.take().expect("piped"));
-        let mut peer = Self { child, input, output };
-        writeln!(peer.input, "{settings}").expect("it runs");
-        peer
+        Self { child, input, output }
+    }
+
+    /// Begins another negotiation.
+    fn begin(&mut self, settings: Value) {
+        writeln!(self.input, "{settings}").expect("it runs");
     }
 
     fn ask(&mut self, question: Value) -> Value {
@@ -107,6 +125,16 @@ fn first(octets: Vec<u8>) -> Request<'static> {
 
 #[test]
 fn an_openssl_client_gets_the_key_of_our_token() {
+    give_tokens(Program::OpenSsl);
+}
+
+#[test]
+fn a_jsse_client_gets_the_key_of_our_token() {
+    give_tokens(Program::Jsse);
+}
+
+fn give_tokens(program: Program) {
+    let mut peer = Peer::start(program);
     let (service, alice) = (Certificate::new("service.example"), Certificate::new("alice.example"));
     let files = Files::new(&alice);
     for (offered, versions, expected) in [
@@ -117,7 +145,7 @@ fn an_openssl_client_gets_the_key_of_our_token() {
     ] {
         for clients in [ClientCertificates::NotAsked, ClientCertificates::Required] {
             let server = server(&service, versions, clients);
-            let mut peer = Peer::new(json!({
+            peer.begin(json!({
                 "role": "client", "versions": offered, "certificate": files.certificate, "key": files.key,
             }));
             let mut legs = vec![b"leg 1".to_vec()];
@@ -159,11 +187,12 @@ fn an_openssl_client_gets_the_key_of_our_token() {
 
 #[test]
 fn an_openssl_client_that_has_no_tls_1_2_is_named() {
+    let mut peer = Peer::start(Program::OpenSsl);
     let service = Certificate::new("service.example");
     for (offered, name) in [(["1.0", "1.0"], "TLS 1.0"), (["1.0", "1.1"], "TLS 1.1")] {
         for versions in [Tls12, Tls12And13] {
             let server = server(&service, versions, ClientCertificates::NotAsked);
-            let mut peer = Peer::new(json!({ "role": "client", "versions": offered }));
+            peer.begin(json!({ "role": "client", "versions": offered }));
             let (hello, _) = peer.receive(b"");
             assert!(hello.len() > 40, "a ClientHello");
             let reason = server.first(&first(hello), b"leg 1", SOURCE, NOW).expect_err("too old");
@@ -180,7 +209,7 @@ fn an_openssl_client_that_has_no_tls_1_2_is_named() {
     }
 }
 
-/// What an OpenSSL server does, beside its versions.
+/// What a server does, beside its versions.
 struct Behaviour {
     versions: [&'static str; 2],
     tickets: u32,
@@ -193,13 +222,14 @@ struct Behaviour {
     close_notify: bool,
 }
 
-/// A negotiation with an OpenSSL server, and the certificate that it saw.
-fn token_of_openssl(
+/// A negotiation with such a server, and the certificate that it saw.
+fn token_of_peer(
+    peer: &mut Peer,
     files: &Files,
     alice: Option<&Certificate>,
     behaviour: &Behaviour,
 ) -> Result<(Token, Vec<u8>), Reason> {
-    let mut peer = Peer::new(json!({
+    peer.begin(json!({
         "role": "server", "versions": behaviour.versions, "certificate": files.certificate, "key": files.key,
         "asks": alice.map(|alice| {
             let path = files.certificate.with_file_name("alice.pem");
@@ -259,6 +289,7 @@ fn token_of_openssl(
 
 #[test]
 fn our_client_gets_the_key_of_an_openssl_server() {
+    let mut peer = Peer::start(Program::OpenSsl);
     let (service, alice) = (Certificate::new("service.example"), Certificate::new("alice.example"));
     let files = Files::new(&service);
     let mut tried = 0;
@@ -285,7 +316,7 @@ fn our_client_gets_the_key_of_an_openssl_server() {
                         is_split,
                         close_notify,
                     };
-                    let (token, shown) = token_of_openssl(&files, alice, &behaviour).unwrap_or_else(|reason| {
+                    let (token, shown) = token_of_peer(&mut peer, &files, alice, &behaviour).unwrap_or_else(|reason| {
                         panic!("{reason}: {versions:?}, {tickets} tickets ({tickets_with_key}), additional leg \
                             {has_additional_leg}, split {is_split}, close_notify {close_notify}")
                     });
@@ -300,9 +331,32 @@ fn our_client_gets_the_key_of_an_openssl_server() {
 }
 
 #[test]
+fn our_client_gets_the_key_of_a_jsse_server() {
+    let mut peer = Peer::start(Program::Jsse);
+    let (service, alice) = (Certificate::new("service.example"), Certificate::new("alice.example"));
+    let files = Files::new(&service);
+    for versions in [["1.2", "1.2"], ["1.3", "1.3"]] {
+        for (alice, close_notify) in [(None, false), (Some(&alice), false), (None, true)] {
+            let behaviour = Behaviour {
+                versions,
+                tickets: 0,
+                tickets_with_key: false,
+                has_additional_leg: false,
+                is_split: false,
+                close_notify,
+            };
+            let (token, shown) = token_of_peer(&mut peer, &files, alice, &behaviour).expect("a token");
+            assert_eq!(token.key.as_bytes(), RANDOM);
+            assert_eq!(shown, alice.map(|alice| alice.der.clone()).unwrap_or_default());
+        }
+    }
+}
+
+#[test]
 fn an_alert_of_an_openssl_server_ends_the_negotiation() {
     let files = Files::new(&Certificate::new("service.example"));
-    let mut peer = Peer::new(json!({
+    let mut peer = Peer::start(Program::OpenSsl);
+    peer.begin(json!({
         "role": "server", "versions": ["1.3", "1.3"], "certificate": files.certificate, "key": files.key,
     }));
     let outgoing = start(&client(None, TlsVersions::Tls12), CONTEXT);
