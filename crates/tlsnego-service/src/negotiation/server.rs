@@ -10,7 +10,9 @@ use dtyp::FileTime;
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// Whether clients authenticate by a certificate in the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -65,16 +67,26 @@ pub(super) enum Progress {
 }
 
 /// What the server decides about a token.
-#[derive(Clone, Debug)]
 pub struct Grant {
     /// `c:Identifier`: a new absolute URI, such as `urn:uuid:` with a random UUID.
     pub identifier: String,
     /// The first octets become the proof key. Random, and used for nothing else.
-    pub random: [u8; 32],
+    pub random: Zeroizing<[u8; 32]>,
     /// `u:Created`.
     pub created: FileTime,
     /// `u:Expires`.
     pub expires: FileTime,
+}
+
+impl fmt::Debug for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { identifier, created, expires, random: _ } = self;
+        f.debug_struct("Grant")
+            .field("identifier", identifier)
+            .field("created", created)
+            .field("expires", expires)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The last leg, which waits to be written.

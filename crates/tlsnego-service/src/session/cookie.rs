@@ -6,7 +6,7 @@
 //! refused.
 
 use super::table::{Keyed, Purpose, Refusal};
-use super::{Credential, Identity, Session, SessionKind};
+use super::{Credential, Identity, Session, SessionKind, renewal_due};
 use crate::fault::Reason;
 use crate::key::Key;
 use crate::names::CONTEXT_LEN_MAX;
@@ -19,6 +19,8 @@ use zeroize::Zeroizing;
 pub const DETAIL_LEN_MAX: usize = 16 << 10;
 
 const VERSION: u8 = 1;
+/// Octets of the longest state: fixed fields, the key, four texts, and the detail, each with its length.
+const STATE_LEN_MAX: usize = 3 + 3 * 8 + (4 + 32) + 4 * (1 + 4 + CONTEXT_LEN_MAX) + (4 + DETAIL_LEN_MAX);
 
 /// Seals the state of sessions under the farm's ticket root.
 pub trait TicketSealer {
@@ -107,7 +109,8 @@ impl<S: TicketSealer, E: EndedTokens, R: SharedReplay> CookieSessions<S, E, R> {
 
     /// The cookie of a session.
     pub fn seal(&self, state: &CookieState) -> Result<Vec<u8>, Reason> {
-        let mut octets = Zeroizing::new(Vec::new());
+        // Room for all of it: a vector that grows leaves copies of the key behind.
+        let mut octets = Zeroizing::new(Vec::with_capacity(STATE_LEN_MAX));
         state.encode(&mut octets);
         // What cannot be read again is not issued.
         CookieState::read(&octets).map_err(|error| Reason::Cookie(error.to_string()))?;
@@ -182,17 +185,12 @@ impl<S: TicketSealer, E: EndedTokens, R: SharedReplay> CookieSessions<S, E, R> {
         }
         let token = TokenId { name: &session.name, generation: Some(session.instance.as_deref()) };
         self.ended.end(token, now + rollover, session.until).await?;
-        let renewal = CookieState::renewal_of(now, session.until);
+        let renewal = renewal_due(now, session.until);
         Ok(CookieState { session: Session { instance: Some(instance), ..session.clone() }, key, renewal })
     }
 }
 
 impl CookieState {
-    /// When a key that is issued now is due for renewal, after three quarters of what is left.
-    pub fn renewal_of(now: FileTime, until: FileTime) -> FileTime {
-        now + until.since(now) * 3 / 4
-    }
-
     fn read(octets: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(octets);
         let state = Self::decode(&mut reader)?;

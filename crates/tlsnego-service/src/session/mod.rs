@@ -118,6 +118,12 @@ impl Session {
     }
 }
 
+/// When a key that is issued now, of a token that expires then, is due for renewal: after three quarters of the time
+/// between. So it is due before the token expires.
+pub fn renewal_due(issued: FileTime, expires: FileTime) -> FileTime {
+    issued + expires.since(issued) * 3 / 4
+}
+
 /// Why a session ended before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndReason {

@@ -47,7 +47,7 @@ impl SessionTimes {
     /// A negotiated token that is only used to establish a session.
     pub const BOOTSTRAP: Duration = Duration::from_secs(15 * 60);
 
-    /// When a key that is issued now is due for renewal.
+    /// The same as [`renewal_due`](super::renewal_due), by the monotonic clock.
     fn renewal(now: Duration, deadline: Duration) -> Duration {
         now + deadline.saturating_sub(now) * 3 / 4
     }
@@ -267,7 +267,8 @@ impl Sessions {
     }
 
     /// A message under the token did not decrypt or verify. After [`FAILURES_MAX`] the session ends, and true is
-    /// returned. Failures are never forgotten while the token lives.
+    /// returned. Failures are never forgotten while the token lives. The caller does not wait for anything between
+    /// [`Self::find`] and this, so at most one message of each thread is tried beyond the limit.
     pub fn failed(&self, name: &str) -> bool {
         let mut table = self.lock();
         let Some((ticket, _)) = table.get(name) else { return false };

@@ -14,7 +14,7 @@ use tlsnego_service::key::{Key, KeySize};
 use tlsnego_service::session::{
     CookieSessions, CookieState, Credential, EndReason, EndedTokens, Generation, Identity, NewSession,
     PENDING_MAX, Purpose, Renewal, SESSIONS_MAX, Session, SessionKind, SessionTimes, Sessions, SharedReplay,
-    StoreFailed, TicketSealer, TokenId,
+    StoreFailed, TicketSealer, TokenId, renewal_due,
 };
 use zeroize::Zeroizing;
 
@@ -314,7 +314,7 @@ fn state() -> CookieState {
         since,
         until,
     };
-    CookieState { session, key: key(1), renewal: CookieState::renewal_of(since, until) }
+    CookieState { session, key: key(1), renewal: renewal_due(since, until) }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use tlsnego_service::negotiation::{
     ServerSettings, Step, Token, TokenRequest, Waiting,
 };
 use tlsnego_service::{Credentials, TlsVersions, message};
+use zeroize::Zeroizing;
 
 pub(crate) const NOW: Duration = Duration::from_secs(1_000);
 pub(crate) const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -88,7 +89,7 @@ pub(crate) fn grant() -> Grant {
     let created = FileTime::from_unix(1_800_000_000);
     Grant {
         identifier: IDENTIFIER.to_owned(),
-        random: RANDOM,
+        random: Zeroizing::new(RANDOM),
         created,
         expires: created + Duration::from_secs(900),
     }
