@@ -1,4 +1,5 @@
-//! A server's negotiations under any sequence of legs, times and floods, beside a table that is searched from end to end.
+//! A server's negotiations under any sequence of legs, times and floods, beside a table that is searched from
+//! end to end.
 
 use crate::Choices;
 use dtyp::FileTime;

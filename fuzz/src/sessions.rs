@@ -1,5 +1,5 @@
-//! Security context tokens under any sequence of what clients and times do, beside a list that is searched from end to
-//! end.
+//! Security context tokens under any sequence of what clients and times do, beside a list that is searched
+//! from end to end.
 
 use crate::Choices;
 use dtyp::FileTime;

@@ -1,8 +1,9 @@
 //! Messages that did not decrypt or verify, counted by the name of their session.
 //!
-//! CBC is decrypted before anything is authenticated, so each failure tells a sender of changed copies a little. A
-//! token of [`Sessions`](crate::session::Sessions) counts its own. Here they are counted where there is no such token:
-//! on the EncryptedKeySHA1 of one-shot messages, and on the name of a session whose state is in its cookie.
+//! CBC is decrypted before anything is authenticated, so each failure tells a sender of changed copies a
+//! little. A token of [`Sessions`](crate::session::Sessions) counts its own. Here they are counted where
+//! there is no such token: on the EncryptedKeySHA1 of one-shot messages, and on the name of a session whose
+//! state is in its cookie.
 
 use crate::fault::Reason;
 use dcerpc::limits::source_of;
@@ -15,8 +16,9 @@ use std::time::Duration;
 
 /// After so many failures nothing is decrypted any more.
 pub const FAILURES_MAX: u32 = 3;
-/// Names with failures, some 150 bytes each. A new one always gets in: a client that fails under more names than this has
-/// its oldest ones forgotten, which gives it three failures for as many messages that cost it more than they tell.
+/// Names with failures, some 150 bytes each. A new one always gets in: a client that fails under more names
+/// than this has its oldest ones forgotten, which gives it three failures for as many messages that cost it
+/// more than they tell.
 const ENTRIES_MAX: usize = 65_536;
 /// The life of a token. A one-shot message is too old long before.
 const MEMORY: Duration = Duration::from_secs(10 * 3600);

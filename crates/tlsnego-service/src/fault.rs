@@ -11,8 +11,8 @@ pub enum Fault {
     NegotiationFailed,
     /// `t:InvalidRequest`: any other error of a negotiation, of RST/SCT, Renew or Cancel.
     InvalidRequest,
-    /// `dnse:ServerTooBusy`: too many negotiations or pending sessions. The only fault of the receiver: the client
-    /// may try again.
+    /// `dnse:ServerTooBusy`: too many negotiations or pending sessions. The only fault of the receiver: the
+    /// client may try again.
     ServerTooBusy,
     /// `c:BadContextToken`: the security context token is unknown, expired or cancelled.
     BadContextToken,
@@ -143,8 +143,8 @@ pub enum Reason {
     TooManyPending(usize),
     /// The peer cannot do TLS 1.2.
     #[error(
-        "the client offers {version} and no TLS 1.2: a client on .NET Framework needs a target of 4.7 or newer, or the \
-         AppContext switch Switch.System.ServiceModel.DisableUsingServicePointManagerSecurityProtocols=false"
+        "the client offers {version} and no TLS 1.2: a client on .NET Framework needs a target of 4.7 or newer, \
+         or the AppContext switch Switch.System.ServiceModel.DisableUsingServicePointManagerSecurityProtocols=false"
     )]
     OldTls {
         /// The newest version that it offers.
@@ -184,7 +184,7 @@ pub enum Reason {
     #[error("replayed message")]
     Replay,
     /// Its timestamp is outside of the window.
-    #[error("timestamp rejected: {problem}, clock offset {}{} s", if *.is_ahead { "+" } else { "-" }, .offset.as_secs())]
+    #[error("timestamp rejected: {problem}, clock offset {}{} s", ["-", "+"][usize::from(*.is_ahead)], .offset.as_secs())]
     Timestamp {
         /// Which rule.
         problem: &'static str,

@@ -13,8 +13,8 @@ pub const WINDOW: Duration = Duration::from_secs(5 * 60);
 /// Messages that are remembered, as .NET has it: some 70 MiB. Beyond it messages are refused.
 pub const REPLAY_ENTRIES_MAX: usize = 900_000;
 
-/// How far the clocks of client and server may differ: one setting for negotiations, for requests under bootstrap
-/// tokens, for RST/SCT and for calls.
+/// How far the clocks of client and server may differ: one setting for negotiations, for requests under
+/// bootstrap tokens, for RST/SCT and for calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Skew(pub Duration);
 
@@ -26,8 +26,8 @@ impl Default for Skew {
 }
 
 impl Skew {
-    /// Checks `u:Created` and `u:Expires` of a message, and returns until when its signature is to be remembered: until
-    /// then a copy would be accepted by a node whose clock is as far behind as it may be.
+    /// Checks `u:Created` and `u:Expires` of a message, and returns until when its signature is to be
+    /// remembered: from then on a copy is too old.
     pub fn check(self, created: FileTime, expires: FileTime, now: FileTime) -> Result<FileTime, Reason> {
         let problem = if expires <= created {
             "it expires before it is created"
@@ -75,8 +75,9 @@ impl ReplayCache {
         Self { seen: Mutex::default(), max }
     }
 
-    /// Takes the value of the primary signature of a verified message, which is to be remembered until `keep_until`
-    /// ([`Skew::check`]). A cache that is full refuses: a message that is forgotten could be replayed.
+    /// Takes the value of the primary signature of a verified message, which is to be remembered until
+    /// `keep_until` ([`Skew::check`]). A cache that is full refuses: a message that is forgotten could be
+    /// replayed.
     ///
     /// The wall clock decides here, because it decides on the timestamps.
     pub fn insert(&self, signature_value: &[u8], keep_until: FileTime, now: Moment) -> Result<(), Reason> {

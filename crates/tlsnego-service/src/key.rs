@@ -113,13 +113,14 @@ impl fmt::Debug for Key {
     }
 }
 
-/// `P_SHA1(secret, label || nonce)[offset ..]`, as many octets as `key` has (WS-SecureConversation section 7).
+/// `P_SHA1(secret, label || nonce)[offset ..]`, as many octets as `key` has (WS-SecureConversation section
+/// 7).
 pub fn derive_key(secret: &[u8], label: &[u8], nonce: &[u8], offset: usize, key: &mut [u8]) {
     p_sha1(secret, &[label, nonce], offset, key);
 }
 
-/// P_hash of RFC 2246 section 5 with HMAC-SHA-1, from `offset` on. The seed is the parts, one behind the other. It
-/// costs two HMACs for each 20 octets up to the end, so `offset` is bounded by the caller.
+/// P_hash of RFC 2246 section 5 with HMAC-SHA-1, from `offset` on. The seed is the parts, one behind the
+/// other. It costs two HMACs for each 20 octets up to the end, so `offset` is bounded by the caller.
 pub fn p_sha1(secret: &[u8], seed: &[&[u8]], offset: usize, output: &mut [u8]) {
     // INVARIANT: HMAC takes keys of any length.
     let keyed = Hmac::<Sha1>::new_from_slice(secret).expect("any length");

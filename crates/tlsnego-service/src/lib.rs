@@ -1,9 +1,10 @@
-//! WS-Trust TLSNEGO of February 2005: a TLS handshake in SOAP messages that ends in a security context token, as WCF's
-//! `WSHttpBinding` speaks it, both sides; and the sessions under such tokens (WS-SecureConversation).
+//! WS-Trust TLSNEGO of February 2005: a TLS handshake in SOAP messages that ends in a security context token,
+//! as WCF's `WSHttpBinding` speaks it, both sides; and the sessions under such tokens
+//! (WS-SecureConversation).
 //!
-//! This crate reads and writes no XML, opens no socket, and reads no clock. Messages are values ([`message`]); beside
-//! each, the caller gives its canonical octets. Tokens, entropy and times are arguments. rustls draws the randomness of
-//! its handshakes.
+//! This crate reads and writes no XML, opens no socket, and reads no clock. Messages are values
+//! ([`message`]); beside each, the caller gives its canonical octets. Tokens, entropy and times are
+//! arguments. rustls draws the randomness of its handshakes.
 //!
 //! | module | what it is |
 //! | --- | --- |
@@ -28,7 +29,8 @@ mod tls;
 
 pub use tls::{CIPHER_VALUE_LEN_MAX, Credentials, OCTETS_MAX, TlsVersions, UnusableCredentials};
 
-/// A time by both clocks of a system. Durations are measured by the monotonic one, because the wall clock can be set.
+/// A time by both clocks of a system. Durations are measured by the monotonic one, because the wall clock can
+/// be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// The wall clock, for what carries a date.

@@ -1,9 +1,11 @@
-//! The trust elements of a negotiation as values. The XML layer reads them from a message and writes them to one.
+//! The trust elements of a negotiation as values. The XML layer reads them from a message and writes them to
+//! one.
 //!
-//! Text is what the message has, to the letter: this crate decides what it means. Beside an element, each call takes
-//! its canonical octets: exclusive XML canonicalisation without comments of the trust element alone (the
-//! RequestSecurityToken, or one RequestSecurityTokenResponse), with white space between its children dropped. What was
-//! received is canonicalised from the message as it came, and what is sent from the message as it is sent.
+//! Text is what the message has, to the letter: this crate decides what it means. Beside an element, each
+//! call takes its canonical octets: exclusive XML canonicalisation without comments of the trust element
+//! alone (the RequestSecurityToken, or one RequestSecurityTokenResponse), with white space between its
+//! children dropped. What was received is canonicalised from the message as it came, and what is sent from
+//! the message as it is sent.
 
 use crate::fault::Reason;
 use crate::names::CONTEXT_LEN_MAX;
@@ -58,7 +60,8 @@ pub struct Request<'a> {
     pub applies_to: Option<Cow<'a, [u8]>>,
 }
 
-/// Leg 2, of the server, leg 3, of the client, and any between 3 and the last: `t:RequestSecurityTokenResponse`.
+/// Leg 2, of the server, leg 3, of the client, and any between 3 and the last:
+/// `t:RequestSecurityTokenResponse`.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Response<'a> {
     /// `Context`.

@@ -1,4 +1,5 @@
-//! URIs and other fixed texts of WS-Trust and WS-SecureConversation of February 2005, as .NET Framework writes them.
+//! URIs and other fixed texts of WS-Trust and WS-SecureConversation of February 2005, as .NET Framework
+//! writes them.
 
 /// Namespace of WS-Trust, prefix `t`.
 pub const TRUST: &str = "http://schemas.xmlsoap.org/ws/2005/02/trust";
@@ -9,7 +10,8 @@ pub const WS_SECURITY: &str =
     "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd";
 /// Namespace of .NET's own faults and of the cookie, prefix `dnse`.
 pub const DOT_NET_SECURITY: &str = "http://schemas.microsoft.com/ws/2006/05/security";
-/// `ValueType` of BinaryExchange as .NET writes it: **with a leading space**, which is part of the authenticator.
+/// `ValueType` of BinaryExchange as .NET writes it: **with a leading space**, which is part of the
+/// authenticator.
 pub const TLSNEGO: &str = " http://schemas.xmlsoap.org/ws/2005/02/trust/tlsnego";
 /// The same as the WS-Trust 1.3 dialect writes it. A server takes both, and echoes what it received.
 pub const TLSNEGO_WITHOUT_SPACE: &str = "http://schemas.xmlsoap.org/ws/2005/02/trust/tlsnego";
@@ -31,5 +33,6 @@ pub const FAULT_ACTION: &str = "http://www.w3.org/2005/08/addressing/soap/fault"
 /// Action of a fault of a session.
 pub const SESSION_FAULT_ACTION: &str =
     "http://schemas.microsoft.com/ws/2006/05/security/SecureConversationFault";
-/// Longest `Context` in characters, and longest name and instance of a token. Ours have 45, those of .NET 45 and more.
+/// Longest `Context` in characters, and longest name and instance of a token. Ours have 45, those of .NET 45
+/// and more.
 pub const CONTEXT_LEN_MAX: usize = 512;

@@ -1,8 +1,10 @@
-//! Checks of passwords in UsernameTokens: a right one is cached, a wrong one is asked once, and few are checked at once.
+//! Checks of passwords in UsernameTokens: a right one is cached, a wrong one is asked once, and few are
+//! checked at once.
 //!
-//! A client sends its password with each call, and a check costs argon2id or a question to a domain controller. So a
-//! verdict is cached under HMAC-SHA-256 of name and password by a key of the process. It counts for a limited time, and
-//! only as long as the account has the revision that it had. Equal questions at the same time make one check.
+//! A client sends its password with each call, and a check costs argon2id or a question to a domain
+//! controller. So a verdict is cached under HMAC-SHA-256 of name and password by a key of the process. It
+//! counts for a limited time, and only as long as the account has the revision that it had. Equal questions
+//! at the same time make one check.
 
 mod turns;
 
@@ -38,9 +40,9 @@ pub const TEXT_LEN_MAX: usize = 1_024;
 
 /// Checks passwords.
 pub trait PasswordStore: Send + Sync {
-    /// A number that changes with the account's password, state and groups. None if the store cannot tell, such as a
-    /// domain controller: then the time limit alone ends a verdict. Asked before each check, and before a cached verdict
-    /// is used.
+    /// A number that changes with the account's password, state and groups. None if the store cannot tell,
+    /// such as a domain controller: then the time limit alone ends a verdict. Asked before each check, and
+    /// before a cached verdict is used.
     fn revision(&self, name: &str) -> impl Future<Output = Result<Option<u64>, StoreFailed>> + Send;
 
     /// Whose password it is; none if it is wrong, or there is no such account, in the same time.
@@ -166,7 +168,8 @@ impl<S: PasswordStore> Passwords<S> {
         let source = source_of(source);
         let digest = self.digest(name, password);
         loop {
-            // Before the check: if the account changes meanwhile, the verdict does not count on the next call.
+            // Before the check: if the account changes meanwhile, the verdict does not count on the next
+            // call.
             let revision = self.store.revision(name).await?;
             let verdict = match self.next(digest, revision, now) {
                 Next::Known(identity) => return Ok(identity),

@@ -1,8 +1,8 @@
 //! rustls over octets in memory: the settings of both roles, and one conversation.
 //!
-//! No name is sent or checked, no session is resumed, no ticket is issued and no early data is taken. Neither role
-//! validates a certificate: each only checks that the peer has its key, and the caller decides on the chain when the
-//! handshake shows it.
+//! No name is sent or checked, no session is resumed, no ticket is issued and no early data is taken. Neither
+//! role validates a certificate: each only checks that the peer has its key, and the caller decides on the
+//! chain when the handshake shows it.
 
 use crate::fault::Reason;
 use rustls::client::Resumption;
@@ -23,8 +23,8 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-/// Octets of TLS that one negotiation takes from its peer. A handshake with a long chain of certificates has some
-/// 20 KiB, and rustls holds a message of 64 KiB at most.
+/// Octets of TLS that one negotiation takes from its peer. A handshake with a long chain of certificates has
+/// some 20 KiB, and rustls holds a message of 64 KiB at most.
 pub const OCTETS_MAX: usize = 128 << 10;
 /// Octets of a CipherValue: a record with 32 octets has 61, and two TLS 1.3 tickets before it have some 600.
 pub const CIPHER_VALUE_LEN_MAX: usize = 4 << 10;
@@ -195,8 +195,8 @@ impl Tls {
         }
     }
 
-    /// The reverse: whole records, of which one has these octets and the others none. The others are TLS 1.3 tickets
-    /// before the key, or an alert behind it.
+    /// The reverse: whole records, of which one has these octets and the others none. The others are TLS 1.3
+    /// tickets before the key, or an alert behind it.
     pub(crate) fn unwrap(&mut self, cipher_value: &[u8], octets: &mut [u8]) -> Result<(), Reason> {
         let bits = u32::try_from(octets.len() * 8).unwrap_or(u32::MAX);
         if cipher_value.len() > CIPHER_VALUE_LEN_MAX {
@@ -236,8 +236,8 @@ fn failed(error: Error) -> Reason {
     }
 }
 
-/// The newest version that a ClientHello offers, if that is older than TLS 1.2. From TLS 1.2 on, `legacy_version` is
-/// 0x0303 (RFC 8446 4.1.2), so the first octets tell.
+/// The newest version that a ClientHello offers, if that is older than TLS 1.2. From TLS 1.2 on,
+/// `legacy_version` is 0x0303 (RFC 8446 4.1.2), so the first octets tell.
 pub(crate) fn old_version(flight: &[u8]) -> Option<&'static str> {
     let version = match flight {
         // A record with a ClientHello: header (5), type (1) and length (3) of the message, then its version.
@@ -255,8 +255,8 @@ pub(crate) fn old_version(flight: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Accepts every chain of a peer that proves to have the key of its certificate: the chain is validated afterwards,
-/// by the caller.
+/// Accepts every chain of a peer that proves to have the key of its certificate: the chain is validated
+/// afterwards, by the caller.
 #[derive(Debug)]
 struct PossessionOnly(WebPkiSupportedAlgorithms);
 

@@ -64,8 +64,8 @@ pub enum Step {
     Send(Outgoing<Response<'static>>),
 }
 
-/// A security context token. The server has the certificate that was accepted, and all messages arrived as they
-/// were sent.
+/// A security context token. The server has the certificate that was accepted, and all messages arrived as
+/// they were sent.
 #[derive(Debug)]
 pub struct Token {
     /// `c:Identifier`.
@@ -129,8 +129,9 @@ impl Waiting {
         }
     }
 
-    /// Takes the last leg: its first response, the canonical octets of that without `t:RequestedSecurityToken` and
-    /// `t:RequestedProofToken`, and all further responses. If anything in it is not as it has to be, there is no token.
+    /// Takes the last leg: its first response, the canonical octets of that without
+    /// `t:RequestedSecurityToken` and `t:RequestedProofToken`, and all further responses. If anything in it
+    /// is not as it has to be, there is no token.
     pub fn finish(
         self,
         response: &TokenResponse<'_>,
@@ -188,8 +189,8 @@ impl Unverified {
         self.0.tls.peer_certificates().unwrap_or_default()
     }
 
-    /// The certificate is the one of the service: the chain was validated, and its name or key compared with the
-    /// identity of the endpoint.
+    /// The certificate is the one of the service: the chain was validated, and its name or key compared with
+    /// the identity of the endpoint.
     pub fn accept(self) -> Result<Outgoing<Response<'static>>, Reason> {
         let Self(mut negotiation) = self;
         negotiation.is_server_accepted = true;
@@ -198,7 +199,8 @@ impl Unverified {
 }
 
 impl Negotiation {
-    /// What TLS has to send, which is nothing if the server's flight is not complete, or sent more than it had to.
+    /// What TLS has to send, which is nothing if the server's flight is not complete, or sent more than it
+    /// had to.
     fn next(mut self) -> Result<Outgoing<Response<'static>>, Reason> {
         let message = Response {
             context: Some(self.context.as_str().to_owned().into()),

@@ -12,9 +12,9 @@
 //!   Token
 //! ```
 //!
-//! TLS decides how many legs there are between the first and the last. Each message that is received is given with
-//! its canonical octets, and each message that is sent is told by `wrote`: SHA-1 over all of them makes the
-//! authenticator. A step takes the value that it leaves, so a negotiation that failed cannot go on.
+//! TLS decides how many legs there are between the first and the last. Each message that is received is given
+//! with its canonical octets, and each message that is sent is told by `wrote`: SHA-1 over all of them makes
+//! the authenticator. A step takes the value that it leaves, so a negotiation that failed cannot go on.
 
 mod client;
 mod server;

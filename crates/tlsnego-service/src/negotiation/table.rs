@@ -11,8 +11,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Negotiations in progress, as .NET has it. Beyond it a client is told that the server is too busy, unless another
-/// address has more negotiations than it would have: then the oldest one of the address with most is evicted.
+/// Negotiations in progress, as .NET has it. Beyond it a client is told that the server is too busy, unless
+/// another address has more negotiations than it would have: then the oldest one of the address with most is
+/// evicted.
 ///
 /// One holds some 200 KiB at most: [`OCTETS_MAX`](crate::tls::OCTETS_MAX) of TLS, and AppliesTo.
 pub const NEGOTIATIONS_MAX: usize = 128;
@@ -70,8 +71,8 @@ pub struct Reply {
     place: Place,
 }
 
-/// A handshake that is complete. The caller decides on the client's certificate, and issues a token. Dropped, it ends
-/// the negotiation.
+/// A handshake that is complete. The caller decides on the client's certificate, and issues a token. Dropped,
+/// it ends the negotiation.
 #[derive(Debug)]
 pub struct Established {
     negotiation: ServerNegotiation,
@@ -228,8 +229,8 @@ impl Reply {
 }
 
 impl Established {
-    /// The client's certificate, then those that it sent with it; none of an anonymous client. The client has its key;
-    /// the caller validates the chain.
+    /// The client's certificate, then those that it sent with it; none of an anonymous client. The client has
+    /// its key; the caller validates the chain.
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         self.negotiation.certificates()
     }

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-/// Turns for a work that only few may do at once. An address with many that wait delays another one by a turn for each
-/// of its own.
+/// Turns for a work that only few may do at once. An address with many that wait delays another one by a turn
+/// for each of its own.
 #[derive(Debug)]
 pub(super) struct Turns {
     waiting_max: usize,

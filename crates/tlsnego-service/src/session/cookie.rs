@@ -1,9 +1,9 @@
-//! Sessions that every node of a farm serves: the token's cookie holds its state, sealed under a root that the nodes
-//! share.
+//! Sessions that every node of a farm serves: the token's cookie holds its state, sealed under a root that
+//! the nodes share.
 //!
-//! A node that opens a cookie has no memory of the session. So what ends a session before its time is in a list that
-//! the nodes share, and what was accepted before, too. If one of them does not answer or is full, the message is
-//! refused.
+//! A node that opens a cookie has no memory of the session. So what ends a session before its time is in a
+//! list that the nodes share, and what was accepted before, too. If one of them does not answer or is full,
+//! the message is refused.
 
 use super::table::{Keyed, Purpose, Refusal};
 use super::{Credential, Identity, Session, SessionKind, renewal_due};
@@ -17,6 +17,10 @@ use zeroize::Zeroizing;
 
 /// Most octets of an identity's detail in a cookie: the cookie travels in each request.
 pub const DETAIL_LEN_MAX: usize = 16 << 10;
+
+/// How far the clocks of two nodes may differ. What is kept for all nodes is kept for twice as long beyond its
+/// time: one node may be ahead when it forgets, and another one behind when it asks.
+pub const NODE_SKEW: Duration = Duration::from_secs(60);
 
 const VERSION: u8 = 1;
 /// Octets of the longest state: fixed fields, the key, four texts, and the detail, each with its length.
@@ -53,8 +57,8 @@ pub struct TokenId<'a> {
 
 /// Tokens that ended before their time, in a store that all nodes share.
 pub trait EndedTokens {
-    /// Ends a token at a time. It has to be kept until `keep_until` at least. If it was ended before, the earlier end
-    /// counts.
+    /// Ends a token at a time. It has to be kept until `keep_until` at least. If it was ended before, the
+    /// earlier end counts.
     fn end(
         &self,
         token: TokenId<'_>,
@@ -72,8 +76,8 @@ pub trait EndedTokens {
 
 /// Messages that were accepted, in a store that all nodes share.
 pub trait SharedReplay {
-    /// Inserts the value of a primary signature, which has to be kept until `keep_until` at least. Of all calls with the
-    /// same value in the whole farm, one gets true.
+    /// Inserts the value of a primary signature, which has to be kept until `keep_until` at least. Of all
+    /// calls with the same value in the whole farm, one gets true.
     fn insert_once(
         &self,
         signature_value: &[u8],
@@ -117,8 +121,8 @@ impl<S: TicketSealer, E: EndedTokens, R: SharedReplay> CookieSessions<S, E, R> {
         self.sealer.seal(&octets, state.session.until).map_err(Reason::Cookie)
     }
 
-    /// Opens the cookie of a token with this Identifier and Instance. A key that is due for renewal opens no message,
-    /// unless it was renewed and counts for the rest of its rollover.
+    /// Opens the cookie of a token with this Identifier and Instance. A key that is due for renewal opens no
+    /// message, unless it was renewed and counts for the rest of its rollover.
     pub async fn open(
         &self,
         cookie: &[u8],
@@ -155,7 +159,7 @@ impl<S: TicketSealer, E: EndedTokens, R: SharedReplay> CookieSessions<S, E, R> {
         keep_until: FileTime,
         now: FileTime,
     ) -> Result<(), Reason> {
-        match self.replay.insert_once(signature_value, now, keep_until).await? {
+        match self.replay.insert_once(signature_value, now, keep_until + 2 * NODE_SKEW).await? {
             true => Ok(()),
             false => Err(Reason::Replay),
         }
@@ -164,10 +168,11 @@ impl<S: TicketSealer, E: EndedTokens, R: SharedReplay> CookieSessions<S, E, R> {
     /// Ends a session in the whole farm: Cancel under itself, too many failures, or an operator.
     pub async fn end(&self, session: &Session, now: FileTime) -> Result<(), Reason> {
         let token = TokenId { name: &session.name, generation: None };
-        Ok(self.ended.end(token, now, session.until).await?)
+        Ok(self.ended.end(token, now, session.until + 2 * NODE_SKEW).await?)
     }
 
-    /// The state with a new key. The one before it counts for `rollover`; if that is not written, there is no renewal.
+    /// The state with a new key. The one before it counts for `rollover`; if that is not written, there is no
+    /// renewal.
     pub async fn renew(
         &self,
         state: &CookieState,
@@ -184,7 +189,7 @@ impl<S: TicketSealer, E: EndedTokens, R: SharedReplay> CookieSessions<S, E, R> {
             return Err(Reason::NotAllowed("a session is renewed by its own account"));
         }
         let token = TokenId { name: &session.name, generation: Some(session.instance.as_deref()) };
-        self.ended.end(token, now + rollover, session.until).await?;
+        self.ended.end(token, now + rollover, session.until + 2 * NODE_SKEW).await?;
         let renewal = renewal_due(now, session.until);
         Ok(CookieState { session: Session { instance: Some(instance), ..session.clone() }, key, renewal })
     }
@@ -199,8 +204,9 @@ impl CookieState {
     }
 }
 
-/// Version (1), kind (1), credential (1), since, until, renewal (8 each), key, name, then instance, parent and identity
-/// where they are there. Integers are little-endian; texts and octets have their length before them in 4 octets.
+/// Version (1), kind (1), credential (1), since, until, renewal (8 each), key, name, then instance, parent
+/// and identity where they are there. Integers are little-endian; texts and octets have their length before
+/// them in 4 octets.
 impl Encode for CookieState {
     fn encode(&self, out: &mut Vec<u8>) {
         let Session { kind, name, instance, parent, identity, credential, since, until } = &self.session;

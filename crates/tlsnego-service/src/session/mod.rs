@@ -4,8 +4,8 @@ mod cookie;
 mod table;
 
 pub use cookie::{
-    CookieSessions, CookieState, DETAIL_LEN_MAX, EndedTokens, SharedReplay, StoreFailed, TicketSealer,
-    TokenId,
+    CookieSessions, CookieState, DETAIL_LEN_MAX, EndedTokens, NODE_SKEW, SharedReplay, StoreFailed,
+    TicketSealer, TokenId,
 };
 pub use table::{
     Ended, Generation, Keyed, NewSession, PENDING_MAX, Purpose, Refusal, Renewal, SESSIONS_MAX, SessionTimes,
@@ -75,8 +75,8 @@ pub struct Identity {
     pub detail: Arc<[u8]>,
 }
 
-/// A session by its names. The name is no secret and no proof: it is told to the application, and never taken from
-/// what a client says outside of a verified message.
+/// A session by its names. The name is no secret and no proof: it is told to the application, and never taken
+/// from what a client says outside of a verified message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     /// How its token came to be.
@@ -118,8 +118,8 @@ impl Session {
     }
 }
 
-/// When a key that is issued now, of a token that expires then, is due for renewal: after three quarters of the time
-/// between. So it is due before the token expires.
+/// When a key that is issued now, of a token that expires then, is due for renewal: after three quarters of
+/// the time between. So it is due before the token expires.
 pub fn renewal_due(issued: FileTime, expires: FileTime) -> FileTime {
     issued + expires.since(issued) * 3 / 4
 }

@@ -13,12 +13,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Tokens at once, some 1 KiB each. A new one always gets in: beyond it the oldest token of the account with most of
-/// them is evicted. Tokens of anonymous clients count for their address.
+/// Tokens at once, some 1 KiB each. A new one always gets in: beyond it the oldest token of the account with
+/// most of them is evicted. Tokens of anonymous clients count for their address.
 pub const SESSIONS_MAX: usize = 10_000;
-/// Sessions that were established and not used yet, as .NET has it. Beyond it a client is told that the server is too
-/// busy, unless another account or address has more of them than it would have: then the oldest one of those with most
-/// is evicted.
+/// Sessions that were established and not used yet, as .NET has it. Beyond it a client is told that the
+/// server is too busy, unless another account or address has more of them than it would have: then the oldest
+/// one of those with most is evicted.
 pub const PENDING_MAX: usize = 128;
 /// Sessions that ended before their time, which clients are told of.
 const ENDED_MAX: usize = 1_024;
@@ -32,8 +32,8 @@ const SEARCH_PAUSE: Duration = Duration::from_secs(1);
 pub struct SessionTimes {
     /// A negotiated token: 10 h if it protects calls, 15 min if it is only used to establish a session.
     pub negotiated: Duration,
-    /// An established session in all, over all renewals. A key is due for renewal after three quarters of what is left
-    /// of it when the key is issued.
+    /// An established session in all, over all renewals. A key is due for renewal after three quarters of
+    /// what is left of it when the key is issued.
     pub established: Duration,
     /// An established session that is not used for so long is dropped.
     pub idle: Duration,
@@ -212,8 +212,8 @@ impl Sessions {
         self.add(new, SessionKind::Negotiated, None, now)
     }
 
-    /// Adds a token that was established under another one, or under an EncryptedKey, of this name. A negotiated token
-    /// ends with it: its purpose is fulfilled.
+    /// Adds a token that was established under another one, or under an EncryptedKey, of this name. A
+    /// negotiated token ends with it: its purpose is fulfilled.
     pub fn establish(&self, new: NewSession, parent: &str, now: Moment) -> Result<Arc<Session>, Reason> {
         self.add(new, SessionKind::Established, Some(parent), now)
     }
@@ -266,9 +266,9 @@ impl Sessions {
         }
     }
 
-    /// A message under the token did not decrypt or verify. After [`FAILURES_MAX`] the session ends, and true is
-    /// returned. Failures are never forgotten while the token lives. The caller does not wait for anything between
-    /// [`Self::find`] and this, so at most one message of each thread is tried beyond the limit.
+    /// A message under the token did not decrypt or verify. After [`FAILURES_MAX`] the session ends, and true
+    /// is returned. Failures are never forgotten while the token lives. The caller does not wait for anything
+    /// between [`Self::find`] and this, so at most one message of each thread is tried beyond the limit.
     pub fn failed(&self, name: &str) -> bool {
         let mut table = self.lock();
         let Some((ticket, _)) = table.get(name) else { return false };
@@ -281,7 +281,8 @@ impl Sessions {
         is_over
     }
 
-    /// Gives the session a new key. Its name, its identity and its end stay. The key before it counts for a while.
+    /// Gives the session a new key. Its name, its identity and its end stay. The key before it counts for a
+    /// while.
     pub fn renew(&self, name: &str, renewal: Renewal<'_>, now: Moment) -> Result<Arc<Session>, Reason> {
         let Renewal { identity, instance, key } = renewal;
         let mut table = self.lock();

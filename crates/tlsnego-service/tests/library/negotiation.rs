@@ -299,7 +299,8 @@ fn a_last_leg_that_was_changed_gives_no_token() {
 
 #[test]
 fn earlier_legs_that_were_changed_or_swapped_give_no_token() {
-    // The client hashes another leg 2 than the server sent, and the server another leg 1 or 3 than the client sent.
+    // The client hashes another leg 2 than the server sent, and the server another leg 1 or 3 than the client
+    // sent.
     for changed in 1..=3 {
         let (_, server) = anonymous(Tls12);
         let seen =

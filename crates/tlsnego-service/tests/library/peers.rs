@@ -1,5 +1,5 @@
-//! OpenSSL and JSSE as the other side, over TLS in memory: they find the same key and, by Python's and Java's own hashes,
-//! the same authenticator.
+//! OpenSSL and JSSE as the other side, over TLS in memory: they find the same key and, by Python's and Java's
+//! own hashes, the same authenticator.
 
 use crate::support::*;
 use dtyp::{hex, read_hex};

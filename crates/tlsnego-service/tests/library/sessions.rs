@@ -253,7 +253,7 @@ type TokenName = (String, Option<Option<String>>);
 #[derive(Default)]
 struct Shared {
     ended: Mutex<HashMap<TokenName, FileTime>>,
-    seen: Mutex<Vec<Vec<u8>>>,
+    seen: Mutex<Vec<(Vec<u8>, FileTime)>>,
     is_down: Mutex<bool>,
 }
 
@@ -285,11 +285,16 @@ impl EndedTokens for &Shared {
 }
 
 impl SharedReplay for &Shared {
-    async fn insert_once(&self, value: &[u8], _: FileTime, _: FileTime) -> Result<bool, StoreFailed> {
+    async fn insert_once(
+        &self,
+        value: &[u8],
+        _: FileTime,
+        keep_until: FileTime,
+    ) -> Result<bool, StoreFailed> {
         self.up()?;
         let mut seen = self.seen.lock().expect("no test panicked");
-        let is_new = !seen.iter().any(|it| it == value);
-        seen.push(value.to_vec());
+        let is_new = !seen.iter().any(|(it, _)| it == value);
+        seen.push((value.to_vec(), keep_until));
         Ok(is_new)
     }
 }
@@ -339,6 +344,8 @@ fn every_node_serves_a_session_whose_state_is_in_its_cookie() {
     // A message counts once in the farm.
     assert_eq!(now(one.accept(b"signature", start, start)), Ok(()));
     assert_eq!(now(two.accept(b"signature", start, start)), Err(Reason::Replay));
+    let kept = shared.seen.lock().expect("no test panicked")[0].1;
+    assert_eq!(kept, start + 2 * MINUTE, "one clock may be a minute ahead, and another one behind");
 
     // After Renew the first key counts for the rollover, on each node.
     let due = start + 450 * MINUTE;
