@@ -3,7 +3,7 @@
 use super::{Transcript, check_context, exchange, later_exchange};
 use crate::fault::Reason;
 use crate::key::{Key, KeySize};
-use crate::message::{Authenticator, Context, Request as RequestMessage, Response, TokenResponse};
+use crate::message::{Authenticator, Context, Request, Response, TokenResponse};
 use crate::names::{self, CONTEXT_LEN_MAX};
 use crate::tls::{Credentials, Tls, TlsVersions, UnusableCredentials, client_config};
 use dtyp::FileTime;
@@ -21,7 +21,7 @@ pub struct Client {
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct TokenRequest {
     /// A new Context, such as `uuid-` with a random UUID and `-1`.
     pub context: Context,
     /// The key size of the algorithm suite.
@@ -85,10 +85,10 @@ impl Client {
     }
 
     /// The first leg.
-    pub fn start(&self, request: Request) -> Result<Outgoing<RequestMessage<'static>>, Reason> {
-        let Request { context, key_size, applies_to } = request;
+    pub fn start(&self, request: TokenRequest) -> Result<Outgoing<Request<'static>>, Reason> {
+        let TokenRequest { context, key_size, applies_to } = request;
         let mut tls = Tls::client(&self.config)?;
-        let message = RequestMessage {
+        let message = Request {
             context: Some(context.as_str().to_owned().into()),
             token_type: Some(names::SECURITY_CONTEXT_TOKEN.into()),
             request_type: Some(names::ISSUE.into()),

@@ -20,7 +20,7 @@ mod client;
 mod server;
 mod table;
 
-pub use client::{Client, Outgoing, Request as TokenRequest, Step, Token, Unverified, Waiting};
+pub use client::{Client, Outgoing, Step, Token, TokenRequest, Unverified, Waiting};
 pub use server::{ClientCertificates, Grant, Issued, Issuing, Server, ServerSettings};
 pub use table::{Answer, Established, NEGOTIATIONS_MAX, Negotiations, Reply, TIME_MAX};
 

@@ -38,7 +38,7 @@ pub struct ServerSettings {
 }
 
 /// Begins negotiations.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Server {
     config: Arc<ServerConfig>,
     client_certificates: ClientCertificates,
@@ -76,6 +76,16 @@ pub struct Grant {
     pub created: FileTime,
     /// `u:Expires`.
     pub expires: FileTime,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client_certificates, key_size, config: _ } = self;
+        f.debug_struct("Server")
+            .field("client_certificates", client_certificates)
+            .field("key_size", key_size)
+            .finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Grant {

@@ -518,3 +518,186 @@ fn negotiate_from(server: &Negotiations, source: IpAddr) -> Finishing {
     };
     Finishing { waiting: third.wrote(&octets), established, server: Vec::new(), legs: 3 }
 }
+
+/// Where the octets of record headers are that name a version, which is frozen and says nothing (RFC 8446 5.1).
+fn record_versions(flight: &[u8]) -> Vec<usize> {
+    let (mut found, mut at) = (Vec::new(), 0);
+    while at < flight.len() {
+        found.extend([at + 1, at + 2]);
+        at += 5 + usize::from(u16::from_be_bytes([flight[at + 3], flight[at + 4]]));
+    }
+    found
+}
+
+#[test]
+fn a_server_that_does_not_have_the_key_of_its_certificate_is_refused() {
+    for versions in [Tls12, Tls12And13] {
+        let (certificate, server) = anonymous(versions);
+        let mut accepted = 0;
+        for n in (0..).step_by(5) {
+            let first = start(&client(None, versions), &format!("{CONTEXT}{n}"));
+            let answer = server.first(first.message(), b"1", SOURCE, NOW).expect("leg 1");
+            let Answer::Reply(reply) = answer else { panic!("leg 2") };
+            let mut message = reply.message().clone();
+            let octets = message.binary_exchange.as_mut().expect("a flight").octets.to_mut();
+            let says_nothing = record_versions(octets);
+            let Some(octet) = octets.get_mut(n) else { break };
+            *octet ^= 1;
+            // What is changed in the certificate itself is found when its chain is validated.
+            match first.wrote(b"1").receive(&message, b"2") {
+                Ok(Step::Certificate(unverified))
+                    if unverified.certificates()[0].as_ref() == certificate.der =>
+                {
+                    assert!(says_nothing.contains(&n), "octet {n} of {versions:?}");
+                    accepted += 1;
+                }
+                Ok(Step::Certificate(_)) | Err(_) => {}
+                Ok(Step::Send(_)) => accepted += 1,
+            }
+        }
+        assert!(accepted < 4, "{accepted}");
+    }
+}
+
+#[test]
+fn a_client_that_does_not_have_the_key_of_its_certificate_is_refused() {
+    let (service, alice) = (Certificate::new("service.example"), Certificate::new("alice.example"));
+    for versions in [Tls12, Tls12And13] {
+        let server = server(&service, versions, ClientCertificates::Required);
+        for n in (0..).step_by(5) {
+            let context = format!("{CONTEXT}{n}");
+            let first = start(&client(Some(&alice), versions), &context);
+            let answer = server.first(first.message(), b"1", SOURCE, NOW).expect("leg 1");
+            let Answer::Reply(reply) = answer else { panic!("leg 2") };
+            let mut third = client_leg(first.wrote(b"1"), reply.message());
+            reply.wrote(b"2");
+            let octets = third.binary_exchange.as_mut().expect("a flight").octets.to_mut();
+            let says_nothing = record_versions(octets);
+            let Some(octet) = octets.get_mut(n) else { break };
+            *octet ^= 1;
+            let is_established = matches!(server.next(&third, b"3", NOW), Ok(Answer::Established(_)));
+            assert!(!is_established || says_nothing.contains(&n), "octet {n} of {versions:?}");
+        }
+    }
+    // The certificate of another one, which our own client does not show.
+    for versions in [Tls12, Tls12And13] {
+        let server = server(&service, versions, ClientCertificates::Required);
+        for (key, is_owner) in [(&alice, true), (&service, false)] {
+            let answer = raw_client::leg_3(&server, &alice.der, key);
+            assert_eq!(matches!(answer, Ok(Answer::Established(_))), is_owner, "{versions:?}: {answer:?}");
+            assert!(is_owner || answer.is_err_and(|reason| reason.name() == "tls"));
+        }
+    }
+    let stolen = tlsnego_service::Credentials { key: service.credentials().key, ..alice.credentials() };
+    assert!(
+        tlsnego_service::negotiation::Client::new(Some(stolen), Tls12).is_err(),
+        "they do not belong together"
+    );
+}
+
+#[test]
+fn a_new_certificate_is_shown_in_new_negotiations() {
+    let (_, negotiations) = anonymous(Tls12);
+    let (reply, waiting) = first_reply(&negotiations, Tls12);
+    let other = Certificate::new("other.example");
+    negotiations.set_server(settings(&other, Tls12, ClientCertificates::NotAsked));
+    let Finishing { server: shown, .. } = negotiate(&client(None, Tls12), &negotiations, "other");
+    assert_eq!(shown, other.der);
+    let answer = negotiations.next(&client_leg(waiting, &reply), b"leg 3", NOW);
+    assert!(matches!(answer, Ok(Answer::Established(_))), "{answer:?}");
+}
+
+/// A client on rustls itself, which shows any certificate with any key.
+mod raw_client {
+    use super::*;
+    use rustls::client::ResolvesClientCert;
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::crypto::aws_lc_rs::{default_provider, sign::any_supported_type};
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::sign::CertifiedKey;
+    use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
+    use std::sync::Arc;
+
+    /// The answer to its second leg.
+    pub(super) fn leg_3(server: &Negotiations, shown: &[u8], key: &Certificate) -> Result<Answer, Reason> {
+        let key = any_supported_type(&key.credentials().key).expect("a key");
+        let shown = Arc::new(CertifiedKey::new(vec![shown.to_vec().into()], key));
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("TLS 1.2 and 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(TrustAll))
+            .with_client_cert_resolver(Arc::new(Shows(shown)));
+        let name = ServerName::try_from("service.example").expect("a name");
+        let mut client = ClientConnection::new(Arc::new(config), name).expect("a client");
+        let Ok(Answer::Reply(reply)) =
+            server.first(&request(names::TLSNEGO, &sent(&mut client)), b"1", SOURCE, NOW)
+        else {
+            panic!("leg 2");
+        };
+        let flight = reply.message().binary_exchange.as_ref().expect("a flight").octets.to_vec();
+        reply.wrote(b"2");
+        client.read_tls(&mut flight.as_slice()).expect("it is taken");
+        client.process_new_packets().expect("a flight");
+        server.next(&response(sent(&mut client)), b"3", NOW)
+    }
+
+    fn sent(client: &mut ClientConnection) -> Vec<u8> {
+        let mut octets = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut octets).expect("into memory");
+        }
+        octets
+    }
+
+    #[derive(Debug)]
+    struct Shows(Arc<CertifiedKey>);
+
+    impl ResolvesClientCert for Shows {
+        fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+            Some(Arc::clone(&self.0))
+        }
+
+        fn has_certs(&self) -> bool {
+            true
+        }
+    }
+
+    #[derive(Debug)]
+    struct TrustAll;
+
+    impl ServerCertVerifier for TrustAll {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+        }
+    }
+}

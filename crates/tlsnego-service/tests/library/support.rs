@@ -62,18 +62,26 @@ pub(crate) fn canonical_of_token(response: &TokenResponse<'_>) -> Vec<u8> {
     })
 }
 
-pub(crate) fn server(
+pub(crate) fn settings(
     certificate: &Certificate,
     versions: TlsVersions,
     clients: ClientCertificates,
-) -> Negotiations {
+) -> Server {
     let settings = ServerSettings {
         credentials: certificate.credentials(),
         versions,
         client_certificates: clients,
         key_size: KeySize::Bits256,
     };
-    Negotiations::new(Server::new(settings).expect("they belong together"))
+    Server::new(settings).expect("they belong together")
+}
+
+pub(crate) fn server(
+    certificate: &Certificate,
+    versions: TlsVersions,
+    clients: ClientCertificates,
+) -> Negotiations {
+    Negotiations::new(settings(certificate, versions, clients))
 }
 
 pub(crate) fn client(certificate: Option<&Certificate>, versions: TlsVersions) -> Client {
