@@ -1,8 +1,9 @@
 //! What the fuzzer starts from and what it once found: every file goes through its target's oracle.
 
 use rcmpd_fuzz::{
-    ap_req, association, blob, ccache, certificate, chain, context, crl, dialect, foreign, keytab, name, ndr,
-    ntlm, ocsp, pac, path, pdu, pem, proof, rcmp, sealed, soap, spnego, ticket,
+    ap_req, association, blob, ccache, certificate, chain, context, cookie, crl, dialect, foreign, keytab,
+    name, ndr, negotiation, ntlm, ocsp, pac, path, pdu, pem, proof, rcmp, sealed, sessions, soap, spnego,
+    ticket,
 };
 use std::path::Path;
 
@@ -32,7 +33,7 @@ macro_rules! targets {
     )*};
 }
 
-targets!(ap_req association blob ccache certificate chain context crl dialect foreign keytab name ndr ntlm ocsp pac path pdu pem proof rcmp sealed soap spnego ticket);
+targets!(ap_req association blob ccache certificate chain context cookie crl dialect foreign keytab name ndr negotiation ntlm ocsp pac path pdu pem proof rcmp sealed sessions soap spnego ticket);
 
 #[test]
 fn every_folder_is_that_of_a_target() {

@@ -1,0 +1,201 @@
+//! Whether a message is new: its timestamp within one skew, and its signature not seen before.
+
+use crate::Moment;
+use crate::fault::Reason;
+use dtyp::FileTime;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// A message counts for so long after it was created, beside the skew, as .NET has it.
+pub const WINDOW: Duration = Duration::from_secs(5 * 60);
+/// Messages that are remembered, as .NET has it: some 70 MiB. Beyond it messages are refused.
+pub const REPLAY_ENTRIES_MAX: usize = 900_000;
+
+/// How far the clocks of client and server may differ: one setting for negotiations, for requests under
+/// bootstrap tokens, for RST/SCT and for calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skew(pub Duration);
+
+impl Default for Skew {
+    /// As .NET has it.
+    fn default() -> Self {
+        Self(Duration::from_secs(5 * 60))
+    }
+}
+
+impl Skew {
+    /// Checks `u:Created` and `u:Expires` of a message, and returns until when its signature is to be
+    /// remembered: from then on a copy is too old.
+    pub fn check(self, created: FileTime, expires: FileTime, now: FileTime) -> Result<FileTime, Reason> {
+        let problem = if expires <= created {
+            "it expires before it is created"
+        } else if expires + self.0 <= now {
+            "expired"
+        } else if created >= now + self.0 {
+            "created in the future"
+        } else if created + WINDOW + self.0 <= now {
+            "created too long ago"
+        } else {
+            return Ok(expires.min(created + WINDOW) + self.0);
+        };
+        let is_ahead = created > now;
+        let offset = if is_ahead { created.since(now) } else { now.since(created) };
+        Err(Reason::Timestamp { problem, is_ahead, offset })
+    }
+}
+
+/// Signatures of messages that were accepted, each until a copy of it would be refused for its timestamp.
+#[derive(Debug)]
+pub struct ReplayCache {
+    seen: Mutex<Seen>,
+    max: usize,
+}
+
+/// 128 bits of SHA-256 over the signature value. Only values of messages that were verified get here.
+type Digest128 = [u8; 16];
+
+#[derive(Debug, Default)]
+struct Seen {
+    values: HashSet<Digest128>,
+    /// The same by the second after which they are forgotten.
+    by_second: BTreeMap<u64, Vec<Digest128>>,
+}
+
+impl Default for ReplayCache {
+    fn default() -> Self {
+        Self::new(REPLAY_ENTRIES_MAX)
+    }
+}
+
+impl ReplayCache {
+    /// Remembers at most `max` messages.
+    pub fn new(max: usize) -> Self {
+        Self { seen: Mutex::default(), max }
+    }
+
+    /// Takes the value of the primary signature of a verified message, which is to be remembered until
+    /// `keep_until` ([`Skew::check`]). A cache that is full refuses: a message that is forgotten could be
+    /// replayed.
+    ///
+    /// The wall clock decides here, because it decides on the timestamps.
+    pub fn insert(&self, signature_value: &[u8], keep_until: FileTime, now: Moment) -> Result<(), Reason> {
+        let digest = Sha256::digest(signature_value);
+        let digest: Digest128 = digest[..16].try_into().expect("SHA-256 has 32 octets");
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.values.contains(&digest) {
+            return Err(Reason::Replay);
+        }
+        if seen.values.len() >= self.max {
+            seen.forget(now.wall);
+        }
+        if seen.values.len() >= self.max {
+            return Err(Reason::Store(format!("{} messages are remembered", self.max)));
+        }
+        seen.values.insert(digest);
+        // A second later at most, never earlier.
+        seen.by_second.entry(second(keep_until) + 1).or_default().push(digest);
+        Ok(())
+    }
+
+    /// Forgets what would be refused for its timestamp.
+    pub fn expire(&self, now: Moment) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).forget(now.wall);
+    }
+
+    /// Messages that are remembered, for a gauge.
+    pub fn len(&self) -> usize {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).values.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Seen {
+    fn forget(&mut self, now: FileTime) {
+        while let Some(entry) = self.by_second.first_entry()
+            && *entry.key() <= second(now)
+        {
+            for digest in entry.remove() {
+                self.values.remove(&digest);
+            }
+        }
+    }
+}
+
+fn second(time: FileTime) -> u64 {
+    time.0 / 10_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn at(minutes: u32) -> FileTime {
+        FileTime::from_unix(1_800_000_000) + minutes * MINUTE
+    }
+
+    fn moment(wall: FileTime) -> Moment {
+        Moment { wall, uptime: Duration::ZERO }
+    }
+
+    #[test]
+    fn four_minutes_of_skew_pass_and_six_fail() {
+        let now = at(100);
+        let skew = Skew::default();
+        // .NET writes five minutes.
+        for (created, passes) in
+            [(104, true), (96, true), (91, true), (106, false), (105, false), (90, false)]
+        {
+            let checked = skew.check(at(created), at(created + 5), now);
+            assert_eq!(checked.is_ok(), passes, "{created}");
+        }
+        assert_eq!(
+            skew.check(at(106), at(111), now).map_err(|reason| reason.to_string()),
+            Err("timestamp rejected: created in the future, clock offset +360 s".to_owned())
+        );
+        assert_eq!(
+            skew.check(at(80), at(200), now).map_err(|reason| reason.to_string()),
+            Err("timestamp rejected: created too long ago, clock offset -1200 s".to_owned())
+        );
+        assert!(skew.check(at(96), at(95), now).is_err());
+        assert!(skew.check(at(94), at(95), now).is_err(), "expired five minutes ago");
+        assert!(skew.check(at(94), at(95), now - Duration::from_secs(1)).is_ok());
+    }
+
+    #[test]
+    fn a_message_is_remembered_as_long_as_its_timestamp_would_pass() {
+        let skew = Skew::default();
+        let cache = ReplayCache::default();
+        for (created, expires) in [(100, 105), (100, 102), (100, 5_000)] {
+            let until = skew.check(at(created), at(expires), at(created)).expect("it is new");
+            let value = [created, expires].map(u32::to_be_bytes).concat();
+            assert_eq!(cache.insert(&value, until, moment(at(created))), Ok(()));
+            let mut now = at(created);
+            while skew.check(at(created), at(expires), now).is_ok() {
+                cache.expire(moment(now));
+                assert_eq!(cache.insert(&value, until, moment(now)), Err(Reason::Replay), "{now}");
+                now = now + Duration::from_secs(1);
+            }
+            cache.expire(moment(now + 2 * MINUTE));
+        }
+        assert!(cache.is_empty());
+    }
+
+    #[test]
+    fn a_full_cache_refuses_until_something_is_over() {
+        let cache = ReplayCache::new(2);
+        assert_eq!(cache.insert(b"a", at(1), moment(at(0))), Ok(()));
+        assert_eq!(cache.insert(b"b", at(5), moment(at(0))), Ok(()));
+        assert_eq!(cache.insert(b"a", at(5), moment(at(0))), Err(Reason::Replay));
+        assert!(matches!(cache.insert(b"c", at(5), moment(at(0))), Err(Reason::Store(_))));
+        assert_eq!(cache.insert(b"c", at(5), moment(at(2))), Ok(()));
+        assert_eq!(cache.insert(b"b", at(5), moment(at(2))), Err(Reason::Replay));
+    }
+}

@@ -1,0 +1,322 @@
+//! Checks of passwords in UsernameTokens: a right one is cached, a wrong one is asked once, and few are
+//! checked at once.
+//!
+//! A client sends its password with each call, and a check costs argon2id or a question to a domain
+//! controller. So a verdict is cached under HMAC-SHA-256 of name and password by a key of the process. It
+//! counts for a limited time, and only as long as the account has the revision that it had. Equal questions
+//! at the same time make one check.
+
+mod turns;
+
+use crate::fault::Reason;
+use crate::session::{Identity, StoreFailed};
+use dcerpc::limits::source_of;
+use dcerpc::quota::{FairTable, Ticket};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as MapEntry;
+use std::fmt;
+use std::future::poll_fn;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+use turns::Turns;
+use zeroize::Zeroizing;
+
+/// Checks at once: argon2id holds a core and some 20 MiB each.
+pub const PARALLEL_MAX: usize = 2;
+/// Checks that wait for their turn. Beyond it the newest of the address with most of them is refused.
+pub const WAITING_MAX: usize = 256;
+/// Verdicts that are cached, right and wrong ones each, some 200 bytes each. A new one always gets in.
+const VERDICTS_MAX: usize = 10_000;
+/// Right passwords of one account: one, and as many as it has spellings of its name that are in use.
+const PER_NAME_MAX: usize = 8;
+
+/// Longest name and password in octets: a longer one is wrong.
+pub const TEXT_LEN_MAX: usize = 1_024;
+
+/// Checks passwords.
+pub trait PasswordStore: Send + Sync {
+    /// A number that changes with the account's password, state and groups. None if the store cannot tell,
+    /// such as a domain controller: then the time limit alone ends a verdict. Asked before each check, and
+    /// before a cached verdict is used.
+    fn revision(&self, name: &str) -> impl Future<Output = Result<Option<u64>, StoreFailed>> + Send;
+
+    /// Whose password it is; none if it is wrong, or there is no such account, in the same time.
+    fn check(
+        &self,
+        name: &str,
+        password: &str,
+    ) -> impl Future<Output = Result<Option<Identity>, StoreFailed>> + Send;
+}
+
+/// How long verdicts are cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PasswordTimes {
+    /// A right password.
+    pub accepted: Duration,
+    /// A wrong password: a domain controller that locks accounts is asked once in this window.
+    pub rejected: Duration,
+}
+
+impl Default for PasswordTimes {
+    fn default() -> Self {
+        Self { accepted: Duration::from_secs(5 * 60), rejected: Duration::from_secs(60) }
+    }
+}
+
+/// Passwords of a store, with cached verdicts.
+pub struct Passwords<S> {
+    store: S,
+    key: Zeroizing<[u8; 32]>,
+    times: PasswordTimes,
+    verdicts: Mutex<Verdicts>,
+    turns: Turns,
+}
+
+impl<S> fmt::Debug for Passwords<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Passwords").field("times", &self.times).finish_non_exhaustive()
+    }
+}
+
+/// Name and password.
+type Digest = [u8; 32];
+type Verdict = Result<Option<Identity>, StoreFailed>;
+
+struct Verdicts {
+    accepted: Cache<String>,
+    rejected: Cache<IpAddr>,
+    checks: HashMap<Digest, Arc<Check>>,
+}
+
+/// Verdicts by name and password.
+struct Cache<H> {
+    entries: FairTable<H, Cached>,
+    by_digest: HashMap<Digest, Ticket>,
+}
+
+struct Cached {
+    digest: Digest,
+    identity: Option<Identity>,
+    revision: Option<u64>,
+    until: Duration,
+}
+
+/// A check that others wait for.
+#[derive(Default)]
+struct Check(Mutex<CheckState>);
+
+#[derive(Default)]
+struct CheckState {
+    outcome: Option<Outcome>,
+    waiting: Vec<Waker>,
+}
+
+#[derive(Clone)]
+enum Outcome {
+    Verdict(Verdict),
+    /// Its question was dropped: the next one asks.
+    Abandoned,
+}
+
+/// What there is to do for a question.
+enum Next<'p, S> {
+    Known(Option<Identity>),
+    Ask(Asking<'p, S>),
+    Wait(Arc<Check>),
+}
+
+/// The question that others wait for. Dropped, it is abandoned.
+struct Asking<'p, S> {
+    passwords: &'p Passwords<S>,
+    digest: Digest,
+    check: Arc<Check>,
+}
+
+impl<S: PasswordStore> Passwords<S> {
+    /// Over a store. `key` is random, and lives as long as the process.
+    pub fn new(store: S, key: [u8; 32], times: PasswordTimes) -> Self {
+        let verdicts = Verdicts {
+            accepted: Cache::new(PER_NAME_MAX),
+            rejected: Cache::new(VERDICTS_MAX),
+            checks: HashMap::new(),
+        };
+        Self {
+            store,
+            key: Zeroizing::new(key),
+            times,
+            verdicts: Mutex::new(verdicts),
+            turns: Turns::new(PARALLEL_MAX, WAITING_MAX),
+        }
+    }
+
+    /// Whose password it is; none if it is wrong. `now` is monotonic.
+    pub async fn check(
+        &self,
+        name: &str,
+        password: &str,
+        source: IpAddr,
+        now: Duration,
+    ) -> Result<Option<Identity>, Reason> {
+        if name.len() > TEXT_LEN_MAX || password.len() > TEXT_LEN_MAX {
+            return Ok(None);
+        }
+        let source = source_of(source);
+        let digest = self.digest(name, password);
+        loop {
+            // Before the check: if the account changes meanwhile, the verdict does not count on the next
+            // call.
+            let revision = self.store.revision(name).await?;
+            let verdict = match self.next(digest, revision, now) {
+                Next::Known(identity) => return Ok(identity),
+                Next::Wait(check) => match check.outcome().await {
+                    Outcome::Verdict(verdict) => verdict,
+                    Outcome::Abandoned => continue,
+                },
+                Next::Ask(asking) => {
+                    let verdict = match self.turns.take(source).await {
+                        Some(_turn) => self.store.check(name, password).await,
+                        None => Err(StoreFailed(format!("{WAITING_MAX} passwords wait for a check"))),
+                    };
+                    let limit = match &verdict {
+                        Ok(Some(_)) => self.times.accepted,
+                        _ => self.times.rejected,
+                    };
+                    asking.finish(&verdict, (name, source), (revision, now + limit));
+                    verdict
+                }
+            };
+            return Ok(verdict?);
+        }
+    }
+}
+
+impl<S> Passwords<S> {
+    fn digest(&self, name: &str, password: &str) -> Digest {
+        // INVARIANT: HMAC takes keys of any length.
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.key.as_slice()).expect("any length");
+        mac.update(&(name.len() as u64).to_le_bytes());
+        mac.update(name.as_bytes());
+        mac.update(password.as_bytes());
+        mac.finalize().into_bytes().into()
+    }
+
+    fn next(&self, digest: Digest, revision: Option<u64>, now: Duration) -> Next<'_, S> {
+        let mut verdicts = self.lock();
+        let known = verdicts.accepted.get(digest, revision, now);
+        if let Some(known) = known.or_else(|| verdicts.rejected.get(digest, revision, now)) {
+            return Next::Known(known);
+        }
+        match verdicts.checks.entry(digest) {
+            MapEntry::Occupied(check) => Next::Wait(Arc::clone(check.get())),
+            MapEntry::Vacant(place) => {
+                let check = Arc::clone(place.insert(Arc::default()));
+                Next::Ask(Asking { passwords: self, digest, check })
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Verdicts> {
+        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<H: Clone + Eq + Hash> Cache<H> {
+    fn new(per_holder_max: usize) -> Self {
+        Self { entries: FairTable::new(VERDICTS_MAX, per_holder_max), by_digest: HashMap::new() }
+    }
+
+    /// A verdict that counts now.
+    fn get(&mut self, digest: Digest, revision: Option<u64>, now: Duration) -> Option<Option<Identity>> {
+        let ticket = *self.by_digest.get(&digest)?;
+        let cached = self.entries.get(ticket)?;
+        if cached.revision == revision && now < cached.until {
+            return Some(cached.identity.clone());
+        }
+        self.remove(ticket);
+        None
+    }
+
+    fn insert(&mut self, holder: H, cached: Cached) {
+        if let Some(before) = self.by_digest.get(&cached.digest).copied() {
+            self.remove(before);
+        }
+        let digest = cached.digest;
+        let (ticket, evicted) = self.entries.insert(holder, cached);
+        if let Some((_, evicted)) = evicted {
+            self.by_digest.remove(&evicted.digest);
+        }
+        self.by_digest.insert(digest, ticket);
+    }
+
+    fn remove(&mut self, ticket: Ticket) {
+        if let Some((_, cached)) = self.entries.remove(ticket) {
+            self.by_digest.remove(&cached.digest);
+        }
+    }
+}
+
+impl<S> Asking<'_, S> {
+    fn finish(
+        &self,
+        verdict: &Verdict,
+        (name, source): (&str, IpAddr),
+        (revision, until): (Option<u64>, Duration),
+    ) {
+        let mut verdicts = self.passwords.lock();
+        if let Ok(identity) = verdict {
+            let cached = Cached { digest: self.digest, identity: identity.clone(), revision, until };
+            match identity {
+                Some(_) => verdicts.accepted.insert(name.to_owned(), cached),
+                None => verdicts.rejected.insert(source, cached),
+            }
+        }
+        verdicts.checks.remove(&self.digest);
+        drop(verdicts);
+        self.check.end(Outcome::Verdict(verdict.clone()));
+    }
+}
+
+impl<S> Drop for Asking<'_, S> {
+    fn drop(&mut self) {
+        let mut verdicts = self.passwords.lock();
+        // After `finish`, another question may be there.
+        if verdicts.checks.get(&self.digest).is_some_and(|check| Arc::ptr_eq(check, &self.check)) {
+            verdicts.checks.remove(&self.digest);
+        }
+        drop(verdicts);
+        self.check.end(Outcome::Abandoned);
+    }
+}
+
+impl Check {
+    /// The first end counts.
+    fn end(&self, outcome: Outcome) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.outcome.get_or_insert(outcome);
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    async fn outcome(&self) -> Outcome {
+        poll_fn(|context| {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(outcome) = &state.outcome {
+                return Poll::Ready(outcome.clone());
+            }
+            if !state.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+                state.waiting.push(context.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+use super::*;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::Context;
+
+const NOW: Duration = Duration::from_secs(1_000);
+
+fn source(last: u8) -> IpAddr {
+    [192, 0, 2, last].into()
+}
+
+/// Accounts whose password is their name backwards. A check ends when it is let go on.
+#[derive(Default)]
+struct Store {
+    revision: AtomicU64,
+    checks: AtomicUsize,
+    at_once: AtomicUsize,
+    most_at_once: AtomicUsize,
+    order: Mutex<Vec<String>>,
+    /// How many checks may end.
+    may_end: AtomicUsize,
+    fails: AtomicUsize,
+    has_no_revisions: bool,
+}
+
+impl PasswordStore for &Store {
+    async fn revision(&self, _: &str) -> Result<Option<u64>, StoreFailed> {
+        Ok((!self.has_no_revisions).then(|| self.revision.load(Ordering::Relaxed)))
+    }
+
+    async fn check(&self, name: &str, password: &str) -> Result<Option<Identity>, StoreFailed> {
+        self.checks.fetch_add(1, Ordering::Relaxed);
+        self.order.lock().expect("no test panicked").push(name.to_owned());
+        let at_once = self.at_once.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most_at_once.fetch_max(at_once, Ordering::Relaxed);
+        let _leave = Leave(&self.at_once);
+        poll_fn(|_| {
+            let may = self.may_end.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+            if may.is_ok() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        if self.fails.load(Ordering::Relaxed) > 0 {
+            return Err(StoreFailed("down".to_owned()));
+        }
+        let right: String = name.chars().rev().collect();
+        Ok((right == password).then(|| Identity { account: name.to_owned(), detail: Arc::new([]) }))
+    }
+}
+
+struct Leave<'a>(&'a AtomicUsize);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn passwords(store: &Store) -> Passwords<&Store> {
+    Passwords::new(store, [7; 32], PasswordTimes::default())
+}
+
+/// A store whose checks end at once.
+fn quick() -> Store {
+    Store { may_end: usize::MAX.into(), ..Store::default() }
+}
+
+fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// What a future that never waits gives.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match poll(pin!(future)) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("it waits"),
+    }
+}
+
+fn check(passwords: &Passwords<&Store>, name: &str, password: &str, at: Duration) -> Option<String> {
+    let identity = now(passwords.check(name, password, source(1), at)).expect("the store answers");
+    identity.map(|identity| identity.account)
+}
+
+#[test]
+fn a_right_password_is_checked_once_until_its_time_is_over() {
+    let store = quick();
+    let passwords = passwords(&store);
+    for _ in 0..1_000 {
+        assert_eq!(check(&passwords, "alice", "ecila", NOW).as_deref(), Some("alice"));
+    }
+    assert_eq!(store.checks.load(Ordering::Relaxed), 1);
+    assert_eq!(check(&passwords, "alice", "ecila", NOW + Duration::from_secs(300)).as_deref(), Some("alice"));
+    assert_eq!(store.checks.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn an_account_that_changed_is_checked_at_the_next_call() {
+    let store = quick();
+    let passwords = passwords(&store);
+    check(&passwords, "alice", "ecila", NOW);
+    check(&passwords, "alice", "wrong", NOW);
+    store.revision.store(1, Ordering::Relaxed);
+    check(&passwords, "alice", "ecila", NOW);
+    check(&passwords, "alice", "wrong", NOW);
+    assert_eq!(store.checks.load(Ordering::Relaxed), 4);
+}
+
+#[test]
+fn a_wrong_password_is_asked_once_in_the_window() {
+    let store = Store { has_no_revisions: true, ..quick() };
+    let passwords = passwords(&store);
+    for _ in 0..5 {
+        assert_eq!(check(&passwords, "alice", "wrong", NOW), None);
+    }
+    assert_eq!(store.checks.load(Ordering::Relaxed), 1);
+    assert_eq!(
+        check(&passwords, "alice", "ecila", NOW).as_deref(),
+        Some("alice"),
+        "the right one is not kept out"
+    );
+    assert_eq!(check(&passwords, "alice", "wrong", NOW + Duration::from_secs(60)), None);
+    assert_eq!(store.checks.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn name_and_password_are_told_apart() {
+    let store = quick();
+    let passwords = passwords(&store);
+    assert_eq!(check(&passwords, "ab", "ba", NOW).as_deref(), Some("ab"));
+    assert_eq!(check(&passwords, "a", "bba", NOW), None);
+    assert_eq!(check(&passwords, "abb", "a", NOW), None);
+    assert_eq!(check(&passwords, &"a".repeat(1_025), &"a".repeat(1_025), NOW), None);
+    assert_eq!(store.checks.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn equal_questions_at_once_make_one_check() {
+    let store = Store::default();
+    let passwords = passwords(&store);
+    let mut questions: Vec<_> =
+        (0..100).map(|n| Box::pin(passwords.check("alice", "ecila", source(n), NOW))).collect();
+    assert!(questions.iter_mut().all(|question| poll(question.as_mut()).is_pending()));
+    assert_eq!(store.checks.load(Ordering::Relaxed), 1);
+    // The one that asks is dropped, as when its client hangs up: another one asks.
+    drop(questions.remove(0));
+    store.may_end.store(1, Ordering::Relaxed);
+    for _ in 0..2 {
+        questions.retain_mut(|question| match poll(question.as_mut()) {
+            Poll::Ready(verdict) => {
+                assert_eq!(verdict.expect("the store answers").expect("it is right").account, "alice");
+                false
+            }
+            Poll::Pending => true,
+        });
+    }
+    assert!(questions.is_empty());
+    assert_eq!(store.checks.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn two_checks_run_at_once_and_addresses_take_turns() {
+    let store = Store::default();
+    let passwords = passwords(&store);
+    let names: Vec<String> = (0..20).map(|n| format!("flood{n}")).collect();
+    let mut questions: Vec<_> =
+        names.iter().map(|name| Box::pin(passwords.check(name, "x", source(1), NOW))).collect();
+    questions.push(Box::pin(passwords.check("alice", "ecila", source(2), NOW)));
+    assert!(questions.iter_mut().all(|question| poll(question.as_mut()).is_pending()));
+    assert_eq!(store.checks.load(Ordering::Relaxed), 2);
+    while !questions.is_empty() {
+        store.may_end.store(1, Ordering::Relaxed);
+        questions.retain_mut(|question| poll(question.as_mut()).is_pending());
+    }
+    assert_eq!(store.most_at_once.load(Ordering::Relaxed), 2);
+    let order = store.order.lock().expect("no test panicked");
+    let place = order.iter().position(|name| name == "alice").expect("it was checked");
+    assert!(place <= 4, "{order:?}");
+    assert_eq!(order.len(), 21);
+}
+
+#[test]
+fn a_flood_refuses_its_own_questions() {
+    let store = Store::default();
+    let passwords = passwords(&store);
+    let names: Vec<String> = (0..WAITING_MAX + 100).map(|n| format!("flood{n}")).collect();
+    let mut questions: Vec<_> =
+        names.iter().map(|name| Box::pin(passwords.check(name, "x", source(1), NOW))).collect();
+    let refused = questions.iter_mut().filter_map(|question| match poll(question.as_mut()) {
+        Poll::Ready(verdict) => Some(verdict),
+        Poll::Pending => None,
+    });
+    let refused: Vec<_> = refused.collect();
+    assert_eq!(refused.len(), 98);
+    assert!(refused.iter().all(|verdict| matches!(verdict, Err(Reason::Store(_)))));
+    let mut alice = pin!(passwords.check("alice", "ecila", source(2), NOW));
+    assert!(poll(alice.as_mut()).is_pending());
+    store.may_end.store(2, Ordering::Relaxed);
+    for question in questions.iter_mut().take(2) {
+        assert!(poll(question.as_mut()).is_ready());
+    }
+    store.may_end.store(usize::MAX, Ordering::Relaxed);
+    // The two places are given to the first in the round: one of the flood, and this one.
+    assert!(poll(alice.as_mut()).is_ready());
+}
+
+#[test]
+fn turns_that_are_given_up_go_to_the_next() {
+    let store = Store::default();
+    let passwords = passwords(&store);
+    let names: Vec<String> = (0..8).map(|n| format!("user{n}")).collect();
+    let mut questions: Vec<_> =
+        names.iter().map(|name| Box::pin(passwords.check(name, "x", source(1), NOW))).collect();
+    assert!(questions.iter_mut().all(|question| poll(question.as_mut()).is_pending()));
+    // Two that are checked, one that waits, and one that was given its turn and has not seen it.
+    questions.drain(0..4);
+    store.may_end.store(usize::MAX, Ordering::Relaxed);
+    for question in &mut questions {
+        assert!(poll(question.as_mut()).is_ready());
+    }
+    assert_eq!(passwords.turns.free(), 2);
+}
+
+#[test]
+fn a_store_that_fails_is_no_verdict() {
+    let store = quick();
+    let passwords = passwords(&store);
+    store.fails.store(1, Ordering::Relaxed);
+    assert!(matches!(now(passwords.check("alice", "ecila", source(1), NOW)), Err(Reason::Store(_))));
+    store.fails.store(0, Ordering::Relaxed);
+    assert_eq!(check(&passwords, "alice", "ecila", NOW).as_deref(), Some("alice"));
+}
