@@ -49,7 +49,7 @@ impl RefusedUsers {
         let served = rcmpd::stores::served_machines(&config, true).expect("the store opens");
         let hashes = served.hashes.expect("it has hashes");
         let stores = wrap(Stores { accounts: served.machines as _, hashes });
-        let secrets = Arc::new(LiveSecrets::open(section));
+        let secrets = Arc::new(LiveSecrets::open(rcmpd::sso::store(section)));
         let audit = Arc::new(AuditLog::open(&config.audit).expect("the log opens"));
         let sso = Sso::new(&config, section, secrets, Some(&stores), audit).await.expect("it is wired");
         let providers = providers(&config, section, Some(&stores), &sso).expect("it has providers");

@@ -395,11 +395,11 @@ impl Mapper {
                 let checked =
                     binding::check_binding(certificate, &record, &forms, &rules, &self.policy, now, trace);
                 // Other refusals are answered as if there were no account; a restriction may be answered as what it is.
-                let names_account = judged.as_ref().map_or_else(|reason| reason.is_restriction(), |_| true);
+                let names_account = checked.as_ref().map_or_else(|reason| reason.is_restriction(), |_| true);
                 if names_account && !scope.covers_record(&self.store.domain().netbios, &record) {
                     return Err(Reason::OutOfScope);
                 }
-                return judged.map(|strength| Decision::Mapped(Mapped { record, method, strength }));
+                return checked.map(|strength| Decision::Mapped(Mapped { record, method, strength }));
             }
         }
         Err(match (withheld, rules.is_verified()) {

@@ -108,14 +108,14 @@ fn operator_rotates_backs_up_and_restores_and_another_user_is_refused() {
     let lines = service.audit("master_secret_operation");
     let commands: Vec<_> = lines.iter().map(|line| line["command"].as_str().unwrap()).collect();
     assert_eq!(commands, ["rotate", "backup", "drill", "rotate", "restore", "restore", "generate"]);
-    assert!(lines.iter().all(|line| line["uid"].to_string() == OPERATOR));
+    assert!(lines.iter().all(|line| line["uid"] == OPERATOR.parse::<u32>().expect("a number")));
     let ended = service.audit("master_secret_operation_ended");
     let failed: Vec<_> =
         ended.iter().filter(|line| !line["error"].is_null()).map(|line| &line["command"]).collect();
     assert_eq!((ended.len(), failed), (7, vec![&json!("restore"), &json!("generate")]));
     let refused = service.audit("operator_refused");
     assert_eq!(refused.len(), 3);
-    assert!(refused.iter().all(|line| line["uid"].to_string() == OTHER));
+    assert!(refused.iter().all(|line| line["uid"] == OTHER.parse::<u32>().expect("a number")));
     let metric = |result: &str| service.metric(&format!("rcmpd_sso_operations_total{{result=\"{result}\"}}"));
     assert_eq!((metric("done"), metric("failed"), metric("refused")), (5, 2, 3));
 }
