@@ -214,23 +214,22 @@ async fn contexts(
 ) -> (Box<dyn SecurityContext>, Box<dyn SecurityContext>, Duration) {
     let (mut token, mut spent) = (None, Duration::ZERO);
     loop {
-        let (bytes, ours) = match initiator.step(token.as_deref(), now(), &mut random).unwrap() {
-            InitiatorStep::Continue { token, next } => {
-                initiator = next;
-                (token, None)
+        let (bytes, ours, after) = match initiator.step(token.as_deref(), now(), &mut random).unwrap() {
+            InitiatorStep::Continue { token, next } => (token, None, Some(next)),
+            InitiatorStep::Complete { token, context } => {
+                (token, Some(context.into_security_context()), None)
             }
-            InitiatorStep::Complete { token, context } => (token, Some(context.into_security_context())),
         };
         let leg = Leg { token: &bytes, level: AuthLevel::PRIVACY, now: now(), entropy: &mut random };
         let started = Instant::now();
         let step = acceptor.accept(leg).await.unwrap();
         spent += started.elapsed();
-        match (step, ours) {
-            (Step::Continue { token: theirs, next }, None) => {
-                acceptor = next;
+        match (step, ours, after) {
+            (Step::Continue { token: theirs, next }, None, Some(after)) => {
+                (acceptor, initiator) = (next, after);
                 token = Some(theirs);
             }
-            (Step::Complete { context, .. }, Some(ours)) => {
+            (Step::Complete { context, .. }, Some(ours), None) => {
                 return (ours, context.into_security_context(), spent);
             }
             _ => panic!("one side is done before the other"),
