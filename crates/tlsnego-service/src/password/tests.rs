@@ -56,7 +56,7 @@ impl Drop for Leave<'_> {
 }
 
 fn passwords(store: &Store) -> Passwords<&Store> {
-    Passwords::new(store, [7; 32], PasswordTimes::default())
+    Passwords::new(store, [7; 32], PasswordSettings::default())
 }
 
 /// A store whose checks end at once.
