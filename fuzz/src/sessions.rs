@@ -40,7 +40,7 @@ struct Row {
 }
 
 impl Row {
-    /// For whom it counts.
+    /// The account or address that it counts for.
     fn holder(&self) -> (Option<u8>, Option<IpAddr>) {
         (self.account, self.account.is_none().then_some(self.source))
     }

@@ -26,8 +26,6 @@ use std::time::Duration;
 use turns::Turns;
 use zeroize::Zeroizing;
 
-/// Checks at once: argon2id holds a core and some 20 MiB each.
-pub const PARALLEL_MAX: usize = 2;
 /// Checks that wait for their turn. Beyond it the newest of the address with most of them is refused.
 pub const WAITING_MAX: usize = 256;
 /// Verdicts that are cached, right and wrong ones each, some 200 bytes each. A new one always gets in.
@@ -53,18 +51,21 @@ pub trait PasswordStore: Send + Sync {
     ) -> impl Future<Output = Result<Option<Identity>, StoreFailed>> + Send;
 }
 
-/// How long verdicts are cached.
+/// How long verdicts are cached, and how many checks run at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PasswordTimes {
+pub struct PasswordSettings {
     /// A right password.
     pub accepted: Duration,
     /// A wrong password: a domain controller that locks accounts is asked once in this window.
     pub rejected: Duration,
+    /// Checks at once: as many as there are cores where argon2id holds one and some 20 MiB, and as many as the
+    /// domain controller may be asked where it waits for an answer.
+    pub parallel: usize,
 }
 
-impl Default for PasswordTimes {
+impl Default for PasswordSettings {
     fn default() -> Self {
-        Self { accepted: Duration::from_secs(5 * 60), rejected: Duration::from_secs(60) }
+        Self { accepted: Duration::from_secs(5 * 60), rejected: Duration::from_secs(60), parallel: 2 }
     }
 }
 
@@ -72,14 +73,14 @@ impl Default for PasswordTimes {
 pub struct Passwords<S> {
     store: S,
     key: Zeroizing<[u8; 32]>,
-    times: PasswordTimes,
+    settings: PasswordSettings,
     verdicts: Mutex<Verdicts>,
     turns: Turns,
 }
 
 impl<S> fmt::Debug for Passwords<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Passwords").field("times", &self.times).finish_non_exhaustive()
+        f.debug_struct("Passwords").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
@@ -139,7 +140,7 @@ struct Asking<'p, S> {
 
 impl<S: PasswordStore> Passwords<S> {
     /// Over a store. `key` is random, and lives as long as the process.
-    pub fn new(store: S, key: [u8; 32], times: PasswordTimes) -> Self {
+    pub fn new(store: S, key: [u8; 32], settings: PasswordSettings) -> Self {
         let verdicts = Verdicts {
             accepted: Cache::new(PER_NAME_MAX),
             rejected: Cache::new(VERDICTS_MAX),
@@ -148,9 +149,9 @@ impl<S: PasswordStore> Passwords<S> {
         Self {
             store,
             key: Zeroizing::new(key),
-            times,
+            settings,
             verdicts: Mutex::new(verdicts),
-            turns: Turns::new(PARALLEL_MAX, WAITING_MAX),
+            turns: Turns::new(settings.parallel.max(1), WAITING_MAX),
         }
     }
 
@@ -183,8 +184,8 @@ impl<S: PasswordStore> Passwords<S> {
                         None => Err(StoreFailed(format!("{WAITING_MAX} passwords wait for a check"))),
                     };
                     let limit = match &verdict {
-                        Ok(Some(_)) => self.times.accepted,
-                        _ => self.times.rejected,
+                        Ok(Some(_)) => self.settings.accepted,
+                        _ => self.settings.rejected,
                     };
                     asking.finish(&verdict, (name, source), (revision, now + limit));
                     verdict

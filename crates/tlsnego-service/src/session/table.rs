@@ -149,7 +149,7 @@ pub struct Sessions {
     table: Mutex<Table>,
 }
 
-/// For whom a token counts.
+/// The account or address that a token counts for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Holder {
     Account(String),
