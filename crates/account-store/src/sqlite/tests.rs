@@ -996,6 +996,8 @@ fn a_touched_file_is_served_and_counted() {
         Connection::open(&path)
             .and_then(|connection| connection.query_row(change, [], |_| Ok(())).or(Ok(())))
             .expect("it runs");
+        // The change and the touch are seen one after the other.
+        look_again();
         assert_eq!(one(&store, name("alice")).account, alice(), "{change}");
         tick(folder.path());
         touch(&path);

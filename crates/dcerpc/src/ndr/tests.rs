@@ -103,7 +103,7 @@ fn unicode_string_checks_lengths_against_what_follows() {
     assert_eq!(check("0300 0400 00000200", ab), Err(DecodeErrorKind::BadValue));
     assert_eq!(check("0600 0400 00000200", ab), Err(DecodeErrorKind::BadValue));
     assert_eq!(check("0200 0400 00000200", ab), Err(DecodeErrorKind::Mismatch));
-    assert_eq!(check("0400 0400 00000200", &ab[..30]), Err(DecodeErrorKind::Truncated));
+    assert_eq!(check("0400 0400 00000200", &ab[..31]), Err(DecodeErrorKind::Truncated));
 }
 
 #[test]
