@@ -590,11 +590,20 @@ impl Service {
         rustix::process::kill_process(pid, signal).expect("the service runs");
     }
 
-    /// Resident memory in KiB.
+    /// Resident memory in KiB, the mapped pages of the program's file included.
     pub fn resident_kib(&self) -> u64 {
+        self.memory_kib("VmRSS:")
+    }
+
+    /// Resident memory in KiB that belongs to no file: what the process allocated.
+    pub fn allocated_kib(&self) -> u64 {
+        self.memory_kib("RssAnon:")
+    }
+
+    fn memory_kib(&self, kind: &str) -> u64 {
         let status = fs::read_to_string(Path::new("/proc").join(self.pid().to_string()).join("status"))
             .expect("the service runs");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a process has memory");
+        let line = status.lines().find(|line| line.starts_with(kind)).expect("a process has memory");
         line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number of kB")
     }
 
