@@ -4,7 +4,7 @@
 It reads a JSON object from standard input and writes one JSON object a line, one for each step:
 
   {"url": where to post, "to": a:To, "server": DER of the service's certificate in hexadecimal,
-   "user": name, "password": password, "certificate": PEM file, "key": PEM file,
+   "user": name, "password": password, "certificate": PEM file, "key": PEM file, "version": of TLS, "TLSv1.2" unless it is given,
    "binding": "session" (RST/SCT, then calls) or "call" (calls under the negotiated token), "calls": how many}
 
 A negotiation whose authenticator does not match ends it with {"step": "negotiate", "error": "authenticator"}.
@@ -142,7 +142,8 @@ class Client:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.load_verify_locations(cadata=bytes.fromhex(self.settings["server"]))
-        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        version = self.settings.get("version", "TLSv1.2").replace(".", "_")
+        context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
         if self.settings.get("certificate"):
             context.load_cert_chain(self.settings["certificate"], self.settings["key"])
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()

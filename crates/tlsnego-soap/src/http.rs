@@ -41,12 +41,9 @@ pub(crate) fn check_content_type(content_type: Option<&str>) -> Result<(), Diale
     // A quoted value with a `;` in it, such as that of an action, is cut. Its parts name no charset.
     for parameter in parts {
         let Some((name, value)) = parameter.split_once('=') else { continue };
-        if name.trim().eq_ignore_ascii_case("charset") {
-            match value.trim().trim_matches('"').to_ascii_lowercase().as_str() {
-                "utf-8" => {}
-                "utf-16" | "utf-16le" | "utf-16be" | "unicode" => return Err(Dialect::Utf16),
-                _ => return Err(Dialect::ContentType),
-            }
+        let is_charset = name.trim().eq_ignore_ascii_case("charset");
+        if is_charset && !value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8") {
+            return Err(Dialect::Encoding);
         }
     }
     Ok(())
@@ -70,8 +67,8 @@ mod tests {
         for (content_type, dialect) in [
             (None, Dialect::ContentType),
             (Some(""), Dialect::ContentType),
-            (Some("application/soap+xml; charset=latin1"), Dialect::ContentType),
-            (Some("application/soap+xml; charset=utf-16"), Dialect::Utf16),
+            (Some("application/soap+xml; charset=latin1"), Dialect::Encoding),
+            (Some("application/soap+xml; charset=utf-16"), Dialect::Encoding),
             (Some("text/xml; charset=utf-8"), Dialect::Soap11),
             (Some("multipart/related; type=\"application/xop+xml\""), Dialect::Mtom),
             (Some("application/soap+msbin1"), Dialect::BinaryXml),

@@ -30,7 +30,9 @@ impl Incoming {
 
     pub(crate) fn parse(octets: &[u8], limits: &ParseLimits) -> Result<Self, Refusal> {
         let document = Document::parse(octets, limits).map_err(|error| match error {
-            XmlError::Encoding => Refusal::Dialect(Dialect::Utf16),
+            XmlError::Encoding => Refusal::Dialect(Dialect::Encoding),
+            // UTF-16 without a byte order mark is UTF-8 with octets of zero.
+            _ if matches!(octets, [b'<', 0, ..] | [0, b'<', ..]) => Refusal::Dialect(Dialect::Encoding),
             error => Refusal::Security(error.into()),
         })?;
         let root = document.root();

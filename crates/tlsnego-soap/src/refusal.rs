@@ -14,13 +14,13 @@ pub enum Dialect {
     Addressing2004,
     /// WS-Trust 1.3.
     Trust13,
-    /// UTF-16.
-    Utf16,
+    /// UTF-16, or any encoding but UTF-8.
+    Encoding,
     /// MTOM.
     Mtom,
     /// .NET's binary encoding.
     BinaryXml,
-    /// Another media type or charset.
+    /// Another media type.
     ContentType,
     /// WS-ReliableMessaging.
     Reliable,
@@ -34,7 +34,7 @@ impl Dialect {
         Self::Soap11,
         Self::Addressing2004,
         Self::Trust13,
-        Self::Utf16,
+        Self::Encoding,
         Self::Mtom,
         Self::BinaryXml,
         Self::ContentType,
@@ -53,7 +53,7 @@ impl Dialect {
                 "WS-Trust 1.3 is not supported: use wsHttpBinding instead of ws2007HttpBinding, or set messageSecurityVersion \
                  WSSecurity11WSTrustFebruary2005WSSecureConversationFebruary2005WSSecurityPolicy11"
             }
-            Self::Utf16 => "UTF-16 is not supported: set textEncoding utf-8",
+            Self::Encoding => "UTF-8 is the only encoding that is supported: set textEncoding utf-8",
             Self::Mtom => "MTOM is not supported: set messageEncoding Text",
             Self::BinaryXml => "the binary encoding is not supported: set messageEncoding Text",
             Self::ContentType => "the content type has to be application/soap+xml; charset=utf-8",
@@ -70,7 +70,7 @@ impl Dialect {
             Self::Soap11 => "soap-1.1",
             Self::Addressing2004 => "addressing-2004",
             Self::Trust13 => "trust-1.3",
-            Self::Utf16 => "utf-16",
+            Self::Encoding => "encoding",
             Self::Mtom => "mtom",
             Self::BinaryXml => "binary-xml",
             Self::ContentType => "content-type",
@@ -214,7 +214,7 @@ impl Refusal {
             Dialect::Soap11 => SoapFault::of("VersionMismatch", None, text),
             Dialect::Addressing2004 => SoapFault::sender(ADDRESSING, "MessageAddressingHeaderRequired", text),
             Dialect::Trust13 | Dialect::Reliable => SoapFault::sender(ADDRESSING, "ActionNotSupported", text),
-            Dialect::Utf16 | Dialect::Mtom | Dialect::BinaryXml | Dialect::ContentType => {
+            Dialect::Encoding | Dialect::Mtom | Dialect::BinaryXml | Dialect::ContentType => {
                 SoapFault { status: 415, ..SoapFault::of("Sender", None, text) }
             }
             Dialect::Spnego => SoapFault { text, ..Fault::InvalidRequest.into() },

@@ -141,6 +141,20 @@ fn a_python_client_negotiates_establishes_calls_and_cancels() {
 }
 
 #[test]
+fn a_python_client_negotiates_over_tls_1_3() {
+    let certificates = Certificates::new();
+    let service = service(&certificates, &[PER_CALL], Credential::None);
+    let settings = json!({ "version": "TLSv1.3", "binding": "call", "calls": 1 });
+    let steps = python(&service, &certificates, settings, &|_| {});
+    assert_eq!(steps[0]["version"], "TLSv1.3", "{steps:?}");
+    // TLS has nothing to send with the token.
+    let children = steps[0]["children"].as_array().expect("a list");
+    assert!(!children.contains(&json!("BinaryExchange")), "{children:?}");
+    assert_eq!(steps[1]["text"], "call 1 & more");
+    assert_eq!(steps[3]["error"], BAD_TOKEN);
+}
+
+#[test]
 fn a_python_client_with_a_wrong_password_is_told_so_and_nothing_more() {
     let certificates = Certificates::new();
     let service = service(&certificates, &[SESSION], Credential::UserName);

@@ -130,12 +130,21 @@ impl Certificates {
 }
 
 pub(crate) fn service(certificates: &Certificates, bindings: &[Binding], credential: Credential) -> Service {
+    service_with(certificates, bindings, credential, SessionTimes::default())
+}
+
+pub(crate) fn service_with(
+    certificates: &Certificates,
+    bindings: &[Binding],
+    credential: Credential,
+    times: SessionTimes,
+) -> Service {
     let settings = Settings {
         addresses: vec![Address::new(TO).expect("an address")],
         suite: Suite::BASIC256,
         bindings: bindings.to_vec(),
         credential,
-        times: SessionTimes::default(),
+        times,
         skew: Skew::default(),
         limits: ParseLimits::default(),
     };
@@ -170,8 +179,16 @@ pub(crate) struct Said {
 }
 
 pub(crate) fn post(service: &Service, content_type: &str, body: &[u8]) -> Said {
+    post_at(service, content_type, body, now())
+}
+
+pub(crate) fn post_at(service: &Service, content_type: &str, body: &[u8], now: Moment) -> Said {
     let request = HttpRequest { content_type: Some(content_type), body, source: SOURCE };
-    match run(service.receive(&request, now())) {
+    // Servers have several threads.
+    fn on_any_thread<F: Future + Send>(future: F) -> F {
+        future
+    }
+    match run(on_any_thread(service.receive(&request, now))) {
         Answer::Reply(reply) => Said { response: reply.response, event: Some(reply.event), call: None },
         Answer::Call(call) => {
             let response = echo(&call);
