@@ -43,12 +43,12 @@ impl Incoming {
         let action = header_text(&document, &envelope, "Action")?;
         let action = match action {
             Some(action) if !action.is_empty() => action,
-            Some(_) => return Err(Refusal::InvalidHeader("a:Action")),
+            Some(_) => return Err(Refusal::InvalidHeader("Action")),
             None => {
                 let is_old = |node| document.name(node).namespace == ADDRESSING_2004;
                 return Err(match document.elements(envelope.header).any(is_old) {
                     true => Refusal::Dialect(Dialect::Addressing2004),
-                    false => Refusal::MissingHeader("a:Action"),
+                    false => Refusal::MissingHeader("Action"),
                 });
             }
         };
@@ -78,17 +78,17 @@ impl Incoming {
                 return Err(Refusal::NotUnderstood { namespace, local });
             }
         }
-        for (local, full) in [("ReplyTo", "a:ReplyTo"), ("FaultTo", "a:FaultTo")] {
+        for local in ["ReplyTo", "FaultTo"] {
             let Some(node) = envelope.addressing(document, local) else { continue };
             let address =
                 document.only(node, ADDRESSING.name("Address")).and_then(|node| document.text(node));
             match address {
                 Some(address) if address.trim() == ANONYMOUS => {}
-                Some(_) => return Err(Refusal::NotAnonymous(full)),
-                None => return Err(Refusal::InvalidHeader(full)),
+                Some(_) => return Err(Refusal::NotAnonymous(local)),
+                None => return Err(Refusal::InvalidHeader(local)),
             }
         }
-        let to = header_text(document, envelope, "To")?.ok_or(Refusal::MissingHeader("a:To"))?;
+        let to = header_text(document, envelope, "To")?.ok_or(Refusal::MissingHeader("To"))?;
         match Address::new(&to) {
             Ok(address) if addresses.contains(&address) => Ok(()),
             _ => {

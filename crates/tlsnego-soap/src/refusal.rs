@@ -95,13 +95,13 @@ pub enum Refusal {
         addresses: String,
     },
     /// `a:ReplyTo` or `a:FaultTo` is another address.
-    #[error("replies are only sent in the HTTP response, and {0} is another address")]
+    #[error("replies are only sent in the HTTP response, and a:{0} is another address")]
     NotAnonymous(&'static str),
-    /// A header of WS-Addressing is not there.
-    #[error("the header {0} is missing")]
+    /// A header of WS-Addressing, by its local name, is not there.
+    #[error("the header a:{0} is missing")]
     MissingHeader(&'static str),
     /// A header of WS-Addressing stands twice, or is no text of a sensible length.
-    #[error("the header {0} is not valid")]
+    #[error("the header a:{0} is not valid")]
     InvalidHeader(&'static str),
     /// A header that has to be understood is not.
     #[error("the header {{{namespace}}}{local} has to be understood, and is not")]

@@ -22,7 +22,9 @@ use tlsnego_service::negotiation::{
     Answer as Leg, ClientCertificates, Established, Grant, Negotiations, Server as TlsServer, ServerSettings,
 };
 use tlsnego_service::password::{PasswordStore, Passwords};
-use tlsnego_service::session::{Credential, Identity, Keyed, NewSession, Session, SessionTimes, Sessions};
+use tlsnego_service::session::{
+    Credential, Ended, Identity, Keyed, NewSession, Session, SessionTimes, Sessions,
+};
 use tlsnego_service::{Credentials, Moment, TlsVersions, UnusableCredentials};
 use xml_security::{Certificate, DecryptionKey, ParseLimits, Suite, TokenName};
 use zeroize::Zeroizing;
@@ -172,7 +174,8 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             failures: Failures::default(),
             passwords,
             certificates,
-            preset: certificate.preset,
+            // Where no binding uses it, no message of a client costs an RSA operation.
+            preset: certificate.preset.filter(|_| settings.bindings.iter().any(|binding| !binding.negotiate)),
             random,
             settings,
         })
@@ -186,6 +189,14 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
     /// The negotiations in progress, for metrics.
     pub fn negotiations(&self) -> &Negotiations {
         &self.negotiations
+    }
+
+    /// Ends what is over, and returns the sessions that ended since the last call, except what was cancelled. To
+    /// be called every few seconds: each message does what it needs of it by itself.
+    pub fn expire(&self, now: Moment) -> Vec<Ended> {
+        self.negotiations.expire(now.uptime);
+        self.replay.expire(now);
+        self.sessions.expire(now)
     }
 
     /// Takes a request.

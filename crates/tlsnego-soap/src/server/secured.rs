@@ -3,8 +3,8 @@
 use super::{Answer, Binding, CertificateMapper, Event, Failure, Reply, Server, key_size};
 use crate::http::{HttpRequest, HttpResponse};
 use crate::message::{Draft, Incoming};
-use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, RENEW, RENEWED};
-use crate::refusal::{Refusal, SoapFault};
+use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, RENEW, RENEWED, TRUST};
+use crate::refusal::{Refusal, SoapFault, shortened};
 use crate::trust::{self, SessionRequest, SessionResponse};
 use crate::{Random, urn};
 use base64::Engine;
@@ -111,9 +111,11 @@ impl Call {
         let own = document
             .only(root, SOAP.name("Header"))
             .and_then(|header| document.only(header, xml_security::names::ADDRESSING.name("Action")))
-            .and_then(|action| document.text(action));
+            .and_then(|action| document.text(action))
+            .map(|action| action.trim().to_owned())
+            .filter(|action| !action.is_empty());
         let action = match own {
-            Some(action) => action.trim().to_owned(),
+            Some(action) => action,
             None if is_fault => names::FAULT_ACTION.to_owned(),
             None => format!("{}Response", self.action),
         };
@@ -154,12 +156,16 @@ enum Operation {
 }
 
 impl Operation {
-    fn of(action: &str) -> Self {
+    fn of(action: &str) -> Result<Self, Reason> {
         match action {
-            ESTABLISH => Self::Establish,
-            RENEW => Self::Renew,
-            CANCEL => Self::Cancel,
-            _ => Self::Call,
+            ESTABLISH => Ok(Self::Establish),
+            RENEW => Ok(Self::Renew),
+            CANCEL => Ok(Self::Cancel),
+            // Nothing of this protocol is for the application.
+            other if other.starts_with(TRUST.uri) => {
+                Err(Reason::Unsupported { what: "Action", value: shortened(other) })
+            }
+            _ => Ok(Self::Call),
         }
     }
 
@@ -234,7 +240,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         now: Moment,
     ) -> Result<Answer, Failure> {
         let Incoming { document, action, message_id, .. } = incoming;
-        let operation = Operation::of(&action);
+        let operation = Operation::of(&action)?;
         let (opened, protection) = self.open(document, operation, request.source, now)?;
         self.replay.insert(opened.replay_key(), opened.replay_until, now)?;
         if let Some(keyed) = &protection.keyed {
@@ -539,10 +545,7 @@ fn target<'a>(asked: &SessionRequest, proved: Option<&'a Keyed>) -> Result<&'a s
 fn check_request_type(asked: &SessionRequest, expected: &str) -> Result<(), Reason> {
     match asked.request_type == expected {
         true => Ok(()),
-        false => Err(Reason::Unsupported {
-            what: "RequestType",
-            value: crate::refusal::shortened(&asked.request_type),
-        }),
+        false => Err(Reason::Unsupported { what: "RequestType", value: shortened(&asked.request_type) }),
     }
 }
 

@@ -7,7 +7,7 @@ use dtyp::FileTime;
 use std::time::Duration;
 use tlsnego_service::Moment;
 use tlsnego_service::fault::Reason;
-use tlsnego_service::session::{Credential, SessionTimes};
+use tlsnego_service::session::{Credential, PENDING_MAX};
 use tlsnego_soap::CONTENT_TYPE;
 use tlsnego_soap::client::{Client, ClientError, ContextToken, Proof, Under};
 use tlsnego_soap::refusal::{Dialect, Refusal};
@@ -17,6 +17,7 @@ use xml_security::{Document, NodeId, ParseLimits, TokenName};
 
 const SESSION: Binding = Binding { negotiate: true, establish: true };
 const PER_CALL: Binding = Binding { negotiate: true, establish: false };
+const PRESET_SESSION: Binding = Binding { negotiate: false, establish: true };
 const ONE_SHOT: Binding = Binding { negotiate: false, establish: false };
 
 /// A fault as a peer reads it: codes from the outermost on with their namespaces, action, RelatesTo, text.
@@ -242,7 +243,7 @@ fn a_message_for_another_address_is_refused_in_every_form() {
     let without_to =
         plain("urn:echo", "", "").replace(&format!("<a:To s:mustUnderstand='1'>{TO}</a:To>"), "");
     let said = post(&service, CONTENT_TYPE, without_to.as_bytes());
-    assert_eq!(reason(said.event), Refusal::MissingHeader("a:To"));
+    assert_eq!(reason(said.event), Refusal::MissingHeader("To"));
 
     for header in ["ReplyTo", "FaultTo"] {
         let anonymous = "http://www.w3.org/2005/08/addressing/anonymous";
@@ -474,13 +475,37 @@ fn a_token_does_only_what_it_is_for() {
         [(Proof::None, "anonymous call"), (Proof::UserName(&user), "call under the bootstrap")]
     {
         is_policy(refused(&of_session, &echo(Under::Token(&bootstrap), proof)), what);
-        is_policy(refused(&of_session, &echo(Under::Certificate(&preset), proof)), what);
+        // No binding is without negotiation: the key is not even unwrapped.
+        let refusal = refused(&of_session, &echo(Under::Certificate(&preset), proof));
+        assert_eq!(refusal, Refusal::Security(xml_security::Reason::Key("the token")), "{what}");
     }
-    let (octets, _) = client().establish(Under::Token(&bootstrap), Proof::None, now().wall).expect("RST/SCT");
-    is_policy(refused(&of_session, &octets), "RST/SCT without a user name");
+    let of_preset = service(&certificates, &[PRESET_SESSION], Credential::UserName);
+    is_policy(
+        refused(&of_preset, &echo(Under::Certificate(&preset), Proof::UserName(&user))),
+        "one-shot call",
+    );
+    let only_one_shot = service(&certificates, &[ONE_SHOT], Credential::UserName);
     let (octets, _) =
         client().establish(Under::Certificate(&preset), Proof::UserName(&user), now().wall).expect("RST/SCT");
-    is_policy(refused(&of_session, &octets), "RST/SCT without negotiation");
+    is_policy(refused(&only_one_shot, &octets), "a session where each call is for itself");
+    let (leg, _) = client().negotiate(&tls_client(&certificates, Credential::None)).expect("a leg");
+    assert!(matches!(refused(&only_one_shot, &leg), Refusal::Trust(Reason::NotAllowed(_))));
+    let (octets, _) = client().establish(Under::Token(&bootstrap), Proof::None, now().wall).expect("RST/SCT");
+    is_policy(refused(&of_session, &octets), "RST/SCT without a user name");
+    for action in ["RSTR/SCT", "RST/Issue", "RST/Validate"] {
+        let action = format!("http://schemas.xmlsoap.org/ws/2005/02/trust/{action}");
+        let call = client().call(
+            Under::Token(&bootstrap),
+            Proof::UserName(&user),
+            (&action, &body("x")),
+            now().wall,
+        );
+        let refusal = refused(&of_session, &call.expect("a call").0);
+        assert!(
+            matches!(refusal, Refusal::Trust(Reason::Unsupported { .. } | Reason::NotAllowed(_))),
+            "{refusal}"
+        );
+    }
     let wrong = xml_security::UsernameToken { username: USER.to_owned(), password: "x".to_owned().into() };
     let (octets, _) =
         client().establish(Under::Token(&bootstrap), Proof::UserName(&wrong), now().wall).expect("RST/SCT");
@@ -514,7 +539,7 @@ fn a_token_does_only_what_it_is_for() {
     let refusal = refused(&one_shot, &echo(Under::Certificate(&preset), Proof::Certificate(&foreign)));
     assert_eq!(refusal, Refusal::Certificate("unknown certificate".to_owned()));
     let tls = tls_client(&certificates, Credential::None);
-    let anonymous = negotiate_with(&one_shot, &tls, &certificates.service.der, |answer| answer);
+    let anonymous = negotiate_with(&client(), &one_shot, &tls, &certificates.service.der, |answer| answer);
     assert_eq!(
         anonymous.expect_err("no certificate").to_string(),
         "not authenticated: FailedAuthentication: Authentication failed."
@@ -524,8 +549,9 @@ fn a_token_does_only_what_it_is_for() {
 #[test]
 fn a_key_that_is_due_is_told_under_itself_and_renewed() {
     let certificates = Certificates::new();
-    let times = SessionTimes { established: Duration::from_secs(100), ..SessionTimes::default() };
-    let service = service_with(&certificates, &[SESSION], Credential::None, times);
+    let service = service_with(&certificates, &[SESSION], Credential::None, |settings| {
+        settings.times.established = Duration::from_secs(100);
+    });
     let token = establish(&service, &certificates, Credential::None, Proof::None);
     let later = |seconds: u64| Moment { uptime: Duration::from_secs(1_000 + seconds), ..now() };
     let (octets, pending) =
@@ -594,4 +620,34 @@ fn what_the_application_says_or_fails_to_say_comes_back_secured() {
     {
         call.reply(nonsense.as_bytes(), &ParseLimits::default(), now()).expect_err(nonsense);
     }
+}
+
+#[test]
+fn a_place_is_free_as_soon_as_a_session_is_cancelled() {
+    let certificates = Certificates::new();
+    let service = service(&certificates, &[PRESET_SESSION], Credential::UserName);
+    let preset = certificates.service.certificate();
+    let user = user();
+    let open = || {
+        let (octets, establishing) = client()
+            .establish(Under::Certificate(&preset), Proof::UserName(&user), now().wall)
+            .expect("RST/SCT");
+        let said = post(&service, CONTENT_TYPE, &octets);
+        (establishing.receive(&said.response.body, now().wall), said)
+    };
+    // More than may be pending at once, opened and cancelled without a call.
+    for _ in 0..PENDING_MAX + 20 {
+        let token = open().0.expect("a token");
+        let (octets, cancelling) = client().cancel(&token, now().wall).expect("Cancel");
+        let said = post(&service, CONTENT_TYPE, &octets);
+        cancelling.receive(&said.response.body, now().wall).expect("it is cancelled");
+    }
+    let tokens: Vec<_> = (0..PENDING_MAX).map(|_| open().0.expect("a token")).collect();
+    let (refused, said) = open();
+    refused.expect_err("too many");
+    let busy = fault(&said.response.body);
+    assert_eq!(busy.codes, ["soap-envelope:Receiver", "security:ServerTooBusy"]);
+    assert_eq!(reason(said.event), Refusal::Trust(Reason::TooManyPending(PENDING_MAX)));
+    call(&service, Under::Token(&tokens[0]), Proof::None, "x").expect("a reply");
+    open().0.expect("there is room");
 }

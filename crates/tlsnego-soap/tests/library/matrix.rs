@@ -8,7 +8,7 @@ use tlsnego_service::{TlsVersions, freshness::Skew};
 use tlsnego_soap::CONTENT_TYPE;
 use tlsnego_soap::client::{Client, ClientError, ContextToken, Negotiated, Proof, Reply, Under};
 use tlsnego_soap::server::{Binding, Event};
-use xml_security::{ParseLimits, Signer, SigningKey, Suite, TokenName, UsernameToken};
+use xml_security::{Cipher, Hash, ParseLimits, Signer, SigningKey, Suite, TokenName, UsernameToken};
 
 pub(crate) const ECHO: &str = "urn:echo";
 
@@ -33,12 +33,13 @@ pub(crate) fn user() -> UsernameToken {
 
 /// A negotiation, leg by leg; `change` is what happens to each answer of the server on its way.
 pub(crate) fn negotiate_with(
+    client: &Client,
     service: &Service,
     tls: &negotiation::Client,
     server: &[u8],
     change: impl Fn(Vec<u8>) -> Vec<u8>,
 ) -> Result<ContextToken, ClientError> {
-    let (mut octets, mut negotiating) = client().negotiate(tls).expect("the first leg");
+    let (mut octets, mut negotiating) = client.negotiate(tls).expect("the first leg");
     loop {
         let answer = change(post(service, CONTENT_TYPE, &octets).response.body);
         (octets, negotiating) = match negotiating.receive(&answer)? {
@@ -58,7 +59,7 @@ pub(crate) fn negotiate(
     credential: Credential,
 ) -> ContextToken {
     let tls = tls_client(certificates, credential);
-    negotiate_with(service, &tls, &certificates.service.der, |answer| answer).expect("a token")
+    negotiate_with(&client(), service, &tls, &certificates.service.der, |answer| answer).expect("a token")
 }
 
 /// A call of the body with a text; the reply, and the session that the application saw.
@@ -242,7 +243,7 @@ fn a_changed_answer_of_a_negotiation_gives_no_token() {
         let service = service(&certificates, &Binding::ALL, Credential::None);
         // With TLS 1.3 the last leg has no BinaryExchange.
         let tls = negotiation::Client::new(None, TlsVersions::Tls12).expect("a client");
-        let changed = negotiate_with(&service, &tls, server, |answer| {
+        let changed = negotiate_with(&client(), &service, &tls, server, |answer| {
             let text = String::from_utf8(answer).expect("UTF-8");
             match text.contains("ResponseCollection") {
                 true => {
@@ -258,7 +259,7 @@ fn a_changed_answer_of_a_negotiation_gives_no_token() {
     for times in [0, 2] {
         let service = service(&certificates, &Binding::ALL, Credential::None);
         let tls = negotiation::Client::new(None, TlsVersions::Tls12).expect("a client");
-        let changed = negotiate_with(&service, &tls, server, |answer| {
+        let changed = negotiate_with(&client(), &service, &tls, server, |answer| {
             let text = String::from_utf8(answer).expect("UTF-8");
             let Some(end) = text.find("</t:RequestSecurityTokenResponseCollection>") else {
                 return text.into_bytes();
@@ -279,7 +280,7 @@ fn white_space_between_trust_elements_is_not_hashed() {
     let certificates = Certificates::new();
     let service = service(&certificates, &Binding::ALL, Credential::None);
     let tls = tls_client(&certificates, Credential::None);
-    let changed = negotiate_with(&service, &tls, &certificates.service.der, |answer| {
+    let changed = negotiate_with(&client(), &service, &tls, &certificates.service.der, |answer| {
         String::from_utf8(answer).expect("UTF-8").replace("><t:", ">\n  <t:").into_bytes()
     });
     changed.expect("a token");
@@ -330,4 +331,38 @@ fn an_answer_that_is_not_secured_or_not_ours_is_no_reply() {
     let foreign = post(&service, CONTENT_TYPE, &octets).response.body;
     let error = pending.receive(&foreign, now().wall).expect_err("another session");
     assert!(matches!(error, ClientError::Rejected(_)), "{error}");
+}
+
+#[test]
+fn every_suite_has_its_own_key_size() {
+    let certificates = Certificates::new();
+    let preset = certificates.service.certificate();
+    for cipher in [Cipher::Aes256, Cipher::Aes192, Cipher::Aes128, Cipher::TripleDes] {
+        for hash in [Hash::Sha1, Hash::Sha256] {
+            let suite = Suite { cipher, hash };
+            let service = service_with(&certificates, &Binding::ALL, Credential::None, |settings| {
+                settings.suite = suite
+            });
+            let client = Client { suite, ..client() };
+            let tls = tls_client(&certificates, Credential::None);
+            let token = negotiate_with(&client, &service, &tls, &certificates.service.der, |answer| answer);
+            let token = token.expect("a token");
+            let (octets, establishing) =
+                client.establish(Under::Token(&token), Proof::None, now().wall).expect("RST/SCT");
+            let said = post(&service, CONTENT_TYPE, &octets);
+            let session = establishing.receive(&said.response.body, now().wall).expect("a token");
+            for under in [Under::Token(&session), Under::Certificate(&preset)] {
+                let (octets, pending) =
+                    client.call(under, Proof::None, (ECHO, &body("x")), now().wall).expect("a call");
+                let said = post(&service, CONTENT_TYPE, &octets);
+                pending
+                    .receive(&said.response.body, now().wall)
+                    .unwrap_or_else(|error| panic!("{suite:?}: {error}"));
+            }
+            // A client of another suite is told nothing.
+            if suite != Suite::BASIC256 {
+                call(&service, Under::Certificate(&preset), Proof::None, "x").expect_err("another suite");
+            }
+        }
+    }
 }

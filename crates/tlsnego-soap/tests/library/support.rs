@@ -96,7 +96,6 @@ fn identity(account: &str) -> Identity {
 
 pub(crate) fn random() -> Random {
     Arc::new(|octets: &mut [u8]| {
-        // Each UUID of `rcgen`'s cryptography is as good as another source here.
         for chunk in octets.chunks_mut(16) {
             let fresh = fresh_octets();
             chunk.copy_from_slice(&fresh[..chunk.len()]);
@@ -130,24 +129,25 @@ impl Certificates {
 }
 
 pub(crate) fn service(certificates: &Certificates, bindings: &[Binding], credential: Credential) -> Service {
-    service_with(certificates, bindings, credential, SessionTimes::default())
+    service_with(certificates, bindings, credential, |_| {})
 }
 
 pub(crate) fn service_with(
     certificates: &Certificates,
     bindings: &[Binding],
     credential: Credential,
-    times: SessionTimes,
+    change: impl FnOnce(&mut Settings),
 ) -> Service {
-    let settings = Settings {
+    let mut settings = Settings {
         addresses: vec![Address::new(TO).expect("an address")],
         suite: Suite::BASIC256,
         bindings: bindings.to_vec(),
         credential,
-        times,
+        times: SessionTimes::default(),
         skew: Skew::default(),
         limits: ParseLimits::default(),
     };
+    change(&mut settings);
     let pair = &certificates.service;
     let certificate = ServiceCertificate {
         tls: pair.credentials(),
