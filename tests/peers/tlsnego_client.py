@@ -5,7 +5,8 @@ It reads a JSON object from standard input and writes one JSON object a line, on
 
   {"url": where to post, "to": a:To, "server": DER of the service's certificate in hexadecimal,
    "user": name, "password": password, "certificate": PEM file, "key": PEM file, "version": of TLS, "TLSv1.2" unless it is given,
-   "binding": "session" (RST/SCT, then calls) or "call" (calls under the negotiated token), "calls": how many}
+   "binding": "session" (RST/SCT, then calls) or "call" (calls under the negotiated token), "calls": how many,
+   "negotiate": false to encrypt a key to the service's certificate instead}
 
 A negotiation whose authenticator does not match ends it with {"step": "negotiate", "error": "authenticator"}.
 """
@@ -22,6 +23,9 @@ import sys
 import urllib.parse
 import uuid
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding as rsa_padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from lxml import etree
 
@@ -33,12 +37,16 @@ O = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1
 U = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-utility-1.0.xsd"
 E = "http://www.w3.org/2001/04/xmlenc#"
 D = "http://www.w3.org/2000/09/xmldsig#"
-NS = {"s": S, "a": A, "t": T, "c": C, "o": O, "u": U, "e": E, "d": D}
+K = "http://docs.oasis-open.org/wss/oasis-wss-wssecurity-secext-1.1.xsd"
+NS = {"k": K, "s": S, "a": A, "t": T, "c": C, "o": O, "u": U, "e": E, "d": D}
 VALUE_TYPE = " http://schemas.xmlsoap.org/ws/2005/02/trust/tlsnego"
 ENCODING = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-soap-message-security-1.0#Base64Binary"
 TLS_WRAP = "http://schemas.xmlsoap.org/2005/02/trust/tlsnego#TLS_Wrap"
 SCT = "http://schemas.xmlsoap.org/ws/2005/02/sc/sct"
 DK = "http://schemas.xmlsoap.org/ws/2005/02/sc/dk"
+ENCRYPTED_KEY = "http://docs.oasis-open.org/wss/oasis-wss-soap-message-security-1.1#EncryptedKey"
+THUMBPRINT = "http://docs.oasis-open.org/wss/oasis-wss-soap-message-security-1.1#ThumbprintSHA1"
+X509_V3 = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-x509-token-profile-1.0#X509v3"
 LABEL = b"WS-SecureConversation" * 2
 EXCLUSIVE = "http://www.w3.org/2001/10/xml-exc-c14n#"
 ANONYMOUS = "http://www.w3.org/2005/08/addressing/anonymous"
@@ -101,6 +109,40 @@ class Token:
         self.element, self.key = element, key
         self.name = element.findtext("c:Identifier", namespaces=NS)
         self.id = element.get(f"{{{U}}}Id")
+
+
+    value_type = SCT
+
+    def write(self):
+        return etree.tostring(self.element).decode()
+
+    def is_named_by(self, reference):
+        """Whether the SecurityTokenReference of a reply names this token."""
+        node = reference.find("o:Reference", NS)
+        return node is not None and (node.get("URI"), node.get("ValueType")) == (self.name, SCT)
+
+
+class FreshKey:
+    """A key for one message, encrypted to the certificate of the service."""
+
+    value_type, id = ENCRYPTED_KEY, "key"
+
+    def __init__(self, der):
+        self.der, self.key = der, os.urandom(32)
+        oaep = rsa_padding.OAEP(rsa_padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)
+        self.wrapped = x509.load_der_x509_certificate(der).public_key().encrypt(self.key, oaep)
+
+    def write(self):
+        return (
+            f'<e:EncryptedKey Id="{self.id}" xmlns:e="{E}"><e:EncryptionMethod Algorithm="{E}rsa-oaep-mgf1p"><DigestMethod xmlns="{D}" Algorithm="{D}sha1"/>'
+            f'</e:EncryptionMethod><KeyInfo xmlns="{D}"><o:SecurityTokenReference><o:KeyIdentifier ValueType="{THUMBPRINT}">{b64(hashlib.sha1(self.der).digest())}'
+            f"</o:KeyIdentifier></o:SecurityTokenReference></KeyInfo><e:CipherData><e:CipherValue>{b64(self.wrapped)}</e:CipherValue></e:CipherData></e:EncryptedKey>"
+        )
+
+    def is_named_by(self, reference):
+        node = reference.find("o:KeyIdentifier", NS)
+        expected = (f"{ENCRYPTED_KEY}SHA1", b64(hashlib.sha1(self.wrapped).digest()))
+        return node is not None and (node.get("ValueType"), node.text) == expected
 
 
 class Client:
@@ -215,7 +257,7 @@ class Client:
         nonces = [os.urandom(16), os.urandom(16)]
         signing = p_sha1(token.key, LABEL + nonces[0], 24)
         encryption = p_sha1(token.key, LABEL + nonces[1], 32)
-        str_ = f'<o:SecurityTokenReference><o:Reference ValueType="{SCT}" URI="#{token.id}"/></o:SecurityTokenReference>'
+        str_ = f'<o:SecurityTokenReference><o:Reference ValueType="{token.value_type}" URI="#{token.id}"/></o:SecurityTokenReference>'
         derived = (
             f'<c:DerivedKeyToken u:Id="_0" xmlns:c="{C}">{str_}<c:Offset>0</c:Offset><c:Length>24</c:Length><c:Nonce>{b64(nonces[0])}</c:Nonce></c:DerivedKeyToken>'
             f'<c:DerivedKeyToken u:Id="_1" xmlns:c="{C}">{str_}<c:Nonce>{b64(nonces[1])}</c:Nonce></c:DerivedKeyToken>'
@@ -226,31 +268,47 @@ class Client:
                 f'<o:UsernameToken u:Id="user"><o:Username>{escape(self.settings["user"])}</o:Username>'
                 f'<o:Password>{escape(self.settings["password"])}</o:Password></o:UsernameToken>'
             )
+        certificate = ""
+        endorses = isinstance(token, FreshKey) and self.settings.get("certificate")
+        if endorses:
+            with open(self.settings["certificate"], "rb") as file:
+                der = x509.load_pem_x509_certificate(file.read()).public_bytes(serialization.Encoding.DER)
+            certificate = f'<o:BinarySecurityToken u:Id="certificate" ValueType="{X509_V3}" EncodingType="{ENCODING}">{b64(der)}</o:BinarySecurityToken>'
         security = (
             f'<o:Security s:mustUnderstand="1" xmlns:o="{O}"><u:Timestamp u:Id="time"><u:Created>{date(now)}</u:Created>'
             f"<u:Expires>{date(now + datetime.timedelta(minutes=5))}</u:Expires></u:Timestamp>"
-            f"{etree.tostring(token.element).decode()}{derived}"
-            f'<e:ReferenceList xmlns:e="{E}"/>{user}</o:Security>'
+            f"{token.write()}{derived}"
+            f'<e:ReferenceList xmlns:e="{E}"/>{user}{certificate}</o:Security>'
         )
         root = etree.fromstring(envelope(action, message_id, self.settings["to"], security, body).encode(), PARSER)
         header = root.find("s:Header/o:Security", NS)
         covered = ["body", "h1", "h2", "h3", "h4", "time"] + (["user"] if user else [])
         by_id = {node.get(f"{{{U}}}Id"): node for node in root.iter(etree.Element)}
-        references = "".join(
-            f'<Reference URI="#{name}"><Transforms><Transform Algorithm="{EXCLUSIVE}"/></Transforms>'
-            f'<DigestMethod Algorithm="{D}sha1"/><DigestValue>{b64(hashlib.sha1(c14n(by_id[name])).digest())}</DigestValue></Reference>'
-            for name in covered
-        )
-        info = (
-            f'<SignedInfo><CanonicalizationMethod Algorithm="{EXCLUSIVE}"/><SignatureMethod Algorithm="{D}hmac-sha1"/>{references}</SignedInfo>'
-        )
-        key_info = lambda id_: (
-            f'<KeyInfo xmlns="{D}"><o:SecurityTokenReference xmlns:o="{O}"><o:Reference ValueType="{DK}" URI="#{id_}"/></o:SecurityTokenReference></KeyInfo>'
-        )
-        signature = etree.fromstring(f'<Signature xmlns="{D}">{info}<SignatureValue/>{key_info("_0")}</Signature>', PARSER)
-        value = hmac.new(signing, c14n(signature[0]), hashlib.sha1).digest()
-        signature[1].text = b64(value)
-        header.append(signature)
+
+        def key_info(id_, value_type=DK):
+            return f'<KeyInfo xmlns="{D}"><o:SecurityTokenReference xmlns:o="{O}"><o:Reference ValueType="{value_type}" URI="#{id_}"/></o:SecurityTokenReference></KeyInfo>'
+
+        def sign(names, method, info, make):
+            references = "".join(
+                f'<Reference URI="#{name}"><Transforms><Transform Algorithm="{EXCLUSIVE}"/></Transforms>'
+                f'<DigestMethod Algorithm="{D}sha1"/><DigestValue>{b64(hashlib.sha1(c14n(by_id[name])).digest())}</DigestValue></Reference>'
+                for name in names
+            )
+            signed = f'<SignedInfo><CanonicalizationMethod Algorithm="{EXCLUSIVE}"/><SignatureMethod Algorithm="{D}{method}"/>{references}</SignedInfo>'
+            signature = etree.fromstring(f'<Signature xmlns="{D}">{signed}<SignatureValue/>{info}</Signature>', PARSER)
+            signature[1].text = b64(make(c14n(signature[0])))
+            header.append(signature)
+            return signature
+
+        signature = sign(covered, "hmac-sha1", key_info("_0"), lambda octets: hmac.new(signing, octets, hashlib.sha1).digest())
+        signatures = [signature]
+        if endorses:
+            with open(self.settings["key"], "rb") as file:
+                private = serialization.load_pem_private_key(file.read(), None)
+            signature.set("Id", "signature")
+            by_id["signature"] = signature
+            make = lambda octets: private.sign(octets, rsa_padding.PKCS1v15(), hashes.SHA1())
+            signatures.append(sign(["signature"], "rsa-sha1", key_info("certificate", X509_V3), make))
 
         def data(id_, part, octets):
             return etree.fromstring(
@@ -263,7 +321,7 @@ class Client:
         content = root.find("s:Body", NS)
         parts = [("e1", content, b"".join(etree.tostring(child) for child in content))]
         parts += [(f"e{n}", node, etree.tostring(node)) for n, node in enumerate([by_id["user"]] if user else [], 2)]
-        parts.append(("e9", signature, etree.tostring(signature)))
+        parts += [(f"e{n}", node, etree.tostring(node)) for n, node in enumerate(signatures, 8)]
         for id_, node, octets in parts:
             etree.SubElement(listed, f"{{{E}}}DataReference", URI=f"#{id_}")
             if node is content:
@@ -272,19 +330,21 @@ class Client:
                 node.append(data(id_, "Content", octets))
             else:
                 header.replace(node, data(id_, "Element", octets))
-        return etree.tostring(root).decode(), message_id
+        values = [signature.findtext("d:SignatureValue", namespaces=NS) for signature in signatures]
+        return etree.tostring(root).decode(), message_id, values
 
     def ask(self, token, action, body, with_user=False):
         """Posts a secured message; returns action and body element of the verified reply."""
-        message, message_id = self.secure(token, action, body, with_user)
+        if token is None:
+            token = FreshKey(bytes.fromhex(self.settings["server"]))
+        message, message_id, values = self.secure(token, action, body, with_user)
         root = self.post(message)
         header = root.find("s:Header/o:Security", NS)
         if header is None:
             raise Refused("not secured")
         derived = {}
         for node in header.findall("c:DerivedKeyToken", NS):
-            reference = node.find("o:SecurityTokenReference/o:Reference", NS)
-            if (reference.get("URI"), reference.get("ValueType")) != (token.name, SCT):
+            if not token.is_named_by(node.find("o:SecurityTokenReference", NS)):
                 raise Refused("token of the reply")
             number = lambda local, default: int(node.findtext(f"c:{local}", default, namespaces=NS))
             offset, length = number("Offset", "0"), number("Length", "32")
@@ -313,6 +373,11 @@ class Client:
         needed = ["s:Body", "s:Header/a:Action", "s:Header/a:RelatesTo", "s:Header/o:Security/u:Timestamp"]
         if not all(root.find(path, NS) in covered for path in needed):
             raise Refused("coverage")
+        # .NET wants confirmations where it knows the certificate and sends no user name, and none elsewhere.
+        confirmations = header.findall("k:SignatureConfirmation", NS)
+        expected = values if isinstance(token, FreshKey) and not self.settings.get("user") else []
+        if sorted(node.get("Value") for node in confirmations) != sorted(expected) or not covered.issuperset(confirmations):
+            raise Refused("confirmations")
         if root.findtext("s:Header/a:RelatesTo", namespaces=NS) != message_id:
             raise Refused("RelatesTo")
         return root.findtext("s:Header/a:Action", namespaces=NS), root.find("s:Body", NS)
@@ -368,17 +433,20 @@ def main():
         action, body = client.ask(token, "urn:echo", f'<Echo xmlns="urn:echo">call {n} &amp; more</Echo>', per_call)
         return True, {"action": action, "text": "".join(body.itertext())}
 
-    bootstrap = step("negotiate", negotiate)
-    if bootstrap is None:
-        return
+    bootstrap = None
+    if settings.get("negotiate", True):
+        bootstrap = step("negotiate", negotiate)
+        if bootstrap is None:
+            return
     per_call = settings["binding"] == "call"
     token = bootstrap if per_call else step("establish", establish)
-    if token is None:
+    if token is None and not per_call:
         return
     for n in range(1, settings["calls"] + 1):
         step("call", lambda: call(n))
-    step("cancel", lambda: (True, {"action": client.cancel(token)}))
-    step("call", lambda: call(settings["calls"] + 1))
+    if token is not None:
+        step("cancel", lambda: (True, {"action": client.cancel(token)}))
+        step("call", lambda: call(settings["calls"] + 1))
 
 
 main()
