@@ -527,6 +527,19 @@ fn a_token_does_only_what_it_is_for() {
     // Renew of another session than the one that signs.
     let (octets, _) = client().renew(&other, Under::Token(&session), Proof::None, now().wall).expect("Renew");
     is_policy(refused(&of_session, &octets), "Renew of another session");
+    // Requests under one session, or endorsed by it, that name the other one.
+    let mut forged = session.clone();
+    forged.name = other.name.clone();
+    let again = negotiate(&of_session, &certificates, Credential::UserName);
+    let requests = [
+        client().cancel(&forged, now().wall).expect("Cancel").0,
+        client().renew(&forged, Under::Token(&forged), Proof::None, now().wall).expect("Renew").0,
+        client().renew(&forged, Under::Token(&again), Proof::UserName(&user), now().wall).expect("Renew").0,
+    ];
+    for octets in requests {
+        let refusal = refused(&of_session, &octets);
+        assert!(matches!(refusal, Refusal::Trust(Reason::NotAllowed(_))), "{refusal}");
+    }
     for token in [&session, &other] {
         call(&of_session, Under::Token(token), Proof::None, "x").expect("it goes on");
     }
