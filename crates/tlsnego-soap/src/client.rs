@@ -56,9 +56,12 @@ impl std::fmt::Debug for Client {
 /// Why there is no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
-    /// A fault that nothing proves to come from the service, or no message at all.
+    /// A fault or another message that nothing proves to come from the service.
     #[error("not authenticated: {0}")]
     NotAuthenticated(ReadFault),
+    /// No SOAP 1.2 message, such as the page of a proxy.
+    #[error("not authenticated: the answer cannot be read: {0}")]
+    Unreadable(String),
     /// A fault of the service about its session or its tokens, secured by it.
     #[error("the service refused the message: {0}")]
     Session(ReadFault),
@@ -326,7 +329,7 @@ impl Negotiating {
     /// Takes the answer.
     pub fn receive(self, body: &[u8]) -> Result<Negotiated, ClientError> {
         let Self { client, message_id, waiting } = self;
-        let incoming = Incoming::parse(body, &client.limits)?;
+        let incoming = Incoming::parse(body, &client.limits).map_err(unreadable)?;
         let Incoming { document, envelope, action, .. } = &incoming;
         if let Some(fault) = read_fault(document, envelope.body) {
             return Err(ClientError::NotAuthenticated(fault));
@@ -375,6 +378,10 @@ impl Negotiating {
             expires: token.expires,
         }))
     }
+}
+
+fn unreadable(refusal: Refusal) -> ClientError {
+    ClientError::Unreadable(refusal.to_string())
 }
 
 fn extract(document: &Document, node: NodeId) -> Result<Vec<u8>, ClientError> {
@@ -444,7 +451,7 @@ impl Pending {
     /// Takes the answer.
     pub fn receive(self, body: &[u8], now: FileTime) -> Result<Reply, ClientError> {
         let client = &self.client;
-        let incoming = Incoming::parse(body, &client.limits)?;
+        let incoming = Incoming::parse(body, &client.limits).map_err(unreadable)?;
         if !incoming.is_secured {
             let fault = read_fault(&incoming.document, incoming.envelope.body);
             return Err(ClientError::NotAuthenticated(fault.unwrap_or_default()));

@@ -323,6 +323,19 @@ fn an_answer_that_is_not_secured_or_not_ours_is_no_reply() {
     let error = pending.receive(plain.as_bytes(), now().wall).expect_err("it is not secured");
     assert_eq!(error.to_string(), "not authenticated: the answer is not secured, and no fault");
 
+    // The page of a proxy, nothing, and SOAP 1.1.
+    let soap_11 = forged
+        .replace("http://www.w3.org/2003/05/soap-envelope", "http://schemas.xmlsoap.org/soap/envelope/");
+    for answer in ["<html><body>502</body></html>", "<p>an <br>", "", &soap_11] {
+        let (_, pending) = make();
+        let error = pending.receive(answer.as_bytes(), now().wall).expect_err("it is no message");
+        assert!(error.to_string().starts_with("not authenticated: the answer cannot be read"), "{error}");
+        let (_, negotiating) =
+            client().negotiate(&tls_client(&certificates, Credential::None)).expect("a leg");
+        let error = negotiating.receive(answer.as_bytes()).expect_err("it is no message");
+        assert!(matches!(error, ClientError::Unreadable(_)), "{error}");
+    }
+
     // A reply of another session.
     let other = negotiate(&service, &certificates, Credential::None);
     let (octets, _) =
