@@ -1,0 +1,347 @@
+//! A service: negotiations and sessions are answered here, calls are given to the application.
+
+mod secured;
+
+pub(crate) use secured::confirms;
+pub use secured::{Call, CallFault};
+
+use crate::address::Address;
+use crate::http::{HttpRequest, HttpResponse};
+use crate::message::{Draft, Incoming};
+use crate::names::{NEGOTIATE, NEGOTIATE_NEXT, TRUST};
+use crate::refusal::Refusal;
+use crate::{Random, trust, urn, uuid};
+use rustls_pki_types::CertificateDer;
+use std::sync::Arc;
+use tlsnego_service::failures::Failures;
+use tlsnego_service::fault::Reason;
+use tlsnego_service::freshness::{ReplayCache, Skew};
+use tlsnego_service::key::KeySize;
+use tlsnego_service::message::Authenticator;
+use tlsnego_service::negotiation::{
+    Answer as Leg, ClientCertificates, Established, Grant, Negotiations, Server as TlsServer, ServerSettings,
+};
+use tlsnego_service::password::{PasswordStore, Passwords};
+use tlsnego_service::session::{
+    Credential, Ended, Identity, Keyed, NewSession, Session, SessionTimes, Sessions,
+};
+use tlsnego_service::{Credentials, Moment, TlsVersions, UnusableCredentials};
+use xml_security::{Certificate, DecryptionKey, ParseLimits, Suite, TokenName};
+use zeroize::Zeroizing;
+
+/// One row of WCF's settings: `negotiateServiceCredential` and `establishSecurityContext`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Binding {
+    /// The client negotiates a token; otherwise it knows the service's certificate.
+    pub negotiate: bool,
+    /// The client establishes a session by RST/SCT before it calls.
+    pub establish: bool,
+}
+
+impl Binding {
+    /// All four.
+    pub const ALL: [Self; 4] = [
+        Self { negotiate: true, establish: true },
+        Self { negotiate: true, establish: false },
+        Self { negotiate: false, establish: true },
+        Self { negotiate: false, establish: false },
+    ];
+}
+
+/// What a service accepts.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What `a:To` may be; the first is the one that is published.
+    pub addresses: Vec<Address>,
+    /// Algorithms.
+    pub suite: Suite,
+    /// Which ways to a call are open.
+    pub bindings: Vec<Binding>,
+    /// By what all clients prove who they are.
+    pub credential: Credential,
+    /// Lives of tokens.
+    pub times: SessionTimes,
+    /// Difference of clocks.
+    pub skew: Skew,
+    /// Limits of a message.
+    pub limits: ParseLimits,
+}
+
+/// Decides on the certificates of clients.
+pub trait CertificateMapper: Send + Sync {
+    /// Validates a chain, of which the client has the key, and finds its account. The error is for the log.
+    fn map(&self, chain: &[CertificateDer<'static>])
+    -> impl Future<Output = Result<Identity, String>> + Send;
+}
+
+/// The certificate of a service.
+#[derive(Debug)]
+pub struct ServiceCertificate {
+    /// For handshakes.
+    pub tls: Credentials,
+    /// TLS versions.
+    pub versions: TlsVersions,
+    /// For messages without negotiation; none if no binding is without.
+    pub preset: Option<(Certificate, DecryptionKey)>,
+}
+
+/// A service's side.
+pub struct Server<P, M> {
+    settings: Settings,
+    negotiations: Negotiations,
+    sessions: Sessions,
+    replay: ReplayCache,
+    failures: Failures,
+    passwords: Passwords<P>,
+    certificates: M,
+    preset: Option<(Certificate, DecryptionKey)>,
+    random: Random,
+}
+
+impl<P, M> std::fmt::Debug for Server<P, M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// What is to be done about a request.
+#[derive(Debug)]
+pub enum Answer {
+    /// The message is answered.
+    Reply(Reply),
+    /// It is a verified call for the application.
+    Call(Box<Call>),
+}
+
+/// An answer, and what it is about.
+#[derive(Debug)]
+pub struct Reply {
+    /// To be sent.
+    pub response: HttpResponse,
+    /// For the log.
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A negotiation goes on.
+    Leg,
+    /// A token was issued: negotiated or established.
+    Opened(Arc<Session>),
+    /// A session has a new key.
+    Renewed(Arc<Session>),
+    /// A session was cancelled by its client.
+    Cancelled(Arc<Session>),
+    /// The message was refused.
+    Refused(Refusal),
+}
+
+/// A refusal, and the session whose key secures the fault.
+struct Failure {
+    refusal: Refusal,
+    secured_by: Option<Keyed>,
+}
+
+impl<R: Into<Refusal>> From<R> for Failure {
+    fn from(refusal: R) -> Self {
+        Self { refusal: refusal.into(), secured_by: None }
+    }
+}
+
+impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
+    /// Fails if the certificate cannot be used for TLS.
+    pub fn new(
+        settings: Settings,
+        certificate: ServiceCertificate,
+        passwords: Passwords<P>,
+        certificates: M,
+        random: Random,
+    ) -> Result<Self, UnusableCredentials> {
+        let tls = TlsServer::new(ServerSettings {
+            credentials: certificate.tls,
+            versions: certificate.versions,
+            client_certificates: match settings.credential {
+                Credential::Certificate => ClientCertificates::Required,
+                Credential::None | Credential::UserName => ClientCertificates::NotAsked,
+            },
+            key_size: key_size(settings.suite),
+        })?;
+        Ok(Self {
+            negotiations: Negotiations::new(tls),
+            sessions: Sessions::new(settings.times),
+            replay: ReplayCache::default(),
+            failures: Failures::default(),
+            passwords,
+            certificates,
+            // Where no binding uses it, no message of a client costs an RSA operation.
+            preset: certificate.preset.filter(|_| settings.bindings.iter().any(|binding| !binding.negotiate)),
+            random,
+            settings,
+        })
+    }
+
+    /// The sessions, for an operator and for metrics.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// The negotiations in progress, for metrics.
+    pub fn negotiations(&self) -> &Negotiations {
+        &self.negotiations
+    }
+
+    /// Ends what is over, and returns the sessions that ended since the last call, except what was cancelled. To
+    /// be called every few seconds: each message does what it needs of it by itself.
+    pub fn expire(&self, now: Moment) -> Vec<Ended> {
+        self.negotiations.expire(now.uptime);
+        self.replay.expire(now);
+        self.sessions.expire(now)
+    }
+
+    /// Takes a request.
+    pub async fn receive(&self, request: &HttpRequest<'_>, now: Moment) -> Answer {
+        let incoming = match Incoming::read(request, &self.settings.limits) {
+            Ok(incoming) => incoming,
+            Err(refusal) => return self.refused(refusal.into(), None, now),
+        };
+        let relates_to = incoming.message_id.clone();
+        match self.answer(incoming, request, now).await {
+            Ok(answer) => answer,
+            Err(failure) => self.refused(failure, relates_to.as_deref(), now),
+        }
+    }
+
+    async fn answer(
+        &self,
+        incoming: Incoming,
+        request: &HttpRequest<'_>,
+        now: Moment,
+    ) -> Result<Answer, Failure> {
+        incoming.check(&self.settings.addresses)?;
+        match (incoming.is_secured, &*incoming.action) {
+            (false, NEGOTIATE | NEGOTIATE_NEXT) => {
+                Ok(Answer::Reply(self.negotiate(&incoming, request, now).await?))
+            }
+            (false, _) => Err(xml_security::Reason::Shape("o:Security").into()),
+            (true, NEGOTIATE | NEGOTIATE_NEXT) => {
+                Err(Reason::NotAllowed("a leg of a negotiation has no security header").into())
+            }
+            (true, _) => self.secured(incoming, request, now).await,
+        }
+    }
+
+    /// One leg of a client.
+    async fn negotiate(
+        &self,
+        incoming: &Incoming,
+        request: &HttpRequest<'_>,
+        now: Moment,
+    ) -> Result<Reply, Refusal> {
+        if !self.settings.bindings.iter().any(|binding| binding.negotiate) {
+            return Err(Reason::NotAllowed("this service does not negotiate").into());
+        }
+        let document = &incoming.document;
+        let element = incoming.trust_element().ok_or(Reason::Missing("the trust element"))?;
+        let canonical = trust::canonical(document, element, |_| false);
+        let leg = match &*incoming.action {
+            NEGOTIATE if document.is(element, TRUST.name("RequestSecurityToken")) => {
+                let message = trust::read_request(document, element)?;
+                self.negotiations.first(&message, &canonical, request.source, now.uptime)?
+            }
+            NEGOTIATE_NEXT if document.is(element, TRUST.name("RequestSecurityTokenResponse")) => {
+                let message = trust::read_response(document, element)?;
+                self.negotiations.next(&message, &canonical, now.uptime)?
+            }
+            _ => return Err(Reason::Missing("the trust element of this action").into()),
+        };
+        let mut draft = Draft::reply(NEGOTIATE_NEXT, incoming.message_id.as_deref());
+        match leg {
+            Leg::Reply(reply) => {
+                let element = trust::write_response(&mut draft.document, draft.body, reply.message());
+                reply.wrote(&trust::canonical(&draft.document, element, |_| false));
+                Ok(Reply { response: draft.unsecured(200)?, event: Event::Leg })
+            }
+            Leg::Established(established) => self.issue(draft, established, request, now).await,
+        }
+    }
+
+    /// The last leg.
+    async fn issue(
+        &self,
+        mut draft: Draft,
+        established: Established,
+        request: &HttpRequest<'_>,
+        now: Moment,
+    ) -> Result<Reply, Refusal> {
+        let (identity, credential) = match self.settings.credential {
+            Credential::Certificate => {
+                let mapped = self.certificates.map(established.certificates()).await;
+                let identity = mapped.map_err(Reason::CertificateRejected)?;
+                (Some(identity), Credential::Certificate)
+            }
+            Credential::None | Credential::UserName => (None, Credential::None),
+        };
+        let mut random = Zeroizing::new([0; 32]);
+        (self.random)(&mut *random);
+        let name = urn(&self.random);
+        let grant = Grant {
+            identifier: name.clone(),
+            random,
+            created: now.wall,
+            expires: now.wall + self.settings.times.negotiated,
+        };
+        let issuing = established.issue(grant, now.uptime)?;
+        let context = issuing.message().context.clone();
+        let Draft { document, body } = &mut draft;
+        let id = self.token_id();
+        let (collection, response) = trust::write_token_response(document, *body, issuing.message(), &id)?;
+        let issued = issuing.wrote(&trust::canonical_of_token_response(document, response));
+        let combined_hash = Some(issued.combined_hash.to_vec().into());
+        trust::write_authenticator(document, collection, &Authenticator { context, combined_hash });
+        let new = NewSession { name, key: issued.key, identity, credential, source: request.source };
+        let response = draft.unsecured(200)?;
+        let session = self.sessions.negotiated(new, now)?;
+        Ok(Reply { response, event: Event::Opened(session) })
+    }
+
+    /// `u:Id` of a token that is issued.
+    fn token_id(&self) -> String {
+        format!("uuid-{}-1", uuid(&self.random))
+    }
+
+    fn refused(&self, failure: Failure, relates_to: Option<&str>, now: Moment) -> Answer {
+        let Failure { refusal, secured_by } = failure;
+        let fault = refusal.fault();
+        let draft = Draft::fault(&fault, relates_to);
+        let response = match (secured_by, relates_to) {
+            // A secured reply has to say what it answers.
+            (Some(keyed), Some(_)) => {
+                let session = &keyed.session;
+                let token = TokenName::Context {
+                    identifier: session.name.clone(),
+                    instance: session.instance.clone(),
+                };
+                let key = xml_security::Key::new(keyed.key.as_bytes());
+                secured::Channel::new(self.settings.suite, token, key, &self.random).secure(
+                    draft,
+                    fault.status,
+                    now,
+                )
+            }
+            _ => draft.unsecured(fault.status),
+        };
+        // What cannot be written has no body; the status says that it failed.
+        let response = response.unwrap_or(HttpResponse { status: 500, body: Vec::new() });
+        Answer::Reply(Reply { response, event: Event::Refused(refusal) })
+    }
+}
+
+/// The key size of a suite.
+pub(crate) fn key_size(suite: Suite) -> KeySize {
+    match suite.key_len() {
+        16 => KeySize::Bits128,
+        24 => KeySize::Bits192,
+        _ => KeySize::Bits256,
+    }
+}

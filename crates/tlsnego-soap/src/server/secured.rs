@@ -1,0 +1,576 @@
+//! Messages under a token: who sends them, and what they may do.
+
+use super::{Answer, Binding, CertificateMapper, Event, Failure, Reply, Server, key_size};
+use crate::http::{HttpRequest, HttpResponse};
+use crate::message::{Draft, Incoming};
+use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, RENEW, RENEWED, TRUST};
+use crate::refusal::{Refusal, SoapFault, shortened};
+use crate::trust::{self, SessionRequest, SessionResponse};
+use crate::{Random, urn};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls_pki_types::CertificateDer;
+use std::net::IpAddr;
+use std::sync::Arc;
+use tlsnego_service::Moment;
+use tlsnego_service::failures::Failures;
+use tlsnego_service::fault::Reason;
+use tlsnego_service::freshness::WINDOW;
+use tlsnego_service::key::Key;
+use tlsnego_service::names;
+use tlsnego_service::password::PasswordStore;
+use tlsnego_service::session::{
+    Credential, Generation, Identity, Keyed, NewSession, Purpose, Refusal as SessionRefusal, Renewal,
+    Session, SessionKind, Sessions,
+};
+use xml_security::names::SOAP;
+use xml_security::{
+    Certificate, ContextToken, DecryptionKey, Direction, Document, Endorsement, KeyReference, Keys, NoKey,
+    NodeId, OpenError, OpenPolicy, Opened, ParseLimits, Presence, ProtectionToken, SecurePolicy, Suite,
+    TokenName, open_document, secure,
+};
+use zeroize::Zeroizing;
+
+/// Octets of the server's entropy.
+const ENTROPY_LEN: usize = 32;
+
+/// What secures replies to one request.
+pub(super) struct Channel {
+    suite: Suite,
+    token: TokenName,
+    key: xml_security::Key,
+    confirms: Vec<Vec<u8>>,
+    random: Random,
+}
+
+impl Channel {
+    pub(super) fn new(suite: Suite, token: TokenName, key: xml_security::Key, random: &Random) -> Self {
+        Self { suite, token, key, confirms: Vec::new(), random: Arc::clone(random) }
+    }
+
+    pub(super) fn secure(&self, draft: Draft, status: u16, now: Moment) -> Result<HttpResponse, Refusal> {
+        let token = ProtectionToken::Named { name: &self.token, key: &self.key };
+        let mut policy = SecurePolicy::new(self.suite, token, now.wall);
+        policy.confirms = &self.confirms;
+        let secured = secure(draft.document, &policy, &mut |octets| (self.random)(octets))
+            .map_err(|error| Refusal::Reply(error.to_string()))?;
+        Ok(HttpResponse { status, body: secured.octets })
+    }
+}
+
+/// A verified call. Its action, its body and its session are what was signed.
+pub struct Call {
+    /// `a:Action`.
+    pub action: String,
+    /// Which session it belongs to, and whose it is.
+    pub session: Arc<Session>,
+    document: Document,
+    body: NodeId,
+    message_id: Option<String>,
+    channel: Channel,
+}
+
+/// A fault that the service makes in the name of its application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallFault {
+    /// The application failed, or answered with what is no SOAP message.
+    Application,
+    /// The application did not answer in time.
+    TimedOut,
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call")
+            .field("action", &self.action)
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Call {
+    /// `s:Body` as it stands for itself: with all namespaces in scope.
+    pub fn body(&self) -> Result<Vec<u8>, Refusal> {
+        self.document.extract(self.body).map_err(|error| Refusal::Reply(error.to_string()))
+    }
+
+    /// The verified document and its `s:Body`.
+    pub fn document(&self) -> (&Document, NodeId) {
+        (&self.document, self.body)
+    }
+
+    /// The application's answer: a SOAP 1.2 envelope, of which the body is sent, a fault as well. Its action is
+    /// sent if it has one, otherwise the call's with `Response`.
+    pub fn reply(&self, envelope: &[u8], limits: &ParseLimits, now: Moment) -> Result<HttpResponse, Refusal> {
+        let document = Document::parse(envelope, limits).map_err(xml_security::Reason::from)?;
+        let root = document.root();
+        let body =
+            document.only(root, SOAP.name("Body")).filter(|_| document.is(root, SOAP.name("Envelope")));
+        let body = body.ok_or(xml_security::Reason::Shape("s:Envelope"))?;
+        let is_fault = document.only(body, SOAP.name("Fault")).is_some();
+        let own = document
+            .only(root, SOAP.name("Header"))
+            .and_then(|header| document.only(header, xml_security::names::ADDRESSING.name("Action")))
+            .and_then(|action| document.text(action))
+            .map(|action| action.trim().to_owned())
+            .filter(|action| !action.is_empty());
+        let action = match own {
+            Some(action) => action,
+            None if is_fault => names::FAULT_ACTION.to_owned(),
+            None => format!("{}Response", self.action),
+        };
+        let mut draft = Draft::reply(&action, self.message_id.as_deref());
+        draft.take_body(&document, body)?;
+        self.channel.secure(draft, if is_fault { 500 } else { 200 }, now)
+    }
+
+    /// The application takes the message, and has no answer.
+    pub fn one_way(&self) -> HttpResponse {
+        HttpResponse { status: 202, body: Vec::new() }
+    }
+
+    /// A fault in the name of the application, secured like a reply.
+    pub fn fault(&self, fault: CallFault, now: Moment) -> Result<HttpResponse, Refusal> {
+        let text = match fault {
+            CallFault::Application => "The service could not process the message.",
+            CallFault::TimedOut => "The service did not answer in time.",
+        };
+        let fault = SoapFault {
+            status: 500,
+            action: names::FAULT_ACTION,
+            code: "Receiver",
+            subcodes: [None, None],
+            text,
+        };
+        self.channel.secure(Draft::fault(&fault, self.message_id.as_deref()), fault.status, now)
+    }
+}
+
+/// What a message asks for, by its action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Establish,
+    Renew,
+    Cancel,
+    Call,
+}
+
+impl Operation {
+    fn of(action: &str) -> Result<Self, Reason> {
+        match action {
+            ESTABLISH => Ok(Self::Establish),
+            RENEW => Ok(Self::Renew),
+            CANCEL => Ok(Self::Cancel),
+            // Nothing of this protocol is for the application.
+            other if other.starts_with(TRUST.uri) => {
+                Err(Reason::Unsupported { what: "Action", value: shortened(other) })
+            }
+            _ => Ok(Self::Call),
+        }
+    }
+
+    fn purpose(self) -> Purpose {
+        match self {
+            Self::Renew | Self::Cancel => Purpose::Management,
+            Self::Establish | Self::Call => Purpose::Message,
+        }
+    }
+}
+
+/// Keys of this service for one message.
+struct ServerKeys<'s> {
+    sessions: &'s Sessions,
+    failures: &'s Failures,
+    preset: Option<&'s (Certificate, DecryptionKey)>,
+    purpose: Purpose,
+    now: Moment,
+    found: Vec<Keyed>,
+    refused: Option<SessionRefusal>,
+}
+
+impl Keys for ServerKeys<'_> {
+    fn context(&mut self, token: ContextToken<'_>) -> Result<xml_security::Key, NoKey> {
+        let generation = match (token.element, token.instance) {
+            (None, None) => Generation::Newest,
+            (_, instance) => Generation::Exact(instance),
+        };
+        match self.sessions.find(token.identifier, generation, self.purpose, self.now) {
+            Ok(keyed) => {
+                let key = xml_security::Key::new(keyed.key.as_bytes());
+                self.found.push(keyed);
+                Ok(key)
+            }
+            Err(refusal) => {
+                self.refused = Some(refusal);
+                Err(NoKey::UnknownContext)
+            }
+        }
+    }
+
+    fn decryption_key(&mut self, recipient: &KeyReference, sha1: &[u8; 20]) -> Result<&DecryptionKey, NoKey> {
+        let (certificate, key) = self.preset.ok_or(NoKey::Refused)?;
+        if let Err(reason) = self.failures.check(&STANDARD.encode(sha1), self.now.uptime) {
+            self.refused = Some(reason.into());
+            return Err(NoKey::Refused);
+        }
+        match recipient {
+            KeyReference::Thumbprint(thumbprint) if *thumbprint != certificate.thumbprint() => {
+                Err(NoKey::Refused)
+            }
+            // Another kind of reference is not compared: only a key that is encrypted to this service unwraps.
+            _ => Ok(key),
+        }
+    }
+}
+
+/// How a verified message is protected.
+struct Protection {
+    /// The session of its token; none under an EncryptedKey.
+    keyed: Option<Keyed>,
+    /// The session that endorses it.
+    endorsed_by: Option<Keyed>,
+}
+
+impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
+    /// A message with a security header.
+    pub(super) async fn secured(
+        &self,
+        incoming: Incoming,
+        request: &HttpRequest<'_>,
+        now: Moment,
+    ) -> Result<Answer, Failure> {
+        let Incoming { document, action, message_id, .. } = incoming;
+        let operation = Operation::of(&action)?;
+        let (opened, protection) = self.open(document, operation, request.source, now)?;
+        self.replay.insert(opened.replay_key(), opened.replay_until, now)?;
+        if let Some(keyed) = &protection.keyed {
+            self.sessions.used(&keyed.session.name, now);
+        }
+        self.check_policy(operation, &opened, &protection)?;
+        let (identity, credential) = self.who(operation, &opened, &protection, request.source, now).await?;
+
+        let mut channel =
+            Channel::new(self.settings.suite, opened.token.clone(), opened.key.clone(), &self.random);
+        if confirms(protection.keyed.is_some(), self.settings.credential) {
+            channel.confirms.clone_from(&opened.signature_values);
+        }
+        let relates_to = message_id.as_deref();
+        let (draft, event) = match operation {
+            Operation::Call => {
+                let session = call_session(&opened, &protection, identity, credential);
+                return Ok(Answer::Call(Box::new(Call {
+                    action,
+                    session,
+                    body: opened.envelope.body,
+                    document: opened.document,
+                    message_id,
+                    channel,
+                })));
+            }
+            Operation::Establish => {
+                let owner = (identity, credential, request.source);
+                self.establish(&opened, &protection, owner, relates_to, now)?
+            }
+            Operation::Renew => self.renew(&opened, &protection, identity.as_ref(), relates_to, now)?,
+            Operation::Cancel => self.cancel(&opened, &protection, relates_to)?,
+        };
+        let response = channel.secure(draft, 200, now)?;
+        Ok(Answer::Reply(Reply { response, event }))
+    }
+
+    /// Decrypts and verifies. Failures are counted where a sender of changed copies would learn from them.
+    fn open(
+        &self,
+        document: Document,
+        operation: Operation,
+        source: IpAddr,
+        now: Moment,
+    ) -> Result<(Opened, Protection), Failure> {
+        let policy = OpenPolicy {
+            suite: self.settings.suite,
+            direction: Direction::Request,
+            // `check_policy` decides, when it is known which token protects the message.
+            username: Presence::Optional,
+            endorsing: Presence::Optional,
+            now: now.wall,
+            window: WINDOW,
+            skew: self.settings.skew.0,
+            limits: self.settings.limits,
+        };
+        let mut keys = ServerKeys {
+            sessions: &self.sessions,
+            failures: &self.failures,
+            preset: self.preset.as_ref(),
+            purpose: operation.purpose(),
+            now,
+            found: Vec::new(),
+            refused: None,
+        };
+        let opened = open_document(document, &policy, &mut keys, &mut |octets| (self.random)(octets));
+        let ServerKeys { found, refused, .. } = keys;
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                if let Some(SessionRefusal { reason, secured_by }) = refused {
+                    return Err(Failure { refusal: reason.into(), secured_by });
+                }
+                let OpenError::Rejected(rejected) = error else { return Err(Reason::UnknownToken.into()) };
+                match rejected.token() {
+                    Some(TokenName::Context { identifier, .. }) => {
+                        self.sessions.failed(identifier);
+                    }
+                    Some(TokenName::EncryptedKey(sha1)) => {
+                        self.failures.failed(&STANDARD.encode(sha1), source, now.uptime);
+                    }
+                    None => {}
+                }
+                return Err(rejected.reason().clone().into());
+            }
+        };
+        let session_of = |name: &TokenName| match name {
+            TokenName::Context { identifier, .. } => {
+                found.iter().find(|keyed| keyed.session.name == *identifier).cloned()
+            }
+            TokenName::EncryptedKey(_) => None,
+        };
+        let endorsed_by = match &opened.endorsement {
+            Some(Endorsement::Token(name)) => session_of(name),
+            _ => None,
+        };
+        let protection = Protection { keyed: session_of(&opened.token), endorsed_by };
+        Ok((opened, protection))
+    }
+
+    /// Whether a message under this token may do this, and has the credentials that it has to have: the one
+    /// place that decides it.
+    fn check_policy(
+        &self,
+        operation: Operation,
+        opened: &Opened,
+        protection: &Protection,
+    ) -> Result<(), Refusal> {
+        let kind = protection.keyed.as_ref().map(|keyed| keyed.session.kind);
+        let is_open =
+            |negotiate, establish| match self.settings.bindings.contains(&Binding { negotiate, establish }) {
+                true => Ok(()),
+                false => Err(Refusal::Policy("no binding of this service has such messages")),
+            };
+        match (kind, operation) {
+            (Some(SessionKind::Negotiated), Operation::Establish | Operation::Renew) => is_open(true, true)?,
+            (Some(SessionKind::Negotiated), Operation::Call) => is_open(true, false)?,
+            (Some(SessionKind::Negotiated | SessionKind::Established), Operation::Cancel) => {}
+            (Some(SessionKind::Established), Operation::Call | Operation::Renew) => {}
+            (Some(SessionKind::Established), Operation::Establish) => {
+                return Err(Refusal::Policy("a session is established under another token"));
+            }
+            (None | Some(SessionKind::OneShot), Operation::Establish | Operation::Renew) => {
+                is_open(false, true)?;
+            }
+            (None | Some(SessionKind::OneShot), Operation::Call) => is_open(false, false)?,
+            (None | Some(SessionKind::OneShot), Operation::Cancel) => {
+                return Err(Refusal::Policy("a token is cancelled under itself"));
+            }
+        }
+        let proves = kind != Some(SessionKind::Established) && operation != Operation::Cancel;
+        let credential = self.settings.credential;
+        let has_user_name = opened.username.is_some();
+        if has_user_name != (proves && credential == Credential::UserName) {
+            return Err(Refusal::Policy(match has_user_name {
+                true => "a user name is not expected in this message",
+                false => "the user name is missing",
+            }));
+        }
+        let needs_certificate = proves && kind.is_none() && credential == Credential::Certificate;
+        let is_endorsed_as_expected = match &opened.endorsement {
+            None => !needs_certificate && (operation != Operation::Renew || !proves),
+            Some(Endorsement::Certificate(_)) => needs_certificate && operation != Operation::Renew,
+            Some(Endorsement::Token(_)) => operation == Operation::Renew && proves && !needs_certificate,
+        };
+        match is_endorsed_as_expected {
+            true => Ok(()),
+            false => Err(Refusal::Policy("the endorsing signature is missing, or is not expected")),
+        }
+    }
+
+    /// Who sends the message. What [`Self::check_policy`] asks for is there.
+    async fn who(
+        &self,
+        operation: Operation,
+        opened: &Opened,
+        protection: &Protection,
+        source: IpAddr,
+        now: Moment,
+    ) -> Result<(Option<Identity>, Credential), Refusal> {
+        if operation == Operation::Cancel {
+            return Ok((None, Credential::None));
+        }
+        if let Some(token) = &opened.username {
+            let checked = self.passwords.check(&token.username, &token.password, source, now.uptime).await?;
+            let identity = checked.ok_or_else(|| Refusal::Password(token.username.clone()))?;
+            return Ok((Some(identity), Credential::UserName));
+        }
+        if let Some(Endorsement::Certificate(certificate)) = &opened.endorsement {
+            let chain = [CertificateDer::from(certificate.der().to_vec())];
+            let identity = self.certificates.map(&chain).await.map_err(Refusal::Certificate)?;
+            return Ok((Some(identity), Credential::Certificate));
+        }
+        Ok(match &protection.keyed {
+            Some(keyed) => (keyed.session.identity.clone(), keyed.session.credential),
+            None => (None, Credential::None),
+        })
+    }
+
+    fn establish(
+        &self,
+        opened: &Opened,
+        protection: &Protection,
+        (identity, credential, source): (Option<Identity>, Credential, IpAddr),
+        relates_to: Option<&str>,
+        now: Moment,
+    ) -> Result<(Draft, Event), Refusal> {
+        let asked = SessionRequest::read(&opened.document, opened.envelope.body, None, true)?;
+        let (key, entropy) = self.new_key(&asked, names::ISSUE)?;
+        let parent = match &protection.keyed {
+            Some(keyed) => keyed.session.name.clone(),
+            None => one_shot_name(&opened.token),
+        };
+        let new = NewSession { name: urn(&self.random), key, identity, credential, source };
+        let session = self.sessions.establish(new, &parent, now)?;
+        let draft = self.session_reply(ESTABLISHED, asked.context, entropy, &session, (now, relates_to));
+        Ok((draft, Event::Opened(session)))
+    }
+
+    fn renew(
+        &self,
+        opened: &Opened,
+        protection: &Protection,
+        identity: Option<&Identity>,
+        relates_to: Option<&str>,
+        now: Moment,
+    ) -> Result<(Draft, Event), Refusal> {
+        let asked = SessionRequest::read(&opened.document, opened.envelope.body, Some("RenewTarget"), true)?;
+        // Under the session's own token, or endorsed by it under the bootstrap.
+        let proved = protection.endorsed_by.as_ref().or(protection.keyed.as_ref());
+        let name = target(&asked, proved)?;
+        let (key, entropy) = self.new_key(&asked, names::RENEW)?;
+        let renewal = Renewal { identity, instance: urn(&self.random), key };
+        let session = self.sessions.renew(name, renewal, now)?;
+        if let (Some(bootstrap), Some(_)) = (&protection.keyed, &protection.endorsed_by) {
+            // Its purpose is fulfilled, as after RST/SCT. That it is gone already is no error.
+            let _ = self.sessions.cancel(&bootstrap.session.name, &bootstrap.session.name);
+        }
+        let draft = self.session_reply(RENEWED, asked.context, entropy, &session, (now, relates_to));
+        Ok((draft, Event::Renewed(session)))
+    }
+
+    fn cancel(
+        &self,
+        opened: &Opened,
+        protection: &Protection,
+        relates_to: Option<&str>,
+    ) -> Result<(Draft, Event), Refusal> {
+        let asked =
+            SessionRequest::read(&opened.document, opened.envelope.body, Some("CancelTarget"), false)?;
+        check_request_type(&asked, names::CANCEL)?;
+        let name = target(&asked, protection.keyed.as_ref())?;
+        let session = self.sessions.cancel(name, name)?;
+        let mut draft = Draft::reply(CANCELLED, relates_to);
+        trust::write_cancelled(&mut draft.document, draft.body, asked.context.as_deref());
+        Ok((draft, Event::Cancelled(session)))
+    }
+
+    /// The key of the entropy of both sides, and ours.
+    fn new_key(
+        &self,
+        asked: &SessionRequest,
+        request_type: &str,
+    ) -> Result<(Key, Zeroizing<Vec<u8>>), Reason> {
+        check_request_type(asked, request_type)?;
+        let unsupported = |what, value: &str| Err(Reason::Unsupported { what, value: value.to_owned() });
+        if let Some(other) =
+            asked.token_type.as_deref().filter(|found| *found != names::SECURITY_CONTEXT_TOKEN)
+        {
+            return unsupported("TokenType", other);
+        }
+        let size = key_size(self.settings.suite);
+        if let Some(text) = asked.key_size.as_deref()
+            && text.trim().parse() != Ok(size.bits())
+            && text.trim().parse() != Ok(0)
+        {
+            return unsupported("KeySize", text);
+        }
+        let client = asked.entropy.as_ref().ok_or(Reason::Missing("Entropy"))?;
+        let mut ours = Zeroizing::new(vec![0; ENTROPY_LEN]);
+        (self.random)(&mut ours);
+        Ok((Key::from_entropy(size, client, &ours), ours))
+    }
+
+    fn session_reply(
+        &self,
+        action: &str,
+        context: Option<String>,
+        entropy: Zeroizing<Vec<u8>>,
+        session: &Session,
+        (now, relates_to): (Moment, Option<&str>),
+    ) -> Draft {
+        let response = SessionResponse {
+            context,
+            name: TokenName::Context { identifier: session.name.clone(), instance: session.instance.clone() },
+            entropy,
+            lifetime: (now.wall, session.until),
+            key_size: key_size(self.settings.suite).bits(),
+        };
+        let mut draft = Draft::reply(action, relates_to);
+        response.write(&mut draft.document, draft.body, &self.token_id());
+        draft
+    }
+}
+
+/// Whether replies confirm signatures: where the client knows the service's certificate, and sends no user name
+/// (.NET's `RequireSignatureConfirmation` of these bindings).
+pub(crate) fn confirms(is_under_context: bool, credential: Credential) -> bool {
+    !is_under_context && credential != Credential::UserName
+}
+
+/// The token that a request names, which has to be the one that proves it.
+fn target<'a>(asked: &SessionRequest, proved: Option<&'a Keyed>) -> Result<&'a str, Reason> {
+    match (&asked.target, proved) {
+        (Some(TokenName::Context { identifier, .. }), Some(keyed)) if *identifier == keyed.session.name => {
+            Ok(&keyed.session.name)
+        }
+        _ => Err(Reason::NotAllowed("the request is not signed by the token that it names")),
+    }
+}
+
+fn check_request_type(asked: &SessionRequest, expected: &str) -> Result<(), Reason> {
+    match asked.request_type == expected {
+        true => Ok(()),
+        false => Err(Reason::Unsupported { what: "RequestType", value: shortened(&asked.request_type) }),
+    }
+}
+
+fn one_shot_name(token: &TokenName) -> String {
+    match token {
+        TokenName::EncryptedKey(sha1) => STANDARD.encode(sha1),
+        TokenName::Context { identifier, .. } => identifier.clone(),
+    }
+}
+
+/// The session of a call, with who sends it.
+fn call_session(
+    opened: &Opened,
+    protection: &Protection,
+    identity: Option<Identity>,
+    credential: Credential,
+) -> Arc<Session> {
+    match &protection.keyed {
+        Some(keyed) if keyed.session.identity == identity && keyed.session.credential == credential => {
+            Arc::clone(&keyed.session)
+        }
+        Some(keyed) => Arc::new(Session { identity, credential, ..Session::clone(&keyed.session) }),
+        None => {
+            let times = (opened.timestamp.created, opened.timestamp.expires);
+            Arc::new(Session::one_shot(one_shot_name(&opened.token), identity, credential, times))
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Both sides, each beside the other and beside programs of others.
+
+mod hostile;
+mod matrix;
+mod peers;
+mod support;
