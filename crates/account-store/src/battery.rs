@@ -730,7 +730,7 @@ mod machines {
     }
 
     pub(crate) fn secrets(n: u8) -> Secrets {
-        Secrets::first(NtHash::new([n; 16]), FileTime(u64::from(n)))
+        Secrets::first(NtHash::new([n; 16]), FileTime(130_000_000_000_000_000 + u64::from(n)))
     }
 
     fn put(store: &dyn MachineAdmin, put: Put, machine: Machine, secrets: Option<Secrets>) {
