@@ -273,10 +273,10 @@ pub(crate) fn full() -> Account {
     Account {
         flags: AccountFlags(0x8001_0202),
         primary_group_id: 515,
-        expires: FileTime(1),
+        expires: FileTime(94_354_848_000_000_001),
         created: FileTime(94_354_848_000_000_000),
-        password_last_set: FileTime(3),
-        password_can_change: FileTime(4),
+        password_last_set: FileTime(94_354_848_000_000_003),
+        password_can_change: FileTime(94_354_848_000_000_004),
         password_must_change: FileTime(0x7fff_ffff_ffff_fffe),
         logon_hours: Some(std::array::from_fn(|n| n as u8)),
         logon_count: u16::MAX,
@@ -730,7 +730,7 @@ mod machines {
     }
 
     pub(crate) fn secrets(n: u8) -> Secrets {
-        Secrets::first(NtHash::new([n; 16]), FileTime(u64::from(n)))
+        Secrets::first(NtHash::new([n; 16]), FileTime(130_000_000_000_000_000 + u64::from(n)))
     }
 
     fn put(store: &dyn MachineAdmin, put: Put, machine: Machine, secrets: Option<Secrets>) {

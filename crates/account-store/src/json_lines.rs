@@ -1,7 +1,8 @@
 //! The whole store as text, one JSON object a line: for copies between stores, and for scripts that write such lines.
 //!
 //! Each line has a `type`. Fields have the names of [`Account`], [`Group`] and [`Machine`]; those with
-//! a usual value may be left out, unknown ones are errors. Times are FILETIME numbers, `"never"` or `"unset"`.
+//! a usual value may be left out, unknown ones are errors. Times are FILETIME numbers, dates (`"2027-01-01"`, `"2027-01-01T12:00:00Z"`),
+//! `"never"` or `"unset"`.
 //!
 //! ```text
 //! {"type":"group","name":"Staff","sid":"S-1-5-21-1-2-3-1100","scope":"global","member_of":[],"members":["alice"]}
@@ -21,6 +22,7 @@ use crate::machines::{ChannelKind, Machine, NtHash, Secrets};
 use crate::store::{Domain, StoreError};
 use dtyp::{FileTime, Sid};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 use std::collections::VecDeque;
 use std::io::{BufRead, Read, Write};
 
@@ -162,44 +164,83 @@ struct MachineLine {
     previous_secret: Option<String>,
 }
 
-/// A FILETIME as a number, or by its word.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Time(FileTime);
+/// A FILETIME as a number, a date, or by its word. What is none of these is kept, because the error names its field.
+#[derive(Clone, PartialEq, Eq)]
+enum Time {
+    At(FileTime),
+    Wrong(String),
+}
+
+impl Default for Time {
+    fn default() -> Self {
+        Self::At(FileTime::UNSET)
+    }
+}
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            FileTime::UNSET => serializer.serialize_str("unset"),
-            FileTime::NEVER => serializer.serialize_str("never"),
-            FileTime(time) => serializer.serialize_u64(time),
+        match self {
+            Self::At(FileTime::UNSET) => serializer.serialize_str("unset"),
+            Self::At(FileTime::NEVER) => serializer.serialize_str("never"),
+            Self::At(FileTime(time)) => serializer.serialize_u64(*time),
+            Self::Wrong(text) => serializer.serialize_str(text),
         }
     }
 }
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "a FILETIME, \"never\" or \"unset\"")]
-        enum Form {
-            Number(u64),
-            Word(Word),
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "lowercase")]
-        enum Word {
-            Never,
-            Unset,
-        }
-        Ok(Self(match Form::deserialize(deserializer)? {
-            Form::Number(time) => FileTime(time),
-            Form::Word(Word::Never) => FileTime::NEVER,
-            Form::Word(Word::Unset) => FileTime::UNSET,
-        }))
+        let value = Value::deserialize(deserializer)?;
+        let time = match &value {
+            Value::Number(number) => number.as_u64().map(FileTime),
+            Value::String(text) => match text.as_str() {
+                "never" => Some(FileTime::NEVER),
+                "unset" => Some(FileTime::UNSET),
+                text => date(text),
+            },
+            _ => None,
+        };
+        Ok(time.map_or_else(|| Self::Wrong(value.to_string()), Self::At))
     }
 }
 
+impl Time {
+    /// The time of a field. A number before 1900 is refused.
+    fn of(self, field: &str) -> Result<FileTime, String> {
+        match self {
+            Self::At(time) if time == FileTime::UNSET || time >= TIME_MIN => Ok(time),
+            Self::At(FileTime(time)) => Err(format!(
+                "{field}: {time} is before 1900: a FILETIME counts 100 ns since 1601; of a Unix time it is (seconds + 11644473600) * \
+                 10000000; write a date such as \"2027-01-01\"; \"unset\" is for a time that is not known"
+            )),
+            Self::Wrong(text) => Err(format!(
+                "{field}: {text} is no time: write a date such as \"2027-01-01\", a FILETIME, \"never\" or \"unset\""
+            )),
+        }
+    }
+}
+
+/// Reads a date, which begins at 00:00 UTC, or a date and a time in UTC, as in RFC 3339: `2027-01-01` or `2027-01-01T12:00:00Z`.
+pub fn date(text: &str) -> Option<FileTime> {
+    let numbers = |text: &str, separator, lens: [usize; 3]| {
+        let mut parts = text.split(separator);
+        let mut number = |len| {
+            let part =
+                parts.next().filter(|part| part.len() == len && part.bytes().all(|b| b.is_ascii_digit()));
+            part.and_then(|part| part.parse::<u16>().ok())
+        };
+        let [a, b, c] = lens.map(&mut number);
+        parts.next().is_none().then_some([a?, b?, c?])
+    };
+    let (date, time) = match text.split_once(['T', 't', ' ']) {
+        Some((date, time)) => (date, time.strip_suffix(['Z', 'z'])?),
+        None => (text, "00:00:00"),
+    };
+    FileTime::from_civil(numbers(date, '-', [4, 2, 2])?, numbers(time, ':', [2, 2, 2])?)
+}
+
 fn never() -> Time {
-    Time(FileTime::NEVER)
+    Time::At(FileTime::NEVER)
 }
 
 fn is_never(time: &Time) -> bool {
@@ -207,7 +248,7 @@ fn is_never(time: &Time) -> bool {
 }
 
 fn is_unset(time: &Time) -> bool {
-    time.0 == FileTime::UNSET
+    *time == Time::default()
 }
 
 fn is_zero(number: &u16) -> bool {
@@ -226,9 +267,9 @@ fn yes() -> bool {
     true
 }
 
-/// 1900-01-01: no account is older. A smaller number is no FILETIME but most often a Unix time, and would make the account older than
-/// every certificate, so that a weak mapping counts with `binding = "compat"`.
-const CREATED_MIN: FileTime = FileTime(94_354_848_000_000_000);
+/// 1900-01-01: no account is older. A smaller number is no FILETIME but most often a Unix time. As `created` it would make the account
+/// older than every certificate, so that a weak mapping counts with `binding = "compat"`; as `expires` it would disable the account.
+const TIME_MIN: FileTime = FileTime(94_354_848_000_000_000);
 
 /// What an import does with the entries of its lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -386,7 +427,9 @@ impl Source<'_> {
             return Err("there are NUL bytes in it, as in UTF-16 text; save it as UTF-8".to_owned());
         }
         let is_object = text.trim_ascii_start().starts_with(b"{");
-        match serde_json::from_slice(text).map_err(|error| json_error(&error, is_object))? {
+        let is_table = !text.trim_ascii_start().starts_with(b"[")
+            && text.iter().any(|byte| matches!(byte, b',' | b';' | b'\t'));
+        match serde_json::from_slice(text).map_err(|error| json_error(&error, is_object, is_table))? {
             Line::Account(line) => {
                 self.counts.accounts += 1;
                 let put = self.options.put(line.created.is_none());
@@ -433,7 +476,7 @@ impl Source<'_> {
 }
 
 /// Without the place: every text is one line, which is counted by us.
-fn json_error(error: &serde_json::Error, is_object: bool) -> String {
+fn json_error(error: &serde_json::Error, is_object: bool, is_table: bool) -> String {
     let text = error.to_string();
     let why = match text.rsplit_once(" at line ") {
         Some((why, _)) => format!("{why} (column {})", error.column()),
@@ -443,7 +486,8 @@ fn json_error(error: &serde_json::Error, is_object: bool) -> String {
         true => why,
         // Such as the first line of a table, or of an object over several lines.
         false => format!(
-            "{why}; each line is one JSON object, such as {{\"type\":\"account\",\"name\":\"alice\"}}"
+            "{why}; each line is one JSON object, such as {{\"type\":\"account\",\"name\":\"alice\"}}{}",
+            if is_table { "; this looks like CSV: docs/import-accounts.md converts it" } else { "" }
         ),
     }
 }
@@ -478,16 +522,6 @@ impl AccountLine {
                 Some(bytes.ok_or("logon_hours: 42 hex digits expected")?)
             }
         };
-        if let Some(Time(created)) = self.created
-            && created != FileTime::UNSET
-            && created < CREATED_MIN
-        {
-            return Err(format!(
-                "created: {} is before 1900: a FILETIME counts 100 ns since 1601; of a Unix time it is (seconds + 11644473600) * \
-                 10000000; \"unset\" is for a time that is not known",
-                created.0
-            ));
-        }
         let account = Account {
             sid: sid(domain, self.sid.as_deref())?,
             name: self.name,
@@ -497,11 +531,11 @@ impl AccountLine {
             alt_security_identities: self.alt_security_identities,
             flags: self.flags.unwrap_or(flags),
             primary_group_id: self.primary_group_id.unwrap_or(primary),
-            expires: self.expires.0,
-            created: self.created.map_or(created, |time| time.0),
-            password_last_set: self.password_last_set.0,
-            password_can_change: self.password_can_change.0,
-            password_must_change: self.password_must_change.0,
+            expires: self.expires.of("expires")?,
+            created: self.created.map_or(Ok(created), |time| time.of("created"))?,
+            password_last_set: self.password_last_set.of("password_last_set")?,
+            password_can_change: self.password_can_change.of("password_can_change")?,
+            password_must_change: self.password_must_change.of("password_must_change")?,
             logon_hours,
             logon_count: self.logon_count,
             bad_password_count: self.bad_password_count,
@@ -522,11 +556,11 @@ impl AccountLine {
             alt_security_identities: account.alt_security_identities,
             flags: Some(account.flags),
             primary_group_id: Some(account.primary_group_id),
-            expires: Time(account.expires),
-            created: Some(Time(account.created)),
-            password_last_set: Time(account.password_last_set),
-            password_can_change: Time(account.password_can_change),
-            password_must_change: Time(account.password_must_change),
+            expires: Time::At(account.expires),
+            created: Some(Time::At(account.created)),
+            password_last_set: Time::At(account.password_last_set),
+            password_can_change: Time::At(account.password_can_change),
+            password_must_change: Time::At(account.password_must_change),
             logon_hours: account.logon_hours.map(|hours| dtyp::hex(&hours)),
             logon_count: account.logon_count,
             bad_password_count: account.bad_password_count,
@@ -561,7 +595,7 @@ impl MachineLine {
         let previous = self.previous_secret.as_deref().map(hash).transpose()?;
         let secrets = match (current, previous) {
             (Some(current), previous) => {
-                Some(Secrets { current, current_since: self.current_since.0, previous })
+                Some(Secrets { current, current_since: self.current_since.of("current_since")?, previous })
             }
             (None, None) => None,
             (None, Some(_)) => return Err("a previous secret without a current one".to_owned()),
@@ -588,7 +622,7 @@ impl MachineLine {
             domains: machine.domains,
             groups: texts(&machine.groups),
             current_secret: secrets.map(|secrets| dtyp::hex(secrets.current.expose())),
-            current_since: Time(secrets.map(|secrets| secrets.current_since).unwrap_or_default()),
+            current_since: Time::At(secrets.map(|secrets| secrets.current_since).unwrap_or_default()),
             previous_secret: secrets.and_then(|secrets| Some(dtyp::hex(secrets.previous.as_ref()?.expose()))),
         }
     }
@@ -735,8 +769,28 @@ mod tests {
             (r#"{"type":"account","name":"x","nmae":"y"}"#, "unknown field `nmae`"),
             (r#"{"type":"account","name":"x","sid":"S-2"}"#, "not a SID"),
             (r#"{"type":"account","name":"x","sid":"S-1-5-21-1-2-3-4"}"#, "is not of domain CONTOSO"),
-            (r#"{"type":"account","name":"x","expires":"soon"}"#, "a FILETIME"),
-            (r#"{"type":"account","name":"x","expires":-1}"#, "a FILETIME"),
+            (r#"{"type":"account","name":"x","expires":"soon"}"#, "expires: \"soon\" is no time"),
+            (r#"{"type":"account","name":"x","expires":-1}"#, "expires: -1 is no time"),
+            (r#"{"type":"account","name":"x","expires":null}"#, "expires: null is no time"),
+            (r#"{"type":"account","name":"x","expires":"2027-02-29"}"#, "expires: \"2027-02-29\" is no time"),
+            (r#"{"type":"account","name":"x","created":"1800-01-01"}"#, "is before 1900"),
+            (r#"{"type":"account","name":"x","expires":1800000000}"#, "expires: 1800000000 is before 1900"),
+            (
+                r#"{"type":"account","name":"x","password_last_set":1800000000}"#,
+                "password_last_set: 1800000000 is",
+            ),
+            (
+                r#"{"type":"account","name":"x","password_can_change":1800000000}"#,
+                "password_can_change: 1800000000 is",
+            ),
+            (
+                r#"{"type":"account","name":"x","password_must_change":1800000000}"#,
+                "password_must_change: 1800000000 is",
+            ),
+            (
+                r#"{"type":"machine","name":"W$","kind":"server","current_since":1800000000,"current_secret":"0cb6948805f797bf2a82807973b89537"}"#,
+                "current_since: 1800000000 is before 1900",
+            ),
             (r#"{"type":"account","name":"x","created":1}"#, "created: 1 is before 1900"),
             // Seconds, milliseconds and microseconds of a Unix time in 2026.
             (r#"{"type":"account","name":"x","created":1767225600}"#, "is before 1900"),
@@ -766,6 +820,22 @@ mod tests {
         }
     }
 
+    /// FILETIMEs by `(date -u -d TEXT +%s + 11644473600) * 10000000`.
+    #[test]
+    fn a_time_is_a_date_too() {
+        for (text, time) in [
+            ("2027-01-01", 134_432_352_000_000_000),
+            ("2024-02-29", 133_536_384_000_000_000),
+            ("2027-01-01T12:30:59Z", 134_432_802_590_000_000),
+        ] {
+            let store = MemoryStore::new(domain());
+            import_text(&store, &format!(r#"{{"type":"account","name":"clara","expires":"{text}"}}"#))
+                .expect("a good line");
+            let clara = one(&store, Query::Name("clara".to_owned()));
+            assert_eq!(clara.account.expires, FileTime(time), "{text}");
+        }
+    }
+
     #[test]
     fn byte_order_marks_begin_a_file_and_files_that_are_put_together() {
         let store = MemoryStore::new(domain());
@@ -780,6 +850,7 @@ mod tests {
         for text in ["name,upn\n", "[]", "alice", "{\n  \"type\": \"account\",\n  \"name\": \"alice\"\n}\n"] {
             let error = import_text(&store, text).expect_err("a wrong line").to_string();
             assert!(error.contains("each line is one JSON object"), "{error}");
+            assert_eq!(error.contains("looks like CSV"), text == "name,upn\n", "{error}");
         }
     }
 

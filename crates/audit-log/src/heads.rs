@@ -101,10 +101,19 @@ pub(super) struct Heads {
     newest: Position,
 }
 
+/// The key that signs checkpoints.
+pub(super) fn signing_key(config: &HeadSettings) -> anyhow::Result<SigningKey> {
+    let key = config.key.display();
+    if matches!(config.key.try_exists(), Ok(false)) {
+        bail!("the signing key of the audit log is missing: `rcmpd audit key {key}` makes it");
+    }
+    Ok(SigningKey::read(&config.key)?)
+}
+
 impl Heads {
     /// Opens the file, or makes it.
     pub(super) fn open(config: &HeadSettings) -> anyhow::Result<Self> {
-        let key = SigningKey::read(&config.key)?;
+        let key = signing_key(config)?;
         let path = config.path.display();
         if config.path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
             bail!("checkpoints of the audit log need a regular file, and {path} is none");

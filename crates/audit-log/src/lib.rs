@@ -26,7 +26,6 @@ use anyhow::Context;
 use budget::Budget;
 use decision::Written;
 use dtyp::{FileTime, NtStatus, Sid};
-use ed25519_file::SigningKey;
 use heads::Heads;
 use netlogon_transport::server::{Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal};
 use prometheus_client::metrics::counter::Counter;
@@ -126,7 +125,7 @@ const HEAD_RETRY: Duration = Duration::from_secs(5);
 /// Whether an audit log can be opened, as far as that can be told without writing.
 pub fn check(config: &Settings) -> anyhow::Result<()> {
     let heads = config.heads.as_ref();
-    heads.map(|heads| SigningKey::read(&heads.key)).transpose()?;
+    heads.map(heads::signing_key).transpose()?;
     let paths = config.path.iter().chain(heads.map(|heads| &heads.path));
     paths.map(|path| path.as_path()).try_for_each(|path| {
         has_folder(path)?;

@@ -343,7 +343,10 @@ impl Run {
                 request,
                 match answer.is_success() {
                     true => Seen::Untold(format!("{}, and the page is not `rcmpd page`", answer.status)),
-                    false => Seen::Untried(format!("the certificate is refused: {}", answer.status)),
+                    false => Seen::Untried(format!(
+                        "the certificate is refused: {}; `rcmpd explain` with the certificate says why",
+                        answer.status
+                    )),
                 },
             );
             return Ok(tally);

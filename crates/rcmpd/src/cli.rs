@@ -14,6 +14,7 @@ pub use sso::{
     PlaceArgs, SecretCommand, SsoCommand,
 };
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use dtyp::FileTime;
 use std::ffi::{OsStr, OsString};
@@ -64,12 +65,30 @@ pub fn parse(all: impl IntoIterator<Item = OsString>) -> Result<Parsed, WrongUse
     let parsed = Cli::command().try_get_matches_from(&all).and_then(|matches| {
         Ok(Parsed { cli: Cli::from_arg_matches(&matches)?, as_json: has_json(&matches) })
     });
-    parsed.map_err(|error| {
+    parsed.map_err(|mut error| {
+        name_configuration(&mut error);
         // The parser has no result, so its options are not known.
         let as_json =
             all.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
         WrongUse { error, as_json }
     })
+}
+
+/// Says how to name a configuration, where the parser only says that the option is missing.
+fn name_configuration(error: &mut clap::Error) {
+    let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg) else { return };
+    if error.kind() != ErrorKind::MissingRequiredArgument {
+        return;
+    }
+    let named = missing.iter().map(|argument| match argument.contains("--config <FILE>") {
+        true if argument.contains("--socket") => {
+            format!("{argument}: no configuration: give -c FILE, or set RCMPD_CONFIG, or give --socket PATH")
+        }
+        true => format!("{argument}: no configuration: give -c FILE, or set RCMPD_CONFIG"),
+        false => argument.clone(),
+    });
+    let named = named.collect();
+    error.insert(ContextKind::InvalidArg, ContextValue::Strings(named));
 }
 
 /// Whether the command has `--json`.
@@ -1239,6 +1258,25 @@ mod tests {
             command.get_subcommands().for_each(check);
         }
         check(&Cli::command());
+    }
+
+    #[test]
+    fn missing_configuration_says_how_to_name_one() {
+        for (line, expected) in [
+            ("rcmpd account list", &["no configuration: give -c FILE, or set RCMPD_CONFIG"][..]),
+            ("rcmpd sso secret status", &["give -c FILE, or set RCMPD_CONFIG, or give --socket PATH"]),
+            ("rcmpd sso secret backup B --socket S", &["--passphrase-file", "--key-file", "--recipient"]),
+            ("rcmpd sso secret restore B --socket S", &["--passphrase-file", "--key-file"]),
+        ] {
+            let WrongUse { error, .. } = parse(line.split(' ').map(OsString::from)).expect_err(line);
+            let text = error.to_string();
+            assert!(
+                error.exit_code() == 2 && expected.iter().all(|part| text.contains(part)),
+                "{line}: {text}"
+            );
+            let usage = text.find("Usage:").unwrap_or(text.len());
+            assert!(expected.iter().all(|part| text[..usage].contains(part)), "{line}: {text}");
+        }
     }
 
     #[test]

@@ -20,37 +20,16 @@ pub fn now() -> FileTime {
 /// Reads an instant as operators write it: a date, which begins at 00:00 UTC; a date and a time in UTC, as in RFC 3339; seconds since
 /// 1970; or `never`.
 pub fn instant(text: &str) -> Result<FileTime, String> {
-    let wrong = || {
-        "write a date such as 2027-01-01, a time such as 2027-01-01T12:00:00Z, seconds since 1970, or never"
-            .to_owned()
-    };
     if text == "never" {
         return Ok(FileTime::NEVER);
     }
     if let Ok(seconds) = text.parse() {
         return Ok(FileTime::from_unix(seconds));
     }
-    let numbers = |text: &str, separator, lens: [usize; 3]| {
-        let mut parts = text.split(separator);
-        let mut number = |len| {
-            let part =
-                parts.next().filter(|part| part.len() == len && part.bytes().all(|b| b.is_ascii_digit()));
-            part.and_then(|part| part.parse::<u16>().ok())
-        };
-        let [a, b, c] = lens.map(&mut number);
-        (parts.next().is_none()).then_some((a?, b?, c?))
-    };
-    let (date, time) = match text.split_once(['T', 't', ' ']) {
-        Some((date, time)) => (date, time.strip_suffix(['Z', 'z']).ok_or_else(wrong)?),
-        None => (text, "00:00:00"),
-    };
-    let (year, month, day) = numbers(date, '-', [4, 2, 2]).ok_or_else(wrong)?;
-    let (hour, minute, second) = numbers(time, ':', [2, 2, 2]).ok_or_else(wrong)?;
-    let narrow = |number| u8::try_from(number).map_err(|_| wrong());
-    let month = time::Month::try_from(narrow(month)?).map_err(|_| wrong())?;
-    let date = time::Date::from_calendar_date(i32::from(year), month, narrow(day)?).map_err(|_| wrong())?;
-    let time = time::Time::from_hms(narrow(hour)?, narrow(minute)?, narrow(second)?).map_err(|_| wrong())?;
-    Ok(FileTime::from_unix(date.with_time(time).assume_utc().unix_timestamp()))
+    account_store::json_lines::date(text).ok_or_else(|| {
+        "write a date such as 2027-01-01, a time such as 2027-01-01T12:00:00Z, seconds since 1970, or never"
+            .to_owned()
+    })
 }
 
 /// The monotonic clock: the time since the system started, including the time that it was suspended.

@@ -256,12 +256,15 @@ fn conclusion(explanation: &Explanation) {
             line(command);
             line("");
         }
+    }
+    // For stores in a directory, and so behind all that is for this program.
+    for remedy in &explanation.remedies {
         if let Some(ldif) = &remedy.ldif {
-            line("  the same as LDIF:");
+            line("the mapping as LDIF:");
             ldif.lines().for_each(|text| line(&format!("    {text}")));
         }
         if let Some(powershell) = &remedy.powershell {
-            line("  the same in PowerShell:");
+            line("the mapping in PowerShell:");
             line(&format!("    {powershell}"));
         }
     }

@@ -389,7 +389,7 @@ pub struct Checked {
 
 impl Checked {
     fn add<T>(&mut self, checked: anyhow::Result<T>) -> Option<T> {
-        checked.map_err(|error| self.problems.push(format!("{error:#}"))).ok()
+        checked.map_err(|error| self.problems.push(crate::output::chain(&error))).ok()
     }
 
     /// A secret that has to be there. The environment of this command need not be that of the service.

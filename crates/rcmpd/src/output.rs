@@ -107,12 +107,21 @@ pub fn message_lines(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", visible_lines(text));
 }
 
+/// An error with its causes, in one line. A cause whose text is there already, as where an error has its source in its text, is left out.
+pub fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.contains(&cause) {
+        true => text,
+        false if text.is_empty() => cause,
+        false => format!("{text}: {cause}"),
+    })
+}
+
 /// Prints why a command failed.
 pub fn failure(error: &anyhow::Error) {
     match error.downcast_ref::<ConfigError>() {
         // It shows lines of a file.
         Some(error) => message_lines(&format!("rcmpd: {error}")),
-        None => message(&format!("{error:#}")),
+        None => message(&chain(error)),
     }
 }
 
@@ -513,6 +522,14 @@ pub fn ask_error(error: &AskError, as_json: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_that_is_in_the_text_already_is_not_printed_again() {
+        let inner = anyhow::anyhow!("seal.key is missing");
+        let outer = inner.context("the secret is sealed: seal.key is missing").context("not rotated");
+        assert_eq!(chain(&outer), "not rotated: the secret is sealed: seal.key is missing");
+        assert_eq!(chain(&anyhow::anyhow!("a").context("b")), "b: a");
+    }
 
     #[test]
     fn what_terminals_obey_is_escaped_and_stays_the_same_value() {

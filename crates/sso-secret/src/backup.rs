@@ -44,6 +44,11 @@ pub struct Backup<'a> {
 }
 
 impl<'a> Backup<'a> {
+    /// Whether the octets begin as a backup does.
+    pub fn is_one(bytes: &[u8]) -> bool {
+        bytes.starts_with(&MAGIC)
+    }
+
     /// Reads the header.
     pub fn read(bytes: &'a [u8]) -> Result<Self, BackupError> {
         let envelope = Envelope::read("backup", MAGIC, bytes)?;

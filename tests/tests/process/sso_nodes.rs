@@ -55,7 +55,7 @@ fn new_node_learns_older_keys_from_a_backup_that_only_it_opens() {
         service.rcmpd(&[&arguments[..], &new].concat())
     };
     for key in ["other.recipient", "new.key"] {
-        let other = learn(key).code(1);
+        let other = learn(key).code(6);
         assert!(other.stderr.contains("has another key"), "{}", other.stderr);
     }
     assert_eq!(learn("node.recipient").code(0).json()["learnt"], 1);

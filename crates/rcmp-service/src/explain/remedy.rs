@@ -254,7 +254,10 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
             let whose = match (name, nearest) {
                 (Some(name), _) => format!("store a strong mapping with {name}"),
                 (None, Some(name)) => format!("store a strong mapping, with {name} if the certificate is theirs"),
-                (None, None) => "store a strong mapping with the account whose certificate it is".to_owned(),
+                (None, None) => {
+                    "store a strong mapping with the account whose certificate it is; put its name in place of NAME"
+                        .to_owned()
+                }
             };
             let remedy = target.store(whose, &value);
             remedies.push(match is_pasteable_name(account) && is_pasteable_name(advice.config) {
@@ -266,6 +269,12 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
             "grant the CA a strong form for this account, in [[mapping.authority]] of {}: grant = [\"issuer-serial\"]",
             advice.config
         ))),
+    }
+    if name.is_none() && nearest.is_none() {
+        remedies.push(Remedy::told(format!(
+            "if there is no such account, create it first: rcmpd account add --group GROUP -c {} -- NAME",
+            shell_path(advice.config)
+        )));
     }
     if !rules.methods.contains(Method::Subject.flag()) && name.is_none() {
         remedies.push(Remedy::told("stored mappings are found only with \"subject\" among mapping.methods"));

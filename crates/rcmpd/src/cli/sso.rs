@@ -1,7 +1,7 @@
 //! `rcmpd sso …`
 
 use super::{ConfigArg, JsonArg};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// `rcmpd sso …`
@@ -245,16 +245,10 @@ pub struct ConfigOnly {
 
 /// Where the secret is.
 #[derive(Args, Clone, Debug)]
+#[command(group(ArgGroup::new("place").args(["config", "socket"]).required(true).multiple(true)))]
 pub struct PlaceArgs {
     /// The configuration file. If you are not the owner of the secret's folder, the running service is asked at sso.operator_socket.
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        env = "RCMPD_CONFIG",
-        hide_env_values = true,
-        required_unless_present = "socket"
-    )]
+    #[arg(short, long, value_name = "FILE", env = "RCMPD_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
     /// Ask the running service at this socket, whatever the configuration says.
     #[arg(long, value_name = "PATH")]
@@ -265,26 +259,28 @@ pub struct PlaceArgs {
 
 /// What opens a backup.
 #[derive(Args, Clone, Debug)]
+#[command(group(ArgGroup::new("opens").args(["passphrase_file", "key_file"]).required(true)))]
 pub struct BackupKeyArgs {
     /// A file with the passphrase of the backup, in one line; - for standard input.
-    #[arg(long, value_name = "F", required_unless_present = "key_file")]
+    #[arg(long, value_name = "F")]
     pub passphrase_file: Option<PathBuf>,
     /// A key file of `rcmpd sso secret seal-key`, or of `rcmpd sso recipient` for a backup with a recipient.
-    #[arg(long, value_name = "F", conflicts_with = "passphrase_file")]
+    #[arg(long, value_name = "F")]
     pub key_file: Option<PathBuf>,
 }
 
 /// What a backup is encrypted with.
 #[derive(Args, Clone, Debug)]
+#[command(group(ArgGroup::new("encrypts").args(["passphrase_file", "key_file", "recipient"]).required(true)))]
 pub struct BackupToArgs {
     /// A file with the passphrase of the backup, in one line; - for standard input.
-    #[arg(long, value_name = "F", required_unless_present_any = ["key_file", "recipient"])]
+    #[arg(long, value_name = "F")]
     pub passphrase_file: Option<PathBuf>,
     /// A key file of `rcmpd sso secret seal-key`.
-    #[arg(long, value_name = "F", conflicts_with = "passphrase_file")]
+    #[arg(long, value_name = "F")]
     pub key_file: Option<PathBuf>,
     /// The public key of `rcmpd sso recipient`, or a file with it. Only the private key opens the backup.
-    #[arg(long, value_name = "TEXT|F", conflicts_with_all = ["passphrase_file", "key_file"])]
+    #[arg(long, value_name = "TEXT|F")]
     pub recipient: Option<String>,
     /// The backup is for a node, which learns older keys from it. It does not count as a backup of the server.
     #[arg(long, requires = "recipient", conflicts_with_all = ["passphrase_file", "key_file"])]
@@ -335,8 +331,9 @@ pub struct OptionalClientArgs {
 /// Arguments of `rcmpd sso secret get`.
 #[derive(Args, Debug)]
 pub struct GetArgs {
-    /// The server; repeat for others. Without a port, the port is looked up at its endpoint mapper on port 135.
-    #[arg(long, value_name = "HOST[:PORT]", required = true)]
+    /// The server; repeat for others. Without a port, the port is looked up at its endpoint mapper on port 135. Without a server, the
+    /// newest cached key is written, and nothing is asked: that needs --cache and --output or --fd.
+    #[arg(long, value_name = "HOST[:PORT]", required_unless_present = "cache")]
     pub server: Vec<String>,
     #[command(flatten)]
     pub client: OptionalClientArgs,
@@ -360,7 +357,7 @@ pub struct GetArgs {
     #[arg(long, value_name = "H", default_value_t = 168, value_parser = clap::value_parser!(u64).range(1..=8760))]
     pub overlap_h: u64,
     /// Ask again every 30 seconds, and keep the cache current. Needs --cache.
-    #[arg(long, requires = "cache")]
+    #[arg(long, requires_all = ["cache", "server"])]
     pub watch: bool,
     #[command(flatten)]
     pub json: JsonArg,

@@ -24,6 +24,10 @@ pub(super) async fn run(command: AccountCommand) -> anyhow::Result<u8> {
             let hash = nt_hash(&fields)?;
             let hashes = hash.as_ref().map(|_| hashes(&config)).transpose()?;
             let store = store(&config).await?.accounts;
+            // Before the account is compared with others, among which is this one.
+            if let Matches::One(_) = store.find(&Query::Name(name.clone())).await? {
+                bail!("{name} exists already; `rcmpd account set {}` changes it", shell_quoted(&name));
+            }
             let account = new_account(&*store, &name);
             write(&*store, Put::New, account, *fields, AccountChanges::default()).await?;
             if let Some(hashes) = hashes {
@@ -127,6 +131,11 @@ async fn write(
     changes: AccountChanges,
 ) -> anyhow::Result<()> {
     if let Some(upn) = fields.upn {
+        if !upn.is_empty() && !upn.contains('@') {
+            output::warning(&format!(
+                "{upn} is no user principal name, which has a domain after an @: no certificate has this one"
+            ));
+        }
         account.user_principal_name = (!upn.is_empty()).then_some(upn);
     }
     if let Some(domain) = fields.home_domain {
@@ -293,7 +302,7 @@ fn has_text(account: &Account, text: &str) -> bool {
 }
 
 async fn list(store: &dyn AccountAdmin, text: Option<&str>, as_json: bool) -> anyhow::Result<u8> {
-    let text = text.map(casefold);
+    let (given, text) = (text, text.map(casefold));
     let mut all = Vec::new();
     each_account(store, |account| {
         if text.as_ref().is_none_or(|text| has_text(account, text)) {
@@ -304,6 +313,9 @@ async fn list(store: &dyn AccountAdmin, text: Option<&str>, as_json: bool) -> an
     .await?;
     match as_json {
         true => output::json(&all.iter().map(lookup::account_json).collect()),
+        false if all.is_empty() && given.is_some() => {
+            output::message(&format!("no account has {} in its name", given.unwrap_or_default()));
+        }
         false => {
             let rows = all.iter().map(|account| {
                 vec![

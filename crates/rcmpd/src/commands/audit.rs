@@ -60,7 +60,7 @@ fn report(
 ) -> u8 {
     let trusted: Vec<PublicKey> = match public_keys.iter().map(|path| PublicKey::read(path)).collect() {
         Ok(trusted) => trusted,
-        Err(error) => return unusable(&format!("{error:#}"), as_json),
+        Err(error) => return unusable(&crate::output::chain(&error), as_json),
     };
     match verified(files, &VerifyOptions { heads, trusted: &trusted, first_seq }) {
         Err(error) => unusable(&error.to_string(), as_json),

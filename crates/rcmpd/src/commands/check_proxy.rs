@@ -3,7 +3,7 @@
 use crate::cli::{CheckProxyArgs, PresetArg};
 use crate::config;
 use crate::output;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use proxy_check::{Check, Failed, Finding, Options, Report, Verdict};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::sign::CertifiedKey;
@@ -40,7 +40,7 @@ pub(super) async fn run(args: CheckProxyArgs) -> u8 {
             let code = super::exit_code(&error);
             output::failure(&error);
             if as_json {
-                output::json(&json!({ "error": format!("{error:#}"), "exit_code": code }));
+                output::json(&json!({ "error": crate::output::chain(&error), "exit_code": code }));
             }
             return code;
         }
@@ -60,7 +60,7 @@ pub(super) async fn run(args: CheckProxyArgs) -> u8 {
             code
         }
         Err(Failed::Usage(error)) => failed(&error, WRONG_USE, as_json),
-        Err(Failed::Input(error)) => failed(&format!("{error:#}"), UNUSABLE, as_json),
+        Err(Failed::Input(error)) => failed(&crate::output::chain(&error), UNUSABLE, as_json),
         Err(Failed::Unreachable(why)) => failed(&format!("{url}: {why}"), UNREACHABLE, as_json),
     }
 }
@@ -79,7 +79,7 @@ fn options(args: CheckProxyArgs) -> anyhow::Result<Options> {
         PresetArg::LookupIdentity => Preset::LookupIdentity,
         PresetArg::None => Preset::None,
     });
-    let unusable = |error| super::failed(UNUSABLE, format!("{error:#}"));
+    let unusable = |error| super::failed(UNUSABLE, crate::output::chain(&error));
     let verifier = match &args.ca {
         Some(path) => {
             let anchors = certificates::read_anchors(path).map_err(|error| unusable(error.into()))?;
@@ -113,9 +113,15 @@ fn pair(certificate: &Path, key: &Path) -> anyhow::Result<Arc<CertifiedKey>> {
     let chain = chain.into_iter().map(CertificateDer::from).collect();
     let text = Zeroizing::new(std::fs::read(key).with_context(|| format!("cannot read {}", key.display()))?);
     let key_der = pem_file::private_key(&text).with_context(|| format!("cannot use {}", key.display()))?;
-    CertifiedKey::from_der(chain, key_der, &default_provider())
-        .map(Arc::new)
-        .with_context(|| format!("{} does not go with {}", key.display(), certificate.display()))
+    match CertifiedKey::from_der(chain, key_der, &default_provider()) {
+        Ok(pair) => Ok(Arc::new(pair)),
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            bail!("{} is not the key of the certificate {}", key.display(), certificate.display())
+        }
+        Err(error) => {
+            Err(error).with_context(|| format!("cannot use {} with {}", key.display(), certificate.display()))
+        }
+    }
 }
 
 fn failed(error: &str, code: u8, as_json: bool) -> u8 {

@@ -5,12 +5,17 @@ use account_store::{
 };
 use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};
+use rcmp_service::explain::shell_path;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// The one account of a name, SID or user principal name.
 pub(super) async fn account(store: &dyn AccountStore, name: &str) -> anyhow::Result<Arc<Record>> {
-    find_account(store, name).await?.with_context(|| format!("there is no account {name}"))
+    find_account(store, name).await?.with_context(|| {
+        format!(
+            "there is no account {name}; `rcmpd account list` lists them, and `rcmpd account add` makes one"
+        )
+    })
 }
 
 async fn find_account(store: &dyn AccountStore, name: &str) -> anyhow::Result<Option<Arc<Record>>> {
@@ -39,9 +44,16 @@ async fn find_group(store: &dyn AccountAdmin, name: &str) -> Result<Option<Group
     }
 }
 
+fn no_group(name: &str) -> String {
+    match name.parse::<Sid>() {
+        Ok(sid) => format!("there is no group {sid}; `rcmpd group list` lists them"),
+        Err(_) => format!("there is no group {name}; `rcmpd group add {}` makes it", shell_path(name)),
+    }
+}
+
 /// The group of a name or SID.
 pub(super) async fn group(store: &dyn AccountAdmin, name: &str) -> anyhow::Result<Group> {
-    find_group(store, name).await?.with_context(|| format!("there is no group {name}"))
+    find_group(store, name).await?.with_context(|| no_group(name))
 }
 
 /// The SID of an account or group.
@@ -51,7 +63,9 @@ pub(super) async fn member(store: &dyn AccountAdmin, name: &str) -> anyhow::Resu
     }
     match find_account(store, name).await? {
         Some(record) => Ok(record.account.sid),
-        None => bail!("there is no account and no group {name}"),
+        None => bail!(
+            "there is no account and no group {name}; `rcmpd account list` and `rcmpd group list` list them"
+        ),
     }
 }
 

@@ -16,6 +16,7 @@ use account_store::{Account, Change, DomainStore, Matches, Put, Query};
 use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};
 use pem_file::input;
+use rcmp_service::explain::shell_quoted;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -223,7 +224,11 @@ fn store(config: &ConfigArg) -> anyhow::Result<Arc<dyn DomainStore>> {
 async fn find(store: &dyn DomainStore, name: &str) -> anyhow::Result<Arc<MachineRecord>> {
     match store.machine(name).await? {
         Some(record) => Ok(record),
-        None => bail!("there is no machine account {name}"),
+        None if !name.ends_with('$') => bail!(
+            "there is no machine account {name}; names of machines end in $: {}",
+            shell_quoted(&format!("{name}$"))
+        ),
+        None => bail!("there is no machine account {name}; `rcmpd machine list` lists them"),
     }
 }
 

@@ -139,7 +139,7 @@ async fn verify(chain: &Chain, anchors: &[PathBuf], config: Option<&Config>) -> 
             (Arc::new(trust), Validation::Chain)
         }
         Some(mapping) if mapping.policy.validation != Validation::Off => {
-            loaded = trust::load(mapping, now()).map_err(|error| input(format!("{error:#}")))?;
+            loaded = trust::load(mapping, now()).map_err(|error| input(crate::output::chain(&error)))?;
             for warning in loaded.warnings.iter().chain(&loaded.fetch(now).await) {
                 output::warning(warning);
             }
@@ -179,7 +179,7 @@ fn proof_wanted(
 ) -> Result<Option<ProofWanted>, Failed> {
     let public_key = |path: &Path| match PublicKey::read(path) {
         Ok(key) => Ok(key.bytes()),
-        Err(error) => Err(AskError::Input(format!("{error:#}"))),
+        Err(error) => Err(AskError::Input(crate::output::chain(&error))),
     };
     if !is_wanted {
         return Ok(None);
@@ -239,6 +239,7 @@ pub(super) async fn explain(
             &answer,
             &mapper,
             (chain.certificate(), flags),
+            &path,
         )?),
     };
     let code = match answer.reason {

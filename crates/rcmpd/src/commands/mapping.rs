@@ -206,7 +206,7 @@ async fn rehearse(
     let reading = bar(None, "{spinner} {human_pos} read");
     let flags = super::flags(methods);
     let cases = Cases::read(certs, flags, &mut |done| reading.set_position(done));
-    let mut cases = cases.map_err(|error| failed(UNUSABLE, format!("{error:#}")))?;
+    let mut cases = cases.map_err(|error| failed(UNUSABLE, crate::output::chain(&error)))?;
     reading.finish_and_clear();
     let unreadable = std::mem::take(&mut cases.unreadable);
     let bar = bar(Some(cases.decisions()), "{wide_bar} {human_pos}/{human_len} decisions {eta}");

@@ -83,7 +83,7 @@ fn end_failed(error: &anyhow::Error, as_json: bool) -> ExitCode {
     output::failure(error);
     // A program that reads JSON reads one value in every case.
     if as_json && !output::has_json() {
-        output::json(&json!({ "error": format!("{error:#}"), "exit_code": code }));
+        output::json(&json!({ "error": crate::output::chain(&error), "exit_code": code }));
     }
     end(code)
 }
@@ -150,7 +150,8 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
                      rcmpd explain {dir}/certs/carol.pem -c {config}{}",
                     match sso {
                         true => format!(
-                            "\n\nGet the master secret, as a node of the farm does; bob's password gets 0x80630005:\n  \
+                            "\n\nGet the master secret, as a node of the farm does. bob is no SSO administrator: with --user bob\n\
+                             (and his password file) the server answers SSO_E_ACCESSDENIED:\n  \
                              rcmpd sso secret get --server 127.0.0.1:{} --user alice \\\n      \
                              --password-file {dir}/users/alice.password --output master.key",
                             crate::quickstart::sso_port(port)

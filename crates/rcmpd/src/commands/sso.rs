@@ -16,14 +16,17 @@ use anyhow::{Context, bail};
 use dcerpc::pdu::FaultStatus;
 use dtyp::FileTime;
 use pem_file::input;
+use rcmp_service::explain::shell_quoted;
 use rpc_auth::ntlm::NtHash;
 use serde::Deserialize;
 use serde_json::json;
+use sso_secret::backup::{Backup, BackupError};
 use sso_secret::node::{CacheLimits, Delivery, NodeKeys};
 use sso_secret::{
     KeyFile, KeyId, Keyring, MasterSecret, PageLock, Purpose, RealDisk, Recipient, RecipientKey,
-    SealingSource, SecretStore, UnixTime, blob, reseal, share,
+    SealingSource, SecretStore, SourceKind, UnixTime, blob, reseal, share,
 };
+use sso_service::ReturnCode;
 use sso_service::client::GetError;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -67,9 +70,8 @@ pub(super) async fn run(command: SsoCommand) -> anyhow::Result<u8> {
             write_new(&args.output, &opened.plain)
         }
         SsoCommand::Learn { file, key, cache, json } => {
-            let backup = read_backup(&file)?;
-            let key = backup_key(&key)?.to_open(&backup)?;
-            let learnt = node(&cache)?.take_backup(&backup, &*key, UnixTime::now())?;
+            let (Octets(backup), key) = opened_backup(&file, &key)?;
+            let learnt = node(&cache)?.take_backup(&backup, &*key.to_open(&backup)?, UnixTime::now())?;
             match json.json {
                 true => output::json(&json!({ "learnt": learnt })),
                 false => output::line(&format!("Learnt {}", output::counted(learnt as u64, "older key"))),
@@ -150,13 +152,13 @@ async fn secret(command: SecretCommand) -> anyhow::Result<u8> {
             overlap_h,
             place,
         } => {
-            let (backup, key) = (Octets(read_backup(&file)?), backup_key(&key)?);
+            let (backup, key) = opened_backup(&file, &key)?;
             let operation =
                 Operation::Restore { backup, key, allow_older, allow_foreign, replace_sealed, overlap_h };
             change(&place, &operation, "Restored")
         }
         SecretCommand::Drill { file, key, scratch, place } => {
-            let (backup, key) = (Octets(read_backup(&file)?), backup_key(&key)?);
+            let (backup, key) = opened_backup(&file, &key)?;
             let operation = Operation::Drill { backup, key, scratch };
             change(&place, &operation, "The drill passed: the backup opens what the live secret sealed.")
         }
@@ -200,6 +202,10 @@ const fn seconds(seconds: u64) -> Duration {
 
 /// Who asks.
 fn credentials(args: &OptionalClientArgs) -> anyhow::Result<Credentials> {
+    if let Some((domain, user)) = args.user.as_deref().and_then(|user| user.split_once('\\')) {
+        let (user, domain) = (shell_quoted(user), shell_quoted(domain));
+        return Err(failed(2, format!("--user has a domain in it: give --user {user} --domain {domain}")));
+    }
     let ntlm = match (&args.user, &args.password_file) {
         (Some(user), Some(file)) if args.auth != MechanismArg::Kerberos => {
             let password = SecretRef::File(file.clone()).read().map_err(|error| failed(UNUSABLE, error))?;
@@ -228,6 +234,26 @@ fn credentials(args: &OptionalClientArgs) -> anyhow::Result<Credentials> {
     }
 }
 
+/// What a failure means for an operator, and what to do about it.
+fn meaning(failure: &Failure, user: Option<&str>) -> Option<String> {
+    let user = user.unwrap_or("the user");
+    Some(match failure {
+        Failure::Answered(GetError::Returned(ReturnCode::ACCESS_DENIED)) => {
+            format!("{user} is no SSO administrator of that server, or the account is disabled")
+        }
+        Failure::Answered(GetError::Returned(ReturnCode::UNEXPECTED)) => {
+            "the secret is sealed there, or the delivery cannot be recorded: see the server's log".to_owned()
+        }
+        Failure::Answered(GetError::Returned(ReturnCode::NOT_CONFIGURED)) => {
+            "that server has no SSO administrators: name them in [sso]".to_owned()
+        }
+        Failure::Answered(GetError::Fault(FaultStatus::ACCESS_DENIED)) => {
+            "not authenticated: wrong user or password; the server's audit log has the reason (authentication_refused)".to_owned()
+        }
+        _ => return None,
+    })
+}
+
 /// Asks the servers; a failure has its exit code and its server.
 async fn ask(
     servers: &[String],
@@ -243,7 +269,11 @@ async fn ask(
             Failure::Answered(GetError::Fault(FaultStatus::ACCESS_DENIED)) => REFUSED,
             Failure::Answered(GetError::Fault(_) | GetError::BadAnswer(_)) => BROKEN,
         };
-        failed(code, format!("{server}: {failure}"))
+        let user = credentials.ntlm.as_ref().map(|ntlm| ntlm.user.as_str());
+        match meaning(&failure, user) {
+            Some(meaning) => failed(code, format!("{server}: {failure}: {meaning}")),
+            None => failed(code, format!("{server}: {failure}")),
+        }
     })
 }
 
@@ -256,7 +286,6 @@ async fn get(args: GetArgs) -> anyhow::Result<u8> {
     if args.output.is_none() && args.fd.is_none() && args.cache.is_none() {
         return Err(failed(2, "the secret is never printed: give --output, --fd or --cache"));
     }
-    let credentials = credentials(&args.client)?;
     let mut cache = match (&args.cache, &args.unseal) {
         (Some(cache), Some(unseal)) => {
             let limits = CacheLimits { max_age: hours(args.max_age_h), overlap: hours(args.overlap_h) };
@@ -264,6 +293,19 @@ async fn get(args: GetArgs) -> anyhow::Result<u8> {
         }
         _ => None,
     };
+    if args.server.is_empty() {
+        if args.output.is_none() && args.fd.is_none() {
+            return Err(failed(2, "without --server the cached key is written: give --output or --fd"));
+        }
+        // INVARIANT: the command line requires a cache without a server.
+        let cache = cache.as_ref().context("give --server or --cache")?;
+        let cached = cache.keys(UnixTime::now()).map_err(|error| failed(BROKEN, error))?;
+        let (key_id, key) = cached.keys.newest();
+        write_secret(&args, key.expose())?;
+        report(&args, key_id, None, Some(cached.age));
+        return Ok(0);
+    }
+    let credentials = credentials(&args.client)?;
     let mut retry = RETRY_FIRST;
     let mut is_written = false;
     loop {
@@ -285,7 +327,9 @@ async fn get(args: GetArgs) -> anyhow::Result<u8> {
         match failure {
             Some(error) if exit_code(&error) == UNUSABLE => return Err(error),
             // A watch outlives a restart of the server, and what others send in its name.
-            Some(error) => output::warning(&format!("{error:#}: asked again in {} s", wait.as_secs())),
+            Some(error) => {
+                output::warning(&format!("{}: asked again in {} s", output::chain(&error), wait.as_secs()))
+            }
             None => {}
         }
         tokio::time::sleep(wait).await;
@@ -303,9 +347,10 @@ fn use_cached(
     let Some(cache) = cache.filter(|_| exit_code(&failure) == UNREACHABLE) else { return Ok(Some(failure)) };
     let cached = match cache.keys(UnixTime::now()) {
         Ok(cached) => cached,
-        Err(old) => return Ok(Some(failed(UNREACHABLE, format!("{failure:#}; and {old}")))),
+        Err(old) => return Ok(Some(failed(UNREACHABLE, format!("{}; and {old}", output::chain(&failure))))),
     };
-    output::warning(&format!("{failure:#}: the cached key is used, {}", ago(cached.age)));
+    let why = output::chain(&failure);
+    output::warning(&format!("{why}: the cached key is used, {}", ago(cached.age)));
     if !std::mem::replace(is_written, true) {
         let (key_id, key) = cached.keys.newest();
         write_secret(args, key.expose())?;
@@ -364,6 +409,9 @@ fn write_secret(args: &GetArgs, octets: &[u8; 16]) -> anyhow::Result<u8> {
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> anyhow::Result<u8> {
+    if path.symlink_metadata().is_ok() {
+        bail!("cannot write {}: the file exists already, and is not overwritten", path.display());
+    }
     file_access::write_new(path, bytes, 0o600).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(0)
 }
@@ -483,11 +531,12 @@ fn change(place: &PlaceArgs, operation: &Operation, what: &str) -> anyhow::Resul
 fn backup(file: &Path, args: &BackupToArgs, place: &PlaceArgs) -> anyhow::Result<u8> {
     let key = match (&args.passphrase_file, &args.key_file, &args.recipient) {
         (Some(file), _, _) => passphrase(file)?,
-        (_, Some(file), _) => BackupKey::of_file(file)?,
+        (_, Some(file), _) => BackupKey::of_file(file).map_err(|error| failed(UNUSABLE, error))?,
         (_, _, Some(recipient)) => BackupKey::Recipient(read_recipient(recipient)?),
         // INVARIANT: the command line requires one of them.
         (None, None, None) => bail!("give --passphrase-file, --key-file or --recipient"),
     };
+    warn_of_short_passphrase(&key);
     // Before the service notes a backup.
     if file.symlink_metadata().is_ok() {
         bail!("cannot write {}: the file exists already", file.display());
@@ -537,6 +586,9 @@ fn seal_key(file: &Path, shares: Option<(u8, u8)>, json: JsonArg) -> anyhow::Res
         key.create().map_err(|error| anyhow::anyhow!("{} {error}", key.name()))?;
         (text.to_string(), Vec::new())
     } else if let Some((count, threshold)) = shares {
+        if threshold > count {
+            return Err(failed(2, format!("--threshold {threshold} is more than --shares {count}")));
+        }
         let shares = share::split_new(threshold, count)?;
         let mut files = Vec::new();
         for (number, share) in shares.iter().enumerate() {
@@ -552,7 +604,9 @@ fn seal_key(file: &Path, shares: Option<(u8, u8)>, json: JsonArg) -> anyhow::Res
         ("shares:FOLDER".to_owned(), files)
     } else {
         KeyFile::create(file).with_context(|| cannot(file))?;
-        (format!("file:{text}"), vec![file.to_owned()])
+        // The configuration counts a relative path from its own folder.
+        let path = std::path::absolute(file).with_context(|| cannot(file))?;
+        (format!("file:{}", path.display()), vec![file.to_owned()])
     };
     match (json.json, files.as_slice()) {
         (true, [file]) => output::json(&json!({ "file": file, "seal": seal })),
@@ -561,7 +615,11 @@ fn seal_key(file: &Path, shares: Option<(u8, u8)>, json: JsonArg) -> anyhow::Res
             "Created {}. Give each to another operator, and remove it here. Name the folder to which they are added in the configuration: [sso] seal = \"{seal}\"",
             files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
         ))),
-        (false, _) => output::line(&visible(&format!(
+        (false, [_]) => output::line(&visible(&format!(
+            "Created {text}. On a server, name it in the configuration: [sso] seal = \"{seal}\". On a node: --unseal {}",
+            shell_quoted(&format!("file:{text}"))
+        ))),
+        (false, []) => output::line(&visible(&format!(
             "Created {text}. Name it in the configuration: [sso] seal = \"{seal}\""
         ))),
     }
@@ -593,11 +651,47 @@ fn passphrase(file: &Path) -> anyhow::Result<BackupKey> {
     Ok(BackupKey::Passphrase(SecretText(text)))
 }
 
+/// Fewer characters than this are a passphrase that a person made up. An attacker who has the backup can try such passphrases against it.
+const PASSPHRASE_LEN_MIN: usize = 16;
+
+fn warn_of_short_passphrase(key: &BackupKey) {
+    let BackupKey::Passphrase(SecretText(text)) = key else { return };
+    let len = text.chars().count();
+    if len < PASSPHRASE_LEN_MIN {
+        output::warning(&format!(
+            "the passphrase has {}, and can be guessed by tries against the backup: use at least {PASSPHRASE_LEN_MIN}, or --recipient",
+            output::counted(len as u64, "character")
+        ));
+    }
+}
+
 /// More than a backup of all generations has.
 const BACKUP_LEN_MAX: u64 = 1 << 20;
 
 fn read_backup(path: &Path) -> anyhow::Result<Vec<u8>> {
     read_up_to(path, BACKUP_LEN_MAX, "is too long for a backup")
+}
+
+/// A backup, and what opens it. That it does is known before the service or a file is asked, whose errors do not know the names of files.
+fn opened_backup(file: &Path, args: &BackupKeyArgs) -> anyhow::Result<(Octets, BackupKey)> {
+    let unusable = |why: String| failed(UNUSABLE, format!("{} {why}", file.display()));
+    let octets = read_backup(file)?;
+    if !Backup::is_one(&octets) {
+        return Err(unusable("is not a backup of `rcmpd sso secret backup`".to_owned()));
+    }
+    let backup = Backup::read(&octets).map_err(|error| unusable(format!("cannot be used: {error}")))?;
+    let is_sealed_by = backup.key_header().kind;
+    let key = backup_key(args)?;
+    if let Err(error) = backup.keyring(&*key.to_open(&octets)?) {
+        return Err(unusable(match (error, &args.passphrase_file) {
+            (BackupError::Sealed(_), Some(passphrase)) if is_sealed_by == SourceKind::Passphrase => {
+                format!("does not open: the passphrase in {} is wrong", passphrase.display())
+            }
+            (BackupError::Sealed(sealed), _) => format!("does not open: {sealed}"),
+            (error, _) => format!("cannot be used: {error}"),
+        }));
+    }
+    Ok((Octets(octets), key))
 }
 
 /// 16 octets, or as many in hexadecimal digits.

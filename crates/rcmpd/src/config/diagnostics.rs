@@ -27,8 +27,24 @@ impl Problem {
             _ => "",
         };
         let span = error.span().map_or(0..0, |span| shown_span(text, span));
+        if let Some((name, line)) = section_before(text, span.start).filter(|_| what == "duplicate key") {
+            let what = format!("[{name}] is there already, at line {line}");
+            return Self { span, what, help: "put the keys there".to_owned() };
+        }
         Self { span, what, help: help.to_owned() }
     }
+}
+
+/// The name of the section whose header is at `offset`, and the line of an earlier one of the same name.
+fn section_before(text: &str, offset: usize) -> Option<(&str, usize)> {
+    fn header(line: &str) -> Option<&str> {
+        let line = line.split('#').next()?.trim();
+        (!line.starts_with("[[")).then(|| line.strip_prefix('[')?.strip_suffix(']')).flatten().map(str::trim)
+    }
+    let (here, _) = place(text, offset);
+    let wanted = header(text.lines().nth(here - 1)?)?;
+    let earlier = text.lines().take(here - 1).position(|line| header(line) == Some(wanted))?;
+    Some((wanted, earlier + 1))
 }
 
 /// The span of an error with at least one character in it. The parser tells errors of syntax by the place where something is

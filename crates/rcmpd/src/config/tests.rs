@@ -34,6 +34,15 @@ fn problems(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn second_section_of_a_name_says_where_the_first_is() {
+    let twice =
+        format!("{GOOD}[sso]\nlisten = [\"127.0.0.1:1\"]\n[rpc] # again\nlisten = [\"127.0.0.1:2\"]\n");
+    assert_eq!(problems(&twice), ["[rpc] is there already, at line 7"]);
+    let key = GOOD.replace("server = \"DC1\"", "server = \"DC1\"\nserver = \"DC1\"");
+    assert_eq!(problems(&key), ["duplicate key"]);
+}
+
+#[test]
 fn a_good_file_is_understood() {
     let config = parse(GOOD, Path::new("/etc/rcmpd")).expect("it is good");
     assert_eq!(config.domain.netbios, "CONTOSO");

@@ -383,7 +383,7 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
             _ = hangup.recv() => match reload(path, running, &mut loaded).await {
                 Ok(Some(revision)) => info!(policy_revision = revision, "Reloaded"),
                 Ok(None) => info!("Reloaded"),
-                Err(error) => error!(error = format!("{error:#}"), "Not reloaded: the previous configuration stays in use"),
+                Err(error) => error!(error = crate::output::chain(&error), "Not reloaded: the previous configuration stays in use"),
             },
         }
     }

@@ -5,7 +5,9 @@ use crate::clock::now;
 use crate::config;
 use anyhow::{Context, bail};
 use rcmp_service::certificate::Certificate;
+use rcmp_service::explain::{shell_path, shell_quoted};
 use rcmp_service::message::MappingFlags;
+use rcmp_service::visible::visible;
 use rcmp_service::{Answer, Mapper};
 use serde::Serialize;
 use sidecar::Refusal;
@@ -32,6 +34,9 @@ pub struct RouteExplained {
     pub refused: Option<&'static str>,
     /// The status of the answer to the web server.
     pub status: u16,
+    /// A command that lets the account in, if its groups alone keep it out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
 }
 
 /// Decides about a URL, as the sidecar would.
@@ -41,6 +46,7 @@ pub fn explain(
     answer: &Answer,
     mapper: &Mapper,
     (certificate, asked_by): (&[u8], MappingFlags),
+    path_of_configuration: &str,
 ) -> anyhow::Result<RouteExplained> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let (host, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
@@ -56,6 +62,18 @@ pub fn explain(
         (Ok(chosen), Ok(identity)) => chosen.admit(identity).err(),
     };
     let number = chosen.ok().and_then(|chosen| chosen.number);
+    let group = number.and_then(|number| sidecar.routes.get(number)).and_then(|route| route.groups.first());
+    let command = match (refused, &identity, group) {
+        (Some(Refusal::NotAllowed), Ok(identity), Some(group)) if identity.is_ours => Some(format!(
+            "rcmpd account set --group {} -c {} -- {}",
+            shell_path(group),
+            shell_path(path_of_configuration),
+            shell_quoted(&identity.account)
+        )),
+        _ => None,
+    };
+    let is_printable = |command: &String| visible(command) == *command;
+    let command = command.filter(is_printable);
     let names = number.and_then(|number| sidecar.routes.get(number)).map(|route| {
         let sids = route.sids.iter().map(ToString::to_string);
         let domains = route.domains.iter().map(|domain| format!("everybody of {domain}"));
@@ -71,6 +89,7 @@ pub fn explain(
         is_by_others: asked_by != sidecar.methods,
         refused: refused.map(Refusal::name),
         status: refused.map_or(200, |refusal| refusal.status().as_u16()),
+        command,
     })
 }
 
@@ -101,6 +120,10 @@ impl fmt::Display for RouteExplained {
         match self.refused {
             None => write!(f, " lets in: {}", self.status),
             Some(refused) => write!(f, ", not let in ({refused}): {}", self.status),
+        }?;
+        match &self.command {
+            Some(command) => write!(f, "\nif the account is to be let in:\n\n{command}\n"),
+            None => Ok(()),
         }
     }
 }

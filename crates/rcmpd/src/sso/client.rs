@@ -5,7 +5,7 @@
 //! ([MS-SSP] 3.2.4).
 
 use crate::forward::trace;
-use dcerpc::client::RequestStub;
+use dcerpc::client::{ClientError, RequestStub};
 use dcerpc::ndr::NdrSyntax;
 use dcerpc::security::{AuthLevel, AuthType};
 use dcerpc_tokio::{CallError, host_and_port, resolve_endpoint};
@@ -116,7 +116,11 @@ pub async fn get(
         Some(port) => port,
         None => resolve_endpoint((host, MAPPER_PORT), &MASTER_SECRET, deadline)
             .await
-            .map_err(|error| Failure::NotAnswered(format!("the endpoint mapper: {error}")))?,
+            .map_err(|error| {
+                Failure::NotAnswered(format!(
+                    "no port is given, and the endpoint mapper at {host}:{MAPPER_PORT} names none: {error}; give --server {host}:PORT"
+                ))
+            })?,
     };
     let (auth_type, initiator) = initiator(host, credentials, deadline).await?;
     let bind = UserBind {
@@ -133,6 +137,12 @@ pub async fn get(
             {
                 Failure::NotAnswered(failed.to_string())
             }
+            // The other side is no RPC server, or one of other interfaces.
+            CallError::Association(
+                ClientError::Decode(_) | ClientError::BindRefused(_) | ClientError::InterfaceRefused(_),
+            ) if !failed.was_answered => Failure::Refused(format!(
+                "this port does not serve the master secret; is it a port of [sso] listen? ({failed})"
+            )),
             // A server that ends the connection within the authentication has answered.
             _ => Failure::Refused(failed.to_string()),
         })?;
@@ -268,6 +278,7 @@ mod tests {
         assert!(matches!(failure, Failure::NotAnswered(_)) && server == nowhere, "{failure:?}");
         let (failure, server) = ask(&[&nowhere, &refusing, &nowhere]).await;
         assert!(matches!(failure, Failure::Refused(_)) && server == refusing, "{failure:?}");
+        assert!(failure.to_string().contains("is it a port of [sso] listen?"), "{failure}");
         let (failure, server) = ask(&[&leaving, &nowhere]).await;
         assert!(matches!(failure, Failure::Refused(_)) && server == leaving, "{failure:?}");
     }

@@ -69,7 +69,7 @@ impl WatchedKeytab {
         let keytab = match read(&self.path) {
             Ok(keytab) => keytab,
             Err(error) => {
-                let error = format!("{error:#}");
+                let error = crate::output::chain(&error);
                 error!(%path, error, "Keytab cannot be read: the previous keys stay in use");
                 return;
             }

@@ -227,7 +227,7 @@ impl Sso {
             .operation(uid, user, command)
             .map_err(|error| anyhow::anyhow!("not done, because the audit log cannot be written: {error}"))?;
         let outcome = secrets.operate(operation, section);
-        let error = outcome.as_ref().err().map(|error| format!("{error:#}"));
+        let error = outcome.as_ref().err().map(crate::output::chain);
         audit.operation_ended(uid, user, command, error.as_deref());
         metrics.count_operation(if outcome.is_ok() { "done" } else { "failed" });
         operators::log(uid, user, command, &outcome);

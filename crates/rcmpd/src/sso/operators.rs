@@ -191,7 +191,7 @@ impl Shared {
         };
         let line = match answer {
             Ok(done) => serde_json::to_vec(&done),
-            Err(error) => serde_json::to_vec(&NotDone { error: format!("{error:#}") }),
+            Err(error) => serde_json::to_vec(&NotDone { error: crate::output::chain(&error) }),
         };
         let Ok(mut line) = line else { return };
         line.push(b'\n');
@@ -282,7 +282,7 @@ pub(super) fn log(uid: u32, user: Option<&str>, command: &str, outcome: &anyhow:
     match outcome {
         Ok(_) => info!(uid, user, command, "Operator changed the master secret"),
         Err(error) => {
-            warn!(uid, user, command, error = format!("{error:#}"), "Operation of an operator failed")
+            warn!(uid, user, command, error = crate::output::chain(&error), "Operation of an operator failed")
         }
     }
 }
