@@ -2,6 +2,7 @@
 //! the inputs of its decision are the same.
 
 use crate::allowed::Allowed;
+use crate::answers::Origin;
 use crate::identity::DecisionInputs;
 use crate::refusal::Refusal;
 use dtyp::FileTime;
@@ -37,8 +38,8 @@ pub(crate) struct CacheEntry {
     pub(crate) until: Duration,
     /// When the identity itself ends, by the wall clock.
     pub(crate) not_after: FileTime,
-    /// When the ticket was issued by which it was decided; [`FileTime::NEVER`] without one.
-    pub(crate) issued: FileTime,
+    /// The ticket by which it was decided.
+    pub(crate) ticket: Option<Origin>,
     /// Whether it was made from exactly what its key says: others may be given it only then.
     pub(crate) is_of_key: bool,
 }
@@ -117,8 +118,8 @@ mod tests {
 
     fn until(until: u64) -> CacheEntry {
         let until = Duration::from_secs(until);
-        let (issued, not_after) = (FileTime::NEVER, FileTime::NEVER);
-        CacheEntry { outcome: Err(Refusal::NotAllowed), until, not_after, issued, is_of_key: true }
+        let not_after = FileTime::NEVER;
+        CacheEntry { outcome: Err(Refusal::NotAllowed), until, not_after, ticket: None, is_of_key: true }
     }
 
     fn at(uptime: u64) -> Moment {

@@ -133,7 +133,7 @@ impl Sidecar {
             without_account,
             reserved,
             token,
-            tickets: tickets.map(|farm| Tickets::new(farm, remembered_max.max(1))),
+            tickets: tickets.map(Tickets::new),
             retired: Vec::new(),
             audiences,
             audience_of,
@@ -292,10 +292,11 @@ impl Sidecar {
         let text = self.cookie(cookies)?;
         let with = Sha256::new().chain_update(key.with).chain_update(text).finalize().into();
         let key = Key { with, ..key.clone() };
-        let counts = |issued| {
-            self.tickets.as_ref().is_some_and(|tickets| tickets.is_newest(&presented.sha256, issued))
+        let counts = |known: &CacheEntry| {
+            let known = self.tickets.as_ref().zip(known.ticket.as_ref());
+            known.is_some_and(|(tickets, ticket)| tickets.count(&presented.sha256, ticket).is_ok())
         };
-        if let Some(known) = self.cache.get(&key, now).filter(|known| counts(known.issued)) {
+        if let Some(known) = self.cache.get(&key, now).filter(counts) {
             self.meter.remembered.inc();
             return Some(known.outcome);
         }
@@ -348,7 +349,7 @@ impl Sidecar {
         source: Option<SocketAddr>,
         now: Moment,
     ) -> CacheEntry {
-        let issued = session.as_ref().map_or(FileTime::NEVER, |session| session.issued);
+        let ticket = session.as_ref().map(|session| session.origin);
         let outcome = match decision_name() {
             Some(decision) => match self.identified_by(presented, session, &decision, source, now.wall).await
             {
@@ -370,7 +371,7 @@ impl Sidecar {
             }
             Err(_) => (Duration::ZERO, FileTime::NEVER),
         };
-        CacheEntry { outcome, until: now.uptime.saturating_add(time), not_after, issued, is_of_key: true }
+        CacheEntry { outcome, until: now.uptime.saturating_add(time), not_after, ticket, is_of_key: true }
     }
 
     /// The account, by a ticket or by a question. The answer to a question ends older tickets, and a new one is made from it.
@@ -389,11 +390,11 @@ impl Sidecar {
         }
         let answer = self.identify.identify(presented, decision, source, now).await;
         let Some(tickets) = &self.tickets else { return answer.map(|identity| (identity, None)) };
-        tickets.answered(presented.sha256, answer.as_ref().map(drop).map_err(|refusal| *refusal), now);
-        let identity = answer?;
-        let sealed = tickets.seal(&identity, presented, now);
-        self.meter.ticket(sealed.as_ref().err().copied().unwrap_or("issued"));
-        Ok((identity, sealed.ok()))
+        let sealed = tickets.answered(answer.as_ref().map_err(|refusal| *refusal), presented, now);
+        if let Some(sealed) = &sealed {
+            self.meter.ticket(sealed.as_ref().err().copied().unwrap_or("issued"));
+        }
+        answer.map(|identity| (identity, sealed.and_then(Result::ok)))
     }
 
     /// What a decision allows, with a token for the audience of a route, by its place, or for that of all tokens.

@@ -9,6 +9,7 @@
 //! outcomes are kept apart: no client certificate (401), not let in (403), and not decided (500). A 500 is never used for a denial.
 
 mod allowed;
+mod answers;
 mod cache;
 mod cookies;
 mod decide;

@@ -24,6 +24,7 @@
 //!
 //! The SID of the account and the times are the ticket's own claims.
 
+use crate::answers::{Ended, NewestAnswers, Origin, Said};
 use crate::cookies::{CookieName, Found};
 use crate::dialect::ClientCertificate;
 use crate::identity::{Assurance, Group, Identity};
@@ -31,10 +32,10 @@ use crate::refusal::{Outcome, Refusal};
 use crate::{Cookies, cookies};
 use dtyp::{Decode, DecodeError, DecodeErrorKind, Encode, FileTime, Reader, Sid};
 use http::{HeaderMap, HeaderValue};
-use quick_cache::sync::Cache as QuickCache;
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
-use ticket::{CLOCK_SKEW, Claims, DATA_MAX, Name, Roots, SALT_LEN};
+use ticket::{Claims, DATA_MAX, Name, Roots, SALT_LEN};
 
 /// Tickets of other purposes do not open as sessions.
 const PURPOSE: &str = "sidecar-session";
@@ -53,8 +54,8 @@ pub(crate) struct Tickets {
     cookie: CookieName,
     lifetime: Duration,
     policy: [u8; POLICY_LEN],
-    /// By the SHA-256 of a certificate: tickets that were issued before do not count, because this node has asked since then.
-    newest: Arc<QuickCache<[u8; 32], FileTime>>,
+    /// They end older tickets.
+    answers: Arc<NewestAnswers>,
 }
 
 impl std::fmt::Debug for Tickets {
@@ -84,15 +85,14 @@ pub struct Farm {
 pub(crate) struct Session {
     /// Ends with the ticket.
     pub(crate) identity: Identity,
-    pub(crate) issued: FileTime,
+    pub(crate) origin: Origin,
 }
 
 /// Why a ticket does not count. The name is for metrics.
 type NotCounted = &'static str;
 
 impl Tickets {
-    /// `certificates_max` limits the certificates for which an end of tickets is known.
-    pub(crate) fn new(farm: Farm, certificates_max: usize) -> Self {
+    pub(crate) fn new(farm: Farm) -> Self {
         let Farm { roots, audience, cookie, lifetime, policy } = farm;
         Self {
             roots,
@@ -101,29 +101,47 @@ impl Tickets {
             cookie,
             lifetime,
             policy,
-            newest: Arc::new(QuickCache::new(certificates_max)),
+            answers: Arc::default(),
         }
     }
 
     /// Takes over which tickets have ended.
     pub(crate) fn after(self, before: &Self) -> Self {
-        Self { newest: Arc::clone(&before.newest), ..self }
+        Self { answers: Arc::clone(&before.answers), ..self }
     }
 
-    /// Whether this node has asked about the certificate since the ticket was issued. A ticket of a node whose clock is ahead may seem
-    /// newer than it is, so a denial ends those of the next minute, too.
-    pub(crate) fn is_newest(&self, certificate: &[u8; 32], issued: FileTime) -> bool {
-        self.newest.get(certificate).is_none_or(|newest| issued >= newest)
+    /// Whether no answer that this node knows has ended the ticket.
+    pub(crate) fn count(&self, certificate: &[u8; 32], ticket: &Origin) -> Result<(), NotCounted> {
+        self.answers.allow(certificate, ticket).map_err(|ended| match ended {
+            Ended::Superseded => "superseded",
+            Ended::Evicted => "evicted",
+        })
     }
 
-    /// The server has answered about a certificate. What is no answer ends nothing.
-    pub(crate) fn answered(&self, certificate: [u8; 32], answer: Result<(), Refusal>, now: FileTime) {
-        let newest = match answer.map_err(Refusal::outcome) {
-            Ok(()) => now,
-            Err(Outcome::Denied) => now + CLOCK_SKEW,
-            Err(_) => return,
-        };
-        self.newest.insert(certificate, newest);
+    /// The server has answered a question that was asked at `now`: older tickets end. `Set-Cookie` with a ticket that is made from the answer;
+    /// the error says why there is none, for metrics. An answer that decides nothing ends nothing.
+    pub(crate) fn answered(
+        &self,
+        answer: Result<&Identity, Refusal>,
+        presented: &ClientCertificate,
+        now: FileTime,
+    ) -> Option<Result<HeaderValue, NotCounted>> {
+        match answer {
+            Ok(identity) => {
+                let sealed = self.seal(identity, presented, now);
+                let digest = sealed.as_ref().ok().map(|(_, digest)| *digest);
+                Some(match self.answers.answered(presented.sha256, Said::Yes(digest), now) {
+                    true => sealed.map(|(set_cookie, _)| set_cookie),
+                    false => Err("superseded"),
+                })
+            }
+            Err(refusal) => {
+                if refusal.outcome() == Outcome::Denied {
+                    self.answers.answered(presented.sha256, Said::No, now);
+                }
+                None
+            }
+        }
     }
 
     /// The cookie of a request, as it is.
@@ -150,19 +168,18 @@ impl Tickets {
         if identity.not_after <= now {
             return Err("expired");
         }
-        match self.is_newest(sha256, claims.issued) {
-            true => Ok(Session { identity, issued: claims.issued }),
-            false => Err("superseded"),
-        }
+        let origin = Origin { issued: claims.issued, digest: Sha256::digest(text).into() };
+        self.count(sha256, &origin)?;
+        Ok(Session { identity, origin })
     }
 
-    /// `Set-Cookie` with a ticket for an account. The error says why there is none, for metrics.
-    pub(crate) fn seal(
+    /// `Set-Cookie` with a ticket for an account, and the SHA-256 of the ticket's text. The error says why there is none.
+    fn seal(
         &self,
         identity: &Identity,
         presented: &ClientCertificate,
         now: FileTime,
-    ) -> Result<HeaderValue, NotCounted> {
+    ) -> Result<(HeaderValue, [u8; 32]), NotCounted> {
         let expires = (now + self.lifetime).min(identity.not_after);
         let data = write(identity, &self.policy).ok_or("too_long")?;
         let claims =
@@ -174,7 +191,8 @@ impl Tickets {
         let (name, text) = (self.cookie.as_str(), ticket::to_cookie(&sealed));
         let age = expires.since(now).as_secs();
         let cookie = format!("{name}={text}; Path=/; Max-Age={age}; Secure; HttpOnly; SameSite=Lax");
-        HeaderValue::try_from(cookie).map_err(|_| "format")
+        let set_cookie = HeaderValue::try_from(cookie).map_err(|_| "format")?;
+        Ok((set_cookie, Sha256::digest(&text).into()))
     }
 
     /// Whether a request has exactly the cookie that an answer would set.

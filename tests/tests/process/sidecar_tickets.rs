@@ -162,6 +162,32 @@ fn a_disabled_account_ends_within_the_lifetime() {
     assert_ne!(session(&second, "alice"), alice);
 }
 
+/// The machine account of one node may be told of accounts that another node's may not be told of.
+#[test]
+fn nodes_with_machine_accounts_of_their_own_name_one_scope() {
+    let mut service = Demo::new().serve();
+    let (file, rcmp) = ("machines/WEB02.secret", ["--permission", "rcmp", "-c", "rcmpd.toml"]);
+    service.rcmpd(&[&["machine", "add", "WEB02$", "--secret-file", file][..], &rcmp].concat()).code(0);
+    let node_of = |account: &str, sidecar: &str| {
+        let node = Demo::web(&service, "", sidecar);
+        node.edit(|text| text.replace("WEB01$", account).replace("/WEB01.secret", "/WEB02.secret"));
+        node.serve_bare()
+    };
+    let farm = ticket(&service, &[1], "");
+    let [staff, admins] =
+        ["staff", "admins"].map(|scope| ticket(&service, &[1], &format!("scope = \"{scope}\"")));
+    let first = [node(&service, &farm), node(&service, &staff)];
+    let second = [node_of("WEB02$", &farm), node_of("WEB02$", &staff), node_of("WEB02$", &admins)];
+    let [unnamed, of_staff] = first.each_ref().map(|node| session(node, "alice"));
+    service.kill();
+    let expected = [(500, 500), (500, 200), (500, 500)];
+    for (node, expected) in second.iter().zip(expected) {
+        let found = (status(node, "alice", &unnamed), status(node, "alice", &of_staff));
+        assert_eq!(found, expected, "{}", node.log());
+    }
+    assert_eq!(second.each_ref().map(|node| tickets(node, "policy")), [2, 1, 2]);
+}
+
 #[test]
 fn settings_of_tickets_are_checked() {
     let service = Demo::new().serve();
@@ -180,6 +206,7 @@ fn settings_of_tickets_are_checked() {
     for (from, to, why) in [
         ("source = \"remote\"", "source = \"embedded\"", "tickets are for source = \"remote\""),
         ("audience = \"shop.example\"", "audience = \"a shop\"", "this is not the name of a farm"),
+        ("audience", "scope = \"the staff\"\naudience", "this is not the name of a scope"),
         ("audience", "cookie = \"session\"\naudience", "prefix __Host-"),
         ("audience", "lifetime_s = 86400\naudience", "use 10 to 3600 seconds"),
         ("audience", "seal_with = 2\naudience", "none has the generation 2"),

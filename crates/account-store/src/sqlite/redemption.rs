@@ -11,8 +11,8 @@ use dtyp::FileTime;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use ticket::{LIFETIME_MAX, Redeemed, Redemption, RedemptionFailed, TicketId};
@@ -23,6 +23,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 const REMOVED_MAX: u32 = 16;
 /// How much longer than it has to an id stays. A process whose clock is ahead removes none that another one still needs.
 const KEPT_MORE: Duration = LIFETIME_MAX;
+/// Permissions of a folder that are refused: writing by its group or by every user, also with the sticky bit.
+const FOLDER_REFUSED: u32 = 0o022;
 /// Marks the file, so that no other database is taken for it: "rcmr".
 const APPLICATION_ID: i32 = 0x7263_6d72;
 const SCHEMA: &str = "
@@ -35,8 +37,12 @@ const SCHEMA: &str = "
 
 /// A store of redeemed tickets for the processes of one machine. SQLite's locks do not reach across a network file system, so nodes on several
 /// machines need another [`Redemption`].
+///
+/// A folder that other users may write to is refused, and each redemption checks that the file is still the one that was opened: a copy that
+/// is put in its place lacks the tickets that were redeemed since, and other processes would open it.
 pub struct SqliteRedemption {
     connection: Arc<Mutex<Connection>>,
+    file: Arc<OpenedFile>,
     worker: Worker,
 }
 
@@ -46,12 +52,59 @@ impl std::fmt::Debug for SqliteRedemption {
     }
 }
 
+/// A file that was opened: its path and its device and inode.
+struct OpenedFile {
+    path: PathBuf,
+    id: (u64, u64),
+}
+
+impl OpenedFile {
+    fn new(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { path: path.to_owned(), id: Self::id_at(path)? })
+    }
+
+    fn id_at(path: &Path) -> Result<(u64, u64), StoreError> {
+        let metadata = path.metadata().map_err(|error| unavailable(path, &error))?;
+        Ok((metadata.dev(), metadata.ino()))
+    }
+
+    /// Refuses if another file has the path now.
+    fn check(&self) -> Result<(), StoreError> {
+        match Self::id_at(&self.path)? == self.id {
+            true => Ok(()),
+            false => Err(StoreError::Refused(format!(
+                "{} was replaced while it was open, and tickets that were redeemed are not in it: end all processes that use it before it is replaced",
+                self.path.display()
+            ))),
+        }
+    }
+}
+
+fn unavailable(path: &Path, error: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Unavailable(format!("{} {error}", path.display()))
+}
+
+/// Refuses a folder in which other users may put another file in the place of the database.
+fn check_folder(of: &Path) -> Result<(), StoreError> {
+    let folder = of.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mode = folder.metadata().map_err(|error| unavailable(folder, &error))?.permissions().mode();
+    match mode & FOLDER_REFUSED {
+        0 => Ok(()),
+        _ => Err(StoreError::Refused(format!(
+            "{} can be written to by users other than its owner (mode {:03o}), who could replace {}: chmod go-w",
+            folder.display(),
+            mode & 0o7777,
+            of.display()
+        ))),
+    }
+}
+
 impl SqliteRedemption {
-    /// Opens the file, or makes it, readable by its owner only. A file that other users may read or change is refused: a ticket whose id is
-    /// removed counts again.
+    /// Opens the file, or makes it, readable by its owner only. A file that other users may read or change, or whose folder they may write
+    /// to, is refused: a ticket whose id is removed counts again.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let at =
-            |error: &dyn std::fmt::Display| StoreError::Unavailable(format!("{} {error}", path.display()));
+        let at = |error: &dyn std::fmt::Display| unavailable(path, error);
+        check_folder(path)?;
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(at(&error)),
             _ => {}
@@ -59,6 +112,9 @@ impl SqliteRedemption {
         for file in database_files(path) {
             FileAccess::Owner.check_path(&file).map_err(|error| at(&error))?;
         }
+        // If the path is a link, the file is in another folder.
+        check_folder(&path.canonicalize().map_err(|error| at(&error))?)?;
+        let file = OpenedFile::new(path)?;
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE, BUSY_TIMEOUT)?;
         connection.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
         connection.pragma_update(None, "synchronous", "full").map_err(failed)?;
@@ -77,7 +133,9 @@ impl SqliteRedemption {
         transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
         transaction.execute_batch(SCHEMA).map_err(failed)?;
         transaction.commit().map_err(failed)?;
-        Ok(Self { connection: Arc::new(Mutex::new(connection)), worker: Worker::default() })
+        file.check()?;
+        let connection = Arc::new(Mutex::new(connection));
+        Ok(Self { connection, file: Arc::new(file), worker: Worker::default() })
     }
 }
 
@@ -88,10 +146,14 @@ impl Redemption for SqliteRedemption {
         now: FileTime,
         keep_until: FileTime,
     ) -> Result<Redeemed, RedemptionFailed> {
-        let connection = Arc::clone(&self.connection);
+        let (connection, file) = (Arc::clone(&self.connection), Arc::clone(&self.file));
         let inserted = self.worker.run(move || {
             let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-            insert_once(&mut connection, id, now, keep_until).map_err(failed)
+            file.check()?;
+            let redeemed = insert_once(&mut connection, id, now, keep_until).map_err(failed)?;
+            // The file may have been replaced in between: then other processes do not see this id.
+            file.check()?;
+            Ok(redeemed)
         });
         inserted.await.map_err(|error| RedemptionFailed(error.to_string()))
     }
@@ -199,6 +261,48 @@ mod tests {
         assert_eq!(ids(&store), 22 - REMOVED_MAX);
         assert_eq!(redeem(&store, 102, day + 61), Ok(Redeemed::First));
         assert_eq!(ids(&store), 3);
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (open, closed) = (folder.path().join("open"), folder.path().join("closed"));
+        for (folder, mode) in [(&open, 0o755), (&closed, 0o700)] {
+            std::fs::create_dir(folder).expect("it is new");
+            std::fs::set_permissions(folder, PermissionsExt::from_mode(mode)).expect("it is ours");
+            drop(SqliteRedemption::open(&folder.join("redeemed.db")).expect("others may not write to it"));
+        }
+        // A link in a good folder to a file in a bad one, and the other way around.
+        std::os::unix::fs::symlink(open.join("redeemed.db"), closed.join("link")).expect("it is new");
+        std::os::unix::fs::symlink(closed.join("redeemed.db"), open.join("link")).expect("it is new");
+        for mode in [0o775, 0o757, 0o1777] {
+            std::fs::set_permissions(&open, PermissionsExt::from_mode(mode)).expect("it is ours");
+            for path in
+                [open.join("redeemed.db"), open.join("new.db"), closed.join("link"), open.join("link")]
+            {
+                let error = SqliteRedemption::open(&path).expect_err("others may replace it").to_string();
+                assert!(error.contains("chmod go-w"), "{mode:o} {}: {error}", path.display());
+            }
+        }
+        SqliteRedemption::open(&closed.join("redeemed.db")).expect("others may not write to it");
+    }
+
+    /// As after a restored backup: the redemption of id 1 is lost with the file.
+    #[test]
+    fn a_file_that_was_replaced_redeems_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, aside) = (folder.path().join("redeemed.db"), folder.path().join("aside.db"));
+        let store = SqliteRedemption::open(&path).expect("it opens");
+        assert_eq!(redeem(&store, 1, 0), Ok(Redeemed::First));
+        std::fs::rename(&path, &aside).expect("it is there");
+        assert!(redeem(&store, 2, 0).is_err(), "there is none");
+        let other = SqliteRedemption::open(&path).expect("it opens");
+        for id in [1, 2, 3] {
+            let error = redeem(&store, id, 0).expect_err("it is another file").to_string();
+            assert!(error.contains("was replaced"), "{error}");
+        }
+        assert_eq!(redeem(&other, 3, 0), Ok(Redeemed::First), "nothing was redeemed in the other one");
+        assert_eq!(ids(&store), 1);
     }
 
     #[test]

@@ -121,6 +121,8 @@ pub struct Ticket {
     pub seal_with: Option<u32>,
     /// The name of the farm.
     pub audience: ticket::Name,
+    /// What the operator calls the scope that the machine accounts of all nodes have. Without it the nodes have one account.
+    pub scope: Option<ticket::Name>,
     /// The cookie.
     pub cookie: CookieName,
     /// How long a ticket counts.
@@ -243,6 +245,7 @@ struct TicketSection {
     keys: Spanned<Vec<Spanned<String>>>,
     seal_with: Option<u32>,
     audience: Spanned<String>,
+    scope: Option<Spanned<String>>,
     cookie: Option<Spanned<String>>,
     lifetime_s: Option<Spanned<u64>>,
 }
@@ -389,7 +392,8 @@ impl Checker<'_> {
         });
         let listen: Vec<Listen> = listen.collect();
         let ticket = section.ticket.and_then(|ticket| {
-            self.ticket(ticket, source, proxy.is_some() || listen.iter().any(Listen::sets_cookies))
+            let sets_cookies = proxy.is_some() || listen.iter().any(Listen::sets_cookies);
+            self.ticket(ticket, source, is_off, sets_cookies)
         });
         Sidecar {
             source,
@@ -995,6 +999,7 @@ impl Checker<'_> {
         &mut self,
         section: Spanned<TicketSection>,
         source: Source,
+        is_off: bool,
         sets_cookies: bool,
     ) -> Option<Ticket> {
         let span = section.span();
@@ -1004,6 +1009,13 @@ impl Checker<'_> {
                 span.clone(),
                 "tickets are for source = \"remote\": this process knows the accounts as they are now, and a ticket does not",
                 "remove [sidecar.ticket]",
+            );
+        }
+        if is_off {
+            self.problem(
+                span.clone(),
+                "tickets need validation: without it this node accepts a ticket with a certificate that it has not validated",
+                "use validation = \"chain\" and anchors in [mapping], or remove [sidecar.ticket]",
             );
         }
         if !sets_cookies {
@@ -1027,6 +1039,17 @@ impl Checker<'_> {
                 "use 1 to 64 letters, digits and . _ : / -, the same on each node, as in \"shop.contoso.example\"",
             );
         }
+        let scope = section.scope.as_ref().and_then(|given| {
+            let scope = ticket::Name::new(given.get_ref());
+            if scope.is_none() {
+                self.problem(
+                    given.span(),
+                    "this is not the name of a scope",
+                    "use 1 to 64 letters, digits and . _ : / -, the same on each node, as in \"staff\"",
+                );
+            }
+            scope
+        });
         let given = section.cookie.as_ref();
         let cookie = CookieName::new(given.map_or(COOKIE, |name| name.get_ref()));
         if let (None, Some(given)) = (&cookie, given) {
@@ -1040,6 +1063,7 @@ impl Checker<'_> {
             keys,
             seal_with: section.seal_with,
             audience: audience?,
+            scope,
             cookie: cookie?,
             lifetime: self.seconds(section.lifetime_s.as_ref(), LIFETIME_S, 900),
         })

@@ -1243,6 +1243,11 @@ fn each_wrong_value_of_a_sidecar_is_reported() {
                 .replace("remember_s", "validation = \"off\"\nremember_s"),
             "without validation no mapping is strong",
         ),
+        (
+            off(&remote("validation = \"off\"\n")).replace("\"full\"", "\"off\"")
+                + "[sidecar.ticket]\nkeys = [\"file:ticket.key\"]\naudience = \"shop\"\n",
+            "tickets need validation",
+        ),
     ] {
         let found = parse(&text, Path::new("/etc/rcmpd")).err().unwrap_or_default();
         let found: Vec<_> =

@@ -30,14 +30,21 @@ pub(super) fn farm(
         audience: ticket.audience.clone(),
         cookie: ticket.cookie.clone(),
         lifetime: ticket.lifetime,
-        policy: policy(config, sidecar)?,
+        policy: policy(config, sidecar, ticket)?,
     })
 }
 
 /// SHA-256 of everything that decides what the server is asked about a certificate, and how its answer is read. It is the same on all nodes that
-/// are configured alike: names of files, addresses, machine accounts and revisions are not in it. Routes and headers are not in it
-/// either, because each node uses its own with a ticket as without one.
-fn policy(config: &Config, sidecar: &config::Sidecar) -> anyhow::Result<[u8; POLICY_LEN]> {
+/// are configured alike: names of files, addresses and revisions are not in it. Routes and headers are not in it either, because each node
+/// uses its own with a ticket as without one.
+///
+/// The server answers a machine account within its scope, which a node does not know. So either the account or the operator's name for the
+/// scope is in it.
+fn policy(
+    config: &Config,
+    sidecar: &config::Sidecar,
+    ticket: &config::Ticket,
+) -> anyhow::Result<[u8; POLICY_LEN]> {
     let mut hash = Sha256::new();
     let mut part = |name: &str, octets: &[u8]| {
         for octets in [name.as_bytes(), octets] {
@@ -48,6 +55,11 @@ fn policy(config: &Config, sidecar: &config::Sidecar) -> anyhow::Result<[u8; POL
     part("domain", config.domain.netbios.to_uppercase().as_bytes());
     part("domain SID", config.domain.sid.to_string().as_bytes());
     part("methods", &sidecar.methods.0.to_le_bytes());
+    match (&ticket.scope, &config.client) {
+        (Some(scope), _) => part("scope", scope.as_str().as_bytes()),
+        (None, Some(client)) => part("account", client.account.to_uppercase().as_bytes()),
+        (None, None) => {}
+    }
     let mut keys = Vec::new();
     for (domain, path) in config.client.iter().flat_map(|client| &client.proof_keys) {
         keys.push((domain.to_uppercase(), PublicKey::read(path)?.bytes()));

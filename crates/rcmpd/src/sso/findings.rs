@@ -56,9 +56,9 @@ pub fn check(config: &Config, section: &Sso, store: &SecretStore) -> SsoFindings
     if let Some(kerberos) = &section.kerberos {
         match read(&kerberos.keytab) {
             Ok(keytab) => {
-                for problem in MachineAccounts::new(config, section).problems(&keytab) {
-                    let list = if problem.is_error() { &mut found.problems } else { &mut found.warnings };
-                    list.push(format!("{}: {problem}", kerberos.keytab.display()));
+                for finding in MachineAccounts::new(config, section).findings(&keytab) {
+                    let list = if finding.is_error() { &mut found.problems } else { &mut found.warnings };
+                    list.push(format!("{}: {finding}", kerberos.keytab.display()));
                 }
             }
             Err(error) => found.problems.push(format!("cannot use sso.kerberos.keytab: {error:#}")),

@@ -4,6 +4,7 @@ use crate::config::{Config, SecretRef, Sso};
 use account_store::{FileAccess, NtHash};
 use anyhow::{Context, bail};
 use rpc_auth::kerberos::{Etype, Key, Keytab, KeytabProblem, MachineAccount, SharedKeytab};
+use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,10 +43,10 @@ impl WatchedKeytab {
     pub(super) fn open(path: &Path, machines: MachineAccounts) -> anyhow::Result<Self> {
         let stamp = stamp(path);
         let keytab = read(path).context("cannot use sso.kerberos.keytab")?;
-        for problem in machines.problems(&keytab) {
-            match problem.is_error() {
-                true => bail!("cannot use sso.kerberos.keytab {}: {problem}", path.display()),
-                false => warn!(path = %path.display(), problem = %problem, "Keytab has a weakness"),
+        for finding in machines.findings(&keytab) {
+            match finding.is_error() {
+                true => bail!("cannot use sso.kerberos.keytab {}: {finding}", path.display()),
+                false => finding.warn(path),
             }
         }
         let shared = Arc::new(SharedKeytab::new(keytab));
@@ -74,14 +75,12 @@ impl WatchedKeytab {
                 return;
             }
         };
-        let problems = self.machines.problems(&keytab);
-        if let Some(problem) = problems.iter().find(|problem| problem.is_error()) {
+        let findings = self.machines.findings(&keytab);
+        if let Some(problem) = findings.iter().find(|finding| finding.is_error()) {
             error!(%path, %problem, "Keytab rejected: the previous keys stay in use");
             return;
         }
-        for problem in problems {
-            warn!(%path, %problem, "Keytab has a weakness");
-        }
+        findings.iter().for_each(|finding| finding.warn(&self.path));
         info!(%path, keys = keytab.entries.len(), "Keytab read again");
         self.shared.store(keytab);
     }
@@ -98,7 +97,8 @@ struct ChannelAccount {
     name: String,
     /// The DNS name of its domain.
     realm: String,
-    /// `None` of the computer itself, if it has no channel.
+    /// `None` if this server has no channel with the account: of the computer itself, and of a peer that is not asked directly. Its keys are
+    /// not known, only its name.
     secret: Option<SecretRef>,
 }
 
@@ -109,9 +109,9 @@ impl MachineAccounts {
         let client =
             config.client.iter().map(|client| own(client.account.clone(), Some(client.secret.clone())));
         let domains = section.ntlm.iter().flat_map(|ntlm| &ntlm.domains).map(|domain| &domain.peer);
-        let peers = domains.chain(&config.peers).filter_map(|peer| {
+        let peers = domains.chain(&config.peers).map(|peer| {
             let realm = peer.names.first().unwrap_or(&config.domain.dns).clone();
-            Some(ChannelAccount { name: peer.account.clone(), realm, secret: Some(peer.secret.clone()?) })
+            ChannelAccount { name: peer.account.clone(), realm, secret: peer.secret.clone() }
         });
         let computer = own(format!("{}$", config.server), None);
         Self(client.chain(peers).chain([computer]).collect())
@@ -119,10 +119,21 @@ impl MachineAccounts {
 
     /// What an operator has to mend in a keytab. Blocks for the secrets, and some milliseconds for each key
     /// that is derived of one.
-    pub(super) fn problems(&self, keytab: &Keytab) -> Vec<KeytabProblem> {
-        let mut problems = Vec::new();
+    pub(super) fn findings(&self, keytab: &Keytab) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let mut add = |finding| {
+            if !findings.contains(&finding) {
+                findings.push(finding);
+            }
+        };
         for account in &self.0 {
-            let password = account.secret.as_ref().and_then(|secret| secret.read().ok());
+            let password = account.secret.as_ref().and_then(|secret| match secret.read() {
+                Ok(password) => Some(password),
+                Err(error) => {
+                    add(Finding::NotCompared { account: account.name.clone(), why: error.to_string() });
+                    None
+                }
+            });
             let hash = password.as_ref().map(|password| NtHash::from_password(password));
             let keys = password.map(|password| account.keys(&password, keytab)).unwrap_or_default();
             let machine = MachineAccount {
@@ -130,13 +141,52 @@ impl MachineAccounts {
                 nt_hash: hash.as_ref().map(NtHash::expose),
                 keys: &keys,
             };
-            for problem in keytab.problems(&machine) {
-                if !problems.contains(&problem) {
-                    problems.push(problem);
-                }
+            keytab.problems(&machine).into_iter().map(Finding::Problem).for_each(&mut add);
+        }
+        findings
+    }
+}
+
+/// What the check of a keytab found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Finding {
+    Problem(KeytabProblem),
+    /// The secret of a machine account cannot be read, so its keys may be in the keytab.
+    NotCompared {
+        account: String,
+        why: String,
+    },
+}
+
+impl Finding {
+    /// Whether the service must not start with it. The others are warnings.
+    pub(super) const fn is_error(&self) -> bool {
+        match self {
+            Self::Problem(problem) => problem.is_error(),
+            Self::NotCompared { .. } => false,
+        }
+    }
+
+    fn warn(&self, path: &Path) {
+        let path = path.display();
+        match self {
+            Self::Problem(problem) => warn!(%path, %problem, "Keytab has a weakness"),
+            Self::NotCompared { account, why } => {
+                warn!(%path, account, error = why, "Keytab not compared with the keys of a machine account");
             }
         }
-        problems
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Problem(problem) => problem.fmt(f),
+            Self::NotCompared { account, why } => write!(
+                f,
+                "not compared with the keys of the machine account {account}, only with its name: {why}"
+            ),
+        }
     }
 }
 
@@ -153,5 +203,38 @@ impl ChannelAccount {
         let of_type =
             |etype| realms.iter().map(move |realm| Key::of_computer(etype, password, &self.name, realm));
         etypes.flat_map(of_type).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dtyp::FileTime;
+    use rpc_auth::kerberos::Principal;
+
+    /// Active Directory gives each machine account a principal of its name.
+    #[test]
+    fn an_account_whose_secret_is_not_there_is_compared_by_name_and_named() {
+        let unreadable = SecretRef::File("/nonexistent/machine.secret".into());
+        let account = |name: &str, secret: Option<&SecretRef>| ChannelAccount {
+            name: name.to_owned(),
+            realm: "ad.test".to_owned(),
+            secret: secret.cloned(),
+        };
+        let machines = MachineAccounts(vec![account("WEB01$", Some(&unreadable)), account("CONTOSO$", None)]);
+        let keytab = |principal: &str| {
+            let mut keytab = Keytab::default();
+            let key = Key::of_computer(Etype::Aes256Sha1, "a password", "OTHER$", "AD.TEST");
+            let principal = Principal::parse(principal, "AD.TEST").expect("it is a principal");
+            keytab.push(principal, FileTime::UNSET, 1, &key);
+            keytab
+        };
+        let found = machines.findings(&keytab("sso/web01.ad.test"));
+        let [finding] = &found[..] else { panic!("one finding: {found:?}") };
+        let text = finding.to_string();
+        assert!(!finding.is_error() && text.contains("WEB01$") && text.contains("machine.secret"), "{text}");
+        for name in ["WEB01$", "contoso$"] {
+            assert!(machines.findings(&keytab(name)).iter().any(Finding::is_error), "{name}");
+        }
     }
 }

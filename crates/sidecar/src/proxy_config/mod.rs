@@ -243,6 +243,8 @@ impl WebServer {
                             .map(|_| {
                                 format!(
                                     "        # The sidecar sets its ticket in the client. The application does not get it.\n\
+                                     \x20       # With add_header here, nginx adds no header of the http and server blocks to answers: repeat them here,\n\
+                                     \x20       # as in: add_header Strict-Transport-Security \"max-age=31536000\" always;\n\
                                      \x20       auth_request_set $rcmpd_set_cookie $upstream_http_set_cookie;\n\
                                      \x20       add_header Set-Cookie $rcmpd_set_cookie always;\n\
                                      \x20       proxy_set_header Cookie $rcmpd_cookies_{id};\n"
@@ -619,6 +621,18 @@ mod tests {
             is_beside: false,
             application: "127.0.0.1:8080",
         }
+    }
+
+    /// nginx inherits `add_header` only where no other one stands (documentation of ngx_http_headers_module).
+    #[test]
+    fn nginx_is_printed_with_what_its_add_header_replaces() {
+        let format = Format::default();
+        let with = Site { ticket: Some("__Host-rcmpd"), ..site(&format) };
+        let with = WebServer::Nginx.configuration(&with).expect("it can be printed");
+        let (before, _) = with.split_once("\n        add_header ").expect("a ticket is set");
+        let (_, location) = before.rsplit_once("location / {").expect("in the location of the application");
+        assert!(location.contains("# as in: add_header Strict-Transport-Security"), "{location}");
+        assert!(!printed(WebServer::Nginx, &format).contains("add_header"));
     }
 
     /// Each path of a site is quoted, and names that no request has are refused.
