@@ -9,7 +9,7 @@ use crate::config::{self, SecretRef};
 use crate::output::{self, visible};
 use crate::sso;
 use crate::sso::client::{Credentials, Failure, NtlmUser, Tickets, get_from_first};
-use crate::sso::operations::{BackupKey, Done, Octets, Operation, SecretText};
+use crate::sso::operations::{BackupKey, Done, Octets, Operation, Right, SecretText};
 use crate::sso::operators;
 use account_store::file_access;
 use anyhow::{Context, bail};
@@ -147,12 +147,23 @@ async fn secret(command: SecretCommand) -> anyhow::Result<u8> {
             allow_older,
             allow_foreign,
             replace_sealed,
+            key_id,
             overlap_h,
             place,
         } => {
+            if key_id.as_deref().is_some_and(|id| KeyId::parse(id).is_none()) {
+                return Err(failed(2, "--key-id: a key id has 16 hexadecimal digits"));
+            }
             let (backup, key) = (Octets(read_backup(&file)?), backup_key(&key)?);
-            let operation =
-                Operation::Restore { backup, key, allow_older, allow_foreign, replace_sealed, overlap_h };
+            let operation = Operation::Restore {
+                backup,
+                key,
+                allow_older,
+                allow_foreign,
+                replace_sealed,
+                key_id,
+                overlap_h,
+            };
             change(&place, &operation, "Restored")
         }
         SecretCommand::Drill { file, key, scratch, place } => {
@@ -463,11 +474,11 @@ fn operate(place: &PlaceArgs, operation: &Operation) -> anyhow::Result<Done> {
     let config = place.config.clone().context("give -c or --socket")?;
     let section = section(&ConfigArg { config })?;
     match (is_own(&section), &section.operator_socket) {
-        (Ok(true), _) => operation.perform(&sso::store(&section), &section),
+        (Ok(true), _) => operation.perform(&sso::store(&section), &section, Right::Owner),
         (_, Some(socket)) => operators::ask(&socket.path, operation),
         // What there is to read, if anything.
         (_, None) if matches!(operation, Operation::Status) => {
-            operation.perform(&sso::store(&section), &section)
+            operation.perform(&sso::store(&section), &section, Right::Owner)
         }
         (Ok(false), None) => Err(not_own(&section)),
         (Err(error), None) => Err(error),

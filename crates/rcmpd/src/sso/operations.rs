@@ -6,11 +6,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sso_secret::backup::Backup;
 use sso_secret::share::{Share, ShareFolder, SharesThere};
 use sso_secret::{
-    HeldKey, Overlap, Passphrase, Recipient, RecipientKey, RestoreRules, SealingSource, SecretStore,
+    HeldKey, KeyId, Overlap, Passphrase, Recipient, RecipientKey, RestoreRules, SealingSource, SecretStore,
     SourceKind, UnixTime,
 };
 use std::path::PathBuf;
@@ -57,6 +57,8 @@ pub enum Operation {
         allow_foreign: bool,
         /// See [`RestoreRules`].
         replace_sealed: bool,
+        /// See [`RestoreRules`]: hexadecimal digits.
+        key_id: Option<String>,
         /// How long the live generations stay.
         overlap_h: u64,
     },
@@ -75,6 +77,15 @@ pub enum Operation {
         /// The text of the share.
         share: SecretText,
     },
+}
+
+/// For which user an operation is done.
+#[derive(Clone, Copy, Debug)]
+pub enum Right<'a> {
+    /// The owner of the data folder, or root: they can change the files themselves.
+    Owner,
+    /// A user who asks by the socket, with the recipients for which backups may be made.
+    Operator(&'a [Recipient]),
 }
 
 /// What was done.
@@ -197,8 +208,67 @@ impl Operation {
         }
     }
 
+    /// Whether a user with this right may have it done. The right to change the secret is not the right to obtain it, or to choose it:
+    /// the only place that decides so.
+    fn check(&self, right: Right<'_>) -> anyhow::Result<()> {
+        let Right::Operator(recipients) = right else { return Ok(()) };
+        match self {
+            Self::Backup { for_node: true, .. } => {
+                bail!(
+                    "a backup for a node is for the owner of the data folder and root: use -c on the server"
+                )
+            }
+            Self::Backup { key: BackupKey::Recipient(text), .. } => {
+                match recipients.contains(&recipient(text)?) {
+                    true => Ok(()),
+                    false => bail!(
+                        "an operator backs up for a recipient of sso.backup_recipients, and this is none: give one of those, or have \
+                         this one added to the configuration"
+                    ),
+                }
+            }
+            Self::Backup { .. } => bail!(
+                "the operator could open a backup with a passphrase or key file, and so obtain the master secret: give --recipient with \
+                 one of sso.backup_recipients"
+            ),
+            Self::Restore { allow_foreign: true, .. } | Self::Restore { replace_sealed: true, .. } => bail!(
+                "--allow-foreign and --replace-sealed are for the owner of the data folder and root: use -c on the server"
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the audit log says of it beside the command. No secret.
+    pub fn facts(&self) -> Value {
+        let key_ids = |backup: &Octets| {
+            let read = Backup::read(&backup.0).ok();
+            read.map(|read| read.generations().iter().map(|it| it.key_id.to_string()).collect::<Vec<_>>())
+        };
+        match self {
+            Self::Status | Self::Generate | Self::Unseal { .. } => json!({}),
+            Self::Rotate { overlap_h } => json!({ "overlap_h": overlap_h }),
+            Self::Backup { key, for_node, .. } => json!({
+                "recipient": match key {
+                    // Text of another form may be anything that the client sent.
+                    BackupKey::Recipient(text) => Recipient::parse(text).map(|recipient| recipient.to_string()),
+                    BackupKey::Passphrase(_) | BackupKey::Key { .. } => None,
+                },
+                "for_node": for_node,
+            }),
+            Self::Restore { backup, allow_older, allow_foreign, replace_sealed, overlap_h, .. } => json!({
+                "allow_older": allow_older,
+                "allow_foreign": allow_foreign,
+                "replace_sealed": replace_sealed,
+                "overlap_h": overlap_h,
+                "key_ids": key_ids(backup),
+            }),
+            Self::Drill { backup, .. } => json!({ "key_ids": key_ids(backup) }),
+        }
+    }
+
     /// Does it. Blocks.
-    pub fn perform(&self, store: &SecretStore, section: &Sso) -> anyhow::Result<Done> {
+    pub fn perform(&self, store: &SecretStore, section: &Sso, right: Right<'_>) -> anyhow::Result<Done> {
+        self.check(right)?;
         let now = UnixTime::now();
         let mut done = Done::default();
         match self {
@@ -224,10 +294,15 @@ impl Operation {
                 };
                 store.backup(&*key.to_encrypt()?, now, keep)?;
             }
-            Self::Restore { backup, key, allow_older, allow_foreign, replace_sealed, overlap_h } => {
-                let [allow_older, allow_foreign, replace_sealed] =
-                    [*allow_older, *allow_foreign, *replace_sealed];
-                let rules = RestoreRules { allow_older, allow_foreign, replace_sealed };
+            Self::Restore { backup, key, allow_older, allow_foreign, replace_sealed, key_id, overlap_h } => {
+                let parsed = |id: &String| KeyId::parse(id).context("a key id has 16 hexadecimal digits");
+                let rules = RestoreRules {
+                    allow_older: *allow_older,
+                    allow_foreign: *allow_foreign,
+                    replace_sealed: *replace_sealed,
+                    key_id: key_id.as_ref().map(parsed).transpose()?,
+                    live_only: matches!(right, Right::Operator(_)),
+                };
                 let key = key.to_open(&backup.0)?;
                 store.restore(&backup.0, &*key, now, hours(*overlap_h)?, rules)?;
             }

@@ -124,7 +124,8 @@ fn a_backup_of_another_program_restores_with_the_private_key_alone() {
     let store =
         SecretStore::new(folder.path(), key_file(folder.path()), MachineId::new("m")).with_clock(long_ago);
     let restore = |bytes: &[u8], key: &dyn SealingSource| {
-        store.restore(bytes, key, UnixTime(9), Duration::ZERO, RestoreRules::default())
+        let rules = RestoreRules { key_id: Some(secrets()[0].key_id()), ..RestoreRules::default() };
+        store.restore(bytes, key, UnixTime(9), Duration::ZERO, rules)
     };
     let bytes = vector("backup-recipient.bin");
     for at in 0..bytes.len() {
