@@ -11,10 +11,12 @@
 //! for each backup, so it does not show who wrote the backup.
 
 use crate::envelope::{self, Envelope, FormatError};
+use crate::files;
 use crate::generation::{Generation, Generations, Listed};
 use crate::secret::Keyring;
 use crate::source::{KeyHeader, Sealed, SealingSource};
 use crate::time::UnixTime;
+use std::path::Path;
 
 const MAGIC: [u8; 4] = *b"MSBK";
 
@@ -82,6 +84,11 @@ impl<'a> Backup<'a> {
         let key = self.key_header.unlock(key, MAGIC)?;
         Ok(self.listed.open(&self.envelope.open(&key)?)?)
     }
+}
+
+/// Writes a backup to a new file with mode 0600, which is on the disk afterwards. A file that exists is never touched.
+pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    files::write_new(path, bytes)
 }
 
 pub(crate) fn write(

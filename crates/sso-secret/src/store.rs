@@ -202,6 +202,14 @@ impl Rest {
     }
 }
 
+/// A backup that was made, and is not noted yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MadeBackup {
+    time: UnixTime,
+    generation: u32,
+    key_id: KeyId,
+}
+
 /// What a restore may do beyond bringing back a secret that is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RestoreRules {
@@ -521,6 +529,36 @@ impl SecretStore {
         let mut rest = open.rest.clone();
         rest.last_backup = now.0;
         rest.backup_generation = open.newest().0.number;
+        writer.commit(open.generations.clone(), rest, &open.key_header, &open.key)
+    }
+
+    /// Makes a backup of all generations, encrypted for `recipient`. It is noted by [`SecretStore::note_backup`], once it was kept.
+    pub fn make_backup(
+        &self,
+        recipient: &dyn SealingSource,
+        now: UnixTime,
+    ) -> Result<(Vec<u8>, MadeBackup), StoreError> {
+        let open = self.open()?;
+        let bytes = backup::write(&open.generations, open.rest.instance, now, recipient)?;
+        let newest = open.newest().0;
+        Ok((bytes, MadeBackup { time: now, generation: newest.number, key_id: newest.key_id }))
+    }
+
+    /// Notes that a backup was kept. Others may have changed the store since it was made.
+    pub fn note_backup(&self, made: &MadeBackup) -> Result<Arc<OpenSecret>, StoreError> {
+        let writer = self.writer()?;
+        let open = writer.open()?;
+        let is_made_of = |it: &Generation| (it.number, it.key_id) == (made.generation, made.key_id);
+        if !open.generations().any(|(generation, _)| is_made_of(generation)) {
+            return Err(StoreError::NotAdded(
+                "the generation of the backup is not there any more: write a new backup".to_owned(),
+            ));
+        }
+        let mut rest = open.rest.clone();
+        if rest.last_backup <= made.time.0 || rest.backup_generation <= made.generation {
+            rest.last_backup = made.time.0;
+            rest.backup_generation = made.generation;
+        }
         writer.commit(open.generations.clone(), rest, &open.key_header, &open.key)
     }
 

@@ -9,8 +9,8 @@ use crate::config::{self, SecretRef};
 use crate::output::{self, visible};
 use crate::sso;
 use crate::sso::client::{Credentials, Failure, NtlmUser, Tickets, get_from_first};
-use crate::sso::operations::{BackupKey, Done, Octets, Operation, Right, SecretText};
-use crate::sso::operators;
+use crate::sso::operations::{BackupKey, Done, Keep, Octets, Operation, Right, SecretText};
+use crate::sso::operators::{self, ServiceAt};
 use account_store::file_access;
 use anyhow::{Context, bail};
 use dcerpc::pdu::FaultStatus;
@@ -467,18 +467,26 @@ fn not_own(section: &config::Sso) -> anyhow::Error {
 
 /// Does it on the files, or has the running service do it.
 fn operate(place: &PlaceArgs, operation: &Operation) -> anyhow::Result<Done> {
+    operate_and_keep(place, operation, &mut |_| bail!("the service sent a backup that was not asked for"))
+}
+
+/// The same for an operation that makes a backup.
+fn operate_and_keep(place: &PlaceArgs, operation: &Operation, keep: Keep<'_>) -> anyhow::Result<Done> {
     if let Some(socket) = &place.socket {
-        return operators::ask(socket, operation);
+        return operators::ask(ServiceAt { socket, data: None }, operation, keep);
     }
     // INVARIANT: the command line requires one of them.
     let config = place.config.clone().context("give -c or --socket")?;
     let section = section(&ConfigArg { config })?;
     match (is_own(&section), &section.operator_socket) {
-        (Ok(true), _) => operation.perform(&sso::store(&section), &section, Right::Owner),
-        (_, Some(socket)) => operators::ask(&socket.path, operation),
+        (Ok(true), _) => operation.perform(&sso::store(&section), &section, Right::Owner, keep),
+        (_, Some(socket)) => {
+            let service = ServiceAt { socket: &socket.path, data: Some(&section.folder) };
+            operators::ask(service, operation, keep)
+        }
         // What there is to read, if anything.
         (_, None) if matches!(operation, Operation::Status) => {
-            operation.perform(&sso::store(&section), &section, Right::Owner)
+            operation.perform(&sso::store(&section), &section, Right::Owner, keep)
         }
         (Ok(false), None) => Err(not_own(&section)),
         (Err(error), None) => Err(error),
@@ -499,15 +507,16 @@ fn backup(file: &Path, args: &BackupToArgs, place: &PlaceArgs) -> anyhow::Result
         // INVARIANT: the command line requires one of them.
         (None, None, None) => bail!("give --passphrase-file, --key-file or --recipient"),
     };
-    // Before the service notes a backup.
+    // Before a backup is made.
     if file.symlink_metadata().is_ok() {
         bail!("cannot write {}: the file exists already", file.display());
     }
-    let file_to_create = Some(file.to_owned());
-    let done = operate(place, &Operation::Backup { key, for_node: args.for_node, file: file_to_create })?;
-    if let Some(octets) = &done.backup {
-        write_new(file, &octets.0).context("the backup was made, and is in no file: make another one")?;
-    }
+    // It is noted once it is on the disk.
+    let mut keep = |bytes: &[u8]| {
+        sso_secret::backup::write_file(file, bytes).with_context(|| format!("cannot write {}", file.display()))
+    };
+    let operation = Operation::Backup { key, for_node: args.for_node };
+    let done = operate_and_keep(place, &operation, &mut keep)?;
     told(&done, Some(&format!("Backed up to {}", file.display())), place.json)?;
     Ok(0)
 }

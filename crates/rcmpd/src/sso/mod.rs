@@ -13,6 +13,7 @@ pub mod operations;
 pub mod operators;
 mod registration;
 mod secrets;
+mod socket_folder;
 
 pub use accounts::Stores;
 pub use authentication::providers;
@@ -39,7 +40,7 @@ use domains::CheckedDomain;
 use dtyp::Decode;
 use keytab::MachineAccounts;
 use netlogon_tokio::Servers;
-use operations::{Done, Operation, Right};
+use operations::{Done, Keep, Operation, Right};
 use rcmp_service::CallContext;
 use rpc_auth::kerberos::ReplayCache;
 use rpc_auth_tokio::{AuthAudit, AuthCounters};
@@ -219,18 +220,19 @@ impl Sso {
         operation: &Operation,
         section: &config::Sso,
         (uid, user): (u32, Option<&str>),
+        keep: Keep<'_>,
     ) -> anyhow::Result<Done> {
         let Inner { secrets, audit, metrics, policy, .. } = &*self.0;
         let command = operation.name();
         let policy = policy.load_full();
         let right = Right::Operator(&policy.backup_recipients);
         if matches!(operation, Operation::Status) {
-            return secrets.operate(operation, section, right);
+            return secrets.operate(operation, section, right, keep);
         }
         audit
             .operation(uid, user, command, operation.facts())
             .map_err(|error| anyhow::anyhow!("not done, because the audit log cannot be written: {error}"))?;
-        let outcome = secrets.operate(operation, section, right);
+        let outcome = secrets.operate(operation, section, right, keep);
         let error = outcome.as_ref().err().map(|error| format!("{error:#}"));
         audit.operation_ended(uid, user, command, error.as_deref());
         metrics.count_operation(if outcome.is_ok() { "done" } else { "failed" });

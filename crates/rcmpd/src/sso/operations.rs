@@ -41,9 +41,6 @@ pub enum Operation {
         key: BackupKey,
         /// Whether it is for a node, and does not count as a backup of the server.
         for_node: bool,
-        /// The file to create. The service creates none, and answers with the backup.
-        #[serde(skip)]
-        file: Option<PathBuf>,
     },
     /// Restores a backup.
     Restore {
@@ -88,12 +85,15 @@ pub enum Right<'a> {
     Operator(&'a [Recipient]),
 }
 
+/// Keeps a backup.
+pub type Keep<'a> = &'a mut dyn FnMut(&[u8]) -> anyhow::Result<()>;
+
 /// What was done.
 #[derive(Default, Deserialize, Serialize)]
 pub struct Done {
     /// The public facts afterwards.
     pub status: Value,
-    /// The backup that was made.
+    /// The backup that was made. The client keeps it, says so, and gets another answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<Octets>,
     /// Shares that are there now.
@@ -266,8 +266,14 @@ impl Operation {
         }
     }
 
-    /// Does it. Blocks.
-    pub fn perform(&self, store: &SecretStore, section: &Sso, right: Right<'_>) -> anyhow::Result<Done> {
+    /// Does it. `keep` keeps a backup that was made, which is noted only then. Blocks.
+    pub fn perform(
+        &self,
+        store: &SecretStore,
+        section: &Sso,
+        right: Right<'_>,
+        keep: Keep<'_>,
+    ) -> anyhow::Result<Done> {
         self.check(right)?;
         let now = UnixTime::now();
         let mut done = Done::default();
@@ -279,20 +285,15 @@ impl Operation {
                 store.rotate(now, Overlap { time, shorten_older: overlap_h.is_some() })?;
             }
             Self::Backup { key: BackupKey::Recipient(text), for_node: true, .. } => {
-                done.backup = Some(Octets(store.backup_for_node(recipient(text)?, now)?));
+                keep(&store.backup_for_node(recipient(text)?, now)?)?;
             }
             Self::Backup { for_node: true, .. } => {
                 bail!("a backup for a node needs the recipient of the node")
             }
-            Self::Backup { key, file: Some(file), .. } => {
-                drop(store.backup_to(file, &*key.to_encrypt()?, now)?)
-            }
-            Self::Backup { key, file: None, .. } => {
-                let keep = |bytes: &[u8]| {
-                    done.backup = Some(Octets(bytes.to_vec()));
-                    Ok(())
-                };
-                store.backup(&*key.to_encrypt()?, now, keep)?;
+            Self::Backup { key, .. } => {
+                let (bytes, made) = store.make_backup(&*key.to_encrypt()?, now)?;
+                keep(&bytes)?;
+                store.note_backup(&made)?;
             }
             Self::Restore { backup, key, allow_older, allow_foreign, replace_sealed, key_id, overlap_h } => {
                 let parsed = |id: &String| KeyId::parse(id).context("a key id has 16 hexadecimal digits");

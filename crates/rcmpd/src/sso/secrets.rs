@@ -1,6 +1,6 @@
 //! The sealed master secret, as the service has it: read again when another process changed the file.
 
-use super::operations::{Done, Operation, Right};
+use super::operations::{Done, Keep, Operation, Right};
 use crate::config::{SealRef, SecretRef, Sso, TokenRef};
 use sso_secret::share::ShareFolder;
 use sso_secret::token::TokenKey;
@@ -159,8 +159,14 @@ impl LiveSecrets {
     }
 
     /// Does what an operator asks, and looks at what became of it. Blocks.
-    pub fn operate(&self, operation: &Operation, section: &Sso, right: Right<'_>) -> anyhow::Result<Done> {
-        let done = operation.perform(&self.store, section, right);
+    pub fn operate(
+        &self,
+        operation: &Operation,
+        section: &Sso,
+        right: Right<'_>,
+        keep: Keep<'_>,
+    ) -> anyhow::Result<Done> {
+        let done = operation.perform(&self.store, section, right, keep);
         self.look();
         done
     }
