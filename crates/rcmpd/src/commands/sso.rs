@@ -9,7 +9,7 @@ use crate::config::{self, SecretRef};
 use crate::output::{self, visible};
 use crate::sso;
 use crate::sso::client::{Credentials, Failure, NtlmUser, Tickets, get_from_first};
-use crate::sso::operations::{BackupKey, Done, Keep, Octets, Operation, Right, SecretText};
+use crate::sso::operations::{BackupKey, Done, Keep, Octets, Operation, Right, SecretText, Shares};
 use crate::sso::operators::{self, ServiceAt};
 use account_store::file_access;
 use anyhow::{Context, bail};
@@ -131,8 +131,10 @@ async fn secret(command: SecretCommand) -> anyhow::Result<u8> {
         SecretCommand::Unseal { share, place } => {
             let operation = Operation::Unseal { share: SecretText(read_share(&share)?) };
             let done = operate(&place, &operation)?;
-            let (have, need) = done.shares.unwrap_or_default();
-            let what = format!("Added the share: {have} are there, and {need} are needed");
+            let shares = done.shares.context("the service does not say how many shares are there")?;
+            let is_new = if shares.is_new { "Added the share" } else { "The share was there already" };
+            let what = format!("{is_new}: {} are there, and {} are needed", shares.have, shares.need);
+            done.findings.iter().for_each(|finding| output::warning(finding));
             told(&done, Some(&what), place.json)
         }
         SecretCommand::Generate(place) => change(&place, &Operation::Generate, "Generated"),
@@ -685,7 +687,7 @@ fn told(done: &Done, what: Option<&str>, json: JsonArg) -> anyhow::Result<u8> {
         if what.is_none() {
             value["exit_code"] = json!(code);
         }
-        if let Some((have, need)) = done.shares {
+        if let Some(Shares { have, need, .. }) = done.shares {
             value["shares"] = json!({ "have": have, "need": need });
         }
         output::json(&value);

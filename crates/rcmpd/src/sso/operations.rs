@@ -98,7 +98,27 @@ pub struct Done {
     pub backup: Option<Octets>,
     /// Shares that are there now.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub shares: Option<(usize, u8)>,
+    pub shares: Option<Shares>,
+    /// Shares that do not help, each with what is wrong.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<String>,
+}
+
+/// Shares of a sealing key.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Shares {
+    /// How many are there.
+    pub have: usize,
+    /// How many are needed.
+    pub need: u8,
+    /// Whether this one was not there already.
+    pub is_new: bool,
+}
+
+impl From<SharesThere> for Shares {
+    fn from(SharesThere { have, need, is_new }: SharesThere) -> Self {
+        Self { have, need, is_new }
+    }
 }
 
 /// What a backup is encrypted with or opened by. All but the recipient is secret.
@@ -315,9 +335,10 @@ impl Operation {
                 let SealRef::Shares(folder) = &section.seal else {
                     bail!("the secret is not sealed by shares: [sso] seal names another source");
                 };
-                let SharesThere { have, need } = ShareFolder::new(folder).add(&Share::parse(&share.0)?)?;
-                done.shares = Some((have, need));
+                let folder = ShareFolder::new(folder);
+                done.shares = Some(folder.add(&Share::parse(&share.0)?)?.into());
                 store.reload();
+                done.findings = folder.findings();
             }
         }
         done.status = serde_json::to_value(store.status())?;
