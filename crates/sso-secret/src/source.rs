@@ -190,7 +190,8 @@ impl KeyHeader {
             )));
         }
         let is_right = |raw: &SourceKey| which_key(&self.salt, raw, magic).ct_eq(&self.check).into();
-        let raw = source.key_that(&self.salt, self.cost, &is_right).map_err(|error| sealed(source, &error))?;
+        let raw =
+            source.key_that(&self.salt, self.cost, &is_right).map_err(|error| sealed(source, &error))?;
         if !is_right(&raw) {
             return Err(refused(format!(
                 "has another key than the one that the file is sealed with ({})",

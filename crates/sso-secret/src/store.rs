@@ -385,6 +385,11 @@ impl SecretStore {
         self.source.kind()
     }
 
+    /// Whether this says that the sealing source gave no key, and not that a file is damaged.
+    pub fn is_of_source(&self, sealed: &Sealed) -> bool {
+        sealed.what == self.source.name()
+    }
+
     /// The clock, for a store beside this one.
     pub(crate) fn clock(&self) -> fn() -> UnixTime {
         self.clock
@@ -481,7 +486,7 @@ impl SecretStore {
         now: UnixTime,
     ) -> Result<Arc<OpenSecret>, StoreError> {
         let writer = self.writer()?;
-        match self.load(None) {
+        match writer.state() {
             State::None => {}
             State::Sealed(sealed) | State::RolledBack(sealed) => return Err(sealed.into()),
             State::Open(_) => return Err(StoreError::Exists),
@@ -586,7 +591,7 @@ impl SecretStore {
         let kind = backup.key_header().kind;
         let restored = backup.open(key)?;
         let writer = self.writer()?;
-        let live = self.load(None);
+        let live = writer.state();
         rules.authenticate(kind, &restored, &live)?;
         writer.restore(live, restored, &listed, now, overlap, rules)
     }
@@ -771,13 +776,18 @@ impl SecretStore {
 }
 
 impl Writer<'_> {
-    /// The open secret as it is on the disk now.
-    fn open(&self) -> Result<Arc<OpenSecret>, StoreError> {
+    /// What there is on the disk now. A sealing source that gave the key of the file already is not asked again.
+    fn state(&self) -> State {
         let known = match self.store.state() {
             State::Open(open) => Some(open),
             _ => None,
         };
-        opened(self.store.load(known.as_deref()))
+        self.store.load(known.as_deref())
+    }
+
+    /// The open secret as it is on the disk now.
+    fn open(&self) -> Result<Arc<OpenSecret>, StoreError> {
+        opened(self.state())
     }
 
     /// The same, if the folder is no copy.

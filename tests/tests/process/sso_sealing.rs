@@ -163,6 +163,21 @@ fn key_in_a_token_seals_the_secret_and_a_missing_token_is_named() {
     write_secret(service.path("pin"), "1234\n");
     with_token(&service, &["status"]).code(0);
     service.kill();
+    // The PIN is outdated at the start: operators cause no further login, with which the token could lock the user out, even if the
+    // PIN is right by now. SIGHUP asks the token again.
+    let socket = "operators = [\"uid:424242\"]\noperator_socket = \"s\"\noperator_group = \"0\"\n[sso.ntlm]";
+    service.edit(|text| text.replace("[sso.ntlm]", socket));
+    write_secret(service.path("pin"), "4321\n");
+    service.start_again_with(&[("SOFTHSM2_CONF", &conf)]);
+    write_secret(service.path("pin"), "1234\n");
+    for command in ["rotate", "generate"] {
+        let refused = service.rcmpd(&["sso", "secret", command, "--socket", "s"]).code(1);
+        assert!(refused.stderr.contains("asked again at SIGHUP"), "{}", refused.stderr);
+    }
+    service.reload();
+    service.rcmpd(&["sso", "secret", "rotate", "--socket", "s"]).code(0);
+    let before = sealed_files(&service);
+    service.kill();
     // Without the variable there is no such token.
     service.start_again();
     let log = service.log();

@@ -515,7 +515,8 @@ fn backup(file: &Path, args: &BackupToArgs, place: &PlaceArgs) -> anyhow::Result
     }
     // It is noted once it is on the disk.
     let mut keep = |bytes: &[u8]| {
-        sso_secret::backup::write_file(file, bytes).with_context(|| format!("cannot write {}", file.display()))
+        sso_secret::backup::write_file(file, bytes)
+            .with_context(|| format!("cannot write {}", file.display()))
     };
     let operation = Operation::Backup { key, for_node: args.for_node };
     let done = operate_and_keep(place, &operation, &mut keep)?;

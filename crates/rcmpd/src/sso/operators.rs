@@ -141,7 +141,8 @@ impl BoundOperators {
     ) {
         info!(path = %self.path.display(), "Serving operators of the master secret");
         let limiter = ConnectionLimiter::new(LIMITS);
-        let shared = Arc::new(Shared { service, section, operations: Arc::new(Semaphore::new(OPERATIONS_MAX)) });
+        let shared =
+            Arc::new(Shared { service, section, operations: Arc::new(Semaphore::new(OPERATIONS_MAX)) });
         loop {
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -313,7 +314,8 @@ pub struct ServiceAt<'a> {
 impl ServiceAt<'_> {
     /// Whether a process of this user may be the service. The only place that decides so: what is sent may be a passphrase or a share.
     fn check(self, listener: u32) -> Result<(), String> {
-        if listener == 0 || self.data.and_then(|it| it.metadata().ok()).is_some_and(|it| it.uid() == listener) {
+        if listener == 0 || self.data.and_then(|it| it.metadata().ok()).is_some_and(|it| it.uid() == listener)
+        {
             return Ok(());
         }
         let trusted = [0, geteuid().as_raw()];

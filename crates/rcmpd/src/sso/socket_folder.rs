@@ -50,7 +50,8 @@ mod tests {
         let folder = above.path().join("run");
         fs::create_dir(&folder).expect("it is new");
         let socket = folder.join("s");
-        let set = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).expect("own folder");
+        let set =
+            |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).expect("own folder");
         let us = [0, geteuid().as_raw()];
         for (above_mode, mode, why) in [
             (0o755, 0o755, None),
@@ -65,7 +66,9 @@ mod tests {
             set(&folder, mode);
             let checked = check(&socket, &us, &us);
             match why {
-                Some(why) => assert!(checked.is_err_and(|error| error.contains(why)), "{above_mode:o} {mode:o}"),
+                Some(why) => {
+                    assert!(checked.is_err_and(|error| error.contains(why)), "{above_mode:o} {mode:o}")
+                }
                 None => assert_eq!(checked, Ok(()), "{above_mode:o} {mode:o}"),
             }
         }

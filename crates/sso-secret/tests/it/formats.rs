@@ -351,7 +351,12 @@ fn shares_in_a_folder_open_what_the_key_file_sealed() {
     assert_eq!(add(1).expect("it is written"), SharesThere { have: 3, need: 3, is_new: true });
     assert!(matches!(store.reload(), State::Open(_)), "{:?}", store.reload());
     let names = |end: &str| shares.findings().iter().filter(|finding| finding.contains(end)).count();
-    assert_eq!((names("not a share"), names("a wrong share"), names("of another key")), (2, 1, 2), "{:?}", shares.findings());
+    assert_eq!(
+        (names("not a share"), names("a wrong share"), names("of another key")),
+        (2, 1, 2),
+        "{:?}",
+        shares.findings()
+    );
     for file in fs::read_dir(folder.path().join("shares")).expect("a folder") {
         let name = file.expect("an entry").file_name().into_string().expect("text");
         assert!(!name.contains(&line(1)[26..40]), "no name has a part of a share: {name}");
