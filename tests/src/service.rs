@@ -494,11 +494,18 @@ impl Service {
 
     /// Serves again after [`Service::kill`], on the same ports.
     pub fn start_again(&mut self) {
+        self.start_again_with(&[]);
+    }
+
+    /// The same with more environment variables.
+    pub fn start_again_with(&mut self, environment: &[(&str, &str)]) {
         let netlogon = self.netlogon;
         let (free, same) = (format!("\"{}:0\"]", netlogon.ip()), format!("\"{netlogon}\"]"));
         // The first listener is Netlogon's. Others take a free port again.
         self.edit(|text| if text.contains(&same) { text } else { text.replacen(&free, &same, 1) });
-        self.child = self.demo.spawn(Command::new(binary()));
+        let mut command = Command::new(binary());
+        command.envs(environment.iter().copied());
+        self.child = self.demo.spawn(command);
         self.wait_for_log(" Ready ");
         self.admin = self.address("Serving the admin port");
     }

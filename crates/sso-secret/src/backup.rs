@@ -7,13 +7,16 @@
 //! with the lineage. The plaintext is 16 octets for each generation.
 //!
 //! For a recipient the salt of the key header is the sender's X25519 public key, drawn for this backup. The 32 octets of the source are
-//! `HKDF-SHA256(salt = sender's public key || recipient's public key, secret = X25519, "rcmpd recipient key 1")`.
+//! `HKDF-SHA256(salt = sender's public key || recipient's public key, secret = X25519, "rcmpd recipient key 1")`. The sender's key is new
+//! for each backup, so it does not show who wrote the backup.
 
 use crate::envelope::{self, Envelope, FormatError};
+use crate::files;
 use crate::generation::{Generation, Generations, Listed};
 use crate::secret::Keyring;
 use crate::source::{KeyHeader, Sealed, SealingSource};
 use crate::time::UnixTime;
+use std::path::Path;
 
 const MAGIC: [u8; 4] = *b"MSBK";
 
@@ -36,7 +39,7 @@ pub enum BackupError {
 pub struct Backup<'a> {
     envelope: Envelope<'a>,
     key_header: KeyHeader,
-    /// When it was written; not authenticated until it is opened.
+    /// When it was written; not authenticated: see [`Backup::generations`].
     pub created: UnixTime,
     /// The folder that it was made of.
     pub instance: [u8; 16],
@@ -64,7 +67,9 @@ impl<'a> Backup<'a> {
         Ok(Self { envelope, key_header, created, instance, listed })
     }
 
-    /// The generations that it says it has, newest first; not authenticated until it is opened.
+    /// The generations that it says it has, newest first. Nothing of it is authenticated before it is opened. A backup that a key file or
+    /// passphrase opens was written by a program that has it. Each program that has the public key of a recipient can write a backup that
+    /// the private key opens: see [`RestoreRules`](crate::RestoreRules) and [`NodeKeys::take_backup`](crate::NodeKeys::take_backup).
     pub fn generations(&self) -> &[Generation] {
         &self.listed.generations
     }
@@ -84,6 +89,11 @@ impl<'a> Backup<'a> {
         let key = self.key_header.unlock(key, MAGIC)?;
         Ok(self.listed.open(&self.envelope.open(&key)?)?)
     }
+}
+
+/// Writes a backup to a new file with mode 0600, which is on the disk afterwards. A file that exists is never touched.
+pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    files::write_new(path, bytes)
 }
 
 pub(crate) fn write(

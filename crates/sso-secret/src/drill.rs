@@ -4,13 +4,12 @@ use crate::backup::BackupError;
 use crate::blob::{self, Purpose};
 use crate::secret::Keyring;
 use crate::source::{HeldKey, SealingSource};
-use crate::store::{MachineId, OpenSecret, RestoreRules, SecretStore, StoreError};
+use crate::store::{MachineId, OpenSecret, SecretStore, StoreError};
 use crate::time::UnixTime;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 impl SecretStore {
     /// Restores a backup into a new folder below `scratch`, opens it from there, and proves that it opens what each live generation
@@ -35,7 +34,7 @@ impl SecretStore {
         let source = Arc::new(HeldKey::random("memory").map_err(BackupError::Random)?);
         let elsewhere =
             || SecretStore::new(&folder.0, source.clone(), MachineId::new("drill")).with_clock(self.clock());
-        elsewhere().restore(bytes, key, now, Duration::ZERO, RestoreRules::default())?;
+        elsewhere().restore_scratch(bytes, key, now)?;
         let restored = elsewhere().open()?.keyring();
         drop(folder);
         for (generation, probe) in probes {

@@ -62,7 +62,7 @@ pub use source::{
     HeldKey, KeyFile, Passphrase, PassphraseCost, Sealed, SealingSource, SourceError, SourceKind,
 };
 pub use status::Status;
-pub use store::{MachineId, OpenSecret, RestoreRules, SecretStore, State, StoreError};
+pub use store::{MachineId, MadeBackup, OpenSecret, RestoreRules, SecretStore, State, StoreError};
 pub use time::UnixTime;
 
 use hkdf::Hkdf;

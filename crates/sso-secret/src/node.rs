@@ -77,6 +77,12 @@ pub enum NodeError {
     /// A backup does not open.
     #[error("{0}")]
     Backup(#[from] BackupError),
+    /// A backup of another farm, or one that a program made that has the node's public key and not the farm's key.
+    #[error(
+        "the backup does not have the newest key that the server delivered ({0}): it is of another farm, older, or forged; fetch the newest \
+         key, and have the backup written after that"
+    )]
+    NotAuthenticated(KeyId),
     /// The system has no randomness.
     #[error("no random numbers: {0}")]
     Random(#[from] getrandom::Error),
@@ -198,6 +204,9 @@ impl NodeKeys {
     /// Learns older keys from a backup that the server's operator wrote for this node. The newest delivered key stays the newest. Without
     /// a delivery there is nothing to add to: [`NodeError::Empty`].
     ///
+    /// The backup has to have the node's newest delivered key. Its encryption does not show who wrote it, because the node's public key is
+    /// public, and lineage, numbers and key ids are, too.
+    ///
     /// The overlap of each key goes on from when the server superseded it. The newest of the backup was superseded at the latest when this
     /// node first got the key that it has now. So a key whose overlap has ended does not come back, however often a backup is read.
     pub fn take_backup(
@@ -209,9 +218,11 @@ impl NodeKeys {
         let generations = Backup::read(bytes)?.open(key)?;
         let lock = self.lock()?;
         let mut entries = self.read()?;
-        let Some(newest_seen) = entries.keys.first().map(|newest| newest.first_seen) else {
-            return Err(NodeError::Empty);
-        };
+        let Some(newest) = entries.keys.first() else { return Err(NodeError::Empty) };
+        if !generations.iter().any(|(_, secret)| *secret == newest.secret) {
+            return Err(NodeError::NotAuthenticated(newest.secret.key_id()));
+        }
+        let newest_seen = newest.first_seen;
         let before = entries.keys.len();
         for (generation, secret) in generations.iter() {
             let superseded = generation.superseded.unwrap_or(newest_seen).min(now);

@@ -92,6 +92,13 @@ pub struct KeyId(pub [u8; KeyId::LEN]);
 impl KeyId {
     /// Length in octets.
     pub const LEN: usize = 8;
+
+    /// Reads 16 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut id = [0; Self::LEN];
+        dtyp::read_hex(text.as_bytes(), &mut id)?;
+        Some(Self(id))
+    }
 }
 
 impl fmt::Display for KeyId {

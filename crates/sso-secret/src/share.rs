@@ -17,11 +17,20 @@ use crate::memory::Locked;
 use crate::source::{PassphraseCost, SealingSource, SourceError, SourceKey, SourceKind};
 use sha2::{Digest, Sha256};
 use std::fmt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 /// More shares than an operator's team has members.
 pub const SHARES_MAX: u8 = 16;
+/// Subsets of one set's shares that are tried for a key: enough for 6 wrong ones among 12 of which 6 are needed. Each costs some
+/// microseconds, and a sealed service tries once a second.
+const SUBSETS_MAX: usize = 4096;
+/// The same with those that have one x twice, which cost less.
+const STEPS_MAX: usize = 1 << 16;
+/// Files with shares that a folder may have: a whole set with its mistyped and outdated ones.
+const FILES_MAX: usize = 64;
 const PREFIX: &str = "rcmpd-share-1:";
 const BODY_LEN: usize = 4 + 1 + 1 + 32;
 const LEN: usize = BODY_LEN + 4;
@@ -105,34 +114,104 @@ fn split_with(key: &SourceKey, threshold: u8, count: u8, coefficients: &[[u8; 32
     (1..=count).map(share).collect()
 }
 
-/// The key of at least as many shares as are needed.
+/// The key of shares, of which some may be wrong or of other sets. If shares give several keys, none is chosen.
 pub fn combine(shares: &[Share]) -> Result<SourceKey, ShareError> {
-    let first = shares.first().ok_or(ShareError::TooFew { have: 0, need: 2 })?;
-    if shares.iter().any(|share| (share.set, share.threshold) != (first.set, first.threshold)) {
-        return Err(ShareError::Sets);
+    let mut keys = Vec::new();
+    for set in sets(shares) {
+        if let Some((key, _)) = key_of_set(&set, &|_| true) {
+            keys.push(key);
+        }
     }
-    let distinct = distinct(shares);
-    if distinct.len() < usize::from(first.threshold) {
-        return Err(ShareError::TooFew { have: distinct.len(), need: first.threshold });
+    match <[SourceKey; 1]>::try_from(keys) {
+        Ok([key]) => Ok(key),
+        Err(keys) if keys.is_empty() => Err(missing(shares)),
+        Err(_) => Err(ShareError::Sets),
     }
+}
+
+/// Why shares give no key.
+fn missing(shares: &[Share]) -> ShareError {
+    match sets(shares).as_slice() {
+        [] => ShareError::TooFew { have: 0, need: 2 },
+        [set] => match (distinct(set).len(), set[0].threshold) {
+            (have, need) if have < usize::from(need) => ShareError::TooFew { have, need },
+            _ => ShareError::Wrong,
+        },
+        _ => ShareError::Sets,
+    }
+}
+
+/// The shares by their set, in the order of the shares.
+fn sets(shares: &[Share]) -> Vec<Vec<&Share>> {
+    let mut sets: Vec<Vec<&Share>> = Vec::new();
+    for share in shares {
+        match sets.iter_mut().find(|set| set[0].is_of_set_of(share)) {
+            Some(set) => set.push(share),
+            None => sets.push(vec![share]),
+        }
+    }
+    sets
+}
+
+/// The key of one set that is right, and the shares that gave it. Any subset may be the good one: a wrong share must not keep good ones
+/// from giving the key.
+fn key_of_set<'s>(
+    set: &[&'s Share],
+    is_right: &dyn Fn(&SourceKey) -> bool,
+) -> Option<(SourceKey, Vec<&'s Share>)> {
+    let threshold = usize::from(set.first()?.threshold);
+    let mut places: Vec<usize> = (0..threshold).collect();
+    if set.len() < threshold {
+        return None;
+    }
+    let mut tried = 0;
+    for _ in 0..STEPS_MAX {
+        let chosen: Vec<&Share> = places.iter().map(|at| set[*at]).collect();
+        if distinct(&chosen).len() == threshold {
+            if tried == SUBSETS_MAX {
+                return None;
+            }
+            tried += 1;
+            let key = interpolate(&chosen);
+            if set_of(&key) == chosen[0].set && is_right(&key) {
+                return Some((key, chosen));
+            }
+        }
+        // The next subset in lexicographic order: the last place that can advance does, and those behind it follow it.
+        let last = (0..threshold).rev().find(|at| places[*at] < set.len() - threshold + at)?;
+        places[last] += 1;
+        for at in last + 1..threshold {
+            places[at] = places[at - 1] + 1;
+        }
+    }
+    None
+}
+
+/// The value at 0 of the polynomial through shares with different x.
+fn interpolate(shares: &[&Share]) -> SourceKey {
     let Ok(key) = SourceKey::fill(|key| {
-        for share in &distinct {
+        for share in shares {
             // Lagrange's basis at 0: the product of x_j / (x_j - x_i); minus is plus here.
-            let others = distinct.iter().filter(|other| other.x != share.x);
+            let others = shares.iter().filter(|other| other.x != share.x);
             let weight = others
                 .fold(1, |product, other| multiply(product, multiply(other.x, inverse(other.x ^ share.x))));
             key.iter_mut().zip(share.y.expose()).for_each(|(octet, y)| *octet ^= multiply(*y, weight));
         }
         Ok::<_, std::convert::Infallible>(())
     });
-    match set_of(&key) == first.set {
-        true => Ok(key),
-        false => Err(ShareError::Wrong),
-    }
+    key
+}
+
+/// Whether a share is on the polynomial of shares that give a key: in the place of one of them it gives the same key.
+fn belongs(share: &Share, good: &[&Share], key: &SourceKey) -> bool {
+    let mut others: Vec<&Share> = good.iter().copied().filter(|other| other.x != share.x).collect();
+    others.truncate(good.len() - 1);
+    others.push(share);
+    interpolate(&others).expose().ct_eq(key.expose()).into()
 }
 
 /// Of shares with one x, the first.
-fn distinct(shares: &[Share]) -> Vec<&Share> {
+fn distinct<'s>(shares: &[&'s Share]) -> Vec<&'s Share> {
     let mut distinct: Vec<&Share> = Vec::new();
     for share in shares {
         if distinct.iter().all(|known| known.x != share.x) {
@@ -167,7 +246,17 @@ fn inverse(a: u8) -> u8 {
     square(power)
 }
 
+impl PartialEq for Share {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_of_set_of(other) && self.x == other.x && self.y.expose().ct_eq(other.y.expose()).into()
+    }
+}
+
 impl Share {
+    fn is_of_set_of(&self, other: &Self) -> bool {
+        (self.set, self.threshold) == (other.set, other.threshold)
+    }
+
     /// Reads the text of a share.
     pub fn parse(text: &str) -> Result<Self, ShareError> {
         let digits = text.trim().strip_prefix(PREFIX).ok_or(ShareError::Text)?;
@@ -218,6 +307,15 @@ pub struct SharesThere {
     pub have: usize,
     /// k.
     pub need: u8,
+    /// Whether the share was added: it was not there already.
+    pub is_new: bool,
+}
+
+/// The shares of a folder with their files, and what is wrong with other files.
+struct Read {
+    paths: Vec<PathBuf>,
+    shares: Vec<Share>,
+    findings: Vec<String>,
 }
 
 impl ShareFolder {
@@ -226,46 +324,97 @@ impl ShareFolder {
         Self(folder.to_owned())
     }
 
-    /// Writes a share to a file of the folder, for the folder's owner. A share that is there already counts once. A share of another set
-    /// than those that are there is refused.
+    /// Writes a share to a file of the folder, for the folder's owner. A share that is there already counts once. The file is there as a
+    /// whole or not at all. Wrong shares, and those of other keys, cannot be told before a key is combined: they are written, too.
     pub fn add(&self, share: &Share) -> Result<SharesThere, ShareFileError> {
-        let failed = |path: &Path, error| ShareFileError::File(path.to_owned(), error);
-        let mut there = self.read()?;
-        if there.iter().any(|other| (other.set, other.threshold) != (share.set, share.threshold)) {
-            return Err(ShareFileError::Share(self.0.clone(), ShareError::Sets));
-        }
-        if there.iter().all(|other| other.x != share.x) {
-            let path = self.0.join(format!("{}-{}{FILE_END}", dtyp::hex(&share.set), share.x));
+        let there = self.read()?;
+        let is_new = !there.shares.iter().any(|other| other == share);
+        if is_new {
+            if there.shares.len() >= FILES_MAX {
+                return Err(ShareFileError::TooMany(self.0.clone()));
+            }
+            // The name tells shares apart that have one x. It says nothing about y, which has 32 random octets.
+            let which: [u8; 8] = *derive(None, share.y.expose(), &[b"rcmpd share 1: file"]);
+            let name = format!("{}-{}-{}{FILE_END}", dtyp::hex(&share.set), share.x, dtyp::hex(&which));
+            let path = self.0.join(name);
             let text = Zeroizing::new(format!("{}\n", *share.text()));
-            files::write_owned(&RealDisk, &path, text.as_bytes()).map_err(|error| failed(&path, error))?;
-            there.push(Share { y: Locked::copy(share.y.expose()), ..*share });
+            files::replace(&RealDisk, &path, text.as_bytes())
+                .map_err(|error| ShareFileError::File(path, error))?;
         }
-        Ok(SharesThere { have: distinct(&there).len(), need: share.threshold })
+        let of_set: Vec<&Share> = there.shares.iter().filter(|other| other.is_of_set_of(share)).collect();
+        let all = [of_set.as_slice(), &[share]].concat();
+        Ok(SharesThere { have: distinct(&all).len(), need: share.threshold, is_new })
     }
 
-    fn read(&self) -> Result<Vec<Share>, ShareFileError> {
+    /// Files that do not help to give the key, each with what is wrong.
+    pub fn findings(&self) -> Vec<String> {
+        let Ok(Read { paths, shares, mut findings }) = self.read() else { return Vec::new() };
+        let good: Vec<_> = sets(&shares).into_iter().filter_map(|set| key_of_set(&set, &|_| true)).collect();
+        if let [(key, good)] = good.as_slice() {
+            for (path, share) in paths.iter().zip(&shares) {
+                let why = match share.is_of_set_of(good[0]) {
+                    true if belongs(share, good, key) => continue,
+                    true => "a wrong share: it does not belong to the others of its set",
+                    false => "a share of another key than the one that the others give",
+                };
+                findings.push(format!("{}: {why}; remove it", path.display()));
+            }
+        }
+        findings
+    }
+
+    /// Refuses a folder in which other users can put shares of a key of their own, or remove those of others.
+    pub fn check(&self) -> Result<(), ShareFileError> {
+        let mode = match self.0.metadata() {
+            Ok(metadata) => metadata.permissions().mode() & 0o7777,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(ShareFileError::File(self.0.clone(), error)),
+        };
+        match mode & 0o022 {
+            0 => Ok(()),
+            _ => Err(ShareFileError::Folder(self.0.clone(), mode)),
+        }
+    }
+
+    fn read(&self) -> Result<Read, ShareFileError> {
+        self.check()?;
         let failed = |path: &Path, error| ShareFileError::File(path.to_owned(), error);
+        let mut read = Read { paths: Vec::new(), shares: Vec::new(), findings: Vec::new() };
         let entries = match std::fs::read_dir(&self.0) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(read),
             Err(error) => return Err(failed(&self.0, error)),
         };
-        let mut shares = Vec::new();
+        let mut paths = Vec::new();
         for entry in entries {
             let path = entry.map_err(|error| failed(&self.0, error))?.path();
             if !path.as_os_str().as_encoded_bytes().ends_with(FILE_END.as_bytes()) {
                 continue;
             }
-            if shares.len() == usize::from(SHARES_MAX) {
+            if paths.len() == FILES_MAX {
                 return Err(ShareFileError::TooMany(self.0.clone()));
             }
-            let bytes = read_bounded(&path, TEXT_LEN_MAX).map_err(|error| failed(&path, error))?;
-            let text = std::str::from_utf8(&bytes).map_err(|_| ShareError::Text);
-            let share = text.and_then(Share::parse);
-            shares.push(share.map_err(|error| ShareFileError::Share(path, error))?);
+            paths.push(path);
         }
-        Ok(shares)
+        paths.sort();
+        for path in paths {
+            match read_share(&path) {
+                Ok(share) => {
+                    read.shares.push(share);
+                    read.paths.push(path);
+                }
+                Err(why) => read.findings.push(format!("{}: {why}", path.display())),
+            }
+        }
+        Ok(read)
     }
+}
+
+/// The error is the end of a sentence about the file.
+fn read_share(path: &Path) -> Result<Share, String> {
+    let bytes = read_bounded(path, TEXT_LEN_MAX).map_err(|error| error.to_string())?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| ShareError::Text.to_string())?;
+    Share::parse(text).map_err(|error| error.to_string())
 }
 
 /// A share with an end of line.
@@ -276,12 +425,12 @@ const TEXT_LEN_MAX: usize = PREFIX.len() + 2 * LEN + 2;
 pub enum ShareFileError {
     /// The file system.
     #[error("{}: {}", .0.display(), .1)]
-    File(PathBuf, #[source] std::io::Error),
-    /// A file has no share, or one of another set.
-    #[error("{}: {}", .0.display(), .1)]
-    Share(PathBuf, #[source] ShareError),
+    File(PathBuf, std::io::Error),
+    /// Others may write to the folder.
+    #[error("{} can be changed by other users (mode {:03o}): chmod go-w", .0.display(), .1)]
+    Folder(PathBuf, u32),
     /// More files than a set has shares.
-    #[error("{} has more than {SHARES_MAX} shares: remove those that do not belong to the key", .0.display())]
+    #[error("{} has {FILES_MAX} shares or more: remove those that do not belong to the key", .0.display())]
     TooMany(PathBuf),
 }
 
@@ -295,11 +444,39 @@ impl SealingSource for ShareFolder {
     }
 
     fn key(&self, _: &[u8; 32], _: Option<PassphraseCost>) -> Result<SourceKey, SourceError> {
+        self.combined(combine)
+    }
+
+    fn key_that(
+        &self,
+        _: &[u8; 32],
+        _: Option<PassphraseCost>,
+        is_right: &dyn Fn(&SourceKey) -> bool,
+    ) -> Result<SourceKey, SourceError> {
+        self.combined(|shares| {
+            let key = sets(shares).into_iter().find_map(|set| key_of_set(&set, is_right));
+            match key {
+                Some((key, _)) => Ok(key),
+                // A key that is not the right one is told from no key.
+                None if sets(shares).len() == 1 => combine(shares),
+                None => Err(missing(shares)),
+            }
+        })
+    }
+}
+
+impl ShareFolder {
+    fn combined(
+        &self,
+        combine: impl FnOnce(&[Share]) -> Result<SourceKey, ShareError>,
+    ) -> Result<SourceKey, SourceError> {
         let unusable = |why: &dyn fmt::Display| SourceError::Unusable(format!("cannot be used: {why}"));
-        let shares = self.read().map_err(|error| unusable(&error))?;
-        if shares.is_empty() {
-            return Err(SourceError::Missing);
+        let Read { shares, findings, .. } = self.read().map_err(|error| unusable(&error))?;
+        match combine(&shares) {
+            Ok(key) => Ok(key),
+            Err(_) if shares.is_empty() && findings.is_empty() => Err(SourceError::Missing),
+            Err(error) if findings.is_empty() => Err(unusable(&error)),
+            Err(error) => Err(unusable(&format_args!("{error}; {}", findings.join("; ")))),
         }
-        combine(&shares).map_err(|error| unusable(&error))
     }
 }

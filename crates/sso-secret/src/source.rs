@@ -121,6 +121,16 @@ pub trait SealingSource: Send + Sync {
     /// The 32 octets for a salt.
     fn key(&self, salt: &[u8; SALT_LEN], cost: Option<PassphraseCost>) -> Result<SourceKey, SourceError>;
 
+    /// The same of a source that may have several: the one that is right, or else one that is not.
+    fn key_that(
+        &self,
+        salt: &[u8; SALT_LEN],
+        cost: Option<PassphraseCost>,
+        _is_right: &dyn Fn(&SourceKey) -> bool,
+    ) -> Result<SourceKey, SourceError> {
+        self.key(salt, cost)
+    }
+
     /// A new salt with its 32 octets, to seal with.
     fn fresh(&self) -> Result<([u8; SALT_LEN], SourceKey), SourceError> {
         let mut salt = [0; SALT_LEN];
@@ -179,8 +189,10 @@ impl KeyHeader {
                 self.kind
             )));
         }
-        let raw = source.key(&self.salt, self.cost).map_err(|error| sealed(source, &error))?;
-        if !bool::from(which_key(&self.salt, &raw, magic).ct_eq(&self.check)) {
+        let is_right = |raw: &SourceKey| which_key(&self.salt, raw, magic).ct_eq(&self.check).into();
+        let raw =
+            source.key_that(&self.salt, self.cost, &is_right).map_err(|error| sealed(source, &error))?;
+        if !is_right(&raw) {
             return Err(refused(format!(
                 "has another key than the one that the file is sealed with ({})",
                 self.name

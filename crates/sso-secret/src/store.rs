@@ -202,6 +202,14 @@ impl Rest {
     }
 }
 
+/// A backup that was made, and is not noted yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MadeBackup {
+    time: UnixTime,
+    generation: u32,
+    key_id: KeyId,
+}
+
 /// What a restore may do beyond bringing back a secret that is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RestoreRules {
@@ -211,6 +219,10 @@ pub struct RestoreRules {
     pub allow_foreign: bool,
     /// The live file is sealed or damaged. It is kept aside under another name.
     pub replace_sealed: bool,
+    /// The key id of the backup's newest generation, as its operator knows it from elsewhere. Key ids are derived from the secrets.
+    pub key_id: Option<KeyId>,
+    /// Only a backup whose newest secret is one of an open live store, whatever encrypts it.
+    pub live_only: bool,
 }
 
 /// Why an operation was not done. The files are as they were.
@@ -282,6 +294,25 @@ pub enum StoreError {
         /// The live lineage.
         live: String,
     },
+    /// See [`RestoreRules::key_id`].
+    #[error("the newest generation of the backup has the key id {found}, and {expected} was expected")]
+    OtherKeyId {
+        /// That of the backup.
+        found: KeyId,
+        /// The one that was given.
+        expected: KeyId,
+    },
+    /// A backup for a recipient can be made by each program that has the public key.
+    #[error(
+        "nothing shows who wrote the backup: it is encrypted for a public key, and its newest secret ({0}) is not one of the live store; \
+         compare this key id with a status that was exported earlier, and give it: --key-id {0}"
+    )]
+    Unauthenticated(KeyId),
+    /// See [`RestoreRules::live_only`].
+    #[error(
+        "the newest secret of the backup is not one of the live store: only the owner of the data folder and root may restore it"
+    )]
+    NotLive,
     /// Two servers rotated the same lineage by themselves.
     #[error(
         "the backup has another secret as generation {0} than the live one: two servers rotated by themselves; to restore it all the same: --allow-foreign"
@@ -352,6 +383,11 @@ impl SecretStore {
     /// How the sealing source makes its key.
     pub fn source_kind(&self) -> SourceKind {
         self.source.kind()
+    }
+
+    /// Whether this says that the sealing source gave no key, and not that a file is damaged.
+    pub fn is_of_source(&self, sealed: &Sealed) -> bool {
+        sealed.what == self.source.name()
     }
 
     /// The clock, for a store beside this one.
@@ -450,7 +486,7 @@ impl SecretStore {
         now: UnixTime,
     ) -> Result<Arc<OpenSecret>, StoreError> {
         let writer = self.writer()?;
-        match self.load(None) {
+        match writer.state() {
             State::None => {}
             State::Sealed(sealed) | State::RolledBack(sealed) => return Err(sealed.into()),
             State::Open(_) => return Err(StoreError::Exists),
@@ -501,6 +537,36 @@ impl SecretStore {
         writer.commit(open.generations.clone(), rest, &open.key_header, &open.key)
     }
 
+    /// Makes a backup of all generations, encrypted for `recipient`. It is noted by [`SecretStore::note_backup`], once it was kept.
+    pub fn make_backup(
+        &self,
+        recipient: &dyn SealingSource,
+        now: UnixTime,
+    ) -> Result<(Vec<u8>, MadeBackup), StoreError> {
+        let open = self.open()?;
+        let bytes = backup::write(&open.generations, open.rest.instance, now, recipient)?;
+        let newest = open.newest().0;
+        Ok((bytes, MadeBackup { time: now, generation: newest.number, key_id: newest.key_id }))
+    }
+
+    /// Notes that a backup was kept. Others may have changed the store since it was made.
+    pub fn note_backup(&self, made: &MadeBackup) -> Result<Arc<OpenSecret>, StoreError> {
+        let writer = self.writer()?;
+        let open = writer.open()?;
+        let is_made_of = |it: &Generation| (it.number, it.key_id) == (made.generation, made.key_id);
+        if !open.generations().any(|(generation, _)| is_made_of(generation)) {
+            return Err(StoreError::NotAdded(
+                "the generation of the backup is not there any more: write a new backup".to_owned(),
+            ));
+        }
+        let mut rest = open.rest.clone();
+        if rest.last_backup <= made.time.0 || rest.backup_generation <= made.generation {
+            rest.last_backup = made.time.0;
+            rest.backup_generation = made.generation;
+        }
+        writer.commit(open.generations.clone(), rest, &open.key_header, &open.key)
+    }
+
     /// A backup for a node of the farm, from which it learns older keys. It is not noted: the node's key opens it, and no key of the
     /// server's operators.
     pub fn backup_for_node(&self, node: Recipient, now: UnixTime) -> Result<Vec<u8>, StoreError> {
@@ -522,46 +588,26 @@ impl SecretStore {
     ) -> Result<Arc<OpenSecret>, StoreError> {
         let backup = Backup::read(bytes)?;
         let listed = backup.listed.clone();
+        let kind = backup.key_header().kind;
         let restored = backup.open(key)?;
         let writer = self.writer()?;
-        match self.load(None) {
-            State::None => writer.found(restored, self.mark()),
-            State::Open(open) => {
-                let open = writer.checked_original(open)?;
-                let live = open.generations().map(|(generation, _)| generation.clone()).collect();
-                rules.check(&Listed { lineage: open.generations.lineage, generations: live }, &listed)?;
-                let merged = open.generations.clone().merged(restored, now, overlap)?;
-                writer.commit(merged, open.rest.clone(), &open.key_header, &open.key)
-            }
-            State::Sealed(sealed) | State::RolledBack(sealed) if !rules.replace_sealed => Err(sealed.into()),
-            State::Sealed(_) | State::RolledBack(_) => {
-                let records = writer.records()?;
-                let mut restored = restored;
-                let mut highest = records.highest();
-                // A copy stays one, whatever happened to its sealed file.
-                let mut mark = records.last().map_or_else(|| self.mark(), |last| last.mark);
-                let path = self.sealed_path();
-                let failed = |error| StoreError::File { path: path.clone(), error };
-                match files::read_of_folder_owner(&path, FILE_MAX) {
-                    Ok(old) => {
-                        if let Ok((_, rest, live)) = Envelope::read("sealed file", MAGIC, &old)
-                            .and_then(|envelope| header_of(&envelope))
-                        {
-                            rules.check(&live, &listed)?;
-                            highest = highest.max(live.highest());
-                            mark = rest.mark;
-                        }
-                        let aside = files::beside(&path, &format!(".replaced-{}", now.0));
-                        files::write_owned(&*self.disk, &aside, &old)
-                            .map_err(|error| StoreError::File { path: aside.clone(), error })?;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(failed(error)),
-                }
-                restored.raise_above(highest)?;
-                writer.found(restored, mark)
-            }
-        }
+        let live = writer.state();
+        rules.authenticate(kind, &restored, &live)?;
+        writer.restore(live, restored, &listed, now, overlap, rules)
+    }
+
+    /// Restores a backup into an empty folder, for a rehearsal: what it opens shows whether it is the right one.
+    pub(crate) fn restore_scratch(
+        &self,
+        bytes: &[u8],
+        key: &dyn SealingSource,
+        now: UnixTime,
+    ) -> Result<Arc<OpenSecret>, StoreError> {
+        let backup = Backup::read(bytes)?;
+        let listed = backup.listed.clone();
+        let restored = backup.open(key)?;
+        let writer = self.writer()?;
+        writer.restore(self.load(None), restored, &listed, now, Duration::ZERO, RestoreRules::default())
     }
 
     /// Notes that a drill passed.
@@ -730,13 +776,18 @@ impl SecretStore {
 }
 
 impl Writer<'_> {
-    /// The open secret as it is on the disk now.
-    fn open(&self) -> Result<Arc<OpenSecret>, StoreError> {
+    /// What there is on the disk now. A sealing source that gave the key of the file already is not asked again.
+    fn state(&self) -> State {
         let known = match self.store.state() {
             State::Open(open) => Some(open),
             _ => None,
         };
-        opened(self.store.load(known.as_deref()))
+        self.store.load(known.as_deref())
+    }
+
+    /// The open secret as it is on the disk now.
+    fn open(&self) -> Result<Arc<OpenSecret>, StoreError> {
+        opened(self.state())
     }
 
     /// The same, if the folder is no copy.
@@ -748,6 +799,57 @@ impl Writer<'_> {
         match open.is_copy {
             true => Err(StoreError::Copy { instance: dtyp::hex(&open.rest.instance) }),
             false => Ok(open),
+        }
+    }
+
+    /// Brings back opened generations: see [`SecretStore::restore`].
+    fn restore(
+        &self,
+        live: State,
+        restored: Generations,
+        listed: &Listed,
+        now: UnixTime,
+        overlap: Duration,
+        rules: RestoreRules,
+    ) -> Result<Arc<OpenSecret>, StoreError> {
+        let store = self.store;
+        match live {
+            State::None => self.found(restored, store.mark()),
+            State::Open(open) => {
+                let open = self.checked_original(open)?;
+                let live = open.generations().map(|(generation, _)| generation.clone()).collect();
+                rules.check(&Listed { lineage: open.generations.lineage, generations: live }, listed)?;
+                let merged = open.generations.clone().merged(restored, now, overlap)?;
+                self.commit(merged, open.rest.clone(), &open.key_header, &open.key)
+            }
+            State::Sealed(sealed) | State::RolledBack(sealed) if !rules.replace_sealed => Err(sealed.into()),
+            State::Sealed(_) | State::RolledBack(_) => {
+                let records = self.records()?;
+                let mut restored = restored;
+                let mut highest = records.highest();
+                // A copy stays one, whatever happened to its sealed file.
+                let mut mark = records.last().map_or_else(|| store.mark(), |last| last.mark);
+                let path = store.sealed_path();
+                let failed = |error| StoreError::File { path: path.clone(), error };
+                match files::read_of_folder_owner(&path, FILE_MAX) {
+                    Ok(old) => {
+                        if let Ok((_, rest, live)) = Envelope::read("sealed file", MAGIC, &old)
+                            .and_then(|envelope| header_of(&envelope))
+                        {
+                            rules.check(&live, listed)?;
+                            highest = highest.max(live.highest());
+                            mark = rest.mark;
+                        }
+                        let aside = files::beside(&path, &format!(".replaced-{}", now.0));
+                        files::write_owned(&*store.disk, &aside, &old)
+                            .map_err(|error| StoreError::File { path: aside.clone(), error })?;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(failed(error)),
+                }
+                restored.raise_above(highest)?;
+                self.found(restored, mark)
+            }
         }
     }
 
@@ -831,6 +933,30 @@ fn opened(state: State) -> Result<Arc<OpenSecret>, StoreError> {
 }
 
 impl RestoreRules {
+    /// Whether the secrets of an opened backup are those of the farm. The only place that decides so.
+    ///
+    /// A key file or passphrase authenticates what it opens. A public key does not: each program that has it can write such a backup, and
+    /// lineage, numbers and key ids are public. There the newest secret has to be a live one, or the one of the given key id.
+    fn authenticate(self, kind: SourceKind, restored: &Generations, live: &State) -> Result<(), StoreError> {
+        let (newest, secret) = restored.newest();
+        let is_live = match live {
+            State::Open(open) => open.generations().any(|(_, live)| live == secret),
+            State::None | State::Sealed(_) | State::RolledBack(_) => false,
+        };
+        if self.live_only && !is_live {
+            return Err(StoreError::NotLive);
+        }
+        match self.key_id {
+            Some(expected) if expected != newest.key_id => {
+                Err(StoreError::OtherKeyId { found: newest.key_id, expected })
+            }
+            None if kind == SourceKind::Recipient && !is_live => {
+                Err(StoreError::Unauthenticated(newest.key_id))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check(self, live: &Listed, backup: &Listed) -> Result<(), StoreError> {
         if live.lineage != backup.lineage && !self.allow_foreign {
             let [backup, live] = [backup, live].map(|listed| dtyp::hex(&listed.lineage));

@@ -11,6 +11,7 @@ use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
+use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -25,6 +26,7 @@ static MODULES: Mutex<Vec<(PathBuf, Pkcs11)>> = Mutex::new(Vec::new());
 pub struct TokenKey {
     module: PathBuf,
     token: String,
+    serial: Option<String>,
     key: String,
     pin: Box<dyn Fn() -> Result<Zeroizing<String>, SourceError> + Send + Sync>,
 }
@@ -38,7 +40,13 @@ impl TokenKey {
         key: &str,
         pin: impl Fn() -> Result<Zeroizing<String>, SourceError> + Send + Sync + 'static,
     ) -> Self {
-        Self { module: module.to_owned(), token: token.to_owned(), key: key.to_owned(), pin: Box::new(pin) }
+        let (module, token, key) = (module.to_owned(), token.to_owned(), key.to_owned());
+        Self { module, token, serial: None, key, pin: Box::new(pin) }
+    }
+
+    /// The same in the token with this serial number only.
+    pub fn with_serial(self, serial: Option<String>) -> Self {
+        Self { serial, ..self }
     }
 
     /// Makes the key in the token: 32 octets, sensitive and not extractable. A key of this label is never replaced.
@@ -64,10 +72,23 @@ impl TokenKey {
     fn session(&self, is_writer: bool) -> Result<Session, SourceError> {
         let module = self.module()?;
         let slots = module.get_slots_with_initialized_token().map_err(unusable)?;
-        let slot = slots.into_iter().find(|slot| {
-            module.get_token_info(*slot).is_ok_and(|info| info.label().trim_end() == self.token)
-        });
-        let slot = slot.ok_or(SourceError::Missing)?;
+        let is_named = |slot: &Slot| {
+            module.get_token_info(*slot).is_ok_and(|info| {
+                let serial = info.serial_number().trim_end();
+                info.label().trim_end() == self.token
+                    && self.serial.as_deref().is_none_or(|expected| expected == serial)
+            })
+        };
+        // Before a login: another token of this label must not get the PIN, and would count it as a wrong one.
+        let slot = match slots.into_iter().filter(is_named).collect::<Vec<_>>().as_slice() {
+            [] => return Err(SourceError::Missing),
+            [slot] => *slot,
+            _ => {
+                return Err(SourceError::Unusable(
+                    "is ambiguous: several tokens have this label; name one by serial=NUMBER".to_owned(),
+                ));
+            }
+        };
         let session = match is_writer {
             true => module.open_rw_session(slot),
             false => module.open_ro_session(slot),
@@ -104,7 +125,8 @@ impl TokenKey {
 
 impl SealingSource for TokenKey {
     fn name(&self) -> String {
-        format!("pkcs11:token={};object={}", self.token, self.key)
+        let serial = self.serial.as_ref().map(|serial| format!(";serial={serial}")).unwrap_or_default();
+        format!("pkcs11:token={}{serial};object={}", self.token, self.key)
     }
 
     fn kind(&self) -> SourceKind {

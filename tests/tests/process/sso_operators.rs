@@ -14,14 +14,21 @@ use std::time::Duration;
 const OPERATOR: &str = "424242";
 const OTHER: &str = "434343";
 const GROUP: &str = "444444";
+/// The public key of the private key of 32 octets 0x77, by OpenSSL.
+const PINNED: &str = "rcmpd-recipient-1:1cf579aba45a10ba1d1ef06d91fca2aa9ed0a1150515653155405d0b18cb9a67";
 
 /// A service with an operator. Its folder can be entered, as /run can; that of the secret cannot.
 fn served() -> Service {
+    served_with("")
+}
+
+/// The same with more keys of `[sso]`.
+fn served_with(keys: &str) -> Service {
     assert!(rustix::process::geteuid().is_root(), "only root can run commands as other users");
     let demo = Demo::with_master_secret();
     demo.edit(|text| {
         let keys = format!(
-            "operators       = [\"uid:{OPERATOR}\"]\noperator_socket = \"operators.sock\"\noperator_group  = \"{GROUP}\"\n"
+            "operators       = [\"uid:{OPERATOR}\"]\noperator_socket = \"operators.sock\"\noperator_group  = \"{GROUP}\"\n{keys}"
         );
         text.replace("[sso.ntlm]", &format!("{keys}[sso.ntlm]"))
     });
@@ -51,40 +58,44 @@ fn generation(status: &Value) -> u64 {
 
 #[test]
 fn operator_rotates_backs_up_and_restores_and_another_user_is_refused() {
-    let service = served();
+    // The backups of operators are for a private key that they do not have.
+    let service = served_with(&format!("backup_recipients = [\"{PINNED}\"]\n"));
+    write_secret(service.path("theirs/private"), [0x77; 32]);
+    let recipient = service.rcmpd(&["sso", "recipient", "theirs/private"]).code(0).stdout.trim().to_owned();
+    assert_eq!(recipient, PINNED);
     let socket = fs::symlink_metadata(service.path("operators.sock")).unwrap();
     assert_eq!((socket.file_type().is_socket(), socket.mode() & 0o777), (true, 0o660));
     assert_eq!(socket.gid().to_string(), GROUP);
-    write_secret(service.path("theirs/pass"), "the passphrase of an operator\n");
-    fs::set_permissions(service.path("theirs/pass"), Permissions::from_mode(0o644)).unwrap();
-    let pass = ["--passphrase-file", "theirs/pass"];
+    let to = ["--recipient", PINNED];
+    let from = ["--key-file", "theirs/private"];
     let json = |done: Finished| done.code(0).json();
     let operator = |arguments: &[&str]| as_user(&service, OPERATOR, &[arguments, &["--json"]].concat());
 
-    // The passphrase file could be read by all, as any other command would say.
-    let readable = operator(&[&["backup", "theirs/no.backup"][..], &pass].concat()).code(6);
-    assert!(readable.stderr.contains("theirs/pass"), "{}", readable.stderr);
-    give_to_operator(&service.path("theirs/pass"));
+    // The key file could be read by all, as any other command would say.
+    fs::set_permissions(service.path("theirs/private"), Permissions::from_mode(0o644)).unwrap();
+    let readable = operator(&[&["drill", "theirs/no.backup"][..], &from].concat()).code(6);
+    assert!(readable.stderr.contains("theirs/"), "{}", readable.stderr);
+    give_to_operator(&service.path("theirs/private"));
 
     assert_eq!(generation(&json(operator(&["status"]))), 1);
     assert_eq!(generation(&json(operator(&["rotate", "--overlap-h", "24"]))), 2);
-    let backed_up = json(operator(&[&["backup", "theirs/one.backup"][..], &pass].concat()));
+    let backed_up = json(operator(&[&["backup", "theirs/one.backup"][..], &to].concat()));
     assert_eq!(backed_up["facts"]["backup_is_current"], true);
     let file = fs::metadata(service.path("theirs/one.backup")).unwrap();
     assert_eq!((file.uid().to_string(), file.mode() & 0o777), (OPERATOR.to_owned(), 0o600));
-    let drilled = json(operator(&[&["drill", "theirs/one.backup"][..], &pass].concat()));
+    let drilled = json(operator(&[&["drill", "theirs/one.backup"][..], &from].concat()));
     assert!(drilled["facts"]["last_drill"].is_u64());
     assert_eq!(generation(&json(operator(&["rotate"]))), 3);
     // Refusals and exit codes are those of the files.
-    let older = operator(&[&["restore", "theirs/one.backup"][..], &pass].concat()).code(1);
+    let older = operator(&[&["restore", "theirs/one.backup"][..], &from].concat()).code(1);
     assert!(
         older.stderr.contains("the backup is older") && older.stderr.contains("--allow-older"),
         "{older:?}"
     );
-    json(operator(&[&["restore", "theirs/one.backup", "--allow-older"][..], &pass].concat()));
+    json(operator(&[&["restore", "theirs/one.backup", "--allow-older"][..], &from].concat()));
     let exists = operator(&["generate"]).code(1);
     assert!(exists.stderr.contains("there is a master secret already"), "{}", exists.stderr);
-    let twice = operator(&[&["backup", "theirs/one.backup"][..], &pass].concat()).code(1);
+    let twice = operator(&[&["backup", "theirs/one.backup"][..], &to].concat()).code(1);
     assert!(twice.stderr.contains("exists already"), "{}", twice.stderr);
     let text = as_user(&service, OPERATOR, &["status"]).code(0);
     assert!(text.stdout.contains("state") && text.stdout.contains("open"), "{}", text.stdout);
@@ -108,6 +119,9 @@ fn operator_rotates_backs_up_and_restores_and_another_user_is_refused() {
     let lines = service.audit("master_secret_operation");
     let commands: Vec<_> = lines.iter().map(|line| line["command"].as_str().unwrap()).collect();
     assert_eq!(commands, ["rotate", "backup", "drill", "rotate", "restore", "restore", "generate"]);
+    assert_eq!((&lines[1]["recipient"], &lines[1]["for_node"]), (&json!(PINNED), &json!(false)));
+    assert_eq!(lines[5]["allow_older"], true);
+    assert_eq!(lines[5]["key_ids"].as_array().unwrap().len(), 2);
     assert!(lines.iter().all(|line| line["uid"] == OPERATOR.parse::<u32>().expect("a number")));
     let ended = service.audit("master_secret_operation_ended");
     let failed: Vec<_> =
@@ -118,6 +132,64 @@ fn operator_rotates_backs_up_and_restores_and_another_user_is_refused() {
     assert!(refused.iter().all(|line| line["uid"] == OTHER.parse::<u32>().expect("a number")));
     let metric = |result: &str| service.metric(&format!("rcmpd_sso_operations_total{{result=\"{result}\"}}"));
     assert_eq!((metric("done"), metric("failed"), metric("refused")), (5, 2, 3));
+}
+
+/// An operator may change the secret, and neither obtain nor choose it.
+#[test]
+fn operator_neither_obtains_nor_chooses_the_secret_and_is_told_why() {
+    let service = served_with(&format!("backup_recipients = [\"{PINNED}\"]\n"));
+    write_secret(service.path("theirs/pass"), "the passphrase of an operator\n");
+    write_secret(service.path("theirs/key"), [0x42; 32]);
+    let own = service.rcmpd(&["sso", "recipient", "theirs/key"]).code(0).stdout.trim().to_owned();
+    for file in ["theirs/pass", "theirs/key"] {
+        give_to_operator(&service.path(file));
+    }
+    let before = fs::read(service.path("sso/master-secret.sealed")).unwrap();
+    for (key, told) in [
+        (&["--passphrase-file", "theirs/pass"][..], "give --recipient with one of sso.backup_recipients"),
+        (&["--key-file", "theirs/key"], "give --recipient with one of sso.backup_recipients"),
+        (&["--recipient", &own], "this is none"),
+        (&["--recipient", &own, "--for-node"], "a backup for a node is for the owner"),
+        (&["--recipient", PINNED, "--for-node"], "a backup for a node is for the owner"),
+    ] {
+        let refused = as_user(&service, OPERATOR, &[&["backup", "theirs/own"][..], key].concat()).code(1);
+        assert!(refused.stderr.contains(told), "{key:?}: {}", refused.stderr);
+        assert!(!service.path("theirs/own").exists());
+    }
+    // A farm of the operator's own, whose secret the operator knows.
+    let chosen = Demo::with_master_secret();
+    for (file, name) in [("sso/first.backup", "chosen"), ("sso/backup.passphrase", "chosen.pass")] {
+        fs::copy(chosen.path(file), service.path(&format!("theirs/{name}"))).unwrap();
+        give_to_operator(&service.path(&format!("theirs/{name}")));
+    }
+    let restore = ["restore", "theirs/chosen", "--passphrase-file", "theirs/chosen.pass"];
+    let key_id = secret_status(&chosen)["facts"]["generations"][0]["key_id"].as_str().unwrap().to_owned();
+    for (more, told) in [
+        (&[][..], "is not one of the live store"),
+        (&["--key-id", &key_id], "is not one of the live store"),
+        (&["--allow-older"], "is not one of the live store"),
+        (&["--allow-foreign"], "are for the owner"),
+        (&["--replace-sealed", "--allow-older"], "are for the owner"),
+    ] {
+        let refused = as_user(&service, OPERATOR, &[&restore[..], more].concat()).code(1);
+        assert!(refused.stderr.contains(told), "{more:?}: {}", refused.stderr);
+    }
+    assert_eq!(fs::read(service.path("sso/master-secret.sealed")).unwrap(), before);
+    // What was tried is in the audit log.
+    let lines = service.audit("master_secret_operation");
+    assert_eq!((&lines[2]["recipient"], &lines[3]["for_node"]), (&json!(own), &json!(true)));
+    assert_eq!((&lines[8]["allow_foreign"], &lines[8]["key_ids"]), (&json!(true), &json!([key_id])));
+    // An empty folder and a sealed store are for the owner.
+    for file in ["master-secret.sealed", "master-secret.instance"] {
+        fs::rename(service.path(&format!("sso/{file}")), service.path(file)).unwrap();
+    }
+    let empty = as_user(&service, OPERATOR, &restore).code(1);
+    assert!(empty.stderr.contains("is not one of the live store"), "{}", empty.stderr);
+    assert!(!service.path("sso/master-secret.sealed").exists());
+}
+
+fn secret_status(demo: &Demo) -> Value {
+    demo.rcmpd(&["sso", "secret", "status", "-c", "rcmpd.toml", "--json"]).code(0).json()
 }
 
 /// Gives a file to the operator, with mode 0600.

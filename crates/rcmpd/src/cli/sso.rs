@@ -176,6 +176,10 @@ pub enum SecretCommand {
         /// Restore although the live secret is sealed or damaged. Its file is kept under another name.
         #[arg(long)]
         replace_sealed: bool,
+        /// The key id of the backup's newest generation, as an exported status has it. Required for a backup for a recipient whose newest
+        /// secret is not a live one: the public key does not show who wrote the backup.
+        #[arg(long, value_name = "HEX")]
+        key_id: Option<String>,
         /// How long nodes may need the live generations, in hours.
         #[arg(long, value_name = "H", default_value_t = 168, value_parser = clap::value_parser!(u64).range(0..=8760))]
         overlap_h: u64,

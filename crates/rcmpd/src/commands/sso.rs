@@ -9,8 +9,8 @@ use crate::config::{self, SecretRef};
 use crate::output::{self, visible};
 use crate::sso;
 use crate::sso::client::{Credentials, Failure, NtlmUser, Tickets, get_from_first};
-use crate::sso::operations::{BackupKey, Done, Octets, Operation, SecretText};
-use crate::sso::operators;
+use crate::sso::operations::{BackupKey, Done, Keep, Octets, Operation, Right, SecretText, Shares};
+use crate::sso::operators::{self, ServiceAt};
 use account_store::file_access;
 use anyhow::{Context, bail};
 use dcerpc::pdu::FaultStatus;
@@ -133,8 +133,10 @@ async fn secret(command: SecretCommand) -> anyhow::Result<u8> {
         SecretCommand::Unseal { share, place } => {
             let operation = Operation::Unseal { share: SecretText(read_share(&share)?) };
             let done = operate(&place, &operation)?;
-            let (have, need) = done.shares.unwrap_or_default();
-            let what = format!("Added the share: {have} are there, and {need} are needed");
+            let shares = done.shares.context("the service does not say how many shares are there")?;
+            let is_new = if shares.is_new { "Added the share" } else { "The share was there already" };
+            let what = format!("{is_new}: {} are there, and {} are needed", shares.have, shares.need);
+            done.findings.iter().for_each(|finding| output::warning(finding));
             told(&done, Some(&what), place.json)
         }
         SecretCommand::Generate(place) => change(&place, &Operation::Generate, "Generated"),
@@ -149,12 +151,23 @@ async fn secret(command: SecretCommand) -> anyhow::Result<u8> {
             allow_older,
             allow_foreign,
             replace_sealed,
+            key_id,
             overlap_h,
             place,
         } => {
+            if key_id.as_deref().is_some_and(|id| KeyId::parse(id).is_none()) {
+                return Err(failed(2, "--key-id: a key id has 16 hexadecimal digits"));
+            }
             let (backup, key) = opened_backup(&file, &key)?;
-            let operation =
-                Operation::Restore { backup, key, allow_older, allow_foreign, replace_sealed, overlap_h };
+            let operation = Operation::Restore {
+                backup,
+                key,
+                allow_older,
+                allow_foreign,
+                replace_sealed,
+                key_id,
+                overlap_h,
+            };
             change(&place, &operation, "Restored")
         }
         SecretCommand::Drill { file, key, scratch, place } => {
@@ -504,18 +517,26 @@ fn not_own(section: &config::Sso) -> anyhow::Error {
 
 /// Does it on the files, or has the running service do it.
 fn operate(place: &PlaceArgs, operation: &Operation) -> anyhow::Result<Done> {
+    operate_and_keep(place, operation, &mut |_| bail!("the service sent a backup that was not asked for"))
+}
+
+/// The same for an operation that makes a backup.
+fn operate_and_keep(place: &PlaceArgs, operation: &Operation, keep: Keep<'_>) -> anyhow::Result<Done> {
     if let Some(socket) = &place.socket {
-        return operators::ask(socket, operation);
+        return operators::ask(ServiceAt { socket, data: None }, operation, keep);
     }
     // INVARIANT: the command line requires one of them.
     let config = place.config.clone().context("give -c or --socket")?;
     let section = section(&ConfigArg { config })?;
     match (is_own(&section), &section.operator_socket) {
-        (Ok(true), _) => operation.perform(&sso::store(&section), &section),
-        (_, Some(socket)) => operators::ask(&socket.path, operation),
+        (Ok(true), _) => operation.perform(&sso::store(&section), &section, Right::Owner, keep),
+        (_, Some(socket)) => {
+            let service = ServiceAt { socket: &socket.path, data: Some(&section.folder) };
+            operators::ask(service, operation, keep)
+        }
         // What there is to read, if anything.
         (_, None) if matches!(operation, Operation::Status) => {
-            operation.perform(&sso::store(&section), &section)
+            operation.perform(&sso::store(&section), &section, Right::Owner, keep)
         }
         (Ok(false), None) => Err(not_own(&section)),
         (Err(error), None) => Err(error),
@@ -537,15 +558,17 @@ fn backup(file: &Path, args: &BackupToArgs, place: &PlaceArgs) -> anyhow::Result
         (None, None, None) => bail!("give --passphrase-file, --key-file or --recipient"),
     };
     warn_of_short_passphrase(&key);
-    // Before the service notes a backup.
+    // Before a backup is made.
     if file.symlink_metadata().is_ok() {
         bail!("cannot write {}: the file exists already", file.display());
     }
-    let file_to_create = Some(file.to_owned());
-    let done = operate(place, &Operation::Backup { key, for_node: args.for_node, file: file_to_create })?;
-    if let Some(octets) = &done.backup {
-        write_new(file, &octets.0).context("the backup was made, and is in no file: make another one")?;
-    }
+    // It is noted once it is on the disk.
+    let mut keep = |bytes: &[u8]| {
+        sso_secret::backup::write_file(file, bytes)
+            .with_context(|| format!("cannot write {}", file.display()))
+    };
+    let operation = Operation::Backup { key, for_node: args.for_node };
+    let done = operate_and_keep(place, &operation, &mut keep)?;
     told(&done, Some(&format!("Backed up to {}", file.display())), place.json)?;
     Ok(0)
 }
@@ -759,7 +782,7 @@ fn told(done: &Done, what: Option<&str>, json: JsonArg) -> anyhow::Result<u8> {
         if what.is_none() {
             value["exit_code"] = json!(code);
         }
-        if let Some((have, need)) = done.shares {
+        if let Some(Shares { have, need, .. }) = done.shares {
             value["shares"] = json!({ "have": have, "need": need });
         }
         output::json(&value);

@@ -1,6 +1,7 @@
 //! `operators` of `[sso]`: which local users may change the master secret by the socket of the service.
 
 use super::Checker;
+use sso_secret::Recipient;
 use std::path::PathBuf;
 use toml::Spanned;
 
@@ -95,6 +96,26 @@ impl Checker<'_> {
         }
         let socket = group.map(|group| OperatorSocket { path: self.path(path.get_ref()), group });
         (operators, socket)
+    }
+
+    pub(super) fn backup_recipients(
+        &mut self,
+        list: &Option<Spanned<Vec<Spanned<String>>>>,
+    ) -> Vec<Recipient> {
+        let help =
+            "name public keys of `rcmpd sso recipient`, or remove the key: then operators make no backups";
+        let mut recipients = Vec::new();
+        for entry in self.restricting("backup_recipients", list, help).to_vec() {
+            match Recipient::parse(entry.get_ref()) {
+                Some(recipient) => recipients.push(recipient),
+                None => self.problem(
+                    entry.span(),
+                    "this is no recipient",
+                    "write what `rcmpd sso recipient` prints: \"rcmpd-recipient-1:…\"",
+                ),
+            }
+        }
+        recipients
     }
 }
 

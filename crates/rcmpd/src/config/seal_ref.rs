@@ -23,6 +23,8 @@ pub struct TokenRef {
     pub module: PathBuf,
     /// The label of the token.
     pub token: String,
+    /// The serial number of the token, where several have the label.
+    pub serial: Option<String>,
     /// The label of the key.
     pub key: String,
     /// The PIN of the token's user.
@@ -72,7 +74,7 @@ impl TokenRef {
     /// are required. An attribute that would be left out is refused, because it could name another key.
     fn parse(uri: &str, base: &Path) -> Result<Self, String> {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
-        let [mut token, mut key, mut module, mut pin] = [const { None::<String> }; 4];
+        let [mut token, mut serial, mut key, mut module, mut pin] = [const { None::<String> }; 5];
         let attributes = path.split(';').map(|attribute| (attribute, false));
         let attributes = attributes.chain(query.split('&').map(|attribute| (attribute, true)));
         for (attribute, is_query) in attributes.filter(|(attribute, _)| !attribute.is_empty()) {
@@ -82,6 +84,7 @@ impl TokenRef {
                 .ok_or_else(|| format!("the attribute {name} of the pkcs11: URI has no usable value"))?;
             let place = match (is_query, name) {
                 (false, "token") => &mut token,
+                (false, "serial") => &mut serial,
                 (false, "object") => &mut key,
                 (false, "type") if value == "secret-key" => continue,
                 (true, "module-path") => &mut module,
@@ -113,6 +116,7 @@ impl TokenRef {
         Ok(Self {
             module: base.join(required(module, "module-path")?),
             token: required(token, "token")?,
+            serial,
             key: required(key, "object")?,
             pin: secret(&pin, base)
                 .ok_or("pin-source names no PIN: write file:PATH or cred:NAME, never env: or a program")?,
@@ -152,6 +156,7 @@ mod tests {
             SealRef::Token(TokenRef {
                 module: "/usr/lib/softhsm/libsofthsm2.so".into(),
                 token: "The Software PKCS#11".to_owned(),
+                serial: None,
                 key: "unseal".to_owned(),
                 pin,
             })
@@ -166,6 +171,10 @@ mod tests {
         ] {
             assert_eq!(parse(&format!("{uri}{source}")), Ok(token(pin)));
         }
+        let one = parse(&(uri.replace(";object", ";serial=DECC0401648;object") + "file:pin"));
+        assert!(
+            matches!(one, Ok(SealRef::Token(TokenRef { serial: Some(serial), .. })) if serial == "DECC0401648")
+        );
         for (wrong, why) in [
             (format!("{uri}env:PIN"), "pin-source names no PIN"),
             (format!("{uri}%7Ccat /etc/pin"), "pin-source names no PIN"),

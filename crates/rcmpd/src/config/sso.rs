@@ -3,6 +3,7 @@
 use super::ntlm::{NtlmContext, NtlmSection, SidFilters};
 use super::{Checker, Ntlm, NtlmDomain, Operator, OperatorSocket, SealRef, seal_ref};
 use serde::Deserialize;
+use sso_secret::Recipient;
 use sso_service::{
     AccessRules, Administrator, Administrators, EntryRefused, LocalDomain, NdrRange, RealmKind,
 };
@@ -34,6 +35,8 @@ pub struct Sso {
     pub operators: Vec<Operator>,
     /// Where they reach the service.
     pub operator_socket: Option<OperatorSocket>,
+    /// For which recipients operators may make backups.
+    pub backup_recipients: Vec<Recipient>,
     /// NTLM, if it is allowed.
     pub ntlm: Option<Ntlm>,
     /// Kerberos, if it is configured.
@@ -79,6 +82,7 @@ pub(super) struct Section {
     operators: Option<Spanned<Vec<Spanned<String>>>>,
     operator_socket: Option<Spanned<PathBuf>>,
     operator_group: Option<String>,
+    backup_recipients: Option<Spanned<Vec<Spanned<String>>>>,
     connections_max: Option<Spanned<u64>>,
     ntlm: Option<Spanned<NtlmSection>>,
     kerberos: Option<Spanned<KerberosSection>>,
@@ -204,6 +208,7 @@ impl Checker<'_> {
             section.operator_socket.as_ref(),
             section.operator_group.as_ref(),
         );
+        let backup_recipients = self.backup_recipients(&section.backup_recipients);
         let administrators = self.administrators(&section.administrators, &realms);
         let ranges = [("idl", NdrRange::Idl), ("prose", NdrRange::Prose)];
         let ndr_range = self.one_of(section.ndr_range.as_ref(), &ranges, "ndr_range").unwrap_or_default();
@@ -229,6 +234,7 @@ impl Checker<'_> {
             seal: self.seal(&section.seal)?,
             operators,
             operator_socket,
+            backup_recipients,
             ntlm,
             kerberos,
             limits: dcerpc_tokio::Limits { connections_max, ..dcerpc_tokio::Limits::default() },

@@ -482,7 +482,7 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         ),
         ("[[relay]]", *relays == old.relays),
         (
-            "[sso] other than administrators, operators, allow_delegated, ndr_range and sids",
+            "[sso] other than administrators, operators, backup_recipients, allow_delegated, ndr_range and sids",
             sso.as_ref().map(fixed_of_sso) == old.sso.as_ref().map(fixed_of_sso),
         ),
         (
@@ -510,8 +510,8 @@ const fn reached_by(
 
 /// A master secret server without what a reload replaces.
 fn fixed_of_sso(sso: &config::Sso) -> config::Sso {
-    let (rules, ndr_range, operators) = (AccessRules::default(), NdrRange::Idl, Vec::new());
-    config::Sso { rules, ndr_range, operators, ..sso.clone() }
+    let (rules, ndr_range) = (AccessRules::default(), NdrRange::Idl);
+    config::Sso { rules, ndr_range, operators: Vec::new(), backup_recipients: Vec::new(), ..sso.clone() }
 }
 
 /// Levels are part of the configuration and change with it; everything else about stores stays.

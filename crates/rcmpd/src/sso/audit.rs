@@ -64,9 +64,18 @@ impl SsoAudit {
     }
 
     /// An operator is about to change the secret. Without this line nothing is changed.
-    pub(super) fn operation(&self, uid: u32, user: Option<&str>, command: &str) -> Result<(), String> {
-        let event =
+    pub(super) fn operation(
+        &self,
+        uid: u32,
+        user: Option<&str>,
+        command: &str,
+        facts: Value,
+    ) -> Result<(), String> {
+        let mut event =
             json!({ "event": "master_secret_operation", "uid": uid, "operator": user, "command": command });
+        if let (Value::Object(event), Value::Object(facts)) = (&mut event, facts) {
+            event.extend(facts);
+        }
         self.log.record(None, &event)
     }
 

@@ -13,6 +13,7 @@ pub mod operations;
 pub mod operators;
 mod registration;
 mod secrets;
+mod socket_folder;
 
 pub use accounts::Stores;
 pub use authentication::providers;
@@ -39,10 +40,11 @@ use domains::CheckedDomain;
 use dtyp::Decode;
 use keytab::MachineAccounts;
 use netlogon_tokio::Servers;
-use operations::{Done, Operation};
+use operations::{Done, Keep, Operation, Right};
 use rcmp_service::CallContext;
 use rpc_auth::kerberos::ReplayCache;
 use rpc_auth_tokio::{AuthAudit, AuthCounters};
+use sso_secret::Recipient;
 use sso_service::{AccessRules, MASTER_SECRET, MasterSecretCall, MasterSecretServer, NdrRange, Outcome};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -60,6 +62,7 @@ pub struct Policy {
     rules: AccessRules,
     range: NdrRange,
     operators: Vec<config::Operator>,
+    backup_recipients: Vec<Recipient>,
 }
 
 /// The service, wired.
@@ -217,16 +220,19 @@ impl Sso {
         operation: &Operation,
         section: &config::Sso,
         (uid, user): (u32, Option<&str>),
+        keep: Keep<'_>,
     ) -> anyhow::Result<Done> {
-        let Inner { secrets, audit, metrics, .. } = &*self.0;
+        let Inner { secrets, audit, metrics, policy, .. } = &*self.0;
         let command = operation.name();
+        let policy = policy.load_full();
+        let right = Right::Operator(&policy.backup_recipients);
         if matches!(operation, Operation::Status) {
-            return secrets.operate(operation, section);
+            return secrets.operate(operation, section, right, keep);
         }
         audit
-            .operation(uid, user, command)
+            .operation(uid, user, command, operation.facts())
             .map_err(|error| anyhow::anyhow!("not done, because the audit log cannot be written: {error}"))?;
-        let outcome = secrets.operate(operation, section);
+        let outcome = secrets.operate(operation, section, right, keep);
         let error = outcome.as_ref().err().map(crate::output::chain);
         audit.operation_ended(uid, user, command, error.as_deref());
         metrics.count_operation(if outcome.is_ok() { "done" } else { "failed" });
@@ -344,7 +350,8 @@ impl Policy {
         for name in unknown.context("cannot look up accounts of sso.administrators")? {
             warn!(name, "SSO administrator unknown: {NO_ACCOUNT}");
         }
-        Ok(Self { rules, range: section.ndr_range, operators: section.operators.clone() })
+        let (operators, backup_recipients) = (section.operators.clone(), section.backup_recipients.clone());
+        Ok(Self { rules, range: section.ndr_range, operators, backup_recipients })
     }
 }
 

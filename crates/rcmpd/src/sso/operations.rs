@@ -6,11 +6,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sso_secret::backup::Backup;
 use sso_secret::share::{Share, ShareFolder, SharesThere};
 use sso_secret::{
-    HeldKey, Overlap, Passphrase, Recipient, RecipientKey, RestoreRules, SealingSource, SecretStore,
+    HeldKey, KeyId, Overlap, Passphrase, Recipient, RecipientKey, RestoreRules, SealingSource, SecretStore,
     SourceKind, UnixTime,
 };
 use std::path::PathBuf;
@@ -41,9 +41,6 @@ pub enum Operation {
         key: BackupKey,
         /// Whether it is for a node, and does not count as a backup of the server.
         for_node: bool,
-        /// The file to create. The service creates none, and answers with the backup.
-        #[serde(skip)]
-        file: Option<PathBuf>,
     },
     /// Restores a backup.
     Restore {
@@ -57,6 +54,8 @@ pub enum Operation {
         allow_foreign: bool,
         /// See [`RestoreRules`].
         replace_sealed: bool,
+        /// See [`RestoreRules`]: hexadecimal digits.
+        key_id: Option<String>,
         /// How long the live generations stay.
         overlap_h: u64,
     },
@@ -77,17 +76,49 @@ pub enum Operation {
     },
 }
 
+/// For which user an operation is done.
+#[derive(Clone, Copy, Debug)]
+pub enum Right<'a> {
+    /// The owner of the data folder, or root: they can change the files themselves.
+    Owner,
+    /// A user who asks by the socket, with the recipients for which backups may be made.
+    Operator(&'a [Recipient]),
+}
+
+/// Keeps a backup.
+pub type Keep<'a> = &'a mut dyn FnMut(&[u8]) -> anyhow::Result<()>;
+
 /// What was done.
 #[derive(Default, Deserialize, Serialize)]
 pub struct Done {
     /// The public facts afterwards.
     pub status: Value,
-    /// The backup that was made.
+    /// The backup that was made. The client keeps it, says so, and gets another answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<Octets>,
     /// Shares that are there now.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub shares: Option<(usize, u8)>,
+    pub shares: Option<Shares>,
+    /// Shares that do not help, each with what is wrong.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<String>,
+}
+
+/// Shares of a sealing key.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Shares {
+    /// How many are there.
+    pub have: usize,
+    /// How many are needed.
+    pub need: u8,
+    /// Whether this one was not there already.
+    pub is_new: bool,
+}
+
+impl From<SharesThere> for Shares {
+    fn from(SharesThere { have, need, is_new }: SharesThere) -> Self {
+        Self { have, need, is_new }
+    }
 }
 
 /// What a backup is encrypted with or opened by. All but the recipient is secret.
@@ -197,8 +228,73 @@ impl Operation {
         }
     }
 
-    /// Does it. Blocks.
-    pub fn perform(&self, store: &SecretStore, section: &Sso) -> anyhow::Result<Done> {
+    /// Whether a user with this right may have it done. The right to change the secret is not the right to obtain it, or to choose it:
+    /// the only place that decides so.
+    fn check(&self, right: Right<'_>) -> anyhow::Result<()> {
+        let Right::Operator(recipients) = right else { return Ok(()) };
+        match self {
+            Self::Backup { for_node: true, .. } => {
+                bail!(
+                    "a backup for a node is for the owner of the data folder and root: use -c on the server"
+                )
+            }
+            Self::Backup { key: BackupKey::Recipient(text), .. } => {
+                match recipients.contains(&recipient(text)?) {
+                    true => Ok(()),
+                    false => bail!(
+                        "an operator backs up for a recipient of sso.backup_recipients, and this is none: give one of those, or have \
+                         this one added to the configuration"
+                    ),
+                }
+            }
+            Self::Backup { .. } => bail!(
+                "the operator could open a backup with a passphrase or key file, and so obtain the master secret: give --recipient with \
+                 one of sso.backup_recipients"
+            ),
+            Self::Restore { allow_foreign: true, .. } | Self::Restore { replace_sealed: true, .. } => bail!(
+                "--allow-foreign and --replace-sealed are for the owner of the data folder and root: use -c on the server"
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the audit log says of it beside the command. No secret.
+    pub fn facts(&self) -> Value {
+        let key_ids = |backup: &Octets| {
+            let read = Backup::read(&backup.0).ok();
+            read.map(|read| read.generations().iter().map(|it| it.key_id.to_string()).collect::<Vec<_>>())
+        };
+        match self {
+            Self::Status | Self::Generate | Self::Unseal { .. } => json!({}),
+            Self::Rotate { overlap_h } => json!({ "overlap_h": overlap_h }),
+            Self::Backup { key, for_node, .. } => json!({
+                "recipient": match key {
+                    // Text of another form may be anything that the client sent.
+                    BackupKey::Recipient(text) => Recipient::parse(text).map(|recipient| recipient.to_string()),
+                    BackupKey::Passphrase(_) | BackupKey::Key { .. } => None,
+                },
+                "for_node": for_node,
+            }),
+            Self::Restore { backup, allow_older, allow_foreign, replace_sealed, overlap_h, .. } => json!({
+                "allow_older": allow_older,
+                "allow_foreign": allow_foreign,
+                "replace_sealed": replace_sealed,
+                "overlap_h": overlap_h,
+                "key_ids": key_ids(backup),
+            }),
+            Self::Drill { backup, .. } => json!({ "key_ids": key_ids(backup) }),
+        }
+    }
+
+    /// Does it. `keep` keeps a backup that was made, which is noted only then. Blocks.
+    pub fn perform(
+        &self,
+        store: &SecretStore,
+        section: &Sso,
+        right: Right<'_>,
+        keep: Keep<'_>,
+    ) -> anyhow::Result<Done> {
+        self.check(right)?;
         let now = UnixTime::now();
         let mut done = Done::default();
         match self {
@@ -209,25 +305,25 @@ impl Operation {
                 store.rotate(now, Overlap { time, shorten_older: overlap_h.is_some() })?;
             }
             Self::Backup { key: BackupKey::Recipient(text), for_node: true, .. } => {
-                done.backup = Some(Octets(store.backup_for_node(recipient(text)?, now)?));
+                keep(&store.backup_for_node(recipient(text)?, now)?)?;
             }
             Self::Backup { for_node: true, .. } => {
                 bail!("a backup for a node needs the recipient of the node")
             }
-            Self::Backup { key, file: Some(file), .. } => {
-                drop(store.backup_to(file, &*key.to_encrypt()?, now)?)
+            Self::Backup { key, .. } => {
+                let (bytes, made) = store.make_backup(&*key.to_encrypt()?, now)?;
+                keep(&bytes)?;
+                store.note_backup(&made)?;
             }
-            Self::Backup { key, file: None, .. } => {
-                let keep = |bytes: &[u8]| {
-                    done.backup = Some(Octets(bytes.to_vec()));
-                    Ok(())
+            Self::Restore { backup, key, allow_older, allow_foreign, replace_sealed, key_id, overlap_h } => {
+                let parsed = |id: &String| KeyId::parse(id).context("a key id has 16 hexadecimal digits");
+                let rules = RestoreRules {
+                    allow_older: *allow_older,
+                    allow_foreign: *allow_foreign,
+                    replace_sealed: *replace_sealed,
+                    key_id: key_id.as_ref().map(parsed).transpose()?,
+                    live_only: matches!(right, Right::Operator(_)),
                 };
-                store.backup(&*key.to_encrypt()?, now, keep)?;
-            }
-            Self::Restore { backup, key, allow_older, allow_foreign, replace_sealed, overlap_h } => {
-                let [allow_older, allow_foreign, replace_sealed] =
-                    [*allow_older, *allow_foreign, *replace_sealed];
-                let rules = RestoreRules { allow_older, allow_foreign, replace_sealed };
                 let key = key.to_open(&backup.0)?;
                 store.restore(&backup.0, &*key, now, hours(*overlap_h)?, rules)?;
             }
@@ -239,9 +335,10 @@ impl Operation {
                 let SealRef::Shares(folder) = &section.seal else {
                     bail!("the secret is not sealed by shares: [sso] seal names another source");
                 };
-                let SharesThere { have, need } = ShareFolder::new(folder).add(&Share::parse(&share.0)?)?;
-                done.shares = Some((have, need));
+                let folder = ShareFolder::new(folder);
+                done.shares = Some(folder.add(&Share::parse(&share.0)?)?.into());
                 store.reload();
+                done.findings = folder.findings();
             }
         }
         done.status = serde_json::to_value(store.status())?;

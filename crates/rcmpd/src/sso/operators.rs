@@ -1,24 +1,26 @@
 //! The socket by which operators change the master secret: the kernel names the local user, whose right is evaluated at each operation.
 //!
-//! A connection carries one operation: a line of JSON, answered by a line of JSON ([`Operation`], [`Done`] or [`NotDone`]). Backups pass
-//! over it encrypted; the master secret never does.
+//! A connection carries one operation: a line of JSON, answered by a line of JSON ([`Operation`], [`Done`] or [`NotDone`]). If the answer
+//! has a backup, the client keeps it, sends the line [`KEPT`], and gets a second answer: only then the backup is noted.
 
 use super::Sso;
-use super::operations::{Done, Operation};
+use super::operations::{Done, Keep, Octets, Operation};
+use super::socket_folder;
 use crate::config::{self, OVERFLOW_UID, Operator};
 use anyhow::{Context, bail};
 use dcerpc_tokio::{BACKLOG, ConnectionLimiter, ConnectionLimits, ConnectionPermit};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,6 +33,10 @@ const REQUEST_LEN_MAX: usize = 128 << 10;
 const ANSWER_LEN_MAX: u64 = 256 << 10;
 /// For the request to arrive, and for the answer to be read.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the client to read a backup and to write it to its disk. The next operation waits for it.
+const KEPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What the client sends once it has kept a backup.
+const KEPT: &[u8] = b"{\"kept\":true}";
 /// How long a client waits: operations before it may each take the second that a passphrase costs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Operations at once: each may take the memory that a passphrase costs, and the file has one writer.
@@ -100,6 +106,8 @@ impl BoundOperators {
             Ok(_) => std::fs::remove_file(path).with_context(failed)?,
             Err(_) => {}
         }
+        let trusted = [0, geteuid().as_raw()];
+        socket_folder::check(path, &trusted, &trusted).map_err(anyhow::Error::msg).with_context(failed)?;
         let group = group(&socket.group)?;
         // Until `listen` the kernel refuses every connection.
         let bound = UnixSocket::new_stream().and_then(|socket| socket.bind(path).map(|()| socket));
@@ -133,7 +141,8 @@ impl BoundOperators {
     ) {
         info!(path = %self.path.display(), "Serving operators of the master secret");
         let limiter = ConnectionLimiter::new(LIMITS);
-        let shared = Arc::new(Shared { service, section, operations: Semaphore::new(OPERATIONS_MAX) });
+        let shared =
+            Arc::new(Shared { service, section, operations: Arc::new(Semaphore::new(OPERATIONS_MAX)) });
         loop {
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -169,7 +178,7 @@ fn group(name: &str) -> anyhow::Result<u32> {
 struct Shared {
     service: Sso,
     section: config::Sso,
-    operations: Semaphore,
+    operations: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -186,7 +195,11 @@ impl Shared {
         let Ok(Ok(Some(request))) = timeout(REQUEST_TIMEOUT, read_line(&mut stream)).await else { return };
         permit.advance();
         let answer = match serde_json::from_slice(&request) {
-            Ok(operation) => self.operate(operation, uid, permit).await,
+            Ok(operation) => match self.operate(operation, uid, permit, &mut stream).await {
+                Ok(None) => return,
+                Ok(Some(done)) => Ok(done),
+                Err(error) => Err(error),
+            },
             Err(error) => Err(anyhow::anyhow!("this is no operation: {error}")),
         };
         let line = match answer {
@@ -202,14 +215,21 @@ impl Shared {
         let _ = timeout(REQUEST_TIMEOUT, write).await;
     }
 
+    /// `None`: the client has gone, and nothing was done.
+
     async fn operate(
         self: &Arc<Self>,
         operation: Operation,
         uid: u32,
         permit: &ConnectionPermit<u32>,
-    ) -> anyhow::Result<Done> {
-        let _one = self.operations.acquire().await?;
-        let shared = Arc::clone(self);
+        stream: &mut UnixStream,
+    ) -> anyhow::Result<Option<Done>> {
+        let one = Arc::clone(&self.operations).acquire_owned().await?;
+        // An operator who interrupted a command that waited does not expect it to be done later.
+        if is_closed(stream) {
+            info!(uid, command = operation.name(), "Dropped an operation whose client has gone");
+            return Ok(None);
+        }
         let rules = self.service.0.policy.load_full();
         // The right is looked up when it is this operation's turn.
         let checked = tokio::task::spawn_blocking(move || (may_operate(&rules.operators, uid), name_of(uid)));
@@ -219,12 +239,49 @@ impl Shared {
             bail!("only operators of [sso], the owner of its folder and root may change the master secret");
         }
         permit.prove(uid);
-        tokio::task::spawn_blocking(move || {
+        let shared = Arc::clone(self);
+        let (made, backup) = oneshot::channel();
+        let (kept, is_kept) = mpsc::channel();
+        let work = move |one: OwnedSemaphorePermit| {
             let Shared { service, section, .. } = &*shared;
-            service.operate(&operation, section, (uid, user.as_deref()))
-        })
-        .await?
+            let mut made = Some(made);
+            let keep: Keep<'_> = &mut |bytes| {
+                let sent = made.take().is_some_and(|made| made.send(bytes.to_vec()).is_ok());
+                match sent && is_kept.recv_timeout(KEPT_TIMEOUT).is_ok() {
+                    true => Ok(()),
+                    false => bail!("the client did not keep the backup, so it is not noted"),
+                }
+            };
+            let done = service.operate(&operation, section, (uid, user.as_deref()), keep);
+            // The operation goes on if its connection is evicted, and the next one begins after it.
+            drop(one);
+            done
+        };
+        let working = tokio::task::spawn_blocking(move || work(one));
+        if let Ok(backup) = backup.await
+            && timeout(KEPT_TIMEOUT, hand_over(stream, backup)).await.is_ok_and(|kept| kept.unwrap_or(false))
+        {
+            let _ = kept.send(());
+        } else {
+            drop(kept);
+        }
+        working.await?.map(Some)
     }
+}
+
+/// Sends a backup; whether the client says that it has kept it.
+async fn hand_over(stream: &mut UnixStream, backup: Vec<u8>) -> std::io::Result<bool> {
+    let mut line = serde_json::to_vec(&Done { backup: Some(Octets(backup)), ..Done::default() })?;
+    line.push(b'\n');
+    stream.write_all(&line).await?;
+    Ok(read_line(stream).await?.is_some_and(|line| *line == KEPT))
+}
+
+/// Whether the peer has closed its end as a whole: it waits for no answer.
+fn is_closed(stream: &UnixStream) -> bool {
+    let mut polled = [PollFd::new(stream, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
 /// A line, without its end; `None` if it is longer than a request, or does not end.
@@ -245,10 +302,40 @@ async fn read_line(stream: &mut UnixStream) -> std::io::Result<Option<Zeroizing<
     }
 }
 
-/// Has the running service do it. Blocks.
-pub fn ask(path: &Path, operation: &Operation) -> anyhow::Result<Done> {
+/// Which process may listen at the socket.
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceAt<'a> {
+    /// The path of the socket.
+    pub socket: &'a Path,
+    /// The folder of the secret, if the configuration is known.
+    pub data: Option<&'a Path>,
+}
+
+impl ServiceAt<'_> {
+    /// Whether a process of this user may be the service. The only place that decides so: what is sent may be a passphrase or a share.
+    fn check(self, listener: u32) -> Result<(), String> {
+        if listener == 0 || self.data.and_then(|it| it.metadata().ok()).is_some_and(|it| it.uid() == listener)
+        {
+            return Ok(());
+        }
+        let trusted = [0, geteuid().as_raw()];
+        let folder = socket_folder::folder_of(self.socket);
+        let is_owner = folder.metadata().is_ok_and(|folder| folder.uid() == listener);
+        let checked = match is_owner {
+            true => socket_folder::check(self.socket, &[trusted[0], trusted[1], listener], &trusted),
+            false => Err(format!("{} does not belong to that user", folder.display())),
+        };
+        checked.map_err(|why| {
+            format!("a process of user {listener} listens there, which may not be the service: {why}")
+        })
+    }
+}
+
+/// Has the running service do it. `keep` keeps a backup that it made. Blocks, within a runtime.
+pub fn ask(service: ServiceAt<'_>, operation: &Operation, keep: Keep<'_>) -> anyhow::Result<Done> {
+    let path = service.socket;
     let failed = || format!("cannot ask the service at {}", path.display());
-    let mut stream = std::os::unix::net::UnixStream::connect(path)
+    let stream = std::os::unix::net::UnixStream::connect(path)
         .map_err(|error| match error.kind() {
             std::io::ErrorKind::PermissionDenied => {
                 anyhow::Error::from(error).context("only members of sso.operator_group can connect")
@@ -263,18 +350,45 @@ pub fn ask(path: &Path, operation: &Operation) -> anyhow::Result<Done> {
     stream
         .set_write_timeout(Some(REQUEST_TIMEOUT))
         .and_then(|()| stream.set_read_timeout(Some(ANSWER_TIMEOUT)))?;
-    let mut request = Zeroizing::new(serde_json::to_vec(operation)?);
+    let listener = listener_of(&stream).with_context(failed)?;
+    service.check(listener).map_err(anyhow::Error::msg).with_context(failed)?;
+    // Room for all of it, so that no part of a passphrase is left where the buffer was before it grew.
+    let mut request = Zeroizing::new(Vec::with_capacity(REQUEST_LEN_MAX));
+    serde_json::to_writer(&mut *request, operation)?;
     request.push(b'\n');
-    stream.write_all(&request).with_context(failed)?;
+    (&stream).write_all(&request).with_context(failed)?;
+    let mut answers = BufReader::new(&stream);
+    let mut done = answer(&mut answers).with_context(failed)??;
+    if let Some(backup) = done.backup.take() {
+        keep(&backup.0)?;
+        let not_noted = "the backup was written, and the service did not note it";
+        (&stream).write_all(&[KEPT, b"\n"].concat()).context(not_noted)?;
+        done = answer(&mut answers).and_then(|done| done).context(not_noted)?;
+    }
+    Ok(done)
+}
+
+/// The user of the process that listens.
+fn listener_of(stream: &std::os::unix::net::UnixStream) -> std::io::Result<u32> {
+    let beside = stream.try_clone()?;
+    // Both have this flag together.
+    beside.set_nonblocking(true)?;
+    let uid = UnixStream::from_std(beside)?.peer_cred()?.uid();
+    stream.set_nonblocking(false)?;
+    Ok(uid)
+}
+
+/// The next answer. The inner error is the one that the service sent.
+fn answer(from: &mut impl BufRead) -> anyhow::Result<anyhow::Result<Done>> {
     let mut line = Vec::new();
-    BufReader::new(stream.take(ANSWER_LEN_MAX)).read_until(b'\n', &mut line).with_context(failed)?;
+    from.take(ANSWER_LEN_MAX).read_until(b'\n', &mut line)?;
     if line.last() != Some(&b'\n') {
-        bail!("{}: it closed the connection without an answer", failed());
+        bail!("it closed the connection without an answer");
     }
-    match serde_json::from_slice(&line) {
-        Ok(NotDone { error }) => bail!(error),
-        Err(_) => serde_json::from_slice(&line).with_context(failed),
-    }
+    Ok(match serde_json::from_slice(&line) {
+        Ok(NotDone { error }) => Err(anyhow::Error::msg(error)),
+        Err(_) => Ok(serde_json::from_slice(&line)?),
+    })
 }
 
 /// Logs what an operator did.

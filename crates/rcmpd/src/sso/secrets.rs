@@ -1,12 +1,13 @@
 //! The sealed master secret, as the service has it: read again when another process changed the file.
 
-use super::operations::{Done, Operation};
+use super::operations::{Done, Keep, Operation, Right};
 use crate::config::{SealRef, SecretRef, Sso, TokenRef};
+use anyhow::bail;
 use sso_secret::share::ShareFolder;
 use sso_secret::token::TokenKey;
 use sso_secret::{
-    KeyFile, MachineId, OpenSecret, Passphrase, PassphraseCost, SealingSource, SecretStore, SourceError,
-    SourceKind, State, Status,
+    KeyFile, MachineId, OpenSecret, Passphrase, PassphraseCost, Sealed, SealingSource, SecretStore,
+    SourceError, SourceKind, State, Status, StoreError,
 };
 use sso_service::{BoxFuture, CurrentSecret, MasterSecret, MasterSecrets, SecretState, StoreFailed};
 use std::path::Path;
@@ -24,6 +25,8 @@ pub struct LiveSecrets {
     stopping: AtomicBool,
     /// What the last look found.
     seen: Mutex<Seen>,
+    /// That a token gave no key. It counts wrong PINs, so operations do not ask it again before a reload.
+    refused: Mutex<Option<Sealed>>,
 }
 
 struct Seen {
@@ -111,11 +114,11 @@ pub fn seal_source(seal: &SealRef) -> Arc<dyn SealingSource> {
 
 /// A key in a token.
 pub fn token_key(token: &TokenRef) -> TokenKey {
-    let TokenRef { module, token, key, pin } = token;
+    let TokenRef { module, token, serial, key, pin } = token;
     let pin = pin.clone();
     let read =
         move || pin.read().map_err(|missing| SourceError::Unusable(format!("cannot be used: {missing}")));
-    TokenKey::new(module, token, key, read)
+    TokenKey::new(module, token, key, read).with_serial(serial.clone())
 }
 
 /// A passphrase by reference.
@@ -139,7 +142,7 @@ impl LiveSecrets {
         let seen = Seen::new(state, facts, None);
         report(&seen);
         let seen = Mutex::new(seen);
-        Self { store, stopping: AtomicBool::new(false), seen }
+        Self { store, stopping: AtomicBool::new(false), seen, refused: Mutex::default() }
     }
 
     /// Looks whether the file was replaced. Blocks.
@@ -159,14 +162,43 @@ impl LiveSecrets {
     }
 
     /// Does what an operator asks, and looks at what became of it. Blocks.
-    pub fn operate(&self, operation: &Operation, section: &Sso) -> anyhow::Result<Done> {
-        let done = operation.perform(&self.store, section);
+    pub fn operate(
+        &self,
+        operation: &Operation,
+        section: &Sso,
+        right: Right<'_>,
+        keep: Keep<'_>,
+    ) -> anyhow::Result<Done> {
+        if let Some(sealed) = self.refused_by_token().filter(|_| !matches!(operation, Operation::Status)) {
+            bail!(
+                "the master secret is sealed: {sealed}; the token is asked again at SIGHUP, because it may count wrong PINs"
+            );
+        }
+        let done = operation.perform(&self.store, section, right, keep);
+        if let Some(StoreError::Sealed(sealed)) = done.as_ref().err().and_then(|error| error.downcast_ref())
+            && self.store.is_of_source(sealed)
+        {
+            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(sealed.clone());
+        }
         self.look();
         done
     }
 
+    /// Why a token gave no key since the last reload.
+    fn refused_by_token(&self) -> Option<Sealed> {
+        if self.store.source_kind() != SourceKind::Pkcs11 {
+            return None;
+        }
+        let at_look = match &self.seen.lock().unwrap_or_else(PoisonError::into_inner).state {
+            State::Sealed(sealed) if self.store.is_of_source(sealed) => Some(sealed.clone()),
+            _ => None,
+        };
+        at_look.or_else(|| self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
     /// Asks the sealing source again. Blocks.
     pub fn reload(&self) {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.see(self.store.reload());
     }
 

@@ -86,7 +86,12 @@ fn an_operation_that_is_cut_at_any_step_leaves_the_old_secret_or_the_new_one() {
 }
 
 fn restore(store: &SecretStore, backup: &[u8]) -> bool {
-    let rules = RestoreRules { allow_older: true, allow_foreign: true, replace_sealed: true };
+    let rules = RestoreRules {
+        allow_older: true,
+        allow_foreign: true,
+        replace_sealed: true,
+        ..RestoreRules::default()
+    };
     store.restore(backup, &*passphrase("b"), UnixTime(5), OVERLAP, rules).is_ok()
 }
 

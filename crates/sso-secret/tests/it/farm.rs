@@ -122,6 +122,15 @@ fn a_new_node_learns_older_keys_from_a_backup_for_it() {
     let mut fresh = node(&farm.path().join("node"));
     assert!(matches!(fresh.take_backup(&bytes, &key, UnixTime(300)), Err(NodeError::Empty)));
     fresh.delivered(newest.clone(), UnixTime(300)).expect("kept");
+    // A farm of another one, who knows the public key.
+    let theirs = tempfile::tempdir().expect("a folder");
+    let attacker = store_in(theirs.path());
+    attacker.generate(UnixTime(100)).expect("it generates");
+    attacker.rotate(UnixTime(200), LIMITS.overlap).expect("it rotates");
+    let forged = attacker.backup_for_node(key.recipient().expect("public"), UnixTime(300)).expect("a backup");
+    let refused = fresh.take_backup(&forged, &key, UnixTime(300));
+    assert!(matches!(refused, Err(NodeError::NotAuthenticated(id)) if id == newest.key_id()), "{refused:?}");
+    assert_eq!(fresh.keys(UnixTime(300)).expect("keys").keys.key_ids().count(), 1);
     let open = |node: &NodeKeys| {
         let keys = node.keys(UnixTime(300)).expect("keys").keys;
         blob::open(&keys, &purpose("p"), &[], &blob).map(|opened| opened.plain.to_vec())

@@ -1,6 +1,7 @@
 //! Files that another program wrote from the description of the formats open here (`vectors/make.py`), and no other octets do.
 
 use crate::{key_file, long_ago, passphrase, purpose, put, vector};
+use sha2::Digest;
 use sso_secret::blob::{self, Purpose};
 use sso_secret::node::{CacheLimits, NodeError};
 use sso_secret::share::{self, Share, ShareError, ShareFolder, SharesThere};
@@ -9,6 +10,7 @@ use sso_secret::{
     SealingSource, SecretStore, State, UnixTime,
 };
 use std::fs::{self};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,7 +126,8 @@ fn a_backup_of_another_program_restores_with_the_private_key_alone() {
     let store =
         SecretStore::new(folder.path(), key_file(folder.path()), MachineId::new("m")).with_clock(long_ago);
     let restore = |bytes: &[u8], key: &dyn SealingSource| {
-        store.restore(bytes, key, UnixTime(9), Duration::ZERO, RestoreRules::default())
+        let rules = RestoreRules { key_id: Some(secrets()[0].key_id()), ..RestoreRules::default() };
+        store.restore(bytes, key, UnixTime(9), Duration::ZERO, rules)
     };
     let bytes = vector("backup-recipient.bin");
     for at in 0..bytes.len() {
@@ -300,6 +303,17 @@ fn our_shares_give_the_key_and_mistyped_ones_are_told() {
     assert!(format!("{:?}", made[0]).contains("[redacted]"));
 }
 
+/// The same share with another y, and its check right.
+fn wrong_share(line: &str) -> Share {
+    let digits = line.trim().strip_prefix("rcmpd-share-1:").expect("a share");
+    let mut octets = [0; 42];
+    dtyp::read_hex(digits.as_bytes(), &mut octets).expect("digits");
+    octets[20] ^= 1;
+    let check = sha2::Sha256::digest(&octets[..38]);
+    octets[38..].copy_from_slice(&check[..4]);
+    Share::parse(&format!("rcmpd-share-1:{}", dtyp::hex(&octets))).expect("its check is right")
+}
+
 #[test]
 fn shares_in_a_folder_open_what_the_key_file_sealed() {
     let lines = String::from_utf8(vector("shares.txt")).expect("text");
@@ -321,15 +335,36 @@ fn shares_in_a_folder_open_what_the_key_file_sealed() {
     // Operators bring them back one by one.
     let shares = ShareFolder::new(&folder.path().join("shares"));
     let add = |at| shares.add(&Share::parse(line(at)).expect("a share"));
-    assert_eq!(add(4).expect("it is there already"), SharesThere { have: 2, need: 3 });
+    assert_eq!(add(4).expect("it is there already"), SharesThere { have: 2, need: 3, is_new: false });
     let other = KeyFile::create(&folder.path().join("other")).expect("a key");
     let other = other.key(&[0; 32], None).expect("a key");
     let foreign = &share::split(&other, 2, 3).expect("shares")[0];
-    assert!(shares.add(foreign).is_err_and(|error| error.to_string().contains("not of one set")));
-    assert_eq!(add(1).expect("it is written"), SharesThere { have: 3, need: 3 });
-    assert!(matches!(store.reload(), State::Open(_)));
-    for file in 0..14 {
+    // Nothing that is there already keeps good shares from giving the key: not a share of another key, a whole set of one, a wrong share
+    // with the right set and x, or what a killed writer left.
+    assert!(shares.add(foreign).expect("it is written").is_new);
+    shares.add(&share::split(&other, 2, 3).expect("shares")[1]).expect("it is written");
+    let wrong = wrong_share(line(1));
+    assert_eq!(shares.add(&wrong).expect("it is written"), SharesThere { have: 3, need: 3, is_new: true });
+    put(&folder.path().join("shares/empty.share"), b"");
+    put(&folder.path().join("shares/half.share"), &line(0).as_bytes()[..40]);
+    assert!(sealed().why.contains("half.share: not a share"), "{}", sealed());
+    assert_eq!(add(1).expect("it is written"), SharesThere { have: 3, need: 3, is_new: true });
+    assert!(matches!(store.reload(), State::Open(_)), "{:?}", store.reload());
+    let names = |end: &str| shares.findings().iter().filter(|finding| finding.contains(end)).count();
+    assert_eq!(
+        (names("not a share"), names("a wrong share"), names("of another key")),
+        (2, 1, 2),
+        "{:?}",
+        shares.findings()
+    );
+    for file in fs::read_dir(folder.path().join("shares")).expect("a folder") {
+        let name = file.expect("an entry").file_name().into_string().expect("text");
+        assert!(!name.contains(&line(1)[26..40]), "no name has a part of a share: {name}");
+    }
+    for file in 0..64 {
         put(&folder.path().join(format!("shares/again{file}.share")), line(0).as_bytes());
     }
-    assert!(sealed().why.contains("more than 16 shares"), "{}", sealed());
+    assert!(sealed().why.contains("64 shares or more"), "{}", sealed());
+    fs::set_permissions(folder.path().join("shares"), fs::Permissions::from_mode(0o777)).expect("own folder");
+    assert!(sealed().why.contains("can be changed by other users"), "{}", sealed());
 }

@@ -4,8 +4,8 @@ use crate::{key_file, long_ago, passphrase, purpose, put, store_in};
 use sso_secret::backup::Backup;
 use sso_secret::blob::{self};
 use sso_secret::{
-    GENERATIONS_MAX, KeyFile, Keyring, MachineId, MasterSecret, Origin, Overlap, PageLock, RecipientKey,
-    RestoreRules, SecretStore, State, StoreError, UnixTime,
+    GENERATIONS_MAX, KeyFile, KeyId, Keyring, MachineId, MasterSecret, Origin, Overlap, PageLock,
+    RecipientKey, RestoreRules, SecretStore, State, StoreError, UnixTime,
 };
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -132,7 +132,12 @@ fn a_link_or_pipe_in_place_of_the_sealed_file_is_not_read() {
     };
     let endless: fn(&Path, &Path) =
         |_, name| std::os::unix::fs::symlink("/dev/zero", name).expect("it is new");
-    let rules = RestoreRules { replace_sealed: true, allow_older: true, allow_foreign: true };
+    let rules = RestoreRules {
+        replace_sealed: true,
+        allow_older: true,
+        allow_foreign: true,
+        ..RestoreRules::default()
+    };
     for (make, why) in [(link, "symbolic link"), (pipe, "not a regular file"), (endless, "symbolic link")] {
         fs::remove_file(&sealed).expect("it is there");
         make(&private, &sealed);
@@ -494,13 +499,72 @@ fn a_backup_for_a_public_key_opens_with_the_private_one() {
     let bytes = fs::read(&path).expect("it is there");
     let there = folder();
     let restored = store_in(there.path())
-        .restore(&bytes, &key, UnixTime(2), OVERLAP, RestoreRules::default())
+        .restore(&bytes, &key, UnixTime(2), OVERLAP, known(&open.newest().0.key_id.to_string()))
         .expect("it restores");
     assert_eq!(restored.newest().1, open.newest().1);
     let other = RecipientKey::create(&here.path().join("other")).expect("a key");
     store_in(folder().path())
         .restore(&bytes, &other, UnixTime(2), OVERLAP, RestoreRules::default())
         .expect_err("another key");
+}
+
+fn known(key_id: &str) -> RestoreRules {
+    RestoreRules { key_id: KeyId::parse(key_id), ..RestoreRules::default() }
+}
+
+/// Each program that has the public key can write a backup of a secret of its choice.
+#[test]
+fn a_backup_for_a_public_key_is_restored_only_with_a_live_secret_or_a_known_key_id() {
+    let (here, theirs) = (folder(), folder());
+    let store = store_in(here.path());
+    store.generate(UnixTime(1)).expect("it generates");
+    let key = RecipientKey::create(&here.path().join("recipient")).expect("a key");
+    let to_public = |store: &SecretStore, name: &str| {
+        let path = here.path().join(name);
+        store.backup_to(&path, &key.recipient().expect("public"), UnixTime(2)).expect("a backup");
+        fs::read(path).expect("it is there")
+    };
+    let own = to_public(&store, "own");
+    let attacker = store_in(theirs.path());
+    let forged_id = attacker.generate(UnixTime(1)).expect("it generates").newest().0.key_id;
+    let forged = to_public(&attacker, "forged");
+    let before = files(here.path());
+    let all = RestoreRules {
+        allow_older: true,
+        allow_foreign: true,
+        replace_sealed: true,
+        ..RestoreRules::default()
+    };
+    let restore =
+        |store: &SecretStore, bytes: &[u8], rules| store.restore(bytes, &key, UnixTime(3), OVERLAP, rules);
+    let refused = |store: &SecretStore| match restore(store, &forged, all) {
+        Err(StoreError::Unauthenticated(id)) => assert_eq!(id, forged_id),
+        other => panic!("{other:?}"),
+    };
+    refused(&store);
+    let empty = folder();
+    refused(&store_in(empty.path()));
+    assert_eq!(files(here.path()), before);
+    // A sealed store has no secret to compare with.
+    let sealed = SecretStore::new(here.path(), passphrase("another"), MachineId::from_system());
+    assert!(matches!(sealed.state(), State::Sealed(_)));
+    refused(&sealed);
+    // The key id that is known from elsewhere, and another one.
+    let live_id = store.open().expect("open").newest().0.key_id.to_string();
+    let other = restore(&store_in(empty.path()), &forged, known(&live_id));
+    assert!(matches!(other, Err(StoreError::OtherKeyId { .. })), "{other:?}");
+    restore(&store, &own, RestoreRules::default()).expect("its newest secret is live");
+    restore(&store_in(empty.path()), &own, known(&live_id)).expect("its key id is known");
+    store.drill(&own, &key, here.path(), UnixTime(4)).expect("a rehearsal proves the secrets");
+    // The newest secret counts: it would be served.
+    store.rotate(UnixTime(5), Duration::ZERO).expect("it rotates");
+    let older = RestoreRules { allow_older: true, ..RestoreRules::default() };
+    assert!(matches!(restore(&store, &own, older), Err(StoreError::Unauthenticated(_))));
+    // A passphrase authenticates, but for an operator who is not the owner it is not enough.
+    let typed = backup(&attacker, &here.path().join("typed"), 6);
+    let live_only = RestoreRules { live_only: true, ..all };
+    let refused = store.restore(&typed, &*passphrase("backup"), UnixTime(7), OVERLAP, live_only);
+    assert!(matches!(refused, Err(StoreError::NotLive)), "{refused:?}");
 }
 
 #[test]

@@ -31,6 +31,11 @@ fn a_key_in_a_token_opens_the_store_and_no_other_does() {
         .output()
         .expect("softhsm2-util is installed (apt-get install softhsm2)");
     assert!(init.status.success(), "{init:?}");
+    for pin in ["1111", "2222"] {
+        let twin = ["--init-token", "--free", "--label", "twin", "--so-pin", "12345678", "--pin", pin];
+        let twin = Command::new("softhsm2-util").args(twin).envs(environment).output().expect("it starts");
+        assert!(twin.status.success(), "{twin:?}");
+    }
     let child = Command::new(std::env::current_exe().expect("this program"))
         .args(["--exact", "token::in_the_environment_of_a_token", "--nocapture"])
         .envs(environment)
@@ -72,5 +77,30 @@ fn in_the_environment_of_a_token() {
     };
     assert!(sealed.why.starts_with("has another key"), "{sealed}");
     assert!(matches!(store_in(folder).state(), State::Sealed(_)), "another kind of source");
+    // Two tokens of one label: neither gets the PIN before one is named.
+    let ambiguous = TokenKey::new(Path::new(MODULE), "twin", "unseal", || panic!("the PIN is not read"));
+    let refused = ambiguous.create().expect_err("two tokens match");
+    assert!(refused.to_string().contains("several tokens have this label"), "{refused}");
+    let slots = Command::new("softhsm2-util").arg("--show-slots").output().expect("it starts");
+    let slots = String::from_utf8(slots.stdout).expect("text");
+    let mut serial = "";
+    let mut serials = Vec::new();
+    for line in slots.lines() {
+        match line.split_once(':').map(|(name, value)| (name.trim(), value.trim())) {
+            Some(("Serial number", value)) => serial = value,
+            Some(("Label", "twin")) => serials.push(serial),
+            _ => {}
+        }
+    }
+    assert_eq!(serials.len(), 2, "{slots}");
+    let created: Vec<bool> = serials
+        .iter()
+        .map(|serial| {
+            token("twin", "unseal", "1111").with_serial(Some((*serial).to_owned())).create().is_ok()
+        })
+        .collect();
+    assert_eq!(created.iter().filter(|is_made| **is_made).count(), 1, "the PIN is that of one: {created:?}");
+    let none = token("twin", "unseal", "1111").with_serial(Some("0".to_owned())).create();
+    assert!(none.expect_err("there is no such token").to_string().contains("is missing"));
     println!("the token was used");
 }
