@@ -107,7 +107,7 @@ pub(super) fn signing_key(config: &HeadSettings) -> anyhow::Result<SigningKey> {
     if matches!(config.key.try_exists(), Ok(false)) {
         bail!("the signing key of the audit log is missing: `rcmpd audit key {key}` makes it");
     }
-    Ok(SigningKey::read(&config.key)?)
+    SigningKey::read(&config.key)
 }
 
 impl Heads {

@@ -218,7 +218,7 @@ fn a_name_that_cannot_be_pasted_gives_no_line_and_says_why() {
     let remedy = &explained.json()["remedies"][0];
     assert!(remedy["command"].is_null() && remedy["powershell"].is_null(), "{remedy:#}");
     assert!(remedy["value"].is_string(), "{remedy:#}");
-    assert!(remedy["what"].as_str().unwrap().contains("there is no line to paste"), "{remedy:#}");
+    assert!(remedy["what"].as_str().unwrap().contains("no command is printed"), "{remedy:#}");
 }
 
 #[test]

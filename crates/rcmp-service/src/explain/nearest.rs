@@ -276,7 +276,10 @@ mod tests {
     #[test]
     fn slips_are_known_by_their_shape() {
         for (stored, because) in [
-            ("X509:<I>DC=com,DC=contoso,CN=CONTOSO-CA<SR>2b0000000011ac0000000012", "the bytes of the serial number after <SR> are in reverse order"),
+            (
+                "X509:<I>DC=com,DC=contoso,CN=CONTOSO-CA<SR>2b0000000011ac0000000012",
+                "the bytes of the serial number after <SR> are in reverse order",
+            ),
             (
                 "X509:<I>CN=CONTOSO-CA,DC=contoso,DC=com<SR>1200000000ac11000000002b",
                 "the parts of the issuer are in reverse order",

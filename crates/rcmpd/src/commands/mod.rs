@@ -83,7 +83,7 @@ fn end_failed(error: &anyhow::Error, as_json: bool) -> ExitCode {
     output::failure(error);
     // A program that reads JSON reads one value in every case.
     if as_json && !output::has_json() {
-        output::json(&json!({ "error": crate::output::chain(&error), "exit_code": code }));
+        output::json(&json!({ "error": crate::output::chain(error), "exit_code": code }));
     }
     end(code)
 }

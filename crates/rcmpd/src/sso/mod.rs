@@ -189,9 +189,7 @@ impl Sso {
     /// Registers all metrics of the service.
     pub fn register(&self, registry: &mut prometheus_client::registry::Registry) {
         self.0.metrics.register(registry, &self.0.secrets);
-        if self.0.keytab.is_some() {
-            metrics::register_replay_cache(registry, &self.0.replay);
-        }
+        metrics::register_replay_cache(registry, &self.0.replay);
     }
 
     /// What a reload may change.

@@ -216,7 +216,6 @@ impl Shared {
     }
 
     /// `None`: the client has gone, and nothing was done.
-
     async fn operate(
         self: &Arc<Self>,
         operation: Operation,
@@ -396,7 +395,7 @@ pub(super) fn log(uid: u32, user: Option<&str>, command: &str, outcome: &anyhow:
     match outcome {
         Ok(_) => info!(uid, user, command, "Operator changed the master secret"),
         Err(error) => {
-            warn!(uid, user, command, error = crate::output::chain(&error), "Operation of an operator failed")
+            warn!(uid, user, command, error = crate::output::chain(error), "Operation of an operator failed")
         }
     }
 }

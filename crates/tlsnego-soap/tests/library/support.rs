@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 use tlsnego_service::freshness::Skew;
-use tlsnego_service::password::{PasswordStore, PasswordTimes, Passwords};
+use tlsnego_service::password::{PasswordSettings, PasswordStore, Passwords};
 use tlsnego_service::session::{Credential, Identity, SessionTimes, StoreFailed};
 use tlsnego_service::{Credentials, Moment, TlsVersions};
 use tlsnego_soap::address::Address;
@@ -154,7 +154,7 @@ pub(crate) fn service_with(
         versions: TlsVersions::Tls12And13,
         preset: Some((pair.certificate(), pair.decryption_key())),
     };
-    let passwords = Passwords::new(OnePassword, [7; 32], PasswordTimes::default());
+    let passwords = Passwords::new(OnePassword, [7; 32], PasswordSettings::default());
     let mapper = OneCertificate(certificates.client.der.clone());
     Server::new(settings, certificate, passwords, mapper, random()).expect("a certificate for TLS")
 }
