@@ -153,7 +153,6 @@ fn key_in_a_token_seals_the_secret_and_a_missing_token_is_named() {
     with_token(&service, &["rotate"]).code(0);
     assert_ne!(vec![delivered(&service)], first);
     // A wrong PIN, and then no token: sealed with the name of the key, and nothing is generated.
-    let before = sealed_files(&service);
     write_secret(service.path("pin"), "4321\n");
     let wrong = with_token(&service, &["status", "--json"]).code(7).json();
     assert!(

@@ -1,5 +1,5 @@
-//! One trace over a chain of domains (W3C Trace Context). It is sent inside the sealed call, only to peers of
-//! `kind = "rcmpd"`.
+//! One trace over a chain of domains (W3C Trace Context). It is sent inside the sealed call, to peers of `kind = "rcmpd"`, and by
+//! `rcmpd sso secret get` to the master secret server.
 
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
@@ -12,14 +12,33 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// Makes a span a child of the trace context that came with a call.
 pub fn take(span: &Span, context: &CallContext) {
-    let Some(TraceParent { trace_id, span_id, flags }) = context.trace_parent else { return };
-    let parent = SpanContext::new(
+    if let Some(parent) = parent(context) {
+        set_parent(span, parent);
+    }
+}
+
+/// The same for a call that a caller must not be able to hide: the span of an unsampled trace would not be exported, so it is linked to that
+/// trace and begins one of its own.
+pub fn take_if_sampled(span: &Span, context: &CallContext) {
+    match parent(context) {
+        Some(parent) if parent.is_sampled() => set_parent(span, parent),
+        Some(parent) => span.add_link(parent),
+        None => {}
+    }
+}
+
+fn parent(context: &CallContext) -> Option<SpanContext> {
+    let TraceParent { trace_id, span_id, flags } = context.trace_parent?;
+    Some(SpanContext::new(
         TraceId::from_bytes(trace_id),
         SpanId::from_bytes(span_id),
         TraceFlags::new(flags) & TraceFlags::SAMPLED,
         true,
         TraceState::from_str(&context.trace_state).unwrap_or_default(),
-    );
+    ))
+}
+
+fn set_parent(span: &Span, parent: SpanContext) {
     // Without an exporter there is no parent to set. The trace context is forwarded all the same.
     let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(parent));
 }

@@ -323,8 +323,8 @@ impl Sso {
     }
 }
 
-/// Records a call in its span. A delivery is in the trace of its caller, which comes under the seal as between other nodes of ours.
-/// Other users name no trace: its flags could keep their calls out of what the server samples.
+/// Records a call in its span. A delivery is in the trace of its caller, if that is sampled; it comes under the seal as between other nodes
+/// of ours. No user hides a call: an unsampled trace is only linked to a delivery, and other calls are in no trace of their caller's.
 fn record(server: &str, extension: Option<&[u8]>, outcome: &Outcome) {
     let span = tracing::Span::current();
     span.set_attribute("sso.server", server.to_owned());
@@ -334,7 +334,7 @@ fn record(server: &str, extension: Option<&[u8]>, outcome: &Outcome) {
         span.set_attribute("sso.generation", i64::try_from(generation).unwrap_or(i64::MAX));
         let context = extension.map(|bytes| CallContext::from_bytes("CallContext", bytes));
         if let Some(Ok(context)) = context {
-            trace::take(&span, &context);
+            trace::take_if_sampled(&span, &context);
         }
     }
 }

@@ -4,12 +4,15 @@ use super::*;
 use crate::cookies::CookieName;
 use ticket::{Name, Root, Roots};
 
+/// An answer, and whether it may arrive.
+type LateAnswer = (Result<Identity, Refusal>, Arc<AtomicBool>);
+
 /// A node that may accept a ticket in place of a question, which an [`Oracle`] answers.
 struct Node {
     oracle: Arc<Oracle>,
     recognized: AtomicU64,
     /// The answer to the next question, which arrives when it is released.
-    late: Mutex<Option<(Result<Identity, Refusal>, Arc<AtomicBool>)>>,
+    late: Mutex<Option<LateAnswer>>,
 }
 
 impl Identify for Node {
