@@ -71,7 +71,6 @@ pub enum NodeError {
         /// Which file.
         path: PathBuf,
         /// What it says.
-        #[source]
         error: io::Error,
     },
     /// A backup does not open.

@@ -257,7 +257,6 @@ pub enum StoreError {
         /// Which file or folder.
         path: PathBuf,
         /// What it says.
-        #[source]
         error: io::Error,
     },
     /// Others may write to the data folder.
@@ -305,7 +304,7 @@ pub enum StoreError {
     /// A backup for a recipient can be made by each program that has the public key.
     #[error(
         "nothing shows who wrote the backup: it is encrypted for a public key, and its newest secret ({0}) is not one of the live store; \
-         compare this key id with a status that was exported earlier, and give it: --key-id {0}"
+         give the newest key id of a status that was exported earlier: --key-id"
     )]
     Unauthenticated(KeyId),
     /// See [`RestoreRules::live_only`].

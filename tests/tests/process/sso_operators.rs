@@ -283,7 +283,39 @@ fn wrong_operators_are_refused_with_their_reason() {
         let refused = demo.rcmpd(&["check-config", "rcmpd.toml"]).code(1);
         assert!(refused.stderr.contains(expected), "{keys}: {}", refused.stderr);
     }
-    let one = "operators = [\"group:sso-operators\"]\noperator_socket = \"s\"";
+    fs::create_dir(demo.path("wide")).unwrap();
+    fs::set_permissions(demo.path("wide"), Permissions::from_mode(0o777)).unwrap();
+    let operator = "operators = [\"uid:424242\"]";
+    for (keys, expected) in [
+        (
+            format!("{operator}\noperator_socket = \"s\"\noperator_group = \"no-such-group\""),
+            "no group no-such-group",
+        ),
+        (format!("{operator}\noperator_socket = \"s\"\noperator_group = \"nogroup\""), "share it"),
+        (format!("{operator}\noperator_socket = \"none/s\"\noperator_group = \"0\""), "cannot be used"),
+        (
+            format!("{operator}\noperator_socket = \"wide/s\"\noperator_group = \"0\""),
+            "other users can write",
+        ),
+        (
+            format!("{operator}\noperator_socket = \"/tmp/s\"\noperator_group = \"0\""),
+            "other users can write",
+        ),
+        // The number of daemon.
+        ("operators = [\"uid:1\"]\noperator_socket = \"s\"\noperator_group = \"0\"".to_owned(), "share it"),
+        (
+            format!(
+                "{operator}\noperator_socket = \"s\"\noperator_group = \"0\"\nbackup_recipients = [\"x\"]"
+            ),
+            "no recipient",
+        ),
+    ] {
+        fs::write(demo.path("rcmpd.toml"), good.replace("[sso.ntlm]", &format!("{keys}\n[sso.ntlm]")))
+            .unwrap();
+        let refused = demo.rcmpd(&["check-config", "rcmpd.toml"]).code(1);
+        assert!(refused.stderr.contains(expected), "{keys}: {}", refused.stderr);
+    }
+    let one = "operators = [\"group:adm\"]\noperator_socket = \"s\"";
     fs::write(demo.path("rcmpd.toml"), good.replace("[sso.ntlm]", &format!("{one}\n[sso.ntlm]"))).unwrap();
     demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
 }

@@ -21,7 +21,7 @@ mod trust;
 pub use diagnostics::{ConfigError, Problem};
 pub use mapping::{AuthorityEntry, Mapping};
 pub use ntlm::{Ntlm, NtlmDomain};
-pub use operators::{OVERFLOW_UID, Operator, OperatorSocket};
+pub use operators::{OVERFLOW_UID, Operator, OperatorSocket, SHARED};
 pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Servers};
 use pem_file::input;
 pub use seal_ref::{FORMS as SEAL_FORMS, SealRef, TokenRef};

@@ -19,7 +19,7 @@ pub enum Operator {
 /// The number of users that have none here: processes of another user namespace appear under it (user_namespaces(7)).
 pub const OVERFLOW_UID: u32 = 65534;
 /// Names of accounts and groups that services without an account of their own share.
-const SHARED: [&str; 4] = ["nobody", "nogroup", "daemon", "users"];
+pub const SHARED: [&str; 4] = ["nobody", "nogroup", "daemon", "users"];
 
 /// Where operators reach the service.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,8 +2,10 @@
 
 use super::domains::misfits;
 use super::keytab::{MachineAccounts, read};
-use crate::config::{Config, Sso};
+use super::operators;
+use crate::config::{Config, SealRef, Sso};
 use rpc_auth::kerberos::RealmKind;
+use sso_secret::share::ShareFolder;
 use sso_secret::{SecretStore, State};
 
 /// Errors, with which the service does not start, and warnings.
@@ -50,6 +52,14 @@ pub fn check(config: &Config, section: &Sso, store: &SecretStore) -> SsoFindings
                     .push("the last backup of the master secret lacks the newest generation".to_owned());
             }
             (Some(_), true) => {}
+        }
+    }
+    found.problems.extend(operators::problems(section));
+    if let SealRef::Shares(folder) = &section.seal {
+        let folder = ShareFolder::new(folder);
+        match folder.check() {
+            Ok(()) => found.warnings.extend(folder.findings()),
+            Err(error) => found.problems.push(format!("cannot use sso.seal: {error}")),
         }
     }
     found.problems.extend(section.ntlm.iter().flat_map(|ntlm| misfits(config, ntlm)));

@@ -348,6 +348,11 @@ impl Policy {
         for name in unknown.context("cannot look up accounts of sso.administrators")? {
             warn!(name, "SSO administrator unknown: {NO_ACCOUNT}");
         }
+        let of = section.clone();
+        let shared = tokio::task::spawn_blocking(move || operators::shared_accounts(&of)).await?;
+        if let Some(problem) = shared.into_iter().next() {
+            anyhow::bail!(problem);
+        }
         let (operators, backup_recipients) = (section.operators.clone(), section.backup_recipients.clone());
         Ok(Self { rules, range: section.ndr_range, operators, backup_recipients })
     }

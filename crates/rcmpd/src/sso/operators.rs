@@ -6,7 +6,7 @@
 use super::Sso;
 use super::operations::{Done, Keep, Octets, Operation};
 use super::socket_folder;
-use crate::config::{self, OVERFLOW_UID, Operator};
+use crate::config::{self, OVERFLOW_UID, Operator, SHARED};
 use anyhow::{Context, bail};
 use dcerpc_tokio::{BACKLOG, ConnectionLimiter, ConnectionLimits, ConnectionPermit};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -76,6 +76,41 @@ fn may_operate(operators: &[Operator], uid: u32) -> bool {
         Operator::Group(name) => is_member(name),
     };
     uid != OVERFLOW_UID && (uid == 0 || uid == geteuid().as_raw() || operators.iter().any(is_named))
+}
+
+/// Operators and a group that this system has under a name that many services and users share. Blocks for the name service.
+pub(super) fn shared_accounts(section: &config::Sso) -> Vec<String> {
+    let is_shared = |name: &std::ffi::OsStr| SHARED.iter().any(|shared| name == *shared);
+    let operators = section.operators.iter().filter_map(|operator| match operator {
+        Operator::Uid(uid) => {
+            let user = uzers::get_user_by_uid(*uid).filter(|user| is_shared(user.name()))?;
+            let name = user.name().to_string_lossy().into_owned();
+            Some(format!("sso.operators names uid:{uid}, which is {name}: many services and users share it"))
+        }
+        Operator::User(_) | Operator::Group(_) => None,
+    });
+    let group = section.operator_socket.as_ref().and_then(|socket| group(&socket.group).ok());
+    let is_shared_group = |gid: &u32| {
+        *gid == OVERFLOW_UID || uzers::get_group_by_gid(*gid).is_some_and(|group| is_shared(group.name()))
+    };
+    let group = group.filter(is_shared_group).map(|gid| {
+        format!("sso.operator_group is the group {gid}: many services and users share it, and could connect")
+    });
+    operators.chain(group).collect()
+}
+
+/// What keeps the socket from being bound, or lets other users take its place. Blocks for the name service.
+pub(super) fn problems(section: &config::Sso) -> Vec<String> {
+    let mut problems = shared_accounts(section);
+    if let Some(socket) = &section.operator_socket {
+        problems.extend(group(&socket.group).err().map(|error| format!("{error:#}")));
+        // The command may run as another user than the service.
+        let owner = section.folder.metadata().map_or(0, |folder| folder.uid());
+        let trusted = [0, geteuid().as_raw(), owner];
+        let checked = socket_folder::check(&socket.path, &trusted, &trusted);
+        problems.extend(checked.err().map(|why| format!("cannot use sso.operator_socket: {why}")));
+    }
+    problems
 }
 
 /// The name of a user, for the audit log.
