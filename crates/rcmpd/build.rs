@@ -1,4 +1,5 @@
-//! Sets `RCMPD_VERSION` to the version of the package, with the commit and its date if this is a checkout of it.
+//! Sets `RCMPD_VERSION` to the version of the package, with the commit and its date if this is a checkout of
+//! it.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +14,8 @@ fn main() {
     println!("cargo::rustc-env=RCMPD_VERSION={version}");
 }
 
-/// The abbreviated commit and its date. `None` without git, in an unpacked archive, and in the repository of another program.
+/// The abbreviated commit and its date. `None` without git, in an unpacked archive, and in the repository of
+/// another program.
 fn commit() -> Option<String> {
     let root = Path::new(&std::env::var_os("CARGO_MANIFEST_DIR")?).join("../..").canonicalize().ok()?;
     let git = |arguments: &[&str]| {

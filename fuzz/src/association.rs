@@ -1,7 +1,8 @@
 //! The server's half of an association under any sequence of what a client, a provider and a service do.
 //!
-//! Two associations get the same bytes, one of them in pieces: they must not differ. Bytes choose operations; most of
-//! them are well-formed PDUs with a wrong detail here and there, because noise alone does not get past a header.
+//! Two associations get the same bytes, one of them in pieces: they must not differ. Bytes choose operations;
+//! most of them are well-formed PDUs with a wrong detail here and there, because noise alone does not get
+//! past a header.
 
 use crate::Choices;
 use dcerpc::limits;

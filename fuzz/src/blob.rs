@@ -1,4 +1,5 @@
-//! Blobs under the master secret: a stranger's do not open, and ours open for what they were sealed for alone.
+//! Blobs under the master secret: a stranger's do not open, and ours open for what they were sealed for
+//! alone.
 
 use crate::Choices;
 use sso_secret::blob::{self, OVERHEAD, Purpose};

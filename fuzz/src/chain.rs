@@ -1,7 +1,8 @@
 //! Paths: certificates with whatever extensions, signed here, so that what is tried is behind the signature.
 //!
-//! Bytes of the first kind are extensions as they are: nothing panics or takes long, and the order of the configuration does not
-//! count. Bytes of the second kind choose certificate policies, and the result is that of the tree in RFC 5280 6.1.
+//! Bytes of the first kind are extensions as they are: nothing panics or takes long, and the order of the
+//! configuration does not count. Bytes of the second kind choose certificate policies, and the result is that
+//! of the tree in RFC 5280 6.1.
 
 #[path = "../../crates/rcmp-service/src/trust/policies/document.rs"]
 mod document;

@@ -1,4 +1,5 @@
-//! What travels beside a question: whatever is read is within its limits, and says the same when it is written.
+//! What travels beside a question: whatever is read is within its limits, and says the same when it is
+//! written.
 
 use dtyp::{Decode, Encode};
 use rcmp_service::CallContext;

@@ -1,4 +1,5 @@
-//! Headers with certificates: what is presented is what was given, and no header of another dialect was among them.
+//! Headers with certificates: what is presented is what was given, and no header of another dialect was among
+//! them.
 
 use base64::Engine;
 use base64::alphabet;

@@ -26,8 +26,8 @@ pub fn check(bytes: &[u8]) {
     }
 }
 
-/// The new answer names the peer's domain, has SIDs of its members and the one that we add, and says nothing else that is more
-/// than the account's own.
+/// The new answer names the peer's domain, has SIDs of its members and the one that we add, and says nothing
+/// else that is more than the account's own.
 fn only_theirs(account: &ForeignAccount) {
     let message = account.message();
     let response = Response::decode(&message).expect("our own");

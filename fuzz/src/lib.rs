@@ -1,7 +1,7 @@
 //! Oracles: each takes any bytes and panics when what we make of them breaks a promise.
 //!
-//! The promises are of three kinds: nothing panics; what was read can be written and is read the same again; and where
-//! a reader of another program exists, it sees what we see.
+//! The promises are of three kinds: nothing panics; what was read can be written and is read the same again;
+//! and where a reader of another program exists, it sees what we see.
 
 pub mod ap_req;
 pub mod association;

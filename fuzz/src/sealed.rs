@@ -1,7 +1,8 @@
 //! The sealed files of a master secret: store, backup, node's cache, key texts and shares.
 //!
-//! Octets of a stranger have no tag that matches, so they would show the readers of headers alone. Here the octets are the header and the
-//! secrets of a file that is sealed as the documentation says, under a known key: what an owner of the key could write.
+//! Octets of a stranger have no tag that matches, so they would show the readers of headers alone. Here the
+//! octets are the header and the secrets of a file that is sealed as the documentation says, under a known
+//! key: what an owner of the key could write.
 
 use crate::Choices;
 use aes_gcm_siv::aead::{Aead, KeyInit, Payload};

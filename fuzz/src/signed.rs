@@ -1,5 +1,5 @@
-//! What lists and responses are judged with: two CAs of one name, whose keys are thrown away, and a certificate of each.
-//! OpenSSL made them and everything that they signed.
+//! What lists and responses are judged with: two CAs of one name, whose keys are thrown away, and a
+//! certificate of each. OpenSSL made them and everything that they signed.
 
 use dtyp::FileTime;
 use rcmp_service::trust::{OcspAsking, OcspResponder, Parts, Trust};
@@ -14,7 +14,8 @@ pub(crate) fn now() -> FileTime {
     FileTime::from_unix(1_795_635_600)
 }
 
-/// A trust in one of the CAs, which has a responder. The other CA's owner is believed about it, and never said anything.
+/// A trust in one of the CAs, which has a responder. The other CA's owner is believed about it, and never
+/// said anything.
 pub(crate) fn trust(ca: &[u8], signer: &[u8]) -> Trust {
     let responder = OcspResponder {
         authority: ca.to_vec(),

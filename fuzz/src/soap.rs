@@ -1,4 +1,5 @@
-//! SOAP messages with a WS-Security header: the reader, the writer, the canonical form, and opening what claims to be secured.
+//! SOAP messages with a WS-Security header: the reader, the writer, the canonical form, and opening what
+//! claims to be secured.
 
 use crate::Choices;
 use dtyp::FileTime;

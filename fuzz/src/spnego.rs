@@ -5,8 +5,8 @@ use crate::ntlm::{accept, acceptor, initiator, step};
 use rpc_auth::spnego::{SpnegoAcceptor, SpnegoInitiator, SpnegoMechanism};
 use rpc_auth::{Acceptor, InitiatorStep};
 
-/// Up to four tokens, each with its length before it. No sequence of them makes a context on either side: the fuzzer
-/// knows no password.
+/// Up to four tokens, each with its length before it. No sequence of them makes a context on either side: the
+/// fuzzer knows no password.
 pub fn check(bytes: &[u8]) {
     let mut choices = Choices(bytes);
     let spnego = SpnegoAcceptor::new(vec![(SpnegoMechanism::Ntlm, acceptor())]);

@@ -1,4 +1,5 @@
-//! What the tests of the whole product share: a demo domain with its service, the foreign peers, and a client.
+//! What the tests of the whole product share: a demo domain with its service, the foreign peers, and a
+//! client.
 //!
 //! A peer that is missing fails its test: nothing here is skipped.
 

@@ -1,4 +1,5 @@
-//! A certification authority that is the `openssl` command line: it issues, revokes, makes lists and answers by OCSP.
+//! A certification authority that is the `openssl` command line: it issues, revokes, makes lists and answers
+//! by OCSP.
 
 use crate::service::{Demo, finish};
 use std::fmt::Write as _;
@@ -256,8 +257,9 @@ impl Drop for Responder {
     }
 }
 
-/// The CAs of the example with three levels of service in docs/configuration.md, and for each a client with nothing but a common name: `b` of
-/// Bronze CA, `s` of Silver CA, `g` of Gold CA, `i` of the CA below that, `x` of another CA with the name of Gold CA.
+/// The CAs of the example with three levels of service in docs/configuration.md, and for each a client with
+/// nothing but a common name: `b` of Bronze CA, `s` of Silver CA, `g` of Gold CA, `i` of the CA below that,
+/// `x` of another CA with the name of Gold CA.
 pub fn three_levels_of_certificates(demo: &Demo) {
     let subject = |name: &str| format!("/C=US/O=Partners, Inc./CN={name}");
     let bronze = Authority::root(demo, "bronze", &subject("Bronze CA"));

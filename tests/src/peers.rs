@@ -1,4 +1,5 @@
-//! The foreign peers: Impacket and Samba as clients, Samba's domain controller as a server, OpenSSL and SSSD as readers of certificates.
+//! The foreign peers: Impacket and Samba as clients, Samba's domain controller as a server, OpenSSL and SSSD
+//! as readers of certificates.
 //!
 //! Each client is a Python script that takes one JSON object and prints one; the scripts say what is in them.
 
@@ -45,7 +46,8 @@ pub fn verify_jwt(token: &str, keys: &str, audience: &str, issuer: &str) -> Valu
     run(Command::new(private().join("web/bin/python")), "verify_jwt.py", &given)
 }
 
-/// What the parser of Prometheus' Python client reads in metrics: a list of families. `format` is `openmetrics` or `prometheus`.
+/// What the parser of Prometheus' Python client reads in metrics: a list of families. `format` is
+/// `openmetrics` or `prometheus`.
 pub fn read_metrics(text: &str, format: &str) -> Vec<Value> {
     let given = json!({ "text": text, "format": format });
     let read = run(Command::new(impacket_python()), "read_metrics.py", &given);
@@ -213,7 +215,8 @@ pub fn question_with(service: &Service, who: &str, more: Value) -> Value {
     with(question(service, who), more)
 }
 
-/// What `openssl x509 -noout` prints of a DER certificate with these arguments; `None` when OpenSSL refuses it.
+/// What `openssl x509 -noout` prints of a DER certificate with these arguments; `None` when OpenSSL refuses
+/// it.
 pub fn openssl_x509(certificate: &[u8], arguments: &[&str]) -> Option<Vec<u8>> {
     let mut command = Command::new("openssl");
     command.args(["x509", "-inform", "DER", "-noout"]).args(arguments);
@@ -291,7 +294,8 @@ impl SambaDc {
         command
     }
 
-    /// Makes tickets and keytabs in a folder, as `samba_kdc.py` says, and gives what it prints. Its user is in so many groups.
+    /// Makes tickets and keytabs in a folder, as `samba_kdc.py` says, and gives what it prints. Its user is
+    /// in so many groups.
     pub fn make_tickets(&self, folder: &Path, groups: usize) -> Value {
         let mut command = self.beside(SAMBA_PYTHON);
         command.arg(script("samba_kdc.py")).arg(self.text("folder")).arg(folder);
@@ -299,8 +303,8 @@ impl SambaDc {
         serde_json::from_str(&crate::service::finish(command).code(0).stdout).expect("JSON")
     }
 
-    /// A service ticket that an account gets by Impacket's getST with these arguments: a credential cache in the folder, which has to be
-    /// empty. The caller has to be in the DC's network.
+    /// A service ticket that an account gets by Impacket's getST with these arguments: a credential cache in
+    /// the folder, which has to be empty. The caller has to be in the DC's network.
     pub fn service_ticket(
         &self,
         folder: &Path,

@@ -5,7 +5,8 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// A relay to a service, which keeps all octets of both directions. It listens for as long as the process lives.
+/// A relay to a service, which keeps all octets of both directions. It listens for as long as the process
+/// lives.
 #[derive(Debug)]
 pub struct Recorder {
     /// Where clients connect to.

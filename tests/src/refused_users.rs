@@ -22,7 +22,8 @@ pub const REFUSED: [(&str, &str); 6] = [
     ("wrong password", "alice"),
 ];
 
-/// Adds these users to a demo with a master secret. All have alice's password, except the one whose password is empty.
+/// Adds these users to a demo with a master secret. All have alice's password, except the one whose password
+/// is empty.
 pub fn add_refused_users(demo: &Demo) {
     write_secret(demo.path("empty.hash"), "31d6cfe0d16ae931b73c59d7e0c089c0\n");
     for (name, more) in [
@@ -58,8 +59,8 @@ impl RefusedUsers {
         Self { provider: provider.expect("NTLM is configured"), password }
     }
 
-    /// Tries to log on as one of [`REFUSED`], and returns how long the last leg took. Each `number` is another source address, because
-    /// guesses from one are slowed down.
+    /// Tries to log on as one of [`REFUSED`], and returns how long the last leg took. Each `number` is
+    /// another source address, because guesses from one are slowed down.
     pub async fn attempt(&self, user: &str, number: u32) -> Duration {
         let hash = match user {
             "empty" => NtHash::from_password(""),

@@ -128,7 +128,8 @@ impl Demo {
         fs::read_to_string(path).expect("the user has a password").trim_end().to_owned()
     }
 
-    /// A domain of its own with no account but the machine WEB01$ in it, which trusts the CA of `of`; served at this address.
+    /// A domain of its own with no account but the machine WEB01$ in it, which trusts the CA of `of`; served
+    /// at this address.
     pub fn domain(netbios: &str, server: &str, address: &str, of: &Demo) -> Self {
         let demo = Self { folder: tempfile::tempdir().expect("there is room for temporary files") };
         fs::create_dir_all(demo.path("certs")).expect("a folder can be made");
@@ -173,8 +174,8 @@ path = "audit.log"
         demo
     }
 
-    /// A sidecar for nginx with no accounts of its own: it asks a demo domain's service as WEB01$. Its socket is nginx.sock, and it hears
-    /// us. `client` and `sidecar` are added to these sections.
+    /// A sidecar for nginx with no accounts of its own: it asks a demo domain's service as WEB01$. Its socket
+    /// is nginx.sock, and it hears us. `client` and `sidecar` are added to these sections.
     pub fn web(of: &Service, client: &str, sidecar: &str) -> Self {
         let demo = Self { folder: tempfile::tempdir().expect("there is room for temporary files") };
         fs::create_dir_all(demo.path("certs")).expect("a folder can be made");
@@ -354,8 +355,8 @@ peers   = ["{user}"]
         self.start(command)
     }
 
-    /// Serves it in a network namespace of its own, where the endpoint mapper has its well-known port: Samba's clients ask
-    /// no other process where Netlogon is. [`Service::beside`] is the way in.
+    /// Serves it in a network namespace of its own, where the endpoint mapper has its well-known port:
+    /// Samba's clients ask no other process where Netlogon is. [`Service::beside`] is the way in.
     pub fn serve_alone(self) -> Service {
         self.edit(|text| {
             text.replace("endpoint_mapper = \"127.0.0.1:0\"", "endpoint_mapper = \"127.0.0.1:135\"")
@@ -370,7 +371,8 @@ peers   = ["{user}"]
         self.start(command)
     }
 
-    /// Serves it with a disk of its own at a new folder, of so many KiB. [`Service::seen`] is how the folder looks to it.
+    /// Serves it with a disk of its own at a new folder, of so many KiB. [`Service::seen`] is how the folder
+    /// looks to it.
     pub fn serve_with_disk(self, folder: &str, kib: u32) -> Service {
         fs::create_dir(self.path(folder)).expect("the folder is new");
         let mut command = Command::new("unshare");
@@ -533,7 +535,8 @@ impl Service {
         command
     }
 
-    /// Asks as a user would: `rcmpd map NAME`, with a copy of the configuration that [`Demo::edit`] leaves alone.
+    /// Asks as a user would: `rcmpd map NAME`, with a copy of the configuration that [`Demo::edit`] leaves
+    /// alone.
     pub fn map(&self, who: &str) -> Finished {
         self.rcmpd(&["map", &self.certificate(who), "-c", "client.toml", "--json"])
     }

@@ -1,4 +1,5 @@
-//! Web servers in front of the sidecar of a demo domain, as `rcmpd proxy-config` configures them, and a page behind them.
+//! Web servers in front of the sidecar of a demo domain, as `rcmpd proxy-config` configures them, and a page
+//! behind them.
 
 use crate::peers::web_tool;
 use crate::service::{Demo, Finished, Service, finish, write_secret};
@@ -61,7 +62,8 @@ impl WebServer {
     }
 }
 
-/// A path that the page answers late: after more than half a minute, and more than the 15 seconds after which Envoy ends an answer.
+/// A path that the page answers late: after more than half a minute, and more than the 15 seconds after which
+/// Envoy ends an answer.
 pub const SLOW: &str = "/slow";
 /// A path that it answers with a line, and another one as late.
 pub const STREAM: &str = "/stream";
@@ -227,7 +229,8 @@ impl Site {
         Self::start_by(server, more, |text| text, &[])
     }
 
-    /// The same; the web server's configuration is changed, and there are variables in the service's environment.
+    /// The same; the web server's configuration is changed, and there are variables in the service's
+    /// environment.
     pub fn start_by(
         server: WebServer,
         more: &str,
@@ -284,7 +287,8 @@ impl Site {
         site
     }
 
-    /// The TLS-terminating proxy before an application that the test starts: `upstream` are its keys of `[sidecar.proxy]`.
+    /// The TLS-terminating proxy before an application that the test starts: `upstream` are its keys of
+    /// `[sidecar.proxy]`.
     pub fn start_at(page: Page, upstream: &str, prepare: &dyn Fn(&Demo)) -> Self {
         let demo = Demo::new();
         open(&demo);
@@ -321,8 +325,8 @@ impl Site {
         site
     }
 
-    /// What `rcmpd check-proxy` finds out about a web server, changed or not, with `rcmpd page` behind it: its exit code, and the checks
-    /// by verdict.
+    /// What `rcmpd check-proxy` finds out about a web server, changed or not, with `rcmpd page` behind it:
+    /// its exit code, and the checks by verdict.
     pub fn checked(
         server: WebServer,
         change: impl FnOnce(String) -> String,
@@ -348,7 +352,8 @@ impl Site {
             "--expect-user",
             "CONTOSO\\alice",
             "--json",
-            // Several builds and servers may share the machine. An answer that never comes is late all the same.
+            // Several builds and servers may share the machine. An answer that never comes is late all the
+            // same.
             "--timeout",
             "60",
         ];
@@ -479,7 +484,8 @@ impl Site {
         Connection { child, input, output }
     }
 
-    /// Whether a WebSocket passes: what the web server answers to the wish for one, and what comes back of what is then said.
+    /// Whether a WebSocket passes: what the web server answers to the wish for one, and what comes back of
+    /// what is then said.
     pub fn websocket(&self, who: &str) -> (String, String) {
         self.websocket_after(who, Duration::ZERO)
     }
@@ -518,8 +524,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Sends a request and reads the head of the answer: its first line is told, or nothing where the connection ended. A body of the
-    /// length that it names is read, too.
+    /// Sends a request and reads the head of the answer: its first line is told, or nothing where the
+    /// connection ended. A body of the length that it names is read, too.
     pub fn ask(&mut self, request: &str) -> String {
         let (mut status, mut line, mut length) = (String::new(), String::new(), 0);
         if self.input.write_all(request.as_bytes()).is_err() {
@@ -909,7 +915,8 @@ impl Printed {
         finish(command)
     }
 
-    /// Traefik has no check of its configuration. It serves a certificate of its own if it cannot read the one that is named.
+    /// Traefik has no check of its configuration. It serves a certificate of its own if it cannot read the
+    /// one that is named.
     fn served(&self, demo: &Demo) -> Finished {
         let at = |name: &str| demo.path(name).display().to_string();
         let write = |name: &str, text: &str| fs::write(demo.path(name), text).expect("the folder is ours");

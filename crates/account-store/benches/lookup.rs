@@ -1,7 +1,8 @@
 //! What a look-up costs: `ACCOUNTS=1000,1000000 cargo bench -p account-store --features sqlite`.
 //!
-//! Each account has a UPN, an SPN, two mappings and five groups of its own; with those above them it is in twelve.
-//! "Cold" asks for accounts in an order that the cache of answers cannot hold, with the file in the page cache.
+//! Each account has a UPN, an SPN, two mappings and five groups of its own; with those above them it is in
+//! twelve. "Cold" asks for accounts in an order that the cache of answers cannot hold, with the file in the
+//! page cache.
 
 use account_store::{
     Account, AccountStore, Change, Domain, Group, GroupScope, Matches, MemoryStore, Profile, Put, Query,

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 /// Text fields are what the directory would hold, at most [`Account::TEXT_LEN_MAX`] bytes each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
-    /// `sAMAccountName`; a computer's ends in `$`. Unique in its domain, compared by [`crate::fold::casefold`].
+    /// `sAMAccountName`; a computer's ends in `$`. Unique in its domain, compared by
+    /// [`crate::fold::casefold`].
     pub name: String,
     /// `objectSid`: the account domain's SID and the RID.
     pub sid: Sid,
@@ -34,7 +35,8 @@ pub struct Account {
     pub password_can_change: FileTime,
     /// When the password must be changed; `NEVER` when it need not be.
     pub password_must_change: FileTime,
-    /// `logonHours`: one bit an hour of the week from Sunday 00:00 UTC, least significant bit first; `None` for always.
+    /// `logonHours`: one bit an hour of the week from Sunday 00:00 UTC, least significant bit first; `None`
+    /// for always.
     pub logon_hours: Option<[u8; 21]>,
     /// `logonCount`.
     pub logon_count: u16,
@@ -44,8 +46,8 @@ pub struct Account {
     pub profile: Profile,
     /// `sIDHistory`, and groups of other domains: they become extra SIDs.
     pub extra_sids: Vec<Sid>,
-    /// NetBIOS name of the domain that answers for this account: an entry with one says where to ask, and nothing else. `None`
-    /// for the accounts of this domain.
+    /// NetBIOS name of the domain that answers for this account: an entry with one says where to ask, and
+    /// nothing else. `None` for the accounts of this domain.
     pub home_domain: Option<String>,
 }
 
@@ -65,8 +67,8 @@ pub enum AccountKind {
 }
 
 impl Account {
-    /// An account with nothing but a name and a SID: a computer's, if the name ends in a dollar sign, otherwise a user's. It is
-    /// enabled, never expires, and is in its kind's usual primary group.
+    /// An account with nothing but a name and a SID: a computer's, if the name ends in a dollar sign,
+    /// otherwise a user's. It is enabled, never expires, and is in its kind's usual primary group.
     pub fn new(name: impl Into<String>, sid: Sid) -> Self {
         let name = name.into();
         let is_computer = name.ends_with('$');

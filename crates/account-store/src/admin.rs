@@ -1,7 +1,7 @@
 //! Traits of stores that can be listed, and of stores that can be written.
 //!
-//! A service needs none of them to decide. Commands list and change accounts and machines by them, and warnings of a service look up the
-//! groups that a configuration names.
+//! A service needs none of them to decide. Commands list and change accounts and machines by them, and
+//! warnings of a service look up the groups that a configuration names.
 
 use crate::account::{Account, Group};
 use crate::machines::{Machine, MachineStore, Secrets};
@@ -15,9 +15,9 @@ pub enum Put {
     New,
     /// Something has this SID and is replaced.
     Existing,
-    /// Either. The entry with this SID is replaced or, where the SID is the domain's own, the entry of this name; if there
-    /// is none, a new one is written. When the whole change is done, an account or a group has no direct memberships but
-    /// those that the change makes. One change replaces an entry once.
+    /// Either. The entry with this SID is replaced or, where the SID is the domain's own, the entry of this
+    /// name; if there is none, a new one is written. When the whole change is done, an account or a group has
+    /// no direct memberships but those that the change makes. One change replaces an entry once.
     Replace {
         /// Whether an account that exists keeps its `created`.
         keep_created: bool,
@@ -26,9 +26,10 @@ pub enum Put {
 
 /// One step of a change. Stores of accounts alone refuse what concerns machines.
 ///
-/// The rules: SIDs are of the store's domain, and no two accounts or groups share a SID or a name. UPNs, SPNs and
-/// `altSecurityIdentities` may be shared; the look-up then finds many. An account or group to be written as
-/// [`Put::New`] or [`Put::Replace`] whose SID is the domain's own gets the next relative identifier; none is given twice.
+/// The rules: SIDs are of the store's domain, and no two accounts or groups share a SID or a name. UPNs, SPNs
+/// and `altSecurityIdentities` may be shared; the look-up then finds many. An account or group to be written
+/// as [`Put::New`] or [`Put::Replace`] whose SID is the domain's own gets the next relative identifier; none
+/// is given twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Writes an account with all its fields; except with [`Put::Replace`], memberships stay.
@@ -37,12 +38,13 @@ pub enum Change {
     RemoveAccount(Sid),
     /// Writes a group; members stay, and except with [`Put::Replace`] the groups that it is in.
     PutGroup(Put, Group),
-    /// When the whole change is done, the group of this name has no direct members but those that the change makes.
+    /// When the whole change is done, the group of this name has no direct members but those that the change
+    /// makes.
     OnlyNamedMembers(String),
     /// Removes a group and its memberships.
     RemoveGroup(Sid),
-    /// Makes an account or a group a direct member. Both have to exist when the whole change is done; a membership
-    /// that exists already is no error, nor is a circle of groups.
+    /// Makes an account or a group a direct member. Both have to exist when the whole change is done; a
+    /// membership that exists already is no error, nor is a circle of groups.
     AddMember {
         /// The group.
         group: Sid,
@@ -55,14 +57,16 @@ pub enum Change {
         group: String,
         /// The member.
         member: String,
-        /// The line of a file that says so, from 1, which the error names if there is no such group or member; 0 for none.
+        /// The line of a file that says so, from 1, which the error names if there is no such group or
+        /// member; 0 for none.
         line: u64,
     },
     /// Writes a machine. Without secrets those of the existing one stay; a new one gets a random one.
     PutMachine(Put, Box<Machine>, Option<Secrets>),
     /// Removes a machine; its computer account stays.
     RemoveMachine(Sid),
-    /// Ends a direct membership; one that does not exist is no error. The primary group is a field of the account.
+    /// Ends a direct membership; one that does not exist is no error. The primary group is a field of the
+    /// account.
     RemoveMember {
         /// The group.
         group: Sid,
@@ -76,11 +80,13 @@ pub type Changes<'a> = dyn Iterator<Item = Result<Change, StoreError>> + Send + 
 
 /// A store whose accounts and groups can be listed.
 ///
-/// Lists come in ascending order of relative identifier, at most `limit` after `after` (0 for the first page). An empty page is the end. A page
-/// is of one moment; a change between two pages may be seen or not, so a caller that needs one moment compares revisions.
+/// Lists come in ascending order of relative identifier, at most `limit` after `after` (0 for the first
+/// page). An empty page is the end. A page is of one moment; a change between two pages may be seen or not,
+/// so a caller that needs one moment compares revisions.
 ///
-/// A service calls these methods beside its decisions, at start, at reload and for an explanation, never for a decision. The methods of the
-/// embedded stores work where they are called: they may block for as long as the disk does.
+/// A service calls these methods beside its decisions, at start, at reload and for an explanation, never for
+/// a decision. The methods of the embedded stores work where they are called: they may block for as long as
+/// the disk does.
 pub trait AccountListing: AccountStore {
     /// A page of accounts.
     fn accounts(&self, after: u32, limit: usize) -> BoxFuture<'_, Result<Vec<Account>, StoreError>>;
@@ -97,15 +103,16 @@ pub trait AccountListing: AccountStore {
     /// The direct members of a group, in ascending order. A group that is not there has none.
     fn members<'a>(&'a self, group: &'a Sid) -> BoxFuture<'a, Result<Vec<Sid>, StoreError>>;
 
-    /// The groups that have this account or group as a direct member, in ascending order; the primary group is not
-    /// among them.
+    /// The groups that have this account or group as a direct member, in ascending order; the primary group
+    /// is not among them.
     fn member_of<'a>(&'a self, member: &'a Sid) -> BoxFuture<'a, Result<Vec<Sid>, StoreError>>;
 }
 
 /// Accounts that [`each_account`] reads at once.
 const PAGE: usize = 1000;
 
-/// Passes all accounts to `look_at`, in ascending order of RID, until it returns `false`. It may take seconds without a pause.
+/// Passes all accounts to `look_at`, in ascending order of RID, until it returns `false`. It may take seconds
+/// without a pause.
 pub async fn each_account(
     listing: &dyn AccountListing,
     mut look_at: impl FnMut(&Account) -> bool,
@@ -123,12 +130,13 @@ pub async fn each_account(
 
 /// A store of accounts and groups that can be written.
 pub trait AccountAdmin: AccountListing {
-    /// Makes all changes or, at the first error, none. The rules are those of [`Change`]; a broken rule is [`StoreError::Refused`], or
-    /// [`StoreError::Exists`] if the entry could be replaced.
+    /// Makes all changes or, at the first error, none. The rules are those of [`Change`]; a broken rule is
+    /// [`StoreError::Refused`], or [`StoreError::Exists`] if the entry could be replaced.
     ///
-    /// `Ok` means that the changes are on disk and that the next look-up finds them. A future that is dropped before it is ready makes all
-    /// changes or none. Changes may be as many as an import has lines: the source is read while the change is made, and the call blocks its
-    /// caller for as long as that takes. A store whose kind takes no changes does not have this trait; one that takes none at present answers
+    /// `Ok` means that the changes are on disk and that the next look-up finds them. A future that is dropped
+    /// before it is ready makes all changes or none. Changes may be as many as an import has lines: the
+    /// source is read while the change is made, and the call blocks its caller for as long as that takes. A
+    /// store whose kind takes no changes does not have this trait; one that takes none at present answers
     /// [`StoreError::ReadOnly`].
     fn apply<'a>(&'a self, changes: &'a mut Changes<'a>) -> BoxFuture<'a, Result<(), StoreError>>;
 }
@@ -155,12 +163,13 @@ pub trait DomainStore: AccountAdmin + MachineAdmin {}
 
 impl<S: AccountAdmin + MachineAdmin + ?Sized> DomainStore for S {}
 
-/// The first relative identifier of machines whose store is not that of the accounts. It is above all identifiers that a store gives
-/// to accounts ([`crate::rules::RID_LAST`]).
+/// The first relative identifier of machines whose store is not that of the accounts. It is above all
+/// identifiers that a store gives to accounts ([`crate::rules::RID_LAST`]).
 const MACHINE_RID_FIRST: u32 = 1 << 30;
 
-/// A SID for a new computer account in `machines`, a store apart from that of the accounts: the SID that `accounts` has for this name, or else one
-/// that neither store has. Where one store has all accounts, the domain's SID stands for the next one, and this function is not needed.
+/// A SID for a new computer account in `machines`, a store apart from that of the accounts: the SID that
+/// `accounts` has for this name, or else one that neither store has. Where one store has all accounts, the
+/// domain's SID stands for the next one, and this function is not needed.
 ///
 /// Refused if several accounts have the name, or if no relative identifier is left.
 pub async fn free_machine_sid(

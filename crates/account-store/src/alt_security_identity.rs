@@ -1,7 +1,7 @@
 //! Values of `altSecurityIdentities`: which certificates an account says are its own ([MS-PKCA] 3.1.5.2.1).
 //!
-//! What is no known form (`Kerberos:…`, tags of the future, a slip of the pen) is data: it is kept with the account
-//! and finds no account.
+//! What is no known form (`Kerberos:…`, tags of the future, a slip of the pen) is data: it is kept with the
+//! account and finds no account.
 
 use crate::distinguished_name::{DistinguishedName, ParseNameError, from_hex};
 use crate::fold::Comparison;
@@ -85,7 +85,8 @@ pub enum Ignored {
 /// The tags of all forms.
 pub(crate) const TAGS: [&str; 7] = ["I", "S", "SR", "SKI", "SHA1-PUKEY", "RFC822", "SID"];
 
-/// The index key of a value: equal mappings have equal keys, whatever their spelling. `None` for what names nothing.
+/// The index key of a value: equal mappings have equal keys, whatever their spelling. `None` for what names
+/// nothing.
 pub fn key(value: &str) -> Option<String> {
     value.parse::<AltSecurityIdentity>().ok().map(|identity| identity.key())
 }
@@ -104,8 +105,9 @@ impl AltSecurityIdentity {
         self.key_by(Comparison::Windows)
     }
 
-    /// The text that is the same for all spellings of this mapping: mappings are equal when their keys are. Names and mail
-    /// addresses are compared as asked; bytes and SIDs have one spelling, and the values of one relative name are a set.
+    /// The text that is the same for all spellings of this mapping: mappings are equal when their keys are.
+    /// Names and mail addresses are compared as asked; bytes and SIDs have one spelling, and the values of
+    /// one relative name are a set.
     pub fn key_by(&self, comparison: Comparison) -> String {
         let folded = |name: &DistinguishedName| name.folded(comparison);
         match self {

@@ -1,12 +1,13 @@
 //! What a store keeps, as tests that the crate of the store runs (feature `battery`).
 //!
-//! - [`read_only_store_battery!`] runs what every store keeps ([`read_only`]). Its argument makes a store of [`domain`] from a list of
-//!   [`Record`]s: it writes them into the store's own form and opens that.
-//! - [`account_store_battery!`] runs the same, and what a writable store keeps beside it. Its argument makes an empty store of [`domain`].
+//! - [`read_only_store_battery!`] runs what every store keeps ([`read_only`]). Its argument makes a store of
+//!   [`domain`] from a list of [`Record`]s: it writes them into the store's own form and opens that.
+//! - [`account_store_battery!`] runs the same, and what a writable store keeps beside it. Its argument makes
+//!   an empty store of [`domain`].
 //! - [`machine_store_battery!`] runs what a store keeps that holds machines together with accounts.
 //!
-//! Each argument is a closure that returns the store and a value that has to outlive it, such as a temporary folder, or `()`. Each promise
-//! becomes a `#[test]` of its own, so a macro is invoked once in a module:
+//! Each argument is a closure that returns the store and a value that has to outlive it, such as a temporary
+//! folder, or `()`. Each promise becomes a `#[test]` of its own, so a macro is invoked once in a module:
 //!
 //! ```
 //! # use account_store::{AccountAdmin, MemoryStore, battery};
@@ -18,8 +19,8 @@
 //! }
 //! ```
 //!
-//! Futures are polled on the thread of the test. A store that needs a runtime gets its context from the value that outlives it: for tokio,
-//! the guard of `Runtime::enter` on a multi-threaded runtime that was leaked.
+//! Futures are polled on the thread of the test. A store that needs a runtime gets its context from the value
+//! that outlives it: for tokio, the guard of `Runtime::enter` on a multi-threaded runtime that was leaked.
 
 pub mod read_only;
 

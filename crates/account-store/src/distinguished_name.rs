@@ -1,11 +1,12 @@
 //! Distinguished names as text, the way Windows writes them into `altSecurityIdentities`.
 //!
-//! Order is the certificate's (root-most first), values are quoted as CertNameToStr quotes X.500 names, relative
-//! names are joined by a bare `,` and the values of one by ` + `. Reading accepts what operators type: a space
-//! after the comma, `ST` for `S`, `emailAddress` for `E`, dotted object identifiers. It accepts values of one relative
-//! name that are joined by a space, as Active Directory's own tools store them (CERT_NAME_STR_NO_PLUS_FLAG of
-//! CertNameToStr): a value with a `=` is quoted, so a known word and a `=` after a space begin the next value. A `,` or
-//! `+` that should have been quoted makes the text unreadable instead of making it another name.
+//! Order is the certificate's (root-most first), values are quoted as CertNameToStr quotes X.500 names,
+//! relative names are joined by a bare `,` and the values of one by ` + `. Reading accepts what operators
+//! type: a space after the comma, `ST` for `S`, `emailAddress` for `E`, dotted object identifiers. It accepts
+//! values of one relative name that are joined by a space, as Active Directory's own tools store them
+//! (CERT_NAME_STR_NO_PLUS_FLAG of CertNameToStr): a value with a `=` is quoted, so a known word and a `=`
+//! after a space begin the next value. A `,` or `+` that should have been quoted makes the text unreadable
+//! instead of making it another name.
 
 use crate::fold::Comparison;
 use std::borrow::Cow;
@@ -107,8 +108,8 @@ impl Attribute {
         &self.0
     }
 
-    /// Whether a certificate can have it: its object identifier is known. A word of another program that is not known here is
-    /// kept and matches nothing.
+    /// Whether a certificate can have it: its object identifier is known. A word of another program that is
+    /// not known here is kept and matches nothing.
     pub fn is_known(&self) -> bool {
         self.0.starts_with("OID.") || KEYWORDS.iter().any(|(_, own, _)| *own == self.0)
     }
@@ -134,8 +135,8 @@ impl DistinguishedName {
         self.folded(comparison).to_string()
     }
 
-    /// The name all spellings of which are equal: values folded, and the values of one relative name sorted, since
-    /// they are a set. Folding comes before quoting, so a wide comma in a value stays inside its value.
+    /// The name all spellings of which are equal: values folded, and the values of one relative name sorted,
+    /// since they are a set. Folding comes before quoting, so a wide comma in a value stays inside its value.
     pub(crate) fn folded(&self, comparison: Comparison) -> Self {
         let fold = |part: &AttributeTypeAndValue| AttributeTypeAndValue {
             attribute: part.attribute.clone(),
@@ -242,7 +243,8 @@ impl FromStr for DistinguishedName {
     }
 }
 
-/// Whether a text begins with a known word and a `=`: with the next value of a relative name whose values are joined by a space.
+/// Whether a text begins with a known word and a `=`: with the next value of a relative name whose values are
+/// joined by a space.
 fn begins_value(text: &str) -> bool {
     let word = text.split_once('=').map(|(word, _)| word.trim_end_matches(' '));
     word.is_some_and(|word| {

@@ -1,7 +1,8 @@
 //! Files that other users must not read or change: keys, secrets, databases, configurations.
 //!
-//! The file that was opened is checked, not its path, so no other file can take its place in between. Who owns a file is not looked at:
-//! services are set up with files of root's, of their own user and of a deployment's.
+//! The file that was opened is checked, not its path, so no other file can take its place in between. Who
+//! owns a file is not looked at: services are set up with files of root's, of their own user and of a
+//! deployment's.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
@@ -34,7 +35,8 @@ pub enum FileAccess {
     Owner,
     /// Its group: keys and secrets that two services share, such as a web server and this one.
     Group,
-    /// Every user may read it, and none but its owner and group may change it: configurations, databases, certificates that are trusted.
+    /// Every user may read it, and none but its owner and group may change it: configurations, databases,
+    /// certificates that are trusted.
     ReadByAll,
 }
 
@@ -80,9 +82,9 @@ impl FileAccess {
     }
 }
 
-/// Writes a new file, which is on the disk afterwards. If a file of this name exists, it stays and the kind of the error is
-/// `AlreadyExists`. If the file cannot be written as a whole, such as to a full disk, no part of it is left: an empty key would look
-/// like a key, and stand in the way of the next try.
+/// Writes a new file, which is on the disk afterwards. If a file of this name exists, it stays and the kind
+/// of the error is `AlreadyExists`. If the file cannot be written as a whole, such as to a full disk, no part
+/// of it is left: an empty key would look like a key, and stand in the way of the next try.
 pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
@@ -97,8 +99,8 @@ pub fn database_files(path: &Path) -> [PathBuf; 3] {
     [path.to_owned(), beside_database(path, "-wal"), beside_database(path, "-shm")]
 }
 
-/// The name of a file that belongs to a database, by its end. If the name of the database is a link, SQLite puts its files beside the
-/// file that the link leads to, under that file's name.
+/// The name of a file that belongs to a database, by its end. If the name of the database is a link, SQLite
+/// puts its files beside the file that the link leads to, under that file's name.
 pub(crate) fn beside_database(path: &Path, end: &str) -> PathBuf {
     let mut name = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
     name.push(end);

@@ -1,7 +1,7 @@
 //! The ways text is compared: each makes a key, and texts are equal when their keys are.
 //!
-//! Backends index accounts by these keys, so a look-up folds its question once and compares bytes.
-//! Folding widens what matches (`josé` is `jose` to [`windows()`]): a key that finds several accounts never maps.
+//! Backends index accounts by these keys, so a look-up folds its question once and compares bytes. Folding
+//! widens what matches (`josé` is `jose` to [`windows()`]): a key that finds several accounts never maps.
 
 use std::borrow::Cow;
 use unicode_normalization::UnicodeNormalization;
@@ -42,7 +42,8 @@ impl Comparison {
     }
 }
 
-/// The version of the tables behind the keys. A store that keeps keys on disk notes it, and makes the keys again if it differs.
+/// The version of the tables behind the keys. A store that keeps keys on disk notes it, and makes the keys
+/// again if it differs.
 pub fn version() -> String {
     let text = |(major, minor, micro): (u64, u64, u64)| format!("{major}.{minor}.{micro}");
     let std = char::UNICODE_VERSION;
@@ -64,9 +65,9 @@ pub fn casefold(text: &str) -> String {
     }
 }
 
-/// For whether two names look alike: [`casefold`] of the compatibility composition, without characters that are not
-/// shown. Full-width and half-width forms, ligatures and superscripts are the letters that they stand for. No look-up
-/// goes by it.
+/// For whether two names look alike: [`casefold`] of the compatibility composition, without characters that
+/// are not shown. Full-width and half-width forms, ligatures and superscripts are the letters that they stand
+/// for. No look-up goes by it.
 pub fn wide(text: &str) -> String {
     match text.is_ascii() {
         true => casefold(text),
@@ -77,12 +78,12 @@ pub fn wide(text: &str) -> String {
     }
 }
 
-/// For `altSecurityIdentities`: what Windows compares with NORM_IGNORECASE, IGNOREKANATYPE, IGNORENONSPACE and
-/// IGNOREWIDTH ([MS-RCMP] note <2>), by public Unicode data instead of Microsoft's weight tables.
+/// For `altSecurityIdentities`: what Windows compares with NORM_IGNORECASE, IGNOREKANATYPE, IGNORENONSPACE
+/// and IGNOREWIDTH ([MS-RCMP] note <2>), by public Unicode data instead of Microsoft's weight tables.
 ///
 /// Compatibility decomposition, without nonspacing marks, Hiragana as Katakana, simple upper case, without
-/// control, unassigned and default-ignorable characters. Equal to the real thing for ASCII; in other scripts it
-/// also unifies ligatures and superscripts, which some versions of Windows keep apart.
+/// control, unassigned and default-ignorable characters. Equal to the real thing for ASCII; in other scripts
+/// it also unifies ligatures and superscripts, which some versions of Windows keep apart.
 pub fn windows(text: &str) -> String {
     match text.is_ascii() {
         true => text.chars().filter(|c| !c.is_ascii_control()).map(|c| c.to_ascii_uppercase()).collect(),
@@ -102,8 +103,9 @@ fn katakana(c: char) -> char {
     }
 }
 
-/// The simple upper-case mapping. The standard library knows the full one; where that has several code points,
-/// the simple one is the character itself (`ß`) or its title case, which folds together by [`simple_lower`].
+/// The simple upper-case mapping. The standard library knows the full one; where that has several code
+/// points, the simple one is the character itself (`ß`) or its title case, which folds together by
+/// [`simple_lower`].
 fn simple_upper(c: char) -> char {
     single(c.to_uppercase()).unwrap_or(c)
 }
@@ -131,7 +133,8 @@ fn is_dropped(c: char) -> bool {
         && (matches!(c.general_category(), NonspacingMark | Control | Unassigned) || is_default_ignorable(c))
 }
 
-/// Default_Ignorable_Code_Point of the Unicode Character Database (DerivedCoreProperties.txt): characters that are not shown.
+/// Default_Ignorable_Code_Point of the Unicode Character Database (DerivedCoreProperties.txt): characters
+/// that are not shown.
 fn is_default_ignorable(c: char) -> bool {
     matches!(
         c,
@@ -155,8 +158,8 @@ fn is_default_ignorable(c: char) -> bool {
     )
 }
 
-/// Whether a character leaves no mark on the paper, spaces and controls aside: Default_Ignorable_Code_Point, or the Braille pattern
-/// without dots, which is no space to any program and looks like one.
+/// Whether a character leaves no mark on the paper, spaces and controls aside: Default_Ignorable_Code_Point,
+/// or the Braille pattern without dots, which is no space to any program and looks like one.
 pub fn is_invisible(c: char) -> bool {
     c == '\u{2800}' || is_default_ignorable(c)
 }

@@ -1,7 +1,8 @@
-//! By what accounts are found: the places of an account, and the place of a query. All stores use these, so that all stores
-//! compare names and mappings alike.
+//! By what accounts are found: the places of an account, and the place of a query. All stores use these, so
+//! that all stores compare names and mappings alike.
 //!
-//! A store that keeps its accounts in memory maps each [`Place`] of [`places`] to its accounts and answers a query from [`place`]:
+//! A store that keeps its accounts in memory maps each [`Place`] of [`places`] to its accounts and answers a
+//! query from [`place`]:
 //!
 //! ```
 //! use account_store::index::{Place, place, places};
@@ -25,8 +26,9 @@
 //! # Ok::<(), dtyp::ParseSidError>(())
 //! ```
 //!
-//! A database stores the text of each [`keys`] entry, or a hash of it, beside the kind. Keys can change with the version of this crate (a new version of
-//! Unicode): a database notes [`crate::fold::version`] and makes its keys again when that differs.
+//! A database stores the text of each [`keys`] entry, or a hash of it, beside the kind. Keys can change with
+//! the version of this crate (a new version of Unicode): a database notes [`crate::fold::version`] and makes
+//! its keys again when that differs.
 
 use crate::account::Account;
 use crate::alt_security_identity;
@@ -45,7 +47,8 @@ pub enum KeyKind {
     AltSecurityIdentity = 3,
 }
 
-/// The keys of an account that other accounts may share, each once. A value of `altSecurityIdentities` that no certificate matches has none.
+/// The keys of an account that other accounts may share, each once. A value of `altSecurityIdentities` that
+/// no certificate matches has none.
 pub fn keys(account: &Account) -> BTreeSet<(KeyKind, String)> {
     let upn = account.user_principal_name.iter().map(|name| (KeyKind::UserPrincipalName, casefold(name)));
     let spns =
@@ -84,7 +87,8 @@ pub fn place(domain: &Domain, query: &Query) -> Place {
     }
 }
 
-/// All places at which an account is found, each once. An account whose SID is of another domain is not found by its SID.
+/// All places at which an account is found, each once. An account whose SID is of another domain is not found
+/// by its SID.
 pub fn places(domain: &Domain, account: &Account) -> impl Iterator<Item = Place> {
     let keys = keys(account).into_iter().map(|(kind, key)| Place::Key(kind, key));
     let rid = account.sid.rid_in(&domain.sid).map(Place::Rid);

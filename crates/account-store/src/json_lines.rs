@@ -1,8 +1,9 @@
-//! The whole store as text, one JSON object a line: for copies between stores, and for scripts that write such lines.
+//! The whole store as text, one JSON object a line: for copies between stores, and for scripts that write
+//! such lines.
 //!
-//! Each line has a `type`. Fields have the names of [`Account`], [`Group`] and [`Machine`]; those with
-//! a usual value may be left out, unknown ones are errors. Times are FILETIME numbers, dates (`"2027-01-01"`, `"2027-01-01T12:00:00Z"`),
-//! `"never"` or `"unset"`.
+//! Each line has a `type`. Fields have the names of [`Account`], [`Group`] and [`Machine`]; those with a
+//! usual value may be left out, unknown ones are errors. Times are FILETIME numbers, dates (`"2027-01-01"`,
+//! `"2027-01-01T12:00:00Z"`), `"never"` or `"unset"`.
 //!
 //! ```text
 //! {"type":"group","name":"Staff","sid":"S-1-5-21-1-2-3-1100","scope":"global","member_of":[],"members":["alice"]}
@@ -10,10 +11,10 @@
 //! {"type":"machine","name":"WEB01$","kind":"workstation","rcmp":true,"current_secret":"0cb6948805f797bf2a82807973b89537"}
 //! ```
 //!
-//! `members` and `member_of` name entries of the file or the store by SID or by name, before or after they are
-//! defined. An entry without `sid` gets the next relative identifier, or replaces the entry of its name. Secrets are NT
-//! hashes in hex and are exported only when asked for; a new machine without one gets a random one. A byte order mark at
-//! the start of a line is skipped.
+//! `members` and `member_of` name entries of the file or the store by SID or by name, before or after they
+//! are defined. An entry without `sid` gets the next relative identifier, or replaces the entry of its name.
+//! Secrets are NT hashes in hex and are exported only when asked for; a new machine without one gets a random
+//! one. A byte order mark at the start of a line is skipped.
 
 use crate::account::{Account, AccountFlags, AccountKind, Group, GroupScope, Profile};
 use crate::admin::{AccountAdmin, AccountListing, Change, MachineAdmin, Put};
@@ -164,7 +165,8 @@ struct MachineLine {
     previous_secret: Option<String>,
 }
 
-/// A FILETIME as a number, a date, or by its word. What is none of these is kept, because the error names its field.
+/// A FILETIME as a number, a date, or by its word. What is none of these is kept, because the error names its
+/// field.
 #[derive(Clone, PartialEq, Eq)]
 enum Time {
     At(FileTime),
@@ -220,7 +222,8 @@ impl Time {
     }
 }
 
-/// Reads a date, which begins at 00:00 UTC, or a date and a time in UTC, as in RFC 3339: `2027-01-01` or `2027-01-01T12:00:00Z`.
+/// Reads a date, which begins at 00:00 UTC, or a date and a time in UTC, as in RFC 3339: `2027-01-01` or
+/// `2027-01-01T12:00:00Z`.
 pub fn date(text: &str) -> Option<FileTime> {
     let numbers = |text: &str, separator, lens: [usize; 3]| {
         let mut parts = text.split(separator);
@@ -267,17 +270,18 @@ fn yes() -> bool {
     true
 }
 
-/// 1900-01-01: no account is older. A smaller number is no FILETIME but most often a Unix time. As `created` it would make the account
-/// older than every certificate, so that a weak mapping counts with `binding = "compat"`; as `expires` it would disable the account.
+/// 1900-01-01: no account is older. A smaller number is no FILETIME but most often a Unix time. As `created`
+/// it would make the account older than every certificate, so that a weak mapping counts with `binding =
+/// "compat"`; as `expires` it would disable the account.
 const TIME_MIN: FileTime = FileTime(94_354_848_000_000_000);
 
 /// What an import does with the entries of its lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImportOptions {
-    /// An entry that exists, by SID or, in a line without one, by name, becomes what its line says: its direct memberships are
-    /// those that the lines name, in `member_of` of a member or `members` of a group. A group whose line has no `members`
-    /// keeps its members, and an account whose line has no `created` keeps its own. Otherwise an entry that exists ends the
-    /// import.
+    /// An entry that exists, by SID or, in a line without one, by name, becomes what its line says: its
+    /// direct memberships are those that the lines name, in `member_of` of a member or `members` of a group.
+    /// A group whose line has no `members` keeps its members, and an account whose line has no `created`
+    /// keeps its own. Otherwise an entry that exists ends the import.
     pub replace: bool,
     /// `created` of new accounts whose lines do not say.
     pub created: FileTime,
@@ -297,7 +301,8 @@ impl ImportOptions {
 
 /// Reads lines and makes all their changes, or none.
 ///
-/// `progress` is called from time to time with the bytes that have been read and `len`. Blocks as [`AccountAdmin::apply`] does.
+/// `progress` is called from time to time with the bytes that have been read and `len`. Blocks as
+/// [`AccountAdmin::apply`] does.
 pub async fn import(
     store: &dyn AccountAdmin,
     options: ImportOptions,
@@ -492,8 +497,8 @@ fn json_error(error: &serde_json::Error, is_object: bool, is_table: bool) -> Str
     }
 }
 
-/// The SID of an entry. In a [`Change`] the domain's own SID asks for the next relative identifier; in a line that is said
-/// by leaving it out, and a line that has it is mistaken about what the SID is of.
+/// The SID of an entry. In a [`Change`] the domain's own SID asks for the next relative identifier; in a line
+/// that is said by leaving it out, and a line that has it is mistaken about what the SID is of.
 fn sid(domain: &Domain, text: Option<&str>) -> Result<Sid, String> {
     match text.map(parse_sid).transpose()? {
         None => Ok(domain.sid),
@@ -633,7 +638,8 @@ impl MachineLine {
 pub struct Machines<'a> {
     /// Where they are.
     pub store: &'a dyn MachineAdmin,
-    /// Whether their secrets are written too. A reader of the file can then authenticate as each of these machines.
+    /// Whether their secrets are written too. A reader of the file can then authenticate as each of these
+    /// machines.
     pub with_secrets: bool,
 }
 

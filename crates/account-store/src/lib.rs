@@ -2,8 +2,8 @@
 //!
 //! A reader may rely on this: a look-up answers with a value. *Absence* and *more than one* are values of
 //! [`Matches`]; `Err` means that the store could not answer, which is never the same as no. Text is compared
-//! by the keys of [`index`], so every store finds the same accounts. The [contract](store) says what a store keeps and what a caller may
-//! expect; the `battery` (feature `battery`) tests it.
+//! by the keys of [`index`], so every store finds the same accounts. The [contract](store) says what a store
+//! keeps and what a caller may expect; the `battery` (feature `battery`) tests it.
 //!
 //! | trait | who needs it |
 //! | --- | --- |

@@ -1,8 +1,8 @@
 //! Machine accounts and trusts: who may open a secure channel, with which secret.
 //!
-//! A channel belongs to its account: a machine that shares its name and relative identifier with a computer account is
-//! usable only while that account exists and is enabled. What passwords are is not known here: only their NT
-//! hashes, which leave this module by [`NtHash::expose`] alone.
+//! A channel belongs to its account: a machine that shares its name and relative identifier with a computer
+//! account is usable only while that account exists and is enabled. What passwords are is not known here:
+//! only their NT hashes, which leave this module by [`NtHash::expose`] alone.
 
 use crate::account::AccountFlags;
 use crate::store::{BoxFuture, Revision, StoreError};
@@ -116,7 +116,8 @@ pub struct Machine {
     pub rcmp: bool,
     /// NetBIOS names of the domains whose accounts are in its scope; empty for all.
     pub domains: Vec<String>,
-    /// SIDs of the groups whose members are in its scope, or of single accounts; empty for all accounts that are not privileged.
+    /// SIDs of the groups whose members are in its scope, or of single accounts; empty for all accounts that
+    /// are not privileged.
     pub groups: Vec<Sid>,
 }
 
@@ -137,7 +138,8 @@ impl Secrets {
         Self { current, current_since: now, previous: None }
     }
 
-    /// [`MachineStore::rotate`]; whether anything changed, or `None` if another secret than the current one was expected.
+    /// [`MachineStore::rotate`]; whether anything changed, or `None` if another secret than the current one
+    /// was expected.
     #[cfg(feature = "memory")]
     pub(crate) fn rotate(&mut self, expected: Option<NtHash>, secret: NtHash, now: FileTime) -> Option<bool> {
         if expected.is_some_and(|expected| self.current != expected) {
@@ -178,22 +180,24 @@ impl MachineRecord {
 
 /// Machines and their secrets, as a service asks for them. The contract of [`crate::store`] holds here too.
 ///
-/// If a machine has the name of a computer account, it has the SID of that account. Otherwise no account and no group has its SID.
+/// If a machine has the name of a computer account, it has the SID of that account. Otherwise no account and
+/// no group has its SID.
 ///
-/// A service asks for a machine when it authenticates a secure channel, and for the revision at every call of the channel. An `Err` refuses
-/// the call with a status that lets the client try again.
+/// A service asks for a machine when it authenticates a secure channel, and for the revision at every call of
+/// the channel. An `Err` refuses the call with a status that lets the client try again.
 pub trait MachineStore: Send + Sync {
-    /// The machine with this account name, enabled or not, and its secrets. Names are compared by [`crate::fold::casefold`].
+    /// The machine with this account name, enabled or not, and its secrets. Names are compared by
+    /// [`crate::fold::casefold`].
     ///
     /// A dropped future leaves nothing behind.
     fn machine<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Arc<MachineRecord>>, StoreError>>;
 
-    /// Makes `secret` the current secret, and the current secret the previous one. If `secret` is current already, nothing changes: a
-    /// repeated request must not remove the previous secret. If `expected` is given and is not the current secret, nothing changes and the
-    /// answer is `false`.
+    /// Makes `secret` the current secret, and the current secret the previous one. If `secret` is current
+    /// already, nothing changes: a repeated request must not remove the previous secret. If `expected` is
+    /// given and is not the current secret, nothing changes and the answer is `false`.
     ///
-    /// All of it is one change. If the future is dropped, the change is either made whole or not at all. `Ok(true)` means that it is on disk.
-    /// A machine that is not there is [`StoreError::Refused`].
+    /// All of it is one change. If the future is dropped, the change is either made whole or not at all.
+    /// `Ok(true)` means that it is on disk. A machine that is not there is [`StoreError::Refused`].
     fn rotate(
         &self,
         sid: Sid,
@@ -202,14 +206,17 @@ pub trait MachineStore: Send + Sync {
         now: FileTime,
     ) -> BoxFuture<'_, Result<bool, StoreError>>;
 
-    /// Removes the previous secret if `current` is still the current one. A service calls this for every channel that is set up with the
-    /// current secret, so the usual case, in which there is no previous secret, must not write.
+    /// Removes the previous secret if `current` is still the current one. A service calls this for every
+    /// channel that is set up with the current secret, so the usual case, in which there is no previous
+    /// secret, must not write.
     ///
-    /// A dropped future removes the secret or leaves it. A machine that is not there is [`StoreError::Refused`].
+    /// A dropped future removes the secret or leaves it. A machine that is not there is
+    /// [`StoreError::Refused`].
     fn drop_previous(&self, sid: Sid, current: NtHash) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Changes whenever an answer of [`MachineStore::machine`] may have changed, also when the account of a machine is disabled. Its cost and
-    /// its errors are those of [`crate::AccountStore::revision`]: it is asked for at every call of every channel.
+    /// Changes whenever an answer of [`MachineStore::machine`] may have changed, also when the account of a
+    /// machine is disabled. Its cost and its errors are those of [`crate::AccountStore::revision`]: it is
+    /// asked for at every call of every channel.
     fn machine_revision(&self) -> Result<Revision, StoreError>;
 }
 

@@ -1,7 +1,7 @@
 //! Accounts in memory: for tests, examples and stores that are filled from elsewhere.
 //!
-//! Readers share a snapshot that a change replaces whole. A change copies the snapshot first, so many small changes
-//! to many accounts are slow; make them as one.
+//! Readers share a snapshot that a change replaces whole. A change copies the snapshot first, so many small
+//! changes to many accounts are slow; make them as one.
 
 use crate::account::{Account, Group, GroupScope, Membership};
 use crate::admin::{AccountAdmin, AccountListing, Changes};

@@ -1,13 +1,14 @@
 //! The privileged accounts and groups of a domain: by SID, and by the well-known names of [MS-DTYP] 2.4.2.4.
 //!
-//! A SID alone makes an account or a group privileged. A name never does, so a group under such a name and another SID
-//! would protect nothing and be taken for the group that does.
+//! A SID alone makes an account or a group privileged. A name never does, so a group under such a name and
+//! another SID would protect nothing and be taken for the group that does.
 
 use crate::fold::casefold;
 use dtyp::Sid;
 
-/// Relative identifiers of the privileged accounts and groups of a domain ([MS-DTYP] 2.4.2.4), as far as the directory protects them
-/// ([MS-ADTS] 3.1.1.6.1, adminSDHolder), and those that can raise themselves to one of them.
+/// Relative identifiers of the privileged accounts and groups of a domain ([MS-DTYP] 2.4.2.4), as far as the
+/// directory protects them ([MS-ADTS] 3.1.1.6.1, adminSDHolder), and those that can raise themselves to one
+/// of them.
 const PRIVILEGED_IN_DOMAIN: [(u32, &str); 12] = [
     (498, "Enterprise Read-only Domain Controllers"),
     (500, "Administrator"),
@@ -54,8 +55,8 @@ pub fn privileged_sid(name: &str, domain: &Sid) -> Option<Sid> {
     }
 }
 
-/// Why a group with this SID must not have this name: it is the well-known name of a privileged account or group, or
-/// looks like it ([`crate::fold::wide`]), and the SID is another. `None` if the name may be used.
+/// Why a group with this SID must not have this name: it is the well-known name of a privileged account or
+/// group, or looks like it ([`crate::fold::wide`]), and the SID is another. `None` if the name may be used.
 #[cfg(feature = "memory")]
 pub(crate) fn group_name_refused(name: &str, sid: &Sid, domain: &Sid) -> Option<String> {
     let privileged = privileged_sid(&crate::fold::wide(name), domain)?;

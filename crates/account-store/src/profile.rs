@@ -31,8 +31,9 @@ pub struct ProfileStore {
 }
 
 impl ProfileStore {
-    /// Refused when two levels share an issuer, a name or a SID, when one is not of the domain or has the RID of a built-in account,
-    /// when a level has the SID or the name of a group, and when a group has two names or two groups have one.
+    /// Refused when two levels share an issuer, a name or a SID, when one is not of the domain or has the RID
+    /// of a built-in account, when a level has the SID or the name of a group, and when a group has two names
+    /// or two groups have one.
     pub fn new(domain: Domain, levels: impl IntoIterator<Item = Level>) -> Result<Self, StoreError> {
         let mut store = Self {
             domain,

@@ -1,8 +1,10 @@
-//! The rules that an entry keeps in every store. A store checks an entry before it writes it, and a read-only store when it loads it.
+//! The rules that an entry keeps in every store. A store checks an entry before it writes it, and a read-only
+//! store when it loads it.
 //!
 //! All errors are [`StoreError::Refused`] and name the entry and the rule.
 //!
-//! Between entries, a SID and a name are those of one account or group: [`Entries`] checks that while a read-only store is loaded.
+//! Between entries, a SID and a name are those of one account or group: [`Entries`] checks that while a
+//! read-only store is loaded.
 
 use crate::account::{Account, AccountKind};
 #[cfg(feature = "memory")]
@@ -42,7 +44,8 @@ pub(crate) fn rid_named(domain: &Domain, sid: &Sid) -> Result<u32, StoreError> {
     rid_to_write(domain, Put::Existing, sid).map(|rid| rid.unwrap_or_default())
 }
 
-/// The rules for an account. Its SID is not looked at: whether it is of the domain is [`Account::sid`] against [`crate::Domain::sid`].
+/// The rules for an account. Its SID is not looked at: whether it is of the domain is [`Account::sid`]
+/// against [`crate::Domain::sid`].
 pub fn check_account(account: &Account) -> Result<(), StoreError> {
     let refuse = |what: &str| Err(StoreError::Refused(format!("account {:?}: {what}", account.name)));
     check_name("account", &account.name)?;
@@ -102,8 +105,8 @@ pub fn check_account(account: &Account) -> Result<(), StoreError> {
     }
 }
 
-/// The rule for the home domain of an account that is written: the characters of a domain name. It is apart from [`check_account`] because
-/// accounts that were stored by earlier versions may break it.
+/// The rule for the home domain of an account that is written: the characters of a domain name. It is apart
+/// from [`check_account`] because accounts that were stored by earlier versions may break it.
 pub fn check_home_domain(account: &Account) -> Result<(), StoreError> {
     let allowed = |c: char| c.is_alphanumeric() || "!@#$%^&'(){}_-~.".contains(c);
     match &account.home_domain {
@@ -115,7 +118,8 @@ pub fn check_home_domain(account: &Account) -> Result<(), StoreError> {
     }
 }
 
-/// The rule for the name of an account, a group, a machine or a domain. `what` is one of these words, for the error.
+/// The rule for the name of an account, a group, a machine or a domain. `what` is one of these words, for the
+/// error.
 pub fn check_name(what: &str, name: &str) -> Result<(), StoreError> {
     let reason = match name {
         "" => "is empty",
@@ -158,8 +162,8 @@ impl EntryKind {
     }
 }
 
-/// The rules between the entries of a store that is loaded whole: each SID is one account or one group, with one name, and no other
-/// entry has that name or one that looks like it ([`crate::fold::wide`]).
+/// The rules between the entries of a store that is loaded whole: each SID is one account or one group, with
+/// one name, and no other entry has that name or one that looks like it ([`crate::fold::wide`]).
 #[derive(Debug, Default)]
 pub struct Entries {
     by_sid: HashMap<Sid, (EntryKind, Option<String>)>,
@@ -167,8 +171,8 @@ pub struct Entries {
 }
 
 impl Entries {
-    /// Adds an entry with its name, or without one where it is not known. A group may be added again for each of its members. An entry that
-    /// contradicts one that was added before is [`StoreError::Refused`].
+    /// Adds an entry with its name, or without one where it is not known. A group may be added again for each
+    /// of its members. An entry that contradicts one that was added before is [`StoreError::Refused`].
     pub fn add(&mut self, kind: EntryKind, sid: Sid, name: Option<&str>) -> Result<(), StoreError> {
         let refuse = |what: String| Err(StoreError::Refused(what));
         let (known_kind, known_name) = self.by_sid.entry(sid).or_insert((kind, None));

@@ -2,32 +2,39 @@
 //!
 //! # The contract
 //!
-//! It holds for all methods of [`AccountStore`], [`crate::MachineStore`] and the traits of [`crate::admin`]. The battery
-//! (feature `battery`) tests what can be tested of it.
+//! It holds for all methods of [`AccountStore`], [`crate::MachineStore`] and the traits of [`crate::admin`].
+//! The battery (feature `battery`) tests what can be tested of it.
 //!
-//! - **An `Err` means that the store could not answer.** It never means that there is no account: absence is [`Matches::None`]. A service answers
-//!   an `Err` with STATUS_DS_BUSY over RPC and with 500 to a web server, and caches neither. So a store that has lost its connection, or whose data
-//!   is damaged, returns `Err`. It never returns an empty answer instead.
-//! - **A dropped future leaves nothing half done.** A service drops the future of a look-up when the client cancels the call or closes its
-//!   connection. The next call must work: a connection of a pool that was in the middle of an answer is closed, not reused.
-//! - **The store ends a slow call.** A service sets no time limit for a look-up. A store that asks over a network has a limit of its own, at most a
-//!   few seconds, and returns [`StoreError::Unavailable`] when it is over. Retries are within that limit.
-//! - **A method does not block its thread for long.** Methods run on the threads of an async runtime. Microseconds of work, or a read of a local
-//!   file, may be done in place. Everything else is awaited, or runs on a thread of the store.
+//! - **An `Err` means that the store could not answer.** It never means that there is no account: absence is
+//!   [`Matches::None`]. A service answers an `Err` with STATUS_DS_BUSY over RPC and with 500 to a web server,
+//!   and caches neither. So a store that has lost its connection, or whose data is damaged, returns `Err`. It
+//!   never returns an empty answer instead.
+//! - **A dropped future leaves nothing half done.** A service drops the future of a look-up when the client
+//!   cancels the call or closes its connection. The next call must work: a connection of a pool that was in
+//!   the middle of an answer is closed, not reused.
+//! - **The store ends a slow call.** A service sets no time limit for a look-up. A store that asks over a
+//!   network has a limit of its own, at most a few seconds, and returns [`StoreError::Unavailable`] when it
+//!   is over. Retries are within that limit.
+//! - **A method does not block its thread for long.** Methods run on the threads of an async runtime.
+//!   Microseconds of work, or a read of a local file, may be done in place. Everything else is awaited, or
+//!   runs on a thread of the store.
 //! - **Methods are called from many threads at once.** A look-up does not wait for another look-up.
-//! - **A panic ends the connection that asked, and no more.** The RPC server and the web listeners catch it for each connection and log it. It is a
-//!   fault of the store nevertheless. Whatever the store shares must stay usable: take the value out of a poisoned lock only if it is whole.
-//! - **Contents are published before their revision, or together with it.** If a new revision is seen before the contents that it names, an
-//!   old answer is cached under the new revision and stays there.
+//! - **A panic ends the connection that asked, and no more.** The RPC server and the web listeners catch it
+//!   for each connection and log it. It is a fault of the store nevertheless. Whatever the store shares must
+//!   stay usable: take the value out of a poisoned lock only if it is whole.
+//! - **Contents are published before their revision, or together with it.** If a new revision is seen before
+//!   the contents that it names, an old answer is cached under the new revision and stays there.
 //!
 //! # A store whose accounts are elsewhere
 //!
-//! [`AccountStore::revision`] is asked for at every cached decision, so it cannot ask a server. A remote store runs a task beside it:
-//! the task asks the server at an interval whether something changed (a change counter, the highest sequence number, a timestamp), and stores
-//! [`Revision::unique`] in an atomic or behind a lock when it did. `revision` reads what the task stored. The interval is how long a
-//! cached decision may outlive a change, so it is seconds. If the server could not be asked for longer than the operator allows, `revision` returns
-//! [`StoreError::Unavailable`], and cached decisions are not used until the task has reached the server again. The task holds a weak reference to
-//! the store and ends with it: a service opens its stores again at each reload and drops the former ones.
+//! [`AccountStore::revision`] is asked for at every cached decision, so it cannot ask a server. A remote
+//! store runs a task beside it: the task asks the server at an interval whether something changed (a change
+//! counter, the highest sequence number, a timestamp), and stores [`Revision::unique`] in an atomic or behind
+//! a lock when it did. `revision` reads what the task stored. The interval is how long a cached decision may
+//! outlive a change, so it is seconds. If the server could not be asked for longer than the operator allows,
+//! `revision` returns [`StoreError::Unavailable`], and cached decisions are not used until the task has
+//! reached the server again. The task holds a weak reference to the store and ends with it: a service opens
+//! its stores again at each reload and drops the former ones.
 
 use crate::account::{Account, Membership};
 use dtyp::Sid;
@@ -59,8 +66,8 @@ impl Domain {
     }
 }
 
-/// By what an account is looked for. Text is as the certificate or the operator gave it, of any length; the store folds it
-/// ([`crate::index::place`]).
+/// By what an account is looked for. Text is as the certificate or the operator gave it, of any length; the
+/// store folds it ([`crate::index::place`]).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Query {
@@ -83,7 +90,8 @@ pub enum Matches {
     None,
     /// Exactly one.
     One(Arc<Record>),
-    /// More than one: this never maps. Some of their names (at most [`Matches::NAMES_MAX`]), for the explanation of the refusal.
+    /// More than one: this never maps. Some of their names (at most [`Matches::NAMES_MAX`]), for the
+    /// explanation of the refusal.
     Many(Vec<String>),
 }
 
@@ -116,13 +124,15 @@ pub struct Record {
     pub memberships: Vec<Membership>,
 }
 
-/// Names the contents of a store. Equal revisions mean equal answers, also when a back-up was restored in between.
+/// Names the contents of a store. Equal revisions mean equal answers, also when a back-up was restored in
+/// between.
 ///
-/// A cache of what is made from a store's answers takes the revision before the first answer and again after the last
-/// one, and keeps the result only if [`Revision::is_unbroken_since`]. Equality is not enough there: if the contents were
-/// changed and a back-up was restored in between, both revisions are equal, and the answers may be of the contents
-/// between them. With that check, everything cached under a revision was made from exactly the contents that the revision
-/// names, so a cache entry counts whenever the present revision equals its own.
+/// A cache of what is made from a store's answers takes the revision before the first answer and again after
+/// the last one, and keeps the result only if [`Revision::is_unbroken_since`]. Equality is not enough there:
+/// if the contents were changed and a back-up was restored in between, both revisions are equal, and the
+/// answers may be of the contents between them. With that check, everything cached under a revision was made
+/// from exactly the contents that the revision names, so a cache entry counts whenever the present revision
+/// equals its own.
 #[derive(Clone, Copy, Debug)]
 pub struct Revision {
     number: u64,
@@ -138,8 +148,8 @@ impl Revision {
     /// Of contents that never change, and of one store only.
     pub const FIXED: Self = Self { number: 0, epoch: 0, noticed: 0 };
 
-    /// A revision that equals no other one of this process: for contents that are read once, and for each change that a store without stored revisions
-    /// notices.
+    /// A revision that equals no other one of this process: for contents that are read once, and for each
+    /// change that a store without stored revisions notices.
     pub fn unique() -> Self {
         let noticed = Self::notice();
         Self { number: noticed, epoch: 0, noticed }
@@ -207,21 +217,24 @@ pub enum StoreError {
 
 /// Accounts and their groups, as a service looks them up. The contract is that of the [module](self).
 pub trait AccountStore: Send + Sync {
-    /// The domain that these accounts are of. It is the same for as long as the store lives, and costs nothing.
+    /// The domain that these accounts are of. It is the same for as long as the store lives, and costs
+    /// nothing.
     fn domain(&self) -> &Domain;
 
     /// The accounts that `query` names. A service makes one decision from a few look-ups.
     ///
-    /// Accounts that are disabled, locked or expired are found: the service decides about them. [`Matches::One`] has the memberships of the same
-    /// moment as the account. A query of any text is answered; one that can match no account is [`Matches::None`].
+    /// Accounts that are disabled, locked or expired are found: the service decides about them.
+    /// [`Matches::One`] has the memberships of the same moment as the account. A query of any text is
+    /// answered; one that can match no account is [`Matches::None`].
     fn find<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Matches, StoreError>>;
 
     /// The present revision of everything that [`AccountStore::find`] answers from, groups included.
     ///
-    /// A service asks for it at every request to a web listener, cached decisions included, and before and after each decision
-    /// that it caches. It is not async and may cost about a microsecond: an atomic load, an uncontended lock, a `stat`. A store that
-    /// cannot change returns the [`Revision::unique`] that it was made with. An `Err` says that the contents cannot be relied on now;
-    /// nothing is answered from a cache then.
+    /// A service asks for it at every request to a web listener, cached decisions included, and before and
+    /// after each decision that it caches. It is not async and may cost about a microsecond: an atomic load,
+    /// an uncontended lock, a `stat`. A store that cannot change returns the [`Revision::unique`] that it was
+    /// made with. An `Err` says that the contents cannot be relied on now; nothing is answered from a cache
+    /// then.
     fn revision(&self) -> Result<Revision, StoreError>;
 }
 

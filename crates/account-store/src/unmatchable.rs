@@ -1,5 +1,6 @@
-//! Stored values that no certificate matches, whatever the policy is: slips, words of other programs, characters that cannot be
-//! seen. They are kept, and reported to the operator who stores them or looks for them.
+//! Stored values that no certificate matches, whatever the policy is: slips, words of other programs,
+//! characters that cannot be seen. They are kept, and reported to the operator who stores them or looks for
+//! them.
 
 use crate::account::Account;
 use crate::alt_security_identity::{AltSecurityIdentity, Ignored, TAGS};
@@ -33,8 +34,8 @@ impl Account {
     }
 }
 
-/// Why no certificate matches a value of altSecurityIdentities; `None` for values that certificates may match, and for values of
-/// other systems, which stand in the same attribute.
+/// Why no certificate matches a value of altSecurityIdentities; `None` for values that certificates may
+/// match, and for values of other systems, which stand in the same attribute.
 pub fn unmatchable(value: &str) -> Option<String> {
     let identity = match value.parse::<AltSecurityIdentity>() {
         Ok(identity) => identity,
@@ -80,8 +81,8 @@ fn names(identity: &AltSecurityIdentity) -> [Option<&DistinguishedName>; 2] {
     }
 }
 
-/// Whether a value is of a kind of its own, such as `Kerberos:`, and does not resemble one of ours: it has no tag of ours, and its
-/// kind has no 509 in it.
+/// Whether a value is of a kind of its own, such as `Kerberos:`, and does not resemble one of ours: it has no
+/// tag of ours, and its kind has no 509 in it.
 fn is_of_other_system(value: &str) -> bool {
     let Some((kind, rest)) = value.split_once(':') else { return false };
     let is_kind = |kind: &str| {

@@ -1,7 +1,9 @@
-//! The rules of a change, once for all backends: a backend gives [`Rows`], the [`Writer`] decides what becomes of them.
+//! The rules of a change, once for all backends: a backend gives [`Rows`], the [`Writer`] decides what
+//! becomes of them.
 //!
-//! Each account keeps the relative identifiers of all groups it is in, so that a look-up follows no graph. The writer
-//! renews them when it is done: of the accounts whose own memberships changed, and of those below groups that moved.
+//! Each account keeps the relative identifiers of all groups it is in, so that a look-up follows no graph.
+//! The writer renews them when it is done: of the accounts whose own memberships changed, and of those below
+//! groups that moved.
 
 use crate::account::{Account, Group};
 use crate::admin::{Change, Put};
@@ -246,9 +248,10 @@ impl<'a, R: Rows> Writer<'a, R> {
         self.rows.write_machine(rid, machine, secrets)
     }
 
-    /// Refuses a name that looks like another entry's ([`fold::wide`]): an operator who reads the one in a log or a list
-    /// takes it for the other. So does a name with a backslash for one of another domain. The rule of accounts, groups and machines
-    /// alike. `old` is the entry's present name: what an older file has stays until it is renamed.
+    /// Refuses a name that looks like another entry's ([`fold::wide`]): an operator who reads the one in a
+    /// log or a list takes it for the other. So does a name with a backslash for one of another domain. The
+    /// rule of accounts, groups and machines alike. `old` is the entry's present name: what an older file has
+    /// stays until it is renamed.
     fn check_twins(&mut self, what: &str, rid: u32, name: &str, old: Option<&str>) -> Result<()> {
         let key = casefold(name);
         if old.is_some_and(|old| casefold(old) == key) {
@@ -468,7 +471,8 @@ impl<'a, R: Rows> Writer<'a, R> {
         ended.into_iter().try_for_each(|(group, member)| self.remove_member(group, member))
     }
 
-    /// Refuses a name that another entry has: that of `named`, unless it is the one with this relative identifier.
+    /// Refuses a name that another entry has: that of `named`, unless it is the one with this relative
+    /// identifier.
     fn check_name(&self, what: &str, name: &str, named: Named, rid: u32) -> Result<()> {
         for (kind, other) in [("account", named.account), ("group", named.group), ("machine", named.machine)]
         {

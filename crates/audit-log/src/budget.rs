@@ -1,8 +1,8 @@
 //! How much of the audit log one account may write, where lines that cannot be written stop decisions.
 //!
-//! An account that asks without end would fill the disk, and then nothing is decided for any account. So each has a budget of bytes an
-//! hour: a configured one, and never more than a part of what is free. The part shrinks with what is free, so accounts can come close to
-//! a full disk, and do not fill it.
+//! An account that asks without end would fill the disk, and then nothing is decided for any account. So each
+//! has a budget of bytes an hour: a configured one, and never more than a part of what is free. The part
+//! shrinks with what is free, so accounts can come close to a full disk, and do not fill it.
 
 use dtyp::Sid;
 use std::collections::HashMap;
@@ -12,16 +12,18 @@ use std::time::{Duration, Instant};
 const PERIOD: Duration = Duration::from_secs(3600);
 /// One account may take a quarter of what is free.
 const PART_OF_FREE: u64 = 4;
-/// What every account may write in a period, however little is free: some lines, by which a disk that is full shows.
+/// What every account may write in a period, however little is free: some lines, by which a disk that is full
+/// shows.
 const LEAST: u64 = 4096;
-/// What an account must have left to be asked for a decision, which is known to be too long for its budget only when it is made.
+/// What an account must have left to be asked for a decision, which is known to be too long for its budget
+/// only when it is made.
 const DECISION: u64 = 2048;
 /// What the writer adds to a line: the time, and the number and hash of a chain.
 const ADDED_TO_LINE: u64 = 192;
 /// How long what is free is taken as it was; what is written here is subtracted meanwhile.
 const FREE_KEPT: Duration = Duration::from_secs(1);
-/// Accounts that are kept track of; beyond it, those that have spent nothing are forgotten. Only accounts with a secure channel have an
-/// entry.
+/// Accounts that are kept track of; beyond it, those that have spent nothing are forgotten. Only accounts
+/// with a secure channel have an entry.
 const ACCOUNTS_MAX: usize = 65_536;
 
 /// Budgets of accounts.
@@ -102,7 +104,8 @@ impl Budget {
         self.spent.get(account).map_or(0, |spent| spent.after(now, self.limit()))
     }
 
-    /// Where a line does not fit in what is free, the disk is full, and that is for the writer to find: the account is not to blame.
+    /// Where a line does not fit in what is free, the disk is full, and that is for the writer to find: the
+    /// account is not to blame.
     fn has_room(&self, spent: u64, len: u64) -> bool {
         self.free.is_some_and(|free| free < len) || spent.saturating_add(len) <= self.limit()
     }

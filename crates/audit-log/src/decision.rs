@@ -1,7 +1,7 @@
 //! A decision as a line of the audit log: who asked, about which certificate, what was decided and by what.
 //!
-//! Certificates are named as event 4768 of Windows names them. A certificate itself is written with its first decision in a
-//! file, so that decisions can be rehearsed under another policy.
+//! Certificates are named as event 4768 of Windows names them. A certificate itself is written with its first
+//! decision in a file, so that decisions can be rehearsed under another policy.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use dtyp::Sid;
@@ -50,7 +50,8 @@ fn asked(question: &Question) -> Option<(u32, Certificate<'_>)> {
     Some((asked.flags.0, asked.certificate.as_ref().ok()?.get()))
 }
 
-/// The event, and the thumbprint of the certificate that is written whole in it. `is_new` says whether one is to be.
+/// The event, and the thumbprint of the certificate that is written whole in it. `is_new` says whether one is
+/// to be.
 pub(super) fn event(
     answer: &Answer,
     question: &Question,
@@ -116,7 +117,8 @@ pub(super) fn event(
         fields.insert("CertIssuerName".to_owned(), issuer.into());
         fields.insert("CertSerialNumber".to_owned(), dtyp::hex(certificate.serial).into());
         fields.insert("CertThumbprint".to_owned(), dtyp::hex(&thumbprint).into());
-        // An asker without permission, or a certificate that no trusted CA issued, writes no kilobytes into the log.
+        // An asker without permission, or a certificate that no trusted CA issued, writes no kilobytes into
+        // the log.
         if is_accepted(answer.reason) && is_new(&thumbprint) {
             fields.insert("certificate".to_owned(), BASE64_STANDARD.encode(certificate.encoded).into());
             whole = Some(thumbprint);

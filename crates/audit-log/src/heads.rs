@@ -1,7 +1,8 @@
 //! Signed heads: at intervals the last line of the chain is signed, into a file of its own.
 //!
-//! A reader with the public key verifies by a head the chain up to its line, and that the chain was so long. Copy heads to a place where
-//! users who can write here cannot write: otherwise they can remove the newest heads together with lines.
+//! A reader with the public key verifies by a head the chain up to its line, and that the chain was so long.
+//! Copy heads to a place where users who can write here cannot write: otherwise they can remove the newest
+//! heads together with lines.
 
 use super::line_hash::{self, Hash};
 use super::strict::{self, Flaw};
@@ -54,7 +55,8 @@ fn message(seq: u64, hash: &str, time: &str) -> Vec<u8> {
 }
 
 impl Head {
-    /// Reads a line. One that says the same as a head in other bytes is no head: the signature covers only some of them.
+    /// Reads a line. One that says the same as a head in other bytes is no head: the signature covers only
+    /// some of them.
     pub(super) fn read(line: &[u8]) -> Result<Self, NoHead> {
         match strict::check(line) {
             Err(Flaw::Twice) => return Err(NoHead::Wrong("a member of this checkpoint is there twice")),
@@ -125,7 +127,8 @@ impl Heads {
         let newest = bytes.rsplit(|byte| *byte == b'\n').find_map(|line| {
             let head = Head::read(line).ok()?;
             let (signer, hash) = head.verified()?;
-            // A user who can write here can sign with a key of their own. Such a head says nothing about our log.
+            // A user who can write here can sign with a key of their own. Such a head says nothing about our
+            // log.
             if signer != key.public && !std::mem::replace(&mut is_signed, true) {
                 tracing::warn!(seq = head.seq, "The newest audit checkpoint was signed by another key");
             }

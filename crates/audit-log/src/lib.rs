@@ -1,13 +1,13 @@
 //! The audit log: one JSON line for each channel and each decision.
 //!
-//! Where lines are required, each account has a budget of them (`budget`). Questions beyond it, and beyond the rate limit of misses, are
-//! counted and written once a minute.
+//! Where lines are required, each account has a budget of them (`budget`). Questions beyond it, and beyond
+//! the rate limit of misses, are counted and written once a minute.
 //!
-//! Refusals of clients that proved nothing are counted and written once a minute: every client can cause them, and none may fill a disk.
-//! They never stop decisions.
+//! Refusals of clients that proved nothing are counted and written once a minute: every client can cause
+//! them, and none may fill a disk. They never stop decisions.
 //!
-//! With a chain, a changed, missing or additional line is found by [`verify`]; with signed heads, so is a chain that was
-//! made anew or cut.
+//! With a chain, a changed, missing or additional line is found by [`verify`]; with signed heads, so is a
+//! chain that was made anew or cut.
 
 mod budget;
 mod decision;
@@ -59,8 +59,8 @@ pub struct AuditLog {
     anonymous: Mutex<BTreeMap<&'static str, u64>>,
     /// What was refused to askers over a limit since the last flush.
     over_limits: Mutex<OverLimits>,
-    /// Askers, by name, that got no account since the last flush, and why: the log has a line for each. At most as many as there are
-    /// accounts that can ask, times the reasons.
+    /// Askers, by name, that got no account since the last flush, and why: the log has a line for each. At
+    /// most as many as there are accounts that can ask, times the reasons.
     refused: Mutex<BTreeSet<(String, &'static str)>>,
     /// How often a line was rejected because its account is over its budget.
     over_budget: Counter,
@@ -213,8 +213,8 @@ impl AuditLog {
         }
     }
 
-    /// Opens the files anew, for instance after they were rotated. A chain goes on in the new file, and its end in the old
-    /// one is signed. Whether there is a chain, and how it is signed, does not change.
+    /// Opens the files anew, for instance after they were rotated. A chain goes on in the new file, and its
+    /// end in the old one is signed. Whether there is a chain, and how it is signed, does not change.
     pub fn reopen(&self, config: &Settings) -> anyhow::Result<()> {
         self.sign();
         let new_heads = config.heads.as_ref().map(Heads::open).transpose()?;
@@ -244,8 +244,8 @@ impl AuditLog {
         Ok(())
     }
 
-    /// Looks what other programs did to the log and its heads, and reports each thing once. A log or heads that are not found under their
-    /// path any more go on in a new file there.
+    /// Looks what other programs did to the log and its heads, and reports each thing once. A log or heads
+    /// that are not found under their path any more go on in a new file there.
     pub fn watch(&self) {
         let heads = self.heads.as_ref().map(|(heads, _)| lock(heads));
         if let Some(mut heads) = heads {
@@ -301,12 +301,14 @@ impl AuditLog {
         }
     }
 
-    /// How often the log or its heads were found emptied, cut, overwritten, removed or replaced, or not as the heads say.
+    /// How often the log or its heads were found emptied, cut, overwritten, removed or replaced, or not as
+    /// the heads say.
     pub fn changes(&self) -> u64 {
         self.changed.get()
     }
 
-    /// Signs the end of the chain, if heads are configured and there are new lines. Returns when to do so again.
+    /// Signs the end of the chain, if heads are configured and there are new lines. Returns when to do so
+    /// again.
     pub fn sign(&self) -> Option<Duration> {
         let (heads, interval) = self.heads.as_ref()?;
         let mut heads = lock(heads);
@@ -390,8 +392,8 @@ impl AuditLog {
         self.has_file.load(Ordering::Relaxed) || tracing::enabled!(target: "audit", tracing::Level::DEBUG)
     }
 
-    /// Writes down a decision and the steps to it, with the name of it that the asker got. If it must be written and cannot be, the
-    /// decision must not be answered; the reason to answer instead is returned.
+    /// Writes down a decision and the steps to it, with the name of it that the asker got. If it must be
+    /// written and cannot be, the decision must not be answered; the reason to answer instead is returned.
     pub fn decision(
         &self,
         answer: &Answer,
@@ -408,7 +410,8 @@ impl AuditLog {
         written
     }
 
-    /// Logs a question that was answered with no account, once a minute for each asker and reason: `rcmpd map` sends its user here.
+    /// Logs a question that was answered with no account, once a minute for each asker and reason: `rcmpd
+    /// map` sends its user here.
     fn note_refusal(&self, answer: &Answer, reason: Reason, asker: &Asker) {
         if matches!(reason, Reason::Mapped(_) | Reason::Forwarded)
             || !lock(&self.refused).insert((asker.account.clone(), reason.name()))
@@ -514,13 +517,14 @@ impl AuditLog {
         let _ = self.write(Some((&question.asker.account, question.asker.sid)), &event);
     }
 
-    /// Writes a line that an account caused, and says whether it is in a file now. Lines of no account are once a minute at most, or
-    /// this process's own.
+    /// Writes a line that an account caused, and says whether it is in a file now. Lines of no account are
+    /// once a minute at most, or this process's own.
     fn write(&self, account: Option<(&str, Sid)>, event: &Value) -> Result<bool, Reason> {
         self.write_and(account, event, |_| ()).map(|written| written.is_some())
     }
 
-    /// As [`Self::write`], and asks the writer for something before another line is written or another file is opened.
+    /// As [`Self::write`], and asks the writer for something before another line is written or another file
+    /// is opened.
     fn write_and<T>(
         &self,
         account: Option<(&str, Sid)>,
@@ -561,8 +565,8 @@ impl AuditLog {
         }
     }
 
-    /// Writes a line that an account caused and waits until it is on the disk, whether lines are required or not: for what must not
-    /// happen without its line. The error says what to do. Blocks for the disk.
+    /// Writes a line that an account caused and waits until it is on the disk, whether lines are required or
+    /// not: for what must not happen without its line. The error says what to do. Blocks for the disk.
     pub fn record(&self, account: Option<(&str, Sid)>, event: &Value) -> Result<(), String> {
         // No reader would find a line in that file.
         if self.is_lost.load(Ordering::Relaxed) {

@@ -11,8 +11,8 @@ pub(super) fn hash(line: &[u8]) -> Hash {
     Sha256::digest(line).into()
 }
 
-/// What `prev` becomes by torn bytes: the SHA-256 of `prev` in hex, a newline and the bytes. So it covers the last whole
-/// line, too.
+/// What `prev` becomes by torn bytes: the SHA-256 of `prev` in hex, a newline and the bytes. So it covers the
+/// last whole line, too.
 pub(super) fn torn(prev: &Hash, bytes: &[u8]) -> Hash {
     Sha256::new().chain_update(hex(prev)).chain_update(b"\n").chain_update(bytes).finalize().into()
 }

@@ -1,7 +1,7 @@
 //! JSON that says each thing once.
 //!
-//! Readers differ in what they make of an object that names a member twice: some take the first, some the last. A line that says two
-//! things must not be verified as one of them.
+//! Readers differ in what they make of an object that names a member twice: some take the first, some the
+//! last. A line that says two things must not be verified as one of them.
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;

@@ -300,7 +300,8 @@ fn a_torn_line_stays_and_is_covered() {
     let log = place.open(false);
     tell(&log, 2);
     drop(log);
-    // Twice, the second time in the very line that should have said it, so that two torn lines follow each other.
+    // Twice, the second time in the very line that should have said it, so that two torn lines follow each
+    // other.
     let whole = fs::read(place.path("log")).expect("it can be read");
     let resumed = whole.windows(11).position(|bytes| bytes == b"log_resumed").expect("it says so");
     fs::write(place.path("log"), &whole[..resumed]).expect("it can be written");

@@ -1,8 +1,8 @@
-//! `rcmpd audit verify`: whether the lines of a chained log are all there as they were written, and what signed heads say
-//! about them.
+//! `rcmpd audit verify`: whether the lines of a chained log are all there as they were written, and what
+//! signed heads say about them.
 //!
-//! Files are read once, side by side with the heads, in constant memory. The first thing that is wrong ends it: after it,
-//! nothing is proved.
+//! Files are read once, side by side with the heads, in constant memory. The first thing that is wrong ends
+//! it: after it, nothing is proved.
 
 use super::heads::{HEAD_LEN_MAX, Head, NoHead};
 use super::line_hash::{self, Hash};
@@ -22,7 +22,8 @@ pub struct Report {
     pub last_seq: u64,
     /// Places where bytes were torn, by a crash or a full disk, and the chain says so.
     pub torn: u64,
-    /// Whether the last line is half written, as a crash leaves it. Then the log is broken until a service has covered it.
+    /// Whether the last line is half written, as a crash leaves it. Then the log is broken until a service
+    /// has covered it.
     pub open_end: bool,
     /// What the heads say, if there are any.
     pub heads: Option<Heads>,
@@ -93,8 +94,8 @@ struct Lines<'a> {
     is_live: bool,
 }
 
-/// How long the rest of a line that has no end is waited for: a service writes a line at once, but not so that a reader always sees all
-/// of it or nothing.
+/// How long the rest of a line that has no end is waited for: a service writes a line at once, but not so
+/// that a reader always sees all of it or nothing.
 const REST_WAIT: Duration = Duration::from_millis(500);
 /// How often it is looked for.
 const REST_POLL: Duration = Duration::from_millis(10);
@@ -204,8 +205,8 @@ impl HeadReader<'_> {
             };
             let head = match Head::read(&self.lines.line) {
                 Ok(head) => head,
-                // A crash can tear a head, and the next one follows in a line of its own. A head that was made unreadable on
-                // purpose could as well have been removed.
+                // A crash can tear a head, and the next one follows in a line of its own. A head that was
+                // made unreadable on purpose could as well have been removed.
                 Err(NoHead::Torn) if closed => {
                     self.said.unreadable += 1;
                     continue;
@@ -477,8 +478,8 @@ impl Verifier<'_, '_> {
 pub struct VerifyOptions<'a> {
     /// The file of heads.
     pub heads: Option<&'a Path>,
-    /// The keys that may have signed. Without any, each head is verified by the key that it names, which proves no more than that nothing
-    /// was damaged by accident.
+    /// The keys that may have signed. Without any, each head is verified by the key that it names, which
+    /// proves no more than that nothing was damaged by accident.
     pub trusted: &'a [PublicKey],
     /// `seq` of the first line; 1 unless older files were removed on purpose.
     pub first_seq: u64,
@@ -487,8 +488,9 @@ pub struct VerifyOptions<'a> {
 /// Lines of a file in which its first `seq` is looked for: after a crash, torn bytes may stand before it.
 const ORDER_LINES_MAX: usize = 16;
 
-/// The files in the order in which they were written, by the `seq` of their first lines, because a shell expands `audit.log*` in
-/// another one. The given order stays where a file has no `seq` to go by, or can be read only once.
+/// The files in the order in which they were written, by the `seq` of their first lines, because a shell
+/// expands `audit.log*` in another one. The given order stays where a file has no `seq` to go by, or can be
+/// read only once.
 fn in_order(files: &[PathBuf]) -> Vec<&PathBuf> {
     let given: Vec<&PathBuf> = files.iter().collect();
     let firsts: Option<Vec<Option<u64>>> = given.iter().map(|path| first_seq(path)).collect();
@@ -518,8 +520,9 @@ fn first_seq(path: &Path) -> Option<Option<u64>> {
     None
 }
 
-/// The first file with bytes, if it is something other than a chained log: that is said whatever the heads are. A file that can be read
-/// only once is not looked at. What a crash left of a first line begins with a brace.
+/// The first file with bytes, if it is something other than a chained log: that is said whatever the heads
+/// are. A file that can be read only once is not looked at. What a crash left of a first line begins with a
+/// brace.
 fn other_than_a_log<'a>(files: &[&'a PathBuf]) -> Result<Option<&'a Path>, Unusable> {
     for path in files.iter().copied().filter(|path| path.is_file() || !path.exists()) {
         let mut lines = Lines::open(path, LINE_LEN_MAX, false)?;

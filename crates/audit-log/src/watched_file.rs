@@ -1,7 +1,7 @@
 //! A file as this process left it, and what other programs did to it since.
 //!
-//! A file that is written under a name can be emptied, cut, overwritten, removed or replaced by programs that may write it or its folder. A
-//! rotation renames it and sends SIGHUP at once; everything else is reported.
+//! A file that is written under a name can be emptied, cut, overwritten, removed or replaced by programs that
+//! may write it or its folder. A rotation renames it and sends SIGHUP at once; everything else is reported.
 
 use super::line_hash::{self, Hash};
 use std::fmt;
@@ -11,8 +11,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long a path may lead elsewhere before that is reported: `logrotate` renames a file and sends the signal afterwards, with
-/// `sharedscripts` when it has renamed all of them.
+/// How long a path may lead elsewhere before that is reported: `logrotate` renames a file and sends the
+/// signal afterwards, with `sharedscripts` when it has renamed all of them.
 const ROTATION_MAX: Duration = Duration::from_secs(10);
 
 /// What another program did to a file.

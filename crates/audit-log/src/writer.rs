@@ -1,10 +1,11 @@
 //! The file of the audit log, and the chain through its lines.
 //!
-//! Whole lines only: what could not be written whole is taken back. Where even that fails, or the machine stopped in the
-//! middle of a line, the torn bytes stay, and the line after them says so and covers them.
+//! Whole lines only: what could not be written whole is taken back. Where even that fails, or the machine
+//! stopped in the middle of a line, the torn bytes stay, and the line after them says so and covers them.
 //!
-//! A chained line ends in `"seq"`, which counts from 1, and `"prev"`, the SHA-256 of the line before it without its
-//! newline. After torn bytes `prev` is [`torn`] of what it would have been. Files may change under the chain; it goes on.
+//! A chained line ends in `"seq"`, which counts from 1, and `"prev"`, the SHA-256 of the line before it
+//! without its newline. After torn bytes `prev` is [`torn`] of what it would have been. Files may change
+//! under the chain; it goes on.
 
 use super::line_hash::{Hash, hash, parse_hash, torn};
 use super::strict::{self, Flaw};
@@ -18,8 +19,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// The longest line. The longest that is ever made comes from a question of 256 KiB and is far from it. A verifier need not
-/// hold more.
+/// The longest line. The longest that is ever made comes from a question of 256 KiB and is far from it. A
+/// verifier need not hold more.
 pub(super) const LINE_LEN_MAX: usize = 1 << 20;
 
 /// What is looked at when a file is opened: a line, and what was torn after it.
@@ -132,8 +133,9 @@ impl Tail {
 /// A binary search for a line ends when no more bytes than these are left, and they are read.
 const SEARCH_LEN: u64 = 8 * LINE_LEN_MAX as u64;
 
-/// The first line of a chain whose `seq` is not less than `seq_min`, among so many bytes from `start` on: where it begins and ends, what
-/// it says, and its hash. `is_inside` says that `start` may be inside of a line.
+/// The first line of a chain whose `seq` is not less than `seq_min`, among so many bytes from `start` on:
+/// where it begins and ends, what it says, and its hash. `is_inside` says that `start` may be inside of a
+/// line.
 fn next_link(
     file: &File,
     (start, len): (u64, u64),
@@ -174,8 +176,8 @@ fn find_link(file: &File, seq: u64) -> io::Result<Option<(Link, Hash)>> {
     Ok(next_link(file, (low, SEARCH_LEN + step), false, seq)?.map(|(_, _, link, hash)| (link, hash)))
 }
 
-/// Whether the lines of a file are those that a head was signed for. A file that begins after the head's line and does not follow it
-/// cannot be compared.
+/// Whether the lines of a file are those that a head was signed for. A file that begins after the head's line
+/// and does not follow it cannot be compared.
 fn is_of_head(file: &File, head: Position) -> io::Result<bool> {
     Ok(match find_link(file, head.seq)? {
         Some((link, hash)) if link.seq == head.seq => hash == head.hash,
@@ -208,7 +210,8 @@ fn append(mut file: &File, mut bytes: &[u8]) -> Result<(), Failed> {
             Err(error) => break error,
         }
     };
-    // No other process appends to this file, but one may have emptied it: only what was just written is removed.
+    // No other process appends to this file, but one may have emptied it: only what was just written is
+    // removed.
     let restored = written == 0
         || file
             .metadata()
@@ -267,7 +270,8 @@ fn unusable(path: &Path) -> String {
     )
 }
 
-/// The start of a line: everything but the end that a [`Writer`] gives it. No event has fields `seq` or `prev`.
+/// The start of a line: everything but the end that a [`Writer`] gives it. No event has fields `seq` or
+/// `prev`.
 pub(super) fn start_line(event: &impl serde::Serialize) -> Vec<u8> {
     let mut line = Vec::with_capacity(1024);
     let _ = write!(line, "{{\"version\":1,\"time\":\"{}\"", crate::now());
@@ -348,9 +352,9 @@ impl Writer {
         Ok(Self { file, watched, open_line: false, chain: None })
     }
 
-    /// Goes on with the chain of a file, or with that of the newest signed head when that is farther: then lines are
-    /// missing here, or are in a file that was moved away, and `verify` tells which. A file of another chain than the head's
-    /// is an error.
+    /// Goes on with the chain of a file, or with that of the newest signed head when that is farther: then
+    /// lines are missing here, or are in a file that was moved away, and `verify` tells which. A file of
+    /// another chain than the head's is an error.
     pub(super) fn chained(path: &Path, head: Option<Position>) -> anyhow::Result<(Self, Option<Opened>)> {
         let was_there = path.exists();
         let file = open_chained(path)?;
@@ -402,7 +406,8 @@ impl Writer {
             return Ok(());
         }
         if chain.damaged {
-            // What is torn in the old file belongs to the chain. Whether it can be read or not, the new file is as good.
+            // What is torn in the old file belongs to the chain. Whether it can be read or not, the new file
+            // is as good.
             let _ = self.look();
         }
         let Some(chain) = &mut self.chain else { return Ok(()) };
@@ -466,7 +471,8 @@ impl Writer {
         self.file.try_clone()
     }
 
-    /// Bytes that are free on the file system of the file, for users that are not privileged; `None` where that is not known.
+    /// Bytes that are free on the file system of the file, for users that are not privileged; `None` where
+    /// that is not known.
     pub(super) fn free_bytes(&self) -> Option<u64> {
         rustix::fs::fstatvfs(&self.file).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }

@@ -78,8 +78,8 @@ fn builtin(
     Interface { syntax, name, service: BoxCloneSyncService::new(service) }
 }
 
-/// Takes `HOST` or `HOST:PORT` apart. An IPv6 address with a port stands in brackets, which are taken off. `None`
-/// if the port is not a number.
+/// Takes `HOST` or `HOST:PORT` apart. An IPv6 address with a port stands in brackets, which are taken off.
+/// `None` if the port is not a number.
 pub fn host_and_port(server: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = match server.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port.parse().ok()?)),

@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tracing::{error, warn};
 
-/// Connections that the kernel holds until they are accepted; it allows `net.core.somaxconn`, 4096 by default. The 128 of the standard
-/// library are used up by one burst, and the next client then waits a second to try again.
+/// Connections that the kernel holds until they are accepted; it allows `net.core.somaxconn`, 4096 by
+/// default. The 128 of the standard library are used up by one burst, and the next client then waits a second
+/// to try again.
 pub const BACKLOG: u32 = 4096;
 
 /// A port that cannot be listened on. `key` is where the operator wrote the address.
@@ -23,7 +24,8 @@ pub struct CannotListen {
     source: io::Error,
 }
 
-/// Listens on a port, with a [`BACKLOG`] that bursts of connections do not fill. `key` names the setting that the address is from.
+/// Listens on a port, with a [`BACKLOG`] that bursts of connections do not fill. `key` names the setting that
+/// the address is from.
 pub async fn listen_on(address: SocketAddr, key: &'static str) -> Result<TcpListener, CannotListen> {
     bind(address).map_err(|source| CannotListen { address, key, source })
 }

@@ -93,16 +93,16 @@ impl Server {
         &self.limiter
     }
 
-    /// Registers the metrics of connections and calls. Servers [beside](Self::beside) this one have counters of
-    /// their own, which are not among them.
+    /// Registers the metrics of connections and calls. Servers [beside](Self::beside) this one have counters
+    /// of their own, which are not among them.
     pub fn register(&self, metrics: &mut prometheus_client::registry::Registry) {
         self.counters.register(metrics);
         let (limiter, reassembly) = (self.limiter.clone(), Arc::clone(&self.reassembly));
         metrics.register_collector(Box::new(ConnectionCollector { limiter, reassembly }));
     }
 
-    /// Accepts connections until the shutdown is cancelled. Errors of accepting are logged, and it goes on. If the
-    /// socket is shut down from outside, its address is bound again.
+    /// Accepts connections until the shutdown is cancelled. Errors of accepting are logged, and it goes on.
+    /// If the socket is shut down from outside, its address is bound again.
     pub async fn listen(self: Arc<Self>, listener: TcpListener) {
         let listening = match Listening::new(listener) {
             Ok(listening) => listening,

@@ -5,8 +5,8 @@
 //!                └─bind_ack─► Event::Challenge ─answer─► alter_context ─alter_context_resp─► …
 //! ```
 //!
-//! A security context of several legs asks its owner after each of the server's tokens. Its last token goes out
-//! in an auth3, which has no answer.
+//! A security context of several legs asks its owner after each of the server's tokens. Its last token goes
+//! out in an auth3, which has no answer.
 //!
 //! Any error ends the association: its owner closes the connection. A reply under a security context is
 //! accepted only if every fragment verifies. Only faults may come without a token, and they carry no results.
@@ -98,8 +98,8 @@ pub struct ClientSecurity {
     pub context_id: u32,
     /// The token for the bind.
     pub token: Vec<u8>,
-    /// What protects the fragments. `None` if the provider needs more legs: then [`ClientEvent::Challenge`] asks
-    /// for them.
+    /// What protects the fragments. `None` if the provider needs more legs: then [`ClientEvent::Challenge`]
+    /// asks for them.
     pub context: Option<Box<dyn SecurityContext>>,
     /// Whether a server that cannot cover headers is refused.
     pub require_header_signing: bool,

@@ -265,8 +265,8 @@ pub fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// Fills `bytes` from hex digits in either case, two for each byte and without separators; `None` for any other
-/// text. `bytes` may be filled in part then.
+/// Fills `bytes` from hex digits in either case, two for each byte and without separators; `None` for any
+/// other text. `bytes` may be filled in part then.
 pub fn read_hex(digits: &[u8], bytes: &mut [u8]) -> Option<()> {
     let (pairs, odd) = digits.as_chunks::<2>();
     if pairs.len() != bytes.len() || !odd.is_empty() {

@@ -1,4 +1,5 @@
-//! Ed25519 keys in files, for what this program signs: checkpoints of the audit log, hops of a path. Each has a key of its own.
+//! Ed25519 keys in files, for what this program signs: checkpoints of the audit log, hops of a path. Each has
+//! a key of its own.
 
 use account_store::FileAccess;
 use account_store::file_access::write_new;
@@ -25,7 +26,8 @@ impl PublicKey {
         der.strip_prefix(&SPKI_PREFIX)?.try_into().ok().map(Self)
     }
 
-    /// Reads a SubjectPublicKeyInfo in PEM from a file that not every user can change, or from standard input.
+    /// Reads a SubjectPublicKeyInfo in PEM from a file that not every user can change, or from standard
+    /// input.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = match input::is_standard(path) {
             true => input::read(path).context("the public key cannot be read from standard input")?.into(),

@@ -1,8 +1,9 @@
 //! Keycloak's X.509 authenticator: an exported authenticator configuration, or lines `setting = value` and
 //! `source = regular expression`.
 //!
-//! Keycloak takes a text out of the certificate and looks for a user who has it somewhere. Only two of its sources are ways in
-//! which we find accounts. Every setting that could forbid something is either translated or refused, an unknown one too.
+//! Keycloak takes a text out of the certificate and looks for a user who has it somewhere. Only two of its
+//! sources are ways in which we find accounts. Every setting that could forbid something is either translated
+//! or refused, an unknown one too.
 
 use super::matching;
 use super::{Conditions, Foreign, ImportReport, Rule};
@@ -198,8 +199,8 @@ impl Reader<'_> {
     }
 }
 
-/// The settings of one authenticator: an object of them, one with `config`, or a realm with `authenticatorConfig`. Deep texts
-/// are refused by the reader of JSON.
+/// The settings of one authenticator: an object of them, one with `config`, or a realm with
+/// `authenticatorConfig`. Deep texts are refused by the reader of JSON.
 fn json(text: &str, report: &mut ImportReport) -> Option<Settings> {
     let value: Value = match serde_json::from_str(text) {
         Ok(value) => value,

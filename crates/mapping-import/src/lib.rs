@@ -1,11 +1,11 @@
 //! Certificate mapping rules of other programs, as a `[mapping]` section.
 //!
-//! A rule is translated if `[mapping]` can express the same or a stricter rule. Every other rule is refused, with its text, the reason and what
-//! to do instead. One problem refuses the whole input. Patterns are accepted if they are literal text; there is no regular expression
-//! engine here.
+//! A rule is translated if `[mapping]` can express the same or a stricter rule. Every other rule is refused,
+//! with its text, the reason and what to do instead. One problem refuses the whole input. Patterns are
+//! accepted if they are literal text; there is no regular expression engine here.
 //!
-//! Each dialect gives `Rule`s in the order in which the other program tries them. `combine` merges them and writes the section, which always
-//! has `binding = "full"`: an import never weakens.
+//! Each dialect gives `Rule`s in the order in which the other program tries them. `combine` merges them and
+//! writes the section, which always has `binding = "full"`: an import never weakens.
 
 mod keycloak;
 mod matching;
@@ -246,8 +246,9 @@ struct Scope {
 
 /// Merges the rules, and writes the section.
 ///
-/// In the other program, the first rule that matches a certificate decides. Here, the entry of a CA replaces the general grant. So rules for
-/// CAs may come before a general rule, and no rule may come after another one for the same certificates.
+/// In the other program, the first rule that matches a certificate decides. Here, the entry of a CA replaces
+/// the general grant. So rules for CAs may come before a general rule, and no rule may come after another one
+/// for the same certificates.
 fn combine(
     dialect: Dialect,
     read: &Foreign,
@@ -357,7 +358,8 @@ fn merge(
     Ok(())
 }
 
-/// Extended key usages are required of every certificate alike, so rules that differ in them must be equal in everything else.
+/// Extended key usages are required of every certificate alike, so rules that differ in them must be equal in
+/// everything else.
 fn usages(rules: &[Rule], report: &mut ImportReport) -> Option<Vec<String>> {
     let first = rules.first()?;
     let alike = rules.iter().all(|rule| {
@@ -469,7 +471,8 @@ fn render(
     mapping["binding"] = value("full");
     mapping["validation"] = value(if revocation { "chain+crl" } else { "chain" });
     if let Some(usages) = usages {
-        // As in the foreign rules: the certificate has the extension with one of these, and "any" is not enough.
+        // As in the foreign rules: the certificate has the extension with one of these, and "any" is not
+        // enough.
         mapping["extended_key_usage"] = value(usages.iter().collect::<Array>());
         mapping["require_extended_key_usage"] = value(true);
     }

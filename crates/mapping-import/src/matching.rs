@@ -1,7 +1,7 @@
 //! Matching rules, which sss_certmap has from MIT Kerberos: `[&&|||]<KEYWORD>value<KEYWORD>value…`.
 //!
-//! A regular expression is read only where it is literal text in disguise: a whole name between `^` and `$`, or the end of a
-//! user principal name. `\.` is a dot; a bare `.` is any character, and therefore no literal.
+//! A regular expression is read only where it is literal text in disguise: a whole name between `^` and `$`,
+//! or the end of a user principal name. `\.` is a dot; a bare `.` is any character, and therefore no literal.
 
 use super::{Conditions, ImportReport, KnownAuthority};
 use account_store::distinguished_name::{AttributeTypeAndValue, DistinguishedName};
@@ -13,7 +13,8 @@ pub(super) enum Grammar {
     Mit,
 }
 
-/// Extended key usages: object identifier, the word in the configuration if there is one, words of sss_certmap.
+/// Extended key usages: object identifier, the word in the configuration if there is one, words of
+/// sss_certmap.
 const USAGES: &[(&str, Option<&str>, &[&str])] = &[
     ("1.3.6.1.5.5.7.3.1", Some("server-auth"), &["serverAuth"]),
     ("1.3.6.1.5.5.7.3.2", Some("client-auth"), &["clientAuth"]),
@@ -298,7 +299,8 @@ fn literal(pattern: &str) -> Result<String, &'static str> {
     while let Some(c) = chars.next() {
         match c {
             '\\' => match chars.next() {
-                // The GNU library reads \< \> \` \' as places, and letters and digits as classes and references.
+                // The GNU library reads \< \> \` \' as places, and letters and digits as classes and
+                // references.
                 Some(c) if c.is_ascii_punctuation() && !matches!(c, '<' | '>' | '`' | '\'') => text.push(c),
                 _ => {
                     return Err(
@@ -318,7 +320,8 @@ fn literal(pattern: &str) -> Result<String, &'static str> {
     Ok(text)
 }
 
-/// A name by RFC 4514, most specific part first. The syntax is strict, because the other program compares with text that a program wrote.
+/// A name by RFC 4514, most specific part first. The syntax is strict, because the other program compares
+/// with text that a program wrote.
 fn rfc4514(text: &str) -> Option<DistinguishedName> {
     let mut rdns = Vec::new();
     let mut rdn = Vec::new();

@@ -1,7 +1,8 @@
-//! `pkinit_cert_match` of MIT Kerberos: it selects the certificate that a client uses, and in `dbmatch` of the KDC the certificates that a
-//! principal may have.
+//! `pkinit_cert_match` of MIT Kerberos: it selects the certificate that a client uses, and in `dbmatch` of
+//! the KDC the certificates that a principal may have.
 //!
-//! The rules only match. MIT Kerberos reads the principal from a name in the certificate; here that is the method `upn`.
+//! The rules only match. MIT Kerberos reads the principal from a name in the certificate; here that is the
+//! method `upn`.
 
 use super::matching::{self, Grammar};
 use super::{Foreign, ImportReport, KnownAuthority, RULES_MAX, Rule};

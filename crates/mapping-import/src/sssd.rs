@@ -1,7 +1,8 @@
 //! sss-certmap(5): matching rules and mapping rules of SSSD.
 //!
-//! A mapping rule is an LDAP filter with templates. Each of its leaves either is a way in which we find accounts, or it is
-//! refused; SSSD finds by any attribute whatsoever, we by the names that accounts have for certificates.
+//! A mapping rule is an LDAP filter with templates. Each of its leaves either is a way in which we find
+//! accounts, or it is refused; SSSD finds by any attribute whatsoever, we by the names that accounts have for
+//! certificates.
 
 use super::matching::{self, Grammar};
 use super::{Conditions, Foreign, ImportReport, KnownAuthority, RULES_MAX, Rule};

@@ -1,4 +1,5 @@
-//! Rules from sss-certmap(5), krb5.conf(5) and Keycloak's settings, and what they are here. Expectations are written by hand.
+//! Rules from sss-certmap(5), krb5.conf(5) and Keycloak's settings, and what they are here. Expectations are
+//! written by hand.
 
 use super::Dialect::{Keycloak, Mit, Sssd};
 use super::*;
@@ -79,7 +80,8 @@ fn translated() -> Vec<(Dialect, String, Fragment, Vec<&'static str>)> {
         (Sssd, format!("match: <SAN>^.*@contoso\\.example$<EKU>clientAuth\n{UPN}"), fragment(r#"["upn"]"#, NAMES), vec!["PKINIT", "names no issuer", "alone"]),
         (Sssd, format!("match: <ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$<SAN:ntPrincipalName>@contoso\\.example$<EKU>clientAuth\n{UPN}"),
             fragment(r#"["upn"]"#, "extended_key_usage = [\"client-auth\"]\nrequire_extended_key_usage = true\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\ndirect = true\nmethods = [\"upn\"]\ngrant = [{ form = \"upn\", for = [\"@contoso.example\"] }, { form = \"issuer-serial\", for = [\"@contoso.example\"] }, { form = \"sid\", for = [\"@contoso.example\"] }]\n"), vec!["certs/my.pem is trusted", "alone"]),
-        // Sections: priorities make the order, an authority's rule stands before the general one, other sections are not read.
+        // Sections: priorities make the order, an authority's rule stands before the general one, other
+        // sections are not read.
         (Sssd, format!("[sssd]\nservices = nss\n# rules\n[certmap/my.domain/general]\nmatchrule = <EKU>clientAuth\nmaprule = {}\npriority = 20\n\n[certmap/my.domain/ca]\nmatchrule = <ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$<EKU>clientAuth\nmaprule = {}\ndomains = my.domain, your.domain\npriority = 10\n", &STRONG[5..], &UPN[5..]),
             fragment(r#"["upn", "subject"]"#, "extended_key_usage = [\"client-auth\"]\nrequire_extended_key_usage = true\ngrant = [\"issuer-serial\"]\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\ndirect = true\nmethods = [\"upn\"]\ngrant = [\"upn\", \"issuer-serial\", \"sid\"]\n"), vec!["my.domain, your.domain", "alone"]),
         // Rules that differ in one condition are alternatives.

@@ -6,8 +6,10 @@
 //!
 //! A reader may rely on this:
 //! - A request has a deadline, and its future ends by then. Nothing is sent before a request needs it.
-//! - A request that may have been performed is sent again only if its caller marked it repeatable, and only within the retry budget.
-//! - A channel is checked for a downgrade before the first request is sent over it. There is no weaker second try.
+//! - A request that may have been performed is sent again only if its caller marked it repeatable, and only
+//!   within the retry budget.
+//! - A channel is checked for a downgrade before the first request is sent over it. There is no weaker second
+//!   try.
 //! - Requests of one asker take neither all permits of a server nor its whole queue.
 //!
 //! It never reads a configuration, a secret's file or an account. The caller hands in the secrets to try

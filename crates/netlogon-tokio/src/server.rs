@@ -429,8 +429,8 @@ impl ServerClient {
             .unwrap_or_else(|_| Err(ServerFailed::Unreachable("no channel in time".into())))
     }
 
-    /// Gives the account a new secret (NetrServerPasswordSet2). After [`ServerFailed::NoAnswer`] it is unknown
-    /// which secret it has.
+    /// Gives the account a new secret (NetrServerPasswordSet2). After [`ServerFailed::NoAnswer`] it is
+    /// unknown which secret it has.
     pub async fn set_password(&self, password: &str, deadline: Instant) -> Result<(), ServerFailed> {
         let link = self.link(deadline).await?;
         let mut association = match link.idle() {

@@ -392,8 +392,8 @@ impl ClientChannel {
         self.logon(association, levels, identity, logon).await
     }
 
-    /// Has a password checked, by an interactive logon. `nt_hash` is the NT hash of the password; it leaves the
-    /// process encrypted under the session key and inside of the seal.
+    /// Has a password checked, by an interactive logon. `nt_hash` is the NT hash of the password; it leaves
+    /// the process encrypted under the session key and inside of the seal.
     pub async fn interactive_logon(
         &self,
         association: &mut dyn Association,

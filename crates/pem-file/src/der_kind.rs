@@ -2,7 +2,8 @@
 
 /// A kind of file, with what helps; `None` for what is not known.
 ///
-/// Only as much is looked at as tells the kinds apart: the tags of the first elements, and object identifiers.
+/// Only as much is looked at as tells the kinds apart: the tags of the first elements, and object
+/// identifiers.
 pub fn of(der: &[u8]) -> Option<&'static str> {
     let (SEQUENCE, outer, []) = element(der)? else { return None };
     let (tag, first, rest) = element(outer)?;
@@ -37,7 +38,8 @@ fn of_signed(signed: &[u8]) -> Option<&'static str> {
         None => return None,
     };
     match (version, inner, third, fourth) {
-        // CertificationRequestInfo (RFC 2986 4.1): version, subject, subjectPKInfo. A subject has sets, an algorithm an identifier.
+        // CertificationRequestInfo (RFC 2986 4.1): version, subject, subjectPKInfo. A subject has sets, an
+        // algorithm an identifier.
         ([0], Some(SET) | None, SEQUENCE, _) => Some(
             "this is a request for a certificate, not a certificate; a CA issues the certificate for it: openssl req -inform DER -in FILE -noout -text \
              shows what is asked for",
@@ -63,8 +65,8 @@ const SET: u8 = 0x31;
 /// 1.2.840.113549.1.7.2.
 const SIGNED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02];
 
-/// The first element: its tag, its contents and what follows (X.690 8.1). Of an indefinite length, as OpenSSL and Windows write
-/// PKCS#12 and PKCS#7, the contents are all that follows.
+/// The first element: its tag, its contents and what follows (X.690 8.1). Of an indefinite length, as OpenSSL
+/// and Windows write PKCS#12 and PKCS#7, the contents are all that follows.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = bytes.split_first()?;
     let (len, rest) = match rest {

@@ -1,9 +1,9 @@
-//! PEM (RFC 7468), read whole: every section is understood or refused by its name and line. Only text outside of sections is
-//! passed over, as section 2 allows, unless it looks like the line of a section.
+//! PEM (RFC 7468), read whole: every section is understood or refused by its name and line. Only text outside
+//! of sections is passed over, as section 2 allows, unless it looks like the line of a section.
 //!
-//! A section that is skipped without a word would make another certificate the first of a file, or leave an anchor out. So
-//! this is the one place that reads PEM from files and from bodies of requests. Headers of proxies have dialects of their own
-//! (`sidecar::dialect`), which refuse what is not exactly one certificate.
+//! A section that is skipped without a word would make another certificate the first of a file, or leave an
+//! anchor out. So this is the one place that reads PEM from files and from bodies of requests. Headers of
+//! proxies have dialects of their own (`sidecar::dialect`), which refuse what is not exactly one certificate.
 
 pub mod der_kind;
 pub mod input;
@@ -188,8 +188,8 @@ fn one(mut sections: impl Iterator<Item = Section>, what: &str, label: &str) -> 
     }
 }
 
-/// Whether bytes are meant as DER: they begin with the tag of a SEQUENCE, which is the digit 0, and are no text with a section
-/// in it.
+/// Whether bytes are meant as DER: they begin with the tag of a SEQUENCE, which is the digit 0, and are no
+/// text with a section in it.
 pub fn is_der(bytes: &[u8]) -> bool {
     match bytes {
         [0x30, len, rest @ ..] => {
@@ -338,8 +338,8 @@ fn boundary<'a>(line: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
     (!label.is_empty() && !label.contains(&b'-')).then_some(label)
 }
 
-/// Whether a line outside of sections is one that was meant to begin or end a section: it has the words with other hyphens, in
-/// another case, or behind other text.
+/// Whether a line outside of sections is one that was meant to begin or end a section: it has the words with
+/// other hyphens, in another case, or behind other text.
 fn looks_like_boundary(line: &[u8]) -> bool {
     if [&b"-----BEGIN"[..], b"-----END"].iter().any(|word| line.windows(word.len()).any(|at| at == *word)) {
         return true;
@@ -381,7 +381,8 @@ fn looks_like_boundary(line: &[u8]) -> bool {
     hyphens >= 2 || is_known(label.trim())
 }
 
-/// Whether a line outside of sections is one of base64, as the lines of a section are: 64 characters, in some programs 76.
+/// Whether a line outside of sections is one of base64, as the lines of a section are: 64 characters, in some
+/// programs 76.
 fn is_bare_base64(line: &[u8]) -> bool {
     let is_of = |kind: fn(&u8) -> bool| line.iter().any(kind);
     line.len() >= 60
@@ -422,7 +423,8 @@ mod tests {
         format!("-----BEGIN {label}-----\n{BODY}\n-----END {label}-----\n")
     }
 
-    /// Dashes of other encodings, rules of other characters, HTML: a section that is meant is never passed over.
+    /// Dashes of other encodings, rules of other characters, HTML: a section that is meant is never passed
+    /// over.
     #[test]
     fn a_section_with_other_rules_is_not_passed_over() {
         let other = format!("-----BEGIN CERTIFICATE-----\n{BODY}\n-----END CERTIFICATE-----\n");

@@ -36,7 +36,8 @@ impl Run {
         tally
     }
 
-    /// Lines of a dialect that say that a certificate was verified, under its own names and under those that some take for the same.
+    /// Lines of a dialect that say that a certificate was verified, under its own names and under those that
+    /// some take for the same.
     pub(super) fn dialects(certificate: &[u8]) -> Vec<(String, Vec<String>)> {
         let of_dialect = |dialect: Dialect| {
             let passed = forgery::passed_on(dialect, certificate);

@@ -167,8 +167,8 @@ checks! {
 }
 
 impl Check {
-    /// Whether there may be nothing to try: not every web server resumes sessions or speaks HTTP/2, and other hosts and paths are given by the
-    /// operator. Any other check that saw nothing was not done.
+    /// Whether there may be nothing to try: not every web server resumes sessions or speaks HTTP/2, and other
+    /// hosts and paths are given by the operator. Any other check that saw nothing was not done.
     pub const fn is_optional(self) -> bool {
         matches!(
             self,

@@ -1,4 +1,5 @@
-//! What a client forges: a certificate of an authority of its own, and the headers by which proxies pass certificates on.
+//! What a client forges: a certificate of an authority of its own, and the headers by which proxies pass
+//! certificates on.
 
 use anyhow::Context;
 use base64::Engine;
@@ -11,13 +12,15 @@ use std::fmt::Write;
 /// ecdsa-with-SHA256 (RFC 5758, section 3.2), as an AlgorithmIdentifier.
 const ECDSA_WITH_SHA256: [u8; 12] = [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
 
-/// A certificate that says what another one says, for another key, signed by an authority that only calls itself the same.
+/// A certificate that says what another one says, for another key, signed by an authority that only calls
+/// itself the same.
 pub(super) fn twin(certificate: &[u8]) -> anyhow::Result<(Vec<u8>, KeyPair)> {
     let unreadable = || anyhow::anyhow!("the certificate cannot be read");
     let (key, authority) = (KeyPair::generate()?, KeyPair::generate()?);
     let (whole, _) = element(certificate).context("the certificate cannot be read")?;
     let (signed, _) = element(contents(whole)).ok_or_else(unreadable)?;
-    // RFC 5280, section 4.1: version, serialNumber, signature, issuer, validity, subject, subjectPublicKeyInfo, and more.
+    // RFC 5280, section 4.1: version, serialNumber, signature, issuer, validity, subject,
+    // subjectPublicKeyInfo, and more.
     let mut fields = Vec::new();
     let mut rest = contents(signed);
     while let Some((field, after)) = element(rest) {

@@ -32,10 +32,12 @@ const FORMS: [Form; 11] = [
     ("after a bare line feed", |name, value| format!("X-Trial: 1\n{name}: {value}")),
 ];
 
-/// Characters of a name beside letters, digits, hyphens and those that have a form of their own (RFC 9110, section 5.6.2).
+/// Characters of a name beside letters, digits, hyphens and those that have a form of their own (RFC 9110,
+/// section 5.6.2).
 const OTHERS: &[u8] = b"!#$%&'*+^`|";
 
-/// A name with another character for each hyphen, other ones in other names: a request has no room for all of them.
+/// A name with another character for each hyphen, other ones in other names: a request has no room for all of
+/// them.
 fn with_others(name: &str) -> String {
     let mut at = name.bytes().map(usize::from).sum::<usize>();
     let other = |letter: char| match letter {

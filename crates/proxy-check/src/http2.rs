@@ -1,4 +1,5 @@
-//! The same questions over HTTP/2, which a web server reads by other code: names are lower case there, and nothing is hop-by-hop.
+//! The same questions over HTTP/2, which a web server reads by other code: names are lower case there, and
+//! nothing is hop-by-hop.
 
 use super::Run;
 use super::door::{Answer, Outcome};
@@ -128,8 +129,8 @@ impl Run {
         tally
     }
 
-    /// One request over a connection of its own, and its answer. An answer that does not come is asked for once more: some hundred requests
-    /// are made, and one lost connection would leave all of them unchecked.
+    /// One request over a connection of its own, and its answer. An answer that does not come is asked for
+    /// once more: some hundred requests are made, and one lost connection would leave all of them unchecked.
     async fn say(&self, config: &Arc<ClientConfig>, said: Said) -> Outcome {
         match self.say_once(config, said.clone()).await {
             Outcome::Late => self.say_once(config, said).await,

@@ -142,8 +142,8 @@ impl Identity {
         self.values.keys().map(String::as_str)
     }
 
-    /// The first header in which this identity is not another one; `of_decision` are further headers that differ where the decision is made
-    /// again.
+    /// The first header in which this identity is not another one; `of_decision` are further headers that
+    /// differ where the decision is made again.
     pub(super) fn difference(&self, other: &Self, of_decision: &[String]) -> Option<String> {
         let names: BTreeSet<&String> = self.values.keys().chain(other.values.keys()).collect();
         let differs = |name: &&&String| match (self.values.get(**name), other.values.get(**name)) {

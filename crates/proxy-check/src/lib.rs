@@ -1,11 +1,13 @@
 //! An attack scanner for a web server in front of the sidecar, and the page that it looks for behind it.
 //!
-//! [`check`] connects to the web server as clients do. It first asks with a certificate, to learn what is right. Then it tries each known
-//! way to reach the page under another identity. The page of [`serve_page`] answers with the headers that reached it. Of any other page
-//! only the status is seen. The scanner sends requests for this one page, and for the paths that the operator names. Methods that could
-//! change something are sent only if the page is the one of [`serve_page`].
+//! [`check`] connects to the web server as clients do. It first asks with a certificate, to learn what is
+//! right. Then it tries each known way to reach the page under another identity. The page of [`serve_page`]
+//! answers with the headers that reached it. Of any other page only the status is seen. The scanner sends
+//! requests for this one page, and for the paths that the operator names. Methods that could change something
+//! are sent only if the page is the one of [`serve_page`].
 //!
-//! The crate reads no files and no configuration, and it sees no accounts: certificates, keys and trusted CAs are handed in.
+//! The crate reads no files and no configuration, and it sees no accounts: certificates, keys and trusted CAs
+//! are handed in.
 
 mod ask;
 mod certificates;
@@ -376,8 +378,8 @@ impl Run {
         Ok(tally)
     }
 
-    /// Fails if no TLS and no HTTP was spoken, neither with the certificate (`why`) nor without one: refusals of such a server prove
-    /// nothing. A page that is served without TLS is a finding.
+    /// Fails if no TLS and no HTTP was spoken, neither with the certificate (`why`) nor without one: refusals
+    /// of such a server prove nothing. A page that is served without TLS is a finding.
     async fn is_web_server(&self, why: &str) -> Result<(), Failed> {
         let outcome = self.ask(&self.anonymous, &self.get()).await;
         let is_refused = matches!(outcome, Outcome::Refused(_));
@@ -390,7 +392,8 @@ impl Run {
         )))
     }
 
-    /// Asks with the other certificate, which is of another account and let in: otherwise what it is sent with proves nothing.
+    /// Asks with the other certificate, which is of another account and let in: otherwise what it is sent
+    /// with proves nothing.
     async fn other_certificate(&mut self) -> Result<(), Failed> {
         let Some(other) = &self.other else { return Ok(()) };
         let refused = match self.ask(other, &self.get()).await {

@@ -1,7 +1,8 @@
 //! The page behind the proxy: it answers every request with what it was told.
 //!
-//! It decides nothing and knows nothing. A client that reaches it sees what the proxy says of that client. It is for trying a proxy's
-//! configuration out, and for `rcmpd check-proxy`, which tells it by its `"page": "rcmpd"`.
+//! It decides nothing and knows nothing. A client that reaches it sees what the proxy says of that client. It
+//! is for trying a proxy's configuration out, and for `rcmpd check-proxy`, which tells it by its `"page":
+//! "rcmpd"`.
 
 use super::identity::{PAGE, PAGE_HEADER};
 use super::wire::{Field, Framing, Head, Incoming, folded};
@@ -26,7 +27,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(75);
 /// When nothing can be accepted, trying at once changes nothing.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the page until SIGTERM or SIGINT. Addresses that others can reach are refused unless they are asked for.
+/// Serves the page until SIGTERM or SIGINT. Addresses that others can reach are refused unless they are asked
+/// for.
 pub async fn serve(listen: Option<SocketAddr>, unix: Option<&Path>, anywhere: bool) -> anyhow::Result<()> {
     if let Some(address) = listen
         && !anywhere
@@ -120,7 +122,8 @@ pub(super) async fn converse<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> st
     }
 }
 
-/// Whether the connection ends here. Where two lengths contradict each other, the bytes that follow belong to no request.
+/// Whether the connection ends here. Where two lengths contradict each other, the bytes that follow belong to
+/// no request.
 fn is_last(request: &Head) -> bool {
     let two_lengths = request.values("content-length").count() > 1
         || request.values("content-length").next().is_some()
@@ -169,7 +172,8 @@ pub(super) fn answer(request: &Head, trailers: &[Field], is_last: bool) -> Vec<u
     answer.into_bytes()
 }
 
-/// Bytes as text that says exactly which they were: what is not visible ASCII or a space is percent-encoded, and `%` too.
+/// Bytes as text that says exactly which they were: what is not visible ASCII or a space is percent-encoded,
+/// and `%` too.
 fn escaped(bytes: &[u8]) -> String {
     let mut escaped = String::with_capacity(bytes.len());
     for byte in bytes {

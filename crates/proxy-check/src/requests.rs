@@ -66,7 +66,8 @@ impl Run {
         let targets = targets.into_iter().filter(|target| !target.is_empty());
         let mut tally =
             self.both_ways(targets.map(|target| (target.clone(), self.get().target(target))).collect()).await;
-        // Paths that web servers have rules of their own for: files by their endings, folders, probes. `rcmpd page` is at each of them.
+        // Paths that web servers have rules of their own for: files by their endings, folders, probes. `rcmpd
+        // page` is at each of them.
         if self.baseline.is_some() {
             let below = self.door.path.split('?').next().unwrap_or_default().trim_end_matches('/');
             let nested = NESTED.iter().map(|path| format!("{below}{path}"));
@@ -99,7 +100,8 @@ impl Run {
         tally
     }
 
-    /// The main questions at another path, whose rules may be others: without a certificate, and with identity headers beside it.
+    /// The main questions at another path, whose rules may be others: without a certificate, and with
+    /// identity headers beside it.
     async fn at(&self, target: &str, tally: &mut Tally) {
         let ask = || self.get().target(target);
         let forged = || ask().lines(self.names.iter().map(|name| format!("{name}: {}", self.nonce)));
@@ -131,7 +133,8 @@ impl Run {
         ];
         let asks = hosts.iter().map(|(label, hosts)| ((*label).to_owned(), self.get().hosts(hosts)));
         let mut tally = self.both_ways(asks.collect()).await;
-        // Of the two the one in the target counts (RFC 9112, section 3.2.2), and the application is told no other.
+        // Of the two the one in the target counts (RFC 9112, section 3.2.2), and the application is told no
+        // other.
         let whole = self.get().target(format!("https://{own}{}", self.door.path)).hosts(&[OTHER_HOST]);
         let outcome = self.ask(&self.us, &whole).await;
         let told = match &outcome {

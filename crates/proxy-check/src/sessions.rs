@@ -1,4 +1,5 @@
-//! TLS sessions that are resumed: the certificate that the first handshake showed to that host counts, and nothing else.
+//! TLS sessions that are resumed: the certificate that the first handshake showed to that host counts, and
+//! nothing else.
 
 use super::Run;
 use super::ask::Ask;
@@ -44,7 +45,8 @@ impl Run {
         self.resumed(true, Self::rejected).await
     }
 
-    /// Asks twice in one session, which begins with our certificate or without one, and judges the second answer.
+    /// Asks twice in one session, which begins with our certificate or without one, and judges the second
+    /// answer.
     async fn resumed(&self, holds_back: bool, judge: fn(&Self, &Outcome) -> Seen) -> anyhow::Result<Tally> {
         let mut tally = Tally::default();
         for (label, version) in VERSIONS {

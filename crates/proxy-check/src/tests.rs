@@ -752,7 +752,8 @@ async fn what_is_no_web_server_passes_nothing() {
     }
 }
 
-/// A web server that refuses our certificate in the handshake is one; what it refuses then says nothing of what was sent.
+/// A web server that refuses our certificate in the handshake is one; what it refuses then says nothing of
+/// what was sent.
 #[tokio::test]
 async fn a_certificate_that_no_handshake_takes_proves_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -795,7 +796,8 @@ async fn a_certificate_that_no_handshake_takes_proves_nothing() {
     serving.abort();
 }
 
-/// Where identity headers pass as they are, other checks see them arrive, and advice about locations and lengths would mislead.
+/// Where identity headers pass as they are, other checks see them arrive, and advice about locations and
+/// lengths would mislead.
 #[tokio::test]
 async fn headers_that_simply_pass_have_one_remedy() {
     let checks = [Check::Certificate, Check::ForgedIdentity, Check::Paths, Check::Pipelining];

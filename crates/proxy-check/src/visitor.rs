@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Tickets that are kept; servers send two to four.
 const TICKETS_MAX: usize = 8;
 
-/// A client with a certificate or without one. The certificate can be held back for a while: rustls resumes no session of another client's.
+/// A client with a certificate or without one. The certificate can be held back for a while: rustls resumes
+/// no session of another client's.
 #[derive(Debug)]
 pub(super) struct Visitor {
     key: Option<Arc<CertifiedKey>>,

@@ -1,5 +1,5 @@
-//! Messages of HTTP/1.1 (RFC 9112), read as the most forgiving program behind a proxy reads them: what a strict one refuses may be
-//! exactly what went through.
+//! Messages of HTTP/1.1 (RFC 9112), read as the most forgiving program behind a proxy reads them: what a
+//! strict one refuses may be exactly what went through.
 
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -11,7 +11,8 @@ pub(super) const BODY_LEN_MAX: usize = 8 * HEAD_LEN_MAX;
 /// What is read at once.
 const PIECE_LEN: usize = 8 << 10;
 
-/// A line of a head, as it came. Spaces around the name are kept: a name that is not quite one is what is looked for.
+/// A line of a head, as it came. Spaces around the name are kept: a name that is not quite one is what is
+/// looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Field {
     pub(super) name: Vec<u8>,

@@ -1,8 +1,9 @@
-//! What a large CRL costs: `cargo bench -p rcmp-service --bench crl`. `CRL_BYTES` is its size, 50,000,000 unless
-//! told.
+//! What a large CRL costs: `cargo bench -p rcmp-service --bench crl`. `CRL_BYTES` is its size, 50,000,000
+//! unless told.
 //!
-//! Serial numbers are sixteen octets that look random, as CAs make them, in no order. "Install" is everything: reading,
-//! the signature, the entries. "Look-up" is the decision about a path of one certificate.
+//! Serial numbers are sixteen octets that look random, as CAs make them, in no order. "Install" is
+//! everything: reading, the signature, the entries. "Look-up" is the decision about a path of one
+//! certificate.
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};

@@ -1,6 +1,7 @@
 //! What a decision costs whose path and account are cached: `cargo bench -p rcmp-service --bench decision`.
 //!
-//! The policy is the default one. The certificate has a user principal name, the SID of its account and some 1,300 bytes in all.
+//! The policy is the default one. The certificate has a user principal name, the SID of its account and some
+//! 1,300 bytes in all.
 
 use account_store::{
     Account, AccountStore, BoxFuture, Domain, GroupScope, Matches, Membership, Query, Record, Revision,

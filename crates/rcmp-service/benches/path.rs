@@ -1,7 +1,8 @@
 //! What a first verification costs beside its signatures: `cargo bench -p rcmp-service --bench path`.
 //!
-//! The chain has two steps on P-256: an anchor, an intermediate, and a certificate as a smart card has it. `signatures` are the two
-//! signatures alone. `verify` never sees a certificate twice, so that nothing is cached.
+//! The chain has two steps on P-256: an anchor, an intermediate, and a certificate as a smart card has it.
+//! `signatures` are the two signatures alone. `verify` never sees a certificate twice, so that nothing is
+//! cached.
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use divan::{Bencher, black_box};

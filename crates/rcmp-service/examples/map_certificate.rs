@@ -4,8 +4,8 @@
 //! cargo run -p rcmp-service --example map_certificate
 //! ```
 //!
-//! The policy is the default one: the chain of the certificate is verified, and names alone map no account. So the account stores what binds
-//! the certificate to it, the name of the issuing CA and the serial number.
+//! The policy is the default one: the chain of the certificate is verified, and names alone map no account.
+//! So the account stores what binds the certificate to it, the name of the issuing CA and the serial number.
 
 use account_store::{Account, AccountAdmin, Change, Domain, Group, GroupScope, MemoryStore, Put};
 use dtyp::{FileTime, NtStatus, Sid};
@@ -56,7 +56,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
     let mut handler = MapCertificate::new(Arc::new(mapper), None);
 
-    // A question of the protocol, as a machine asks it over a secure channel, and its answer: a message with a PAC.
+    // A question of the protocol, as a machine asks it over a secure channel, and its answer: a message with
+    // a PAC.
     let web = Arc::new(Asker::machine("WEB01$", sid(1100)?, true));
     let (flags, now) = (MappingFlags::UPN.with(MappingFlags::SUBJECT), FileTime::from_unix(NOW));
     let request = Request { flags, certificate: &leaf, issuers: vec![certificate.issuer] };

@@ -19,8 +19,8 @@ const RESOURCE_GROUP: u32 = 0x2000_0007;
 /// Where an absent name is said: there is room for a NUL, as Windows has it.
 const NAME_ROOM: u16 = 2;
 
-/// The response message for an account, built `now`; `None` when the account cannot be put into one, for instance
-/// because it is not of this domain.
+/// The response message for an account, built `now`; `None` when the account cannot be put into one, for
+/// instance because it is not of this domain.
 fn build(
     record: &Record,
     domain: &Domain,
@@ -75,8 +75,9 @@ pub(crate) fn roomy(name: &str) -> Text {
     Text { room: NAME_ROOM, ..Text::from(name) }
 }
 
-/// The response message around a KERB_VALIDATION_INFO, whose UserFlags are set here: with the buffers that say some of it
-/// again, and without signatures. `upn` is the user principal name and whether it was made up; where there is none, one is.
+/// The response message around a KERB_VALIDATION_INFO, whose UserFlags are set here: with the buffers that
+/// say some of it again, and without signatures. `upn` is the user principal name and whether it was made up;
+/// where there is none, one is.
 pub(crate) fn assemble(
     mut logon_info: LogonInfo,
     sid: Sid,
@@ -110,8 +111,8 @@ pub(crate) fn assemble(
 
 type Groups = (Vec<GroupMembership>, Vec<SidAndAttributes>, Option<ResourceGroups>);
 
-/// Global and universal groups of the domain by RID, the primary group among them; groups of other domains by SID;
-/// domain-local groups apart.
+/// Global and universal groups of the domain by RID, the primary group among them; groups of other domains by
+/// SID; domain-local groups apart.
 fn groups(record: &Record, domain: &Domain) -> Option<Groups> {
     let mut own = Vec::with_capacity(record.memberships.len() + 1);
     let mut extra = Vec::new();
@@ -150,8 +151,8 @@ const LIFETIME: Duration = Duration::from_secs(5 * 60);
 /// Answers kept; each takes about a kilobyte. The slot follows from the account's RID.
 const SLOTS: usize = 4096;
 
-/// Built answers. An answer is good for exactly the record it was built from: a store that has read an account anew hands
-/// out another record, so nothing here has to be told of changes.
+/// Built answers. An answer is good for exactly the record it was built from: a store that has read an
+/// account anew hands out another record, so nothing here has to be told of changes.
 #[derive(Debug)]
 pub(crate) struct Cache {
     slots: Box<[Mutex<Option<Entry>>]>,

@@ -1,8 +1,9 @@
 //! How strongly a certificate is bound to the account that was found ([MS-PKCA] 3.1.5.2.1.5 and 6).
 //!
-//! It is pure: certificate, account and rules give a verdict. The order is part of the decision: the SID of another account ends
-//! the request in every mode, then the binding is weighed, and only then is it looked at whether the account may log on, so
-//! that a certificate which is not bound to the account tells nothing of its restrictions.
+//! It is pure: certificate, account and rules give a verdict. The order is part of the decision: the SID of
+//! another account ends the request in every mode, then the binding is weighed, and only then is it looked at
+//! whether the account may log on, so that a certificate which is not bound to the account tells nothing of
+//! its restrictions.
 
 use crate::certificate::Certificate;
 use crate::claim::SidClaim;
@@ -15,7 +16,8 @@ use account_store::{AltSecurityIdentity, Record};
 use dtyp::FileTime;
 use std::sync::Arc;
 
-/// Whether the account that was found by `forms` may have this certificate, now, and how strongly it is its own.
+/// Whether the account that was found by `forms` may have this certificate, now, and how strongly it is its
+/// own.
 pub(crate) fn check_binding(
     certificate: &Certificate<'_>,
     record: &Arc<Record>,
@@ -96,7 +98,8 @@ fn gather(
     if claim == SidClaim::Account(record.account.sid) {
         found(Form::Sid);
     }
-    // Names that a policy of the certificate may make strong: those that found the account, and one that is stored with it.
+    // Names that a policy of the certificate may make strong: those that found the account, and one that is
+    // stored with it.
     let mut names = if rules.strong_names.is_empty() { Vec::new() } else { forms.to_vec() };
     let stored = &record.account.alt_security_identities;
     if !stored.is_empty() {

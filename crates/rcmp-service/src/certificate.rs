@@ -1,7 +1,7 @@
 //! The fields of an X.509 certificate (RFC 5280 4.1) that mapping needs, as the bytes they are.
 //!
-//! Nothing is verified here: the client of the protocol has verified the certificate and the possession of its key before
-//! it asks ([MS-RCMP] 3.5).
+//! Nothing is verified here: the client of the protocol has verified the certificate and the possession of
+//! its key before it asks ([MS-RCMP] 3.5).
 
 use crate::der::{self, Der, Element};
 use account_store::distinguished_name::{Attribute, AttributeTypeAndValue, DistinguishedName, Rdn, Value};
@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-/// Most names in a subjectAltName that are read, because each may cost a question to the store; more make the extension
-/// unusable.
+/// Most names in a subjectAltName that are read, because each may cost a question to the store; more make the
+/// extension unusable.
 pub const SUBJECT_ALT_NAMES_MAX: usize = 64;
 /// Most certificate policies that are read; more make the extension unusable.
 pub const POLICIES_MAX: usize = 64;
@@ -37,8 +37,8 @@ const OBJECT_SID: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x19, 0x02
 /// szOID_NT_PRINCIPAL_NAME, 1.3.6.1.4.1.311.20.2.3 (RFC 4556 C).
 const PRINCIPAL_NAME: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x14, 0x02, 0x03];
 
-/// A certificate taken apart; everything points into its bytes. Names and hashes are made when they are first asked for, and kept:
-/// copies share them.
+/// A certificate taken apart; everything points into its bytes. Names and hashes are made when they are first
+/// asked for, and kept: copies share them.
 #[derive(Clone, Debug)]
 pub struct Certificate<'a> {
     /// The whole certificate.
@@ -57,7 +57,8 @@ pub struct Certificate<'a> {
     pub not_before: FileTime,
     /// End of validity.
     pub not_after: FileTime,
-    /// The contents of the sequence of extensions, which [`Certificate::parse`] has been through; empty without one.
+    /// The contents of the sequence of extensions, which [`Certificate::parse`] has been through; empty
+    /// without one.
     extensions: &'a [u8],
     /// Whether signatureAlgorithm and the field of what is signed are the same (RFC 5280 4.1.1.2).
     pub(crate) algorithms_agree: bool,
@@ -225,14 +226,14 @@ pub enum AlternativeName {
     Rfc822(String),
     /// uniformResourceIdentifier.
     Uri(String),
-    /// A name of this kind whose value cannot be read. Names that it may contradict, those that have to agree with its kind,
-    /// are unusable.
+    /// A name of this kind whose value cannot be read. Names that it may contradict, those that have to agree
+    /// with its kind, are unusable.
     Unreadable(NameKind),
 }
 
 impl<'a> Certificate<'a> {
-    /// Takes a certificate apart. It must be DER from the first to the last byte; an extension that occurs twice makes it
-    /// unusable (RFC 5280 4.2).
+    /// Takes a certificate apart. It must be DER from the first to the last byte; an extension that occurs
+    /// twice makes it unusable (RFC 5280 4.2).
     pub fn parse(encoded: &'a [u8]) -> Result<Self, DecodeError> {
         let mut outer = Der::new(encoded);
         let mut certificate = outer.expect("Certificate", der::SEQUENCE)?.inside();
@@ -333,8 +334,9 @@ impl<'a> Certificate<'a> {
         std::iter::from_fn(move || (!list.is_empty()).then(|| extension(&mut list).ok()).flatten())
     }
 
-    /// The names of the subjectAltName, in their order; none without the extension. An error makes the extension unusable,
-    /// not the certificate; a single name that cannot be read is [`AlternativeName::Unreadable`].
+    /// The names of the subjectAltName, in their order; none without the extension. An error makes the
+    /// extension unusable, not the certificate; a single name that cannot be read is
+    /// [`AlternativeName::Unreadable`].
     pub fn alternative_names(&self) -> Result<&[AlternativeName], DecodeError> {
         let names = self.decoded.alternative_names.get_or_init(|| match self.subject_alt_name {
             Some(extension) => alternative_names(extension),
@@ -379,15 +381,15 @@ impl<'a> Certificate<'a> {
         std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).map(Some).ok_or(bad)
     }
 
-    /// The SIDs that the certificate's issuer wrote into URIs of the subjectAltName, in their order. A URI that begins with
-    /// [`SID_URI_TAG`] must go on as a SID to its end; other URIs are not looked at.
+    /// The SIDs that the certificate's issuer wrote into URIs of the subjectAltName, in their order. A URI
+    /// that begins with [`SID_URI_TAG`] must go on as a SID to its end; other URIs are not looked at.
     pub fn alternative_sids(&self) -> Result<Vec<Sid>, DecodeError> {
         sids_of(self.alternative_names()?)
     }
 
-    /// Whether there may be a SID in a part of the subjectAltName that cannot be read: the beginning of one is anywhere outside
-    /// of the URIs that were read, there is a URI in pieces (X.690 8.21), which other readers put together, or the names cannot
-    /// be told apart, so that there may be one.
+    /// Whether there may be a SID in a part of the subjectAltName that cannot be read: the beginning of one
+    /// is anywhere outside of the URIs that were read, there is a URI in pieces (X.690 8.21), which other
+    /// readers put together, or the names cannot be told apart, so that there may be one.
     pub(crate) fn may_hide_alternative_sid(&self, read: &[AlternativeName]) -> bool {
         let Some(extension) = self.subject_alt_name else { return false };
         let tag = SID_URI_TAG.as_bytes();
@@ -399,8 +401,8 @@ impl<'a> Certificate<'a> {
         count(extension) > in_uris.sum() || may_have_uri_in_pieces(extension)
     }
 
-    /// URIs of the subjectAltName that look as if they carried a SID, and are written otherwise than [`SID_URI_TAG`]: they
-    /// carry none.
+    /// URIs of the subjectAltName that look as if they carried a SID, and are written otherwise than
+    /// [`SID_URI_TAG`]: they carry none.
     pub fn misspelled_sid_uris(&self) -> Vec<String> {
         let names = self.alternative_names().unwrap_or_default().iter();
         let uris = names.filter_map(|name| match name {
@@ -416,8 +418,8 @@ impl<'a> Certificate<'a> {
         .collect()
     }
 
-    /// The certificate policies (RFC 5280 4.2.1.4), in their order, as the contents octets of their object identifiers; none
-    /// without the extension. Qualifiers are passed over.
+    /// The certificate policies (RFC 5280 4.2.1.4), in their order, as the contents octets of their object
+    /// identifiers; none without the extension. Qualifiers are passed over.
     pub fn policies(&self) -> Result<Vec<&'a [u8]>, DecodeError> {
         let Some(extension) = self.extension(CERTIFICATE_POLICIES) else { return Ok(Vec::new()) };
         let mut outer = Der::new(extension.value);
@@ -489,8 +491,8 @@ pub(crate) fn extension<'a>(list: &mut Der<'a>) -> Result<Extension<'a>, DecodeE
     let id = extension.expect("extnID", der::OID)?.contents;
     let critical = match extension.optional("critical", der::BOOLEAN)? {
         None => false,
-        // DER writes TRUE as 0xff and leaves FALSE out (X.690 11.1, 11.5). Any other value than 0 counts as TRUE, too: an extension that may
-        // be critical is not passed over.
+        // DER writes TRUE as 0xff and leaves FALSE out (X.690 11.1, 11.5). Any other value than 0 counts as
+        // TRUE, too: an extension that may be critical is not passed over.
         Some(critical) => critical.contents != [0],
     };
     let value = extension.expect("extnValue", der::OCTET_STRING)?.contents;
@@ -538,8 +540,8 @@ pub(crate) fn has_unreadable(names: &[AlternativeName], kinds: &[NameKind]) -> b
     names.iter().any(|name| matches!(name, AlternativeName::Unreadable(kind) if kinds.contains(kind)))
 }
 
-/// Whether a subjectAltName may have a uniformResourceIdentifier in pieces: it has one, or its names cannot be told apart up to
-/// its end by DER. Readers of BER tell names apart that DER does not.
+/// Whether a subjectAltName may have a uniformResourceIdentifier in pieces: it has one, or its names cannot
+/// be told apart up to its end by DER. Readers of BER tell names apart that DER does not.
 fn may_have_uri_in_pieces(extension: &[u8]) -> bool {
     let mut outer = Der::new(extension);
     let Ok(names) = outer.expect("subjectAltName", der::SEQUENCE) else { return true };

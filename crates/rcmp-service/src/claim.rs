@@ -1,10 +1,11 @@
-//! Which account a certificate says that it is for, by the SIDs in it: the one rule for answers that are made here, by another domain
-//! and by a service that was asked.
+//! Which account a certificate says that it is for, by the SIDs in it: the one rule for answers that are made
+//! here, by another domain and by a service that was asked.
 
 use crate::certificate::{AlternativeName, Certificate, sids_of};
 use dtyp::{DecodeError, DecodeErrorKind, Sid};
 
-/// The account that a certificate names by SID: in the extension of [MS-WCCE] 2.2.2.7.7.4, or in a URI of the subjectAltName.
+/// The account that a certificate names by SID: in the extension of [MS-WCCE] 2.2.2.7.7.4, or in a URI of the
+/// subjectAltName.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SidClaim {
     /// There is no SID in the certificate.
@@ -34,8 +35,8 @@ impl SidClaim {
         Certificate::parse(certificate).map_or(Self::Contradictory, |certificate| Self::of(&certificate))
     }
 
-    /// Whether the certificate may be this account's. The SID is `objectSid`: what an account was called before (`sIDHistory`) does
-    /// not count.
+    /// Whether the certificate may be this account's. The SID is `objectSid`: what an account was called
+    /// before (`sIDHistory`) does not count.
     pub fn allows(&self, account: &Sid) -> bool {
         match self {
             Self::Absent => true,
@@ -45,7 +46,8 @@ impl SidClaim {
     }
 }
 
-/// A subjectAltName that cannot be read, or a name in it, makes only its own forms unusable, unless there may be a SID in it.
+/// A subjectAltName that cannot be read, or a name in it, makes only its own forms unusable, unless there may
+/// be a SID in it.
 fn sids_by_uri(certificate: &Certificate<'_>) -> Result<Vec<Sid>, DecodeError> {
     match certificate.alternative_names() {
         Ok(names) => {
@@ -118,7 +120,8 @@ mod tests {
         }
     }
 
-    /// X.690 10.1: DER has definite lengths in the fewest octets. OpenSSL reads a SID in pieces behind each of these names.
+    /// X.690 10.1: DER has definite lengths in the fewest octets. OpenSSL reads a SID in pieces behind each
+    /// of these names.
     #[test]
     fn a_sid_in_pieces_is_not_hidden_by_what_der_cannot_tell_apart() {
         let in_pieces = encode(0xa6, &[&encode(0x16, &[&URI[..12]]), &encode(0x16, &[&URI[12..]])]);

@@ -1,5 +1,6 @@
-//! What travels beside a question between nodes of ours, under the seal, in a part of the call that others pass over: whose trace
-//! it belongs to, how much time is left, which domains have sent it on, and whether a proof of its path is wanted.
+//! What travels beside a question between nodes of ours, under the seal, in a part of the call that others
+//! pass over: whose trace it belongs to, how much time is left, which domains have sent it on, and whether a
+//! proof of its path is wanted.
 //!
 //! ```text
 //! 52 43 4d 01                        "RCM", version 1

@@ -1,6 +1,6 @@
-//! The Distinguished Encoding Rules (X.690), as far as a certificate needs them: definite, minimal lengths and tags of
-//! one byte. BER's other forms are refused: the client has verified the certificate as DER, and two parsers that read
-//! the same bytes differently are how certificates lie.
+//! The Distinguished Encoding Rules (X.690), as far as a certificate needs them: definite, minimal lengths
+//! and tags of one byte. BER's other forms are refused: the client has verified the certificate as DER, and
+//! two parsers that read the same bytes differently are how certificates lie.
 
 use dtyp::{DecodeError, DecodeErrorKind};
 
@@ -219,8 +219,8 @@ pub(crate) fn dotted(oid: &[u8]) -> Option<String> {
     (!first && !inside).then_some(text)
 }
 
-/// The text of an element of one of ASN.1's string types; `None` for other types and for text that is not well formed.
-/// A NUL makes text unusable: it is how one name is made to look like another.
+/// The text of an element of one of ASN.1's string types; `None` for other types and for text that is not
+/// well formed. A NUL makes text unusable: it is how one name is made to look like another.
 pub(crate) fn text(element: &Element<'_>) -> Option<String> {
     let bytes = element.contents;
     let text = match element.tag {

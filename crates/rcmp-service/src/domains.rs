@@ -1,8 +1,9 @@
 //! Which domain answers for a certificate ([MS-RCMP] 3.5.3, [MS-NRPC] 3.5.4.5.1): pure, from names alone.
 //!
-//! A question that names another domain goes there or nowhere. One that names ours, or none, goes by what the certificate says, in
-//! this order: its issuer, its user principal names, its DNS names. What is left is answered here, and the store may say of an account
-//! that its domain is another one. Where a question goes decides nothing: the domain that gets it decides by the whole certificate.
+//! A question that names another domain goes there or nowhere. One that names ours, or none, goes by what the
+//! certificate says, in this order: its issuer, its user principal names, its DNS names. What is left is
+//! answered here, and the store may say of an account that its domain is another one. Where a question goes
+//! decides nothing: the domain that gets it decides by the whole certificate.
 
 use crate::certificate::{AlternativeName, Certificate, has_unreadable};
 use crate::context::HOPS_MAX;
@@ -122,8 +123,8 @@ fn folded(name: &str) -> String {
 }
 
 impl Domains {
-    /// Our domain with its peers; a question passes at most `hops_max` domains before the one that answers. Whatever two domains
-    /// claim is refused.
+    /// Our domain with its peers; a question passes at most `hops_max` domains before the one that answers.
+    /// Whatever two domains claim is refused.
     pub fn new(ours: Domain, peers: Vec<PeerDomain>, hops_max: usize) -> Result<Self, DomainsError> {
         if !(1..=HOPS_MAX).contains(&hops_max) {
             return Err(DomainsError::HopsMax);
@@ -197,7 +198,8 @@ impl Domains {
         logon_domain_name.is_empty() || self.ours.is_called(logon_domain_name)
     }
 
-    /// Where a question goes. A peer that names us has chosen us; a machine names its own domain whatever it asks.
+    /// Where a question goes. A peer that names us has chosen us; a machine names its own domain whatever it
+    /// asks.
     pub fn route(
         &self,
         logon_domain_name: &str,
@@ -212,7 +214,8 @@ impl Domains {
         if !self.is_ours(logon_domain_name) {
             return match self.find(logon_domain_name) {
                 None => Route::Nowhere(Reason::OtherDomain),
-                // An issuer alone names no account. A domain that answers for all certificates of the issuer has a route for it.
+                // An issuer alone names no account. A domain that answers for all certificates of the issuer
+                // has a route for it.
                 Some(peer) if is_issuer_alone(flags) && by_certificate != Some(peer) => {
                     Route::Nowhere(Reason::NotForwarded)
                 }

@@ -1,8 +1,10 @@
-//! Validation of another domain's response: what the peer may say is taken from it, and a new response is made of that.
+//! Validation of another domain's response: what the peer may say is taken from it, and a new response is
+//! made of that.
 //!
-//! No bytes of the peer's message are forwarded. Fields that are the peer's to fill are copied, one by one. A field that says something
-//! about our domain, about a third domain, or about how the account is treated here rejects the response, is dropped, or is blanked. What is
-//! ours is looked for first: a peer that is configured with one of our names is rejected, too.
+//! No bytes of the peer's message are forwarded. Fields that are the peer's to fill are copied, one by one. A
+//! field that says something about our domain, about a third domain, or about how the account is treated here
+//! rejects the response, is dropped, or is blanked. What is ours is looked for first: a peer that is
+//! configured with one of our names is rejected, too.
 //!
 //! Which server to ask, and whether it belongs to the peer, is decided before there is a response.
 
@@ -17,13 +19,13 @@ use pac::{
     GroupMembership, LogonInfo, PacError, ResourceGroups, SidAndAttributes, Text, UpnDnsInfo, VerifiedPac,
 };
 
-/// Longest name of an account or a person, in characters: the directory's limit for both ([MS-ADA1] displayName, [MS-ADA3]
-/// sAMAccountName).
+/// Longest name of an account or a person, in characters: the directory's limit for both ([MS-ADA1]
+/// displayName, [MS-ADA3] sAMAccountName).
 const NAME_LEN_MAX: usize = 256;
 /// Longest NetBIOS name.
 const NETBIOS_LEN_MAX: usize = 15;
-/// Most groups and SIDs of one answer, all lists together. A token holds a thousand; with four thousand the new answer is
-/// still far below what a client takes.
+/// Most groups and SIDs of one answer, all lists together. A token holds a thousand; with four thousand the
+/// new answer is still far below what a client takes.
 const GROUPS_MAX: usize = 4096;
 /// All `USER_*` bits of [MS-SAMR] 2.2.1.12.
 const USER_ACCOUNT_CONTROL: u32 = 0x003f_ffff;
@@ -35,7 +37,8 @@ pub struct ForeignDomain {
     pub netbios: String,
     /// The domain's SID.
     pub sid: Sid,
-    /// DNS names that are its own: its DNS name first, then suffixes of user principal names. Names below them are not meant.
+    /// DNS names that are its own: its DNS name first, then suffixes of user principal names. Names below
+    /// them are not meant.
     pub names: Vec<String>,
     /// What to do with SIDs of third domains.
     pub foreign_sids: ForeignSids,
@@ -87,8 +90,8 @@ impl ForeignAccount {
     }
 }
 
-/// Validates the response of a peer that answers for `from`, and takes from it what the peer may say. `claim` is the account that the
-/// certificate is for; `identity_sid` is added as to answers of our own.
+/// Validates the response of a peer that answers for `from`, and takes from it what the peer may say. `claim`
+/// is the account that the certificate is for; `identity_sid` is added as to answers of our own.
 pub fn validate_response(
     response: &[u8],
     from: &ForeignDomain,
@@ -147,7 +150,8 @@ pub fn validate_response(
     let member = |sid| SidAndAttributes { sid, attributes: GROUP };
 
     let full_name = Some(said.full_name.text).filter(|name| is_text(name)).unwrap_or_default();
-    // Every field is written here, so that a new field does not compile before it is decided what a peer may say in it.
+    // Every field is written here, so that a new field does not compile before it is decided what a peer may
+    // say in it.
     let mut logon_info = LogonInfo {
         logon_time: said.logon_time,
         logoff_time: said.logoff_time,
@@ -314,9 +318,9 @@ fn is_builtin(sid: &Sid) -> bool {
     sid.authority() == 5 && sid.sub_authorities().first() == Some(&32)
 }
 
-/// Marks of how an account was authenticated, which is for us to say: asserted identities and what goes with them (S-1-18-1 to 6),
-/// compounded authentication and valid claims (S-1-5-21-0-0-0-496 and 497), THIS_ORGANIZATION (S-1-5-15) and
-/// THIS_ORGANIZATION_CERTIFICATE (S-1-5-65-1).
+/// Marks of how an account was authenticated, which is for us to say: asserted identities and what goes with
+/// them (S-1-18-1 to 6), compounded authentication and valid claims (S-1-5-21-0-0-0-496 and 497),
+/// THIS_ORGANIZATION (S-1-5-15) and THIS_ORGANIZATION_CERTIFICATE (S-1-5-65-1).
 fn is_mark(sid: &Sid) -> bool {
     match sid.authority() {
         18 => matches!(sid.sub_authorities(), [1..=6]),
@@ -325,7 +329,8 @@ fn is_mark(sid: &Sid) -> bool {
     }
 }
 
-/// Whether a text is a name and nothing more: it does not say a domain by `\`, `/` or `@`, and needs no quotes.
+/// Whether a text is a name and nothing more: it does not say a domain by `\`, `/` or `@`, and needs no
+/// quotes.
 fn is_account_name(name: &str) -> bool {
     !name.is_empty() && is_text(name) && !name.contains(['\\', '/', '@', '"'])
 }

@@ -1,5 +1,5 @@
-//! Mapping methods, the forms in which a certificate names an account, and how strongly each binds it ([MS-RCMP] 3.5.2,
-//! [MS-PKCA] 3.1.5.2.1).
+//! Mapping methods, the forms in which a certificate names an account, and how strongly each binds it
+//! ([MS-RCMP] 3.5.2, [MS-PKCA] 3.1.5.2.1).
 
 use crate::message::MappingFlags;
 use account_store::AltSecurityIdentity;
@@ -68,8 +68,8 @@ pub enum Form {
     Rfc822,
     /// `X509:<I>…` and nothing after it; weakest.
     Issuer,
-    /// The account's SID in the certificate: by extension, or as a URI in the subjectAltName; strong. It finds no account, it
-    /// binds one that was found.
+    /// The account's SID in the certificate: by extension, or as a URI in the subjectAltName; strong. It
+    /// finds no account, it binds one that was found.
     Sid,
 }
 
@@ -128,7 +128,8 @@ impl Form {
         Self::ALL.into_iter().find(|form| form.name() == name)
     }
 
-    /// The method that looks accounts up by it; `None` for the SID in the certificate, which finds no account.
+    /// The method that looks accounts up by it; `None` for the SID in the certificate, which finds no
+    /// account.
     pub const fn method(self) -> Option<Method> {
         match self {
             Self::Upn | Self::Dns => Some(Method::Upn),

@@ -1,8 +1,9 @@
 //! One question, answered here or by the domain whose account it is about.
 //!
-//! A question about an account of another domain is forwarded to a peer with the same bytes. Of the peer's response, refusals are returned
-//! unchanged, and accounts are validated and written anew ([`crate::foreign`]). The way of a question is bounded: it never goes back to the
-//! domain that it came from, to a domain that it has been to, or through more domains than are configured.
+//! A question about an account of another domain is forwarded to a peer with the same bytes. Of the peer's
+//! response, refusals are returned unchanged, and accounts are validated and written anew
+//! ([`crate::foreign`]). The way of a question is bounded: it never goes back to the domain that it came
+//! from, to a domain that it has been to, or through more domains than are configured.
 
 use crate::certificate::{Certificate, OwnedCertificate};
 use crate::claim::SidClaim;
@@ -31,9 +32,9 @@ use std::task::{Context, Poll};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
-/// The same question of one asker, under way at once, when it goes on to another domain: an honest asker has some clients that show
-/// the same certificate; in a circle through servers that tell nothing it would come back again and again. Nodes of ours tell where a
-/// question has been, and are not counted.
+/// The same question of one asker, under way at once, when it goes on to another domain: an honest asker has
+/// some clients that show the same certificate; in a circle through servers that tell nothing it would come
+/// back again and again. Nodes of ours tell where a question has been, and are not counted.
 const SAME_IN_TRANSIT_MAX: u32 = 32;
 /// The same of a machine of ours, which may serve many connections of one client at once.
 const SAME_OF_MACHINE_MAX: u32 = 256;
@@ -247,8 +248,8 @@ impl<'a> Forwarding<'a> {
         Answer { message, elsewhere: Some(elsewhere), ..Answer::refused(reason, self.mapper.policy()) }
     }
 
-    /// Asks a peer, unless it may not be asked, and validates its reply. The server and the account go into `elsewhere`; what is returned is
-    /// the message for the asker, if the question is one.
+    /// Asks a peer, unless it may not be asked, and validates its reply. The server and the account go into
+    /// `elsewhere`; what is returned is the message for the asker, if the question is one.
     async fn ask(
         self,
         errand: &Errand<'_>,
@@ -271,7 +272,8 @@ impl<'a> Forwarding<'a> {
         let digest = elsewhere.digest;
         let _in_transit = self.may_pass(errand, digest)?;
         let service = services[direct].clone().ok_or(Reason::OtherDomain)?;
-        // A server between us and a domain could claim anything of that domain's accounts, unless the domain signs its answer.
+        // A server between us and a domain could claim anything of that domain's accounts, unless the domain
+        // signs its answer.
         let must_prove = target != direct && through.is_rcmpd && !peer.proof_keys.is_empty();
         let nonce = question.context.proof_nonce.or_else(|| must_prove.then(random_nonce).flatten());
         let asked = PeerQuestion {
@@ -317,7 +319,8 @@ impl<'a> Forwarding<'a> {
         CallContext { proof_nonce: nonce, ..context }
     }
 
-    /// The message for a peer: the one that was sent, or one for the certificate. `None` if it would break a limit.
+    /// The message for a peer: the one that was sent, or one for the certificate. `None` if it would break a
+    /// limit.
     fn message(self, question: &Question, asked: &Asked, certificate: &Certificate<'_>) -> Option<Bytes> {
         if let Some(message) = question.message() {
             return Some(message.clone());

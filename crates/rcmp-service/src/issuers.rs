@@ -1,8 +1,9 @@
-//! The names of issuers in a request: "in the same order as the chain of issuing authorities" ([MS-RCMP] 2.2.1), the certificate's
-//! own issuer first and the anchor's name last (3.5.1).
+//! The names of issuers in a request: "in the same order as the chain of issuing authorities" ([MS-RCMP]
+//! 2.2.1), the certificate's own issuer first and the anchor's name last (3.5.1).
 //!
-//! Where the chain was verified, the names are those of the verified path. An asker without anchors links the certificates that it
-//! was given by their names, in whatever order they came; those that are not issuers of one another are left out.
+//! Where the chain was verified, the names are those of the verified path. An asker without anchors links the
+//! certificates that it was given by their names, in whatever order they came; those that are not issuers of
+//! one another are left out.
 
 use crate::certificate::{Certificate, name};
 use crate::der::{self, Der};
@@ -27,14 +28,14 @@ pub fn of_path<'a>(certificate: &Certificate<'a>, path: &Path, trust: &'a Trust)
     names.names
 }
 
-/// The names of the issuers of a certificate, as far as certificates that came with it lead. One that cannot be read hides no
-/// other.
+/// The names of the issuers of a certificate, as far as certificates that came with it lead. One that cannot
+/// be read hides no other.
 pub fn of_chain<'a>(certificate: &Certificate<'a>, chain: impl Iterator<Item = &'a [u8]>) -> Vec<&'a [u8]> {
     follow(certificate, chain).0
 }
 
-/// The certificates that [`of_chain`] leaves out: those that lead nowhere from the certificate. Copies of the certificate itself and of others are
-/// none of them.
+/// The certificates that [`of_chain`] leaves out: those that lead nowhere from the certificate. Copies of the
+/// certificate itself and of others are none of them.
 pub fn left_out<'a>(certificate: &Certificate<'a>, chain: &[&'a [u8]], itself: &[u8]) -> Vec<&'a [u8]> {
     let left = follow(certificate, chain.iter().copied()).1;
     let is_used =
@@ -76,7 +77,8 @@ fn follow<'a>(
     }
 }
 
-/// A name as it is compared: its text, in whichever string types and case it is encoded, or its bytes where it cannot be read.
+/// A name as it is compared: its text, in whichever string types and case it is encoded, or its bytes where
+/// it cannot be read.
 #[derive(PartialEq, Eq)]
 enum NameKey<'a> {
     Text(String),
@@ -105,7 +107,8 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// Adds a name behind the others. A self-issued certificate adds none, and neither does a name beyond the limits.
+    /// Adds a name behind the others. A self-issued certificate adds none, and neither does a name beyond the
+    /// limits.
     fn push(&mut self, name: &'a [u8]) {
         let key = NameKey::of(name);
         let is_new = key != self.last;

@@ -1,10 +1,12 @@
-//! [MS-RCMP], the Remote Certificate Mapping Protocol: which account a certificate belongs to, and what the account may do.
+//! [MS-RCMP], the Remote Certificate Mapping Protocol: which account a certificate belongs to, and what the
+//! account may do.
 //!
-//! A [`Question`] comes in, an [`Answer`] goes out. The crate does not depend on Netlogon, which carries both. Mapping itself is pure: certificate and
-//! policy give queries, and what they match gives a decision.
+//! A [`Question`] comes in, an [`Answer`] goes out. The crate does not depend on Netlogon, which carries
+//! both. Mapping itself is pure: certificate and policy give queries, and what they match gives a decision.
 //!
-//! [`MapCertificate`] is the handler, a tower service; [`Mapper`] decides by the accounts of one domain, and [`Forwarder`] asks other domains. A decision
-//! and its message are two steps, [`Mapper::decide`] and [`Mapper::respond`].
+//! [`MapCertificate`] is the handler, a tower service; [`Mapper`] decides by the accounts of one domain, and
+//! [`Forwarder`] asks other domains. A decision and its message are two steps, [`Mapper::decide`] and
+//! [`Mapper::respond`].
 //!
 //! ```
 //! use account_store::{Account, AccountAdmin, Change, Domain, Group, GroupScope, MemoryStore, Put};

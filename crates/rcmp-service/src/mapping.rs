@@ -1,9 +1,9 @@
-//! Certificate mapping ([MS-RCMP] 3.5.2), without a store: a certificate and a policy give queries, what they match gives
-//! a decision.
+//! Certificate mapping ([MS-RCMP] 3.5.2), without a store: a certificate and a policy give queries, what they
+//! match gives a decision.
 //!
-//! The methods are tried in their order, and only absence goes on to the next: an account that is ambiguous, restricted or
-//! not the certificate's own ends the request. Otherwise a disabled account's certificate would fall through to an account
-//! that another of its names names.
+//! The methods are tried in their order, and only absence goes on to the next: an account that is ambiguous,
+//! restricted or not the certificate's own ends the request. Otherwise a disabled account's certificate would
+//! fall through to an account that another of its names names.
 
 use crate::certificate::{
     AlternativeName, Certificate, NameKind, SUBJECT_ALT_NAMES_MAX, has_unreadable, name,
@@ -53,10 +53,11 @@ impl NotApplicable {
 /// A question to the store, and the form it is asked by.
 pub type FormQuery = (Form, Query);
 
-/// The queries of a method, the decisive ones and those that may only propose an account when the first found none. With
-/// [`Method::Issuer`] the first that finds anything decides; with the others all are asked, and all that are found must be one
-/// account. `issuers` are the encoded names behind the certificate's own issuer that may be believed, and `flags` are those of
-/// the request: without REQ_UPN_MAPPING nothing is looked up that comes from the subjectAltName ([MS-RCMP] 2.2.1).
+/// The queries of a method, the decisive ones and those that may only propose an account when the first found
+/// none. With [`Method::Issuer`] the first that finds anything decides; with the others all are asked, and
+/// all that are found must be one account. `issuers` are the encoded names behind the certificate's own
+/// issuer that may be believed, and `flags` are those of the request: without REQ_UPN_MAPPING nothing is
+/// looked up that comes from the subjectAltName ([MS-RCMP] 2.2.1).
 pub fn queries(
     method: Method,
     certificate: &Certificate<'_>,
@@ -84,7 +85,8 @@ pub(crate) fn is_same(query: &Query, account: &Account, policy: &Policy) -> bool
             account.user_principal_name.as_ref() == Some(name)
         }
         Query::ServicePrincipalName(name) if policy.name_comparison == Comparison::Exact => {
-            // The class of a service is a word of the protocol, which has no case; the host is the certificate's.
+            // The class of a service is a word of the protocol, which has no case; the host is the
+            // certificate's.
             let parts = |name: &str| {
                 name.split_once('/').map(|(class, host)| (class.to_ascii_lowercase(), host.to_owned()))
             };
@@ -105,8 +107,8 @@ fn query(identity: &AltSecurityIdentity) -> Query {
     Query::AltSecurityIdentity(identity.to_string())
 }
 
-/// Kinds of names in the subjectAltName that are looked up together: all accounts that they find must be one, so one that cannot
-/// be read makes all of them unusable.
+/// Kinds of names in the subjectAltName that are looked up together: all accounts that they find must be one,
+/// so one that cannot be read makes all of them unusable.
 pub(crate) const LOOKED_UP_TOGETHER: [NameKind; 2] = [NameKind::Other, NameKind::Dns];
 
 fn alternative_names(certificate: &Certificate<'_>) -> Result<Vec<FormQuery>, NotApplicable> {
@@ -151,9 +153,9 @@ pub struct Identity {
     pub is_of_alternative_name: bool,
 }
 
-/// Every value of altSecurityIdentities that names this certificate, except the issuer alone: strong ones and the one of
-/// issuer and subject first, then those that only propose. A field that cannot be read takes away the values that it is part
-/// of, and no others.
+/// Every value of altSecurityIdentities that names this certificate, except the issuer alone: strong ones and
+/// the one of issuer and subject first, then those that only propose. A field that cannot be read takes away
+/// the values that it is part of, and no others.
 pub fn identities(certificate: &Certificate<'_>, input: Sha1PublicKeyInput) -> Vec<Identity> {
     let readable = |name: Result<&DistinguishedName, _>| name.ok().filter(|name| !name.is_empty()).cloned();
     let issuer = readable(certificate.issuer_name());
@@ -249,8 +251,8 @@ fn issuer_names(certificate: &Certificate<'_>, issuers: &[&[u8]]) -> Result<Vec<
     }
 }
 
-/// What forbids the account to log on now: it is disabled, locked or expired, or this is not one of its hours. The one
-/// rule for certificates and passwords.
+/// What forbids the account to log on now: it is disabled, locked or expired, or this is not one of its
+/// hours. The one rule for certificates and passwords.
 pub fn restriction(account: &Account, now: FileTime) -> Option<Reason> {
     let expires = account.expires != FileTime::UNSET && account.expires < FileTime::NEVER;
     match () {

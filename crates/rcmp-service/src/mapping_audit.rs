@@ -1,7 +1,7 @@
 //! Finds mappings in a store that are weak, ambiguous or never match.
 //!
-//! Accounts are read twice: first for the keys, of which only hashes are kept, then for the accounts with shared keys. So a million accounts
-//! need some hundred bytes each.
+//! Accounts are read twice: first for the keys, of which only hashes are kept, then for the accounts with
+//! shared keys. So a million accounts need some hundred bytes each.
 
 use crate::form::{Form, Method};
 use crate::message::MappingFlags;
@@ -94,8 +94,8 @@ struct Stored<'a> {
     narrow: String,
 }
 
-/// Looks at all accounts of a store, by the policy of a mapper. Names of accounts are compared with those of groups and of
-/// `machines`, too. `progress` is told how many accounts were read.
+/// Looks at all accounts of a store, by the policy of a mapper. Names of accounts are compared with those of
+/// groups and of `machines`, too. `progress` is told how many accounts were read.
 pub async fn audit(
     accounts: &dyn AccountListing,
     machines: &dyn MachineAdmin,
@@ -298,7 +298,8 @@ fn others_names(group: &[Shared], shared: &Shared) -> String {
 /// What a policy makes of single values.
 struct Rules<'a> {
     policy: &'a Policy,
-    /// Names of the configured authorities, folded; `None` when chains are not verified and any issuer may be meant.
+    /// Names of the configured authorities, folded; `None` when chains are not verified and any issuer may be
+    /// meant.
     issuers: Option<HashSet<String>>,
     /// The same with their parts the other way round.
     turned: HashSet<String>,

@@ -1,4 +1,5 @@
-//! The two messages of [MS-RCMP] 2.2. All integers are little-endian, all offsets count from the message's first byte.
+//! The two messages of [MS-RCMP] 2.2. All integers are little-endian, all offsets count from the message's
+//! first byte.
 
 use dtyp::{DecodeError, DecodeErrorKind, Reader, utf16le, utf16le_text};
 
@@ -86,8 +87,8 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Reads a request in the order in which its fields have to be believed. Bytes behind `Length` are ignored; gaps and
-    /// overlaps in the payload are allowed, for it is only read.
+    /// Reads a request in the order in which its fields have to be believed. Bytes behind `Length` are
+    /// ignored; gaps and overlaps in the payload are allowed, for it is only read.
     pub fn decode(message: &'a [u8]) -> Result<Self, DecodeError> {
         let error = |what, kind| DecodeError { what, offset: 0, kind };
         if message.len() > REQUEST_LEN_MAX {
@@ -141,8 +142,8 @@ impl<'a> Request<'a> {
         Ok(Self { flags, certificate, issuers })
     }
 
-    /// Writes a request: the certificate first, each name behind it on an even offset. `None` when it would break a limit
-    /// that servers keep.
+    /// Writes a request: the certificate first, each name behind it on an even offset. `None` when it would
+    /// break a limit that servers keep.
     pub fn encode(&self) -> Option<Vec<u8>> {
         let payload_start = REQUEST_FIXED_LEN + self.issuers.len() * NAME_INFO_LEN;
         let fits = self.issuers.len() <= ISSUERS_MAX
@@ -264,8 +265,8 @@ impl<'a> Response<'a> {
         Ok(Self { auth_data, domain })
     }
 
-    /// Whether bytes look like a response in the clear: type, length and the zero of `Align` agree. This is how a client
-    /// tells whether its server encrypted them, where documents do not say.
+    /// Whether bytes look like a response in the clear: type, length and the zero of `Align` agree. This is
+    /// how a client tells whether its server encrypted them, where documents do not say.
     pub fn is_plausible(message: &[u8]) -> bool {
         let word = |at: usize| {
             message.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes)

@@ -1,14 +1,16 @@
 //! The rate limit of misses: questions of one machine account about certificates that map no account.
 //!
-//! A machine that guesses misses; a machine that serves users mostly does not. A miss takes a token when it is answered, and answers that
-//! map take none. An account without a token is over the limit: its questions are refused before the store is asked, and questions that
-//! were asked before are refused instead of answered, also where they map, because
-//! otherwise a right guess would be answered. So no
-//! number of questions at once gets more misses than there are tokens, and questions in flight that map are not counted.
+//! A machine that guesses misses; a machine that serves users mostly does not. A miss takes a token when it
+//! is answered, and answers that map take none. An account without a token is over the limit: its questions
+//! are refused before the store is asked, and questions that were asked before are refused instead of
+//! answered, also where they map, because otherwise a right guess would be answered. So no number of
+//! questions at once gets more misses than there are tokens, and questions in flight that map are not
+//! counted.
 //!
-//! Two kinds of questions are no guesses. One that missed lately takes no second token, so one user whose certificate maps no account cannot take
-//! the tokens of a web server. One that mapped lately is answered over the limit, too. A question is the same where all its bytes and its
-//! domain are the same: the same certificate with other flags or issuers is another guess.
+//! Two kinds of questions are no guesses. One that missed lately takes no second token, so one user whose
+//! certificate maps no account cannot take the tokens of a web server. One that mapped lately is answered
+//! over the limit, too. A question is the same where all its bytes and its domain are the same: the same
+//! certificate with other flags or issuers is another guess.
 
 use crate::question::{Asker, Question};
 use crate::reason::Reason;
@@ -20,8 +22,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// Accounts that are kept track of; beyond it, those that could use their whole burst are forgotten, which takes no token from them. Only
-/// accounts with a secure channel that have missed have an entry.
+/// Accounts that are kept track of; beyond it, those that could use their whole burst are forgotten, which
+/// takes no token from them. Only accounts with a secure channel that have missed have an entry.
 const ACCOUNTS_MAX: usize = 65_536;
 
 /// Accounts whose questions that mapped are remembered: 8 KiB each, 32 MiB in all.
@@ -35,11 +37,12 @@ const MAPPED_SETS: usize = 256;
 /// The oldest of a set is replaced.
 const MAPPED_WAYS: usize = 4;
 
-/// For how long a question is remembered, in seconds. Web servers ask again for each connection or session of a user.
+/// For how long a question is remembered, in seconds. Web servers ask again for each connection or session of
+/// a user.
 const REMEMBERED: u64 = 600;
 
-/// A trust asks for all machines of its domain, so that its limit is that of so many: one machine there that guesses at the limit of its
-/// own domain takes little of it.
+/// A trust asks for all machines of its domain, so that its limit is that of so many: one machine there that
+/// guesses at the limit of its own domain takes little of it.
 const MACHINES_PER_TRUST: u32 = 32;
 
 /// The rate limit of misses.
@@ -52,7 +55,8 @@ pub struct Misses {
 }
 
 impl Default for Misses {
-    /// A web server sees some certificates that map no account; a machine that guesses at this rate tries some 800,000 a day.
+    /// A web server sees some certificates that map no account; a machine that guesses at this rate tries
+    /// some 800,000 a day.
     fn default() -> Self {
         Self { per_second: 10, burst: 100 }
     }
@@ -81,7 +85,8 @@ impl MissLimits {
         limiter.is_unused() || limiter.admits(question, Instant::now())
     }
 
-    /// Whether an answer may be told now; called once for each question that was admitted. A miss takes a token.
+    /// Whether an answer may be told now; called once for each question that was admitted. A miss takes a
+    /// token.
     pub fn may_reveal(&self, question: &Question, reason: Reason) -> bool {
         let limiter = self.of(&question.asker);
         !reason.is_miss() && limiter.is_unused() || limiter.may_reveal(question, reason, Instant::now())
@@ -96,7 +101,8 @@ impl MissLimits {
     }
 }
 
-/// A token bucket for each account, as the time at which it is full again (generic cell rate algorithm, ITU-T I.371).
+/// A token bucket for each account, as the time at which it is full again (generic cell rate algorithm, ITU-T
+/// I.371).
 #[derive(Debug)]
 struct MissLimiter {
     /// Nanoseconds in which one token comes back; 0 for no limit.
@@ -131,7 +137,8 @@ impl MissLimiter {
         Self { interval, capacity, missed_max, start, hasher, accounts, is_used }
     }
 
-    /// Whether no account has missed yet, so that every question may be asked, and every answer but a miss told.
+    /// Whether no account has missed yet, so that every question may be asked, and every answer but a miss
+    /// told.
     fn is_unused(&self) -> bool {
         !self.is_used.load(Ordering::Relaxed)
     }
@@ -242,8 +249,8 @@ impl Missed {
     }
 }
 
-/// Keys of questions that mapped lately, without a lock: a slot is 40 bits of the key and 24 bits of the second in which it mapped; 0 is
-/// empty.
+/// Keys of questions that mapped lately, without a lock: a slot is 40 bits of the key and 24 bits of the
+/// second in which it mapped; 0 is empty.
 #[derive(Debug)]
 struct Mapped(Box<[AtomicU64]>);
 

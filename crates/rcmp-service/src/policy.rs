@@ -1,8 +1,9 @@
 //! What the operator allows. A policy is a value, and a reload replaces it whole.
 //!
 //! Rules are of two kinds. Those of `[mapping]` are for every certificate. Those of a certificate authority
-//! ([`AuthorityPolicy`]) are for the certificates below it, and can only take away: a form counts when all authorities on the
-//! verified path that say anything about forms grant it. Where none says anything, the policy's own grants are in force.
+//! ([`AuthorityPolicy`]) are for the certificates below it, and can only take away: a form counts when all
+//! authorities on the verified path that say anything about forms grant it. Where none says anything, the
+//! policy's own grants are in force.
 
 use crate::form::{Form, Method};
 use crate::message::MappingFlags;
@@ -21,8 +22,8 @@ pub struct Policy {
     pub methods: MappingFlags,
     /// How strongly a certificate must be bound to its account.
     pub binding: Binding,
-    /// `CertificateBackdatingCompensation`: by how many seconds a weakly mapped certificate may be older than its account, with
-    /// [`Binding::Compat`].
+    /// `CertificateBackdatingCompensation`: by how many seconds a weakly mapped certificate may be older than
+    /// its account, with [`Binding::Compat`].
     pub backdating_s: u64,
     /// What the service verifies itself.
     pub validation: Validation,
@@ -30,17 +31,19 @@ pub struct Policy {
     pub grants: Grants,
     /// Rules of single authorities, by their keys.
     pub authorities: HashMap<KeyId, AuthorityPolicy>,
-    /// How values of altSecurityIdentities are compared. Stores look up by the widest, [`Comparison::Windows`]; what a narrower one
-    /// tells apart is no match.
+    /// How values of altSecurityIdentities are compared. Stores look up by the widest,
+    /// [`Comparison::Windows`]; what a narrower one tells apart is no match.
     pub comparison: Comparison,
-    /// The same for user principal names and service principal names, where stores look up by [`Comparison::Casefold`].
+    /// The same for user principal names and service principal names, where stores look up by
+    /// [`Comparison::Casefold`].
     pub name_comparison: Comparison,
     /// What `X509:<SHA1-PUKEY>` is the hash of.
     pub sha1_public_key: Sha1PublicKeyInput,
-    /// Whether the client learns that an account is disabled, locked, expired or outside its hours. Otherwise it learns as
-    /// much as if there were no account.
+    /// Whether the client learns that an account is disabled, locked, expired or outside its hours. Otherwise
+    /// it learns as much as if there were no account.
     pub tell_restrictions: bool,
-    /// The extra SID that says who saw the proof of possession; S-1-18-2, because it was the client and not we.
+    /// The extra SID that says who saw the proof of possession; S-1-18-2, because it was the client and not
+    /// we.
     pub identity_sid: Option<Sid>,
     /// Changes with every reload; every answer carries it.
     pub revision: u64,
@@ -53,8 +56,9 @@ impl Default for Policy {
     }
 }
 
-/// A policy that lacks the rules of single CAs: they go by the keys in the CAs' certificates, which are read after the configuration. It is not a
-/// policy, because without these rules a CA may vouch for more than the operator allows.
+/// A policy that lacks the rules of single CAs: they go by the keys in the CAs' certificates, which are read
+/// after the configuration. It is not a policy, because without these rules a CA may vouch for more than the
+/// operator allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyDraft {
     /// [`Policy::methods`].
@@ -117,8 +121,8 @@ impl Default for PolicyDraft {
     }
 }
 
-/// As Windows has it, `CertificateBackdatingCompensation`: authorities date certificates ten minutes back, so that clocks
-/// need not agree.
+/// As Windows has it, `CertificateBackdatingCompensation`: authorities date certificates ten minutes back, so
+/// that clocks need not agree.
 const BACKDATING_S: u64 = 600;
 
 /// `StrongCertificateBindingEnforcement` ([MS-PKCA] 3.1.5.2.1.6), from the laxest to the strictest.
@@ -146,7 +150,8 @@ impl Binding {
 /// What the service verifies before it believes a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Validation {
-    /// Nothing: the client has done it. No strong form counts then, because it is not known which CA vouches for it.
+    /// Nothing: the client has done it. No strong form counts then, because it is not known which CA vouches
+    /// for it.
     Off,
     /// The chain to a configured anchor.
     Chain,
@@ -218,9 +223,11 @@ pub struct AuthorityPolicy {
     pub backdating_s: Option<u64>,
     /// What the CA may vouch for, and for which accounts.
     pub grants: Option<Grants>,
-    /// Whether that is for certificates that it issued itself alone: what is below authorities that it certified is then not mapped.
+    /// Whether that is for certificates that it issued itself alone: what is below authorities that it
+    /// certified is then not mapped.
     pub direct: bool,
-    /// Certificates it issued itself by these policies are strong by name ("Allow name-based strong mappings").
+    /// Certificates it issued itself by these policies are strong by name ("Allow name-based strong
+    /// mappings").
     pub strong_names: Vec<StrongName>,
 }
 
@@ -279,8 +286,9 @@ impl Grants {
         Self(grants)
     }
 
-    /// What counts unless something else is said: for a verified chain all but what an authority could write into a certificate
-    /// for any account (a key identifier, its own name), as the own controllers of Windows have it since CVE-2025-26647.
+    /// What counts unless something else is said: for a verified chain all but what an authority could write
+    /// into a certificate for any account (a key identifier, its own name), as the own controllers of Windows
+    /// have it since CVE-2025-26647.
     pub fn standard(validation: Validation) -> Self {
         let denied: &[Form] = match validation {
             Validation::Off => &[],
@@ -308,8 +316,8 @@ impl Grants {
         self.0.iter().any(|grant| grant.form == form)
     }
 
-    /// Whether some certificate could be mapped by these grants, with these methods and this binding. `has_strong_names` says whether
-    /// certificate policies make names strong.
+    /// Whether some certificate could be mapped by these grants, with these methods and this binding.
+    /// `has_strong_names` says whether certificate policies make names strong.
     pub fn check(
         &self,
         methods: MappingFlags,
@@ -367,7 +375,8 @@ impl fmt::Display for Grantee {
     }
 }
 
-/// Whether an account's user principal name ends in `@` and this suffix, or a computer's service is at a host below it.
+/// Whether an account's user principal name ends in `@` and this suffix, or a computer's service is at a host
+/// below it.
 pub fn has_suffix(account: &Account, suffix: &str) -> bool {
     let suffix = casefold(suffix);
     let below = |name: &str, separator: char| {
@@ -379,8 +388,8 @@ pub fn has_suffix(account: &Account, suffix: &str) -> bool {
 }
 
 impl StrongName {
-    /// Whether a certificate whose path is valid for these policies is strong by a name that was found by `form`, for this
-    /// account.
+    /// Whether a certificate whose path is valid for these policies is strong by a name that was found by
+    /// `form`, for this account.
     pub fn makes_strong(&self, form: Form, policies: &[Box<[u8]>], account: &Account) -> bool {
         let named = match &self.kind {
             StrongNameKind::IssuerSubject => form == Form::IssuerSubject,
@@ -423,8 +432,9 @@ impl Policy {
         }
     }
 
-    /// The rules for a certificate whose verified path has these authorities, the issuing one first; `None` when chains are not
-    /// verified. `shared_names` are the authorities whose name another one has, too, with another key.
+    /// The rules for a certificate whose verified path has these authorities, the issuing one first; `None`
+    /// when chains are not verified. `shared_names` are the authorities whose name another one has, too, with
+    /// another key.
     pub fn rules(&self, path: Option<&[KeyId]>, shared_names: &HashSet<KeyId>) -> Rules<'_> {
         let entries = || path.unwrap_or_default().iter().filter_map(|key| self.authorities.get(key));
         let mut grants: Vec<&Grants> = entries().filter_map(|entry| entry.grants.as_ref()).collect();
@@ -454,8 +464,8 @@ impl Policy {
         }
     }
 
-    /// Whether an authority's name says which authority it is: no other one has it, or the operator granted forms to this very
-    /// key.
+    /// Whether an authority's name says which authority it is: no other one has it, or the operator granted
+    /// forms to this very key.
     pub fn is_named(&self, authority: &KeyId, shared_names: &HashSet<KeyId>) -> bool {
         !shared_names.contains(authority)
             || self.authorities.get(authority).is_some_and(|entry| entry.grants.is_some())
@@ -487,8 +497,8 @@ impl Rules<'_> {
         self.verified
     }
 
-    /// Whether a certificate is too old for a weak mapping to an account that was made then. When the account was made is not
-    /// known of some accounts; then it cannot be said that the certificate is younger.
+    /// Whether a certificate is too old for a weak mapping to an account that was made then. When the account
+    /// was made is not known of some accounts; then it cannot be said that the certificate is younger.
     pub fn is_too_old(&self, not_before: FileTime, created: FileTime) -> bool {
         let allowed = created - Duration::from_secs(self.backdating_s);
         created == FileTime::UNSET || not_before < allowed

@@ -1,11 +1,12 @@
 //! Proof of path: who answered and who handed the answer on, each signed.
 //!
-//! A peer that forwards builds the answer anew, so that the asker sees its word only. Where asked to, each server that an
-//! answer passes adds a hop behind the response, where receivers that do not know of it ignore it ([MS-RCMP] 2.2.2, `Length`).
-//! A hop is signed over the question and over all hops before it: none can be moved, changed, taken out from between others, or
-//! shown for another question. The last ones can be taken away, and so can all: who sees no hop of the server that it asked knows
-//! nothing, and [`strong_at_every_hop`] says so. A hop says what its server claims; whether the claim is believed is a matter of
-//! whose key it is. The PAC is not signed, for each server builds its own; the account is.
+//! A peer that forwards builds the answer anew, so that the asker sees its word only. Where asked to, each
+//! server that an answer passes adds a hop behind the response, where receivers that do not know of it ignore
+//! it ([MS-RCMP] 2.2.2, `Length`). A hop is signed over the question and over all hops before it: none can be
+//! moved, changed, taken out from between others, or shown for another question. The last ones can be taken
+//! away, and so can all: who sees no hop of the server that it asked knows nothing, and
+//! [`strong_at_every_hop`] says so. A hop says what its server claims; whether the claim is believed is a
+//! matter of whose key it is. The PAC is not signed, for each server builds its own; the account is.
 //!
 //! ```text
 //! block   Magic            8  "RCMPPATH"
@@ -27,7 +28,8 @@
 //!         AccountSid       the same
 //! ```
 //!
-//! Integers are little-endian, nothing is aligned, and nothing may be left over. Signed are, one after the other:
+//! Integers are little-endian, nothing is aligned, and nothing may be left over. Signed are, one after the
+//! other:
 //!
 //! ```text
 //!         Label           14  "rcmpd path v1" and a line feed
@@ -37,7 +39,8 @@
 //!         Body
 //! ```
 //!
-//! There is no clock here and no randomness: `At` is what the caller says, and that an answer is fresh follows from the nonce.
+//! There is no clock here and no randomness: `At` is what the caller says, and that an answer is fresh
+//! follows from the nonce.
 
 use crate::message::{RESPONSE_LEN_MAX, Response};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
@@ -92,8 +95,8 @@ pub enum Role {
     Forwarded,
 }
 
-/// How strongly a certificate is bound to an account. A server that forwarded says what it could verify of the hop that it
-/// asked.
+/// How strongly a certificate is bound to an account. A server that forwarded says what it could verify of
+/// the hop that it asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HopStrength {
     /// It cannot tell.
@@ -175,8 +178,8 @@ pub enum Weakness {
     NotStrong(usize),
 }
 
-/// Adds a hop to a response, with hops or without. What is there stays as it is, byte for byte, but for `Count`; on an error all
-/// of it does.
+/// Adds a hop to a response, with hops or without. What is there stays as it is, byte for byte, but for
+/// `Count`; on an error all of it does.
 pub fn append(
     response: &mut Vec<u8>,
     hop: &Hop,
@@ -211,8 +214,8 @@ pub fn append(
     Ok(())
 }
 
-/// A response, and the block behind it, which is empty where there is none; both as they came. What is no response is all
-/// response.
+/// A response, and the block behind it, which is empty where there is none; both as they came. What is no
+/// response is all response.
 pub fn split(message: &[u8]) -> (&[u8], &[u8]) {
     Response::split(message).unwrap_or((message, &[]))
 }
@@ -222,8 +225,8 @@ pub fn is_block(block: &[u8]) -> bool {
     !block.is_empty() && entries(block).is_ok()
 }
 
-/// Reads the hops behind a response, the answering one first, and looks at their signatures; no hops where there is no block.
-/// `key_of` tells which keys of a domain are trusted, by its NetBIOS name.
+/// Reads the hops behind a response, the answering one first, and looks at their signatures; no hops where
+/// there is no block. `key_of` tells which keys of a domain are trusted, by its NetBIOS name.
 pub fn verify(
     message: &[u8],
     question: &Question,
@@ -248,8 +251,8 @@ pub fn verify(
     Ok(entries(block)?.into_iter().map(verified).collect())
 }
 
-/// Whether the account is strongly bound as far as everybody on the path can tell, and everybody is known: from the server of
-/// the response's own domain that knows the account to the one of the domain `asked`.
+/// Whether the account is strongly bound as far as everybody on the path can tell, and everybody is known:
+/// from the server of the response's own domain that knows the account to the one of the domain `asked`.
 pub fn strong_at_every_hop(
     hops: &[Verified],
     response: &Response<'_>,

@@ -40,8 +40,9 @@ impl Asker {
 
 /// The question which account a certificate belongs to.
 ///
-/// A question of the protocol is a message ([`Question::new`]), and its answer has one, too. A program that maps a certificate itself
-/// asks with the certificate ([`Question::about`]), and no message is written for it.
+/// A question of the protocol is a message ([`Question::new`]), and its answer has one, too. A program that
+/// maps a certificate itself asks with the certificate ([`Question::about`]), and no message is written for
+/// it.
 #[derive(Clone, Debug)]
 pub struct Question {
     /// The message, or the certificate.
@@ -90,13 +91,14 @@ pub struct Asked {
 pub enum Issuers {
     /// Encoded X.501 names, the certificate's issuer first.
     Named(Vec<Bytes>),
-    /// Those of the verified path. Where chains are not verified: those of these certificates, which came with the certificate, as far as
-    /// they lead.
+    /// Those of the verified path. Where chains are not verified: those of these certificates, which came
+    /// with the certificate, as far as they lead.
     OfChain(Vec<Bytes>),
 }
 
 impl Question {
-    /// A question of the protocol (SSL_CERT_LOGON_REQ), to the server's own domain and with nothing beside it.
+    /// A question of the protocol (SSL_CERT_LOGON_REQ), to the server's own domain and with nothing beside
+    /// it.
     pub fn new(message: impl Into<Bytes>, asker: impl Into<Arc<Asker>>, now: FileTime) -> Self {
         Self::of(QuestionBody::message(message), asker.into(), now)
     }

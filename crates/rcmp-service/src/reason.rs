@@ -1,4 +1,5 @@
-//! Why a request was answered as it was: one list for logs, metrics, audit and the status that the client is told.
+//! Why a request was answered as it was: one list for logs, metrics, audit and the status that the client is
+//! told.
 
 use crate::form::Method;
 use crate::response_rejection::ResponseRejection;
@@ -34,7 +35,8 @@ pub enum Reason {
     CertificateOlder,
     /// The CA is not granted what would map the certificate: a form, for this account, or a method.
     AuthorityNotAllowed,
-    /// What would bind the certificate to an account counts only for a verified chain, and chains are not verified.
+    /// What would bind the certificate to an account counts only for a verified chain, and chains are not
+    /// verified.
     NotVerified,
     /// The account is disabled.
     Disabled,
@@ -71,7 +73,8 @@ pub enum Reason {
     },
     /// Another domain answered what it may not say.
     ResponseRejected(ResponseRejection),
-    /// The domain is reached via another peer, and the answer has no valid signature of the account's own domain.
+    /// The domain is reached via another peer, and the answer has no valid signature of the account's own
+    /// domain.
     Unproved,
     /// No server of the domain could be reached, or decide.
     NoLogonServers,
@@ -83,7 +86,8 @@ pub enum Reason {
     TransitDenied,
     /// The question asks by issuer only, and no peer that is asked has this issuer.
     NotForwarded,
-    /// The question is for another domain, and the certificate or its issuer's name is longer than a request may have.
+    /// The question is for another domain, and the certificate or its issuer's name is longer than a request
+    /// may have.
     TooLongToForward,
 }
 
@@ -198,7 +202,8 @@ impl Reason {
         }
     }
 
-    /// What the client is told ([MS-RCMP] 3.5.2; the rest is our choice). `tell_restrictions` is the policy's.
+    /// What the client is told ([MS-RCMP] 3.5.2; the rest is our choice). `tell_restrictions` is the
+    /// policy's.
     pub const fn status(self, tell_restrictions: bool) -> NtStatus {
         match self {
             Self::Mapped(_) | Self::Forwarded => NtStatus::SUCCESS,
@@ -268,7 +273,8 @@ impl Reason {
         )
     }
 
-    /// Whether an asker asked for what it is told nothing of. An asker that may ask nothing learns nothing by asking.
+    /// Whether an asker asked for what it is told nothing of. An asker that may ask nothing learns nothing by
+    /// asking.
     pub const fn is_miss(self) -> bool {
         !self.is_undecided() && !matches!(self, Self::Mapped(_) | Self::Forwarded | Self::AskerDenied)
     }

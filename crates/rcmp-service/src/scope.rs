@@ -1,7 +1,8 @@
 //! Which accounts an asker gets answers for: the scope of a machine account or of a trust.
 //!
-//! A scope is judged on the account that was found, after everything else that could refuse it without naming an account. What it
-//! hides is answered as if no account had been found, so that an asker cannot learn of an account by asking for it.
+//! A scope is judged on the account that was found, after everything else that could refuse it without naming
+//! an account. What it hides is answered as if no account had been found, so that an asker cannot learn of an
+//! account by asking for it.
 
 use account_store::Record;
 use account_store::privileged::is_privileged;
@@ -17,8 +18,9 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Accounts of these domains, by NetBIOS name, that are in one of these groups, by SID. No domains are all domains. No groups are
-    /// all accounts that are not privileged. A SID among `groups` may also be an account's own.
+    /// Accounts of these domains, by NetBIOS name, that are in one of these groups, by SID. No domains are
+    /// all domains. No groups are all accounts that are not privileged. A SID among `groups` may also be an
+    /// account's own.
     pub const fn new(domains: Arc<[String]>, groups: Arc<[Sid]>) -> Self {
         Self { domains, groups, is_total: false }
     }
@@ -48,8 +50,8 @@ impl Scope {
         self.covers_domain(netbios) && self.covers(&record.account.sid, groups(record), &[])
     }
 
-    /// Whether an account is in scope that is in `groups`. What it is in beside them (`hidden`, which is not in the answer) makes
-    /// it privileged, and brings it into no scope.
+    /// Whether an account is in scope that is in `groups`. What it is in beside them (`hidden`, which is not
+    /// in the answer) makes it privileged, and brings it into no scope.
     pub(crate) fn covers(
         &self,
         account: &Sid,
@@ -72,7 +74,8 @@ impl Scope {
     }
 }
 
-/// The SID that a scope has to name for a privileged account: that of a privileged group that the account is in, or its own.
+/// The SID that a scope has to name for a privileged account: that of a privileged group that the account is
+/// in, or its own.
 pub(crate) fn privileged_by(record: &Record) -> Option<Sid> {
     let account = record.account.sid;
     groups(record).find(is_privileged).or_else(|| is_privileged(&account).then_some(account))
@@ -86,7 +89,8 @@ fn groups(record: &Record) -> impl Iterator<Item = Sid> {
     groups.chain(account.extra_sids.iter().copied()).chain(primary)
 }
 
-/// Whether an account or a group can have this SID: in a domain and in BUILTIN it ends in a relative identifier, and only there.
+/// Whether an account or a group can have this SID: in a domain and in BUILTIN it ends in a relative
+/// identifier, and only there.
 pub fn is_account_or_group(sid: &Sid) -> bool {
     match (sid.authority(), sid.sub_authorities()) {
         (_, []) => false,

@@ -21,14 +21,15 @@ use dtyp::FileTime;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Asks OCSP responders that the operator configured, and no others. An implementation bounds time, size and how many
-/// questions are open.
+/// Asks OCSP responders that the operator configured, and no others. An implementation bounds time, size and
+/// how many questions are open.
 pub trait OcspTransport: Send + Sync {
     /// Random octets, so many, to know an answer by; `None` if there are none to be had.
     fn nonce(&self, len: usize) -> Option<Nonce>;
 
-    /// Asks (RFC 6960 A.1), all at once, and brings what comes back to [`Trust::ocsp_answer`]; returns when nothing more is to
-    /// be expected. One question about a certificate is enough for all who have it at a time.
+    /// Asks (RFC 6960 A.1), all at once, and brings what comes back to [`Trust::ocsp_answer`]; returns when
+    /// nothing more is to be expected. One question about a certificate is enough for all who have it at a
+    /// time.
     fn ask<'a>(
         &'a self,
         trust: &'a Arc<Trust>,
@@ -180,8 +181,8 @@ impl Mapper {
         answer
     }
 
-    /// Makes the same decision to explain it, where other domains may be asked. No permission is looked at, and no other domain is asked:
-    /// the steps say which one would be.
+    /// Makes the same decision to explain it, where other domains may be asked. No permission is looked at,
+    /// and no other domain is asked: the steps say which one would be.
     pub async fn explain_among(
         &self,
         domains: &Domains,
@@ -218,8 +219,8 @@ impl Mapper {
         Answer::refused(reason, &self.policy)
     }
 
-    /// The verified path of a certificate, or none where chains are not verified; for a service that asks another one which account the
-    /// certificate belongs to.
+    /// The verified path of a certificate, or none where chains are not verified; for a service that asks
+    /// another one which account the certificate belongs to.
     pub async fn verified(
         &self,
         certificate: &Certificate<'_>,
@@ -293,8 +294,9 @@ impl Mapper {
         }
     }
 
-    /// Decides about a certificate by the accounts of this domain, unless it is a question for another one: by what it names, or because
-    /// the store has the account's home there. `logon_domain_name` is the question's.
+    /// Decides about a certificate by the accounts of this domain, unless it is a question for another one:
+    /// by what it names, or because the store has the account's home there. `logon_domain_name` is the
+    /// question's.
     pub(crate) async fn decide_among(
         &self,
         domains: &Domains,
@@ -385,8 +387,9 @@ impl Mapper {
                 self.find(method, queries, &rules, &mut withheld, trace).await?
             {
                 if let Some(domain) = &record.account.home_domain {
-                    // An entry that is disabled maps no account. Whether the account is in a limited scope is for its domain's
-                    // answer to show, and until then the answer must not show that there is an entry.
+                    // An entry that is disabled maps no account. Whether the account is in a limited scope is
+                    // for its domain's answer to show, and until then the answer must not show that there is
+                    // an entry.
                     if let Some(reason) = mapping::restriction(&record.account, now) {
                         return Err(if scope.is_limited() { Reason::OutOfScope } else { reason });
                     }
@@ -394,7 +397,8 @@ impl Mapper {
                 }
                 let checked =
                     binding::check_binding(certificate, &record, &forms, &rules, &self.policy, now, trace);
-                // Other refusals are answered as if there were no account; a restriction may be answered as what it is.
+                // Other refusals are answered as if there were no account; a restriction may be answered as
+                // what it is.
                 let names_account = checked.as_ref().map_or_else(|reason| reason.is_restriction(), |_| true);
                 if names_account && !scope.covers_record(&self.store.domain().netbios, &record) {
                     return Err(Reason::OutOfScope);
@@ -409,7 +413,8 @@ impl Mapper {
         })
     }
 
-    /// The names of the issuers, the certificate's own issuer first. `path` is the verified path, where chains are verified.
+    /// The names of the issuers, the certificate's own issuer first. `path` is the verified path, where
+    /// chains are verified.
     pub fn issuer_names<'a>(
         &'a self,
         certificate: &Certificate<'a>,
@@ -470,9 +475,10 @@ impl Mapper {
         trust.revocation(path, now)
     }
 
-    /// Whether the name of the issuer in a certificate is, as stored values are compared, that of the CA which issued it. Paths take a
-    /// name in any encoding that is the same by RFC 5280 7.1; what is looked up is that of the certificate, which may be the name under
-    /// which values are stored for a CA that is not configured.
+    /// Whether the name of the issuer in a certificate is, as stored values are compared, that of the CA
+    /// which issued it. Paths take a name in any encoding that is the same by RFC 5280 7.1; what is looked up
+    /// is that of the certificate, which may be the name under which values are stored for a CA that is not
+    /// configured.
     fn is_issuer_as_configured(&self, certificate: &Certificate<'_>, issuer: KeyId) -> bool {
         let mut names = self.trust.iter().flat_map(|trust| trust.authorities());
         let is_same = |known: &Authority| {
@@ -488,10 +494,11 @@ impl Mapper {
         names.any(|known| known.key == issuer && is_same(known))
     }
 
-    /// The names of issuers' issuers that count: those that the client gave, and, where the chain was verified, only those of
-    /// CAs on the path, in its order (the client has to give them in that order, [MS-RCMP] 2.2.1, and the nearest decides), as the
-    /// configured certificate of the CA encodes them. They are compared by RFC 5280 7.1. The client's
-    /// own encoding is not looked up: another CA may have it, which that comparison does not tell from this one.
+    /// The names of issuers' issuers that count: those that the client gave, and, where the chain was
+    /// verified, only those of CAs on the path, in its order (the client has to give them in that order,
+    /// [MS-RCMP] 2.2.1, and the nearest decides), as the configured certificate of the CA encodes them. They
+    /// are compared by RFC 5280 7.1. The client's own encoding is not looked up: another CA may have it,
+    /// which that comparison does not tell from this one.
     fn issuers_on_path<'a>(&'a self, names: &[&'a [u8]], path: Option<&Path>) -> Vec<&'a [u8]> {
         match (path, &self.trust) {
             (Some(path), Some(trust)) => {
@@ -500,7 +507,8 @@ impl Mapper {
                     .filter_map(|name| {
                         let place =
                             |known: &Authority| path.authorities.iter().position(|key| *key == known.key);
-                        // A name that another one has, too, says nothing unless the operator granted it to this one.
+                        // A name that another one has, too, says nothing unless the operator granted it to
+                        // this one.
                         trust
                             .named(name)
                             .filter(|known| self.policy.is_named(&known.key, &self.shared_names))
@@ -515,8 +523,8 @@ impl Mapper {
         }
     }
 
-    /// The one account that a method's queries find. Forms that the certificate's CA may not vouch for find no account. Those that only
-    /// propose are asked when all others found no account, and then all of them.
+    /// The one account that a method's queries find. Forms that the certificate's CA may not vouch for find
+    /// no account. Those that only propose are asked when all others found no account, and then all of them.
     async fn find(
         &self,
         method: Method,
@@ -565,7 +573,8 @@ impl Mapper {
                     None => one = Some(Found { record, forms: vec![form] }),
                 },
             }
-            // The names of a chain are tried one after the other, the nearest first; other queries must all agree.
+            // The names of a chain are tried one after the other, the nearest first; other queries must all
+            // agree.
             if method == Method::Issuer {
                 break;
             }
@@ -582,8 +591,9 @@ pub fn has_method(flags: MappingFlags) -> bool {
     Method::ALL.iter().any(|method| flags.contains(method.flag()))
 }
 
-/// The authorities that do not have their name alone, as stored values are compared or by RFC 5280 7.1: what an authority issues may
-/// name it in any encoding that is the same by that section. A new key under an old name is one of them.
+/// The authorities that do not have their name alone, as stored values are compared or by RFC 5280 7.1: what
+/// an authority issues may name it in any encoding that is the same by that section. A new key under an old
+/// name is one of them.
 fn shared_names(trust: &Trust, comparison: Comparison) -> HashSet<KeyId> {
     let name = |authority: &Authority| match authority.subject.parse::<DistinguishedName>() {
         Ok(name) => name.key_by(comparison),

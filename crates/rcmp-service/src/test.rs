@@ -1,5 +1,5 @@
-//! What the tests of this crate share: the worked example of the digest of [MS-RCMP], section 2.3, and an account of another
-//! domain.
+//! What the tests of this crate share: the worked example of the digest of [MS-RCMP], section 2.3, and an
+//! account of another domain.
 
 use dtyp::{FileTime, Sid};
 use pac::{GroupMembership, LogonInfo, ResourceGroups, SidAndAttributes};

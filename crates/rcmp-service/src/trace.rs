@@ -146,7 +146,8 @@ impl Trace for Vec<Step> {
     }
 }
 
-/// Takes down steps if there is a place for them: whether they are wanted is known only when the question is there.
+/// Takes down steps if there is a place for them: whether they are wanted is known only when the question is
+/// there.
 impl Trace for Option<Vec<Step>> {
     #[inline]
     fn step(&mut self, step: impl FnOnce() -> Step) {

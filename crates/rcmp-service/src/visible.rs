@@ -3,7 +3,8 @@
 use account_store::fold::is_invisible;
 use std::fmt::Write as _;
 
-/// Text with escaped control, bidirectional and invisible characters: a name in a certificate must not control the terminal.
+/// Text with escaped control, bidirectional and invisible characters: a name in a certificate must not
+/// control the terminal.
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -32,7 +33,8 @@ pub fn visible_json(text: &str) -> String {
     shown
 }
 
-/// Whether a character cannot be seen, looks like a space and is none, moves the cursor or turns the line around.
+/// Whether a character cannot be seen, looks like a space and is none, moves the cursor or turns the line
+/// around.
 pub fn is_hidden(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control();
@@ -40,8 +42,9 @@ pub fn is_hidden(c: char) -> bool {
     is_invisible(c) || !is_printable(c)
 }
 
-/// Whether the standard library prints a character as it is where it debugs text: not the general categories Cc, Cf, Cn, Co, Zl, Zp, and of
-/// Zs only the space. A mark that belongs to the character before it is printable.
+/// Whether the standard library prints a character as it is where it debugs text: not the general categories
+/// Cc, Cf, Cn, Co, Zl, Zp, and of Zs only the space. A mark that belongs to the character before it is
+/// printable.
 fn is_printable(c: char) -> bool {
     let mut buffer = [b'a'; 5];
     let end = 1 + c.encode_utf8(&mut buffer[1..]).len();
@@ -54,7 +57,8 @@ mod tests {
 
     #[test]
     fn characters_that_cannot_be_seen_are_hidden() {
-        // One of each general category and property that the Unicode Character Database has for it, and the ends of their ranges.
+        // One of each general category and property that the Unicode Character Database has for it, and the
+        // ends of their ranges.
         let hidden = "\u{0}\t\n\r\u{1b}\u{7f}\u{80}\u{85}\u{9b}\u{9f}\u{a0}\u{ad}\u{34f}\u{600}\u{61c}\u{6dd}\u{115f}\u{1160}\u{1680}\u{17b4}\
                       \u{180b}\u{180e}\u{2000}\u{200b}\u{200d}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{202f}\u{2060}\u{2066}\u{2069}\
                       \u{206f}\u{2800}\u{3000}\u{3164}\u{e000}\u{fe00}\u{fe0f}\u{feff}\u{ffa0}\u{fff9}\u{fffb}\u{ffff}\u{1d173}\u{e0001}\u{e007f}\

@@ -1,15 +1,16 @@
 //! The tables of decisions: certificate, policy and accounts, and what is decided, one sentence a case.
 //!
-//! A file in `decisions/` is an array of `[[case]]`. Each case has `what`, a fact in a short sentence, and `rule`, the document and
-//! section that says so with its sentence in our words; where the product does otherwise, or the papers say nothing and it had to
-//! choose, `differs` tells so. The rest of a case is what `decisions/notation.rs` says, and it is read strictly: a key that is not
-//! known fails. All cases of a file run, and all that fail are told.
+//! A file in `decisions/` is an array of `[[case]]`. Each case has `what`, a fact in a short sentence, and
+//! `rule`, the document and section that says so with its sentence in our words; where the product does
+//! otherwise, or the papers say nothing and it had to choose, `differs` tells so. The rest of a case is what
+//! `decisions/notation.rs` says, and it is read strictly: a key that is not known fails. All cases of a file
+//! run, and all that fail are told.
 //!
-//! [MS-RCMP] is cited as v16.0 (2024-04-23) has it, and so are its notes: <2> the comparison of names, which v11.0 has in 3.5.2, <3> and
-//! <4> the strings of altSecurityIdentities, which are <2> and <3> in v11.0.
+//! [MS-RCMP] is cited as v16.0 (2024-04-23) has it, and so are its notes: <2> the comparison of names, which
+//! v11.0 has in 3.5.2, <3> and <4> the strings of altSecurityIdentities, which are <2> and <3> in v11.0.
 //!
-//! What accounts have stored is never made by the code that is tested: `decisions/stored.rs` reads the certificate with another
-//! parser and writes the value as the digest of [MS-RCMP], section 5, says.
+//! What accounts have stored is never made by the code that is tested: `decisions/stored.rs` reads the
+//! certificate with another parser and writes the value as the digest of [MS-RCMP], section 5, says.
 
 mod cases;
 #[path = "decisions/notation.rs"]
@@ -290,8 +291,8 @@ fn a_stricter_binding_never_maps_more() {
     });
 }
 
-/// A certificate has one verified path, the first that is found, and the rules of what is on it. Where there are two, another is
-/// found when an anchor is gone; cases in which that is so say why.
+/// A certificate has one verified path, the first that is found, and the rules of what is on it. Where there
+/// are two, another is found when an anchor is gone; cases in which that is so say why.
 #[test]
 fn fewer_anchors_never_map_more_but_where_there_are_two_paths() {
     cases(&FILES, |case| {
@@ -300,8 +301,8 @@ fn fewer_anchors_never_map_more_but_where_there_are_two_paths() {
     });
 }
 
-/// A form that is not granted is as good as absent, so a certificate that names two accounts is the other's when the one is no
-/// longer for its authority to name. Cases in which that is so say why.
+/// A form that is not granted is as good as absent, so a certificate that names two accounts is the other's
+/// when the one is no longer for its authority to name. Cases in which that is so say why.
 #[test]
 fn fewer_grants_never_map_more_but_for_certificates_that_name_two() {
     cases(&FILES, |case| {

@@ -152,8 +152,8 @@ fn form(certificate: &[u8], form: &str) -> String {
     }
 }
 
-/// One case of the table: what changes in the accounts alice (1001) and bob (1002), what is in the certificate, and what
-/// is decided.
+/// One case of the table: what changes in the accounts alice (1001) and bob (1002), what is in the
+/// certificate, and what is decided.
 struct Case<'a> {
     what: &'a str,
     names: Names<'a>,
@@ -612,8 +612,9 @@ fn certificates_have_limits() {
     assert!(parts(65).is_err(), "64 parts of a name are enough");
 }
 
-/// A CA whose name is the same as another one's by RFC 5280 7.1, and not as stored values are compared, may write the other's name
-/// into what it issues, since paths are built by that comparison. It gains nothing by it.
+/// A CA whose name is the same as another one's by RFC 5280 7.1, and not as stored values are compared, may
+/// write the other's name into what it issues, since paths are built by that comparison. It gains nothing by
+/// it.
 #[test]
 #[expect(clippy::unwrap_used, reason = "tests")]
 fn a_ca_gains_nothing_by_a_name_that_is_the_same_in_another_encoding() {
@@ -679,14 +680,16 @@ fn a_ca_gains_nothing_by_a_name_that_is_the_same_in_another_encoding() {
         let forged = leaf(&imitator_key, "Contoso CA");
         assert_eq!(reason(&both, &forged, vec![], subject), Reason::AuthorityNotAllowed, "{imitation:?}");
         assert_eq!(both.shared_names().len(), 2, "{imitation:?}");
-        // Nor does it gain by the name under which values are stored for a CA that is not configured any more.
+        // Nor does it gain by the name under which values are stored for a CA that is not configured any
+        // more.
         let alone = reason(&by(&[&imitator], stored), &forged, vec![], subject);
         assert_eq!(alone == Reason::AuthorityNotAllowed, is_told_apart, "{imitation:?} {alone:?}");
         // Its own name in its own encoding is its.
         let own = by(&[&imitator], &format!("X509:<I>CN=\"{imitation}\"<SR>03020141"));
         assert_eq!(reason(&own, &leaf(&imitator_key, imitation), vec![], subject), mapped, "{imitation:?}");
 
-        // The names of a request: the CA on the path is found by its name in any encoding, and its own encoding is looked up.
+        // The names of a request: the CA on the path is found by its name in any encoding, and its own
+        // encoding is looked up.
         let chain = MappingFlags::ISSUER.with(MappingFlags::ISSUER_CHAIN);
         let encodings = [name_of(&genuine), name_of(&imitator)];
         for encoding in &encodings {

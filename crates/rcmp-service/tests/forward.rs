@@ -581,7 +581,8 @@ fn a_peer_asks_about_what_it_may_ask_about() {
     assert!(c.heard.lock().expect("no test panicked").is_empty());
     assert_eq!(reason(&a, &alice_of('B'), ""), Reason::Forwarded, "B's own it may");
 
-    // A trust that is not configured, or goes the other way, asks nothing; nor does one without the permission.
+    // A trust that is not configured, or goes the other way, asks nothing; nor does one without the
+    // permission.
     let stranger = |trust: &str, may_map| Question {
         asker: Asker { trust: Some(trust.into()), may_map, ..asker() }.into(),
         ..question(&alice_of('B'), "DOMB")
@@ -712,7 +713,8 @@ fn a_peer_s_account_is_the_one_that_the_certificate_names() {
             certificate_with_sids(extension, &uris.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(reason(&a, &certificate, ""), Reason::Forwarded, "{what}");
     }
-    // C itself refuses all of these; the answer of a peer that does not look is rejected, and what no answer can be right for is not asked.
+    // C itself refuses all of these; the answer of a peer that does not look is rejected, and what no answer
+    // can be right for is not asked.
     let lying = Arc::clone(&c);
     let liar = PeerService::new(service_fn(move |asked: PeerQuestion| {
         let lying = Arc::clone(&lying);

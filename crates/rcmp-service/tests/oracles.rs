@@ -124,7 +124,8 @@ fn types(ours: &DistinguishedName, theirs: &X509Name<'_>) -> (String, String) {
     (ours.collect::<Vec<_>>().join(", "), theirs.collect::<Vec<_>>().join(", "))
 }
 
-/// A name as x509-parser takes it apart. It decodes four of the string types; of the others we take its bytes' word.
+/// A name as x509-parser takes it apart. It decodes four of the string types; of the others we take its
+/// bytes' word.
 fn assert_same_name(ours: &DistinguishedName, theirs: &X509Name<'_>) {
     let theirs: Vec<Vec<_>> = theirs.iter_rdn().map(|rdn| rdn.iter().collect()).collect();
     assert_eq!(ours.0.len(), theirs.len());

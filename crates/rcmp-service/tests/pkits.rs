@@ -1,7 +1,8 @@
-//! NIST's Public Key Interoperability Test Suite: every case, at the settings that it asks for, revocation included.
+//! NIST's Public Key Interoperability Test Suite: every case, at the settings that it asks for, revocation
+//! included.
 //!
-//! What each case must come to is in `pkits.toml`, from the document. `tests/peers/install` gets the certificates; without them
-//! the test fails.
+//! What each case must come to is in `pkits.toml`, from the document. `tests/peers/install` gets the
+//! certificates; without them the test fails.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use dtyp::FileTime;
@@ -180,7 +181,8 @@ fn reasons(section: &str) -> &'static [ChainError] {
         NoExplicitPolicy, NoKeyCertSign, NotYetValid, PathLength, PolicyMapping, UnknownCritical,
         UnknownIssuer, UnsupportedKey,
     };
-    // A certificate of a CA is no client's, whatever is wrong above it. A CA that cannot be configured is no issuer.
+    // A certificate of a CA is no client's, whatever is wrong above it. A CA that cannot be configured is no
+    // issuer.
     match section.split('.').nth(1) {
         // The wrong signature by DSA is not of whole octets.
         Some("1") => &[BadSignature, UnsupportedKey, UnknownIssuer, Malformed],
@@ -192,7 +194,8 @@ fn reasons(section: &str) -> &'static [ChainError] {
         Some("8" | "9" | "11" | "12") => &[NoExplicitPolicy, IsACa],
         Some("10") => &[NoExplicitPolicy, PolicyMapping],
         Some("13") => &[NameConstraints],
-        // The certificate is signed with a key that is for lists alone (4.5.7, 4.5.8); all else is in the lists.
+        // The certificate is signed with a key that is for lists alone (4.5.7, 4.5.8); all else is in the
+        // lists.
         Some("5") => &[BadSignature, NoKeyCertSign],
         // A list for users alone, and a CA (4.14.11).
         Some("14") => &[IsACa],

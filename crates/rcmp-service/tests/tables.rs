@@ -1,8 +1,9 @@
 //! The tables: what the documents say about bytes, names, forms and comparison, one sentence a case.
 //!
-//! A file in `tables/` is an array of `[[case]]`. Each case has `what`, a fact in a short sentence, and `rule`, the document and
-//! section that says so with its sentence in our words; where the product does otherwise, `differs` tells why. What else is in a
-//! case is its file's own and is read strictly: an unknown key fails. All cases of a file run, and all that fail are told.
+//! A file in `tables/` is an array of `[[case]]`. Each case has `what`, a fact in a short sentence, and
+//! `rule`, the document and section that says so with its sentence in our words; where the product does
+//! otherwise, `differs` tells why. What else is in a case is its file's own and is read strictly: an unknown
+//! key fails. All cases of a file run, and all that fail are told.
 
 mod cases;
 #[path = "tables/notation.rs"]

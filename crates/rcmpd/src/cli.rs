@@ -23,8 +23,9 @@ use std::path::PathBuf;
 
 /// Map X.509 client certificates to accounts and groups
 ///
-/// A web server has checked a client certificate; rcmpd tells it the account and its groups. It speaks the Remote Certificate
-/// Mapping Protocol ([MS-RCMP]) over a sealed Netlogon channel, as a server and as a client.
+/// A web server has checked a client certificate; rcmpd tells it the account and its groups. It speaks the
+/// Remote Certificate Mapping Protocol ([MS-RCMP]) over a sealed Netlogon channel, as a server and as a
+/// client.
 #[derive(Debug, Parser)]
 #[command(
     name = "rcmpd",
@@ -166,10 +167,12 @@ pub enum Command {
         /// The folder to create.
         #[arg(default_value = "rcmpd-demo")]
         dir: PathBuf,
-        /// The port of Netlogon. The endpoint mapper uses N+1 and /metrics N+2. [default: 11490, 1135 and 9464]
+        /// The port of Netlogon. The endpoint mapper uses N+1 and /metrics N+2. [default: 11490, 1135 and
+        /// 9464]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(crate::quickstart::PORT_MAX)))]
         port: Option<u16>,
-        /// Also create a master secret with its first backup, and users who may and may not get it. It is served at N+3. [default: 11493]
+        /// Also create a master secret with its first backup, and users who may and may not get it. It is
+        /// served at N+3. [default: 11493]
         #[arg(long)]
         sso: bool,
         #[command(flatten)]
@@ -177,19 +180,21 @@ pub enum Command {
     },
     /// Run every role that the configuration enables
     ///
-    /// SIGHUP reloads the configuration: if one part is wrong, nothing changes. After SIGTERM or SIGINT the service answers the
-    /// calls in flight and stops.
+    /// SIGHUP reloads the configuration: if one part is wrong, nothing changes. After SIGTERM or SIGINT the
+    /// service answers the calls in flight and stops.
     Serve {
         #[command(flatten)]
         config: ConfigFileArg,
     },
     /// Ask a server over Netlogon for the account and groups of a certificate
     ///
-    /// The server and the machine account are those of [client] in the configuration, or of --server, --machine and --secret-file.
+    /// The server and the machine account are those of [client] in the configuration, or of --server,
+    /// --machine and --secret-file.
     ///
-    /// The protocol leaves two checks to the client ([MS-RCMP] 3.5 and 5.1), and this command does neither: that the certificate is
-    /// valid (chain, dates, revocation), and that the client has the private key. The answer names the account of the certificate; it
-    /// does not prove who presented it. --verify checks the chain first. Only a TLS handshake or a signature proves possession of the key.
+    /// The protocol leaves two checks to the client ([MS-RCMP] 3.5 and 5.1), and this command does neither:
+    /// that the certificate is valid (chain, dates, revocation), and that the client has the private key. The
+    /// answer names the account of the certificate; it does not prove who presented it. --verify checks the
+    /// chain first. Only a TLS handshake or a signature proves possession of the key.
     #[command(
         after_help = "Exit codes: 0 mapped, 1 any other failure, 2 wrong use or no readable configuration, 3 not mapped (or, with --require-strong, not proved), 4 server not reachable in time, 5 this machine may not ask, or its secure channel was refused, 6 unusable input (or, with --verify, no valid chain), 7 nothing was decided.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --domain CONTOSO \\\n      --machine 'WEB01$' --secret-file WEB01.secret"
     )]
@@ -231,7 +236,8 @@ pub enum Command {
     /// Manage the served domain and its trusted domains
     #[command(subcommand)]
     Domain(DomainCommand),
-    /// Inspect mappings: list the forms of a certificate, audit stored mappings, compare policies, import rules
+    /// Inspect mappings: list the forms of a certificate, audit stored mappings, compare policies, import
+    /// rules
     #[command(subcommand)]
     Mapping(MappingCommand),
     /// Import accounts, groups and machines from JSON Lines, all of them or none
@@ -271,9 +277,10 @@ pub enum Command {
     ProxyConfig(ProxyConfigArgs),
     /// Run a test application that echoes the request headers it receives
     ///
-    /// It stands in for the application behind the web server. It answers every request with the received headers, in JSON or, for
-    /// browsers, as a table. It trusts every header and protects nothing: use it for tests only. Without --anywhere it listens on
-    /// loopback addresses only. In JSON, % and bytes that are not visible ASCII are percent-encoded.
+    /// It stands in for the application behind the web server. It answers every request with the received
+    /// headers, in JSON or, for browsers, as a table. It trusts every header and protects nothing: use it for
+    /// tests only. Without --anywhere it listens on loopback addresses only. In JSON, % and bytes that are
+    /// not visible ASCII are percent-encoded.
     #[command(after_help = "Example:\n  rcmpd page --listen 127.0.0.1:8080")]
     Page {
         /// The address to listen on.
@@ -288,8 +295,9 @@ pub enum Command {
     },
     /// Attack a web server from outside and report what leaks
     ///
-    /// The URL leads through the web server to `rcmpd page`. With another application, only status codes can be checked. The requests
-    /// are harmless to the application, but the web server and the sidecar log some hundred refusals.
+    /// The URL leads through the web server to `rcmpd page`. With another application, only status codes can
+    /// be checked. The requests are harmless to the application, but the web server and the sidecar log some
+    /// hundred refusals.
     #[command(
         after_help = "Exit codes: 0 nothing leaks, 2 wrong use or no readable configuration, 3 something leaks, 4 not reachable, or the server's certificate is rejected, 6 unusable input, 7 nothing leaks as far as it could be checked (also where the page is not `rcmpd page`).\n\nExample:\n  rcmpd check-proxy https://app.contoso.example/ --ca server-ca.pem \\\n      --certificate alice.pem --key alice.key"
     )]
@@ -321,7 +329,8 @@ pub enum Command {
 /// Arguments of `rcmpd map`.
 #[derive(Args, Debug)]
 pub struct MapArgs {
-    /// The certificate, PEM, DER or base64; - for standard input. The certificates after it in the file are those of its issuers.
+    /// The certificate, PEM, DER or base64; - for standard input. The certificates after it in the file are
+    /// those of its issuers.
     pub certificate: PathBuf,
     /// The configuration file, for [client] and [domain].
     #[arg(short, long, value_name = "FILE", env = "RCMPD_CONFIG", hide_env_values = true)]
@@ -341,20 +350,24 @@ pub struct MapArgs {
     /// Mapping methods to ask for.
     #[arg(long, value_delimiter = ',', default_value = "upn,subject", value_name = "LIST")]
     pub methods: Vec<MethodArg>,
-    /// Certificates of the issuers, in any order. Certificates that are not in the chain are skipped with a warning.
+    /// Certificates of the issuers, in any order. Certificates that are not in the chain are skipped with a
+    /// warning.
     #[arg(long, value_name = "PEM")]
     pub chain: Option<PathBuf>,
-    /// First verify the certificate chain by [mapping] (anchors, intermediates, revocation) or --anchors; do not ask if it is not valid.
+    /// First verify the certificate chain by [mapping] (anchors, intermediates, revocation) or --anchors; do
+    /// not ask if it is not valid.
     #[arg(long)]
     pub verify: bool,
-    /// Certificates of the CAs that --verify trusts, instead of [mapping]. Intermediate certificates come from --chain. Revocation is not
-    /// checked.
+    /// Certificates of the CAs that --verify trusts, instead of [mapping]. Intermediate certificates come
+    /// from --chain. Revocation is not checked.
     #[arg(long, value_name = "PEM", requires = "verify")]
     pub anchors: Vec<PathBuf>,
-    /// Request a proof of the path, and print it: the domains on the path, their policy revisions, and how strong each mapping is.
+    /// Request a proof of the path, and print it: the domains on the path, their policy revisions, and how
+    /// strong each mapping is.
     #[arg(long)]
     pub proof: bool,
-    /// The public key that verifies the hops of a domain, as DOMAIN=FILE, in addition to proof_keys of [client].
+    /// The public key that verifies the hops of a domain, as DOMAIN=FILE, in addition to proof_keys of
+    /// [client].
     #[arg(long, value_name = "DOMAIN=FILE")]
     pub proof_key: Vec<String>,
     /// Reject an answer without a proof that the mapping is strong at every hop.
@@ -534,13 +547,16 @@ pub struct AccountFields {
     /// Lock the account.
     #[arg(long)]
     pub lock: bool,
-    /// NetBIOS name of the domain that answers for this account. The entry here then only says where to ask; an empty value removes it.
+    /// NetBIOS name of the domain that answers for this account. The entry here then only says where to ask;
+    /// an empty value removes it.
     #[arg(long, value_name = "DOMAIN")]
     pub home_domain: Option<String>,
-    /// Expiry: a date such as 2027-01-01 (00:00 UTC), a time such as 2027-01-01T12:00:00Z, seconds since 1970, or "never".
+    /// Expiry: a date such as 2027-01-01 (00:00 UTC), a time such as 2027-01-01T12:00:00Z, seconds since
+    /// 1970, or "never".
     #[arg(long, value_name = "WHEN", value_parser = crate::clock::instant)]
     pub expires: Option<FileTime>,
-    /// A file with the account's password, in one line; - for standard input. Its NT hash is stored, sealed, for NTLM ([sso.ntlm]).
+    /// A file with the account's password, in one line; - for standard input. Its NT hash is stored, sealed,
+    /// for NTLM ([sso.ntlm]).
     #[arg(long, value_name = "F")]
     pub password_file: Option<PathBuf>,
     /// A file with the NT hash of the account's password, 32 hexadecimal digits; - for standard input.
@@ -591,10 +607,12 @@ pub struct ProxyConfigArgs {
     /// The CAs of client certificates, in one file [default: anchors and intermediates of [mapping]]
     #[arg(long, value_name = "PEM", conflicts_with = "write_client_ca")]
     pub client_ca: Option<PathBuf>,
-    /// Where to write these CAs if they are in several files [default: client-ca-bundle.pem beside the configuration file]
+    /// Where to write these CAs if they are in several files [default: client-ca-bundle.pem beside the
+    /// configuration file]
     #[arg(long, value_name = "PEM")]
     pub write_client_ca: Option<PathBuf>,
-    /// Print an additional site for a web server that already has one from this command, without the settings that may stand only once.
+    /// Print an additional site for a web server that already has one from this command, without the settings
+    /// that may stand only once.
     #[arg(long)]
     pub beside: bool,
     /// The address of the application [default: the upstream of the listener, or 127.0.0.1:8080]
@@ -847,10 +865,12 @@ pub struct AddMachine {
     /// A permission of the machine.
     #[arg(long)]
     pub permission: Vec<PermissionArg>,
-    /// NetBIOS name of a domain whose accounts the machine gets answers for; repeat for several [default: all domains]
+    /// NetBIOS name of a domain whose accounts the machine gets answers for; repeat for several [default: all
+    /// domains]
     #[arg(long, value_name = "NAME")]
     pub domain: Vec<String>,
-    /// A group whose members the machine gets answers for, or the SID of one account [default: all accounts that are not privileged]
+    /// A group whose members the machine gets answers for, or the SID of one account [default: all accounts
+    /// that are not privileged]
     #[arg(long, value_name = "NAME|SID")]
     pub group: Vec<String>,
     /// The type of secure channel. A trusted domain gets no computer account.
@@ -879,26 +899,31 @@ pub struct SetMachine {
     /// Take a permission away.
     #[arg(long)]
     pub revoke: Vec<PermissionArg>,
-    /// NetBIOS name of a domain whose accounts the machine gets answers for; repeat for several. Replaces the previous list.
+    /// NetBIOS name of a domain whose accounts the machine gets answers for; repeat for several. Replaces the
+    /// previous list.
     #[arg(long, value_name = "NAME", conflicts_with = "all_domains")]
     pub domain: Vec<String>,
     /// Remove the restriction to domains.
     #[arg(long)]
     pub all_domains: bool,
-    /// A group whose members the machine gets answers for, or the SID of one account; repeat for several. Replaces the previous list.
+    /// A group whose members the machine gets answers for, or the SID of one account; repeat for several.
+    /// Replaces the previous list.
     ///
-    /// Privileged accounts are, for example, Administrator and the members of Domain Admins. The machine gets answers for a
-    /// privileged account only if this list has a privileged group of the account, or the account itself. An account or group is
-    /// privileged by its SID, never by its name. The well-known name of a privileged group means its SID in this domain or in BUILTIN.
+    /// Privileged accounts are, for example, Administrator and the members of Domain Admins. The machine gets
+    /// answers for a privileged account only if this list has a privileged group of the account, or the
+    /// account itself. An account or group is privileged by its SID, never by its name. The well-known name
+    /// of a privileged group means its SID in this domain or in BUILTIN.
     #[arg(long, value_name = "NAME|SID", conflicts_with = "all_groups")]
     pub group: Vec<String>,
     /// Remove the restriction to groups: the machine gets answers for all accounts that are not privileged.
     #[arg(long)]
     pub all_groups: bool,
-    /// An existing file with the new password, or - for standard input. The previous password stays valid for a day, or until the new one is used.
+    /// An existing file with the new password, or - for standard input. The previous password stays valid for
+    /// a day, or until the new one is used.
     #[arg(long, value_name = "F")]
     pub secret_file: Option<PathBuf>,
-    /// End the previous secret at once, with all channels that use it. The machine cannot connect until it has the new secret.
+    /// End the previous secret at once, with all channels that use it. The machine cannot connect until it
+    /// has the new secret.
     #[arg(long)]
     pub now: bool,
     #[command(flatten)]
@@ -919,8 +944,9 @@ pub enum PermissionArg {
 pub enum DomainCommand {
     /// Create the account database for [domain], or add a trusted domain (NAME)
     ///
-    /// Without a NAME: creates the database with the groups that every domain has, and its key file. With a NAME: appends a [[peer]]
-    /// to the configuration, and creates the secrets and the account of the trust. Existing files are not changed.
+    /// Without a NAME: creates the database with the groups that every domain has, and its key file. With a
+    /// NAME: appends a [[peer]] to the configuration, and creates the secrets and the account of the trust.
+    /// Existing files are not changed.
     #[command(
         after_help = "Examples:\n  rcmpd domain add -c FILE\n  rcmpd domain add FABRIKAM --sid S-1-5-21-… --name fabrikam.example \\\n      --direction outbound --server dc1.fabrikam.example --kind rcmpd -c FILE\n\nTo get the SID of the other domain, run `rcmpd domain show` there."
     )]
@@ -953,16 +979,18 @@ pub enum DomainCommand {
     },
     /// Print a new random SID for [domain]
     ///
-    /// A domain keeps its SID forever: the SIDs of accounts and groups start with it. No other domain may have the same.
+    /// A domain keeps its SID forever: the SIDs of accounts and groups start with it. No other domain may
+    /// have the same.
     NewSid {
         #[command(flatten)]
         json: JsonArg,
     },
     /// Create a new key file after the key file of the database was lost
     ///
-    /// The key file encrypts the secrets of machine accounts and nothing else, so accounts are not affected. The secrets are lost:
-    /// each machine account and trust gets a random secret that no machine has. Set a new one with `rcmpd machine set NAME
-    /// --secret-file F`. If a key file exists, move it away first. Restart the service afterwards.
+    /// The key file encrypts the secrets of machine accounts and nothing else, so accounts are not affected.
+    /// The secrets are lost: each machine account and trust gets a random secret that no machine has. Set a
+    /// new one with `rcmpd machine set NAME --secret-file F`. If a key file exists, move it away first.
+    /// Restart the service afterwards.
     Rekey {
         /// Confirm that all secrets of machine accounts are lost.
         #[arg(long, required = true)]
@@ -995,7 +1023,8 @@ pub enum DomainCommand {
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Test the secure channel to each server of a trusted domain, or to the [[relay]] servers of the served domain
+    /// Test the secure channel to each server of a trusted domain, or to the [[relay]] servers of the served
+    /// domain
     #[command(
         after_help = "Exit codes: 0 good, 4 a server is not reachable, 5 a server refused the secure channel."
     )]
@@ -1012,14 +1041,16 @@ pub enum DomainCommand {
     },
     /// Change the secret of the trust account, at the trusted domain and here
     ///
-    /// A running service continues without failed calls. If the command is interrupted, run it again to complete the change.
+    /// A running service continues without failed calls. If the command is interrupted, run it again to
+    /// complete the change.
     #[command(
         after_help = "Exit codes: 0 changed, 4 no server is reachable, 5 the secure channel is refused, 7 unknown whether the secret was changed."
     )]
     Rotate {
         /// NetBIOS or DNS name of the other domain.
         name: String,
-        /// Use the new secret at once, so that the trusted domain ends the previous one with all its channels.
+        /// Use the new secret at once, so that the trusted domain ends the previous one with all its
+        /// channels.
         #[arg(long)]
         now: bool,
         #[command(flatten)]
@@ -1075,7 +1106,8 @@ pub struct PeerArgs {
     /// The file with the secret of --account, created if it does not exist [default: trusts/NAME.secret]
     #[arg(long, value_name = "F")]
     pub secret_file: Option<PathBuf>,
-    /// The file with the secret of its account here, created if it does not exist [default: trusts/NAME.inbound.secret]
+    /// The file with the secret of its account here, created if it does not exist [default:
+    /// trusts/NAME.inbound.secret]
     #[arg(long, value_name = "F")]
     pub inbound_secret_file: Option<PathBuf>,
     /// A domain about which the trusted domain may ask through this one; repeat for several.
@@ -1166,7 +1198,8 @@ pub enum AuditCommand {
         /// The file of signed checkpoints.
         #[arg(long)]
         heads: Option<PathBuf>,
-        /// A public key of `rcmpd audit key` whose signatures are accepted, - for standard input; repeat it for a key that was replaced.
+        /// A public key of `rcmpd audit key` whose signatures are accepted, - for standard input; repeat it
+        /// for a key that was replaced.
         #[arg(long, value_name = "PEM", requires = "heads")]
         public_key: Vec<PathBuf>,
         /// The `seq` of the first line, if older files were removed on purpose.

@@ -1,7 +1,7 @@
 //! The clocks of the process.
 //!
-//! The wall clock is for what carries a date: certificates, CRLs, accounts, what is written down. Durations are measured by the
-//! monotonic clock, because the wall clock can be set.
+//! The wall clock is for what carries a date: certificates, CRLs, accounts, what is written down. Durations
+//! are measured by the monotonic clock, because the wall clock can be set.
 
 use dtyp::FileTime;
 use netlogon_transport::secrets::BoxFuture;
@@ -17,8 +17,8 @@ pub fn now() -> FileTime {
     SystemTime::now().into()
 }
 
-/// Reads an instant as operators write it: a date, which begins at 00:00 UTC; a date and a time in UTC, as in RFC 3339; seconds since
-/// 1970; or `never`.
+/// Reads an instant as operators write it: a date, which begins at 00:00 UTC; a date and a time in UTC, as in
+/// RFC 3339; seconds since 1970; or `never`.
 pub fn instant(text: &str) -> Result<FileTime, String> {
     if text == "never" {
         return Ok(FileTime::NEVER);
@@ -70,9 +70,10 @@ impl Environment for SystemEnvironment {
     }
 }
 
-/// Waits that end at a moment that was known before they began, in the order in which they were asked for. A connection has one call
-/// in progress, so at most as many waits are in the channel as there are connections. A timer of tokio ends
-/// a whole number of milliseconds after its thread went to sleep, so that it shows to a microsecond how long the thread worked before.
+/// Waits that end at a moment that was known before they began, in the order in which they were asked for. A
+/// connection has one call in progress, so at most as many waits are in the channel as there are connections.
+/// A timer of tokio ends a whole number of milliseconds after its thread went to sleep, so that it shows to a
+/// microsecond how long the thread worked before.
 static ALARMS: LazyLock<Option<Sender<Alarm>>> = LazyLock::new(|| {
     let (alarms, next) = channel::<Alarm>();
     let ring = move || {

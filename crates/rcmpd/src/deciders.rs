@@ -1,5 +1,5 @@
-//! Who decides at a moment: the live policy, and the one in its shadow. Both are replaced together, by one store to a
-//! pointer, so every answer belongs to one configuration.
+//! Who decides at a moment: the live policy, and the one in its shadow. Both are replaced together, by one
+//! store to a pointer, so every answer belongs to one configuration.
 
 use crate::clock::now;
 use crate::config::{self, Config, Mapping};
@@ -98,9 +98,10 @@ impl Deciders {
         Ok(Self { live, handler, crls, shadow, accounts, sidecar_methods, forwarding, metrics, remote })
     }
 
-    /// Decides by `handler`, which is [`Deciders::handler`] with the layers of its asker, and writes the decision to the audit log with where
-    /// the question came from and the name that the asker gets for it. A decision that must be written and cannot be is not given: the error
-    /// is the reason to answer instead. What was decided and written is compared with the shadow's decision, in the background.
+    /// Decides by `handler`, which is [`Deciders::handler`] with the layers of its asker, and writes the
+    /// decision to the audit log with where the question came from and the name that the asker gets for it. A
+    /// decision that must be written and cannot be is not given: the error is the reason to answer instead.
+    /// What was decided and written is compared with the shadow's decision, in the background.
     pub async fn decide_audited(
         &self,
         handler: impl Handler,
@@ -140,7 +141,8 @@ impl Deciders {
 }
 
 impl Shadow {
-    /// Decides a question once more, in the background, and writes down where the answer would have been another one.
+    /// Decides a question once more, in the background, and writes down where the answer would have been
+    /// another one.
     fn compare(&self, mut question: Question, live: &Answer, audit: &Arc<AuditLog>) {
         let permit: OwnedSemaphorePermit = match Arc::clone(&self.working).try_acquire_owned() {
             Ok(permit) => permit,

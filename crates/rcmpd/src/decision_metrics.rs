@@ -77,7 +77,8 @@ impl DecisionMetrics {
         );
     }
 
-    /// Counts an answer with its reason, or with the reason that took its place because it could not be audited.
+    /// Counts an answer with its reason, or with the reason that took its place because it could not be
+    /// audited.
     pub fn decided(&self, answer: Reason, audited: Result<(), Reason>) -> Result<(), Reason> {
         self.identified(audited.err().unwrap_or(answer).name());
         audited

@@ -44,7 +44,8 @@ pub async fn explain(
     Ok((answer, explanation))
 }
 
-/// The line that sends questions about certificates of this issuer to another domain. Which domain the user is of, the certificate does not say.
+/// The line that sends questions about certificates of this issuer to another domain. Which domain the user
+/// is of, the certificate does not say.
 fn send_to_another_domain(domains: &Domains, certificate: &[u8], config: &str) -> Option<Remedy> {
     let asked: Vec<&str> = domains
         .peers()

@@ -1,5 +1,5 @@
-//! Checks by `serve` and `check-config` beyond the text of a configuration: lax settings, names that match nothing today, and files that
-//! are missing.
+//! Checks by `serve` and `check-config` beyond the text of a configuration: lax settings, names that match
+//! nothing today, and files that are missing.
 
 use crate::clock::now;
 use crate::config::{Config, Level, Listen, Mapping, Peer, Place, SecretRef, Source, Sso, StoreKind};
@@ -248,7 +248,8 @@ impl Known<'_> {
     }
 }
 
-/// Names of accounts, groups, SIDs and machines that do not exist today: they may be added later, or are misspelled.
+/// Names of accounts, groups, SIDs and machines that do not exist today: they may be added later, or are
+/// misspelled.
 pub async fn matches_nothing(
     config: &Config,
     accounts: &Accounts,
@@ -302,8 +303,9 @@ pub async fn matches_nothing(
     found
 }
 
-/// Names of peers that local accounts also have: questions about their certificates are sent to the peer and not looked up here. For an
-/// account with a home domain that is intended. If the store cannot be read as a whole, there is no warning.
+/// Names of peers that local accounts also have: questions about their certificates are sent to the peer and
+/// not looked up here. For an account with a home domain that is intended. If the store cannot be read as a
+/// whole, there is no warning.
 async fn names_of_peers(config: &Config, accounts: &Accounts) -> Vec<Warning> {
     let asked = config.peers.iter().filter(|peer| peer.is_asked());
     let names = asked.flat_map(|peer| peer.names.iter().map(move |name| (casefold(name), (peer, name))));

@@ -8,18 +8,23 @@
 //!
 //! [`rpc()`] and [`sidecar()`] build the stacks. The order, from the asker inwards, and its reasons:
 //!
-//! 1. **Span**: the outermost, so that the reason and the status of every answer are recorded, those of rejected questions included.
-//! 2. **Rate limits** (load shedding): before anything is read or looked up, so that a question over a limit costs nothing. It also sees the
-//!    answer: a miss takes a token, and is withheld if there is none. The sidecar has no such layer: its askers are the site's own proxies, and
-//!    it limits connections and decisions by address ([`crate::sidecar`]).
-//! 3. **The handler**. Accounts of this domain are decided about in memory; neither a deadline nor a concurrency limit is around that. The parts
-//!    that wait have both, as near to the network as possible, so that a slow peer takes no time and no permit from questions about
-//!    other accounts: OCSP responders in [`trust_tokio::responder`], peers in [`crate::forward::peer`] (span, deadline) and
-//!    [`netlogon_tokio::Servers`] (connections and a queue for each server; a question that finds the queue full is rejected at once).
-//!    How many questions there are at once is bounded by the connections of RPC and of the sidecar.
+//! 1. **Span**: the outermost, so that the reason and the status of every answer are recorded, those of
+//!    rejected questions included.
+//! 2. **Rate limits** (load shedding): before anything is read or looked up, so that a question over a limit
+//!    costs nothing. It also sees the answer: a miss takes a token, and is withheld if there is none. The
+//!    sidecar has no such layer: its askers are the site's own proxies, and it limits connections and
+//!    decisions by address ([`crate::sidecar`]).
+//! 3. **The handler**. Accounts of this domain are decided about in memory; neither a deadline nor a
+//!    concurrency limit is around that. The parts that wait have both, as near to the network as possible, so
+//!    that a slow peer takes no time and no permit from questions about other accounts: OCSP responders in
+//!    [`trust_tokio::responder`], peers in [`crate::forward::peer`] (span, deadline) and
+//!    [`netlogon_tokio::Servers`] (connections and a queue for each server; a question that finds the queue
+//!    full is rejected at once). How many questions there are at once is bounded by the connections of RPC
+//!    and of the sidecar.
 //!
-//! Metrics and the audit log come after the whole stack, in [`Deciders::decide_audited`](crate::deciders::Deciders::decide_audited): a decision
-//! counts as what was answered, and an answer that cannot be written down is not given.
+//! Metrics and the audit log come after the whole stack, in
+//! [`Deciders::decide_audited`](crate::deciders::Deciders::decide_audited): a decision counts as what was
+//! answered, and an answer that cannot be written down is not given.
 
 use account_store::BoxFuture;
 use audit_log::AuditLog;

@@ -31,7 +31,8 @@ fn note(written: std::io::Result<()>) {
     }
 }
 
-/// Ends the output of a command, and returns an error if a part of it was not written, for example on a full disk.
+/// Ends the output of a command, and returns an error if a part of it was not written, for example on a full
+/// disk.
 pub fn finish() -> std::io::Result<()> {
     note(std::io::stdout().lock().flush());
     FAILED.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
@@ -107,7 +108,8 @@ pub fn message_lines(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", visible_lines(text));
 }
 
-/// An error with its causes, in one line. A cause whose text is there already, as where an error has its source in its text, is left out.
+/// An error with its causes, in one line. A cause whose text is there already, as where an error has its
+/// source in its text, is left out.
 pub fn chain(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.contains(&cause) {
         true => text,
@@ -163,8 +165,9 @@ impl Write for JsonLines {
     }
 }
 
-/// Prints a table. In a pipe no cell is cut. On a terminal it is the same text if it fits; otherwise cells are cut or columns dropped,
-/// because wrapped lines cannot be read as a table. Returns true if all of it was printed.
+/// Prints a table. In a pipe no cell is cut. On a terminal it is the same text if it fits; otherwise cells
+/// are cut or columns dropped, because wrapped lines cannot be read as a table. Returns true if all of it was
+/// printed.
 pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> bool {
     let mut table = Table::new(head, &rows);
     table.fit(terminal_columns().unwrap_or(usize::MAX), ellipsis());
@@ -194,7 +197,8 @@ fn ellipsis() -> &'static str {
 
 /// Spaces between two columns.
 const COLUMN_GAP: usize = 2;
-/// A column is not cut to less than this, because a few letters are not readable. The last columns are dropped instead.
+/// A column is not cut to less than this, because a few letters are not readable. The last columns are
+/// dropped instead.
 const CUT_MIN: usize = 12;
 
 struct Table {
@@ -349,7 +353,8 @@ fn group_name<'a>(sid: &Sid, names: &'a HashMap<Sid, String>) -> Option<&'a str>
     names.get(sid).map(String::as_str).or_else(|| well_known(sid))
 }
 
-/// An answer as JSON, with names of groups from the local store. Scripts rely on its keys: add keys, do not rename them.
+/// An answer as JSON, with names of groups from the local store. Scripts rely on its keys: add keys, do not
+/// rename them.
 pub fn mapped_json(mapped: &Mapped, names: &HashMap<Sid, String>) -> Value {
     let info = &mapped.pac.logon_info;
     let groups: Vec<Value> = info

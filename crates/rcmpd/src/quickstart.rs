@@ -48,9 +48,9 @@ const fn ports(first: Option<u16>) -> [u16; 3] {
     }
 }
 
-/// Makes everything in `dir`, or nothing when one of the files exists. With a port Netlogon, the endpoint mapper and `/metrics` are served at
-/// it and the two behind it, so no two are the same; it is at most [`PORT_MAX`] and not 0. With `with_sso` the master secret is served at
-/// the port after them.
+/// Makes everything in `dir`, or nothing when one of the files exists. With a port Netlogon, the endpoint
+/// mapper and `/metrics` are served at it and the two behind it, so no two are the same; it is at most
+/// [`PORT_MAX`] and not 0. With `with_sso` the master secret is served at the port after them.
 pub async fn make(dir: &Path, port: Option<u16>, with_sso: bool) -> anyhow::Result<Made> {
     let at = |name: &str| dir.join(name);
     if with_sso && port.is_some_and(|port| port > PORT_MAX - 1) {
@@ -190,7 +190,8 @@ path = "audit.log"
     ))
 }
 
-/// Makes a folder and those above it with a mode, which a umask may make narrower and never wider. One that is there stays as it is.
+/// Makes a folder and those above it with a mode, which a umask may make narrower and never wider. One that
+/// is there stays as it is.
 pub(crate) fn make_folder(path: &Path, mode: u32) -> anyhow::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(mode).create(path);
     made.with_context(|| format!("cannot create {}", path.display()))
@@ -313,8 +314,8 @@ fn principal_name(name: &str) -> SanType {
     SanType::OtherName((vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3], name.into()))
 }
 
-/// szOID_NTDS_CA_SECURITY_EXT, 1.3.6.1.4.1.311.25.2 ([MS-WCCE] 2.2.2.7.7.4): one otherName whose value is the SID as text in
-/// an OCTET STRING. All lengths are below 128.
+/// szOID_NTDS_CA_SECURITY_EXT, 1.3.6.1.4.1.311.25.2 ([MS-WCCE] 2.2.2.7.7.4): one otherName whose value is the
+/// SID as text in an OCTET STRING. All lengths are below 128.
 fn sid_extension(sid: &Sid) -> CustomExtension {
     const OBJECT_SID: [u8; 12] = [0x06, 0x0a, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x19, 0x02, 0x01];
     let text = sid.to_string();

@@ -1,7 +1,8 @@
 //! Dry run of another policy: the accounts that would gain or lose access.
 //!
-//! Certificates come from a folder, from the file of one certificate, or from an audit log that has them. A certificate is decided once by either
-//! policy for each set of methods that was asked for, on all processors, however often it occurs.
+//! Certificates come from a folder, from the file of one certificate, or from an audit log that has them. A
+//! certificate is decided once by either policy for each set of methods that was asked for, on all
+//! processors, however often it occurs.
 
 use crate::clock::now;
 use account_store::Record;

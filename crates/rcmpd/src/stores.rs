@@ -1,7 +1,7 @@
 //! The stores that a configuration names: made, opened, read.
 //!
-//! Everything else of `rcmpd` knows stores by their traits. Machines are in a database of this program; accounts are in the same database, or
-//! in a store of another kind, which a build may add ([`Kinds`]).
+//! Everything else of `rcmpd` knows stores by their traits. Machines are in a database of this program;
+//! accounts are in the same database, or in a store of another kind, which a build may add ([`Kinds`]).
 
 mod kinds;
 mod served;
@@ -30,8 +30,8 @@ use tracing::warn;
 /// Groups that every domain has, and that new accounts are members of.
 const GROUPS: [(u32, &str); 2] = [(513, "Domain Users"), (515, "Domain Computers")];
 
-/// Makes the database that a configuration names, with the groups that every domain has, and the key that seals its secrets.
-/// Nothing that exists is touched.
+/// Makes the database that a configuration names, with the groups that every domain has, and the key that
+/// seals its secrets. Nothing that exists is touched.
 pub async fn create(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
     let store = section(config)?;
     let mut made = Vec::new();
@@ -83,8 +83,8 @@ async fn fill(config: &Config, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
 const LOST_KEY: &str = "put the key file back from its copy; if there is none, `rcmpd domain rekey --forget-secrets -c FILE` makes \
                         a new key file, and then each machine needs a new secret";
 
-/// The database with the machines. If the key file cannot be used, it is opened without: accounts can be read and changed,
-/// queries about the secrets of machines fail, and a warning says so.
+/// The database with the machines. If the key file cannot be used, it is opened without: accounts can be read
+/// and changed, queries about the secrets of machines fail, and a warning says so.
 pub fn machines(config: &Config) -> anyhow::Result<Arc<dyn DomainStore>> {
     Ok(open_without_lost_secrets(config)?)
 }
@@ -153,7 +153,8 @@ fn open_whole(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
     open_with_secrets(config)?.map_err(|lost| anyhow!("machine secrets cannot be used: {lost}"))
 }
 
-/// Makes a new key file for the database with the machines, and replaces all secrets in it by random ones. Returns the names of the machines.
+/// Makes a new key file for the database with the machines, and replaces all secrets in it by random ones.
+/// Returns the names of the machines.
 pub fn forget_secrets(config: &Config) -> anyhow::Result<Vec<String>> {
     let key = &database_made(config)?.key;
     if key.exists() {
@@ -171,7 +172,8 @@ pub fn forget_secrets(config: &Config) -> anyhow::Result<Vec<String>> {
     })
 }
 
-/// `[store]` and `[channels]`, if their database exists. If it does not, the error does not mention the key file, which is made with it.
+/// `[store]` and `[channels]`, if their database exists. If it does not, the error does not mention the key
+/// file, which is made with it.
 fn database_made(config: &Config) -> anyhow::Result<&config::Store> {
     let store = section(config)?;
     let path = &store.machines;
@@ -184,7 +186,8 @@ fn database_made(config: &Config) -> anyhow::Result<&config::Store> {
     Ok(store)
 }
 
-/// The database with the machines and their secrets, or why its key file cannot be used and what to do about it.
+/// The database with the machines and their secrets, or why its key file cannot be used and what to do about
+/// it.
 fn open_with_secrets(config: &Config) -> anyhow::Result<Result<Arc<SqliteStore>, String>> {
     let path = &database_made(config)?.key;
     match SealingKey::open(path) {
@@ -215,7 +218,8 @@ fn open(config: &Config, key: Option<&SealingKey>) -> anyhow::Result<Option<Arc<
     Ok(Some(Arc::new(opened)))
 }
 
-/// The names that groups have in the database of a configuration; none if it has no database with accounts, or this user cannot read it.
+/// The names that groups have in the database of a configuration; none if it has no database with accounts,
+/// or this user cannot read it.
 pub async fn group_names(config: &Config, groups: impl Iterator<Item = Sid>) -> HashMap<Sid, String> {
     let mut names = HashMap::new();
     let Some(Ok(Some(store))) = is_one_database(config).then(|| open(config, None)) else { return names };

@@ -23,7 +23,8 @@ const CALL_TARGET: &str = "rcmpd::call";
 pub struct Exporter(Option<SdkTracerProvider>);
 
 impl Exporter {
-    /// Sends what is left. A collector that does not answer is waited for as long as OTEL_EXPORTER_OTLP_TIMEOUT says.
+    /// Sends what is left. A collector that does not answer is waited for as long as
+    /// OTEL_EXPORTER_OTLP_TIMEOUT says.
     pub async fn finish(self) {
         let Some(provider) = self.0 else { return };
         // It blocks, and its sending needs the runtime.
@@ -35,7 +36,8 @@ impl Exporter {
     }
 }
 
-/// Starts logging to standard error, and exporting. `RUST_LOG`, where it is set, takes the place of the configuration's filter.
+/// Starts logging to standard error, and exporting. `RUST_LOG`, where it is set, takes the place of the
+/// configuration's filter.
 pub fn init(config: &Telemetry) -> anyhow::Result<Exporter> {
     let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(&config.log));
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
@@ -62,7 +64,8 @@ pub fn init(config: &Telemetry) -> anyhow::Result<Exporter> {
     Ok(Exporter(provider))
 }
 
-/// Writes a field as text. Names and errors of peers stand in fields, and must not move the cursor, make lines or turn them around.
+/// Writes a field as text. Names and errors of peers stand in fields, and must not move the cursor, make
+/// lines or turn them around.
 fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
     let value = visible(&format!("{value:?}"));
     match field.name() {

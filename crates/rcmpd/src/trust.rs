@@ -1,4 +1,5 @@
-//! The CA certificates, CRLs and OCSP responders that a configuration names: read from files, fetched, and made into a policy.
+//! The CA certificates, CRLs and OCSP responders that a configuration names: read from files, fetched, and
+//! made into a policy.
 
 use crate::clock::now;
 use crate::config::Mapping;
@@ -41,7 +42,8 @@ pub struct Loaded {
     pub policy: Policy,
     /// What chains are validated by, if they are.
     pub trust: Option<Arc<Trust>>,
-    /// CRLs that cannot be used now: certificates that need them are not mapped. No restart is needed when they are replaced.
+    /// CRLs that cannot be used now: certificates that need them are not mapped. No restart is needed when
+    /// they are replaced.
     pub warnings: Vec<String>,
     crls: Vec<Arc<ConfiguredCrl>>,
     has_responders: bool,
@@ -65,7 +67,8 @@ impl Loaded {
         Ok(Mapper::new(MapperParts { policy, trust, responder, store, server })?)
     }
 
-    /// Downloads the CRLs with URLs, once. Returns those that are unavailable, with the reason: their certificates are undecided.
+    /// Downloads the CRLs with URLs, once. Returns those that are unavailable, with the reason: their
+    /// certificates are undecided.
     pub async fn fetch(&self, now: fn() -> FileTime) -> Vec<String> {
         match &self.trust {
             Some(trust) => crls::fetch_once(trust, &self.crls, now).await,
@@ -103,7 +106,8 @@ pub async fn mapper(
     loaded.mapper(store, server)
 }
 
-/// The same for another mapping of the same accounts. If both trust the same, a chain that one has validated is valid for the other.
+/// The same for another mapping of the same accounts. If both trust the same, a chain that one has validated
+/// is valid for the other.
 pub async fn mapper_beside(
     mapping: &Mapping,
     (other, other_mapper): (&Mapping, &Mapper),

@@ -1,7 +1,8 @@
 //! The secret of a trust in a file, with the next secret beside it during a rotation.
 //!
-//! `rcmpd domain rotate` writes `FILE.next`, sends it to the other side, and renames `FILE.next` to `FILE`. If it is interrupted, one of the
-//! two is the secret that the other side has. The previous secret is not kept, because it must not be accepted any more.
+//! `rcmpd domain rotate` writes `FILE.next`, sends it to the other side, and renames `FILE.next` to `FILE`.
+//! If it is interrupted, one of the two is the secret that the other side has. The previous secret is not
+//! kept, because it must not be accepted any more.
 
 use crate::config::{SecretMissing, SecretRef};
 use netlogon_tokio::{AccountSecrets, BoxError};
@@ -55,8 +56,8 @@ pub fn next(path: &Path) -> PathBuf {
     beside(path, ".next")
 }
 
-/// Writes the next secret. It is on disk before it is sent to the other side. An existing one is never replaced, because the other side may
-/// have accepted it.
+/// Writes the next secret. It is on disk before it is sent to the other side. An existing one is never
+/// replaced, because the other side may have accepted it.
 pub fn write_next(path: &Path, secret: &str) -> std::io::Result<()> {
     let draft = beside(path, &format!(".{}.new", std::process::id()));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;

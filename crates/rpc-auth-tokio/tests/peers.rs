@@ -1,5 +1,5 @@
-//! Users by clients that are not ours: Impacket, and Samba's stack. Samba's tests of raw DCE/RPC run at the whole service.
-//! `tests/peers/install` installs them.
+//! Users by clients that are not ours: Impacket, and Samba's stack. Samba's tests of raw DCE/RPC run at the
+//! whole service. `tests/peers/install` installs them.
 
 mod fixture;
 

@@ -1,5 +1,5 @@
-//! The Distinguished Encoding Rules (X.690), as far as Kerberos needs them (RFC 4120 5.1), and SPNEGO to write: it
-//! reads by rules of its own.
+//! The Distinguished Encoding Rules (X.690), as far as Kerberos needs them (RFC 4120 5.1), and SPNEGO to
+//! write: it reads by rules of its own.
 //!
 //! Lengths are definite and minimal, tags have one byte, integers are minimal, and no element has bytes left
 //! over. The readers of the messages name each element that they enter, so a message nests no deeper than its

@@ -55,8 +55,8 @@ impl UserIdentity {
     }
 }
 
-/// The identity of a security context for the services above it: its user, or `()` on the client's side, which
-/// has none.
+/// The identity of a security context for the services above it: its user, or `()` on the client's side,
+/// which has none.
 pub(crate) fn identity_of(user: Option<&Arc<UserIdentity>>) -> Arc<dyn Any + Send + Sync> {
     match user {
         Some(user) => Arc::clone(user) as _,

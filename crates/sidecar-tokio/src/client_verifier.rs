@@ -1,5 +1,5 @@
-//! Client certificates in TLS handshakes, for every listener that asks for them: by the rules of paths that mapping goes by
-//! ([`rcmp_service::trust`]), with the reasons that `rcmpd explain` has.
+//! Client certificates in TLS handshakes, for every listener that asks for them: by the rules of paths that
+//! mapping goes by ([`rcmp_service::trust`]), with the reasons that `rcmpd explain` has.
 //!
 //! Revocation is not looked at: a decision does that for each request, where `[mapping]` asks for it.
 
@@ -32,17 +32,18 @@ use webpki::RawPublicKeyEntity;
 
 /// Most characters of a client's name in the log: a certificate may have 64 KiB of them.
 const SUBJECT_LEN_MAX: usize = 256;
-/// Most bytes of CA names in a handshake: the extension has room for 64 KiB (RFC 8446 4.2.4), and each handshake carries them. Without
-/// names a client chooses among all its certificates.
+/// Most bytes of CA names in a handshake: the extension has room for 64 KiB (RFC 8446 4.2.4), and each
+/// handshake carries them. Without names a client chooses among all its certificates.
 const HINTS_LEN_MAX: usize = 32 << 10;
 
 tokio::task_local! {
-    /// Why the certificate of the handshake in progress was rejected. rustls has no place for it beside an alert of its choice.
+    /// Why the certificate of the handshake in progress was rejected. rustls has no place for it beside an
+    /// alert of its choice.
     static REJECTION: Cell<Option<Box<Rejection>>>;
 }
 
-/// The trust that client certificates are validated by, at each handshake. If it is the trust of decisions, its cache of paths is, too, and
-/// a path is validated once. None if no CA is trusted.
+/// The trust that client certificates are validated by, at each handshake. If it is the trust of decisions,
+/// its cache of paths is, too, and a path is validated once. None if no CA is trusted.
 pub type CurrentTrust = Box<dyn Fn() -> Option<Arc<Trust>> + Send + Sync>;
 
 /// Validates client certificates.
@@ -77,16 +78,18 @@ pub(super) enum HandshakeError {
 }
 
 impl ClientVerifier {
-    /// `named` are the CAs in DER whose names are sent to clients: anchors, and intermediates, because many clients look for the issuer of
-    /// their certificate alone. With `is_optional`, a client without a certificate is served, too.
+    /// `named` are the CAs in DER whose names are sent to clients: anchors, and intermediates, because many
+    /// clients look for the issuer of their certificate alone. With `is_optional`, a client without a
+    /// certificate is served, too.
     pub fn new(trust: CurrentTrust, named: &[Vec<u8>], is_optional: bool) -> Self {
         let algorithms = default_provider().signature_verification_algorithms;
         Self { trust, hints: hints(named), is_optional, algorithms }
     }
 }
 
-/// The names of CAs, each once; none if they are longer than [`HINTS_LEN_MAX`], or if one has a value that is no text of its type: OpenSSL's
-/// clients read every name, and end the handshake at such a one. Without names, clients choose among all their certificates.
+/// The names of CAs, each once; none if they are longer than [`HINTS_LEN_MAX`], or if one has a value that is
+/// no text of its type: OpenSSL's clients read every name, and end the handshake at such a one. Without
+/// names, clients choose among all their certificates.
 fn hints(named: &[Vec<u8>]) -> Vec<DistinguishedName> {
     let mut store = RootCertStore::empty();
     store.add_parsable_certificates(named.iter().map(|der| CertificateDer::from(der.as_slice())));
@@ -180,14 +183,15 @@ impl ClientCertVerifier for ClientVerifier {
     }
 }
 
-/// The key of a certificate. rustls reads the whole certificate for it, and rejects critical extensions that paths are validated with.
+/// The key of a certificate. rustls reads the whole certificate for it, and rejects critical extensions that
+/// paths are validated with.
 fn public_key<'a>(certificate: &'a CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'a>, Error> {
     let certificate = Certificate::parse(certificate).map_err(|_| CertificateError::BadEncoding)?;
     Ok(certificate.public_key.into())
 }
 
-/// The error of rustls that leads to the alert of a reason (RFC 8446 6.2): certificate_expired, unknown_ca, decrypt_error,
-/// unsupported_certificate, bad_certificate, or certificate_unknown.
+/// The error of rustls that leads to the alert of a reason (RFC 8446 6.2): certificate_expired, unknown_ca,
+/// decrypt_error, unsupported_certificate, bad_certificate, or certificate_unknown.
 fn certificate_error(rejected: &Rejected) -> CertificateError {
     use ChainError::{
         AlgorithmMismatch, AnchorExpired, AnchorNotYetValid, BadSignature, Expired, IsACa, IssuerExpired,
@@ -216,8 +220,8 @@ fn certificate_error(rejected: &Rejected) -> CertificateError {
     }
 }
 
-/// Makes a handshake under a configuration with a [`ClientVerifier`]. If it fails, the alert is written, and the stream is still to be shut
-/// down.
+/// Makes a handshake under a configuration with a [`ClientVerifier`]. If it fails, the alert is written, and
+/// the stream is still to be shut down.
 pub(super) async fn accept<S>(acceptor: TlsAcceptor, stream: S) -> Result<TlsStream<S>, (HandshakeError, S)>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -235,7 +239,8 @@ where
 }
 
 impl HandshakeError {
-    /// Counts and logs why there is no connection: each at debug level, and what was rejected also where an operator sees it.
+    /// Counts and logs why there is no connection: each at debug level, and what was rejected also where an
+    /// operator sees it.
     pub(super) fn report<I: Clone + Eq + Hash + Send + 'static>(
         &self,
         connections: &Connections<I>,

@@ -1,8 +1,9 @@
-//! Connections of one listener for web servers, their clients or monitoring: which one is evicted for a new one, how it ends, and what is
-//! counted.
+//! Connections of one listener for web servers, their clients or monitoring: which one is evicted for a new
+//! one, how it ends, and what is counted.
 //!
-//! Each connection is accepted at once. It has a permit of a [`ConnectionLimiter`] and is unproved until its client has proved who it is,
-//! so connections that prove nothing are evicted for each other and for nothing else.
+//! Each connection is accepted at once. It has a permit of a [`ConnectionLimiter`] and is unproved until its
+//! client has proved who it is, so connections that prove nothing are evicted for each other and for nothing
+//! else.
 
 use dcerpc_tokio::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, LogLimiter, encode_family};
 use prometheus_client::collector::Collector;
@@ -24,8 +25,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-/// Evicted connections of proved clients that may still be answering. They have no permit any more, so more than these end at once: a
-/// client that opens connections faster than its requests are answered would hold descriptors without a limit.
+/// Evicted connections of proved clients that may still be answering. They have no permit any more, so more
+/// than these end at once: a client that opens connections faster than its requests are answered would hold
+/// descriptors without a limit.
 const DRAINING_MAX: usize = 256;
 /// How long such a connection may take.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,7 +59,8 @@ pub enum Rejection {
     HeadTooLarge,
     /// A bad preface, or a frame that breaks the rules of HTTP/2: the connection ends with GOAWAY.
     Http2Connection,
-    /// A request that breaks the rules of HTTP/2, a head that is too long (431), or one stream too many: the stream is reset.
+    /// A request that breaks the rules of HTTP/2, a head that is too long (431), or one stream too many: the
+    /// stream is reset.
     Http2Stream,
 }
 
@@ -339,8 +342,8 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
         self.limiter.admit(address)
     }
 
-    /// Waits for the first bytes of a new connection: until they come, it costs a descriptor and nothing else. False if they do not come
-    /// within the limit, or the connection is evicted.
+    /// Waits for the first bytes of a new connection: until they come, it costs a descriptor and nothing
+    /// else. False if they do not come within the limit, or the connection is evicted.
     pub async fn wait_for_first_bytes(
         &self,
         stream: &TcpStream,
@@ -358,8 +361,9 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
         }
     }
 
-    /// Is called once [`ConnectionPermit::evicted`] has returned. A connection of a proved client may answer what is in flight for
-    /// [`DRAIN_TIMEOUT`], and holds what is returned for as long; without it, the connection has to end at once.
+    /// Is called once [`ConnectionPermit::evicted`] has returned. A connection of a proved client may answer
+    /// what is in flight for [`DRAIN_TIMEOUT`], and holds what is returned for as long; without it, the
+    /// connection has to end at once.
     pub fn evicted(&self, is_proved: bool) -> Option<OwnedSemaphorePermit> {
         let (what, limit) = match is_proved {
             true => ("proved", "Connection limit of a client reached: its oldest connection is evicted"),
@@ -395,7 +399,8 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
         }
     }
 
-    /// The next connection that `accept` accepts, or `None` once `shutdown` is cancelled; see [`ConnectionLimiter::accept_next`].
+    /// The next connection that `accept` accepts, or `None` once `shutdown` is cancelled; see
+    /// [`ConnectionLimiter::accept_next`].
     pub async fn accept_next<A, F>(
         &self,
         shutdown: &CancellationToken,

@@ -1,11 +1,14 @@
-//! Envoy's `ext_authz` over gRPC: `envoy.service.auth.v3.Authorization`, and `grpc.health.v1.Health` beside it.
+//! Envoy's `ext_authz` over gRPC: `envoy.service.auth.v3.Authorization`, and `grpc.health.v1.Health` beside
+//! it.
 //!
-//! Envoy says what its own handshake proved in `attributes.source.certificate`, percent-encoded PEM without a chain, where its filter has
-//! `include_peer_certificate`. Headers of the client's request prove nothing here, `X-Forwarded-Client-Cert` least of all.
+//! Envoy says what its own handshake proved in `attributes.source.certificate`, percent-encoded PEM without a
+//! chain, where its filter has `include_peer_certificate`. Headers of the client's request prove nothing
+//! here, `X-Forwarded-Client-Cert` least of all.
 //!
-//! Whatever is decided, and whatever could not be, is an answer that Envoy takes for one: an OK call with a status of its own. A failed
-//! call, or an `error_response`, is what `failure_mode_allow` lets in. What never reaches [`Authorization::check`] (a message that is too
-//! long, a listener that is overloaded) fails all the same, so Envoy has to keep `failure_mode_allow: false`.
+//! Whatever is decided, and whatever could not be, is an answer that Envoy takes for one: an OK call with a
+//! status of its own. A failed call, or an `error_response`, is what `failure_mode_allow` lets in. What never
+//! reaches [`Authorization::check`] (a message that is too long, a listener that is overloaded) fails all the
+//! same, so Envoy has to keep `failure_mode_allow: false`.
 
 use bytes::Bytes;
 use envoy_types::ext_authz::v3::pb::{
@@ -29,14 +32,14 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 /// This dialect's name in configuration, logs and metrics.
 pub const NAME: &str = "envoy-grpc";
-/// The longest CheckRequest: a certificate of 64 KiB in percent-encoded PEM, 60 KiB of headers (Envoy's default limit), and
-/// room for attributes that are not read.
+/// The longest CheckRequest: a certificate of 64 KiB in percent-encoded PEM, 60 KiB of headers (Envoy's
+/// default limit), and room for attributes that are not read.
 pub const REQUEST_LEN_MAX: usize = 1 << 20;
 const SERVICE: &str = "envoy.service.auth.v3.Authorization";
 /// The path of a question; `SERVICE` and its method.
 pub const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
-/// A message without fields, as gRPC frames it: not compressed, and of no length. The transport may put it in place of a question
-/// that shows no secret, so that none of that is kept: the answer is the same.
+/// A message without fields, as gRPC frames it: not compressed, and of no length. The transport may put it in
+/// place of a question that shows no secret, so that none of that is kept: the answer is the same.
 pub const EMPTY_MESSAGE: Bytes = Bytes::from_static(&[0; 5]);
 
 /// What the service needs of the listener that carries its bytes.
@@ -47,8 +50,8 @@ pub trait Listener: Send + Sync + 'static {
     /// Now.
     fn now(&self) -> Moment;
 
-    /// Whether a call shows what this listener wants, if anything: its secret as `x-sidecar-secret` (`initial_metadata` of Envoy's
-    /// `grpc_service`).
+    /// Whether a call shows what this listener wants, if anything: its secret as `x-sidecar-secret`
+    /// (`initial_metadata` of Envoy's `grpc_service`).
     fn is_proved(&self, metadata: &HeaderMap) -> bool;
 
     /// Whether more requests are welcome; false once a shutdown began.
@@ -58,11 +61,13 @@ pub trait Listener: Send + Sync + 'static {
     fn refused(&self, refusal: Refusal);
 }
 
-/// Where a connection came from: an extension that the listener gives each request, or does not for a Unix socket.
+/// Where a connection came from: an extension that the listener gives each request, or does not for a Unix
+/// socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Source(pub SocketAddr);
 
-/// Both services, to be called with each request of a listener. How many at once, and for how long, is the listener's to limit.
+/// Both services, to be called with each request of a listener. How many at once, and for how long, is the
+/// listener's to limit.
 pub fn routes<L: Listener>(listener: Arc<L>) -> Routes {
     let check = AuthorizationServer::new(Check(Arc::clone(&listener)));
     let health = HealthServer::new(Ready(listener));
@@ -73,7 +78,8 @@ pub fn routes<L: Listener>(listener: Arc<L>) -> Routes {
 #[derive(Debug)]
 struct Check<L>(Arc<L>);
 
-/// `Health`: of everything (an empty name) and of [`Check`]; other names are not found. Watching is not offered.
+/// `Health`: of everything (an empty name) and of [`Check`]; other names are not found. Watching is not
+/// offered.
 #[derive(Debug)]
 struct Ready<L>(Arc<L>);
 
@@ -142,15 +148,16 @@ fn presented(certificate: &str) -> Result<Option<ClientCertificate>, Refusal> {
     }
 }
 
-/// Lets in, with every advertised header in place of the client's, however many copies there are. Envoy (seen with 1.40) takes names away
-/// *after* it has put headers in, so none that is put in may be among those.
+/// Lets in, with every advertised header in place of the client's, however many copies there are. Envoy (seen
+/// with 1.40) takes names away *after* it has put headers in, so none that is put in may be among those.
 fn allowed(sidecar: &Sidecar, allowed: &Allowed, http: &HttpRequest) -> CheckResponse {
     let headers = allowed.headers.iter().map(|(name, value)| {
         // What is written is UTF-8 in every encoding that can be chosen.
         let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
         header(name.as_str(), value)
     });
-    // Envoy gives names in one of two ways (`encode_raw_headers`), and leaves some out if `allowed_headers` is set.
+    // Envoy gives names in one of two ways (`encode_raw_headers`), and leaves some out if `allowed_headers`
+    // is set.
     let raw = http.header_map.iter().flat_map(|map| &map.headers).map(|header| header.key.as_str());
     let names = http.headers.keys().map(String::as_str).chain(raw);
     let response = OkHttpResponse {
@@ -165,7 +172,8 @@ fn allowed(sidecar: &Sidecar, allowed: &Allowed, http: &HttpRequest) -> CheckRes
     }
 }
 
-/// The values of `Cookie`, of which Envoy joins several, unless it gives headers as they came (`encode_raw_headers`).
+/// The values of `Cookie`, of which Envoy joins several, unless it gives headers as they came
+/// (`encode_raw_headers`).
 fn cookies(http: &HttpRequest) -> Vec<&[u8]> {
     const COOKIE: &str = "cookie";
     let joined = http.headers.get(COOKIE).map(String::as_bytes);
@@ -177,7 +185,8 @@ fn cookies(http: &HttpRequest) -> Vec<&[u8]> {
     joined.into_iter().chain(raw).collect()
 }
 
-/// Takes tickets out of the cookies that the application gets. Without a ticket Envoy passes them on as they are.
+/// Takes tickets out of the cookies that the application gets. Without a ticket Envoy passes them on as they
+/// are.
 fn strip_tickets(sidecar: &Sidecar, sent: &[&[u8]], ok: &mut OkHttpResponse) {
     if sent.iter().all(|value| sidecar.without_tickets(value).is_none()) {
         return;
@@ -227,7 +236,8 @@ fn header(name: &str, value: String) -> HeaderValueOption {
     }
 }
 
-/// Who that is, for Envoy's other filters and its access log. Numbers are text, since those of a Struct are not exact.
+/// Who that is, for Envoy's other filters and its access log. Numbers are text, since those of a Struct are
+/// not exact.
 fn metadata(allowed: &Allowed) -> Struct {
     let identity = &allowed.identity;
     let text = |text: String| Value { kind: Some(Kind::StringValue(text)) };

@@ -3,8 +3,8 @@
 use std::path::Path;
 use zeroize::Zeroizing;
 
-/// Reads the files that settings name, at the start and at each reload. The program that serves decides which users may be able to read or
-/// change them, and refuses other files.
+/// Reads the files that settings name, at the start and at each reload. The program that serves decides which
+/// users may be able to read or change them, and refuses other files.
 pub trait ReadFiles {
     /// The certificates in DER of a file that says which CAs are trusted.
     fn trusted(&self, path: &Path) -> anyhow::Result<Vec<Vec<u8>>>;

@@ -5,16 +5,17 @@
 //! client ─► front (TLS, client certificate) ─────────┴► sidecar (decides) ─► answer, or ─► upstream (the application)
 //! ```
 //!
-//! - [`listen`]: listeners for web servers and Envoy. A proxy proves itself by its process, a secret or a certificate.
+//! - [`listen`]: listeners for web servers and Envoy. A proxy proves itself by its process, a secret or a
+//!   certificate.
 //! - [`envoy`]: Envoy's `ext_authz` over gRPC, which listeners serve.
 //! - [`front`]: the TLS-terminating proxy for clients.
 //! - [`upstream`]: requests to an application, over HTTP/1.1 or HTTP/2.
 //! - [`connections`]: connection limits by address, evictions, and the counters of a listener.
 //! - [`client_verifier`], [`server_verifier`], [`tls`]: certificates in handshakes.
 //!
-//! Nothing is decided here: the crate `sidecar` decides, and `rcmp-service` validates certificates. This crate reads no configuration and no
-//! file: [`settings`] are plain values, files come through [`ReadFiles`], and the time through [`Clock`]. It sees no account but the
-//! identity that a decision names.
+//! Nothing is decided here: the crate `sidecar` decides, and `rcmp-service` validates certificates. This
+//! crate reads no configuration and no file: [`settings`] are plain values, files come through [`ReadFiles`],
+//! and the time through [`Clock`]. It sees no account but the identity that a decision names.
 
 pub mod client_verifier;
 pub mod connections;

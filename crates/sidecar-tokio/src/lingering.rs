@@ -1,11 +1,13 @@
 //! Closing a connection without losing the answer (RFC 9112 9.6).
 //!
-//! If a socket is closed while bytes of the peer are unread, the kernel sends a reset, and the peer loses the answer that it has not read
-//! yet. Such bytes are the rest of a body after an early answer, requests sent ahead, and what a client sends after a handshake that
-//! failed. So the write side is shut down first, and what still comes is read and discarded until the peer closes, within limits.
+//! If a socket is closed while bytes of the peer are unread, the kernel sends a reset, and the peer loses the
+//! answer that it has not read yet. Such bytes are the rest of a body after an early answer, requests sent
+//! ahead, and what a client sends after a handshake that failed. So the write side is shut down first, and
+//! what still comes is read and discarded until the peer closes, within limits.
 //!
-//! Over HTTP/2 an early answer ends its stream alone. The stream is not reset while its client sends on, also within these limits: curl up to
-//! version 8 loses an answer that a reset follows, although the reset has NO_ERROR (RFC 9113 8.1).
+//! Over HTTP/2 an early answer ends its stream alone. The stream is not reset while its client sends on, also
+//! within these limits: curl up to version 8 loses an answer that a reset follows, although the reset has
+//! NO_ERROR (RFC 9113 8.1).
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -30,15 +32,15 @@ pub(super) struct Limits {
     len_max: usize,
 }
 
-/// Apache as a proxy sends a whole body before it reads the answer; a longer body than this is cut off, and its answer may be lost. A peer that
-/// has read the answer closes at once.
+/// Apache as a proxy sends a whole body before it reads the answer; a longer body than this is cut off, and
+/// its answer may be lost. A peer that has read the answer closes at once.
 pub(super) const LIMITS: Limits =
     Limits { timeout: Duration::from_secs(10), idle: Duration::from_secs(2), len_max: 64 << 20 };
 /// Discarded at once, on the stack: a lingering connection holds no memory for it.
 const BUFFER_LEN: usize = 16 << 10;
 
-/// Reads the rest of a request's body over HTTP/2 and discards it, within the limits of a lingering connection. Each takes one of the streams
-/// that its client may have at once.
+/// Reads the rest of a request's body over HTTP/2 and discards it, within the limits of a lingering
+/// connection. Each takes one of the streams that its client may have at once.
 pub(super) fn discard(body: Incoming) {
     if body.is_end_stream() {
         return;
@@ -57,9 +59,11 @@ async fn discarded<B: Body<Data = Bytes> + Unpin>(mut body: B, limits: Limits) {
     }
 }
 
-/// A socket that is read on after its write side is shut down. It is below TLS and below everything that counts bytes.
+/// A socket that is read on after its write side is shut down. It is below TLS and below everything that
+/// counts bytes.
 ///
-/// The connection keeps its permit meanwhile and is evicted like any other, so the number of lingering connections is that of permits.
+/// The connection keeps its permit meanwhile and is evicted like any other, so the number of lingering
+/// connections is that of permits.
 #[derive(Debug)]
 pub(super) struct Lingering<S> {
     stream: S,

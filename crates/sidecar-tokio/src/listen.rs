@@ -1,9 +1,11 @@
 //! Listeners for proxies: how a proxy proves itself, and which dialect it speaks.
 //!
-//! A proxy is never trusted because of its source address. On a Unix socket the kernel names the user of its process; over TCP it shows a
-//! certificate or the listener's secret. A listener without one of these is not configured.
+//! A proxy is never trusted because of its source address. On a Unix socket the kernel names the user of its
+//! process; over TCP it shows a certificate or the listener's secret. A listener without one of these is not
+//! configured.
 //!
-//! Connections are accepted at once. One that has proved nothing is evicted for a newer one, so it never keeps a proxy out.
+//! Connections are accepted at once. One that has proved nothing is evicted for a newer one, so it never
+//! keeps a proxy out.
 
 mod connection;
 mod proof;
@@ -37,15 +39,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-/// Connections of proxies at once, which keep some open for each of their workers. One proxy may have all of them: if another one comes,
-/// that one's oldest connection is evicted.
+/// Connections of proxies at once, which keep some open for each of their workers. One proxy may have all of
+/// them: if another one comes, that one's oldest connection is evicted.
 const PROVED_MAX: usize = 4096;
-/// Connections whose proof is still to come; [`Unproved`](super::unproved::Unproved) says what each may hold. A proxy that connects has to
-/// prove itself before so many others have connected after it: within 0.8 seconds where 5,000 connect in a second. One address may have all
-/// of them, because it is the address with most that makes room.
+/// Connections whose proof is still to come; [`Unproved`](super::unproved::Unproved) says what each may hold.
+/// A proxy that connects has to prove itself before so many others have connected after it: within 0.8
+/// seconds where 5,000 connect in a second. One address may have all of them, because it is the address with
+/// most that makes room.
 const UNPROVED_MAX: usize = 4096;
-/// Those that have sent something. Each may hold the head of a request, or with HTTP/2 about 100 KiB before its first call is read, and
-/// proves itself within milliseconds if it is a proxy's.
+/// Those that have sent something. Each may hold the head of a request, or with HTTP/2 about 100 KiB before
+/// its first call is read, and proves itself within milliseconds if it is a proxy's.
 const STARTED_MAX: usize = 1024;
 
 /// A listener that is bound.

@@ -1,4 +1,5 @@
-//! Certificates of servers that we connect to, by CAs that the operator names: those of the system are never asked.
+//! Certificates of servers that we connect to, by CAs that the operator names: those of the system are never
+//! asked.
 
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
@@ -7,7 +8,8 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
 
-/// Accepts a server whose certificate leads to one of these CAs (in DER) and has the name that was connected to.
+/// Accepts a server whose certificate leads to one of these CAs (in DER) and has the name that was connected
+/// to.
 pub fn anchored(anchors: &[Vec<u8>]) -> anyhow::Result<Arc<dyn ServerCertVerifier>> {
     let mut roots = RootCertStore::empty();
     for anchor in anchors {

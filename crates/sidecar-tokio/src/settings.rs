@@ -1,4 +1,5 @@
-//! Settings of listeners and applications, as plain values. The files that they name are read through [`ReadFiles`](crate::ReadFiles).
+//! Settings of listeners and applications, as plain values. The files that they name are read through
+//! [`ReadFiles`](crate::ReadFiles).
 
 use sidecar::dialect::{Dialect, Target};
 use std::fmt;
@@ -88,7 +89,8 @@ pub struct Application {
     pub place: UpstreamPlace,
     /// For `https://`.
     pub tls: Option<UpstreamTls>,
-    /// `upstream_protocol`. Without it, an application at an `https` URL chooses, and every other one is spoken to in HTTP/1.1.
+    /// `upstream_protocol`. Without it, an application at an `https` URL chooses, and every other one is
+    /// spoken to in HTTP/1.1.
     pub protocol: Option<UpstreamProtocol>,
 }
 

@@ -40,7 +40,8 @@ pub fn of_listener(tls: &ListenTls, files: &dyn ReadFiles) -> anyhow::Result<(Se
     Ok((server_config((&tls.certificate, &tls.key), files, verifier)?, trust))
 }
 
-/// A configuration with a certificate from a file, which asks for client certificates that this verifier accepts.
+/// A configuration with a certificate from a file, which asks for client certificates that this verifier
+/// accepts.
 pub(super) fn server_config(
     (certificate, key): (&Path, &Path),
     files: &dyn ReadFiles,

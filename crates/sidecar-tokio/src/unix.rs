@@ -1,8 +1,8 @@
 //! Unix sockets of listeners, and the local users whose processes connect to them.
 //!
-//! A local user who can connect to a socket can also fill its backlog, and `peers` are looked at only after that. So a socket is for its
-//! owner and one group. Mode and group are set between `bind` and `listen`: until then the kernel
-//! refuses every connection.
+//! A local user who can connect to a socket can also fill its backlog, and `peers` are looked at only after
+//! that. So a socket is for its owner and one group. Mode and group are set between `bind` and `listen`:
+//! until then the kernel refuses every connection.
 
 use crate::settings::{Listen, Place, SocketGroup, UnixPlace};
 use anyhow::{Context, bail};
@@ -38,8 +38,9 @@ trait NameService {
     fn group(&self, name: &str) -> Option<u32>;
 }
 
-/// The Name Service Switch of the system (nsswitch.conf(5)), so users of SSSD, LDAP or systemd are known as those of `/etc/passwd` are. A name
-/// that no service could look up counts as unknown: with either, the listener is not bound.
+/// The Name Service Switch of the system (nsswitch.conf(5)), so users of SSSD, LDAP or systemd are known as
+/// those of `/etc/passwd` are. A name that no service could look up counts as unknown: with either, the
+/// listener is not bound.
 struct Nss;
 
 impl NameService for Nss {
@@ -85,7 +86,8 @@ fn group(system: &dyn NameService, name: &str) -> anyhow::Result<u32> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Group {
     number: Option<u32>,
-    /// False if it had to be the group of `peers`, and that of one of them is not known. Nothing is said of a configured group's members.
+    /// False if it had to be the group of `peers`, and that of one of them is not known. Nothing is said of a
+    /// configured group's members.
     is_known: bool,
 }
 
@@ -122,8 +124,8 @@ const UNKNOWN_GROUP: &str =
     "The web server may have no permission to connect to its socket: the group of its user is not known";
 const UNKNOWN_GROUP_ADVICE: &str = "set group of [[sidecar.listen]] to a group of the web server's user";
 
-/// Looks at the path, `peers` and `group` of a listener without binding it. Returns a warning where the group depends on the user that
-/// the service runs as, or is not known.
+/// Looks at the path, `peers` and `group` of a listener without binding it. Returns a warning where the group
+/// depends on the user that the service runs as, or is not known.
 pub fn check(listen: &Listen) -> anyhow::Result<Option<String>> {
     let users = users(&listen.peers)?;
     let Place::Unix(place) = &listen.at else { return Ok(None) };

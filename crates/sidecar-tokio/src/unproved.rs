@@ -10,16 +10,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// What each unproved connection of a listener may hold: the head of a request with a usual certificate and its chain.
+/// What each unproved connection of a listener may hold: the head of a request with a usual certificate and
+/// its chain.
 const SHORT_LEN_MAX: usize = 16 << 10;
-/// What it may hold if it is one of the [`LONG_MAX`]: twice the head of a request with the longest certificate of [MS-RCMP], 64 KiB, in
-/// percent-encoded PEM, because what follows the head may be read with it.
+/// What it may hold if it is one of the [`LONG_MAX`]: twice the head of a request with the longest
+/// certificate of [MS-RCMP], 64 KiB, in percent-encoded PEM, because what follows the head may be read with
+/// it.
 const LONG_LEN_MAX: usize = 256 << 10;
-/// How many may hold as much: 24 MiB in all. A proxy's head proves it within milliseconds, and has to before so many others have begun.
+/// How many may hold as much: 24 MiB in all. A proxy's head proves it within milliseconds, and has to before
+/// so many others have begun.
 const LONG_MAX: usize = 96;
 
-/// The unproved connections of a listener that have sent more than [`SHORT_LEN_MAX`] bytes. The oldest one of the address with most of
-/// them is closed for a new one.
+/// The unproved connections of a listener that have sent more than [`SHORT_LEN_MAX`] bytes. The oldest one of
+/// the address with most of them is closed for a new one.
 #[derive(Clone, Debug)]
 pub(super) struct Long(Arc<Mutex<FairTable<IpAddr, CancellationToken>>>);
 
@@ -56,7 +59,8 @@ impl Drop for LongEntry {
     }
 }
 
-/// Lets no more be read of a stream than an unproved connection may hold, until its client has proved who it is.
+/// Lets no more be read of a stream than an unproved connection may hold, until its client has proved who it
+/// is.
 pub(super) struct Unproved<P> {
     is_proved: P,
     /// Bytes read so far; none once there is a proof.

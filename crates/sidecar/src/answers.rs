@@ -1,15 +1,16 @@
 //! The newest answer about each certificate, which ends tickets that are older.
 //!
-//! The time of an answer is when its question was asked: the server may have decided at any moment since then. So a "yes" that arrives after a
-//! later question was answered changes nothing, and a "no" always counts.
+//! The time of an answer is when its question was asked: the server may have decided at any moment since
+//! then. So a "yes" that arrives after a later question was answered changes nothing, and a "no" always
+//! counts.
 
 use dtyp::FileTime;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{PoisonError, RwLock};
 use ticket::CLOCK_SKEW;
 
-/// Certificates whose newest answer is known. The table has some 10 MB then. It is not `remembered_max`: a small cache of decisions must not
-/// forget denials.
+/// Certificates whose newest answer is known. The table has some 10 MB then. It is not `remembered_max`: a
+/// small cache of decisions must not forget denials.
 const CERTIFICATES_MAX: usize = 65_536;
 
 /// A certificate, by its SHA-256.
@@ -73,8 +74,9 @@ impl NewestAnswers {
         Self(RwLock::new(Table { newest, by_time, floor: FileTime(0), certificates_max }))
     }
 
-    /// Whether a ticket counts. The clock of the node that issued it may be ahead by [`CLOCK_SKEW`], so another node's ticket counts if it is
-    /// newer than the answer by that much. A ticket that this node made counts if it was made from the newest answer.
+    /// Whether a ticket counts. The clock of the node that issued it may be ahead by [`CLOCK_SKEW`], so
+    /// another node's ticket counts if it is newer than the answer by that much. A ticket that this node made
+    /// counts if it was made from the newest answer.
     pub(crate) fn allow(&self, certificate: &Certificate, ticket: &Origin) -> Result<(), Ended> {
         let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let is_newer = |time: FileTime| ticket.issued >= time + CLOCK_SKEW;
@@ -86,8 +88,8 @@ impl NewestAnswers {
         }
     }
 
-    /// Takes an answer to a question that was asked at this time. `false` if a newer one is known, or may have been evicted: no ticket may be
-    /// made from this one.
+    /// Takes an answer to a question that was asked at this time. `false` if a newer one is known, or may
+    /// have been evicted: no ticket may be made from this one.
     pub(crate) fn answered(&self, certificate: Certificate, said: Said, asked: FileTime) -> bool {
         let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let known = table.newest.get(&certificate).map(|newest| newest.time);

@@ -1,5 +1,5 @@
-//! Cached decisions. The cache is bounded, a decision is made once for all requests that wait for it, and an entry counts only as long as
-//! the inputs of its decision are the same.
+//! Cached decisions. The cache is bounded, a decision is made once for all requests that wait for it, and an
+//! entry counts only as long as the inputs of its decision are the same.
 
 use crate::allowed::Allowed;
 use crate::answers::Origin;
@@ -15,13 +15,15 @@ use std::time::Duration;
 pub(crate) struct Key {
     /// SHA-256 of the certificate.
     pub(crate) leaf: [u8; 32],
-    /// SHA-256 over what came with it: the chain, whose names may count, and the ticket by which it was decided, if it was.
+    /// SHA-256 over what came with it: the chain, whose names may count, and the ticket by which it was
+    /// decided, if it was.
     pub(crate) with: [u8; 32],
     /// The inputs of the decision.
     pub(crate) inputs: DecisionInputs,
 }
 
-/// A time by both clocks of a system. Durations are measured by the monotonic one, because the wall clock can be set.
+/// A time by both clocks of a system. Durations are measured by the monotonic one, because the wall clock can
+/// be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// The wall clock, for what carries a date.
@@ -62,8 +64,9 @@ impl Cache {
         self.0.get(key).filter(|known| known.counts(now))
     }
 
-    /// The decision that still counts, or the one that `make` makes, once for all who wait for it, whatever it is; `true` with one that
-    /// another request made. What is broken is not cached: the requests that wait for it get it, and no later one does.
+    /// The decision that still counts, or the one that `make` makes, once for all who wait for it, whatever
+    /// it is; `true` with one that another request made. What is broken is not cached: the requests that wait
+    /// for it get it, and no later one does.
     pub(crate) async fn get_or_make(
         &self,
         key: &Key,
@@ -92,7 +95,8 @@ impl Cache {
         }
     }
 
-    /// The entry may have been replaced since it was seen, or may be about to be: only one that is expired is removed.
+    /// The entry may have been replaced since it was seen, or may be about to be: only one that is expired is
+    /// removed.
     fn remove_expired(&self, key: &Key, now: Moment) {
         self.0.remove_if(key, |known| !known.counts(now));
     }

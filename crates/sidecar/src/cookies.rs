@@ -1,11 +1,12 @@
-//! Cookies of a request (RFC 6265, section 5.4): one is read, and it is taken away before the request reaches an application.
+//! Cookies of a request (RFC 6265, section 5.4): one is read, and it is taken away before the request reaches
+//! an application.
 
 use http::{HeaderMap, HeaderValue, header};
 
 /// Most bytes of the name of a cookie: nginx compares it in a configuration that `rcmpd proxy-config` prints.
 const NAME_LEN_MAX: usize = 64;
-/// Browsers accept a cookie with this prefix only over TLS, for one host and for all its paths (RFC 6265bis, section 4.1.3.2). So another host of
-/// the domain cannot set it.
+/// Browsers accept a cookie with this prefix only over TLS, for one host and for all its paths (RFC 6265bis,
+/// section 4.1.3.2). So another host of the domain cannot set it.
 const HOST_PREFIX: &str = "__Host-";
 
 /// The name of a cookie that one host sets for itself: `__Host-`, then letters, digits, `_` and `-`.

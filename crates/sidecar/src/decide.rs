@@ -26,8 +26,8 @@ use std::time::Duration;
 
 /// How long a denial is cached, at most.
 const DENIAL_MAX: Duration = Duration::from_secs(5);
-/// How much longer than a token's lifetime the key of a replaced signer is published: what was asked before may be signed a moment later,
-/// and applications keep a key set for a while.
+/// How much longer than a token's lifetime the key of a replaced signer is published: what was asked before
+/// may be signed a moment later, and applications keep a key set for a while.
 const RETIRED_MORE: Duration = Duration::from_secs(60);
 /// Identities that are kept for those whose headers did not hold them, at least.
 const REFERENCES_MAX: usize = 1024;
@@ -60,7 +60,8 @@ pub struct Sidecar {
     reserved: HashSet<String>,
     token: Option<TokenSigner>,
     tickets: Option<Tickets>,
-    /// Keys of signers that this one's took the place of, and until when they are published, by the monotonic clock.
+    /// Keys of signers that this one's took the place of, and until when they are published, by the monotonic
+    /// clock.
     retired: Vec<(PublicJwk, Duration)>,
     /// Audiences of routes, each once.
     audiences: Vec<String>,
@@ -145,8 +146,8 @@ impl Sidecar {
         }
     }
 
-    /// A sidecar that takes this one's place: it decides anew, counts on, knows what references stand for, and publishes the key that signed
-    /// until now for as long as a token of it counts.
+    /// A sidecar that takes this one's place: it decides anew, counts on, knows what references stand for,
+    /// and publishes the key that signed until now for as long as a token of it counts.
     pub fn successor(&self, parts: Parts, uptime: Duration) -> Self {
         let (known, references) = (Arc::clone(&self.known), Arc::clone(&self.references));
         let new = Self::new(parts);
@@ -183,7 +184,8 @@ impl Sidecar {
         self.cache.len()
     }
 
-    /// The public keys of signed identities; none where no identity is signed, and none was until a moment ago.
+    /// The public keys of signed identities; none where no identity is signed, and none was until a moment
+    /// ago.
     pub fn jwks(&self, uptime: Duration) -> Option<Value> {
         let published = self.token.iter().flat_map(TokenSigner::published);
         let retired = self.retired.iter().filter(|(_, until)| *until > uptime).map(|(key, _)| key);
@@ -197,9 +199,9 @@ impl Sidecar {
         self.references.get(reference)
     }
 
-    /// Decides about a request that carries a certificate in its headers. `is_proved` is whether it comes from the proxy; `own` is host
-    /// and path of the request itself, `target` where those are that the client asked for, and `is_between` whether the sidecar passes the request
-    /// on ([`Self::stamp`]).
+    /// Decides about a request that carries a certificate in its headers. `is_proved` is whether it comes
+    /// from the proxy; `own` is host and path of the request itself, `target` where those are that the client
+    /// asked for, and `is_between` whether the sidecar passes the request on ([`Self::stamp`]).
     pub async fn check(
         &self,
         (dialect, target, is_between): (Dialect, Target, bool),
@@ -210,7 +212,8 @@ impl Sidecar {
     ) -> Decided {
         let presented = match is_proved {
             false => Err(Refusal::Broken(Broken::Secret)),
-            // What a proxy that asks beside its request could not take away reaches the application, which may take it for ours.
+            // What a proxy that asks beside its request could not take away reaches the application, which
+            // may take it for ours.
             true if !is_between && self.has_alias(headers) => Err(Refusal::Forged),
             true => dialect.read(headers, Some(&self.known)),
         };
@@ -277,8 +280,9 @@ impl Sidecar {
         known.outcome
     }
 
-    /// The decision by the ticket of a request, cached or made, if no other one is cached and the ticket counts. Requests with the same
-    /// ticket wait for each other, and never for a question that others have asked.
+    /// The decision by the ticket of a request, cached or made, if no other one is cached and the ticket
+    /// counts. Requests with the same ticket wait for each other, and never for a question that others have
+    /// asked.
     async fn cached_or_made_by_ticket(
         &self,
         key: &Key,
@@ -327,8 +331,9 @@ impl Sidecar {
         opened.ok().map(Box::new)
     }
 
-    /// Looks the account up, and says whether that was done by exactly these inputs: the accounts or the policy may have changed meanwhile, and
-    /// a restored back-up may bring these inputs back. A decision made by others answers this request, and no other one.
+    /// Looks the account up, and says whether that was done by exactly these inputs: the accounts or the
+    /// policy may have changed meanwhile, and a restored back-up may bring these inputs back. A decision made
+    /// by others answers this request, and no other one.
     async fn find_out_for(
         &self,
         inputs: &DecisionInputs,
@@ -374,7 +379,8 @@ impl Sidecar {
         CacheEntry { outcome, until: now.uptime.saturating_add(time), not_after, ticket, is_of_key: true }
     }
 
-    /// The account, by a ticket or by a question. The answer to a question ends older tickets, and a new one is made from it.
+    /// The account, by a ticket or by a question. The answer to a question ends older tickets, and a new one
+    /// is made from it.
     async fn identified_by(
         &self,
         presented: &ClientCertificate,
@@ -397,7 +403,8 @@ impl Sidecar {
         answer.map(|identity| (identity, sealed.and_then(Result::ok)))
     }
 
-    /// What a decision allows, with a token for the audience of a route, by its place, or for that of all tokens.
+    /// What a decision allows, with a token for the audience of a route, by its place, or for that of all
+    /// tokens.
     fn allow(
         &self,
         identity: Identity,
@@ -447,7 +454,8 @@ impl Sidecar {
         response
     }
 
-    /// `Set-Cookie` of an answer that lets a client in: a ticket for the decision, unless the request has that one.
+    /// `Set-Cookie` of an answer that lets a client in: a ticket for the decision, unless the request has
+    /// that one.
     pub fn set_cookie(&self, decided: &Decided, cookies: Cookies<'_>) -> Option<HeaderValue> {
         let Decided::Allowed(allowed) = decided else { return None };
         let (set_cookie, tickets) = (allowed.set_cookie.as_ref()?, self.tickets.as_ref()?);
@@ -465,8 +473,9 @@ impl Sidecar {
         self.tickets.is_some()
     }
 
-    /// Makes a request ready for the application: the proxy's words about certificates and all copies of identity headers are taken
-    /// away, in every spelling, and so are tickets. Then the identity headers are set; without an account they are empty.
+    /// Makes a request ready for the application: the proxy's words about certificates and all copies of
+    /// identity headers are taken away, in every spelling, and so are tickets. Then the identity headers are
+    /// set; without an account they are empty.
     pub fn stamp(&self, allowed: Option<&Allowed>, headers: &mut HeaderMap) {
         self.strip(headers);
         if let Some(tickets) = &self.tickets {
@@ -486,8 +495,9 @@ impl Sidecar {
         }
     }
 
-    /// The names that a proxy takes away which puts in every advertised header itself: all that are reserved and not advertised, and
-    /// what servers that take `_` for `-` would read as one of them; `names` are those of the request.
+    /// The names that a proxy takes away which puts in every advertised header itself: all that are reserved
+    /// and not advertised, and what servers that take `_` for `-` would read as one of them; `names` are
+    /// those of the request.
     pub fn taken_away<'a>(&self, names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
         let reserved = self.reserved.iter();
         let unadvertised =
@@ -498,8 +508,8 @@ impl Sidecar {
         unadvertised.chain(aliases).chain(of_request).collect()
     }
 
-    /// Whether a name is there that some servers take for one of ours, or for one that says where a request comes from, and that a web
-    /// server cannot take away by its name: there are too many spellings.
+    /// Whether a name is there that some servers take for one of ours, or for one that says where a request
+    /// comes from, and that a web server cannot take away by its name: there are too many spellings.
     fn has_alias(&self, headers: &HeaderMap) -> bool {
         let is_odd = |name: &&HeaderName| !plain_name(name.as_str()).eq(name.as_str());
         let is_alias = |name: &str| self.is_alias(name) || forwarding::is_one(name);

@@ -1,7 +1,7 @@
 //! Headers in which a proxy reports the request that it got to an application: client, scheme, host and path.
 //!
-//! Frameworks go by them. A client that sends one chooses its address, or is served another path or host than the one that was decided
-//! about, so none of a client's reaches an application.
+//! Frameworks go by them. A client that sends one chooses its address, or is served another path or host than
+//! the one that was decided about, so none of a client's reaches an application.
 
 use crate::dialect::plain_name;
 
@@ -67,7 +67,8 @@ pub const NAMES: [&str; 50] = [
     "x-arr-clientcert",
     "x-client-cert",
     "x-ssl-cert",
-    // The path: IIS and Symfony, ingresses, Envoy, WSGI. gunicorn takes SCRIPT_NAME and PATH_INFO from a header of that name.
+    // The path: IIS and Symfony, ingresses, Envoy, WSGI. gunicorn takes SCRIPT_NAME and PATH_INFO from a
+    // header of that name.
     "script-name",
     "path-info",
     "x-envoy-original-path",
@@ -86,8 +87,8 @@ pub fn is_one(name: &str) -> bool {
     name.starts_with("x-forwarded-") || name.starts_with("-ws") || NAMES.contains(&name.as_ref())
 }
 
-/// Whether such a header is a client's although a proxy is trusted to say where requests come from: under a name that no proxy uses, or one
-/// that moves the request. `name` is in lower case.
+/// Whether such a header is a client's although a proxy is trusted to say where requests come from: under a
+/// name that no proxy uses, or one that moves the request. `name` is in lower case.
 pub fn is_clients(name: &str) -> bool {
     let plain = plain_name(name);
     is_one(name) && (*plain != *name || MOVING.contains(&&*plain))

@@ -1,7 +1,7 @@
 //! An identity, as headers for an application.
 //!
-//! Every header that is ever set is in every answer, empty where there is nothing to say: proxies put in what they are given, and a
-//! client's copy survives exactly where they are given nothing.
+//! Every header that is ever set is in every answer, empty where there is nothing to say: proxies put in what
+//! they are given, and a client's copy survives exactly where they are given nothing.
 
 use crate::dialect::OWNED;
 use crate::forwarding;
@@ -16,7 +16,8 @@ use std::fmt::Write;
 
 /// The longest value of one header, unless another one is configured.
 pub const VALUE_LEN_DEFAULT: usize = 4096;
-/// The longest SID, account, user or token. A smaller `header_len_max` does not take them away: without them the others mean nothing.
+/// The longest SID, account, user or token. A smaller `header_len_max` does not take them away: without them
+/// the others mean nothing.
 const ESSENTIAL_LEN_MAX: usize = VALUE_LEN_DEFAULT;
 /// All values together: applications read 8 KiB of a request's headers, most of them.
 const VALUES_LEN_MAX: usize = 3 * VALUE_LEN_DEFAULT / 2;
@@ -29,10 +30,11 @@ pub enum Preset {
     /// `Remote-User`, `Remote-Groups`, `Remote-Name`, `Remote-Email`, as Authelia has them.
     #[default]
     Remote,
-    /// `X-Forwarded-User`, `X-Forwarded-Groups`, `X-Forwarded-Preferred-Username`, `X-Forwarded-Email`, as OAuth2 Proxy has them.
+    /// `X-Forwarded-User`, `X-Forwarded-Groups`, `X-Forwarded-Preferred-Username`, `X-Forwarded-Email`, as
+    /// OAuth2 Proxy has them.
     Forwarded,
-    /// The variables of mod_lookup_identity, as headers: `X-Remote-User`, `X-Remote-User-Groups` with colons, `X-Remote-User-Fullname`,
-    /// `X-Remote-User-Email`.
+    /// The variables of mod_lookup_identity, as headers: `X-Remote-User`, `X-Remote-User-Groups` with colons,
+    /// `X-Remote-User-Fullname`, `X-Remote-User-Email`.
     LookupIdentity,
     /// Only `X-Identity-…`.
     None,
@@ -53,7 +55,8 @@ pub enum UserForm {
 /// How groups are named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GroupForm {
-    /// The names of groups of the own domain and of those that are named in the configuration; the SIDs of others.
+    /// The names of groups of the own domain and of those that are named in the configuration; the SIDs of
+    /// others.
     #[default]
     Names,
     /// SIDs.
@@ -77,8 +80,8 @@ pub enum Encoding {
 pub struct Format {
     /// The headers beside `X-Identity-…`.
     pub preset: Preset,
-    /// Names that the operator gives, in place of those of the preset and of `X-Identity-…` ([`custom_name`]). A meaning that the preset
-    /// has no header for gets one by it.
+    /// Names that the operator gives, in place of those of the preset and of `X-Identity-…`
+    /// ([`custom_name`]). A meaning that the preset has no header for gets one by it.
     pub names: BTreeMap<Meaning, HeaderName>,
     /// How the account is named.
     pub user: UserForm,
@@ -206,10 +209,12 @@ const OWN: [(&str, Meaning); 13] = [
     ("x-identity-token", Meaning::Token),
 ];
 
-/// Most bytes of a name that an operator gives: nginx has room for 64 of a variable's name, which is the header's with a prefix.
+/// Most bytes of a name that an operator gives: nginx has room for 64 of a variable's name, which is the
+/// header's with a prefix.
 const NAME_LEN_MAX: usize = 40;
-/// Names, and beginnings of names, that HTTP (RFC 9110, RFC 9112 and those beside them), CGI or a web server has a meaning for: framing,
-/// hop by hop, authentication, conditions, what a response says of itself, and what web servers obey in an answer.
+/// Names, and beginnings of names, that HTTP (RFC 9110, RFC 9112 and those beside them), CGI or a web server
+/// has a meaning for: framing, hop by hop, authentication, conditions, what a response says of itself, and
+/// what web servers obey in an answer.
 const HTTP_NAMES: [&str; 60] = [
     "accept",
     "age",
@@ -348,7 +353,8 @@ impl Preset {
     }
 }
 
-/// Every header that some set has: what an application may read, whichever set is chosen, is nothing for a client to say.
+/// Every header that some set has: what an application may read, whichever set is chosen, is nothing for a
+/// client to say.
 pub fn known() -> impl Iterator<Item = HeaderName> {
     let sets = Preset::ALL.into_iter().flat_map(|preset| preset.headers());
     sets.chain(&OWN).map(|(name, _)| HeaderName::from_static(name))
@@ -396,7 +402,8 @@ impl Format {
         self.named().map(|(name, _)| name)
     }
 
-    /// Every header that an application may read: those of all sets, and those that the operator has named. None is a client's to send.
+    /// Every header that an application may read: those of all sets, and those that the operator has named.
+    /// None is a client's to send.
     pub fn known(&self) -> impl Iterator<Item = HeaderName> {
         let more = self.names.values().filter(|name| !known().any(|known| known == **name));
         known().chain(more.cloned())
@@ -420,8 +427,8 @@ impl Format {
         self.write_by(&self.layout(), identity, facts)
     }
 
-    /// The headers of an account, by [`Self::layout`], which the owner keeps. What is too long is left out, and
-    /// the decision's name stands in `X-Identity-Reference`.
+    /// The headers of an account, by [`Self::layout`], which the owner keeps. What is too long is left out,
+    /// and the decision's name stands in `X-Identity-Reference`.
     pub(crate) fn write_by(&self, layout: &Layout, identity: &Identity, facts: Facts<'_>) -> Written {
         // All values, one behind the other: they become headers without another copy.
         let mut values = String::with_capacity(VALUES_LEN_DEFAULT);
@@ -436,8 +443,9 @@ impl Format {
             let len = values.len() - start;
             let fits = len <= len_max && (is_essential || len <= room);
             is_cut |= !fits;
-            // What does not fit takes its room away all the same: with more groups, nothing comes back that fewer have pushed out. A token
-            // takes none, because it gets shorter when its groups are left out.
+            // What does not fit takes its room away all the same: with more groups, nothing comes back that
+            // fewer have pushed out. A token takes none, because it gets shorter when its groups are left
+            // out.
             if *meaning != Meaning::Token {
                 room = room.saturating_sub(len);
             }

@@ -71,7 +71,8 @@ pub struct Identity {
     pub assurance: Assurance,
     /// The policy by which it was decided.
     pub policy_revision: u64,
-    /// Until when it counts: the certificate's end, or before that the account's, or that of the hours in which it may be used.
+    /// Until when it counts: the certificate's end, or before that the account's, or that of the hours in
+    /// which it may be used.
     pub not_after: FileTime,
 }
 
@@ -93,8 +94,8 @@ impl DecisionInputs {
         self.path.as_deref().map(|path| path.authorities.as_slice())
     }
 
-    /// Whether nothing that decisions are made from was changed between `before`, which was taken first, and this one. A decision
-    /// that was made in between is then made from exactly these inputs.
+    /// Whether nothing that decisions are made from was changed between `before`, which was taken first, and
+    /// this one. A decision that was made in between is then made from exactly these inputs.
     pub fn is_unbroken_since(&self, before: &Self) -> bool {
         self == before && self.store_revision.is_unbroken_since(&before.store_revision)
     }
@@ -135,9 +136,9 @@ pub trait Identify: Send + Sync {
         now: FileTime,
     ) -> BoxFuture<'a, Result<Identity, Refusal>>;
 
-    /// The account of a certificate that came with a ticket, in which the farm says that it is this one. An implementation that asks a
-    /// server may return it without asking, after it has validated the certificate and audited the decision. One that knows the
-    /// accounts itself asks them, as this default does.
+    /// The account of a certificate that came with a ticket, in which the farm says that it is this one. An
+    /// implementation that asks a server may return it without asking, after it has validated the certificate
+    /// and audited the decision. One that knows the accounts itself asks them, as this default does.
     fn recognize<'a>(
         &'a self,
         presented: &'a ClientCertificate,

@@ -1,12 +1,14 @@
-//! What a web server needs to know about a client certificate: whether its owner is let in, and as which account.
+//! What a web server needs to know about a client certificate: whether its owner is let in, and as which
+//! account.
 //!
 //! ```text
 //! a proxy's request ─► dialect: which certificate did the handshake prove? ─► Identify: which account? ─► routes: is it let in?
 //!                                                                                      └► cached, ticket    └► headers, token
 //! ```
 //!
-//! There is no socket here and no clock: requests come in as `http` values, and the caller has checked that the proxy sent them. Three
-//! outcomes are kept apart: no client certificate (401), not let in (403), and not decided (500). A 500 is never used for a denial.
+//! There is no socket here and no clock: requests come in as `http` values, and the caller has checked that
+//! the proxy sent them. Three outcomes are kept apart: no client certificate (401), not let in (403), and not
+//! decided (500). A 500 is never used for a denial.
 
 mod allowed;
 mod answers;

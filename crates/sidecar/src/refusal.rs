@@ -211,7 +211,8 @@ impl Refusal {
         }
     }
 
-    /// The status of the answer: 401, 403 or 500, and in the TLS-terminating proxy 421 (RFC 9110, section 15.5.20).
+    /// The status of the answer: 401, 403 or 500, and in the TLS-terminating proxy 421 (RFC 9110, section
+    /// 15.5.20).
     pub const fn status(self) -> StatusCode {
         match (self, self.outcome()) {
             (Self::Misdirected, _) => StatusCode::MISDIRECTED_REQUEST,

@@ -1,7 +1,9 @@
-//! Who may go where: per host and path, which groups, accounts and domains, and how sure it must be who they are.
+//! Who may go where: per host and path, which groups, accounts and domains, and how sure it must be who they
+//! are.
 //!
-//! The most specific route decides, and no other: the host by its name before the host by a pattern before any host, then the longest
-//! path. Where routes are configured and none is for a request, the request is refused.
+//! The most specific route decides, and no other: the host by its name before the host by a pattern before
+//! any host, then the longest path. Where routes are configured and none is for a request, the request is
+//! refused.
 
 use crate::identity::{Assurance, Identity};
 use crate::refusal::{Broken, Refusal};
@@ -25,7 +27,8 @@ pub struct Route {
     pub strong: bool,
     /// `aud` of signed identities behind it; none for that of all others.
     pub audience: Option<String>,
-    /// Whether requests without a certificate pass, too, with empty identity headers. Only the TLS-terminating proxy passes such requests on.
+    /// Whether requests without a certificate pass, too, with empty identity headers. Only the
+    /// TLS-terminating proxy passes such requests on.
     pub anonymous: bool,
 }
 
@@ -146,9 +149,10 @@ impl Chosen<'_> {
     }
 }
 
-/// The host of `Host`, without its port, without a dot at its end, and in lower case: a name of letters, digits, `-`, `_` and dots, or an IPv6
-/// address in brackets. None for anything else (RFC 9110, section 7.2): a port that is no number from 0 to 65535, user information, or
-/// characters after a port or a bracket. Programs read such a value differently.
+/// The host of `Host`, without its port, without a dot at its end, and in lower case: a name of letters,
+/// digits, `-`, `_` and dots, or an IPv6 address in brackets. None for anything else (RFC 9110, section 7.2):
+/// a port that is no number from 0 to 65535, user information, or characters after a port or a bracket.
+/// Programs read such a value differently.
 pub fn host_of(authority: &str) -> Option<String> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -171,8 +175,8 @@ pub fn host_of(authority: &str) -> Option<String> {
     is_good.then(|| host.to_ascii_lowercase())
 }
 
-/// The path of a request's target, which may be a whole URL (RFC 9112, section 3.2.2). `None` where that is of another host: of the two
-/// programs choose differently.
+/// The path of a request's target, which may be a whole URL (RFC 9112, section 3.2.2). `None` where that is
+/// of another host: of the two programs choose differently.
 fn path_of<'a>(host: &str, target: &'a str) -> Option<&'a str> {
     let Some((scheme, after)) = target.split_once("://").filter(|_| !target.starts_with('/')) else {
         return Some(target);
@@ -183,9 +187,10 @@ fn path_of<'a>(host: &str, target: &'a str) -> Option<&'a str> {
     (is_http && host_of(authority).as_deref() == Some(host)).then_some(path)
 }
 
-/// A path as every program reads it: without its query, percent-encoding undone. `None` for one that programs read differently: with
-/// empty, `.` or `..` segments, encoded separators, backslashes, parameters, fragments or control characters. Browsers send none of them,
-/// but for an empty segment at the end. A route's path is one that comes out as it went in, but for a slash at its end.
+/// A path as every program reads it: without its query, percent-encoding undone. `None` for one that programs
+/// read differently: with empty, `.` or `..` segments, encoded separators, backslashes, parameters, fragments
+/// or control characters. Browsers send none of them, but for an empty segment at the end. A route's path is
+/// one that comes out as it went in, but for a slash at its end.
 pub fn plain_path(path: &str) -> Option<String> {
     let path = path.split('?').next().unwrap_or_default();
     let mut plain = Vec::with_capacity(path.len());
@@ -265,8 +270,8 @@ pub fn route_host(text: &str) -> Result<String, &'static str> {
 /// Most bytes of an audience: it is in each token, which has to fit a header.
 const AUDIENCE_LEN_MAX: usize = 255;
 
-/// Whether a signed identity can be for this audience: a StringOrURI (RFC 7519, section 2) that applications compare letter by letter. The error
-/// says why not.
+/// Whether a signed identity can be for this audience: a StringOrURI (RFC 7519, section 2) that applications
+/// compare letter by letter. The error says why not.
 pub fn route_audience(text: &str) -> Result<(), &'static str> {
     if text.is_empty() || text.len() > AUDIENCE_LEN_MAX {
         return Err("it has between 1 and 255 bytes");
@@ -288,11 +293,12 @@ pub fn route_audience(text: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Characters of patterns and quotes. RFC 3986 3.3 has all but the first for a path only as percent-encoding, and the first is what people write
-/// for "everything below".
+/// Characters of patterns and quotes. RFC 3986 3.3 has all but the first for a path only as percent-encoding,
+/// and the first is what people write for "everything below".
 const PATTERN: &str = "*^|{}[]<>\"`";
 
-/// Whether [`Routes::choose`] can find a route by this path; the error says why no request that is meant has such a path.
+/// Whether [`Routes::choose`] can find a route by this path; the error says why no request that is meant has
+/// such a path.
 pub fn route_path(text: &str) -> Result<(), &'static str> {
     if text.contains(|character| PATTERN.contains(character)) || text.contains(".+") || text.ends_with('$') {
         return Err("a path is no pattern: it stands for itself and everything below it");
@@ -375,7 +381,8 @@ mod tests {
         assert_eq!(Routes::default().choose(None).map(|chosen| chosen.number), Ok(None));
     }
 
-    /// What is configured is compared with a request's host without its port, without a dot at its end and in lower case.
+    /// What is configured is compared with a request's host without its port, without a dot at its end and in
+    /// lower case.
     #[test]
     fn a_host_that_is_configured_is_one_that_requests_have() {
         for (host, asked) in [

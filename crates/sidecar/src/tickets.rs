@@ -1,11 +1,12 @@
-//! Sessions in a cookie: a ticket stands for the answer of the server that was asked, on each node of a farm, for a short time and together with
-//! the certificate alone.
+//! Sessions in a cookie: a ticket stands for the answer of the server that was asked, on each node of a farm,
+//! for a short time and together with the certificate alone.
 //!
-//! A node uses a ticket only in place of a question to that server. It validates the certificate as it does before a question, evaluates its
-//! own routes, and audits the decision. A ticket that does not count is ignored: the server is asked.
+//! A node uses a ticket only in place of a question to that server. It validates the certificate as it does
+//! before a question, evaluates its own routes, and audits the decision. A ticket that does not count is
+//! ignored: the server is asked.
 //!
-//! A ticket never outlives what is known better: its node's own later answer about the certificate ends it, so does a change of the policy,
-//! and a ticket is made only from an answer, never from another ticket.
+//! A ticket never outlives what is known better: its node's own later answer about the certificate ends it,
+//! so does a change of the policy, and a ticket is made only from an answer, never from another ticket.
 //!
 //! # Data of a ticket
 //!
@@ -75,8 +76,8 @@ pub struct Farm {
     pub cookie: CookieName,
     /// How long a ticket counts.
     pub lifetime: Duration,
-    /// SHA-256 of everything that decides what a server is asked and how its answer is read. Tickets that were made by another policy do
-    /// not count.
+    /// SHA-256 of everything that decides what a server is asked and how its answer is read. Tickets that
+    /// were made by another policy do not count.
     pub policy: [u8; POLICY_LEN],
 }
 
@@ -118,8 +119,9 @@ impl Tickets {
         })
     }
 
-    /// The server has answered a question that was asked at `now`: older tickets end. `Set-Cookie` with a ticket that is made from the answer;
-    /// the error says why there is none, for metrics. An answer that decides nothing ends nothing.
+    /// The server has answered a question that was asked at `now`: older tickets end. `Set-Cookie` with a
+    /// ticket that is made from the answer; the error says why there is none, for metrics. An answer that
+    /// decides nothing ends nothing.
     pub(crate) fn answered(
         &self,
         answer: Result<&Identity, Refusal>,
@@ -173,7 +175,8 @@ impl Tickets {
         Ok(Session { identity, origin })
     }
 
-    /// `Set-Cookie` with a ticket for an account, and the SHA-256 of the ticket's text. The error says why there is none.
+    /// `Set-Cookie` with a ticket for an account, and the SHA-256 of the ticket's text. The error says why
+    /// there is none.
     fn seal(
         &self,
         identity: &Identity,
@@ -211,8 +214,8 @@ impl Tickets {
     }
 }
 
-/// The data for an account; none if a ticket cannot carry all of it. Names of groups, the method and the form of a mapping are known only where
-/// the accounts are, and there no ticket is used.
+/// The data for an account; none if a ticket cannot carry all of it. Names of groups, the method and the form
+/// of a mapping are known only where the accounts are, and there no ticket is used.
 fn write(identity: &Identity, policy: &[u8; POLICY_LEN]) -> Option<Vec<u8>> {
     let Identity { domain, is_ours, account, upn, full_name, sid, groups, method, .. } = identity;
     let is_carried = method.is_none()

@@ -1,8 +1,8 @@
-//! A signed identity: a JWT (RFC 7519) with EdDSA (RFC 8037) or ES256 (RFC 7518, section 3.4), for applications behind more than one
-//! hop.
+//! A signed identity: a JWT (RFC 7519) with EdDSA (RFC 8037) or ES256 (RFC 7518, section 3.4), for
+//! applications behind more than one hop.
 //!
-//! It is bound to the certificate (`cnf` with `x5t#S256`, RFC 8705, section 3.1) and counts only together with it: an application has to
-//! check both.
+//! It is bound to the certificate (`cnf` with `x5t#S256`, RFC 8705, section 3.1) and counts only together
+//! with it: an application has to check both.
 
 use crate::headers::Facts;
 use crate::identity::Identity;
@@ -16,7 +16,8 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Groups in a token; with more, or where the token would be longer than a header may be, `groups` is left out and `groups_omitted` is there: a token has to fit a header.
+/// Groups in a token; with more, or where the token would be longer than a header may be, `groups` is left
+/// out and `groups_omitted` is there: a token has to fit a header.
 const GROUPS_MAX: usize = 32;
 
 /// What a token says of an account.
@@ -53,7 +54,8 @@ pub struct PublicJwk {
     jwk: Value,
 }
 
-/// RFC 8410, section 4, and RFC 5480, section 2: a SubjectPublicKeyInfo up to the key. The second ends with the mark of an uncompressed point.
+/// RFC 8410, section 4, and RFC 5480, section 2: a SubjectPublicKeyInfo up to the key. The second ends with
+/// the mark of an uncompressed point.
 const ED25519_SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 const P256_SPKI: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
@@ -164,8 +166,9 @@ impl TokenSigner {
         std::iter::once(&self.public).chain(&self.others)
     }
 
-    /// A token for an account and the configured audience, or another one; it ends with the certificate at the latest. If it would be longer
-    /// than `len_max`, groups are left out, then the names that the account does not need.
+    /// A token for an account and the configured audience, or another one; it ends with the certificate at
+    /// the latest. If it would be longer than `len_max`, groups are left out, then the names that the account
+    /// does not need.
     pub fn sign(
         &self,
         (identity, audience): (&Identity, Option<&str>),
@@ -240,7 +243,8 @@ impl TokenSigner {
     }
 }
 
-/// The thumbprint of a key (RFC 7638, section 3) by SHA-256. `required` has the required members and no other.
+/// The thumbprint of a key (RFC 7638, section 3) by SHA-256. `required` has the required members and no
+/// other.
 fn thumbprint(required: &Value) -> String {
     // In the order of their names, whichever order a map keeps.
     let members: BTreeMap<_, _> = required.as_object().into_iter().flatten().collect();

@@ -2,13 +2,15 @@
 //!
 //! # Format, version 1
 //!
-//! An envelope (see `envelope.rs`) with magic `MSBK`. Its header: the key header (see [`source`](crate::source)); 8 octets: time of the
-//! backup, Unix seconds; 16 octets: instance id of the folder that it was made of; the generations (see `generation.rs`), which begin
-//! with the lineage. The plaintext is 16 octets for each generation.
+//! An envelope (see `envelope.rs`) with magic `MSBK`. Its header: the key header (see
+//! [`source`](crate::source)); 8 octets: time of the backup, Unix seconds; 16 octets: instance id of the
+//! folder that it was made of; the generations (see `generation.rs`), which begin with the lineage. The
+//! plaintext is 16 octets for each generation.
 //!
-//! For a recipient the salt of the key header is the sender's X25519 public key, drawn for this backup. The 32 octets of the source are
-//! `HKDF-SHA256(salt = sender's public key || recipient's public key, secret = X25519, "rcmpd recipient key 1")`. The sender's key is new
-//! for each backup, so it does not show who wrote the backup.
+//! For a recipient the salt of the key header is the sender's X25519 public key, drawn for this backup. The
+//! 32 octets of the source are `HKDF-SHA256(salt = sender's public key || recipient's public key, secret =
+//! X25519, "rcmpd recipient key 1")`. The sender's key is new for each backup, so it does not show who wrote
+//! the backup.
 
 use crate::envelope::{self, Envelope, FormatError};
 use crate::files;
@@ -67,9 +69,10 @@ impl<'a> Backup<'a> {
         Ok(Self { envelope, key_header, created, instance, listed })
     }
 
-    /// The generations that it says it has, newest first. Nothing of it is authenticated before it is opened. A backup that a key file or
-    /// passphrase opens was written by a program that has it. Each program that has the public key of a recipient can write a backup that
-    /// the private key opens: see [`RestoreRules`](crate::RestoreRules) and [`NodeKeys::take_backup`](crate::NodeKeys::take_backup).
+    /// The generations that it says it has, newest first. Nothing of it is authenticated before it is opened.
+    /// A backup that a key file or passphrase opens was written by a program that has it. Each program that
+    /// has the public key of a recipient can write a backup that the private key opens: see
+    /// [`RestoreRules`](crate::RestoreRules) and [`NodeKeys::take_backup`](crate::NodeKeys::take_backup).
     pub fn generations(&self) -> &[Generation] {
         &self.listed.generations
     }
@@ -91,7 +94,8 @@ impl<'a> Backup<'a> {
     }
 }
 
-/// Writes a backup to a new file with mode 0600, which is on the disk afterwards. A file that exists is never touched.
+/// Writes a backup to a new file with mode 0600, which is on the disk afterwards. A file that exists is never
+/// touched.
 pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     files::write_new(path, bytes)
 }

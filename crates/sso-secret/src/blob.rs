@@ -1,7 +1,7 @@
 //! What callers seal under the master secret: credentials, tickets of other products, connection strings.
 //!
-//! [`seal`] uses the newest secret of a [`Keyring`], [`open`] finds the secret by the key id in the blob, and [`reseal`] moves a blob
-//! to the newest secret. Our own tickets never use this key: see the crate `ticket`.
+//! [`seal`] uses the newest secret of a [`Keyring`], [`open`] finds the secret by the key id in the blob, and
+//! [`reseal`] moves a blob to the newest secret. Our own tickets never use this key: see the crate `ticket`.
 //!
 //! # Format, version 1
 //!
@@ -15,12 +15,13 @@
 //! | 46 | n | ciphertext |
 //! | 46 + n | 16 | tag |
 //!
-//! `HKDF-SHA256(salt = the salt, secret = the master secret, info = "rcmpd blob 1: " || purpose)` gives 44 octets: the key (32), then
-//! the nonce (12). The associated data are the first 46 octets of the blob, then what the caller passed as associated data.
+//! `HKDF-SHA256(salt = the salt, secret = the master secret, info = "rcmpd blob 1: " || purpose)` gives 44
+//! octets: the key (32), then the nonce (12). The associated data are the first 46 octets of the blob, then
+//! what the caller passed as associated data.
 //!
-//! The wire of [MS-SSP] carries no generation number. So the blob names its generation by the key id, which a node computes from the
-//! 16 octets that it was given. If [`open`] does not know the key id, the blob is older than the node's keys, or newer: the node
-//! fetches the secret once and tries again.
+//! The wire of [MS-SSP] carries no generation number. So the blob names its generation by the key id, which a
+//! node computes from the 16 octets that it was given. If [`open`] does not know the key id, the blob is
+//! older than the node's keys, or newer: the node fetches the secret once and tries again.
 
 use crate::secret::{KeyId, Keyring};
 use aes_gcm_siv::aead::{AeadInOut, KeyInit};
@@ -29,7 +30,8 @@ use dtyp::{DecodeError, DecodeErrorKind, Reader};
 use std::fmt;
 use zeroize::Zeroizing;
 
-/// A blob is read into memory as a whole, and callers keep credentials in it: 1 MiB of plaintext is far more than those need.
+/// A blob is read into memory as a whole, and callers keep credentials in it: 1 MiB of plaintext is far more
+/// than those need.
 pub const PLAIN_MAX: usize = 1 << 20;
 /// Octets that a blob has beside its plaintext.
 pub const OVERHEAD: usize = HEADER_LEN + TAG_LEN;
@@ -90,7 +92,8 @@ pub enum BlobError {
         /// Octet 5.
         algorithm: u8,
     },
-    /// The keyring has no secret of this name: fetch the newest secret, or get the older one from the server's operator.
+    /// The keyring has no secret of this name: fetch the newest secret, or get the older one from the
+    /// server's operator.
     #[error("the blob is sealed under key {0}, which is not at hand")]
     UnknownKey(KeyId),
     /// The octets, the purpose or the associated data are not those that were sealed.
@@ -117,7 +120,8 @@ pub struct Opened {
     pub is_newest: bool,
 }
 
-/// Seals `plain` under the newest secret. [`open`] needs the same `purpose` and `associated` data, such as the name of the record.
+/// Seals `plain` under the newest secret. [`open`] needs the same `purpose` and `associated` data, such as
+/// the name of the record.
 pub fn seal(
     keys: &Keyring,
     purpose: &Purpose,

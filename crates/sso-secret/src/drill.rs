@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 impl SecretStore {
-    /// Restores a backup into a new folder below `scratch`, opens it from there, and proves that it opens what each live generation
-    /// seals. Notes the time if all of it passed. The copy is sealed under a key that exists only in memory, and is removed.
+    /// Restores a backup into a new folder below `scratch`, opens it from there, and proves that it opens
+    /// what each live generation seals. Notes the time if all of it passed. The copy is sealed under a key
+    /// that exists only in memory, and is removed.
     pub fn drill(
         &self,
         bytes: &[u8],

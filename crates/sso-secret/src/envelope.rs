@@ -10,8 +10,8 @@
 //! | 22 + h | n | ciphertext |
 //! | 22 + h + n | 16 | tag |
 //!
-//! AES-256-GCM-SIV (RFC 8452). The associated data are the first 10 + h octets. Each header begins with a [`KeyHeader`], which says
-//! how the key is made.
+//! AES-256-GCM-SIV (RFC 8452). The associated data are the first 10 + h octets. Each header begins with a
+//! [`KeyHeader`], which says how the key is made.
 
 use crate::memory::Locked;
 use crate::secret::KeyId;

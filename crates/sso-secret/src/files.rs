@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 
 /// The steps of which each write consists. A test injects its own, which fails at any one of them.
 pub trait Disk: Send + Sync {
-    /// Writes a new file with mode 0600; [`io::ErrorKind::AlreadyExists`] if there is one. Owner and mode are set on the file that is
-    /// returned: the owner of the folder may put another file under its name.
+    /// Writes a new file with mode 0600; [`io::ErrorKind::AlreadyExists`] if there is one. Owner and mode are
+    /// set on the file that is returned: the owner of the folder may put another file under its name.
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<File>;
     /// Appends to a file that is open for it.
     fn append(&self, file: &File, bytes: &[u8]) -> io::Result<()>;
@@ -58,7 +58,8 @@ impl Disk for RealDisk {
 
 /// Replaces `path`, or creates it: after a crash at any moment it has the old contents or the new ones.
 ///
-/// The caller holds the write lock: a temporary file that is there already was left by a writer that was killed.
+/// The caller holds the write lock: a temporary file that is there already was left by a writer that was
+/// killed.
 pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = beside(path, ".tmp");
     remove_if_there(disk, &draft)?;
@@ -102,7 +103,8 @@ pub(crate) fn open_lock(
     Ok(lock)
 }
 
-/// Gives a new file to the owner of the folder of `path`. An operator who works as root leaves files that the service can read.
+/// Gives a new file to the owner of the folder of `path`. An operator who works as root leaves files that the
+/// service can read.
 fn own_like_folder(file: &File, path: &Path) -> io::Result<()> {
     let folder = folder_of(path).metadata()?;
     if !rustix::process::geteuid().is_root() || file.metadata()?.uid() == folder.uid() {
@@ -111,8 +113,8 @@ fn own_like_folder(file: &File, path: &Path) -> io::Result<()> {
     std::os::unix::fs::fchown(file, Some(folder.uid()), Some(folder.gid()))
 }
 
-/// Opens the file of this name. A link is refused, and a pipe is not waited for: an operator who works as root in the folder of another
-/// user must not be led elsewhere.
+/// Opens the file of this name. A link is refused, and a pipe is not waited for: an operator who works as
+/// root in the folder of another user must not be led elsewhere.
 pub(crate) fn open_no_link(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     open_regular(options, path, OFlags::NOFOLLOW).map_err(|error| {
         match error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
@@ -143,8 +145,8 @@ fn open_regular(options: &mut OpenOptions, path: &Path, flags: OFlags) -> io::Re
     }
 }
 
-/// Writes a new file with mode 0600, which is on the disk afterwards. A file that exists is never touched. If the file cannot be
-/// written as a whole, no part of it is left.
+/// Writes a new file with mode 0600, which is on the disk afterwards. A file that exists is never touched. If
+/// the file cannot be written as a whole, no part of it is left.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = create_new(path)?;
     if let Err(error) = file.write_all(bytes).and_then(|()| file.sync_all()) {
@@ -158,8 +160,8 @@ fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// All bytes of a file that only its owner may use, and that has at most `max` of them. A link is followed: key files are often mounted
-/// as links.
+/// All bytes of a file that only its owner may use, and that has at most `max` of them. A link is followed:
+/// key files are often mounted as links.
 ///
 /// The file that was opened is checked, not its path, so no other file can take its place in between.
 pub(crate) fn read_bounded(path: &Path, max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
@@ -175,8 +177,9 @@ pub(crate) fn read_replaced(path: &Path, max: usize) -> io::Result<Zeroizing<Vec
     read_at_most(&file, max)
 }
 
-/// The bytes of a file that belongs to the owner of its folder, whatever its permissions are. What is read may be given to that owner: a
-/// link, or a second name of the file of another user, would give away what the owner cannot read.
+/// The bytes of a file that belongs to the owner of its folder, whatever its permissions are. What is read
+/// may be given to that owner: a link, or a second name of the file of another user, would give away what the
+/// owner cannot read.
 pub(crate) fn read_of_folder_owner(path: &Path, max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     let file = open_no_link(OpenOptions::new().read(true), path)?;
     if file.metadata()?.uid() != folder_of(path).metadata()?.uid() {

@@ -12,7 +12,8 @@
 //! | 8, 8, 8 | created, superseded, end of the overlap: Unix seconds; the last two are 0 for the newest |
 //! | 62 | sentinel: a blob without plaintext under this secret, purpose `rcmpd/sentinel`, associated data lineage and number |
 //!
-//! The six last rows come once for each generation. The sealed part of the file is 16 octets for each generation, in the same order.
+//! The six last rows come once for each generation. The sealed part of the file is 16 octets for each
+//! generation, in the same order.
 
 use crate::blob::{self, Purpose};
 use crate::envelope::FormatError;
@@ -33,8 +34,8 @@ const SENTINEL_LEN: usize = blob::OVERHEAD;
 pub struct Overlap {
     /// For the generation that was the newest until now. Zero: it is dropped at once.
     pub time: Duration,
-    /// Whether all older generations end by then, too. If this shortens one and there is no room, the oldest ones end at once: a fresh
-    /// key is wanted, as after a leak.
+    /// Whether all older generations end by then, too. If this shortens one and there is no room, the oldest
+    /// ones end at once: a fresh key is wanted, as after a leak.
     pub shorten_older: bool,
 }
 
@@ -211,9 +212,10 @@ impl Generations {
 
     /// What a restore makes of these live generations and those of a backup.
     ///
-    /// The newest of the backup becomes the newest. Unless it is the live newest already, it gets a new number. All others of both stay
-    /// for `overlap`, as many as there is room for, newest first: a restore loses nothing that a live generation sealed. If two
-    /// generations have the same number, as in two lineages, the older ones are numbered anew too: blobs name the key id, not the number.
+    /// The newest of the backup becomes the newest. Unless it is the live newest already, it gets a new
+    /// number. All others of both stay for `overlap`, as many as there is room for, newest first: a restore
+    /// loses nothing that a live generation sealed. If two generations have the same number, as in two
+    /// lineages, the older ones are numbered anew too: blobs name the key id, not the number.
     pub(crate) fn merged(self, backup: Self, now: UnixTime, overlap: Duration) -> Result<Self, NotAdded> {
         let lineage = backup.lineage;
         let highest = self.newest().0.number.max(backup.newest().0.number);

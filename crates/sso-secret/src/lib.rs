@@ -2,9 +2,10 @@
 //!
 //! Two sides use this crate.
 //!
-//! **The master secret server** and its operator's commands hold a [`SecretStore`]: one sealed file in a data folder. It is in one of
-//! four states: there is no secret; it is sealed, with the name of what is missing; it was rolled back to an older file; or it is open. `generate`, `rotate`, `import`,
-//! `restore` change it; `backup`, `drill`, `status` tell of it. A secret is never generated because something is missing.
+//! **The master secret server** and its operator's commands hold a [`SecretStore`]: one sealed file in a data
+//! folder. It is in one of four states: there is no secret; it is sealed, with the name of what is missing;
+//! it was rolled back to an older file; or it is open. `generate`, `rotate`, `import`, `restore` change it;
+//! `backup`, `drill`, `status` tell of it. A secret is never generated because something is missing.
 //!
 //! ```no_run
 //! use sso_secret::{KeyFile, MachineId, SecretStore, State, UnixTime};
@@ -21,13 +22,15 @@
 //! # Ok(()) }
 //! ```
 //!
-//! **A node of the farm** gets 16 octets from the server. It keeps them, and older ones for the overlap, in [`NodeKeys`], and uses
-//! [`blob::seal`], [`blob::open`], [`blob::reseal`] and [`reseal::reseal_files`].
+//! **A node of the farm** gets 16 octets from the server. It keeps them, and older ones for the overlap, in
+//! [`NodeKeys`], and uses [`blob::seal`], [`blob::open`], [`blob::reseal`] and [`reseal::reseal_files`].
 //!
-//! The wire carries no generation number. A secret is named by its [`KeyId`], 8 public octets derived from it, which each blob carries.
+//! The wire carries no generation number. A secret is named by its [`KeyId`], 8 public octets derived from
+//! it, which each blob carries.
 //!
-//! The crate reads files and draws random numbers. It has no tasks and no sockets. The wall clock is an argument; a store reads it itself
-//! ([`SecretStore::with_clock`]) to drop generations whose overlap has ended.
+//! The crate reads files and draws random numbers. It has no tasks and no sockets. The wall clock is an
+//! argument; a store reads it itself ([`SecretStore::with_clock`]) to drop generations whose overlap has
+//! ended.
 
 pub mod backup;
 pub mod blob;

@@ -1,8 +1,8 @@
 //! Secrets in memory: each on a page of its own, which is locked and wiped.
 //!
-//! A locked page is not written to swap. If `RLIMIT_MEMLOCK` forbids the lock, the secret is used all the same, and
-//! [`PageLock::Refused`] says why: an operator raises `LimitMEMLOCK=` of the unit. A page is 4 KiB, and there are at most a few
-//! dozen: one for each generation and one for the sealing key.
+//! A locked page is not written to swap. If `RLIMIT_MEMLOCK` forbids the lock, the secret is used all the
+//! same, and [`PageLock::Refused`] says why: an operator raises `LimitMEMLOCK=` of the unit. A page is 4 KiB,
+//! and there are at most a few dozen: one for each generation and one for the sealing key.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

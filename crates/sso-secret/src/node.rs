@@ -1,16 +1,19 @@
 //! The keys of a node of the farm, sealed on its disk: for the overlap, and for outages of the server.
 //!
-//! The wire gives the newest secret only. A node that was given another secret before keeps that one for the overlap, so it opens what
-//! any node sealed under it. If no server answers, the node works with what it has, up to a configured age since the last delivery.
+//! The wire gives the newest secret only. A node that was given another secret before keeps that one for the
+//! overlap, so it opens what any node sealed under it. If no server answers, the node works with what it has,
+//! up to a configured age since the last delivery.
 //!
-//! A node that was never given an older secret, such as a new one, learns it from its operator: a backup that the server's operator
-//! wrote for the node's recipient key, read by [`NodeKeys::take_backup`]. There is no second method on the wire for it.
+//! A node that was never given an older secret, such as a new one, learns it from its operator: a backup that
+//! the server's operator wrote for the node's recipient key, read by [`NodeKeys::take_backup`]. There is no
+//! second method on the wire for it.
 //!
 //! # Format, version 1
 //!
-//! An envelope (see `envelope.rs`) with magic `MSNK`. Its header: the key header (see [`source`](crate::source)); 8 octets: the last
-//! delivery, Unix seconds; 1 octet: count, 1 to 8; for each key, newest first: 8 octets key id, 8 octets first seen, 8 octets superseded
-//! (0 for the newest). The plaintext is 16 octets for each key. The file is replaced atomically under the lock of `FILE.lock`.
+//! An envelope (see `envelope.rs`) with magic `MSNK`. Its header: the key header (see
+//! [`source`](crate::source)); 8 octets: the last delivery, Unix seconds; 1 octet: count, 1 to 8; for each
+//! key, newest first: 8 octets key id, 8 octets first seen, 8 octets superseded (0 for the newest). The
+//! plaintext is 16 octets for each key. The file is replaced atomically under the lock of `FILE.lock`.
 
 use crate::backup::{Backup, BackupError};
 use crate::envelope::{self, Envelope, FILE_MAX, FormatError};
@@ -76,7 +79,8 @@ pub enum NodeError {
     /// A backup does not open.
     #[error("{0}")]
     Backup(#[from] BackupError),
-    /// A backup of another farm, or one that a program made that has the node's public key and not the farm's key.
+    /// A backup of another farm, or one that a program made that has the node's public key and not the farm's
+    /// key.
     #[error(
         "the backup does not have the newest key that the server delivered ({0}): it is of another farm, older, or forged; fetch the newest \
          key, and have the backup written after that"
@@ -90,7 +94,8 @@ pub enum NodeError {
 /// What a delivery brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// A key that was not the newest until now: what is sealed under older ones is to be resealed during the overlap.
+    /// A key that was not the newest until now: what is sealed under older ones is to be resealed during the
+    /// overlap.
     New(KeyId),
     /// The key that was known.
     Same(KeyId),
@@ -167,8 +172,8 @@ impl NodeKeys {
         Ok(CachedKeys { keys, age })
     }
 
-    /// Notes what the server delivered. A new key is on the disk before this returns, so that a crash afterwards loses no key under
-    /// which something may have been sealed.
+    /// Notes what the server delivered. A new key is on the disk before this returns, so that a crash
+    /// afterwards loses no key under which something may have been sealed.
     pub fn delivered(&mut self, secret: MasterSecret, now: UnixTime) -> Result<Delivery, NodeError> {
         let key_id = secret.key_id();
         let is_newest = |entries: &Entries| entries.keys.first().is_some_and(|entry| entry.secret == secret);
@@ -200,14 +205,15 @@ impl NodeKeys {
         Ok(delivery)
     }
 
-    /// Learns older keys from a backup that the server's operator wrote for this node. The newest delivered key stays the newest. Without
-    /// a delivery there is nothing to add to: [`NodeError::Empty`].
+    /// Learns older keys from a backup that the server's operator wrote for this node. The newest delivered
+    /// key stays the newest. Without a delivery there is nothing to add to: [`NodeError::Empty`].
     ///
-    /// The backup has to have the node's newest delivered key. Its encryption does not show who wrote it, because the node's public key is
-    /// public, and lineage, numbers and key ids are, too.
+    /// The backup has to have the node's newest delivered key. Its encryption does not show who wrote it,
+    /// because the node's public key is public, and lineage, numbers and key ids are, too.
     ///
-    /// The overlap of each key goes on from when the server superseded it. The newest of the backup was superseded at the latest when this
-    /// node first got the key that it has now. So a key whose overlap has ended does not come back, however often a backup is read.
+    /// The overlap of each key goes on from when the server superseded it. The newest of the backup was
+    /// superseded at the latest when this node first got the key that it has now. So a key whose overlap has
+    /// ended does not come back, however often a backup is read.
     pub fn take_backup(
         &mut self,
         bytes: &[u8],
@@ -282,7 +288,8 @@ impl NodeKeys {
     }
 }
 
-/// The last delivery and the key ids in a cache, newest first, read without its key, so they are not authenticated.
+/// The last delivery and the key ids in a cache, newest first, read without its key, so they are not
+/// authenticated.
 pub fn facts_of(bytes: &[u8]) -> Result<(UnixTime, Vec<KeyId>), FormatError> {
     let (_, Header { delivered, keys, .. }) = Header::read(bytes)?;
     Ok((delivered, keys.into_iter().map(|(id, ..)| id).collect()))

@@ -1,4 +1,5 @@
-//! Recipients of backups: X25519 key pairs. A server encrypts for the public key and cannot open its own backup.
+//! Recipients of backups: X25519 key pairs. A server encrypts for the public key and cannot open its own
+//! backup.
 
 use crate::derive;
 use crate::memory::Locked;
@@ -7,7 +8,8 @@ use aws_lc_rs::agreement::{self, EphemeralPrivateKey, PrivateKey, UnparsedPublic
 use aws_lc_rs::rand::SystemRandom;
 use std::path::Path;
 
-/// The public key of a recipient of backups. The machine that encrypts a backup for it cannot open the backup again.
+/// The public key of a recipient of backups. The machine that encrypts a backup for it cannot open the backup
+/// again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recipient(pub [u8; 32]);
 

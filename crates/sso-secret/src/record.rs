@@ -2,17 +2,19 @@
 //!
 //! # Format
 //!
-//! One line of ASCII for each write of the sealed file, appended after it: instance id (32 hexadecimal digits), count of writes, newest
-//! generation, mark of the folder (64 hexadecimal digits), with a space between. A line that was cut by a crash is no record,
-//! and the next one begins on a line of its own.
+//! One line of ASCII for each write of the sealed file, appended after it: instance id (32 hexadecimal
+//! digits), count of writes, newest generation, mark of the folder (64 hexadecimal digits), with a space
+//! between. A line that was cut by a crash is no record, and the next one begins on a line of its own.
 //!
-//! A line is appended after the sealed file has its name. A crash in between leaves the lines behind the file, which is allowed, and never
-//! the file behind the lines. For the same reason a reader reads the lines first.
+//! A line is appended after the sealed file has its name. A crash in between leaves the lines behind the
+//! file, which is allowed, and never the file behind the lines. For the same reason a reader reads the lines
+//! first.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
-/// The end of the file that is read: some forty lines. There is one for each write by an operator, so older lines name states of long ago.
+/// The end of the file that is read: some forty lines. There is one for each write by an operator, so older
+/// lines name states of long ago.
 const TAIL_LEN: u64 = 4096;
 
 /// One write of the sealed file.

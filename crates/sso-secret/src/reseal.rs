@@ -1,9 +1,9 @@
 //! Moves many blobs, one in each file, to the newest secret.
 //!
-//! A file is replaced as a whole, and its key id says whether that was done. So a run that was killed at any moment is run again, and
-//! goes on where it was: files that are done are read and left alone. Two runs at once lock each file in turn (`flock`). The program that
-//! uses the blobs must not write a file while this runs over it, or take the same lock. A file that changed in between is reported and
-//! left as it is.
+//! A file is replaced as a whole, and its key id says whether that was done. So a run that was killed at any
+//! moment is run again, and goes on where it was: files that are done are read and left alone. Two runs at
+//! once lock each file in turn (`flock`). The program that uses the blobs must not write a file while this
+//! runs over it, or take the same lock. A file that changed in between is reported and left as it is.
 
 use crate::blob::{self, Purpose};
 use crate::files::{self, Disk};
@@ -14,11 +14,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// End of the name of a file that replaces another. One is left where a run was killed, and the next run removes it.
+/// End of the name of a file that replaces another. One is left where a run was killed, and the next run
+/// removes it.
 const DRAFT: &str = ".rcmpd-reseal";
 /// Failures that are reported by name. All are counted.
 const NAMED_MAX: usize = 100;
-/// Files that reach the disk at once. Each is open and locked meanwhile, so this stays below the usual limit of 1024 open files.
+/// Files that reach the disk at once. Each is open and locked meanwhile, so this stays below the usual limit
+/// of 1024 open files.
 const BATCH: usize = 256;
 
 /// What was done.
@@ -140,8 +142,9 @@ impl Run<'_> {
         Ok(Some(Draft { path: path.to_owned(), draft, before, _lock: file }))
     }
 
-    /// Opens the file and locks it, so that one process at a time replaces it. The lock belongs to the file that has the name now:
-    /// another process may have replaced it while this one waited. No lock is waited for while others are held.
+    /// Opens the file and locks it, so that one process at a time replaces it. The lock belongs to the file
+    /// that has the name now: another process may have replaced it while this one waited. No lock is waited
+    /// for while others are held.
     fn open_locked(&mut self, path: &Path) -> io::Result<(File, Metadata)> {
         /// Each turn means that another process has done the work.
         const TURNS: usize = 16;

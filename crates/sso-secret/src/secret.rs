@@ -84,8 +84,9 @@ impl fmt::Debug for MasterSecret {
 
 /// Names a master secret: 8 octets of HKDF-SHA256 over it. Public.
 ///
-/// The wire of [MS-SSP] carries 16 octets and no generation number, so a node cannot know the number. What is sealed carries the key id
-/// instead. The server's status shows number and key id of each generation side by side.
+/// The wire of [MS-SSP] carries 16 octets and no generation number, so a node cannot know the number. What is
+/// sealed carries the key id instead. The server's status shows number and key id of each generation side by
+/// side.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId(pub [u8; KeyId::LEN]);
 

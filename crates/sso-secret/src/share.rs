@@ -1,7 +1,8 @@
 //! Shares of a sealing key: any k of n give it, and fewer say nothing of it.
 //!
-//! Shamir's scheme octet by octet over GF(2^8) with the polynomial x^8 + x^4 + x^3 + x + 1, the key at x = 0. Multiplication has no
-//! tables and no branches that depend on secrets. A share is a line of text: `rcmpd-share-1:` and 84 hexadecimal digits for
+//! Shamir's scheme octet by octet over GF(2^8) with the polynomial x^8 + x^4 + x^3 + x + 1, the key at x = 0.
+//! Multiplication has no tables and no branches that depend on secrets. A share is a line of text:
+//! `rcmpd-share-1:` and 84 hexadecimal digits for
 //!
 //! | octets | field |
 //! | --- | --- |
@@ -24,8 +25,8 @@ use zeroize::Zeroizing;
 
 /// More shares than an operator's team has members.
 pub const SHARES_MAX: u8 = 16;
-/// Subsets of one set's shares that are tried for a key: enough for 6 wrong ones among 12 of which 6 are needed. Each costs some
-/// microseconds, and a sealed service tries once a second.
+/// Subsets of one set's shares that are tried for a key: enough for 6 wrong ones among 12 of which 6 are
+/// needed. Each costs some microseconds, and a sealed service tries once a second.
 const SUBSETS_MAX: usize = 4096;
 /// The same with those that have one x twice, which cost less.
 const STEPS_MAX: usize = 1 << 16;
@@ -114,7 +115,8 @@ fn split_with(key: &SourceKey, threshold: u8, count: u8, coefficients: &[[u8; 32
     (1..=count).map(share).collect()
 }
 
-/// The key of shares, of which some may be wrong or of other sets. If shares give several keys, none is chosen.
+/// The key of shares, of which some may be wrong or of other sets. If shares give several keys, none is
+/// chosen.
 pub fn combine(shares: &[Share]) -> Result<SourceKey, ShareError> {
     let mut keys = Vec::new();
     for set in sets(shares) {
@@ -153,8 +155,8 @@ fn sets(shares: &[Share]) -> Vec<Vec<&Share>> {
     sets
 }
 
-/// The key of one set that is right, and the shares that gave it. Any subset may be the good one: a wrong share must not keep good ones
-/// from giving the key.
+/// The key of one set that is right, and the shares that gave it. Any subset may be the good one: a wrong
+/// share must not keep good ones from giving the key.
 fn key_of_set<'s>(
     set: &[&'s Share],
     is_right: &dyn Fn(&SourceKey) -> bool,
@@ -177,7 +179,8 @@ fn key_of_set<'s>(
                 return Some((key, chosen));
             }
         }
-        // The next subset in lexicographic order: the last place that can advance does, and those behind it follow it.
+        // The next subset in lexicographic order: the last place that can advance does, and those behind it
+        // follow it.
         let last = (0..threshold).rev().find(|at| places[*at] < set.len() - threshold + at)?;
         places[last] += 1;
         for at in last + 1..threshold {
@@ -202,7 +205,8 @@ fn interpolate(shares: &[&Share]) -> SourceKey {
     key
 }
 
-/// Whether a share is on the polynomial of shares that give a key: in the place of one of them it gives the same key.
+/// Whether a share is on the polynomial of shares that give a key: in the place of one of them it gives the
+/// same key.
 fn belongs(share: &Share, good: &[&Share], key: &SourceKey) -> bool {
     let mut others: Vec<&Share> = good.iter().copied().filter(|other| other.x != share.x).collect();
     others.truncate(good.len() - 1);
@@ -296,7 +300,8 @@ impl fmt::Debug for Share {
 /// The end of the names of files with shares.
 const FILE_END: &str = ".share";
 
-/// A sealing key whose shares are in the files of a folder whose names end with `.share`: one in each, which only their owner may read.
+/// A sealing key whose shares are in the files of a folder whose names end with `.share`: one in each, which
+/// only their owner may read.
 #[derive(Clone, Debug)]
 pub struct ShareFolder(PathBuf);
 
@@ -324,8 +329,9 @@ impl ShareFolder {
         Self(folder.to_owned())
     }
 
-    /// Writes a share to a file of the folder, for the folder's owner. A share that is there already counts once. The file is there as a
-    /// whole or not at all. Wrong shares, and those of other keys, cannot be told before a key is combined: they are written, too.
+    /// Writes a share to a file of the folder, for the folder's owner. A share that is there already counts
+    /// once. The file is there as a whole or not at all. Wrong shares, and those of other keys, cannot be
+    /// told before a key is combined: they are written, too.
     pub fn add(&self, share: &Share) -> Result<SharesThere, ShareFileError> {
         let there = self.read()?;
         let is_new = !there.shares.iter().any(|other| other == share);
@@ -333,7 +339,8 @@ impl ShareFolder {
             if there.shares.len() >= FILES_MAX {
                 return Err(ShareFileError::TooMany(self.0.clone()));
             }
-            // The name tells shares apart that have one x. It says nothing about y, which has 32 random octets.
+            // The name tells shares apart that have one x. It says nothing about y, which has 32 random
+            // octets.
             let which: [u8; 8] = *derive(None, share.y.expose(), &[b"rcmpd share 1: file"]);
             let name = format!("{}-{}-{}{FILE_END}", dtyp::hex(&share.set), share.x, dtyp::hex(&which));
             let path = self.0.join(name);

@@ -1,8 +1,9 @@
-//! Where the sealing key comes from: a key file, a systemd credential, a passphrase, a PKCS#11 token, or shares of a key.
+//! Where the sealing key comes from: a key file, a systemd credential, a passphrase, a PKCS#11 token, or
+//! shares of a key.
 //!
-//! A source gives 32 octets for a salt. The key of a file is `HKDF-SHA256(salt, the 32 octets, "rcmpd sealing key 1: " || magic)`, so
-//! each file has a key of its own. 16 octets of a second derivation (`… which key: `) stand in the header: a wrong key is told from a
-//! changed file.
+//! A source gives 32 octets for a salt. The key of a file is `HKDF-SHA256(salt, the 32 octets, "rcmpd sealing
+//! key 1: " || magic)`, so each file has a key of its own. 16 octets of a second derivation (`… which key: `)
+//! stand in the header: a wrong key is told from a changed file.
 //!
 //! # The key header, which begins each header
 //!
@@ -398,8 +399,8 @@ pub struct Passphrase {
 }
 
 impl Passphrase {
-    /// `name` is where the text comes from, such as `cred:master-secret-passphrase`; `read` fetches it. `cost` is used for new files; a
-    /// file that exists has its own.
+    /// `name` is where the text comes from, such as `cred:master-secret-passphrase`; `read` fetches it.
+    /// `cost` is used for new files; a file that exists has its own.
     pub fn new(
         name: &str,
         cost: PassphraseCost,

@@ -13,8 +13,8 @@ pub struct Status {
     pub state: &'static str,
     /// If it is sealed: the name of what is missing, and why.
     pub sealed: Option<String>,
-    /// What is in the file. If the store is sealed, the header was read without its key, so these facts are not authenticated. `None` if
-    /// there is no readable file.
+    /// What is in the file. If the store is sealed, the header was read without its key, so these facts are
+    /// not authenticated. `None` if there is no readable file.
     pub facts: Option<Facts>,
     /// Whether the secrets are kept out of swap; `None` unless the store is open.
     pub page_lock: Option<PageLock>,

@@ -25,25 +25,30 @@
 //! | 8 | last drill that passed; 0: never |
 //! | | generations: see `generation.rs` |
 //!
-//! The plaintext is 16 octets for each generation. Before a store is open, each secret has opened its sentinel.
+//! The plaintext is 16 octets for each generation. Before a store is open, each secret has opened its
+//! sentinel.
 //!
 //! # How a rollback is noticed
 //!
-//! After each write, a line is appended to `master-secret.instance` (see the module `record`). A sealed file that is behind these lines is
-//! an older one that was put back: it is not opened ([`State::RolledBack`]). A rotation of it would give the number of a generation that
-//! nodes have to another secret. A store that stays open compares with what it has seen as well, so that it notices a rollback of both
-//! files. An operator puts the newer file back, restores a backup, or adopts the older file: its newest secret then gets a number above
-//! all that were used. A snapshot of the whole machine that is put back is not noticed.
+//! After each write, a line is appended to `master-secret.instance` (see the module `record`). A sealed file
+//! that is behind these lines is an older one that was put back: it is not opened ([`State::RolledBack`]). A
+//! rotation of it would give the number of a generation that nodes have to another secret. A store that stays
+//! open compares with what it has seen as well, so that it notices a rollback of both files. An operator puts
+//! the newer file back, restores a backup, or adopts the older file: its newest secret then gets a number
+//! above all that were used. A snapshot of the whole machine that is put back is not noticed.
 //!
 //! # How a copy is noticed
 //!
-//! The mark is SHA-256 over the machine id (`/etc/machine-id`), the inode number and the time of birth of `master-secret.instance`,
-//! which is created once and never replaced. A copied folder has another inode or time of birth, and on another machine another machine
-//! id. The device number is left out because it may change at boot. If the mark differs, the store opens and serves, and `rotate`,
-//! `import` and `restore` are refused until an operator says by [`SecretStore::adopt`] that this folder is the one that lives: two
-//! servers that rotate by themselves would hand out two keys. A restore in place of a sealed, damaged or missing file of a copy leaves it
-//! a copy. A restore into an empty folder makes an original: its operator has just said where the secret is to live. A disk image of a virtual machine that is started twice with the same
-//! machine id is not noticed. A folder that is moved to another machine or restored from a file backup is noticed, and is adopted once.
+//! The mark is SHA-256 over the machine id (`/etc/machine-id`), the inode number and the time of birth of
+//! `master-secret.instance`, which is created once and never replaced. A copied folder has another inode or
+//! time of birth, and on another machine another machine id. The device number is left out because it may
+//! change at boot. If the mark differs, the store opens and serves, and `rotate`, `import` and `restore` are
+//! refused until an operator says by [`SecretStore::adopt`] that this folder is the one that lives: two
+//! servers that rotate by themselves would hand out two keys. A restore in place of a sealed, damaged or
+//! missing file of a copy leaves it a copy. A restore into an empty folder makes an original: its operator
+//! has just said where the secret is to live. A disk image of a virtual machine that is started twice with
+//! the same machine id is not noticed. A folder that is moved to another machine or restored from a file
+//! backup is noticed, and is adopted once.
 
 use crate::backup::{self, Backup, BackupError};
 use crate::envelope::{self, Envelope, FILE_MAX, FormatError};
@@ -219,7 +224,8 @@ pub struct RestoreRules {
     pub allow_foreign: bool,
     /// The live file is sealed or damaged. It is kept aside under another name.
     pub replace_sealed: bool,
-    /// The key id of the backup's newest generation, as its operator knows it from elsewhere. Key ids are derived from the secrets.
+    /// The key id of the backup's newest generation, as its operator knows it from elsewhere. Key ids are
+    /// derived from the secrets.
     pub key_id: Option<KeyId>,
     /// Only a backup whose newest secret is one of an open live store, whatever encrypts it.
     pub live_only: bool,
@@ -333,8 +339,8 @@ impl From<NotAdded> for StoreError {
     }
 }
 
-/// The folder with the sealed file. One process may hold it open for years while others change it: [`SecretStore::state`] looks each
-/// time whether the file was replaced, which is one system call.
+/// The folder with the sealed file. One process may hold it open for years while others change it:
+/// [`SecretStore::state`] looks each time whether the file was replaced, which is one system call.
 pub struct SecretStore {
     folder: PathBuf,
     source: Arc<dyn SealingSource>,
@@ -346,7 +352,8 @@ pub struct SecretStore {
     seen: Mutex<Option<Seen>>,
 }
 
-/// What changes when the sealed file is replaced: inode, size, time of change in seconds and nanoseconds. `None` where there is none.
+/// What changes when the sealed file is replaced: inode, size, time of change in seconds and nanoseconds.
+/// `None` where there is none.
 type Stamp = Option<(u64, u64, i64, i64)>;
 
 /// A store whose lock this process holds.
@@ -394,7 +401,8 @@ impl SecretStore {
         self.clock
     }
 
-    /// What there is now. Generations whose overlap has ended are gone, whether the file has them still or not. Reads the file again if it was replaced. A sealing source that gave no key is asked again only by
+    /// What there is now. Generations whose overlap has ended are gone, whether the file has them still or
+    /// not. Reads the file again if it was replaced. A sealing source that gave no key is asked again only by
     /// [`SecretStore::reload`]: a passphrase costs argon2id, and each caller of the service could ask for that.
     pub fn state(&self) -> State {
         let stamp = self.stamp();
@@ -459,7 +467,8 @@ impl SecretStore {
         self.begin(secret, Origin::Generated, now)
     }
 
-    /// Draws a new generation. The present one stays for `overlap`: a duration, or an [`Overlap`] that ends older ones, too.
+    /// Draws a new generation. The present one stays for `overlap`: a duration, or an [`Overlap`] that ends
+    /// older ones, too.
     pub fn rotate(&self, now: UnixTime, overlap: impl Into<Overlap>) -> Result<Arc<OpenSecret>, StoreError> {
         let secret = MasterSecret::generate().map_err(NotAdded::Random)?;
         self.advance(secret, Origin::Generated, now, overlap.into())
@@ -507,7 +516,8 @@ impl SecretStore {
         writer.commit(generations, open.rest.clone(), &open.key_header, &open.key)
     }
 
-    /// Writes a backup of all generations to a new file with mode 0600, encrypted for `recipient`, and notes its time.
+    /// Writes a backup of all generations to a new file with mode 0600, encrypted for `recipient`, and notes
+    /// its time.
     pub fn backup_to(
         &self,
         path: &Path,
@@ -520,7 +530,8 @@ impl SecretStore {
         self.backup(recipient, now, keep)
     }
 
-    /// Makes a backup of all generations, encrypted for `recipient`. Its time is noted once `keep` has kept it.
+    /// Makes a backup of all generations, encrypted for `recipient`. Its time is noted once `keep` has kept
+    /// it.
     pub fn backup(
         &self,
         recipient: &dyn SealingSource,
@@ -536,7 +547,8 @@ impl SecretStore {
         writer.commit(open.generations.clone(), rest, &open.key_header, &open.key)
     }
 
-    /// Makes a backup of all generations, encrypted for `recipient`. It is noted by [`SecretStore::note_backup`], once it was kept.
+    /// Makes a backup of all generations, encrypted for `recipient`. It is noted by
+    /// [`SecretStore::note_backup`], once it was kept.
     pub fn make_backup(
         &self,
         recipient: &dyn SealingSource,
@@ -566,8 +578,8 @@ impl SecretStore {
         writer.commit(open.generations.clone(), rest, &open.key_header, &open.key)
     }
 
-    /// A backup for a node of the farm, from which it learns older keys. It is not noted: the node's key opens it, and no key of the
-    /// server's operators.
+    /// A backup for a node of the farm, from which it learns older keys. It is not noted: the node's key
+    /// opens it, and no key of the server's operators.
     pub fn backup_for_node(&self, node: Recipient, now: UnixTime) -> Result<Vec<u8>, StoreError> {
         let open = self.open()?;
         Ok(backup::write(&open.generations, open.rest.instance, now, &node)?)
@@ -575,8 +587,8 @@ impl SecretStore {
 
     /// Brings back what a backup holds. All its secrets have opened their sentinels before a file is changed.
     ///
-    /// In an empty folder the result is what the backup holds. If the live store is open, its generations stay for `overlap`, and the
-    /// newest of the backup becomes the newest.
+    /// In an empty folder the result is what the backup holds. If the live store is open, its generations
+    /// stay for `overlap`, and the newest of the backup becomes the newest.
     pub fn restore(
         &self,
         bytes: &[u8],
@@ -595,7 +607,8 @@ impl SecretStore {
         writer.restore(live, restored, &listed, now, overlap, rules)
     }
 
-    /// Restores a backup into an empty folder, for a rehearsal: what it opens shows whether it is the right one.
+    /// Restores a backup into an empty folder, for a rehearsal: what it opens shows whether it is the right
+    /// one.
     pub(crate) fn restore_scratch(
         &self,
         bytes: &[u8],
@@ -618,8 +631,8 @@ impl SecretStore {
         writer.commit(open.generations.clone(), rest, &open.key_header, &open.key)
     }
 
-    /// An operator says that this folder is the one that lives: it gets a new instance id and its own mark. If the sealed file was rolled
-    /// back, its newest secret gets a number above all that were used here.
+    /// An operator says that this folder is the one that lives: it gets a new instance id and its own mark.
+    /// If the sealed file was rolled back, its newest secret gets a number above all that were used here.
     pub fn adopt(&self) -> Result<Arc<OpenSecret>, StoreError> {
         let writer = self.writer()?;
         let highest = writer.records()?.highest();
@@ -630,7 +643,8 @@ impl SecretStore {
         writer.commit(generations, rest, &open.key_header, &open.key)
     }
 
-    /// Seals the file under another source. The store that was opened with the old source is of no use afterwards.
+    /// Seals the file under another source. The store that was opened with the old source is of no use
+    /// afterwards.
     pub fn change_source(&self, source: Arc<dyn SealingSource>) -> Result<SecretStore, StoreError> {
         let writer = self.writer()?;
         let open = writer.original()?;
@@ -666,7 +680,8 @@ impl SecretStore {
         hash.finalize().into()
     }
 
-    /// Reads the file, and checks that it is not behind what was here. A key that is `known` for the same key header is used again.
+    /// Reads the file, and checks that it is not behind what was here. A key that is `known` for the same key
+    /// header is used again.
     fn load(&self, known: Option<&OpenSecret>) -> State {
         let path = self.instance_path();
         // Before the sealed file: see the module `record`.
@@ -745,8 +760,8 @@ impl SecretStore {
         match envelope.open(&key).and_then(|plain| listed.open(&plain)) {
             Ok(mut generations) => {
                 generations.drop_ended((self.clock)());
-                // The writer may be between the rename and the sync of the folder. A secret that a power failure takes back must not be
-                // handed out before.
+                // The writer may be between the rename and the sync of the folder. A secret that a power
+                // failure takes back must not be handed out before.
                 if let Err(error) = self.disk.sync(&self.folder) {
                     return sealed(format!("cannot be synced: {error}"));
                 }
@@ -775,7 +790,8 @@ impl SecretStore {
 }
 
 impl Writer<'_> {
-    /// What there is on the disk now. A sealing source that gave the key of the file already is not asked again.
+    /// What there is on the disk now. A sealing source that gave the key of the file already is not asked
+    /// again.
     fn state(&self) -> State {
         let known = match self.store.state() {
             State::Open(open) => Some(open),
@@ -852,7 +868,8 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes the first file of a folder, or one in place of a file that is sealed. With another mark than its own, the folder is a copy.
+    /// Writes the first file of a folder, or one in place of a file that is sealed. With another mark than
+    /// its own, the folder is a copy.
     fn found(&self, generations: Generations, mark: [u8; 32]) -> Result<Arc<OpenSecret>, StoreError> {
         let (key_header, key) = KeyHeader::fresh(&*self.store.source, MAGIC)?;
         let rest = Rest {
@@ -910,7 +927,8 @@ impl Writer<'_> {
         Records::read(&self.lock).map_err(|error| StoreError::File { path, error })
     }
 
-    /// Notes a write, once the sealed file is there: from now on a missing sealed file is a loss, and an older one is a rollback.
+    /// Notes a write, once the sealed file is there: from now on a missing sealed file is a loss, and an
+    /// older one is a rollback.
     fn note(&self, record: &Record) -> Result<(), StoreError> {
         let path = self.store.instance_path();
         let start = if self.records()?.ends_whole { "" } else { "\n" };
@@ -934,8 +952,9 @@ fn opened(state: State) -> Result<Arc<OpenSecret>, StoreError> {
 impl RestoreRules {
     /// Whether the secrets of an opened backup are those of the farm. The only place that decides so.
     ///
-    /// A key file or passphrase authenticates what it opens. A public key does not: each program that has it can write such a backup, and
-    /// lineage, numbers and key ids are public. There the newest secret has to be a live one, or the one of the given key id.
+    /// A key file or passphrase authenticates what it opens. A public key does not: each program that has it
+    /// can write such a backup, and lineage, numbers and key ids are public. There the newest secret has to
+    /// be a live one, or the one of the given key id.
     fn authenticate(self, kind: SourceKind, restored: &Generations, live: &State) -> Result<(), StoreError> {
         let (newest, secret) = restored.newest();
         let is_live = match live {
@@ -993,7 +1012,8 @@ fn header_of(envelope: &Envelope<'_>) -> Result<(KeyHeader, Rest, Listed), Forma
     Ok((key, rest, listed))
 }
 
-/// The public facts in a sealed file, read without its key, so they are not authenticated. `mark` is that of the folder it is in.
+/// The public facts in a sealed file, read without its key, so they are not authenticated. `mark` is that of
+/// the folder it is in.
 pub fn facts_of(bytes: &[u8], mark: &[u8; 32]) -> Result<Facts, FormatError> {
     let (key, rest, listed) = header_of(&Envelope::read("sealed file", MAGIC, bytes)?)?;
     Ok(facts(&rest, rest.mark != *mark, &key, listed.lineage, listed.generations))

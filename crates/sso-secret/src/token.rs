@@ -1,8 +1,9 @@
 //! A sealing key that does not leave its PKCS#11 token.
 //!
-//! The token has a secret key (`CKK_GENERIC_SECRET` or any that it allows for `CKM_SHA256_HMAC`), found by its label. The 32 octets of the
-//! source are HMAC-SHA256 under that key over `rcmpd sealing key 1: token: ` and the salt. HMAC needs no choice of wrapping mechanism, on
-//! which tokens differ, and the key may be marked sensitive and not extractable.
+//! The token has a secret key (`CKK_GENERIC_SECRET` or any that it allows for `CKM_SHA256_HMAC`), found by
+//! its label. The 32 octets of the source are HMAC-SHA256 under that key over `rcmpd sealing key 1: token: `
+//! and the salt. HMAC needs no choice of wrapping mechanism, on which tokens differ, and the key may be
+//! marked sensitive and not extractable.
 
 use crate::memory::Locked;
 use crate::source::{PassphraseCost, SealingSource, SourceError, SourceKey, SourceKind};
@@ -32,8 +33,8 @@ pub struct TokenKey {
 }
 
 impl TokenKey {
-    /// The module is a shared library, such as `/usr/lib/softhsm/libsofthsm2.so`. Token and key are named by their labels. `pin` fetches
-    /// the user's PIN.
+    /// The module is a shared library, such as `/usr/lib/softhsm/libsofthsm2.so`. Token and key are named by
+    /// their labels. `pin` fetches the user's PIN.
     pub fn new(
         module: &Path,
         token: &str,
@@ -49,7 +50,8 @@ impl TokenKey {
         Self { serial, ..self }
     }
 
-    /// Makes the key in the token: 32 octets, sensitive and not extractable. A key of this label is never replaced.
+    /// Makes the key in the token: 32 octets, sensitive and not extractable. A key of this label is never
+    /// replaced.
     pub fn create(&self) -> Result<(), SourceError> {
         let session = self.session(true)?;
         if !self.find(&session)?.is_empty() {
@@ -79,7 +81,8 @@ impl TokenKey {
                     && self.serial.as_deref().is_none_or(|expected| expected == serial)
             })
         };
-        // Before a login: another token of this label must not get the PIN, and would count it as a wrong one.
+        // Before a login: another token of this label must not get the PIN, and would count it as a wrong
+        // one.
         let slot = match slots.into_iter().filter(is_named).collect::<Vec<_>>().as_slice() {
             [] => return Err(SourceError::Missing),
             [slot] => *slot,

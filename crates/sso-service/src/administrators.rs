@@ -22,8 +22,8 @@ pub enum Administrator {
     Local {
         /// Its name when the configuration was loaded.
         name: String,
-        /// The account that had the name then. `None` before it was looked up, and if there was none: then no user
-        /// matches. A name that another account gets later does not count.
+        /// The account that had the name then. `None` before it was looked up, and if there was none: then no
+        /// user matches. A name that another account gets later does not count.
         sid: Option<Sid>,
     },
 }
@@ -56,8 +56,8 @@ impl fmt::Display for EntryRefused {
 
 impl std::error::Error for EntryRefused {}
 
-/// Predefined relative identifiers ([MS-DTYP] 2.4.2.4) that no list of administrators may name: the guest, the users,
-/// the guests and the computers of a domain.
+/// Predefined relative identifiers ([MS-DTYP] 2.4.2.4) that no list of administrators may name: the guest,
+/// the users, the guests and the computers of a domain.
 const RIDS_OF_EVERYONE: [u32; 4] = [501, 513, 514, 515];
 
 impl FromStr for Administrator {
@@ -125,8 +125,8 @@ pub struct AccessRules {
     pub realms: Vec<(String, RealmKind)>,
     /// The account domain of the local store, if its users can authenticate here.
     pub own_domain: Option<LocalDomain>,
-    /// For a domain or realm: the account domains whose SIDs its users may have. SIDs of other domains do not count.
-    /// Users of a domain or realm without an entry may have SIDs of their own account domain only.
+    /// For a domain or realm: the account domains whose SIDs its users may have. SIDs of other domains do not
+    /// count. Users of a domain or realm without an entry may have SIDs of their own account domain only.
     pub sid_filters: Vec<(String, Vec<Sid>)>,
     /// Whether users of delegated tickets may obtain the secret.
     pub allow_delegated: bool,
@@ -202,7 +202,8 @@ impl AccessRules {
             }
             IdentitySource::Ticket { .. } => (&user.domain, false),
         };
-        // A KDC, or the controller of another domain, does not decide who is a member of a group of the local store.
+        // A KDC, or the controller of another domain, does not decide who is a member of a group of the local
+        // store.
         let is_own = self.own_domain.as_ref().is_some_and(|own| sid.rid_in(&own.sid).is_some());
         if is_own && !is_own_controller {
             return false;

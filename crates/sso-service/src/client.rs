@@ -1,8 +1,8 @@
 //! The client's side of the message: what a server answered, unchanged.
 //!
-//! [MS-SSP] section 3 and 3.2.4: a client takes no action on a return value, and gives it to the application that
-//! called it. So nothing here tries again, asks another server or lowers a level. That is for the caller, and
-//! only if no server answered.
+//! [MS-SSP] section 3 and 3.2.4: a client takes no action on a return value, and gives it to the application
+//! that called it. So nothing here tries again, asks another server or lowers a level. That is for the
+//! caller, and only if no server answered.
 
 use crate::message::{read_response, write_request};
 use crate::{MasterSecret, REMOTE_GET_MASTER_SECRET, ReturnCode};

@@ -1,7 +1,8 @@
 //! [MS-SSP]: the master secret server and its client, without sockets.
 //!
 //! - [`message`] has the two stubs of RemoteGetMasterSecret, for both sides.
-//! - [`Administrators`] is the list of users who may obtain the secret, and the rules by which an identity matches it.
+//! - [`Administrators`] is the list of users who may obtain the secret, and the rules by which an identity
+//!   matches it.
 //! - [`MasterSecretServer`] answers calls. It gets the secret, the accounts and the audit log by traits.
 //! - [`client`] reads an answer and returns each code and fault unchanged. It never acts on one.
 

@@ -7,9 +7,9 @@
 //!     [out, size_is(*pcbSecret)] byte *pbSecret);
 //! ```
 //!
-//! Both pointers are top-level and have no attribute, so they are `[ref]` pointers and have no referent identifier on
-//! the wire. The request is `*pcbSecret`. The response is `*pcbSecret`, the array with its maximum count, and the
-//! return value: 28 octets in NDR, 36 in NDR64.
+//! Both pointers are top-level and have no attribute, so they are `[ref]` pointers and have no referent
+//! identifier on the wire. The request is `*pcbSecret`. The response is `*pcbSecret`, the array with its
+//! maximum count, and the return value: 28 octets in NDR, 36 in NDR64.
 
 use crate::{MasterSecret, ReturnCode};
 use dcerpc::ndr::{NdrReader, NdrSyntax, NdrWriter};
@@ -47,8 +47,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// Reads the stub. A size out of range is the fault nca_s_fault_invalid_bound; a stub that is cut short is bad
-    /// stub data.
+    /// Reads the stub. A size out of range is the fault nca_s_fault_invalid_bound; a stub that is cut short
+    /// is bad stub data.
     pub fn read(
         stub: &[u8],
         syntax: NdrSyntax,
@@ -76,13 +76,14 @@ pub fn write_request() -> Vec<u8> {
     SIZE.to_le_bytes().to_vec()
 }
 
-/// The results of a successful call. The security contexts of `rpc-auth` wipe the stub when they have sealed it.
+/// The results of a successful call. The security contexts of `rpc-auth` wipe the stub when they have sealed
+/// it.
 pub fn write_secret(secret: &MasterSecret, syntax: NdrSyntax) -> Vec<u8> {
     write_response(secret.octets(), ReturnCode::SUCCESS, syntax)
 }
 
-/// The results of a call that failed: 16 zero octets and the code. A client that checks the range accepts no other
-/// size, whatever it asked for.
+/// The results of a call that failed: 16 zero octets and the code. A client that checks the range accepts no
+/// other size, whatever it asked for.
 pub fn write_failure(code: ReturnCode, syntax: NdrSyntax) -> Vec<u8> {
     write_response(&[0; MasterSecret::LEN], code, syntax)
 }

@@ -1,7 +1,7 @@
 use std::fmt;
 
-/// The return value of RemoteGetMasterSecret ([MS-SSP] 3.1.4.1). Values that the document does not name are kept
-/// as they are.
+/// The return value of RemoteGetMasterSecret ([MS-SSP] 3.1.4.1). Values that the document does not name are
+/// kept as they are.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ReturnCode(pub u32);
 

@@ -4,7 +4,8 @@ use zeroize::Zeroizing;
 
 /// The master secret: 16 octets ([MS-SSP] 2.2.1), wiped when they are dropped and never printed.
 ///
-/// They are in a place of their own, which does not move with the value: a value that passes through futures leaves no octets behind.
+/// They are in a place of their own, which does not move with the value: a value that passes through futures
+/// leaves no octets behind.
 #[derive(Clone)]
 pub struct MasterSecret(Box<Zeroizing<[u8; Self::LEN]>>);
 

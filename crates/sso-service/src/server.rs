@@ -52,8 +52,8 @@ pub struct StoreFailed(pub String);
 
 /// What is still known of a user who authenticated some time ago on this connection.
 pub trait Accounts: Send + Sync {
-    /// The user as of now. `None` if the account is gone or may not be used any more. An identity that another
-    /// authority proved is returned as it is.
+    /// The user as of now. `None` if the account is gone or may not be used any more. An identity that
+    /// another authority proved is returned as it is.
     fn refresh(
         &self,
         user: Arc<UserIdentity>,
@@ -62,8 +62,8 @@ pub trait Accounts: Send + Sync {
 
 /// The audit log.
 pub trait DeliveryAudit: Send + Sync {
-    /// Records a delivery before the secret leaves. It returns after the record is on the disk, or fails; then
-    /// the secret does not leave.
+    /// Records a delivery before the secret leaves. It returns after the record is on the disk, or fails;
+    /// then the secret does not leave.
     fn record<'a>(&'a self, delivery: &'a Delivery<'a>) -> BoxFuture<'a, Result<(), AuditFailed>>;
 }
 
@@ -203,8 +203,8 @@ impl MasterSecretServer {
         Answer { reply: Ok(reply), outcome, user: Some(user), trailing: request.trailing }
     }
 
-    /// The method in the order of evaluation: what can be decided at all, the caller, then the buffer, then the secret. A stranger learns
-    /// nothing of the store.
+    /// The method in the order of evaluation: what can be decided at all, the caller, then the buffer, then
+    /// the secret. A stranger learns nothing of the store.
     async fn decide(
         &self,
         rules: &AccessRules,
@@ -254,7 +254,8 @@ fn failed(code: ReturnCode, detail: impl Into<String>) -> Outcome {
 async fn without_panic<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     poll_fn(|context| {
-        // After a panic the future is not polled again, and what it shares is read-only or behind its own locks.
+        // After a panic the future is not polled again, and what it shares is read-only or behind its own
+        // locks.
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
             Ok(poll) => poll.map(Some),
             Err(_) => Poll::Ready(None),

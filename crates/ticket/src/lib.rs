@@ -1,12 +1,14 @@
 //! Sealed tickets of a farm: versioned, authenticated, bound to a purpose, without I/O.
 //!
-//! Every node of a farm has the same [`Roots`]: 32 random octets for each generation, which are for tickets alone. The master secret of
-//! [MS-SSP] never seals a ticket, because each of its administrators can ask for it.
+//! Every node of a farm has the same [`Roots`]: 32 random octets for each generation, which are for tickets
+//! alone. The master secret of [MS-SSP] never seals a ticket, because each of its administrators can ask for
+//! it.
 //!
-//! - A **reusable** ticket ([`seal_reusable`], [`open_reusable`]) is bound to the SHA-256 of a client certificate. It counts only
-//!   together with that certificate, so a ticket that was stolen alone is of no use.
-//! - A **one-time** ticket ([`seal_once`], [`redeem`]) is redeemed by an insert into a store that all nodes share ([`Redemption`]). If
-//!   the store does not answer, the ticket is refused.
+//! - A **reusable** ticket ([`seal_reusable`], [`open_reusable`]) is bound to the SHA-256 of a client
+//!   certificate. It counts only together with that certificate, so a ticket that was stolen alone is of no
+//!   use.
+//! - A **one-time** ticket ([`seal_once`], [`redeem`]) is redeemed by an insert into a store that all nodes
+//!   share ([`Redemption`]). If the store does not answer, the ticket is refused.
 //!
 //! Times and salts are arguments: this crate reads no clock and draws no random number.
 //!
@@ -21,8 +23,9 @@
 //! | 38 | n | sealed claims |
 //! | 38 + n | 16 | tag |
 //!
-//! `HKDF-SHA256(salt = the salt, secret = the root, info = "rcmpd ticket 1: " || purpose)` gives 44 octets: the key of AES-256-GCM-SIV
-//! (32), then the nonce (12). The associated data are the first 38 octets. The claims:
+//! `HKDF-SHA256(salt = the salt, secret = the root, info = "rcmpd ticket 1: " || purpose)` gives 44 octets:
+//! the key of AES-256-GCM-SIV (32), then the nonce (12). The associated data are the first 38 octets. The
+//! claims:
 //!
 //! | octets | field |
 //! | --- | --- |
@@ -32,7 +35,8 @@
 //! | 32 | SHA-256 of the certificate, in a reusable ticket only |
 //! | 2 + n | length and octets of the data |
 //!
-//! A ticket has at most [`TICKET_MAX`] octets. As a cookie it is base64url without padding: [`to_cookie`], [`from_cookie`].
+//! A ticket has at most [`TICKET_MAX`] octets. As a cookie it is base64url without padding: [`to_cookie`],
+//! [`from_cookie`].
 
 mod redemption;
 mod roots;
@@ -52,8 +56,8 @@ use zeroize::Zeroizing;
 
 /// Octets of data that fit into a cookie with the longest audience and SID.
 pub const DATA_MAX: usize = 1024;
-/// Octets of the longest ticket: header, times, audience, SID, certificate, data, tag. As a cookie it has 1,682 characters, and browsers
-/// keep 4,096 with name and attributes (RFC 6265, section 6.1).
+/// Octets of the longest ticket: header, times, audience, SID, certificate, data, tag. As a cookie it has
+/// 1,682 characters, and browsers keep 4,096 with name and attributes (RFC 6265, section 6.1).
 pub const TICKET_MAX: usize = HEADER_LEN
     + 8
     + 8
@@ -194,7 +198,8 @@ impl Refused {
     }
 }
 
-/// Seals a ticket that counts any number of times, together with this certificate. `salt` is random and never used again.
+/// Seals a ticket that counts any number of times, together with this certificate. `salt` is random and never
+/// used again.
 pub fn seal_reusable(
     roots: &Roots,
     purpose: &Name,
@@ -231,7 +236,8 @@ pub fn seal_once(
     seal(roots, purpose, claims, None, salt)
 }
 
-/// Opens a one-time ticket and redeems it. Everything is checked before the insert, so that refused tickets fill no store.
+/// Opens a one-time ticket and redeems it. Everything is checked before the insert, so that refused tickets
+/// fill no store.
 pub async fn redeem(
     roots: &Roots,
     purpose: &Name,
@@ -254,7 +260,8 @@ pub fn to_cookie(ticket: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(ticket)
 }
 
-/// The ticket in the value of a cookie. There is one text for each ticket: padding, other alphabets and unused bits are refused.
+/// The ticket in the value of a cookie. There is one text for each ticket: padding, other alphabets and
+/// unused bits are refused.
 pub fn from_cookie(text: &str) -> Result<Vec<u8>, Refused> {
     let error = |kind| Refused::Format(DecodeError { what: "cookie", offset: 0, kind });
     if text.len() > TICKET_MAX.div_ceil(3) * 4 {
@@ -329,8 +336,8 @@ fn seal(
     Ok(ticket)
 }
 
-/// Header and claims of a ticket of this kind that counts now, and the certificate of a reusable one. The only
-/// place that decides so.
+/// Header and claims of a ticket of this kind that counts now, and the certificate of a reusable one. The
+/// only place that decides so.
 fn open(
     roots: &Roots,
     purpose: &Name,

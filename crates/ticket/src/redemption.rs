@@ -31,8 +31,9 @@ pub struct RedemptionFailed(pub String);
 
 /// A store that all nodes of a farm share.
 pub trait Redemption {
-    /// Inserts an id, which has to be kept until `keep_until` at least. Of all calls with the same id in the whole farm, one gets
-    /// [`Redeemed::First`]. An error means that this is not known: the ticket is refused.
+    /// Inserts an id, which has to be kept until `keep_until` at least. Of all calls with the same id in the
+    /// whole farm, one gets [`Redeemed::First`]. An error means that this is not known: the ticket is
+    /// refused.
     fn insert_once(
         &self,
         id: TicketId,
@@ -49,7 +50,8 @@ pub struct MemoryRedemption {
 }
 
 impl MemoryRedemption {
-    /// Keeps at most `max` ids. If all of them are still to be kept, it refuses: an id that is forgotten could be redeemed again.
+    /// Keeps at most `max` ids. If all of them are still to be kept, it refuses: an id that is forgotten
+    /// could be redeemed again.
     pub fn new(max: usize) -> Self {
         Self { ids: Mutex::new(HashMap::new()), max }
     }

@@ -36,7 +36,8 @@ impl Root {
         Ok(Self::new(number, octets.as_slice().try_into().map_err(|_| NotARoot)?))
     }
 
-    /// The line of its file: `rcmpd-ticket-root:GENERATION:KEY`, with the octets in base64url without padding.
+    /// The line of its file: `rcmpd-ticket-root:GENERATION:KEY`, with the octets in base64url without
+    /// padding.
     pub fn to_line(&self) -> Zeroizing<String> {
         let key = Zeroizing::new(URL_SAFE_NO_PAD.encode(self.octets));
         Zeroizing::new(format!("{LINE_START}{}:{}", self.generation, key.as_str()))
@@ -98,8 +99,8 @@ impl Roots {
 
     /// In any order.
     ///
-    /// A new generation seals as soon as a node has it. So each node is given the new root first as an additional *older* one, by
-    /// [`Roots::sealing_with`], and seals with it when all nodes have it.
+    /// A new generation seals as soon as a node has it. So each node is given the new root first as an
+    /// additional *older* one, by [`Roots::sealing_with`], and seals with it when all nodes have it.
     pub fn new(mut roots: Vec<Root>) -> Result<Self, RootsError> {
         roots.sort_by_key(|root| std::cmp::Reverse(root.generation));
         let twice = roots.windows(2).find(|pair| pair[0].generation == pair[1].generation);

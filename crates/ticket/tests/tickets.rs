@@ -1,4 +1,5 @@
-//! Tickets that another program sealed from the description of the format open here (`vectors/make.py`), and no others do.
+//! Tickets that another program sealed from the description of the format open here (`vectors/make.py`), and
+//! no others do.
 
 use dtyp::{FileTime, Sid};
 use std::pin::pin;

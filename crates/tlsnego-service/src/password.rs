@@ -58,8 +58,8 @@ pub struct PasswordSettings {
     pub accepted: Duration,
     /// A wrong password: a domain controller that locks accounts is asked once in this window.
     pub rejected: Duration,
-    /// Checks at once: as many as there are cores where argon2id holds one and some 20 MiB, and as many as the
-    /// domain controller may be asked where it waits for an answer.
+    /// Checks at once: as many as there are cores where argon2id holds one and some 20 MiB, and as many as
+    /// the domain controller may be asked where it waits for an answer.
     pub parallel: usize,
 }
 

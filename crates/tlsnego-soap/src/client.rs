@@ -112,8 +112,8 @@ pub enum Under<'a> {
     Certificate(&'a Certificate),
 }
 
-/// What proves who the client is. Under a token that was negotiated with a certificate, or under an established
-/// one, that is proven already.
+/// What proves who the client is. Under a token that was negotiated with a certificate, or under an
+/// established one, that is proven already.
 #[derive(Clone, Copy, Default)]
 pub enum Proof<'a> {
     /// Nothing.
@@ -154,8 +154,8 @@ impl Client {
         Ok((octets, Establishing { pending, entropy, renews: None }))
     }
 
-    /// Gives a session a new key. `under` is the token itself, or what it was established under, anew, with the
-    /// same proof: .NET asks for the latter.
+    /// Gives a session a new key. `under` is the token itself, or what it was established under, anew, with
+    /// the same proof: .NET asks for the latter.
     pub fn renew(
         &self,
         token: &ContextToken,

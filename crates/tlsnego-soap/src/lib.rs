@@ -1,9 +1,10 @@
-//! WS-Trust TLSNEGO and WS-SecureConversation of February 2005 over SOAP 1.2: the body of an HTTP request goes
-//! in, the body of its response comes out, both sides.
+//! WS-Trust TLSNEGO and WS-SecureConversation of February 2005 over SOAP 1.2: the body of an HTTP request
+//! goes in, the body of its response comes out, both sides.
 //!
 //! `xml-security` reads, writes, signs and encrypts messages; `tlsnego-service` has the handshake, the
 //! sessions and the checks. This crate joins the two: it finds trust elements in messages, and decides which
-//! message may do what. It opens no socket and reads no clock. Random octets come from a function of the caller.
+//! message may do what. It opens no socket and reads no clock. Random octets come from a function of the
+//! caller.
 //!
 //! | module | what it is |
 //! | --- | --- |

@@ -50,8 +50,9 @@ impl Chain {
         Ok(this)
     }
 
-    /// The certificate that is asked about is the first, unless that is a CA's and one client's follows: some programs write chains
-    /// from the root on. Behind a CA's certificate, those of several clients leave open which of them is asked about.
+    /// The certificate that is asked about is the first, unless that is a CA's and one client's follows: some
+    /// programs write chains from the root on. Behind a CA's certificate, those of several clients leave open
+    /// which of them is asked about.
     fn new(mut certificates: Vec<Vec<u8>>) -> Result<Self, Unusable> {
         if certificates.first().is_some_and(|first| is_ca(first)) {
             let mut clients = (0..certificates.len()).filter(|at| !is_ca(&certificates[*at]));

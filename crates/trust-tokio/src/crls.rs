@@ -26,10 +26,11 @@ use tracing::{debug, info, warn};
 
 /// How soon a CRL is read again while there is no current one.
 const RETRY: Duration = Duration::from_secs(10);
-/// How long a start or a reload waits for downloads of CRLs. Afterwards it continues, and certificates that need them are undecided.
+/// How long a start or a reload waits for downloads of CRLs. Afterwards it continues, and certificates that
+/// need them are undecided.
 const START_WAIT: Duration = Duration::from_secs(3);
-/// How long before its expiry a CRL should have been replaced. For CRLs with less than four times that lifetime, it is a quarter of the
-/// lifetime.
+/// How long before its expiry a CRL should have been replaced. For CRLs with less than four times that
+/// lifetime, it is a quarter of the lifetime.
 const NEAR_END: Duration = Duration::from_secs(3600);
 /// Limit of concurrent downloads, each of which is held in memory.
 const FETCHES_MAX: usize = 8;
@@ -122,8 +123,8 @@ impl ConfiguredCrl {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Loads the CRL for the first time: from the previous configuration, if it has it, and from its file. A CRL with a URL is downloaded
-    /// later. A problem that may go away by itself is returned as a warning.
+    /// Loads the CRL for the first time: from the previous configuration, if it has it, and from its file. A
+    /// CRL with a URL is downloaded later. A problem that may go away by itself is returned as a warning.
     pub fn begin(
         &self,
         trust: &Trust,
@@ -149,7 +150,8 @@ impl ConfiguredCrl {
     /// Takes over the same CRL from the previous configuration.
     fn adopt(&self, trust: &Trust, before: &CrlSet) -> bool {
         let Some(previous) = before.crls.iter().find(|crl| crl.source == self.source) else { return false };
-        // First what is known of the CRL, then the CRL: if another one is installed in between, it is only read once more.
+        // First what is known of the CRL, then the CRL: if another one is installed in between, it is only
+        // read once more.
         let seen = *previous.seen();
         let kept = trust.adopt_crl(self.slot, &before.trust, previous.slot);
         if kept {

@@ -1,6 +1,8 @@
-//! OCSP requests: one request serves all decisions that wait for it, and a responder that does not answer is backed off.
+//! OCSP requests: one request serves all decisions that wait for it, and a responder that does not answer is
+//! backed off.
 //!
-//! A request is its own task, so it continues if the decision that started it is cancelled. No lock is held while a task waits.
+//! A request is its own task, so it continues if the decision that started it is cancelled. No lock is held
+//! while a task waits.
 
 use super::fetch::{self, FetchError};
 use account_store::BoxFuture;
@@ -23,10 +25,11 @@ use tracing::{debug, info, warn};
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// Limit of open requests to one responder. Others wait, each until its timeout.
 const OPEN_MAX: usize = 64;
-/// How long a responder is backed off after a failure: long enough that not every decision waits for an unreachable responder, and short
-/// enough that it is soon used again.
+/// How long a responder is backed off after a failure: long enough that not every decision waits for an
+/// unreachable responder, and short enough that it is soon used again.
 const BACK_OFF: Duration = Duration::from_secs(5);
-/// Questions that are open or have failed lately. Those beyond are not asked, and their certificates undecided.
+/// Questions that are open or have failed lately. Those beyond are not asked, and their certificates
+/// undecided.
 const QUESTIONS_MAX: usize = 4096;
 
 /// How a question to a responder ends.
@@ -227,7 +230,8 @@ impl Shared {
         }
     }
 
-    /// An answer was accepted that does not repeat the nonce: only its own dates bound how old it is. Logged once for each responder.
+    /// An answer was accepted that does not repeat the nonce: only its own dates bound how old it is. Logged
+    /// once for each responder.
     fn without_nonce(&self, url: &Arc<str>) {
         let mut known = self.lock();
         let responder = known.responders.entry(Arc::clone(url)).or_default();
@@ -241,8 +245,8 @@ impl Shared {
         }
     }
 
-    /// Is called when a request has timed out. If the responder has answered no other request since then, it is backed off; otherwise the
-    /// failure is about this certificate only.
+    /// Is called when a request has timed out. If the responder has answered no other request since then, it
+    /// is backed off; otherwise the failure is about this certificate only.
     fn back_off(&self, url: &Arc<str>, since: Instant, error: &FetchError) {
         let mut known = self.lock();
         let responder = known.responders.entry(Arc::clone(url)).or_default();
@@ -297,7 +301,8 @@ impl Asking {
         self.answered = outcome != Outcome::Failed;
     }
 
-    /// Asks, and asks again in another way while the responder refuses. The inner error is why an answer is not accepted.
+    /// Asks, and asks again in another way while the responder refuses. The inner error is why an answer is
+    /// not accepted.
     async fn answer(
         &self,
         trust: &Trust,

@@ -1,12 +1,14 @@
 //! Exclusive XML Canonicalization 1.0, without comments, of an element of the one tree.
 //!
-//! It cannot fail: what has no canonical form is refused when a document is read. So no caller can take an error for an empty input.
+//! It cannot fail: what has no canonical form is refused when a document is read. So no caller can take an
+//! error for an empty input.
 
 use crate::tree::{Attribute, Document, Element, Kind, NodeId};
 use crate::write::{escape_attribute, escape_text};
 
-/// Octets of an element and all that is below it. `prefixes` is the PrefixList of InclusiveNamespaces: namespaces that are rendered where
-/// they are in scope although no name uses them; `#default` is the default namespace.
+/// Octets of an element and all that is below it. `prefixes` is the PrefixList of InclusiveNamespaces:
+/// namespaces that are rendered where they are in scope although no name uses them; `#default` is the default
+/// namespace.
 pub fn canonicalize(document: &Document, apex: NodeId, prefixes: &[&str]) -> Vec<u8> {
     canonicalize_without(document, apex, prefixes, |_| false)
 }
@@ -94,7 +96,8 @@ impl<'a, F: Fn(NodeId) -> bool> Canonical<'a, F> {
         self.rendered.truncate(around);
     }
 
-    /// Namespaces of the PrefixList: at the apex all that are in scope, below it those that are declared anew.
+    /// Namespaces of the PrefixList: at the apex all that are in scope, below it those that are declared
+    /// anew.
     fn listed(&mut self, id: NodeId, element: &'a Element) {
         let document = self.document;
         let prefix_of = |listed: &'a str| if listed == "#default" { "" } else { listed };
@@ -115,8 +118,8 @@ impl<'a, F: Fn(NodeId) -> bool> Canonical<'a, F> {
         }
     }
 
-    /// Notes that a prefix has to stand for a namespace here, unless it does already. Entries of one element have different prefixes,
-    /// because within one element a prefix stands for one namespace.
+    /// Notes that a prefix has to stand for a namespace here, unless it does already. Entries of one element
+    /// have different prefixes, because within one element a prefix stands for one namespace.
     fn utilize(&mut self, prefix: &'a str, namespace: &'a str) {
         if prefix == "xml" {
             return;

@@ -1,6 +1,8 @@
-//! Encrypted parts of a message (XML encryption 1.0): `e:EncryptedData` that stands for an element or for the content of one.
+//! Encrypted parts of a message (XML encryption 1.0): `e:EncryptedData` that stands for an element or for the
+//! content of one.
 //!
-//! Parts are decrypted in place: what comes out is read in the namespaces of its place and becomes part of the one tree.
+//! Parts are decrypted in place: what comes out is read in the namespaces of its place and becomes part of
+//! the one tree.
 
 use crate::ids::Ids;
 use crate::key::Key;
@@ -12,7 +14,8 @@ use crate::token::{ALGORITHM, KeyReference, read_cipher_value, write_cipher_valu
 use crate::tree::{Document, NodeId};
 use crate::write::Unwritable;
 
-/// Encrypted parts of one message: body, two signatures, a user name, a confirmation of each signature, and two to spare.
+/// Encrypted parts of one message: body, two signatures, a user name, a confirmation of each signature, and
+/// two to spare.
 pub const PARTS_MAX: usize = 8;
 
 const TYPE: Name<'static> = Name::plain("Type");
@@ -67,7 +70,8 @@ impl EncryptedPart {
         })
     }
 
-    /// Decrypts it in place; returns what came out. `octets_left` is what may still be decrypted in this message.
+    /// Decrypts it in place; returns what came out. `octets_left` is what may still be decrypted in this
+    /// message.
     pub(crate) fn decrypt(
         &self,
         document: &mut Document,
@@ -98,7 +102,8 @@ impl EncryptedPart {
     }
 }
 
-/// All EncryptedData of a document, if exactly those are listed: each once, in the `e:ReferenceList`s that are given.
+/// All EncryptedData of a document, if exactly those are listed: each once, in the `e:ReferenceList`s that
+/// are given.
 pub(crate) fn listed_parts(document: &Document, lists: &[NodeId], ids: &Ids) -> Result<Vec<NodeId>, Reason> {
     let mut listed = Vec::new();
     for list in lists {

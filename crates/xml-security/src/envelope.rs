@@ -4,9 +4,11 @@ use crate::names::{ADDRESSING, Name, SECURITY, SOAP};
 use crate::reason::Reason;
 use crate::tree::{Document, NodeId, is_ncname};
 
-/// Headers of WS-Addressing in one message. WS-Addressing 1.0 defines eight; they are compared with each other.
+/// Headers of WS-Addressing in one message. WS-Addressing 1.0 defines eight; they are compared with each
+/// other.
 pub const ADDRESSING_MAX: usize = 16;
-/// Names that the check of values compares in one message, so that nested elements with many attributes cost no more than others.
+/// Names that the check of values compares in one message, so that nested elements with many attributes cost
+/// no more than others.
 const COMPARISONS_MAX: usize = 1 << 20;
 
 /// Places of an envelope in its document.
@@ -61,8 +63,8 @@ impl Envelope {
     }
 }
 
-/// Namespaces whose meaning is fixed, so that a value may use their prefixes wherever those are bound: rebinding one of them to something
-/// else is seen, because the other namespace is not among these.
+/// Namespaces whose meaning is fixed, so that a value may use their prefixes wherever those are bound:
+/// rebinding one of them to something else is seen, because the other namespace is not among these.
 const FIXED: [&str; 10] = [
     crate::names::SCHEMA.uri,
     crate::names::SCHEMA_INSTANCE.uri,
@@ -78,8 +80,9 @@ const FIXED: [&str; 10] = [
 
 /// Refuses values in the body that use a prefix which neither signature nor encryption protects.
 ///
-/// Exclusive canonicalisation leaves out namespaces that only values use, such as `b` in `xsi:type="b:int"`. Where `b` is bound inside the
-/// body's encrypted content, an attacker cannot reach it. Where it is bound on the body or around it, an attacker can bind it anew.
+/// Exclusive canonicalisation leaves out namespaces that only values use, such as `b` in `xsi:type="b:int"`.
+/// Where `b` is bound inside the body's encrypted content, an attacker cannot reach it. Where it is bound on
+/// the body or around it, an attacker can bind it anew.
 pub(crate) fn check_values(document: &Document, body: NodeId, prefixes: &[String]) -> Result<(), Reason> {
     let mut values = Values { document, body, prefixes, comparisons: 0 };
     for node in document.descendants(body).filter(|node| document.is_element(*node)) {

@@ -12,8 +12,9 @@ pub struct Ids(HashMap<String, NodeId>);
 impl Ids {
     /// Finds all ids.
     ///
-    /// Application data in `body` may use attributes such as `xml:id` or `z:Id` of its own. They are no ids here, and they are refused where
-    /// a reader that takes them for one would see an id twice. Outside of `body` they are always refused.
+    /// Application data in `body` may use attributes such as `xml:id` or `z:Id` of its own. They are no ids
+    /// here, and they are refused where a reader that takes them for one would see an id twice. Outside of
+    /// `body` they are always refused.
     ///
     /// # Errors
     /// If an id stands twice or is no name, or an attribute in another namespace claims to be one.

@@ -28,7 +28,8 @@ impl Key {
         &self.0
     }
 
-    /// Key of `length` octets from `offset` on of P_SHA1(this key, label || nonce) (WS-SecureConversation, section 7).
+    /// Key of `length` octets from `offset` on of P_SHA1(this key, label || nonce) (WS-SecureConversation,
+    /// section 7).
     pub fn derive(&self, label: &[u8], nonce: &[u8], offset: usize, length: usize) -> Self {
         let mut octets = p_sha1(self.expose(), &[label, nonce], offset + length);
         octets.drain(..offset);
@@ -42,7 +43,8 @@ impl std::fmt::Debug for Key {
     }
 }
 
-/// P_hash of RFC 2246, section 5, with HMAC-SHA1: `len` octets from a secret and a seed that is given in parts.
+/// P_hash of RFC 2246, section 5, with HMAC-SHA1: `len` octets from a secret and a seed that is given in
+/// parts.
 pub fn p_sha1(secret: &[u8], seed: &[&[u8]], len: usize) -> Zeroizing<Vec<u8>> {
     let keyed = hmac::<Hmac<Sha1>>(secret);
     let with_seed = |mac: Hmac<Sha1>| {

@@ -1,9 +1,11 @@
-//! XML signature and encryption of SOAP 1.2 messages as WS-Security 1.1 and WS-SecureConversation of February 2005 use them.
+//! XML signature and encryption of SOAP 1.2 messages as WS-Security 1.1 and WS-SecureConversation of February
+//! 2005 use them.
 //!
-//! There is one tree of a message ([`Document`]): what is parsed is canonicalised, decrypted in place, verified, read and written.
-//! [`secure`] signs and encrypts an envelope; [`open`] decrypts and verifies one, and requires that everything is protected that has to be.
-//! Both serve requests and replies. The tokens are a SecurityContextToken, or a key that is encrypted to a certificate; all keys that are
-//! used are derived from them.
+//! There is one tree of a message ([`Document`]): what is parsed is canonicalised, decrypted in place,
+//! verified, read and written. [`secure`] signs and encrypts an envelope; [`open`] decrypts and verifies one,
+//! and requires that everything is protected that has to be. Both serve requests and replies. The tokens are
+//! a SecurityContextToken, or a key that is encrypted to a certificate; all keys that are used are derived
+//! from them.
 //!
 //! ```
 //! use dtyp::FileTime;
@@ -38,7 +40,8 @@
 //! assert_eq!(opened.document.text(echo).unwrap(), "hello");
 //! ```
 //!
-//! This crate has no I/O and no clock. Keys come by a trait ([`Keys`], [`Signer`]), times and random octets as arguments.
+//! This crate has no I/O and no clock. Keys come by a trait ([`Keys`], [`Signer`]), times and random octets
+//! as arguments.
 
 mod c14n;
 mod encryption;

@@ -1,5 +1,5 @@
-//! Namespaces of SOAP 1.2, WS-Addressing, WS-Security, WS-SecureConversation, XML signature and XML encryption, and the URIs of their
-//! algorithms and token types.
+//! Namespaces of SOAP 1.2, WS-Addressing, WS-Security, WS-SecureConversation, XML signature and XML
+//! encryption, and the URIs of their algorithms and token types.
 
 /// A namespace with the prefix under which this crate writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! Reading a secured message: decrypt in place, verify, and require that everything is covered that has to be.
+//! Reading a secured message: decrypt in place, verify, and require that everything is covered that has to
+//! be.
 
 use crate::encryption::{EncryptedPart, PARTS_MAX, PartType, listed_parts};
 use crate::envelope::{Envelope, check_values};
@@ -18,7 +19,8 @@ use dtyp::FileTime;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// DerivedKeyTokens of one message. Each costs up to five HMACs; a message has two, and one more for a second signature.
+/// DerivedKeyTokens of one message. Each costs up to five HMACs; a message has two, and one more for a second
+/// signature.
 pub const DERIVED_KEYS_MAX: usize = 8;
 /// Age of a message that is granted beside the skew, as in WCF.
 pub const WINDOW_DEFAULT: Duration = Duration::from_secs(5 * 60);
@@ -32,7 +34,8 @@ pub struct ContextToken<'a> {
     pub identifier: &'a str,
     /// `c:Instance`; without one the newest generation is meant.
     pub instance: Option<&'a str>,
-    /// The token itself with the document that it is part of, if it is in the message. It may hold a cookie of its issuer.
+    /// The token itself with the document that it is part of, if it is in the message. It may hold a cookie
+    /// of its issuer.
     pub element: Option<(&'a Document, NodeId)>,
 }
 
@@ -55,8 +58,8 @@ pub trait Keys {
         Err(NoKey::Refused)
     }
 
-    /// Private key for an EncryptedKey. It is asked before anything is decrypted, so that messages of a key that failed too often cost no
-    /// RSA operation: `sha1` is the SHA-1 of the encrypted octets.
+    /// Private key for an EncryptedKey. It is asked before anything is decrypted, so that messages of a key
+    /// that failed too often cost no RSA operation: `sha1` is the SHA-1 of the encrypted octets.
     ///
     /// # Errors
     /// If the recipient is not this one, or the key is refused.
@@ -139,7 +142,8 @@ pub struct OpenPolicy<'a> {
 }
 
 impl OpenPolicy<'_> {
-    /// A request under a suite without user name and second signature, with the default window, skew and limits.
+    /// A request under a suite without user name and second signature, with the default window, skew and
+    /// limits.
     pub fn request(suite: Suite, now: FileTime) -> Self {
         Self {
             suite,
@@ -184,7 +188,8 @@ pub struct Opened {
     pub endorsement: Option<Endorsement>,
     /// Values of the primary signature and of the endorsing one: what a reply confirms.
     pub signature_values: Vec<Vec<u8>>,
-    /// When a second message with the same primary signature stops counting anyway. Until then it is a replay.
+    /// When a second message with the same primary signature stops counting anyway. Until then it is a
+    /// replay.
     pub replay_until: FileTime,
 }
 
@@ -217,8 +222,8 @@ impl From<Reason> for OpenError {
 /// `random` fills octets with random ones. They take the place of a wrapped key that cannot be unwrapped.
 ///
 /// # Errors
-/// If the message is not secured as the policy says. Padding, XML, digests and signatures are one error; decryption that fails is followed
-/// by the work of a verification, so that its time says little.
+/// If the message is not secured as the policy says. Padding, XML, digests and signatures are one error;
+/// decryption that fails is followed by the work of a verification, so that its time says little.
 pub fn open(
     octets: &[u8],
     policy: &OpenPolicy<'_>,
@@ -309,7 +314,8 @@ pub fn open_document(
     })
 }
 
-/// What stands in the security header before anything is decrypted. Tokens from which keys are derived have to be in clear.
+/// What stands in the security header before anything is decrypted. Tokens from which keys are derived have
+/// to be in clear.
 struct Header {
     timestamp: NodeId,
     contexts: Vec<(String, NodeId, TokenName)>,
@@ -461,8 +467,8 @@ impl Resolver<'_> {
     }
 }
 
-/// Decrypts all parts in place; returns the elements that came out in the security header. The first failure is the answer, but every part is
-/// decrypted.
+/// Decrypts all parts in place; returns the elements that came out in the security header. The first failure
+/// is the answer, but every part is decrypted.
 fn decrypt_all(
     document: &mut Document,
     parts: &[EncryptedPart],
@@ -482,7 +488,8 @@ fn decrypt_all(
     failure.map_or(Ok(decrypted), Err)
 }
 
-/// The work of a verification, for a message that fails where nothing is verified, so that its time does not say where.
+/// The work of a verification, for a message that fails where nothing is verified, so that its time does not
+/// say where.
 fn spend(document: &Document, envelope: &Envelope, suite: Suite, key: &Key) {
     let nodes = envelope.addressing.iter().copied().chain([envelope.body, envelope.header]);
     let digests = nodes.flat_map(|node| suite.hash.digest(&crate::c14n::canonicalize(document, node, &[])));

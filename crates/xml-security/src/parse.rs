@@ -1,7 +1,8 @@
 //! From octets to the one [`Document`].
 //!
-//! `quick-xml` finds tags, texts and references. What XML 1.0 and its namespaces demand beyond that is checked here, and what a SOAP message
-//! has no use for is refused: document types, processing instructions, encodings other than UTF-8.
+//! `quick-xml` finds tags, texts and references. What XML 1.0 and its namespaces demand beyond that is
+//! checked here, and what a SOAP message has no use for is refused: document types, processing instructions,
+//! encodings other than UTF-8.
 
 use crate::names::{XML, XMLNS};
 use crate::tree::{
@@ -11,10 +12,11 @@ use crate::tree::{
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 
-/// Octets of a message if the caller sets no other limit. A WCF service takes 65,536 by default, and ours more, because signature and
-/// encryption add to what an application sends.
+/// Octets of a message if the caller sets no other limit. A WCF service takes 65,536 by default, and ours
+/// more, because signature and encryption add to what an application sends.
 pub const MESSAGE_MAX: usize = 1 << 20;
-/// Elements inside each other. SOAP headers need 8; the canonicaliser and the comparison of trees recurse this deep.
+/// Elements inside each other. SOAP headers need 8; the canonicaliser and the comparison of trees recurse
+/// this deep.
 pub const DEPTH_MAX: usize = 64;
 /// Elements and texts of a message. Each needs some 110 octets of memory, and an attribute 32.
 pub const NODES_MAX: usize = 65_536;
@@ -88,7 +90,8 @@ impl Document {
         Ok(document)
     }
 
-    /// Adds elements and texts behind the last child of `parent`. They are read in the namespaces that are in scope there.
+    /// Adds elements and texts behind the last child of `parent`. They are read in the namespaces that are in
+    /// scope there.
     ///
     /// # Errors
     /// As for [`Document::parse`]; nothing is added then.
@@ -105,7 +108,8 @@ impl Document {
         Ok(nodes)
     }
 
-    /// Reads what stands between the tags of `parent`, in the namespaces that are in scope there. The nodes have no parent yet.
+    /// Reads what stands between the tags of `parent`, in the namespaces that are in scope there. The nodes
+    /// have no parent yet.
     ///
     /// # Errors
     /// As for [`Document::parse`]. Depth and nodes count from the root of this document.
@@ -136,7 +140,8 @@ struct Builder<'d, 't> {
     document: &'d mut Document,
     limits: &'d ParseLimits,
     text: &'t str,
-    /// Where `text` starts in the pool of the document: names and values are spans of it, unless they have to be normalised.
+    /// Where `text` starts in the pool of the document: names and values are spans of it, unless they have to
+    /// be normalised.
     start: u32,
     /// Declarations in scope, the nearest last.
     scope: Vec<Declaration>,
@@ -440,7 +445,8 @@ fn split_name(name: &str) -> Result<(&str, &str), XmlError> {
     if well_formed { Ok((prefix, local)) } else { Err(XmlError::IllFormed("a name")) }
 }
 
-/// `S Name Eq AttValue` from the start of `rest`, with the value between its quotation marks (XML 1.0, productions 40 and 41).
+/// `S Name Eq AttValue` from the start of `rest`, with the value between its quotation marks (XML 1.0,
+/// productions 40 and 41).
 fn next_attribute<'t>(rest: &mut &'t str) -> Result<Option<(&'t str, &'t str)>, XmlError> {
     const WRONG: XmlError = XmlError::IllFormed("an attribute");
     let white = |c: char| matches!(c, ' ' | '\t' | '\r' | '\n');

@@ -5,7 +5,8 @@ use crate::token::TokenName;
 
 /// A message is not secured as it has to be.
 ///
-/// Its text never says why: padding, XML, digest and signature failures look the same to a peer. [`Rejected::reason`] is for the log.
+/// Its text never says why: padding, XML, digest and signature failures look the same to a peer.
+/// [`Rejected::reason`] is for the log.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the message is not secured as it has to be")]
 pub struct Rejected {

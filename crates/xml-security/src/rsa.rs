@@ -96,8 +96,8 @@ impl DecryptionKey {
         OaepPrivateDecryptingKey::new(key).map(Self).map_err(|_| RsaError::Key)
     }
 
-    /// Decrypts a wrapped key into `key`, which holds random octets: they stay if the octets are no wrapped key of that length. So what
-    /// follows fails as it does with any wrong key, and shows nothing about RSA.
+    /// Decrypts a wrapped key into `key`, which holds random octets: they stay if the octets are no wrapped
+    /// key of that length. So what follows fails as it does with any wrong key, and shows nothing about RSA.
     pub(crate) fn unwrap_into(&self, wrapped: &[u8], mut key: Zeroizing<Vec<u8>>) -> Key {
         let mut plain = Zeroizing::new(vec![0; self.0.min_output_size()]);
         match self.0.decrypt(&OAEP_SHA1_MGF1SHA1, wrapped, &mut plain, None) {

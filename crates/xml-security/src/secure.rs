@@ -125,7 +125,8 @@ pub fn secure(
     secure_in_steps(document, policy, random, &mut ())
 }
 
-/// What is done between the steps of securing a message. Only tests do something: they make messages that are secured wrongly.
+/// What is done between the steps of securing a message. Only tests do something: they make messages that are
+/// secured wrongly.
 pub(crate) trait Steps {
     /// `targets` are about to be signed.
     fn before_signing(&mut self, _document: &mut Document, _targets: &mut Vec<(NodeId, String)>) {}

@@ -1,7 +1,8 @@
-//! XML signatures over elements of the same document (XML signature 1.0), of the one shape that WS-Security needs.
+//! XML signatures over elements of the same document (XML signature 1.0), of the one shape that WS-Security
+//! needs.
 //!
-//! A verified signature says which elements it covers, as nodes of the one tree. That it covers the right ones is for the caller to check:
-//! an id alone does not say where an element stands.
+//! A verified signature says which elements it covers, as nodes of the one tree. That it covers the right
+//! ones is for the caller to check: an id alone does not say where an element stands.
 
 use crate::c14n::canonicalize;
 use crate::ids::Ids;
@@ -207,7 +208,8 @@ fn exclusive_prefixes(document: &Document, node: NodeId) -> Result<Vec<String>, 
 /// Verifies one signature of a document under a symmetric key, and says what it covers.
 ///
 /// # Errors
-/// If it is of another shape, uses other algorithms than the suite's, refers to something that is not there, or does not match.
+/// If it is of another shape, uses other algorithms than the suite's, refers to something that is not there,
+/// or does not match.
 pub fn verify(
     document: &Document,
     signature: NodeId,

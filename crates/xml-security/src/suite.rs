@@ -1,4 +1,5 @@
-//! Algorithm suites of WS-SecurityPolicy as WCF names them: Basic256, Basic192, Basic128, TripleDes, each with SHA-1 or SHA-256.
+//! Algorithm suites of WS-SecurityPolicy as WCF names them: Basic256, Basic192, Basic128, TripleDes, each
+//! with SHA-1 or SHA-256.
 
 use crate::names;
 

@@ -1,4 +1,5 @@
-//! `u:Timestamp` (WS-Security 1.1, section 10): dates in UTC, as .NET writes them, and the window in which they count.
+//! `u:Timestamp` (WS-Security 1.1, section 10): dates in UTC, as .NET writes them, and the window in which
+//! they count.
 
 use crate::names::UTILITY;
 use crate::reason::Reason;
@@ -28,7 +29,8 @@ impl Timestamp {
         Ok(Self { created, expires })
     }
 
-    /// Whether the message counts now: it was made at most `window` ago, not in the future, is not expired, and `skew` is granted on each.
+    /// Whether the message counts now: it was made at most `window` ago, not in the future, is not expired,
+    /// and `skew` is granted on each.
     pub(crate) fn check(&self, now: FileTime, window: Duration, skew: Duration) -> Result<(), Reason> {
         let in_window = self.created < self.expires
             && self.expires + skew > now
@@ -43,7 +45,8 @@ impl Timestamp {
     }
 }
 
-/// A date of XML schema in UTC, such as `2026-11-29T23:47:18.123Z`. Digits behind the seventh decimal are cut.
+/// A date of XML schema in UTC, such as `2026-11-29T23:47:18.123Z`. Digits behind the seventh decimal are
+/// cut.
 pub fn parse_time(text: &str) -> Option<FileTime> {
     let text = text.strip_suffix('Z')?;
     let (whole, fraction) = match text.split_once('.') {

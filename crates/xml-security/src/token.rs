@@ -1,11 +1,13 @@
-//! Tokens of the `o:Security` header, and how they are referred to (WS-Security 1.1, section 7; WS-SecureConversation, sections 3 and 7).
+//! Tokens of the `o:Security` header, and how they are referred to (WS-Security 1.1, section 7;
+//! WS-SecureConversation, sections 3 and 7).
 
 use crate::key::Key;
 use crate::names::{self, CONVERSATION, ENCRYPTION, Name, SECURITY, SECURITY_11, SIGNATURE, UTILITY_ID};
 use crate::reason::Reason;
 use crate::tree::{Document, NodeId};
 
-/// The label of derived keys unless a DerivedKeyToken has its own: the phrase twice (WS-SecureConversation, section 7.1).
+/// The label of derived keys unless a DerivedKeyToken has its own: the phrase twice (WS-SecureConversation,
+/// section 7.1).
 pub const LABEL_DEFAULT: &str = "WS-SecureConversationWS-SecureConversation";
 /// Octets of a derived key, unless a DerivedKeyToken says so.
 const DERIVED_LEN_DEFAULT: usize = 32;
@@ -156,8 +158,8 @@ impl KeyReference {
 }
 
 impl TokenName {
-    /// Reads the name of a SecurityContextToken from its element: `c:Identifier`, and `c:Instance` if it has one. Other children are its
-    /// issuer's own.
+    /// Reads the name of a SecurityContextToken from its element: `c:Identifier`, and `c:Instance` if it has
+    /// one. Other children are its issuer's own.
     ///
     /// # Errors
     /// If the element is another one, or one of the two stands twice or is no text.
@@ -179,8 +181,8 @@ impl TokenName {
         Ok(Self::Context { identifier, instance: text("Instance")? })
     }
 
-    /// Writes a SecurityContextToken below `parent` with an id; its issuer may add to it. An EncryptedKey has no element of
-    /// this kind: `None`.
+    /// Writes a SecurityContextToken below `parent` with an id; its issuer may add to it. An EncryptedKey has
+    /// no element of this kind: `None`.
     pub fn write_context(&self, document: &mut Document, parent: NodeId, id: &str) -> Option<NodeId> {
         let Self::Context { identifier, instance } = self else { return None };
         let token = document.append_element(parent, CONVERSATION.name("SecurityContextToken"));
@@ -296,7 +298,8 @@ impl std::fmt::Debug for UsernameToken {
 }
 
 impl UsernameToken {
-    /// Reads one. Nonce and Created are ignored; salts and iterations, from which keys would be derived, are refused.
+    /// Reads one. Nonce and Created are ignored; salts and iterations, from which keys would be derived, are
+    /// refused.
     pub(crate) fn read(document: &Document, node: NodeId) -> Result<Self, Reason> {
         const SHAPE: Reason = Reason::Shape("o:UsernameToken");
         let (mut username, mut password) = (None, None);

@@ -1,7 +1,8 @@
 //! The one tree of a message: what is parsed into it is canonicalised, verified, decrypted, read and written.
 //!
-//! Nodes are elements and runs of character data. Comments are not kept (canonical XML without comments does not see them either), so the
-//! text around one is one text. An attribute is never read without its namespace.
+//! Nodes are elements and runs of character data. Comments are not kept (canonical XML without comments does
+//! not see them either), so the text around one is one text. An attribute is never read without its
+//! namespace.
 
 use crate::names::{Name, Namespace, PLAIN_ID, UTILITY_ID, XML};
 use std::borrow::Cow;
@@ -98,7 +99,8 @@ impl std::fmt::Debug for Document {
     }
 }
 
-/// Documents are equal if their elements, attributes, declarations, prefixes and texts are, in the same order.
+/// Documents are equal if their elements, attributes, declarations, prefixes and texts are, in the same
+/// order.
 impl PartialEq for Document {
     fn eq(&self, other: &Self) -> bool {
         self.subtree_equals(self.root, other, other.root)
@@ -307,7 +309,8 @@ impl Document {
         self.attribute(id, UTILITY_ID).or_else(plain)
     }
 
-    /// All character data of an element that has no child elements; `None` if it has some. Never a part of it.
+    /// All character data of an element that has no child elements; `None` if it has some. Never a part of
+    /// it.
     pub fn text(&self, id: NodeId) -> Option<Cow<'_, str>> {
         let mut text = Cow::Borrowed("");
         if !self.is_element(id) {
@@ -341,8 +344,8 @@ impl Document {
         matches!(self.kind(id), Kind::Text(span) if self.get(*span).bytes().all(is_white_space))
     }
 
-    /// The namespace that a prefix stands for at an element. The empty prefix is the default namespace, which is empty if none is declared.
-    /// `None` if the prefix is not declared.
+    /// The namespace that a prefix stands for at an element. The empty prefix is the default namespace, which
+    /// is empty if none is declared. `None` if the prefix is not declared.
     pub fn namespace_at(&self, id: NodeId, prefix: &str) -> Option<&str> {
         self.declaration_at(id, prefix).map(|(_, namespace)| namespace).or(match prefix {
             "" => Some(""),
@@ -403,7 +406,8 @@ impl Document {
         id
     }
 
-    /// Sets an attribute, and declares its namespace where that is needed. An attribute in a namespace needs a prefix.
+    /// Sets an attribute, and declares its namespace where that is needed. An attribute in a namespace needs
+    /// a prefix.
     pub fn set_attribute(&mut self, id: NodeId, name: Name<'_>, value: &str) {
         self.unwritable |= !is_ncname(name.local)
             || !are_chars(value)
@@ -425,7 +429,8 @@ impl Document {
         }
     }
 
-    /// Declares a prefix on an element, for names that stand in values. Nothing changes if the prefix is declared so already.
+    /// Declares a prefix on an element, for names that stand in values. Nothing changes if the prefix is
+    /// declared so already.
     pub fn declare(&mut self, id: NodeId, prefix: &str, namespace: &str) {
         self.bind(id, Name { prefix, namespace, local: "" });
     }
@@ -529,7 +534,8 @@ pub(crate) fn is_white_space(octet: u8) -> bool {
     matches!(octet, b' ' | b'\t' | b'\r' | b'\n')
 }
 
-/// Whether all characters are allowed in XML. UTF-8 has no surrogates, so control characters, U+FFFE and U+FFFF are left to look for.
+/// Whether all characters are allowed in XML. UTF-8 has no surrogates, so control characters, U+FFFE and
+/// U+FFFF are left to look for.
 pub(crate) fn are_chars(text: &str) -> bool {
     let octets = text.as_bytes();
     let (mut has_control, mut has_high) = (false, false);
@@ -568,8 +574,9 @@ pub(crate) fn is_ncname(name: &str) -> bool {
     chars.next().is_some_and(starts) && chars.all(continues)
 }
 
-/// Whether a namespace name is an absolute URI (RFC 3986, section 4.3, with a fragment, without IP literals). Relative ones have no canonical
-/// form (Canonical XML 1.0, section 1.3), and libxml2 has none for anything that is no URI.
+/// Whether a namespace name is an absolute URI (RFC 3986, section 4.3, with a fragment, without IP literals).
+/// Relative ones have no canonical form (Canonical XML 1.0, section 1.3), and libxml2 has none for anything
+/// that is no URI.
 pub(crate) fn is_namespace_name(uri: &str) -> bool {
     let Some((scheme, rest)) = uri.split_once(':') else { return false };
     let mut octets = scheme.bytes();

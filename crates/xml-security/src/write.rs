@@ -16,7 +16,8 @@ impl Document {
         self.write_nodes([self.root()])
     }
 
-    /// Nodes one after the other, as they stand in their place: prefixes that are declared around them are not declared again.
+    /// Nodes one after the other, as they stand in their place: prefixes that are declared around them are
+    /// not declared again.
     pub(crate) fn write_nodes(&self, nodes: impl IntoIterator<Item = NodeId>) -> Result<Vec<u8>, Unwritable> {
         if self.is_unwritable() {
             return Err(Unwritable);
@@ -28,7 +29,8 @@ impl Document {
         Ok(out)
     }
 
-    /// One element that stands for itself: all namespaces in scope at it are declared on it, so that names in values keep their meaning.
+    /// One element that stands for itself: all namespaces in scope at it are declared on it, so that names in
+    /// values keep their meaning.
     ///
     /// # Errors
     /// As for [`Document::write`].
@@ -120,7 +122,8 @@ pub(crate) fn escape_text(text: &str, carriage_return: &[u8], out: &mut Vec<u8>)
     });
 }
 
-/// A value in quotation marks with everything escaped that normalisation would change (Canonical XML 1.0, section 2.3).
+/// A value in quotation marks with everything escaped that normalisation would change (Canonical XML 1.0,
+/// section 2.3).
 pub(crate) fn escape_attribute(text: &str, out: &mut Vec<u8>) {
     escape(text, out, |octet| match octet {
         b'&' => b"&amp;",

@@ -27,7 +27,8 @@ impl Lxml {
         Self { process, questions, answers }
     }
 
-    /// Canonical octets of the element with this number in document order; `None` if lxml does not read the document.
+    /// Canonical octets of the element with this number in document order; `None` if lxml does not read the
+    /// document.
     fn canonicalize(&mut self, xml: &[u8], apex: usize, prefixes: &[&str]) -> Option<Vec<u8>> {
         let mut question = format!("{} {apex}", STANDARD.encode(xml));
         for prefix in prefixes {

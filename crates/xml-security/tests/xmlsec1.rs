@@ -1,4 +1,5 @@
-//! xmlsec1 decrypts and verifies what we secure, and we open what it signs and encrypts. `tests/peers/install` installs it.
+//! xmlsec1 decrypts and verifies what we secure, and we open what it signs and encrypts.
+//! `tests/peers/install` installs it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -72,7 +72,8 @@ impl CsvStore {
         Ok(Arc::new(Contents { revision: Revision::unique(), index }))
     }
 
-    /// RFC 4180, without line breaks in a field: a quote opens and closes quoted text, and two quotes in it are one.
+    /// RFC 4180, without line breaks in a field: a quote opens and closes quoted text, and two quotes in it
+    /// are one.
     fn fields(&self, line: &str) -> Vec<String> {
         let (mut fields, mut quoted, mut before) = (vec![String::new()], false, ' ');
         for c in line.chars() {

@@ -133,7 +133,8 @@ impl Accounts {
         Self { count, template, name_at, issued }
     }
 
-    /// The certificate of one of them. Where the service does not look at its signature, its key has no owner.
+    /// The certificate of one of them. Where the service does not look at its signature, its key has no
+    /// owner.
     pub(crate) fn certificate(&self, number: u32) -> Vec<u8> {
         if let Some(issued) = self.issued.get(number as usize) {
             return issued.clone();

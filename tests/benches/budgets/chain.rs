@@ -1,5 +1,6 @@
-//! What a hop costs: the same questions about the same accounts, asked of their own domain, of one that asks it, and of one that asks
-//! that one. All servers share one core, and the cost is that of all of them together.
+//! What a hop costs: the same questions about the same accounts, asked of their own domain, of one that asks
+//! it, and of one that asks that one. All servers share one core, and the cost is that of all of them
+//! together.
 
 use crate::accounts::{Accounts, Policy};
 use crate::cores::apart;

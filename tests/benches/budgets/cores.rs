@@ -1,5 +1,5 @@
-//! Who runs where: what serves has a core of its own, and the generator another one. If they moved about, or slept between calls,
-//! waking a processor up and filling its caches would be most of what is measured.
+//! Who runs where: what serves has a core of its own, and the generator another one. If they moved about, or
+//! slept between calls, waking a processor up and filling its caches would be most of what is measured.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::sync::LazyLock;
@@ -11,7 +11,8 @@ static CORES: LazyLock<Option<[usize; 2]>> = LazyLock::new(|| {
     Some([cores.next()?, cores.next()?])
 });
 
-/// Starts something on the server's core: threads and processes that it starts stay there. We go on on the other one.
+/// Starts something on the server's core: threads and processes that it starts stay there. We go on on the
+/// other one.
 pub(crate) fn apart<T>(start: impl FnOnce() -> T) -> T {
     let Some([servers, generators]) = *CORES else { return start() };
     pin(servers);

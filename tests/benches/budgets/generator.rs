@@ -1,5 +1,5 @@
-//! Load that costs next to nothing while it runs: every request is sealed beforehand, and of the answers only the length is
-//! read. One in a hundred is opened and must be a success.
+//! Load that costs next to nothing while it runs: every request is sealed beforehand, and of the answers only
+//! the length is read. One in a hundred is opened and must be a success.
 
 use crate::accounts::Accounts;
 use hmac::{Hmac, KeyInit, Mac};
@@ -280,7 +280,8 @@ impl Prepared<'_> {
     }
 }
 
-/// Sends each connection's requests one after the other, all connections at once; returns the length of an answer.
+/// Sends each connection's requests one after the other, all connections at once; returns the length of an
+/// answer.
 pub(crate) async fn exchange(
     connections: Vec<(TcpStream, Vec<Vec<u8>>)>,
     check: impl Fn(usize, &[u8]),
@@ -304,7 +305,8 @@ pub(crate) async fn exchange(
     len.get()
 }
 
-/// Runs them all in one task: when one is woken all are polled, which costs the others a look at their socket's state.
+/// Runs them all in one task: when one is woken all are polled, which costs the others a look at their
+/// socket's state.
 pub(crate) async fn together<F: Future<Output = ()>>(futures: impl Iterator<Item = F>) {
     let mut running: Vec<_> = futures.map(Box::pin).collect();
     std::future::poll_fn(|cx| {

@@ -1,8 +1,9 @@
 //! `make bench`: what it costs, beside the budgets.
 //!
-//! Costs are processor time of the serving process, as the kernel's scheduler counts it, divided by calls. The server has one
-//! worker on a core of its own, so that it is busy and nothing but its work is counted. `BENCH_ACCOUNTS` (1000,1000000) chooses the sizes of the store,
-//! `BENCH_ONLY` (kernels,set-up,calls,strict,chain,sidecar,sso,rehearsal) what is measured.
+//! Costs are processor time of the serving process, as the kernel's scheduler counts it, divided by calls.
+//! The server has one worker on a core of its own, so that it is busy and nothing but its work is counted.
+//! `BENCH_ACCOUNTS` (1000,1000000) chooses the sizes of the store, `BENCH_ONLY`
+//! (kernels,set-up,calls,strict,chain,sidecar,sso,rehearsal) what is measured.
 
 #![expect(clippy::unwrap_used, reason = "what is wrong ends it")]
 
@@ -102,7 +103,8 @@ async fn set_up(table: &mut Table) {
     generator.run(1, 100, &accounts).await;
     table.row("process at rest, 10,000 accounts", service.resident_kib() as f64 / 1024.0, "MiB", Some(16.0));
     let before = cpu_ns(service.pid(), "");
-    // Several at once, as after a restart: one after the other costs as much again to wake up for each message.
+    // Several at once, as after a restart: one after the other costs as much again to wake up for each
+    // message.
     let each = async || {
         for _ in 0..HANDSHAKES / HANDSHAKES_AT_ONCE {
             generator.set_up(&service).await;
@@ -123,8 +125,8 @@ async fn set_up(table: &mut Table) {
     drop(idle);
 }
 
-/// The same with verified chains and strong mapping. What a path costs the first time is in `crl` and `kernels`; here each
-/// certificate comes back.
+/// The same with verified chains and strong mapping. What a path costs the first time is in `crl` and
+/// `kernels`; here each certificate comes back.
 async fn strict(table: &mut Table) {
     let (service, accounts) = serve(1000, Policy::Strict);
     let generator = Generator::new(&service).await;

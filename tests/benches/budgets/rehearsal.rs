@@ -14,8 +14,8 @@ use std::time::Instant;
 /// Each certificate comes back so often in the other log.
 const RETURNS: u32 = 10;
 
-/// Two audit logs as the service writes them: `each.log` has another certificate in each line, in `usual.log` certificates come
-/// back.
+/// Two audit logs as the service writes them: `each.log` has another certificate in each line, in `usual.log`
+/// certificates come back.
 fn logs(demo: &Demo, count: u32) {
     let create = |name: &str| BufWriter::new(File::create(demo.path(name)).unwrap());
     let (mut each, mut usual) = (create("each.log"), create("usual.log"));

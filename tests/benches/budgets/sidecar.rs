@@ -1,5 +1,6 @@
-//! What a sidecar costs: nginx that asks it, beside nginx that asks an upstream which only ever answers 204, with the same configuration,
-//! in one run. All processes share one core, and the cost is that of all of them together; the clients have the other core.
+//! What a sidecar costs: nginx that asks it, beside nginx that asks an upstream which only ever answers 204,
+//! with the same configuration, in one run. All processes share one core, and the cost is that of all of them
+//! together; the clients have the other core.
 
 use crate::cores::apart;
 use crate::table::Table;
@@ -21,7 +22,8 @@ const CONNECTIONS: usize = 8;
 const REQUESTS: usize = 16_000;
 /// How the kernel knows the bare handler's thread.
 const THREAD: &str = "bench-bare";
-/// The least of so many turns counts; the variants take turns, so that whatever the machine does it does to all of them.
+/// The least of so many turns counts; the variants take turns, so that whatever the machine does it does to
+/// all of them.
 const TURNS: usize = 5;
 
 /// An upstream that only answers 204, as one writes it with axum.

@@ -321,8 +321,8 @@ fn kerberos_acceptor(kdc: &MitKdc) -> Box<dyn Fn() -> Box<dyn Acceptor>> {
     Box::new(move || Box::new(KerberosAcceptor::new(Arc::clone(&config))))
 }
 
-/// How long the service's own provider takes to refuse each kind of account, over the embedded store. The time must not tell which
-/// kind it is.
+/// How long the service's own provider takes to refuse each kind of account, over the embedded store. The
+/// time must not tell which kind it is.
 async fn refusals(table: &mut Table) {
     let demo = Demo::with_master_secret();
     add_refused_users(&demo);

@@ -1,4 +1,5 @@
-//! What the kernel and the runtime take of a call on this machine: as many bytes there and back, and nothing done with them.
+//! What the kernel and the runtime take of a call on this machine: as many bytes there and back, and nothing
+//! done with them.
 
 use crate::cores::apart;
 use crate::generator::exchange;

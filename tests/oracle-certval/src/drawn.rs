@@ -1,4 +1,5 @@
-//! Hierarchies drawn at random: policies, mappings, policy constraints, path lengths, constraints on host names, self-issued CAs.
+//! Hierarchies drawn at random: policies, mappings, policy constraints, path lengths, constraints on host
+//! names, self-issued CAs.
 
 use crate::{Differences, ONE_KEY_OF_A_NAME, Question, take};
 use rcgen::{
@@ -129,12 +130,14 @@ fn differs(
         {
             Some(ONE_KEY_OF_A_NAME)
         }
-        // A CA that asserts anyPolicy and maps policies: which mappings survive below another anyPolicy is read differently, and ours
-        // is compared with the tree of RFC 5280, step by step, in the tests of rcmp-service.
+        // A CA that asserts anyPolicy and maps policies: which mappings survive below another anyPolicy is
+        // read differently, and ours is compared with the tree of RFC 5280, step by step, in the tests of
+        // rcmp-service.
         Ok(()) | Err(ChainError::NoExplicitPolicy) if traits.maps_beside_any => {
             Some("mapping beside anyPolicy")
         }
-        // RFC 5280 6.1.4 (b) (1) changes what the mapped policy expects, not the other. OpenSSL accepts these, too.
+        // RFC 5280 6.1.4 (b) (1) changes what the mapped policy expects, not the other. OpenSSL accepts
+        // these, too.
         Ok(()) if traits.maps_to_asserted && theirs.contains("NullPolicySet") => {
             Some("certval loses a policy that a CA asserts and maps another one to")
         }

@@ -1,7 +1,8 @@
-//! Judges paths beside certval, another implementation of RFC 5280: NIST's PKITS, and hierarchies drawn at random.
+//! Judges paths beside certval, another implementation of RFC 5280: NIST's PKITS, and hierarchies drawn at
+//! random.
 //!
-//! Each difference is explained, in `explained` or `drawn::differs`; another one ends the program with 1. Revocation is not
-//! compared: each has rules of its own for lists.
+//! Each difference is explained, in `explained` or `drawn::differs`; another one ends the program with 1.
+//! Revocation is not compared: each has rules of its own for lists.
 
 mod drawn;
 
@@ -121,11 +122,13 @@ impl Question {
     }
 }
 
-/// A builder that tries one of several keys of a name, as certval's does where key identifiers do not tell them apart.
+/// A builder that tries one of several keys of a name, as certval's does where key identifiers do not tell
+/// them apart.
 pub const ONE_KEY_OF_A_NAME: &str =
     "certval does not try each key of a CA's name, so it misses paths through self-issued certificates";
 
-/// Why the verdicts about a case of PKITS differ. In each, ours is that of the document, or a refusal that `pkits.toml` has a reason for.
+/// Why the verdicts about a case of PKITS differ. In each, ours is that of the document, or a refusal that
+/// `pkits.toml` has a reason for.
 fn explained(section: &str, ours: Result<(), ChainError>) -> Option<&'static str> {
     match (ours, section) {
         (Err(ChainError::IsACa), _) => Some("the certificate of a CA is not a client's"),

@@ -1,10 +1,12 @@
 //! Asks a Netlogon server with the product's own client, from wherever this process runs, and prints JSON.
 //!
-//! `netlogon-ask HOST:PORT DOMAIN ACCOUNT PASSWORD [channel=TYPE] [computer=NAME] PACKAGE=HEX... [password=NEW]` sets a
-//! channel up, checks its capabilities (opnum 21), asks each package (39) with the data, and at last gives the account a new
-//! password (30). The channel is a member's (2), and the computer is the account without its `$`, unless told otherwise.
+//! `netlogon-ask HOST:PORT DOMAIN ACCOUNT PASSWORD [channel=TYPE] [computer=NAME] PACKAGE=HEX...
+//! [password=NEW]` sets a channel up, checks its capabilities (opnum 21), asks each package (39) with the
+//! data, and at last gives the account a new password (30). The channel is a member's (2), and the computer
+//! is the account without its `$`, unless told otherwise.
 //!
-//! `netlogon-ask discover RESOLVER DOMAIN [SITE]` lists the domain's servers, and where each one's endpoint mapper has Netlogon.
+//! `netlogon-ask discover RESOLVER DOMAIN [SITE]` lists the domain's servers, and where each one's endpoint
+//! mapper has Netlogon.
 
 #![expect(clippy::unwrap_used, reason = "a tool of the tests: what is wrong ends it")]
 

@@ -1,4 +1,5 @@
-//! Our client at a real Samba AD DC: finding it, the channel, opnums 21, 39 and 30, and refusals, beside what Impacket gets there.
+//! Our client at a real Samba AD DC: finding it, the channel, opnums 21, 39 and 30, and refusals, beside what
+//! Impacket gets there.
 
 use crate::SUCCESS;
 use rcmpd_tests::peers::SambaDc;

@@ -1,4 +1,5 @@
-//! Impacket asks our endpoint mapper and the management interface; our client asks Samba's ([`crate::domain_controller`]).
+//! Impacket asks our endpoint mapper and the management interface; our client asks Samba's
+//! ([`crate::domain_controller`]).
 
 use rcmpd_tests::Demo;
 use rcmpd_tests::peers::{impacket_python, run, target};

@@ -1,4 +1,5 @@
-//! Envoy's messages and gRPC's own client ask [`sidecar_tokio::envoy`]. The account is made up here: other tests say who it is.
+//! Envoy's messages and gRPC's own client ask [`sidecar_tokio::envoy`]. The account is made up here: other
+//! tests say who it is.
 
 use account_store::BoxFuture;
 use dtyp::{FileTime, Sid};
@@ -139,7 +140,8 @@ impl Served {
         Self { listener, address, _runtime: runtime }
     }
 
-    /// The answer to each check, each with the secret unless it says otherwise, and the health of each service.
+    /// The answer to each check, each with the secret unless it says otherwise, and the health of each
+    /// service.
     fn ask(&self, mut checks: Value, health: &[&str]) -> (Vec<Value>, Value) {
         for check in checks.as_array_mut().unwrap() {
             let fields = check.as_object_mut().unwrap();

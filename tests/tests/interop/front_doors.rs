@@ -1,5 +1,5 @@
-//! `rcmpd check-proxy` at real front doors: clean where `rcmpd proxy-config` configured them, and each hole found where the configuration was changed
-//! that.
+//! `rcmpd check-proxy` at real front doors: clean where `rcmpd proxy-config` configured them, and each hole
+//! found where the configuration was changed that.
 
 use rcmpd_tests::web::{Site, WebServer, free_port};
 use serde_json::Value;
@@ -16,7 +16,8 @@ fn is_clean(server: WebServer) {
     let report = done.json();
     assert_eq!(with(&report, "leak"), [""; 0], "{report:#}");
     assert_eq!(with(&report, "not_checked"), [""; 0], "{report:#}");
-    // What a web server does not do is not seen: sessions of another host need one, and not every one resumes sessions or speaks HTTP/2.
+    // What a web server does not do is not seen: sessions of another host need one, and not every one resumes
+    // sessions or speaks HTTP/2.
     let mut optional = vec!["other-host", "resumption", "anonymous-session"];
     if matches!(server, WebServer::Nginx | WebServer::Apache) {
         optional.push("http2");
@@ -71,7 +72,8 @@ fn the_tls_front_is_clean() {
     is_clean(WebServer::Own);
 }
 
-/// A recipe with one change that an operator might make: the exit code says that something leaks, and this check is among what does.
+/// A recipe with one change that an operator might make: the exit code says that something leaks, and this
+/// check is among what does.
 fn leaks(server: WebServer, path: &str, more: &[&str], check: &str, change: impl FnOnce(&str) -> String) {
     let broken = |text: String| {
         let changed = change(&text);
@@ -124,7 +126,8 @@ fn nginx_that_asks_about_one_spelling_of_a_path() {
     });
 }
 
-/// nginx takes the outer `proxy_set_header` into a location that has none of its own, and none of them into one that has.
+/// nginx takes the outer `proxy_set_header` into a location that has none of its own, and none of them into
+/// one that has.
 #[test]
 fn nginx_with_a_nested_location_that_sets_a_header() {
     leaks(WebServer::Nginx, "/", &[], "paths", |text| {

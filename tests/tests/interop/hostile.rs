@@ -67,7 +67,8 @@ fn check(header_signing: bool) {
         let unsigned_header =
             !header_signing && ["alloc_hint", "opnum", "call_id", "auth_pad_length"].contains(&&place[..]);
         match &place[..] {
-            // Nothing covers these without header signing, so the seal cannot break; what they change is refused or harmless.
+            // Nothing covers these without header signing, so the seal cannot break; what they change is
+            // refused or harmless.
             _ if unsigned_header => assert_ne!(outcome["silent"], true, "{place}: {outcome}"),
             // Bytes that no signature covers and that no server reads ([MS-NRPC] 2.2.1.3.3: must be ignored).
             "reserved" => assert_eq!(*outcome, good, "{place}"),
@@ -92,8 +93,8 @@ fn every_attack_is_refused_without_header_signing() {
     check(false);
 }
 
-/// Zero challenges and zero credentials, 256 times: not one is let in, with the flags of the published attack and with all
-/// that we demand.
+/// Zero challenges and zero credentials, 256 times: not one is let in, with the flags of the published attack
+/// and with all that we demand.
 #[test]
 fn zerologon_is_refused() {
     for (flags, status) in [(0x212f_ffffu32, DOWNGRADE), (0x612f_ffff, ACCESS_DENIED)] {

@@ -31,7 +31,8 @@ mod notation;
 
 use rcmpd_tests::Service;
 
-/// What the quickstart's accounts are: name, RID, primary group, groups of the domain, of which `local` is one of its local ones.
+/// What the quickstart's accounts are: name, RID, primary group, groups of the domain, of which `local` is
+/// one of its local ones.
 struct Expected {
     who: &'static str,
     account: &'static str,

@@ -1,11 +1,11 @@
-//! Paths with odd characters in what `rcmpd proxy-config` prints, read by each web server's own check of its configuration. A web server that
-//! reads another path than was meant does not find the file there.
+//! Paths with odd characters in what `rcmpd proxy-config` prints, read by each web server's own check of its
+//! configuration. A web server that reads another path than was meant does not find the file there.
 
 use rcmpd_tests::Demo;
 use rcmpd_tests::web::{Printed, WebServer};
 
-/// Names of a folder: white space, each kind of quotes, a value of our own templates, a variable, a comment, an escape, and what YAML has a
-/// meaning for.
+/// Names of a folder: white space, each kind of quotes, a value of our own templates, a variable, a comment,
+/// an escape, and what YAML has a meaning for.
 const ODD: [&str; 9] = ["a b", "a\"b", "a'b", "a{{key}}b", "a$b", "a#b", "a\\b", "a`b", "a, [b]: c"];
 
 /// The folders that a web server has no way to quote: `rcmpd proxy-config` prints nothing and says why.

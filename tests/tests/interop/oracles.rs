@@ -1,5 +1,6 @@
-//! What OpenSSL and SSSD make of the certificates of the tables. Neither writes Windows' text as it is; how far their texts are put
-//! into its form is here, and what differs after that is in `differences.toml`, with its reason.
+//! What OpenSSL and SSSD make of the certificates of the tables. Neither writes Windows' text as it is; how
+//! far their texts are put into its form is here, and what differs after that is in `differences.toml`, with
+//! its reason.
 
 use crate::differences::{Comparison, Differences, cases, names};
 use crate::notation::{certificate, certificate_of, unhex};
@@ -20,8 +21,9 @@ fn worked(name: &str) -> Vec<u8> {
 /// A name as an oracle tells it: relative names of a word and a value's text.
 type Parts = Vec<Vec<(String, String)>>;
 
-/// Windows' text of parts, by the rules of CertNameToStr and not by ours: a value is quoted that is empty, begins or ends with
-/// white space, or has one of these characters in it, and a quote in it is doubled. `#` and hex from a dump stay as they are.
+/// Windows' text of parts, by the rules of CertNameToStr and not by ours: a value is quoted that is empty,
+/// begins or ends with white space, or has one of these characters in it, and a quote in it is doubled. `#`
+/// and hex from a dump stay as they are.
 fn quoted(parts: &Parts) -> String {
     let value = |value: &str| {
         let blank = value.trim() != value || value.is_empty();
@@ -38,8 +40,8 @@ fn quoted(parts: &Parts) -> String {
     parts.iter().map(rdn).collect::<Vec<_>>().join(",")
 }
 
-/// A text with `,` and `+` between parts and RFC 2253's escapes, as both write it, taken apart. A dumped value is marked by a NUL
-/// at its beginning, which no text of ours has.
+/// A text with `,` and `+` between parts and RFC 2253's escapes, as both write it, taken apart. A dumped
+/// value is marked by a NUL at its beginning, which no text of ours has.
 fn escaped_parts(line: &[u8]) -> Parts {
     let mut parts: Vec<Vec<(Vec<u8>, Vec<u8>)>> = vec![vec![(vec![], vec![])]];
     let mut in_value = false;
@@ -120,7 +122,8 @@ fn openssl_reads_the_names_of_the_table_as_we_do() {
     comparison.finish(130);
 }
 
-/// What OpenSSL prints of a certificate's serial number and times, in our words; nothing that it would not print.
+/// What OpenSSL prints of a certificate's serial number and times, in our words; nothing that it would not
+/// print.
 fn serial_and_times(read: &Certificate<'_>) -> String {
     let number = read.serial.iter().position(|byte| *byte != 0).map_or(&[0][..], |at| &read.serial[at..]);
     let time = |time: dtyp::FileTime| time.to_string().replace('T', " ");
@@ -128,7 +131,8 @@ fn serial_and_times(read: &Certificate<'_>) -> String {
     format!("serial={serial}\nnotBefore={}\nnotAfter={}\n", time(read.not_before), time(read.not_after))
 }
 
-/// Holds what both say of serial number and times against each other; of what only one of them reads it is told that it does.
+/// Holds what both say of serial number and times against each other; of what only one of them reads it is
+/// told that it does.
 fn note_serial_and_times(comparison: &mut Comparison<'_>, what: &str, encoded: &[u8]) {
     let ours = Certificate::parse(encoded).ok().map(|read| serial_and_times(&read));
     // It folds long numbers, and looks at times when it prints them.
@@ -219,7 +223,8 @@ fn mappings(certificate: &Certificate<'_>) -> Vec<String> {
     forms.into_iter().map(|form| form.map(|form| form.to_string()).unwrap_or_default()).collect()
 }
 
-/// An oracle's mapping with its names as Windows writes them. In a value `<` is escaped, so each that is not begins a tag.
+/// An oracle's mapping with its names as Windows writes them. In a value `<` is escaped, so each that is not
+/// begins a tag.
 fn windows_mapping(comparison: &Comparison<'_>, text: &str) -> String {
     let mut out = String::new();
     for (n, piece) in text.split('<').enumerate() {

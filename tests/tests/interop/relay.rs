@@ -1,4 +1,5 @@
-//! Opaque packages: "Kerberos" through our relay to a real domain controller says what it says when it is asked directly.
+//! Opaque packages: "Kerberos" through our relay to a real domain controller says what it says when it is
+//! asked directly.
 
 use crate::SUCCESS;
 use rcmpd_tests::peers::{SambaDc, run};

@@ -1,5 +1,5 @@
-//! Samba's stack as a client: opnums 4, 15, 21 and 39, header signing, NDR and NDR64, both byte orders; and Samba's
-//! bindings as the reader of our PAC.
+//! Samba's stack as a client: opnums 4, 15, 21 and 39, header signing, NDR and NDR64, both byte orders; and
+//! Samba's bindings as the reader of our PAC.
 
 use crate::{ACCOUNTS, Expected, LOGON_FAILURE, SUCCESS, sid};
 use rcmpd_tests::peers::{SAMBA_PYTHON, question, question_with, run, samba};
@@ -7,7 +7,8 @@ use rcmpd_tests::{Demo, Service};
 use serde_json::{Value, json};
 
 const NEVER: u64 = 0x7fff_ffff_ffff_ffff;
-/// SE_GROUP_MANDATORY, ENABLED_BY_DEFAULT and ENABLED; with SE_GROUP_RESOURCE for local groups ([MS-PAC] 2.2.1).
+/// SE_GROUP_MANDATORY, ENABLED_BY_DEFAULT and ENABLED; with SE_GROUP_RESOURCE for local groups ([MS-PAC]
+/// 2.2.1).
 const GROUP: u32 = 0x7;
 const LOCAL_GROUP: u32 = 0x2000_0007;
 
@@ -160,8 +161,8 @@ fn a_channel_that_only_signs_answers_nothing() {
     assert!(service.log().contains("Secure channel established"));
 }
 
-/// What Windows does with PDUs that no library sends, as Samba wrote it down: bind and alter_context with any flags, fragments
-/// in every order, hints, cancels, orphans, association groups.
+/// What Windows does with PDUs that no library sends, as Samba wrote it down: bind and alter_context with any
+/// flags, fragments in every order, hints, cancels, orphans, association groups.
 #[test]
 fn samba_s_own_tests_of_raw_dce_rpc_pass() {
     let service = Demo::new().serve_alone();

@@ -1,4 +1,5 @@
-//! Web servers pass the ticket of the sidecar to the client and back, and never to the application. curl keeps the cookies.
+//! Web servers pass the ticket of the sidecar to the client and back, and never to the application. curl
+//! keeps the cookies.
 
 use rcmpd_tests::web::{Site, WebServer, free_port, values};
 
@@ -46,7 +47,8 @@ fn passes_tickets(server: WebServer) {
         assert_eq!(values(&page, "Cookie"), cookies, "{server:?}");
     }
     assert_eq!(tickets(&site, "accepted"), 1, "{server:?}");
-    // Two of them, other spellings, and another client's: no application gets a ticket, and nothing is said of another account.
+    // Two of them, other spellings, and another client's: no application gets a ticket, and nothing is said
+    // of another account.
     site.service.reload();
     let twice = format!("Cookie: __Host-rcmpd={ticket}; a=b; __Host-rcmpd={ticket}");
     let odd = format!("Cookie: a=b;__host-RCMPD ={ticket}");

@@ -1,5 +1,5 @@
-//! The master secret server, asked by clients that share no code with it: Impacket, and Samba's Python bindings through the
-//! management interface.
+//! The master secret server, asked by clients that share no code with it: Impacket, and Samba's Python
+//! bindings through the management interface.
 
 use dtyp::hex;
 use rcmpd_tests::peers::{SambaDc, sso_impacket, sso_samba};
@@ -345,7 +345,8 @@ fn secret_does_not_leave_without_its_line_in_the_audit_log() {
     assert_eq!(text.matches("master_secret_delivered").count(), 1 + refused);
 }
 
-/// A demo, named as a member of the domain, whose users that domain controller checks. Members of a group there are administrators.
+/// A demo, named as a member of the domain, whose users that domain controller checks. Members of a group
+/// there are administrators.
 fn with_domain_controller(demo: &Demo, dc: &SambaDc, computer: &str) {
     rcmpd_tests::write_secret(demo.path("machines/FABRIKAM.secret"), dc.secret(&format!("{computer}$")));
     demo.edit(|text| {

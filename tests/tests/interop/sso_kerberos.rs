@@ -1,5 +1,5 @@
-//! The master secret server and Kerberos: users of an MIT KDC and of a Samba domain, by MIT Kerberos, Impacket and Samba's
-//! stack, and tickets that were changed on their way.
+//! The master secret server and Kerberos: users of an MIT KDC and of a Samba domain, by MIT Kerberos,
+//! Impacket and Samba's stack, and tickets that were changed on their way.
 
 use crate::sso::{KEY, demo, failure, set_administrators, success};
 use rcmpd_tests::mit::MitKdc;
@@ -14,12 +14,14 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The service's principal in realms of MIT Kerberos: Impacket asks for `host` and the address that it connects to.
+/// The service's principal in realms of MIT Kerberos: Impacket asks for `host` and the address that it
+/// connects to.
 const HOST: &str = "host/127.0.0.1";
 /// TRANSITED-POLICY-CHECKED among the flags of a ticket (RFC 4120 2.6).
 const TRANSITED_POLICY_CHECKED: u32 = 12;
 
-/// Lets a demo accept tickets for the principals of a keytab from clients of these realms, each with its kind.
+/// Lets a demo accept tickets for the principals of a keytab from clients of these realms, each with its
+/// kind.
 fn with_kerberos(demo: &Demo, keytab: &Path, realms: &[(&str, &str)], administrators: &[&str]) {
     write_secret(demo.path("sso/keytab"), std::fs::read(keytab).expect("there is a keytab"));
     set_administrators(demo, &format!("administrators = {}", json!(administrators)));
@@ -30,7 +32,8 @@ fn with_kerberos(demo: &Demo, keytab: &Path, realms: &[(&str, &str)], administra
     demo.configure(&format!("[sso.kerberos]\nkeytab = \"sso/keytab\"\n{realms}"));
 }
 
-/// A service in the realm MIT.TEST of this kind, whose user `ssoadmin` is an administrator if users may have no SIDs.
+/// A service in the realm MIT.TEST of this kind, whose user `ssoadmin` is an administrator if users may have
+/// no SIDs.
 fn in_mit_realm(kdc: &MitKdc, kind: &str) -> Service {
     let demo = demo();
     let administrators: &[&str] =
@@ -345,7 +348,8 @@ fn enter(dc: &SambaDc) {
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("run as root");
 }
 
-/// A demo that accepts tickets of the domain for the principals of a keytab, whose administrator is that user.
+/// A demo that accepts tickets of the domain for the principals of a keytab, whose administrator is that
+/// user.
 fn in_domain(dc: &SambaDc, keytab: &Path, sid: &str) -> Demo {
     let demo = demo();
     let realm = dc.text("dns").to_uppercase();
@@ -457,7 +461,8 @@ fn delegated_tickets_are_refused_unless_they_are_allowed() {
         (erika["sid"].as_str().expect("a SID"), erika["password"].as_str().expect("a password"));
     let (dns, realm) = (dc.text("dns"), dc.text("dns").to_uppercase());
     let name = format!("sso/srv.{dns}");
-    // By S4U2Self and S4U2Proxy; and one with which the service itself vouches for the user, by S4U2Self alone.
+    // By S4U2Self and S4U2Proxy; and one with which the service itself vouches for the user, by S4U2Self
+    // alone.
     let ticket = |account: &str, arguments: &[&str]| {
         let own = folder.join(account);
         std::fs::create_dir(&own).expect("there is none");

@@ -1,5 +1,5 @@
-//! NTLM and SPNEGO at the running master secret server: Samba's own tests, Impacket's ntlmrelayx, and messages that differ in one point
-//! from a client's.
+//! NTLM and SPNEGO at the running master secret server: Samba's own tests, Impacket's ntlmrelayx, and
+//! messages that differ in one point from a client's.
 
 use crate::sso::{KEY, demo, success};
 use rcmpd_tests::mit::MitKdc;
@@ -27,9 +27,9 @@ fn samba_s_tests(service: &Service, host: &str, providers: &[&str]) -> (usize, V
     (done["ran"].as_array().expect("a list").len(), failed.keys().cloned().collect())
 }
 
-/// Where the service differs from Windows, in alphabetical order. What differs is when and by which number a client is refused whose
-/// NTLM flags lack what its level needs. The wire tells no reason, and the flag is one; a level that was not negotiated is refused with the
-/// last leg ([MS-RPCE] 3.3.1.5.2.2).
+/// Where the service differs from Windows, in alphabetical order. What differs is when and by which number a
+/// client is refused whose NTLM flags lack what its level needs. The wire tells no reason, and the flag is
+/// one; a level that was not negotiated is refused with the last leg ([MS-RPCE] 3.3.1.5.2.2).
 const DIFFERS: &[&str] = &[
     // Windows completes the context, and refuses its first call with RPC_S_SEC_PKG_ERROR.
     "test_spnego_integrity_bind_none",
@@ -43,7 +43,8 @@ const DIFFERS: &[&str] = &[
 #[test]
 fn samba_s_tests_of_ntlm_and_spnego_pass_at_the_service_s_own_port() {
     let demo = Demo::with_master_secret();
-    // The tests have port 135 written in them, and in the server's answers. The endpoint mapper has it at another address.
+    // The tests have port 135 written in them, and in the server's answers. The endpoint mapper has it at
+    // another address.
     demo.edit(|text| {
         let (before, section) = text.split_once("[sso]").expect("there is one");
         format!("{before}[sso]{}", section.replacen("127.0.0.1:0", "127.0.0.2:135", 1))
@@ -95,8 +96,8 @@ fn ntlmrelayx_gets_fault_5_whatever_it_removes() {
         };
         let answers = relay.finish();
         for answer in &answers {
-            // A bind that is refused already has no call. Where nothing of the proof was changed it was accepted, and a call that is not
-            // sealed breaks the protocol.
+            // A bind that is refused already has no call. Where nothing of the proof was changed it was
+            // accepted, and a call that is not sealed breaks the protocol.
             let is_refused = answer == &json!({ "fault": 5 }) || answer["error"].is_string();
             let breaks = answer == &json!({ "fault": 0x1c01_000b }) && row["level"] == 6;
             assert!(is_refused || breaks, "{row} {victim}: {answers:?}");
@@ -283,7 +284,8 @@ fn contexts_that_are_left_half_open_take_no_memory() {
     let before = service.resident_kib();
     leave_some(10_000);
     let grown = service.resident_kib().saturating_sub(before);
-    // Contexts of 1 KiB each would be 30 MiB. Each authenticator is kept for the clock skew, so that it is not taken twice.
+    // Contexts of 1 KiB each would be 30 MiB. Each authenticator is kept for the clock skew, so that it is
+    // not taken twice.
     assert!(grown < 6 * 1024, "{grown} KiB");
     alice_is_served(&service, "after clients that left");
     let refused = service.audit("authentication_refused");
@@ -329,7 +331,8 @@ fn endpoint_mapper_gives_the_tower_to_samba_s_authenticated_binds() {
     assert_eq!(service.audit("authentication_refused").len(), 0);
 }
 
-/// Hardened domain controllers refuse proofs whose CHALLENGE had other names than the secure channel's account (CVE-2022-21857).
+/// Hardened domain controllers refuse proofs whose CHALLENGE had other names than the secure channel's
+/// account (CVE-2022-21857).
 #[test]
 fn challenge_with_names_of_another_account_is_an_error_before_start() {
     let demo = demo();

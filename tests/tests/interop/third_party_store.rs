@@ -1,4 +1,5 @@
-//! A store that is not part of this workspace: built against what `account-store` and `rcmpd` publish, and asked by Impacket.
+//! A store that is not part of this workspace: built against what `account-store` and `rcmpd` publish, and
+//! asked by Impacket.
 
 use crate::{LOGON_FAILURE, SUCCESS, sid};
 use rcmpd_tests::peers::{impacket, question};
@@ -30,8 +31,9 @@ fn libraries(lock: &Path) -> BTreeSet<(String, String, String)> {
     packages.filter_map(|it| Some((text(it, "name")?, text(it, "version")?, text(it, "checksum")?))).collect()
 }
 
-/// Builds the example, on one core because other tests run meanwhile; tests it; and says where its program is. It shares the libraries
-/// of the workspace: their versions by a lock file that is made from the workspace's own, and what was built of them by the target directory.
+/// Builds the example, on one core because other tests run meanwhile; tests it; and says where its program
+/// is. It shares the libraries of the workspace: their versions by a lock file that is made from the
+/// workspace's own, and what was built of them by the target directory.
 fn built() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let example = root.join("examples/csv-store");
@@ -52,7 +54,8 @@ fn built() -> PathBuf {
 const HEAD: &str = "name;rid;upn;spns;mappings;state;groups\n";
 const ALICE: &str = "alice;1001;alice@contoso.example;;;enabled;513:Domain Users|1101:Engineers\n";
 
-/// The demo with its accounts in a CSV file, whose separator is a setting of the store, and its machines where they were.
+/// The demo with its accounts in a CSV file, whose separator is a setting of the store, and its machines
+/// where they were.
 fn demo() -> Demo {
     let demo = Demo::new();
     let store = "kind = \"sqlite\"\npath = \"accounts.db\"";
@@ -105,7 +108,8 @@ fn a_store_of_a_third_party_keeps_the_contract_and_answers_alice() {
         let refused = run(command, 1);
         assert!(refused.stderr.contains(why), "{refused:?}");
     }
-    // A new machine has a SID that no account of the file has; one that the file has as an account has that one's SID.
+    // A new machine has a SID that no account of the file has; one that the file has as an account has that
+    // one's SID.
     let add = |name| run(&["machine", "add", name, "--secret-file", name, "--json"], 0).json();
     assert_eq!(add("WEB02$")["sid"], format!("{}-{}", demo.domain_sid(), 1 << 30));
     replace(&demo, &format!("{HEAD}{ALICE}WEB03$;1500;;;;enabled;515\n"));
@@ -139,7 +143,8 @@ fn a_store_of_a_third_party_keeps_the_contract_and_answers_alice() {
     assert_eq!(groups, [sid(&service, 1101), sid(&service, 513)]);
     assert_eq!(done["answers"][1]["status"], LOGON_FAILURE, "bob is not in the file");
 
-    // The store reads the file again by itself. While the file is broken it answers nothing, which the service tells.
+    // The store reads the file again by itself. While the file is broken it answers nothing, which the
+    // service tells.
     assert_eq!((service.get("/ready").0, service.metric("rcmpd_store_usable")), (200, 1));
     replace(&service, &format!("{HEAD}{}", ALICE.replace("enabled", "disabled")));
     wait_for_map(&service, &csv, 3);

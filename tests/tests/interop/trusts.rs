@@ -1,5 +1,5 @@
-//! Our client at a real Samba AD DC over every type of channel ([MS-NRPC] 2.2.1.3.13), beside what Impacket gets there: a member's, a
-//! trusting domain's by DNS and by NetBIOS name, and another domain controller's.
+//! Our client at a real Samba AD DC over every type of channel ([MS-NRPC] 2.2.1.3.13), beside what Impacket
+//! gets there: a member's, a trusting domain's by DNS and by NetBIOS name, and another domain controller's.
 
 use crate::domain_controller::ask;
 use crate::{LOGON_FAILURE, SUCCESS};
@@ -13,7 +13,8 @@ const UAS: u16 = 5;
 const SERVER: u16 = 6;
 const CDC_SERVER: u16 = 7;
 
-/// Type, the account as it goes on the wire, and the computer that asks. The DC of a trusting domain is not named after the account.
+/// Type, the account as it goes on the wire, and the computer that asks. The DC of a trusting domain is not
+/// named after the account.
 const CHANNELS: [(u16, &str, &str); 4] = [
     (WORKSTATION, "WEB01$", "WEB01"),
     (TRUSTED_DNS_DOMAIN, "contoso.example.", "CONDC1"),
@@ -87,14 +88,14 @@ fn an_account_is_for_its_own_types(dc: &SambaDc) {
         let error = done["error"].as_str().unwrap_or_default();
         assert!(error.contains(says), "type {channel_type} as {account}: {done:#}");
     }
-    // Samba 4.17 takes the last character off a DNS name, whatever it is. So the name without the dot is another domain's there,
-    // and a client has to send it.
+    // Samba 4.17 takes the last character off a DNS name, whatever it is. So the name without the dot is
+    // another domain's there, and a client has to send it.
     let done = channel(dc, (TRUSTED_DNS_DOMAIN, "contoso.exampleX", "CONDC1"), &dc.secret("CONTOSO$"), &[]);
     assert_eq!(done["capabilities"], "good", "{done:#}");
 }
 
-/// The partner's controllers learn a new secret at different times, so the one before is good, also after the new one was used; the
-/// one before that is not. Either type of channel changes it for both.
+/// The partner's controllers learn a new secret at different times, so the one before is good, also after the
+/// new one was used; the one before that is not. Either type of channel changes it for both.
 fn a_trust_s_previous_secret_is_good(dc: &SambaDc) {
     let by = |channel_type: u16| *CHANNELS.iter().find(|channel| channel.0 == channel_type).unwrap();
     let trust = &dc.facts["trusts"]["CONTOSO"];

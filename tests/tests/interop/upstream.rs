@@ -1,5 +1,5 @@
-//! Applications behind the TLS-terminating proxy, by programs that are not of this project: nginx over TLS and HTTP/2, and gRPC's own server with its
-//! own client.
+//! Applications behind the TLS-terminating proxy, by programs that are not of this project: nginx over TLS
+//! and HTTP/2, and gRPC's own server with its own client.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
@@ -258,7 +258,8 @@ fn speaks_grpc(upstream: &str, prepare: &dyn Fn(&Demo)) -> Site {
     let site = Site::start_at(Page::start(), upstream, prepare);
     let mut got = called(&site, Some("alice"));
     assert_eq!(got["unary"], "abab", "{got:#}");
-    // An answer without a date gets one (RFC 9110, section 6.6.1); one without a message has it among its trailers.
+    // An answer without a date gets one (RFC 9110, section 6.6.1); one without a message has it among its
+    // trailers.
     let trailing = got["refuse"]["trailing"].as_array_mut().expect("it is refused");
     trailing.retain(|pair| pair[0] != "date");
     let pairs = got["metadata"].as_array().unwrap_or_else(|| panic!("{got:#}"));

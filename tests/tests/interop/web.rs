@@ -123,7 +123,8 @@ fn has_room_for_many_groups(server: WebServer) {
     }
 }
 
-/// An application that wants the account under a name of its own gets it there, and never a client's copy of it or of the usual name.
+/// An application that wants the account under a name of its own gets it there, and never a client's copy of
+/// it or of the usual name.
 fn has_names_of_the_operator(server: WebServer) {
     // As long as a name may be: nginx has no room for a longer one.
     let long = format!("X-{}", "a".repeat(38));
@@ -287,8 +288,8 @@ fn envoy_over_http() {
     assert!(values(&bob, "X-Forwarded-Client-Cert").is_empty(), "{bob:#}");
 }
 
-/// An Envoy that is not told to pass on the certificate writes its hash alone. The log and a metric say what to set; Envoy shows no client the text of
-/// a 500.
+/// An Envoy that is not told to pass on the certificate writes its hash alone. The log and a metric say what
+/// to set; Envoy shows no client the text of a 500.
 #[test]
 fn envoy_that_passes_on_no_certificate_is_told_what_to_set() {
     let without = |text: String| text.replace("{ cert: true }", "{ subject: true }");
@@ -346,8 +347,8 @@ fn every_one_serves_clients_that_send_their_certificate_alone() {
     SERVERS.into_iter().for_each(knows_intermediates);
 }
 
-/// `extended_key_usage` allows smart card logon (1.3.6.1.4.1.311.20.2.2), which no TLS library takes for client authentication. nginx and
-/// Apache cannot be told to accept it, and what is printed for them says so.
+/// `extended_key_usage` allows smart card logon (1.3.6.1.4.1.311.20.2.2), which no TLS library takes for
+/// client authentication. nginx and Apache cannot be told to accept it, and what is printed for them says so.
 #[test]
 fn key_purposes_are_those_of_the_mapping() {
     for server in SERVERS {
@@ -369,7 +370,8 @@ fn key_purposes_are_those_of_the_mapping() {
     }
 }
 
-/// Longer than the minute after which nginx, HAProxy and Apache end a connection that says nothing, unless they are told otherwise.
+/// Longer than the minute after which nginx, HAProxy and Apache end a connection that says nothing, unless
+/// they are told otherwise.
 const IDLE: Duration = Duration::from_secs(65);
 
 /// A late answer, a stream and an idle WebSocket, for all at once: each of them takes time.
@@ -428,8 +430,9 @@ fn every_one_has_two_sites() {
     }
 }
 
-/// [MS-RCMP] 3.1: three levels of service by three issuers, behind nginx. The store and the mapping are those of docs/configuration.md. Each client
-/// sends its certificate alone, and the one of Gold CA's own issuing CA is known by the chain.
+/// [MS-RCMP] 3.1: three levels of service by three issuers, behind nginx. The store and the mapping are those
+/// of docs/configuration.md. Each client sends its certificate alone, and the one of Gold CA's own issuing CA
+/// is known by the chain.
 #[test]
 fn nginx_with_three_levels_of_service() {
     let more = "methods = [\"issuer-chain\"]\n[[sidecar.route]]\npath = \"/orders\"\ngroups = [\"Orders\"]\n[[sidecar.route]]";
@@ -460,8 +463,9 @@ const CONFIGURATION: &str = include_str!("../../../docs/configuration.md");
 const WEB_SERVERS: &str = include_str!("../../../docs/web-servers.md");
 const README: &str = include_str!("../../../README.md");
 
-/// What is pasted: the `sh` blocks of "In five minutes", and the lines of the README, which are for the same demo; each line of the README
-/// is followed by what it prints. Ports of the machine may be taken, so others are put in their place.
+/// What is pasted: the `sh` blocks of "In five minutes", and the lines of the README, which are for the same
+/// demo; each line of the README is followed by what it prints. Ports of the machine may be taken, so others
+/// are put in their place.
 #[test]
 fn the_five_minutes_work_as_they_are_printed() {
     let folder = tempfile::tempdir().unwrap();

@@ -35,8 +35,8 @@ async fn ask(client: &Client, association: &mut dyn Association, question: &[u8]
     (answer.status.0, answer.authoritative)
 }
 
-/// The question with another certificate: the last bytes of its signature are a number ([MS-RCMP] 2.2.1 has OffsetCertificate and
-/// CertLength in these places).
+/// The question with another certificate: the last bytes of its signature are a number ([MS-RCMP] 2.2.1 has
+/// OffsetCertificate and CertLength in these places).
 fn guess(question: &[u8], number: u32) -> Vec<u8> {
     let word = |at: usize| u32::from_le_bytes(question[at..at + 4].try_into().unwrap()) as usize;
     let end = word(8) + word(12);
@@ -45,7 +45,8 @@ fn guess(question: &[u8], number: u32) -> Vec<u8> {
     guess
 }
 
-/// One user with a certificate that maps no account, again and again, through the web server that serves alice.
+/// One user with a certificate that maps no account, again and again, through the web server that serves
+/// alice.
 #[tokio::test]
 async fn one_certificate_that_maps_no_account_shuts_out_no_other_user_of_its_web_server() {
     let service = Demo::new().serve();
@@ -98,7 +99,8 @@ async fn a_machine_that_guesses_is_cut_off_and_another_one_is_served() {
     let mut right_guess_refused = false;
     for number in 1..6 {
         while ask(&guessing, &mut *guessed, &next()).await.0 == LOGON_FAILURE {}
-        // Bytes behind the message mean nothing, and make another question of it, which has not mapped before.
+        // Bytes behind the message mean nothing, and make another question of it, which has not mapped
+        // before.
         let alice = [&alice[..], vec![0; number].as_slice()].concat();
         right_guess_refused |= ask(&again, &mut *other, &alice).await.0 == DS_BUSY;
     }

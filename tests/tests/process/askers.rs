@@ -16,7 +16,8 @@ pub(crate) fn audit_lines(demo: &Demo) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Adds Administrator (RID 500) and dave, a member of Domain Admins by a group in it, with certificates that name them.
+/// Adds Administrator (RID 500) and dave, a member of Domain Admins by a group in it, with certificates that
+/// name them.
 fn with_administrators(demo: &Demo) {
     let sid = demo.domain_sid();
     let lines = [
@@ -36,8 +37,8 @@ fn with_administrators(demo: &Demo) {
     }
 }
 
-/// In a domain whose database has no privileged group, their well-known names lead to their SIDs ([MS-DTYP] 2.4.2.4), and no group
-/// of another SID gets such a name.
+/// In a domain whose database has no privileged group, their well-known names lead to their SIDs ([MS-DTYP]
+/// 2.4.2.4), and no group of another SID gets such a name.
 #[test]
 fn the_name_of_a_privileged_group_is_its_sid() {
     let demo = Demo::new();
@@ -233,7 +234,8 @@ fn a_scope_holds_over_two_services() {
     set(&b, "WEB01$", &["--domain", "FABRIKAM", "--domain", "CONTOSO"]).code(0);
     map("alice").code(0);
 
-    // An administrator of CONTOSO: CONTOSO does not tell FABRIKAM, until the scope of its trust names the group.
+    // An administrator of CONTOSO: CONTOSO does not tell FABRIKAM, until the scope of its trust names the
+    // group.
     map("dave").code(3);
     assert_eq!((reason(&b), reason(&c)), (json!("refused_elsewhere"), json!("out_of_scope")));
     let all = ["--group", "Domain Users", "--group", "Domain Admins"];

@@ -1,4 +1,5 @@
-//! The tamper-evident audit log: what a service writes and signs, what a verifier finds, and what OpenSSL thinks of it.
+//! The tamper-evident audit log: what a service writes and signs, what a verifier finds, and what OpenSSL
+//! thinks of it.
 
 use rcmpd_tests::{Demo, Finished, Service};
 use rustix::process::Signal;
@@ -121,7 +122,8 @@ fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
     service.rcmpd(&["audit", "key", "audit.key"]).code(1);
 }
 
-/// Heads of older lines say nothing about newer ones: these belong together, and who wrote them is not verified.
+/// Heads of older lines say nothing about newer ones: these belong together, and who wrote them is not
+/// verified.
 #[test]
 fn lines_that_no_head_is_about_are_not_verified() {
     let mut service = chained(3600).serve();
@@ -148,7 +150,8 @@ fn lines_that_no_head_is_about_are_not_verified() {
     verify(&service, &newer).code(3);
 }
 
-/// OpenSSL knows nothing of us: it gets the public key, the bytes that docs/audit-log.md says are signed, and the signature.
+/// OpenSSL knows nothing of us: it gets the public key, the bytes that docs/audit-log.md says are signed, and
+/// the signature.
 #[test]
 fn openssl_verifies_a_head() {
     let mut service = chained(1).serve();

@@ -76,8 +76,8 @@ fn chain(told: &Told<'_>) -> Chain {
     Chain { a, b, c }
 }
 
-/// A lock on a store that lets no reader in: the bytes of the write-ahead log's index that stand for readers and writers (SQLite's file
-/// format, section 4.5.2). It ends with this value.
+/// A lock on a store that lets no reader in: the bytes of the write-ahead log's index that stand for readers
+/// and writers (SQLite's file format, section 4.5.2). It ends with this value.
 struct Lock(Child);
 
 impl Lock {

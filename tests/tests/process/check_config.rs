@@ -1,4 +1,5 @@
-//! `check-config` tells before a start or a reload what these would refuse, what is lax, and what matches nothing.
+//! `check-config` tells before a start or a reload what these would refuse, what is lax, and what matches
+//! nothing.
 
 use rcmpd_tests::openssl::openssl;
 use rcmpd_tests::{Demo, write_secret};
@@ -36,7 +37,8 @@ fn demo() -> Demo {
     demo
 }
 
-/// A configuration whose domain was not added yet has neither a database nor its key. Nothing is lost, so no new key is proposed.
+/// A configuration whose domain was not added yet has neither a database nor its key. Nothing is lost, so no
+/// new key is proposed.
 #[test]
 fn a_domain_that_was_not_added_yet_is_told_to_add() {
     let demo = Demo::new();
@@ -263,7 +265,8 @@ fn a_name_of_a_peer_that_local_accounts_have_is_warned_about() {
     assert!(!done.stderr.contains("warning: "), "{done:?}");
 }
 
-/// A listener that knows no host and no path answers 500 where routes are configured, and that is said before a request comes.
+/// A listener that knows no host and no path answers 500 where routes are configured, and that is said before
+/// a request comes.
 #[test]
 fn a_listener_without_a_target_is_warned_about_where_there_are_routes() {
     let demo = Demo::new();
@@ -326,7 +329,8 @@ fn a_demo_has_three_ports_of_its_own() {
     assert!(!demo.path("refused").exists());
 }
 
-/// The file for OpenSSL that docs/smart-cards.md prints binds alice's certificate to her account, by either form of the SID.
+/// The file for OpenSSL that docs/smart-cards.md prints binds alice's certificate to her account, by either
+/// form of the SID.
 #[test]
 fn openssl_writes_a_sid_as_the_docs_print_it() {
     let demo = Demo::new();

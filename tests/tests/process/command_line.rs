@@ -142,7 +142,8 @@ fn whatever_goes_wrong_says_what_and_exits_as_promised() {
     service.rcmpd(&[&proof[..], &["CONTOSO=nowhere.pub"]].concat()).code(6);
     let done = map("certs/alice.pem", &server, "WEB01$", "nowhere.secret").code(6);
     assert!(done.stderr.contains("nowhere.secret"), "{done:?}");
-    // 5: a domain that is asked about in vain; and a machine that may not ask, whichever certificate it asks about.
+    // 5: a domain that is asked about in vain; and a machine that may not ask, whichever certificate it asks
+    // about.
     let ask = ["map", "certs/alice.pem", "-c", "client.toml", "--domain", "ELSEWHERE", "--json"];
     assert_eq!(service.rcmpd(&ask).code(5).json()["status"]["name"], "STATUS_NO_SUCH_USER");
     run(&service, &["machine", "set", "WEB01$", "--revoke", "rcmp"]).code(0);
@@ -296,7 +297,8 @@ sed -n '/^\[domain\]/,/^$/p;/^\[client\]/,/^$/p' client.toml > asker.toml";
     assert!(help.contains("private key") && help.contains("5.1") && help.contains("--verify"), "{help}");
 }
 
-/// A peer that sends a byte now and then is no quicker than a silent one: the limit is for the question, not for a read.
+/// A peer that sends a byte now and then is no quicker than a silent one: the limit is for the question, not
+/// for a read.
 #[test]
 fn a_question_takes_no_longer_than_its_timeout() {
     let demo = Demo::new();

@@ -1,4 +1,5 @@
-//! `rcmpd domain …` as an operator uses it who chains two domains: added here, told to the other side, tried, and given new secrets under load.
+//! `rcmpd domain …` as an operator uses it who chains two domains: added here, told to the other side, tried,
+//! and given new secrets under load.
 
 use dtyp::NtStatus;
 use netlogon_transport::client::Association;
@@ -240,7 +241,8 @@ fn a_secret_is_changed_without_a_failed_call() {
     write_secret(&present, "what-it-was-before-and-is-good-no-more\n");
     northwind.rcmpd(&["map", &alice, "-c", "client.toml"]).code(0);
     let done = northwind.rcmpd(&["domain", "rotate", "CONTOSO", "-c", "rcmpd.toml"]).code(0);
-    // Whether the other side still takes the one before depends on whether the new one was used; it is the same in the end.
+    // Whether the other side still takes the one before depends on whether the new one was used; it is the
+    // same in the end.
     let told = ["an interrupted rotation was completed", "the secret was changed"];
     assert!(told.iter().any(|told| done.stdout.contains(told)), "{done:?}");
     assert_eq!(secret(), changed);
@@ -403,7 +405,8 @@ async fn a_trust_s_secret_that_was_rotated_away_ends_at_once() {
     establish("A-new-secret-of-the-trust").await.unwrap();
 }
 
-/// Stopped after the other side took the new secret: the one before is still accepted there, but chooses no other.
+/// Stopped after the other side took the new secret: the one before is still accepted there, but chooses no
+/// other.
 #[test]
 fn an_interrupted_rotation_is_finished_while_the_secret_before_is_still_accepted() {
     let (northwind, contoso) = chained();

@@ -96,7 +96,8 @@ fn users_of_a_socket_are_looked_up_by_check_config() {
     check("\"daemon\"").code(0);
 }
 
-/// Users and groups that are in no file are known if a name service of the system has them. The library takes the place of one, such as SSSD.
+/// Users and groups that are in no file are known if a name service of the system has them. The library takes
+/// the place of one, such as SSSD.
 #[test]
 fn users_and_groups_of_a_name_service_are_known() {
     const NAME_SERVICE: &str = r#"
@@ -285,8 +286,8 @@ fn a_configuration_that_was_cut_off_says_so_at_a_reload() {
     service.wait_for_lines(&["[[peer]] (1 before, 0 now)"], 1);
 }
 
-/// Where a second signal cannot help, the first one says so: an audit log that is a chain, or whose heads are signed, changes with a
-/// restart only.
+/// Where a second signal cannot help, the first one says so: an audit log that is a chain, or whose heads are
+/// signed, changes with a restart only.
 #[test]
 fn a_reload_that_needs_a_restart_says_so_at_once() {
     let demo = demo();

@@ -101,7 +101,8 @@ fn address(n: usize) -> Ipv4Addr {
     Ipv4Addr::from(0x7f01_0001 + n as u32)
 }
 
-/// A machine with a connection, in a thread and with a runtime of its own, so that its times are not those of the flood's tasks.
+/// A machine with a connection, in a thread and with a runtime of its own, so that its times are not those of
+/// the flood's tasks.
 struct Asker {
     /// The median time of an answer before the flood.
     calm: Duration,
@@ -165,8 +166,8 @@ async fn times(
     took
 }
 
-/// A machine that has no channel sets one up and asks. As machines do, it tries again when its connection is evicted: on a slow machine
-/// a flood can be quicker than the five round trips of a set-up.
+/// A machine that has no channel sets one up and asks. As machines do, it tries again when its connection is
+/// evicted: on a slow machine a flood can be quicker than the five round trips of a set-up.
 async fn set_up_and_ask(service: &Service, data: &[u8]) {
     let once = async || -> Result<(), Box<dyn std::error::Error>> {
         let client = Client::of_machine(service, "CONTOSO", "WEB01").await?;

@@ -1,5 +1,5 @@
-//! Client certificates in the TLS handshakes of the sidecar: what `rcmpd explain` rejects is rejected there, with an alert for the
-//! client and the same reason in the log.
+//! Client certificates in the TLS handshakes of the sidecar: what `rcmpd explain` rejects is rejected there,
+//! with an alert for the client and the same reason in the log.
 
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, GeneralSubtree,
@@ -331,7 +331,8 @@ fn a_short_key_is_no_clients() {
     service.wait_for_lines(&["Client certificate rejected in the handshake", "weak_key", told], 1);
 }
 
-/// A proxy that shows a certificate to a listener: the same rules, and a session that is resumed after its certificate expired.
+/// A proxy that shows a certificate to a listener: the same rules, and a session that is resumed after its
+/// certificate expired.
 #[test]
 fn a_proxys_certificate_is_validated_by_the_same_rules() {
     let demo = Demo::new();
@@ -400,7 +401,8 @@ fn a_proxys_certificate_is_validated_by_the_same_rules() {
     assert_eq!(s_client(&service, address, "short", request, &[]), Seen::Alert(CERTIFICATE_EXPIRED));
 }
 
-/// All that a handshake takes, made to cost as much as it can: by clients that no CA knows, and by one that a CA has certified.
+/// All that a handshake takes, made to cost as much as it can: by clients that no CA knows, and by one that a
+/// CA has certified.
 #[test]
 fn certificates_made_to_cost_much_delay_no_other_client() {
     let scene = Scene::new();

@@ -31,8 +31,8 @@ const OPEN: usize = 4700;
 /// New connections of a flood: 20 in 5 ms.
 const BURST: usize = 20;
 const PAUSE: Duration = Duration::from_millis(5);
-/// 400 new connections in a second, once the listener is full: for floods whose every connection costs a debug build
-/// milliseconds.
+/// 400 new connections in a second, once the listener is full: for floods whose every connection costs a
+/// debug build milliseconds.
 const LONG_PAUSE: Duration = Duration::from_millis(50);
 
 const HALF_HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: sidecar\r\nX-Sidecar-Secret: wro";
@@ -281,8 +281,8 @@ fn what_http_rejects_is_counted_and_logged() {
         let head = [&(payload.len() as u32).to_be_bytes()[1..], &[kind, 5, 0, 0, 0, 1]].concat();
         [PREFACE, &head, payload].concat()
     };
-    // A request has :method and :scheme (RFC 9113, section 8.3.1); 0x82 is ":method: GET" alone. DATA on an idle stream is an error of the
-    // connection (section 5.1).
+    // A request has :method and :scheme (RFC 9113, section 8.3.1); 0x82 is ":method: GET" alone. DATA on an
+    // idle stream is an error of the connection (section 5.1).
     let long = format!("GET /live HTTP/1.1\r\nX-Long: {}\r\n\r\n", "x".repeat(20 << 10));
     for (listener, reason, at, said) in [
         ("envoy-grpc", "http2_stream", address, &frames(1, &[0x82])[..]),
@@ -455,7 +455,8 @@ fn long_hello() -> Vec<u8> {
     hello.chunks(16_000).flat_map(|part| [&[22, 3, 1, 62, 128], part].concat()).collect()
 }
 
-/// Requests over HTTP/2 with a head of so many bytes (RFC 9113, section 4.3), of which the last one does not end, unless all do.
+/// Requests over HTTP/2 with a head of so many bytes (RFC 9113, section 4.3), of which the last one does not
+/// end, unless all do.
 fn long_heads(count: u32, len: usize, ends: bool) -> Vec<u8> {
     let field = |name: &str, value: &str| {
         let value_len = match value.len() {

@@ -58,7 +58,8 @@ fn master_secret() -> Service {
     service
 }
 
-/// The names on the page about metrics, each with the labels that it names there. The labels of peers are in the text.
+/// The names on the page about metrics, each with the labels that it names there. The labels of peers are in
+/// the text.
 fn documented() -> BTreeMap<String, BTreeSet<String>> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
     let page = fs::read_to_string(page).unwrap();

@@ -1,4 +1,5 @@
-//! Names that attackers choose: in accounts, peers, certificates and files. No terminal obeys them, and no shell.
+//! Names that attackers choose: in accounts, peers, certificates and files. No terminal obeys them, and no
+//! shell.
 
 use crate::issuing::{Authority, Wanted};
 use rcmpd_tests::{Demo, Finished};
@@ -6,7 +7,8 @@ use rustix::process::Signal;
 use std::fs;
 use std::process::Command;
 
-/// What terminals obey or do not show, of each kind: C0, DEL, C1, bidirectional controls, zero width, separators, tags, fillers.
+/// What terminals obey or do not show, of each kind: C0, DEL, C1, bidirectional controls, zero width,
+/// separators, tags, fillers.
 const OBEYED: &str = "\u{1b}[2J\u{1b}]0;owned\u{7}\r\n\t\u{8}\u{7f}\u{85}\u{9b}1m\u{9d}\u{61c}\u{200e}\u{200f}\u{202a}\u{202e}\u{2066}\u{2069}\
                       \u{200b}\u{2060}\u{feff}\u{2028}\u{2029}\u{e0041}\u{fe0f}\u{3164}\u{ad}";
 

@@ -35,7 +35,8 @@ fn a_certificate_that_breaks_a_rule_maps_no_account_and_the_rule_is_told() {
     }
 }
 
-/// The policy inputs of RFC 5280 6.1.1 for one authority: `check-config` takes them, and they are asked of its paths alone.
+/// The policy inputs of RFC 5280 6.1.1 for one authority: `check-config` takes them, and they are asked of
+/// its paths alone.
 #[test]
 fn an_authority_s_own_policy_inputs_are_asked_of_its_paths() {
     let demo = Demo::new();
@@ -52,7 +53,8 @@ fn an_authority_s_own_policy_inputs_are_asked_of_its_paths() {
     let entry = |certificate: &str, keys: &str| {
         format!("\n[[mapping.authority]]\ncertificate = \"{certificate}\"\n{keys}\n")
     };
-    // The keys, whose they are, and which of ours and of theirs are mapped: without a policy, with 1.2.3.4, with 1.2.3.5.
+    // The keys, whose they are, and which of ours and of theirs are mapped: without a policy, with 1.2.3.4,
+    // with 1.2.3.5.
     for (of, keys, expect) in [
         ("theirs/ca.pem", "require_explicit_policy = true", [true, true, true, false, true, true]),
         (

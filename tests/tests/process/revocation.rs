@@ -293,7 +293,8 @@ fn a_list_behind_a_url_is_fetched_and_missed_and_fetched_again() {
     let failures = service.metric("rcmpd_crl_refresh_failures_total");
     eventually("it is missed", || service.metric("rcmpd_crl_refresh_failures_total") > failures);
     service.map("alice").code(0);
-    // It sends us elsewhere, or sends too much, or what is no CRL. No redirect is followed, and the last good CRL counts.
+    // It sends us elsewhere, or sends too much, or what is no CRL. No redirect is followed, and the last good
+    // CRL counts.
     let elsewhere = Host::new(drop);
     let moved = format!(
         "HTTP/1.1 301 Moved Permanently\r\nLocation: http://{}/ca.crl\r\nContent-Length: 0\r\n\r\n",
@@ -375,7 +376,8 @@ fn a_responder_is_asked_once_and_its_silence_is_no_denial() {
         assert_eq!(metric(&service, "rcmpd_ocsp_questions_total", outcome), count, "{outcome}");
     }
 
-    // The responder learns of it, and we do when we ask the next time: at a reload, or when its answer is old.
+    // The responder learns of it, and we do when we ask the next time: at a reload, or when its answer is
+    // old.
     authority.revoke(&service.certificate("alice"), "keyCompromise");
     let alice = service.certificate("alice");
     eventually("the responder knows", || authority.ask(&responder, &alice).contains("revoked"));
@@ -410,7 +412,8 @@ fn is_by_sha256(request: &[u8]) -> bool {
     request.windows(ID.len()).any(|bytes| bytes == ID)
 }
 
-/// A responder before RFC 9654 in front of OpenSSL's: what `refuses` gets an OCSPResponse with this responseStatus alone.
+/// A responder before RFC 9654 in front of OpenSSL's: what `refuses` gets an OCSPResponse with this
+/// responseStatus alone.
 fn old_responder(openssl: SocketAddr, status: u8, refuses: fn(&[u8]) -> bool) -> Host {
     Host::new(move |mut stream| {
         let mut request = Vec::new();
@@ -536,7 +539,8 @@ fn a_revoked_intermediate_takes_everybody_below_with_it() {
     assert!(why.contains("the intermediate with key") && why.contains("(cACompromise)"), "{why}");
 }
 
-/// A list by a key for lists counts when the CA above certified the key, and not when another CA below the same anchor did.
+/// A list by a key for lists counts when the CA above certified the key, and not when another CA below the
+/// same anchor did.
 #[test]
 fn a_list_by_a_separate_key_counts_and_that_of_an_impostor_does_not() {
     let demo = demo("intermediates = [\"cas.pem\"]\ncrls = [\"root.crl\", \"lists.crl\"]");
@@ -552,7 +556,8 @@ fn a_list_by_a_separate_key_counts_and_that_of_an_impostor_does_not() {
     issuing.issue(&demo, "one", "");
     issuing.issue(&demo, "two", "");
     root.list(&demo.path("root.crl"), &[]);
-    // The impostor says that nothing is revoked; it is a key under the same anchor, and under the name of the CA.
+    // The impostor says that nothing is revoked; it is a key under the same anchor, and under the name of the
+    // CA.
     impostor.list(&demo.path("lists.crl"), &[]);
     let why = explain(&demo, "two").code(7).stdout;
     assert!(why.contains("is signed by another key than the certificate"), "{why}");
@@ -643,8 +648,8 @@ fn a_reload_parses_no_list_again_and_forgets_no_age() {
     assert_eq!(said(&service, "CRL loaded"), 1);
     service.map("alice").code(3);
 
-    // An older one is refused after the reload as before, when it is found and when there is another reload; and the same bytes
-    // in another file are no other list.
+    // An older one is refused after the reload as before, when it is found and when there is another reload;
+    // and the same bytes in another file are no other list.
     let older = large_list(&service, &authority, 0, 6, &seconds_from_now(-7200));
     let replace = |bytes: &[u8]| {
         fs::write(service.path("new.crl"), bytes).unwrap();

@@ -380,7 +380,8 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
         let done = ask(&honest.certificate(name));
         match expect {
             None => assert_eq!(done.code(0).json()["account"], "alice", "{name}"),
-            // Our client asks no service about it; what a service answers to other clients is in the tests of `rcmp-service`.
+            // Our client asks no service about it; what a service answers to other clients is in the tests of
+            // `rcmp-service`.
             Some("sid_mismatch") => {
                 assert!(done.code(6).stderr.contains("the SIDs in the certificate disagree"), "{name}");
             }

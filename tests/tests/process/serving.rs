@@ -245,7 +245,8 @@ fn guess(n: u64) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_guesses_on_new_connections_does_not_keep_a_machine_out() {
-    /// Of the address, in place of 1,000: even a slow flood evicts a connection within the 2 s that its answer waits.
+    /// Of the address, in place of 1,000: even a slow flood evicts a connection within the 2 s that its
+    /// answer waits.
     const CONNECTIONS_MAX: usize = 400;
     const ATTACKERS: u64 = 8;
     /// 600 guesses a second.

@@ -1,4 +1,5 @@
-//! The sidecar as proxies meet it: who may ask, what is answered, what is cached, and which service says who the user is.
+//! The sidecar as proxies meet it: who may ask, what is answered, what is cached, and which service says who
+//! the user is.
 
 use crate::revocation::eventually;
 use rcmpd_tests::openssl::{Authority, openssl};
@@ -400,8 +401,8 @@ fn what_does_not_fit_is_kept_behind_a_reference() {
     assert!(ask("/identity/00112233445566778899aabbccddeeff").starts_with("HTTP/1.1 404"));
 }
 
-/// An operator who empties a list of groups lets no account in. Neither a start nor a reload takes the route for an open one, also if the
-/// signal is sent again.
+/// An operator who empties a list of groups lets no account in. Neither a start nor a reload takes the route
+/// for an open one, also if the signal is sent again.
 #[test]
 fn a_route_whose_groups_are_emptied_does_not_open() {
     let mut service = sidecar(Demo::new(), "[[sidecar.route]]\ngroups = [\"Engineers\"]");
@@ -488,7 +489,8 @@ fn routes_let_in_and_explanations_say_which() {
     service.wait_for_log("A route names a group that does not exist route=1 group=\"Enginers\"");
 }
 
-/// PyJWT verifies tokens of the next, the present and the previous key by the published set, over a reload and a restart.
+/// PyJWT verifies tokens of the next, the present and the previous key by the published set, over a reload
+/// and a restart.
 #[test]
 fn keys_of_signed_identities_are_replaced_without_a_gap() {
     let demo = Demo::new();
@@ -586,7 +588,8 @@ fn explanations_of_a_url_ask_by_the_methods_of_the_sidecar() {
         let url = ["explain", &certificate, "-c", "rcmpd.toml", "--url", "https://app.example/"];
         service.rcmpd(&[&url[..], more].concat())
     };
-    // alice's name is in her certificate, and only a question by upn looks for it. bob is found by issuer and serial number.
+    // alice's name is in her certificate, and only a question by upn looks for it. bob is found by issuer and
+    // serial number.
     for (who, status) in [("alice", 403), ("bob", 200)] {
         assert_eq!(ask_about(&service, who, &target).status, status, "{who}");
         let explained = explain(who, &["--json"]).code(if status == 200 { 0 } else { 3 }).json();

@@ -1,4 +1,5 @@
-//! Nodes of a farm that share ticket keys: each recognizes a session of the other, with its certificate and for a short time.
+//! Nodes of a farm that share ticket keys: each recognizes a session of the other, with its certificate and
+//! for a short time.
 
 use crate::revocation::eventually;
 use crate::sidecar::{Answer, ask_about};

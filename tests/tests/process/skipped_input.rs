@@ -1,5 +1,5 @@
-//! Input that is not understood is read as it is certainly meant, or refused by its name and place; none of it is passed over
-//! without a word.
+//! Input that is not understood is read as it is certainly meant, or refused by its name and place; none of
+//! it is passed over without a word.
 
 use crate::issuing::{Authority, Wanted};
 use rcmpd_tests::openssl::openssl;

@@ -148,7 +148,8 @@ fn secret_of_an_existing_server_is_taken_over() {
     assert_eq!(newest["key_id"], theirs["facts"]["generations"][0]["key_id"]);
     assert_eq!((&newest["origin"], &newest["number"]), (&"imported".into(), &2.into()));
     assert_eq!(ours["facts"]["backup_is_current"], false, "it is to be backed up");
-    // The delivery is in the audit log of the server that it was taken from, and both deliver the same octets.
+    // The delivery is in the audit log of the server that it was taken from, and both deliver the same
+    // octets.
     assert_eq!(existing.audit("master_secret_delivered").len(), 1);
     let taking = taking.serve();
     get(&existing, &["--output", "one.key"]).code(0);

@@ -42,7 +42,8 @@ fn served_with(keys: &str) -> Service {
     demo.serve()
 }
 
-/// Runs `rcmpd sso secret` as another user, who can read neither the configuration nor the files of the secret.
+/// Runs `rcmpd sso secret` as another user, who can read neither the configuration nor the files of the
+/// secret.
 fn as_user(service: &Service, user: &str, arguments: &[&str]) -> Finished {
     let program = binary().display().to_string();
     let user = [format!("--reuid={user}"), format!("--regid={user}"), format!("--groups={GROUP}")];

@@ -1,4 +1,5 @@
-//! What seals the master secret, and what becomes of it when that is missing, when the folder is copied, and when writers are killed.
+//! What seals the master secret, and what becomes of it when that is missing, when the folder is copied, and
+//! when writers are killed.
 
 use crate::revocation::eventually;
 use rcmpd_tests::{Demo, Finished, Service, binary, write_secret};
@@ -96,7 +97,8 @@ fn secret_sealed_by_shares_opens_when_enough_operators_came() {
     }
     let one = secret(&service, &["unseal", "seal.3.share", "--json"]).code(7).json();
     assert_eq!(one["shares"], json!({ "have": 1, "need": 2 }));
-    // The same one does not count twice, and neither one of another key nor what a killed writer left keeps good ones from opening it.
+    // The same one does not count twice, and neither one of another key nor what a killed writer left keeps
+    // good ones from opening it.
     let twice = secret(&service, &["unseal", "seal.3.share"]).code(7);
     assert!(twice.stdout.contains("was there already"), "{}", twice.stdout);
     write_secret(service.path("shares/killed.share"), "");
@@ -162,8 +164,8 @@ fn key_in_a_token_seals_the_secret_and_a_missing_token_is_named() {
     write_secret(service.path("pin"), "1234\n");
     with_token(&service, &["status"]).code(0);
     service.kill();
-    // The PIN is outdated at the start: operators cause no further login, with which the token could lock the user out, even if the
-    // PIN is right by now. SIGHUP asks the token again.
+    // The PIN is outdated at the start: operators cause no further login, with which the token could lock the
+    // user out, even if the PIN is right by now. SIGHUP asks the token again.
     let socket = "operators = [\"uid:424242\"]\noperator_socket = \"s\"\noperator_group = \"0\"\n[sso.ntlm]";
     service.edit(|text| text.replace("[sso.ntlm]", socket));
     write_secret(service.path("pin"), "4321\n");

@@ -188,10 +188,12 @@ groups = [{ rid = 513, name = \"Domain Users\" }, { rid = 5100, name = \"Partner
     assert_eq!(ask(&service).code(0).json()["account"], "guest");
 }
 
-/// [MS-RCMP] 3.1: a web server with three levels of service by three issuers, as docs/configuration.md prints it.
+/// [MS-RCMP] 3.1: a web server with three levels of service by three issuers, as docs/configuration.md prints
+/// it.
 const LEVELS: &str = include_str!("../../../docs/configuration.md");
 
-/// The printed example in a demo's configuration, with the certificates that it names and clients of each level.
+/// The printed example in a demo's configuration, with the certificates that it names and clients of each
+/// level.
 fn three_levels() -> Demo {
     let demo = Demo::new();
     let (_, example) =

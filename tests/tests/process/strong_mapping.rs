@@ -139,8 +139,8 @@ fn strong_forms_from_another_authority_of_our_name_are_refused_under_every_setti
     }
 }
 
-/// A CA that is configured, too, with a name that is ours by RFC 5280 7.1 (a leading blank) and by no comparison of stored values: it may
-/// issue under our name, and its paths are verified.
+/// A CA that is configured, too, with a name that is ours by RFC 5280 7.1 (a leading blank) and by no
+/// comparison of stored values: it may issue under our name, and its paths are verified.
 #[test]
 fn a_configured_ca_does_not_speak_under_a_name_that_only_nearly_is_its_own() {
     let demo = Demo::new();
@@ -247,7 +247,8 @@ fn a_mapping_of_two_accounts_is_refused_and_found_beforehand() {
     service.map("bob").code(0);
 }
 
-/// While questions come in, the binding is turned back and forth: each answer is wholly of one policy, and says of which.
+/// While questions come in, the binding is turned back and forth: each answer is wholly of one policy, and
+/// says of which.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_belongs_to_one_policy_while_it_is_changed() {
     let demo = Demo::new();
@@ -420,7 +421,8 @@ fn operators_are_told_over_http_and_no_other_client_is() {
     // The commands name the file as either was given it; everything else is the same.
     explained["remedies"] = told["remedies"].clone();
     assert_eq!(told, explained);
-    // From the root on, as some programs write chains: the client is meant, as for the command. Of two clients, neither is.
+    // From the root on, as some programs write chains: the client is meant, as for the command. Of two
+    // clients, neither is.
     let ca = fs::read_to_string(service.path("certs/ca.pem")).unwrap();
     let alice = fs::read_to_string(service.certificate("alice")).unwrap();
     let authorized = [("Authorization", "Bearer correct horse")];

@@ -84,8 +84,8 @@ async fn each_call_is_one_span() {
             .filter(move |span| attribute(&span.attributes, "opnum").as_deref() == Some(number))
             .collect::<Vec<_>>()
     };
-    // Each `rcmpd map` makes one channel and checks it for a downgrade twice; alice is asked about twice, the second time
-    // to learn by which method she was found.
+    // Each `rcmpd map` makes one channel and checks it for a downgrade twice; alice is asked about twice, the
+    // second time to learn by which method she was found.
     assert_eq!(opnum("4").len(), 2, "{}", service.log());
     assert_eq!(opnum("26").len(), 2);
     assert_eq!(opnum("21").len(), 4);

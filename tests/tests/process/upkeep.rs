@@ -145,7 +145,8 @@ fn a_full_disk_leaves_no_empty_files() {
     demo.paste("rcmpd audit key audit.key").code(0);
 }
 
-/// A key file that others may read is there: a new one would cost every machine its secret. Each command warns once.
+/// A key file that others may read is there: a new one would cost every machine its secret. Each command
+/// warns once.
 #[test]
 fn a_key_file_of_a_wrong_mode_needs_a_chmod_and_no_new_key() {
     use std::fs::{Permissions, set_permissions};

@@ -6,8 +6,8 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Waker};
 
-/// An account that is in these groups, by relative identifier and name, and in its primary group, whose name is not known if it is not
-/// among them.
+/// An account that is in these groups, by relative identifier and name, and in its primary group, whose name
+/// is not known if it is not among them.
 fn record(account: Account, groups: &[(u32, &str)]) -> Record {
     let membership = |rid, name: Option<&str>| Membership {
         sid: sid(rid),
@@ -146,8 +146,8 @@ pub fn questions_may_be_hostile<S: AccountStore, K>(make: impl Fn(&[Record]) -> 
     }
 }
 
-/// A disabled account is found: whether it maps is decided by the service. If the store did not find it, another account with the same
-/// name or mapping would map instead.
+/// A disabled account is found: whether it maps is decided by the service. If the store did not find it,
+/// another account with the same name or mapping would map instead.
 pub fn disabled_accounts_are_found<S: AccountStore, K>(make: impl Fn(&[Record]) -> (S, K)) {
     let flags = AccountFlags::NORMAL.with(AccountFlags::DISABLED, true);
     let twin = Account { user_principal_name: alice().user_principal_name, ..user(1014) };
@@ -179,7 +179,8 @@ pub fn the_revision_stays_while_nothing_changes<S: AccountStore, K>(make: impl F
     assert!(after.is_unbroken_since(&before));
 }
 
-/// Stores with different contents have different revisions, so no cached answer of one is taken for an answer of another.
+/// Stores with different contents have different revisions, so no cached answer of one is taken for an answer
+/// of another.
 pub fn another_store_has_another_revision<S: AccountStore, K>(make: impl Fn(&[Record]) -> (S, K)) {
     let (one, _keep) = make(&records([alice()]));
     let (other, _keep) = make(&records([user(1014)]));

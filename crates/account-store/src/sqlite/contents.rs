@@ -1,9 +1,11 @@
-//! What distinguishes the contents of the database file from others, read from the file itself: SQLite shows the file with the log applied.
+//! What distinguishes the contents of the database file from others, read from the file itself: SQLite shows
+//! the file with the log applied.
 //!
-//! Every write of SQLite to the first page counts the change counter up (SQLite, *Database File Format*, 1.3.7), every change of the
-//! schema, `VACUUM` and restore counts the schema cookie up as well (1.3.9), and every change to an account, a group or a machine
-//! counts the row of the table `revision` up and draws new random numbers there. So contents that SQLite wrote later never have
-//! smaller numbers, and equal numbers mean equal accounts, groups and machines.
+//! Every write of SQLite to the first page counts the change counter up (SQLite, *Database File Format*,
+//! 1.3.7), every change of the schema, `VACUUM` and restore counts the schema cookie up as well (1.3.9), and
+//! every change to an account, a group or a machine counts the row of the table `revision` up and draws new
+//! random numbers there. So contents that SQLite wrote later never have smaller numbers, and equal numbers
+//! mean equal accounts, groups and machines.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -80,8 +82,8 @@ impl Contents {
     }
 }
 
-/// The only row of a table whose only page this is: `id`, three counters, and three random numbers in the same order (accounts,
-/// groups, machines). See *Database File Format*, 1.6 and 2.1.
+/// The only row of a table whose only page this is: `id`, three counters, and three random numbers in the
+/// same order (accounts, groups, machines). See *Database File Format*, 1.6 and 2.1.
 fn numbers(page: &[u8]) -> Option<Numbers> {
     const LEAF_OF_TABLE: u8 = 13;
     if *page.first()? != LEAF_OF_TABLE || page.get(3..5)? != [0, 1] {

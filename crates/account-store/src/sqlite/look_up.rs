@@ -22,8 +22,8 @@ impl AccountStore for SqliteStore {
     }
 }
 
-/// What the groups with these identifiers were called at a revision of the groups; `None` for those there are not.
-/// The revision is read in the transaction in which the names are, so it is exactly theirs.
+/// What the groups with these identifiers were called at a revision of the groups; `None` for those there are
+/// not. The revision is read in the transaction in which the names are, so it is exactly theirs.
 #[derive(Default)]
 pub(super) struct GroupNames {
     revision: (u64, u64),
@@ -74,9 +74,9 @@ impl Inner {
             Place::Name(name) => self.matches(rows::ACCOUNT_BY_NAME, &[&name])?,
             Place::Rid(rid) => self.matches(rows::ACCOUNT_BY_RID, &[&rid])?,
         };
-        // What was read while something was committed may be newer than `revision`, and a restore can bring that
-        // revision back: only what was read between two looks at the same contents is kept under it. The second look
-        // also finds that the files were replaced meanwhile.
+        // What was read while something was committed may be newer than `revision`, and a restore can bring
+        // that revision back: only what was read between two looks at the same contents is kept under it. The
+        // second look also finds that the files were replaced meanwhile.
         if self.revisions()?.accounts.is_unbroken_since(&revision) {
             self.answers.insert(query.clone(), (revision, matches.clone()));
         }

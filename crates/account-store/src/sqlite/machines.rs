@@ -83,10 +83,12 @@ impl MachineAdmin for SqliteStore {
 }
 
 impl SqliteStore {
-    /// The way out when the key file is lost: each machine gets a random secret, sealed under `key`, and no previous one.
-    /// NT hashes of users are removed. Everything else of the machines stays. Returns their names, in ascending order of relative identifier.
+    /// The way out when the key file is lost: each machine gets a random secret, sealed under `key`, and no
+    /// previous one. NT hashes of users are removed. Everything else of the machines stays. Returns their
+    /// names, in ascending order of relative identifier.
     ///
-    /// A store that is open under the former key, in this process or another, is [`StoreError::Unavailable`] from then on.
+    /// A store that is open under the former key, in this process or another, is [`StoreError::Unavailable`]
+    /// from then on.
     pub fn forget_secrets(&self, key: &SealingKey, now: FileTime) -> Result<Vec<String>, StoreError> {
         let seal = key.new_seal();
         self.inner.write(|transaction| {

@@ -1,12 +1,14 @@
 //! Accounts, groups and machines in one SQLite file: the embedded default.
 //!
-//! A reader may rely on this: what another process committed is seen by the next question; a commit is on the disk
-//! when it returns; a process that is killed while it writes leaves the old state or the new one. Readers never wait
-//! for writers. Look-ups run where they are called, each on a read-only connection from a pool; the changes a service
-//! makes run on one thread; [`AccountAdmin::apply`](crate::AccountAdmin::apply) blocks its caller.
+//! A reader may rely on this: what another process committed is seen by the next question; a commit is on the
+//! disk when it returns; a process that is killed while it writes leaves the old state or the new one.
+//! Readers never wait for writers. Look-ups run where they are called, each on a read-only connection from a
+//! pool; the changes a service makes run on one thread; [`AccountAdmin::apply`](crate::AccountAdmin::apply)
+//! blocks its caller.
 //!
-//! Restore a back-up under a running service with `sqlite3 FILE '.restore BACKUP'`: that is one more commit. If a file
-//! is replaced, removed or overwritten instead, the store answers no more question until it is opened again.
+//! Restore a back-up under a running service with `sqlite3 FILE '.restore BACKUP'`: that is one more commit.
+//! If a file is replaced, removed or overwritten instead, the store answers no more question until it is
+//! opened again.
 
 mod admin;
 mod contents;
@@ -69,8 +71,8 @@ struct Inner {
     domain: Domain,
     seal: Option<Seal>,
     readers: Mutex<Vec<Connection>>,
-    // INVARIANT: it closes after the readers. The last connection to close empties the log into the file, which only
-    // this one can.
+    // INVARIANT: it closes after the readers. The last connection to close empties the log into the file,
+    // which only this one can.
     writer: Mutex<Connection>,
     // INVARIANT: after the connections; see `Held`.
     watch: Watch,
@@ -80,14 +82,15 @@ struct Inner {
 }
 
 impl SqliteStore {
-    /// Makes a file for the accounts of `domain`, readable by its owner only. A file that exists is never touched:
-    /// [`StoreError::Refused`].
+    /// Makes a file for the accounts of `domain`, readable by its owner only. A file that exists is never
+    /// touched: [`StoreError::Refused`].
     pub fn create(path: &Path, domain: &Domain) -> Result<(), StoreError> {
         schema::create(path, domain)
     }
 
-    /// Opens a file that not every user may change, brought to the present version if it is older. Machines need the key their secrets are sealed
-    /// under ([`StoreError::OtherKey`] for another one); without a key, questions about them are [`StoreError::Unavailable`].
+    /// Opens a file that not every user may change, brought to the present version if it is older. Machines
+    /// need the key their secrets are sealed under ([`StoreError::OtherKey`] for another one); without a key,
+    /// questions about them are [`StoreError::Unavailable`].
     pub fn open(path: &Path, key: Option<&SealingKey>) -> Result<Self, StoreError> {
         for file in database_files(path) {
             FileAccess::ReadByAll
@@ -128,14 +131,15 @@ impl SqliteStore {
         Ok(Self { inner: Arc::new(inner), worker: worker::Worker::default() })
     }
 
-    /// Whether questions can be answered: the files are those that were opened, by name and by contents. Questions look
-    /// at less of it, each time; this is for a check at intervals.
+    /// Whether questions can be answered: the files are those that were opened, by name and by contents.
+    /// Questions look at less of it, each time; this is for a check at intervals.
     pub fn check(&self) -> Result<(), StoreError> {
         let inner = &self.inner;
         inner.watch.check_names()?;
         inner.revisions()?;
         if inner.watch.is_checkpoint_unfinished() {
-            // Until one is finished, other writes to the database file cannot be distinguished from those of the checkpoint.
+            // Until one is finished, other writes to the database file cannot be distinguished from those of
+            // the checkpoint.
             let writer = lock(&inner.writer);
             writer.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map_err(failed)?;
             inner.watch.observe()?;
@@ -143,8 +147,8 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// Looks at the files without a question. A service does so often: the shorter the time between two looks, the less
-    /// can happen to the files that cannot be distinguished from the work of SQLite.
+    /// Looks at the files without a question. A service does so often: the shorter the time between two
+    /// looks, the less can happen to the files that cannot be distinguished from the work of SQLite.
     pub fn observe(&self) -> Result<(), StoreError> {
         self.inner.watch.observe()
     }
@@ -194,7 +198,8 @@ impl Inner {
                 opened
             }
         };
-        // A connection on which something failed is closed instead of kept: it may hold the moment it began at.
+        // A connection on which something failed is closed instead of kept: it may hold the moment it began
+        // at.
         let value = work(&connection)?;
         let mut readers = lock(&self.readers);
         if readers.len() < IDLE_READERS_MAX {

@@ -1,7 +1,7 @@
 //! One-time tickets that were redeemed, in a file that all processes of one machine share.
 //!
-//! The file is one of its own, beside the accounts: it changes with each redemption, and no cached answer depends on it. A redemption is on the
-//! disk before it counts.
+//! The file is one of its own, beside the accounts: it changes with each redemption, and no cached answer
+//! depends on it. A redemption is on the disk before it counts.
 
 use super::worker::Worker;
 use super::{connect, failed};
@@ -19,9 +19,11 @@ use ticket::{LIFETIME_MAX, Redeemed, Redemption, RedemptionFailed, TicketId};
 
 /// How long a redemption waits for those of other processes: a client waits for it.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Ids that may go are removed with a redemption, so many at a time: more go than come, and no redemption waits for a long one.
+/// Ids that may go are removed with a redemption, so many at a time: more go than come, and no redemption
+/// waits for a long one.
 const REMOVED_MAX: u32 = 16;
-/// How much longer than it has to an id stays. A process whose clock is ahead removes none that another one still needs.
+/// How much longer than it has to an id stays. A process whose clock is ahead removes none that another one
+/// still needs.
 const KEPT_MORE: Duration = LIFETIME_MAX;
 /// Permissions of a folder that are refused: writing by its group or by every user, also with the sticky bit.
 const FOLDER_REFUSED: u32 = 0o022;
@@ -35,11 +37,12 @@ const SCHEMA: &str = "
     CREATE INDEX IF NOT EXISTS redeemed_keep_until ON redeemed (keep_until);
 ";
 
-/// A store of redeemed tickets for the processes of one machine. SQLite's locks do not reach across a network file system, so nodes on several
-/// machines need another [`Redemption`].
+/// A store of redeemed tickets for the processes of one machine. SQLite's locks do not reach across a network
+/// file system, so nodes on several machines need another [`Redemption`].
 ///
-/// A folder that other users may write to is refused, and each redemption checks that the file is still the one that was opened: a copy that
-/// is put in its place lacks the tickets that were redeemed since, and other processes would open it.
+/// A folder that other users may write to is refused, and each redemption checks that the file is still the
+/// one that was opened: a copy that is put in its place lacks the tickets that were redeemed since, and other
+/// processes would open it.
 pub struct SqliteRedemption {
     connection: Arc<Mutex<Connection>>,
     file: Arc<OpenedFile>,
@@ -100,8 +103,8 @@ fn check_folder(of: &Path) -> Result<(), StoreError> {
 }
 
 impl SqliteRedemption {
-    /// Opens the file, or makes it, readable by its owner only. A file that other users may read or change, or whose folder they may write
-    /// to, is refused: a ticket whose id is removed counts again.
+    /// Opens the file, or makes it, readable by its owner only. A file that other users may read or change,
+    /// or whose folder they may write to, is refused: a ticket whose id is removed counts again.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let at = |error: &dyn std::fmt::Display| unavailable(path, error);
         check_folder(path)?;

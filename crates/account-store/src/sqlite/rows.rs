@@ -287,8 +287,8 @@ pub(super) fn write_keys(connection: &Connection, rid: u32, account: &Account) -
     Ok(())
 }
 
-/// What a key is found by: half a SHA-256, so that the index of a million long names stays small. To be found by the key of
-/// another account, a key would have to match 128 given bits.
+/// What a key is found by: half a SHA-256, so that the index of a million long names stays small. To be found
+/// by the key of another account, a key would have to match 128 given bits.
 pub(super) fn key_hash(kind: KeyKind, key: &str) -> [u8; 16] {
     let hash: [u8; 32] = Sha256::new().chain_update([kind as u8]).chain_update(key).finalize().into();
     let (half, _) = hash.split_first_chunk().expect("a hash has 32 bytes");

@@ -18,12 +18,12 @@ const APPLICATION_ID: i32 = 0x7263_6d70;
 
 /// `PRAGMA user_version` counts how many of these a file has had. Only ever add to the end.
 ///
-/// Relative identifiers are the keys. `name_key` holds folded text and `account_key.hash` the hash of such, of the
-/// version of Unicode in `domain.fold`; `group_rids` holds all groups an account is in, ascending, four bytes each, little-endian.
-/// The triggers keep `revision`, so that changes by the SQLite shell are noticed, too. With each counter goes a random
-/// number: a back-up that is restored takes the counters back, and another history that counts to the same numbers has
-/// other random ones.
-/// `name_twin` holds the names whose key by [`fold::wide`] is not `name_key`. Rows of names that are not used any more may stay.
+/// Relative identifiers are the keys. `name_key` holds folded text and `account_key.hash` the hash of such,
+/// of the version of Unicode in `domain.fold`; `group_rids` holds all groups an account is in, ascending,
+/// four bytes each, little-endian. The triggers keep `revision`, so that changes by the SQLite shell are
+/// noticed, too. With each counter goes a random number: a back-up that is restored takes the counters back,
+/// and another history that counts to the same numbers has other random ones. `name_twin` holds the names
+/// whose key by [`fold::wide`] is not `name_key`. Rows of names that are not used any more may stay.
 pub(super) const MIGRATIONS: &[&str] = &["
 CREATE TABLE domain (
     id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -219,7 +219,8 @@ fn fill(path: &Path, domain: &Domain) -> Result<(), StoreError> {
     connection.close().map_err(|(_, error)| failed(error))
 }
 
-/// Makes sure that a file is one of ours, of this version, and set up for writing. Returns the domain whose accounts it holds.
+/// Makes sure that a file is one of ours, of this version, and set up for writing. Returns the domain whose
+/// accounts it holds.
 pub(super) fn prepare(path: &Path, connection: &mut Connection) -> Result<Domain, StoreError> {
     let unusable = |why: String| Err(StoreError::Unavailable(format!("{}: {why}", path.display())));
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
@@ -250,8 +251,8 @@ pub(super) fn prepare(path: &Path, connection: &mut Connection) -> Result<Domain
 
 fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-    // After a restore this connection still has the schema of before in memory, and DDL goes by that. A step of a statement
-    // compares it with the file's.
+    // After a restore this connection still has the schema of before in memory, and DDL goes by that. A step
+    // of a statement compares it with the file's.
     transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
     // Another process may have done it in the meantime.
     let version: usize =
@@ -283,8 +284,8 @@ fn renew_keys(connection: &mut Connection) -> Result<(), StoreError> {
     transaction.commit().map_err(failed)
 }
 
-/// What a store checks each time that the contents are others: a back-up of another domain, of another key or of another
-/// version may have been restored into the file.
+/// What a store checks each time that the contents are others: a back-up of another domain, of another key or
+/// of another version may have been restored into the file.
 pub(super) struct Expected<'a> {
     pub(super) path: &'a Path,
     pub(super) domain: &'a Domain,
@@ -292,8 +293,8 @@ pub(super) struct Expected<'a> {
 }
 
 impl Expected<'_> {
-    /// The numbers of the present contents, read in a transaction; `None` if [`prepare`] has to bring the contents to
-    /// the present version first.
+    /// The numbers of the present contents, read in a transaction; `None` if [`prepare`] has to bring the
+    /// contents to the present version first.
     pub(super) fn numbers(&self, connection: &Connection) -> Result<Option<(Numbers, Row)>, StoreError> {
         let unusable = |why: String| Err(StoreError::Unavailable(format!("{}: {why}", self.path.display())));
         let mut statement = connection

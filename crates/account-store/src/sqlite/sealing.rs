@@ -1,11 +1,11 @@
 //! Secrets at rest: sealed under a key file, each together with the row it stands in.
 //!
-//! AES-256-GCM-SIV (RFC 8452) under a key derived for this purpose alone; the associated data are all other columns
-//! of the row. A secret in another row, or in a row whose name, flags, scopes or times were changed
+//! AES-256-GCM-SIV (RFC 8452) under a key derived for this purpose alone; the associated data are all other
+//! columns of the row. A secret in another row, or in a row whose name, flags, scopes or times were changed
 //! without the key, does not open: [`StoreError::Damaged`]. A whole row put back as it once was does open.
 //!
-//! The NT hash of a user is sealed in the same way under another derived key, together with the SID, the name, the flags and
-//! the expiry of the account.
+//! The NT hash of a user is sealed in the same way under another derived key, together with the SID, the
+//! name, the flags and the expiry of the account.
 
 use super::{damaged, failed};
 use crate::account::Account;
@@ -41,7 +41,8 @@ impl SealingKey {
         Self(bytes)
     }
 
-    /// Makes a key file that only its owner may read. A file that exists is never touched: [`StoreError::Refused`].
+    /// Makes a key file that only its owner may read. A file that exists is never touched:
+    /// [`StoreError::Refused`].
     pub fn create(path: &Path) -> Result<Self, StoreError> {
         let failed = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::AlreadyExists => {

@@ -1,12 +1,14 @@
 //! A note beside the database file: which file, and which log, a service has open under this name.
 //!
-//! The name of a file says nothing of what a process has open under it. With the note, a command knows that the service
-//! reads another file than the one that it is about to change, and the next process that opens the file knows that the log
-//! beside it belongs to another one. SQLite cannot know either, and would apply that log.
+//! The name of a file says nothing of what a process has open under it. With the note, a command knows that
+//! the service reads another file than the one that it is about to change, and the next process that opens
+//! the file knows that the log beside it belongs to another one. SQLite cannot know either, and would apply
+//! that log.
 //!
-//! The note (`FILE-serving`) is a line of five numbers: process, device and inode of the database file, device and inode of
-//! the log; and the word `overwritten` where the database file was. The process holds a shared lock (`flock`) on it, which
-//! ends with the process however that ends. The note is never followed where it is a link, and never waited for.
+//! The note (`FILE-serving`) is a line of five numbers: process, device and inode of the database file,
+//! device and inode of the log; and the word `overwritten` where the database file was. The process holds a
+//! shared lock (`flock`) on it, which ends with the process however that ends. The note is never followed
+//! where it is a link, and never waited for.
 
 use super::SqliteStore;
 use super::watch::{Breach, FileId, LogOwner, file_id};
@@ -24,7 +26,8 @@ const LOCK_TRIES: u32 = 20;
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 /// More than the five numbers and the word take.
 const NOTE_LEN_MAX: u64 = 256;
-/// Written in the place of device and inode where no file is meant: the inode of a file that is gone may be given to another one.
+/// Written in the place of device and inode where no file is meant: the inode of a file that is gone may be
+/// given to another one.
 const NOWHERE: FileId = (0, 0);
 
 /// That a process serves a store, for as long as this lives.
@@ -46,8 +49,8 @@ fn note_path(path: &Path) -> PathBuf {
     beside_database(path, "-serving")
 }
 
-/// Opens a note for the owner of the database file or this process: a file with one name that one of them owns, and no
-/// link, pipe or device, which any user of the folder could put there.
+/// Opens a note for the owner of the database file or this process: a file with one name that one of them
+/// owns, and no link, pipe or device, which any user of the folder could put there.
 fn open_note(database: &Path, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let note = File::from(open(note_path(database), flags, Mode::RUSR | Mode::WUSR)?);
@@ -83,8 +86,8 @@ impl Note {
     }
 }
 
-/// Refuses to open a file beside which the log of another one, or of its former contents, stands: SQLite would apply that
-/// log to it.
+/// Refuses to open a file beside which the log of another one, or of its former contents, stands: SQLite
+/// would apply that log to it.
 pub(super) fn check_log(path: &Path) -> Result<(), StoreError> {
     let Some(note) = Note::read(path) else { return Ok(()) };
     let [_, log, index] = database_files(path);
@@ -139,8 +142,8 @@ impl SqliteStore {
         Ok(serving)
     }
 
-    /// The process that serves another file, or another log, under the name of this store's file: what is changed here does
-    /// not reach it.
+    /// The process that serves another file, or another log, under the name of this store's file: what is
+    /// changed here does not reach it.
     pub fn served_otherwise(&self) -> Option<u32> {
         let line = Note::read(&self.inner.path)?;
         let note = open_note(&self.inner.path, OFlags::RDONLY).ok()?;
@@ -155,8 +158,8 @@ impl Serving {
         self.is_locked
     }
 
-    /// Notes for the next process that opens a file of this name whether the log belongs to it. A file that was moved away
-    /// and back has its log still.
+    /// Notes for the next process that opens a file of this name whether the log belongs to it. A file that
+    /// was moved away and back has its log still.
     pub fn update(&mut self, store: &SqliteStore) {
         let owner = store.inner.watch.log_owner();
         if owner != self.owner {

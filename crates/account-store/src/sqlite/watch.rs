@@ -1,27 +1,30 @@
 //! How a change by any process is noticed, and that the files are still those that were opened.
 //!
-//! **Commits.** Each commit to a write-ahead log ends by writing the header of the index of the log, twice, into the
-//! file `-shm` that all processes map (SQLite, *WAL-mode File Format*, 2.1): 48 bytes with a counter, the log's length,
-//! salts and checksums. Two equal headers mean that nothing was committed between them: within one log its length and
-//! checksums only go forward, and a log that begins anew gets a new random salt. That holds for a restore as well,
-//! because to SQLite a restore is one more commit. A read of the header costs a quarter of `PRAGMA data_version`.
+//! **Commits.** Each commit to a write-ahead log ends by writing the header of the index of the log, twice,
+//! into the file `-shm` that all processes map (SQLite, *WAL-mode File Format*, 2.1): 48 bytes with a
+//! counter, the log's length, salts and checksums. Two equal headers mean that nothing was committed between
+//! them: within one log its length and checksums only go forward, and a log that begins anew gets a new
+//! random salt. That holds for a restore as well, because to SQLite a restore is one more commit. A read of
+//! the header costs a quarter of `PRAGMA data_version`.
 //!
-//! **Files.** SQLite does not notice when a file is replaced. Connections that are open go on with files that have no
-//! name any more, new connections open the new ones, and a log is applied to a database that it does not belong to.
-//! So each query first compares what `stat` reports of the path of the database file, and `fstat` of its directory, with
-//! what was there before. If either differs, the three names have to lead to the same files still, and a database file
-//! that was written to must have been written by a checkpoint. Else the store is unusable until it is opened again:
+//! **Files.** SQLite does not notice when a file is replaced. Connections that are open go on with files that
+//! have no name any more, new connections open the new ones, and a log is applied to a database that it does
+//! not belong to. So each query first compares what `stat` reports of the path of the database file, and
+//! `fstat` of its directory, with what was there before. If either differs, the three names have to lead to
+//! the same files still, and a database file that was written to must have been written by a checkpoint. Else
+//! the store is unusable until it is opened again:
 //!
-//! - *Another file under one of the names, or none*: the path leads to another inode then, also where a link in one of
-//!   its folders was switched, or the directory has another time.
-//! - *Other contents in the same file* (`cp backup.db accounts.db`): while the log is in use, nothing but a checkpoint
-//!   writes to the database file, and a checkpoint changes its progress in the index before its first write and after
-//!   its last one. So a write without a trace of a checkpoint since the last look may be another program's; see
-//!   [`Checkpoint::explains`]. The contents decide then ([`Contents`]). If the log is the same, no checkpoint wrote, and
-//!   they have to be equal: a `touch` changes the times only. If the log began anew, which takes a commit and may have
-//!   taken a checkpoint, they have to be ones that SQLite may have made of those before: a copy of an earlier time has
-//!   smaller numbers. What was committed is read and verified anew in any case (`Expected::numbers`). A write by another
-//!   program between the same two looks as a checkpoint is not distinguished from it, which is why a service looks often
+//! - *Another file under one of the names, or none*: the path leads to another inode then, also where a link
+//!   in one of its folders was switched, or the directory has another time.
+//! - *Other contents in the same file* (`cp backup.db accounts.db`): while the log is in use, nothing but a
+//!   checkpoint writes to the database file, and a checkpoint changes its progress in the index before its
+//!   first write and after its last one. So a write without a trace of a checkpoint since the last look may
+//!   be another program's; see [`Checkpoint::explains`]. The contents decide then ([`Contents`]). If the log
+//!   is the same, no checkpoint wrote, and they have to be equal: a `touch` changes the times only. If the
+//!   log began anew, which takes a commit and may have taken a checkpoint, they have to be ones that SQLite
+//!   may have made of those before: a copy of an earlier time has smaller numbers. What was committed is read
+//!   and verified anew in any case (`Expected::numbers`). A write by another program between the same two
+//!   looks as a checkpoint is not distinguished from it, which is why a service looks often
 //!   ([`Watch::observe`]).
 
 use super::contents::{Contents, Numbers, Row};
@@ -93,8 +96,8 @@ impl Watch {
         let noticed = Revision::notice();
         let stored = |(number, epoch)| Revision::stored(number, epoch, noticed);
         let new = Revisions { accounts: stored(numbers.accounts), machines: stored(numbers.machines) };
-        // Only a header whose copies agree stands for a finished commit, and only if it is the same before and after
-        // the read, the numbers are those of its contents.
+        // Only a header whose copies agree stands for a finished commit, and only if it is the same before
+        // and after the read, the numbers are those of its contents.
         if header[..48] != header[48..] || self.files.header()? != header {
             return Ok(new);
         }
@@ -109,7 +112,8 @@ impl Watch {
         }
     }
 
-    /// Notes how far checkpoints have come, so that the next write to the database file is compared with that.
+    /// Notes how far checkpoints have come, so that the next write to the database file is compared with
+    /// that.
     pub(super) fn observe(&self) -> Result<(), StoreError> {
         self.files.observe()
     }
@@ -151,7 +155,8 @@ impl Watch {
         }
     }
 
-    /// How often the times of the database file were changed without its contents by a program other than SQLite.
+    /// How often the times of the database file were changed without its contents by a program other than
+    /// SQLite.
     pub(super) fn touched(&self) -> u64 {
         self.files.touched.load(Ordering::Relaxed)
     }
@@ -250,15 +255,15 @@ impl Checkpoint {
             return (self.done, self.begun) != (before.done, before.begun)
                 || (was_writing && self.is_unfinished());
         }
-        // The log began anew, for which a checkpoint has to have finished with the one before: it had work if not all
-        // of that log was in the database file yet. An empty log is what a checkpoint leaves that truncates it; and
-        // then there is nothing that could be mixed with other contents.
+        // The log began anew, for which a checkpoint has to have finished with the one before: it had work if
+        // not all of that log was in the database file yet. An empty log is what a checkpoint leaves that
+        // truncates it; and then there is nothing that could be mixed with other contents.
         if self.begun > 0 || self.frames == 0 || before.done < before.frames {
             return true;
         }
-        // There was no work for that checkpoint. For a second one there was, if the log began anew more than once: each
-        // time counts the first salt up by one. The first frames after an empty log have random salts instead; then
-        // the log's own count of beginnings decides.
+        // There was no work for that checkpoint. For a second one there was, if the log began anew more than
+        // once: each time counts the first salt up by one. The first frames after an empty log have random
+        // salts instead; then the log's own count of beginnings decides.
         match before.frames {
             0 => beginnings() > 0,
             _ => self.first_salt() != before.first_salt().wrapping_add(1),
@@ -337,8 +342,9 @@ impl Breach {
     }
 }
 
-/// The result of comparing the files counts for so long: a store that is asked often pays for few comparisons. A replaced
-/// file is noticed at most this much later, as if the question had arrived that much earlier.
+/// The result of comparing the files counts for so long: a store that is asked often pays for few
+/// comparisons. A replaced file is noticed at most this much later, as if the question had arrived that much
+/// earlier.
 pub(super) const LOOK_COUNTS: Duration = Duration::from_millis(1);
 
 /// The files of a store, as they were opened.
@@ -394,8 +400,8 @@ impl Files {
         };
         let mut known = *files.known.get_mut().unwrap_or_else(PoisonError::into_inner);
         if known.checkpoint.is_unfinished() {
-            // After a crash the index says that everything was begun. A checkpoint settles that; if others are
-            // reading it may not finish, and a later one will.
+            // After a crash the index says that everything was begun. A checkpoint settles that; if others
+            // are reading it may not finish, and a later one will.
             connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map_err(failed)?;
             known.stamps = files.stamps()?;
             known.checkpoint = checkpoint(&files.index)?;
@@ -447,8 +453,8 @@ impl Files {
         self.check_anew(false)
     }
 
-    /// The checkpoint sequence number in the header of the log. SQLite has no locks on the log itself, so closing it here
-    /// takes none away.
+    /// The checkpoint sequence number in the header of the log. SQLite has no locks on the log itself, so
+    /// closing it here takes none away.
     fn beginnings(&self) -> u32 {
         let mut number = [0; 4];
         let read = File::open(&self.names[1]).and_then(|log| log.read_exact_at(&mut number, 12));
@@ -462,7 +468,8 @@ impl Files {
             return Ok(());
         }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        // If the database file was written to in between, the next question compares that with what was known before.
+        // If the database file was written to in between, the next question compares that with what was known
+        // before.
         if self.stamps()?.contents() == known.stamps.contents() {
             known.note(checkpoint, &self.main);
         }
@@ -510,8 +517,9 @@ impl Files {
                     format!("{} was overwritten by a program other than SQLite", self.names[0].display());
                 return unusable(self.broken.get_or_init(|| Broken { why, what: Breach::Overwritten }));
             }
-            // A checkpoint that wrote again after the times were read may have finished before its progress was: its
-            // write would look like one without a trace to the next question. That one compares with what was known.
+            // A checkpoint that wrote again after the times were read may have finished before its progress
+            // was: its write would look like one without a trace to the next question. That one compares with
+            // what was known.
             if self.stamps()?.contents() != stamps.contents() {
                 return Ok(());
             }
@@ -570,10 +578,10 @@ fn real(path: &Path) -> Result<PathBuf, StoreError> {
 
 /// A database file that this process has stores of, by device and inode.
 ///
-/// When a process closes any descriptor of a file, POSIX takes *all* its locks on that file away, and SQLite's locks
-/// on the database file and the index are what keeps processes apart. So a file has one descriptor, and one of its
-/// index, for all its stores here; they are closed when the last store has closed its connections, and a store is
-/// counted before it opens any.
+/// When a process closes any descriptor of a file, POSIX takes *all* its locks on that file away, and
+/// SQLite's locks on the database file and the index are what keeps processes apart. So a file has one
+/// descriptor, and one of its index, for all its stores here; they are closed when the last store has closed
+/// its connections, and a store is counted before it opens any.
 pub(super) struct Held(FileId);
 
 struct Entry {
@@ -621,8 +629,8 @@ impl Held {
         let present = file_id(&index).map_err(failed)?;
         if let Some(file) = &entry.index {
             let metadata = file.metadata().map_err(failed)?;
-            // Another store may have closed the last connection before this one was opened, and so have deleted the
-            // index; there are no locks on it then.
+            // Another store may have closed the last connection before this one was opened, and so have
+            // deleted the index; there are no locks on it then.
             if (metadata.dev(), metadata.ino()) == present {
                 return Ok((main, file.clone()));
             }

@@ -30,7 +30,8 @@ impl Worker {
     fn send(&self, job: Job) -> Result<(), StoreError> {
         let mut sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let job = match &*sender {
-            // The thread is gone if a job panicked; that job's caller knows, and the next one gets a new thread.
+            // The thread is gone if a job panicked; that job's caller knows, and the next one gets a new
+            // thread.
             Some(running) => match running.send(job) {
                 Ok(()) => return Ok(()),
                 Err(rejected) => rejected.0,

@@ -35,8 +35,8 @@ impl AuthLevel {
     /// Each fragment is signed and sealed.
     pub const PRIVACY: Self = Self(6);
 
-    /// Whether a security context can have this level. Other numbers have no meaning, and [`Self::NONE`] has no
-    /// security context.
+    /// Whether a security context can have this level. Other numbers have no meaning, and [`Self::NONE`] has
+    /// no security context.
     pub const fn is_defined(self) -> bool {
         matches!(self, Self::CONNECT | Self::CALL | Self::PACKET | Self::INTEGRITY | Self::PRIVACY)
     }

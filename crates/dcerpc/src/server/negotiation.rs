@@ -96,8 +96,8 @@ impl PresentationContexts {
             element.transfer_syntaxes.iter().take(limits::TRANSFER_SYNTAXES_MAX).any(|s| *s == syntax)
         };
         if let Some(known) = self.find(element.id) {
-            // It is proposed again as what it is, and in its form alone: Windows refuses a choice of forms, by
-            // Samba's tests. A proposal in no form that we speak changes nothing.
+            // It is proposed again as what it is, and in its form alone: Windows refuses a choice of forms,
+            // by Samba's tests. A proposal in no form that we speak changes nothing.
             let forms = (offers(element, SyntaxId::NDR), offers(element, SyntaxId::NDR64));
             let known_form = match known.syntax {
                 NdrSyntax::Ndr => (true, false),

@@ -20,7 +20,8 @@ pub struct LogonLevels {
 }
 
 impl LogonLevels {
-    /// The levels of a network logon over a channel with these flags ([MS-NRPC] 3.4.5.3.2, [MS-APDS] 3.1.5.2).
+    /// The levels of a network logon over a channel with these flags ([MS-NRPC] 3.4.5.3.2, [MS-APDS]
+    /// 3.1.5.2).
     pub const fn network(negotiated: u32) -> Self {
         Self::of(2, negotiated)
     }
@@ -181,8 +182,8 @@ impl LogonValidation {
         self.logon_domain_id.with_rid(self.user_id)
     }
 
-    /// SIDs of all groups that are enabled: the primary one, those of the domain, and the extra ones ([MS-APDS]
-    /// 3.1.5).
+    /// SIDs of all groups that are enabled: the primary one, those of the domain, and the extra ones
+    /// ([MS-APDS] 3.1.5).
     pub fn group_sids(&self) -> Vec<Sid> {
         let is_enabled = |attributes: u32| attributes & GROUP_ENABLED != 0;
         let own = self.groups.iter().filter(|(_, attributes)| is_enabled(*attributes)).map(|(rid, _)| *rid);
@@ -328,8 +329,8 @@ impl LogonReply {
     }
 }
 
-/// Decrypts UserSessionKey, which is encrypted at levels 2 and 3 ([MS-NRPC] 3.4.5.3.2). Zeroes never are: that would
-/// show the key stream.
+/// Decrypts UserSessionKey, which is encrypted at levels 2 and 3 ([MS-NRPC] 3.4.5.3.2). Zeroes never are:
+/// that would show the key stream.
 pub(crate) fn decrypt_session_key(keys: &ChannelKeys, level: u16, key: &UserSessionKey) -> UserSessionKey {
     let mut key = *key.expose();
     if level != 6 && key != [0; 16] {

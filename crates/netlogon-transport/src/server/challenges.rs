@@ -314,8 +314,8 @@ mod tests {
         assert!(is_empty(&table), "calls that follow remove what expired");
     }
 
-    /// The time for 50 handshakes of one client: the least of 50 measurements, each so short that a busy machine
-    /// does not interrupt all of them.
+    /// The time for 50 handshakes of one client: the least of 50 measurements, each so short that a busy
+    /// machine does not interrupt all of them.
     fn handshakes(table: &mut Challenges, now: Duration) -> Duration {
         (0..50)
             .map(|_| {

@@ -1,5 +1,5 @@
-//! A decision as a tree that people and programs can read: what was in the certificate, what was tried, what was found, what
-//! it was worth, and what would change the answer.
+//! A decision as a tree that people and programs can read: what was in the certificate, what was tried, what
+//! was found, what it was worth, and what would change the answer.
 //!
 //! It shows what accounts have stored, so it is for operators only.
 
@@ -326,7 +326,8 @@ pub fn attribute(query: &Query) -> (&'static str, String) {
 }
 
 impl Explanation {
-    /// The tree of a decision that was traced. Nearest miss and remedies are added by [`Explanation::advise`].
+    /// The tree of a decision that was traced. Nearest miss and remedies are added by
+    /// [`Explanation::advise`].
     pub fn new(mapper: &Mapper, request: &[u8], steps: &[Step], answer: &Answer) -> Self {
         let request = Request::decode(request).ok();
         let certificate = request.as_ref().and_then(|request| Certificate::parse(request.certificate).ok());

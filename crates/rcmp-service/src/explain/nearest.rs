@@ -41,10 +41,12 @@ struct Wanted {
     identity: Option<AltSecurityIdentity>,
 }
 
-/// Questions that are compared with every stored value; a certificate may have more names than accounts store.
+/// Questions that are compared with every stored value; a certificate may have more names than accounts
+/// store.
 const QUESTIONS_MAX: usize = 16;
 
-/// A stored value is near when this share of the longer text is the same, in thousandths, from both ends together.
+/// A stored value is near when this share of the longer text is the same, in thousandths, from both ends
+/// together.
 const NEAR: u64 = 600;
 /// A slip that is known by its shape is nearer than any resemblance.
 const KNOWN_SLIP: u64 = 2000;
@@ -146,8 +148,9 @@ fn likeness(left: &str, right: &str) -> u64 {
     }
 }
 
-/// Why a stored value that is the one that was asked for, apart from what no certificate matches, does not match: the value
-/// without characters that cannot be seen, with the right prefix, and with any word for an attribute type that is not known.
+/// Why a stored value that is the one that was asked for, apart from what no certificate matches, does not
+/// match: the value without characters that cannot be seen, with the right prefix, and with any word for an
+/// attribute type that is not known.
 fn unmatchable_slip(asked: &AltSecurityIdentity, stored: &str) -> Option<String> {
     let why = unmatchable(stored)?;
     let seen: String = stored.chars().filter(|c| !is_invisible(*c) && !c.is_control()).collect();

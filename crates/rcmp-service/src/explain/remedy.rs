@@ -220,7 +220,8 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
     }
     let Ok(certificate) = Certificate::parse(advice.certificate) else { return Vec::new() };
     let identities = mapping::identities(&certificate, Sha1PublicKeyInput::Thumbprint);
-    // If an account was found, its own grants decide whether the CA may vouch for it. Otherwise the grants for all accounts do.
+    // If an account was found, its own grants decide whether the CA may vouch for it. Otherwise the grants
+    // for all accounts do.
     let found = advice.steps.iter().find_map(|step| match step {
         Step::BindingChecked { record, .. } => Some(record),
         _ => None,
@@ -235,7 +236,8 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
             let found = identities.iter().find(|found| Form::of(&found.identity) == form)?;
             is_pasteable(&found.identity).then(|| found.identity.to_string())
         });
-    // Whose value only resembles the certificate's need not be whose certificate it is; whose value is a slip of it, is.
+    // Whose value only resembles the certificate's need not be whose certificate it is; whose value is a slip
+    // of it, is.
     let nearest =
         advice.nearest.as_ref().filter(|miss| miss.because.is_some()).map(|miss| miss.account.as_str());
     let account = name.or(nearest).unwrap_or("NAME");

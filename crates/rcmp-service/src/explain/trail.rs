@@ -9,8 +9,8 @@ use std::fmt::Write;
 /// Questions in a trail; a certificate with many names makes no long lines.
 const PARTS_MAX: usize = 24;
 
-/// The steps of a decision as words between spaces: `chain=verified upn=alice sid=counts strong`. A form that found no account
-/// is left out; one that the authority may not vouch for has a `?`.
+/// The steps of a decision as words between spaces: `chain=verified upn=alice sid=counts strong`. A form that
+/// found no account is left out; one that the authority may not vouch for has a `?`.
 pub fn trail(steps: &[Step]) -> String {
     let mut text = String::new();
     let mut parts = 0;

@@ -23,12 +23,12 @@ use std::sync::Arc;
 
 /// Most CAs above a certificate. Bridges between governments have eight.
 pub(super) const PATH_CAS_MAX: usize = 16;
-/// Most policies that are kept of a path, and most bytes in them: paths are cached. With more, none is kept, and no name is
-/// strong by one.
+/// Most policies that are kept of a path, and most bytes in them: paths are cached. With more, none is kept,
+/// and no name is strong by one.
 const PATH_POLICIES_MAX: usize = 64;
 const PATH_POLICIES_LEN_MAX: usize = 2048;
-/// Most names of distribution points, and most bytes in them; certificates have one or two. With more, none is known, and no
-/// partition covers the certificate.
+/// Most names of distribution points, and most bytes in them; certificates have one or two. With more, none
+/// is known, and no partition covers the certificate.
 const DISTRIBUTION_POINTS_MAX: usize = 16;
 const DISTRIBUTION_POINTS_LEN_MAX: usize = 2048;
 /// What a step to another CA costs, in comparisons.
@@ -50,8 +50,9 @@ pub struct Path {
     pub not_before: FileTime,
     /// The last second in which all of them are.
     pub not_after: FileTime,
-    /// The certificate policies for which the path is valid, in the domain of its anchor (the authority-constrained-policy-set of
-    /// RFC 5280 6.1.6), as contents octets of object identifiers; anyPolicy is none.
+    /// The certificate policies for which the path is valid, in the domain of its anchor (the
+    /// authority-constrained-policy-set of RFC 5280 6.1.6), as contents octets of object identifiers;
+    /// anyPolicy is none.
     pub policies: Vec<Box<[u8]>>,
     /// The certificate, and then every intermediate: whatever can be revoked.
     pub(super) links: Vec<Link>,
@@ -161,8 +162,8 @@ fn distribution_points(certificate: &Certificate<'_>, issuer: &Name) -> Result<V
     }
 }
 
-/// The names of a DistributionPointName, as they are compared: directory names by RFC 5280 7.1, the one that is relative to the
-/// issuer of the list among them (4.2.1.13), and all others by their encoding.
+/// The names of a DistributionPointName, as they are compared: directory names by RFC 5280 7.1, the one that
+/// is relative to the issuer of the list among them (4.2.1.13), and all others by their encoding.
 pub(super) fn point_names(name: &Element<'_>, issuer: &Name) -> Result<Vec<Box<[u8]>>, DecodeError> {
     let directory_name = |name: &[&[u8]]| [&[DIRECTORY_NAME], &name.concat()[..]].concat().into_boxed_slice();
     let mut choice = name.inside();
@@ -219,7 +220,8 @@ pub(super) struct Chains {
     pub(super) authorities: Vec<Arc<Authority>>,
     /// The CAs of a name, in the order in which they are tried.
     pub(super) by_name: HashMap<Name, Vec<usize>>,
-    /// For each CA those that issued it, by their signatures, in the order in which they are tried; none for anchors.
+    /// For each CA those that issued it, by their signatures, in the order in which they are tried; none for
+    /// anchors.
     pub(super) issuers: Vec<Vec<usize>>,
     /// How many CAs are above each on the shortest way to an anchor; none for one that no anchor is above.
     pub(super) distances: Vec<Option<usize>>,
@@ -238,11 +240,13 @@ pub(super) struct Rules {
 }
 
 impl Chains {
-    /// From authorities of which the anchors come first. Which CA issued which is found out here, once, so that a request costs one
-    /// signature however long its path is. The error tells an intermediate that nothing configured has issued.
+    /// From authorities of which the anchors come first. Which CA issued which is found out here, once, so
+    /// that a request costs one signature however long its path is. The error tells an intermediate that
+    /// nothing configured has issued.
     pub(super) fn new(authorities: Vec<Authority>, rules: Rules) -> Result<Self, (usize, Option<Fault>)> {
-        // Not the order of the configuration: which path is found must not depend on it. Of paths of one length that through the CA
-        // that is valid longest is tried first; then the order is that of the bytes.
+        // Not the order of the configuration: which path is found must not depend on it. Of paths of one
+        // length that through the CA that is valid longest is tried first; then the order is that of the
+        // bytes.
         let mut order: Vec<usize> = (0..authorities.len()).collect();
         order.sort_by_key(|at| {
             let it = &authorities[*at];
@@ -287,7 +291,8 @@ impl Chains {
         self.by_name.get(name).into_iter().flatten().map(|at| &*self.authorities[*at])
     }
 
-    /// The CAs that signed something: of this name, by one of their keys. The error tells the CA that is at fault, if one is.
+    /// The CAs that signed something: of this name, by one of their keys. The error tells the CA that is at
+    /// fault, if one is.
     pub(super) fn issuers_of(
         &self,
         signed: &Signed<'_>,
@@ -368,7 +373,8 @@ impl Chains {
             is_cut: false,
             refusal: None,
         };
-        // Shorter paths first, each length once: in a mesh of cross-certificates the way to an anchor is not lost in long detours.
+        // Shorter paths first, each length once: in a mesh of cross-certificates the way to an anchor is not
+        // lost in long detours.
         let shortest = issuers.iter().filter_map(|at| self.distances[*at]).min().map_or(1, |above| above + 1);
         for len in shortest.min(PATH_CAS_MAX)..=PATH_CAS_MAX {
             search.is_cut = false;
@@ -384,7 +390,8 @@ impl Chains {
 
     /// The rules that the certificate itself has to keep.
     fn check_leaf(&self, certificate: &Certificate<'_>, now: FileTime) -> Result<Profile, Fault> {
-        // First: what else is read of a CA's certificate can be much, and comes from a client that nothing is known of.
+        // First: what else is read of a CA's certificate can be much, and comes from a client that nothing is
+        // known of.
         if basic_constraints(certificate).is_ok_and(|(is_ca, _)| is_ca) {
             return Err(ChainError::IsACa.into());
         }
@@ -394,8 +401,8 @@ impl Chains {
             Dates::Over => return Err(ChainError::Expired.into()),
             Dates::Early => return Err(ChainError::NotYetValid.into()),
         }
-        // TLS has the client sign (RFC 8446 4.4.2.2). keyAgreement is for static Diffie-Hellman, which it does not have any more,
-        // and nonRepudiation is for documents.
+        // TLS has the client sign (RFC 8446 4.4.2.2). keyAgreement is for static Diffie-Hellman, which it
+        // does not have any more, and nonRepudiation is for documents.
         if profile.key_usage.is_some_and(|bits| bits & SIGNS_DIGITALLY == 0) {
             return Err(Fault::extension(ChainError::NotForSigning, KEY_USAGE));
         }
@@ -425,8 +432,8 @@ pub(super) fn distances(authorities: &[Arc<Authority>], issuers: &[Vec<usize>]) 
     distances
 }
 
-/// Whether an issuer certified, directly, that a certificate's owner may do something: for OCSP responders. `usage` has to be
-/// among its extended key usages by its name.
+/// Whether an issuer certified, directly, that a certificate's owner may do something: for OCSP responders.
+/// `usage` has to be among its extended key usages by its name.
 pub(super) fn check_direct(
     certificate: &Certificate<'_>,
     issuer: &Authority,
@@ -487,8 +494,8 @@ impl Dates {
     }
 }
 
-/// The search for a path of one certificate, from the certificate to the anchors: depth first, for one length after the other. Every
-/// path is tried until one is good or [`Work`] is used up.
+/// The search for a path of one certificate, from the certificate to the anchors: depth first, for one length
+/// after the other. Every path is tried until one is good or [`Work`] is used up.
 struct Search<'a> {
     chains: &'a Chains,
     certificate: &'a Certificate<'a>,

@@ -1,8 +1,9 @@
 //! Name constraints (RFC 5280 4.2.1.10) on all forms of names.
 //!
-//! Where the document leaves open how to read a name, permitted subtrees are read narrowly and excluded ones widely: a name
-//! that is not well formed in a form that is constrained is in no permitted subtree and in every excluded one. Text is in an excluded
-//! subtree, too, when a look-up of an account finds it equal: otherwise a name that is excluded maps in another spelling.
+//! Where the document leaves open how to read a name, permitted subtrees are read narrowly and excluded ones
+//! widely: a name that is not well formed in a form that is constrained is in no permitted subtree and in
+//! every excluded one. Text is in an excluded subtree, too, when a look-up of an account finds it equal:
+//! otherwise a name that is excluded maps in another spelling.
 
 use super::extensions::value;
 use super::name::Name;
@@ -92,8 +93,9 @@ impl Directory {
         Ok(Self { name: Name::read(encoded)?, encoded: encoded.into(), widened: OnceLock::new() })
     }
 
-    /// The name with the text of its values folded as look-ups fold it, before it is prepared for 7.1. It is made when an excluded
-    /// subtree asks for it, which is after the signatures of the path were verified. `None`: its text became too long.
+    /// The name with the text of its values folded as look-ups fold it, before it is prepared for 7.1. It is
+    /// made when an excluded subtree asks for it, which is after the signatures of the path were verified.
+    /// `None`: its text became too long.
     fn widened(&self) -> &[Option<Name>; 2] {
         let casefold = |text: &str| Comparison::Casefold.key(text).into_owned();
         let windows = |text: &str| casefold(&Comparison::Windows.key(text));
@@ -101,8 +103,8 @@ impl Directory {
             .get_or_init(|| [widened(&self.encoded, casefold).ok(), widened(&self.encoded, windows).ok()])
     }
 
-    /// Whether it lies in the subtree of `base`: by 7.1, and where the subtree is excluded, also by that and a comparison of a
-    /// look-up together. A name that cannot be folded is in every excluded subtree.
+    /// Whether it lies in the subtree of `base`: by 7.1, and where the subtree is excluded, also by that and
+    /// a comparison of a look-up together. A name that cannot be folded is in every excluded subtree.
     fn is_within(&self, base: &Self, excluded: bool) -> bool {
         let is_within = |(name, base): (&Option<Name>, &Option<Name>)| match (name, base) {
             (Some(name), Some(base)) => name.is_within(base),
@@ -152,8 +154,9 @@ pub(super) struct Constraints {
 }
 
 impl Names {
-    /// The names in the subject and in the subjectAltName. emailAddress in the subject counts as an rfc822Name, also beside
-    /// others in the subjectAltName: RFC 5280 4.2.1.10 demands it without them, and the subject is mapped in either case.
+    /// The names in the subject and in the subjectAltName. emailAddress in the subject counts as an
+    /// rfc822Name, also beside others in the subjectAltName: RFC 5280 4.2.1.10 demands it without them, and
+    /// the subject is mapped in either case.
     pub(super) fn of(certificate: &Certificate<'_>) -> Result<Self, Fault> {
         let mut names = Vec::new();
         if let Some(extension) = certificate.extension(SUBJECT_ALT_NAME) {
@@ -380,8 +383,8 @@ fn dns(name: &str, base: &str, excluded: bool) -> bool {
         && base.split_once('.').is_some_and(|(_, parent)| parent.eq_ignore_ascii_case(labels))
 }
 
-/// Whether a host name is a base, or below it. `.base` is what is below it; `base` is it alone, or, for dNSName, with all that
-/// is below it.
+/// Whether a host name is a base, or below it. `.base` is what is below it; `base` is it alone, or, for
+/// dNSName, with all that is below it.
 fn host_is_in(host: &str, base: &str, with_below: bool) -> bool {
     let ends_with = |suffix: &str| {
         let at = host.len().checked_sub(suffix.len());
@@ -404,10 +407,12 @@ fn is_host(host: &str) -> bool {
     host.split('.').all(is_label)
 }
 
-/// rfc822Name, and userPrincipalName in the same way: `user@host`, `host`, `@host` (as AD CS writes it) or `.host`.
+/// rfc822Name, and userPrincipalName in the same way: `user@host`, `host`, `@host` (as AD CS writes it) or
+/// `.host`.
 ///
-/// The local part is compared as it is. For an excluded mailbox it is the same when a look-up finds it equal, and a quoted one may be
-/// any. Hosts are ASCII here ([`is_host`]), so that case is all that a look-up folds in them.
+/// The local part is compared as it is. For an excluded mailbox it is the same when a look-up finds it equal,
+/// and a quoted one may be any. Hosts are ASCII here ([`is_host`]), so that case is all that a look-up folds
+/// in them.
 fn mailbox(name: &str, base: &str, excluded: bool) -> bool {
     let Some((local, host)) = name.rsplit_once('@') else { return excluded };
     let host = host.strip_suffix('.').unwrap_or(host);

@@ -1,10 +1,11 @@
 //! Certificate revocation lists (RFC 5280 section 5): complete lists of one CA, of version 2.
 //!
-//! A list is read once, when it is installed; what stays is one array per entry. Indirect lists and lists by reason are not
-//! accepted: a reader that reads them by half misses revocations.
+//! A list is read once, when it is installed; what stays is one array per entry. Indirect lists and lists by
+//! reason are not accepted: a reader that reads them by half misses revocations.
 //!
-//! A delta list (5.2.4) revokes what is in it and nothing else: it never says that a certificate is good, and an entry
-//! removeFromCRL takes nothing off the complete list. So it needs no base to be combined with, and can only add.
+//! A delta list (5.2.4) revokes what is in it and nothing else: it never says that a certificate is good, and
+//! an entry removeFromCRL takes nothing off the complete list. So it needs no base to be combined with, and
+//! can only add.
 
 use super::authority::{Authority, KeyId};
 use super::chain::{Link, point_names};
@@ -19,8 +20,8 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-/// Largest list, in bytes. It is held in memory while it is read, and so is every entry afterwards; the largest public
-/// ones have some ten million bytes.
+/// Largest list, in bytes. It is held in memory while it is read, and so is every entry afterwards; the
+/// largest public ones have some ten million bytes.
 pub const CRL_LEN_MAX: usize = 256 << 20;
 /// How far ahead of ours the clock of a CA or of a responder may be.
 pub const CLOCK_SKEW_SECONDS: i64 = 300;
@@ -219,7 +220,8 @@ impl fmt::Display for RevocationReason {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Scope {
     pub(super) only: Only,
-    /// Names of the distribution point as they are compared: only certificates with one of them; `None` for all.
+    /// Names of the distribution point as they are compared: only certificates with one of them; `None` for
+    /// all.
     pub(super) distribution_point: Option<Vec<Box<[u8]>>>,
 }
 
@@ -472,13 +474,14 @@ const BUCKET_LEN: usize = 4;
 
 /// The entries of a list, in buckets by a keyed hash.
 ///
-/// The entries of one bucket lie one behind the other, and all that is beside them is where each bucket starts. A look-up
-/// touches two places in memory; a sorted list of a million entries, twenty. It is made in a quarter of the time of a hash table of
-/// the standard library, in two thirds of the memory.
+/// The entries of one bucket lie one behind the other, and all that is beside them is where each bucket
+/// starts. A look-up touches two places in memory; a sorted list of a million entries, twenty. It is made in
+/// a quarter of the time of a hash table of the standard library, in two thirds of the memory.
 #[derive(Clone)]
 pub struct Entries {
     hasher: RandomState,
-    /// INVARIANT: the first entry of each bucket, and the end of the last; never descending, at most `entries.len()`.
+    /// INVARIANT: the first entry of each bucket, and the end of the last; never descending, at most
+    /// `entries.len()`.
     starts: Vec<u32>,
     entries: Vec<Entry>,
 }
@@ -547,7 +550,8 @@ pub(super) struct Crl {
     pub(super) next_update: FileTime,
     pub(super) number: Option<CrlNumber>,
     pub(super) entries: Entries,
-    /// Whether it was current when it was installed. Another is kept for what it leaves undecided alone, and is told as none.
+    /// Whether it was current when it was installed. Another is kept for what it leaves undecided alone, and
+    /// is told as none.
     pub(super) was_current: bool,
 }
 

@@ -1,5 +1,5 @@
-//! The SHA-256 of certificates that were seen lately. Paths are cached by it, and it takes most of the time of a cached decision: a comparison of
-//! all octets takes a tenth.
+//! The SHA-256 of certificates that were seen lately. Paths are cached by it, and it takes most of the time
+//! of a cached decision: a comparison of all octets takes a tenth.
 
 use arc_swap::ArcSwapOption;
 use sha2::{Digest, Sha256};
@@ -13,8 +13,8 @@ const CERTIFICATE_LEN_MAX: usize = 2_048;
 /// The octets that choose the slot are the last ones, those of the signature.
 const CHOOSING_LEN: usize = 32;
 
-/// SHA-256 by certificate. All octets are compared, so that no certificate is taken for another one. A client can only displace what
-/// is kept of others.
+/// SHA-256 by certificate. All octets are compared, so that no certificate is taken for another one. A client
+/// can only displace what is kept of others.
 #[derive(Debug)]
 pub(super) struct Digests {
     slots: Box<[ArcSwapOption<Known>]>,

@@ -1,15 +1,17 @@
-//! Whether a certificate is what it claims to be: its chain to an anchor (RFC 5280 section 6), and that nothing in the
-//! chain is revoked (sections 5 and 6.3, and RFC 6960).
+//! Whether a certificate is what it claims to be: its chain to an anchor (RFC 5280 section 6), and that
+//! nothing in the chain is revoked (sections 5 and 6.3, and RFC 6960).
 //!
-//! A [`Trust`] is a value that the operator's configuration makes: bytes and the time come in, decisions go out. Paths are
-//! built from configured anchors and intermediates only (in a handshake also from what the client sends), CRLs and OCSP responses are brought by the program that may
-//! open a socket, and no URL inside a certificate or a CRL is ever used; distribution points are names to compare.
+//! A [`Trust`] is a value that the operator's configuration makes: bytes and the time come in, decisions go
+//! out. Paths are built from configured anchors and intermediates only (in a handshake also from what the
+//! client sends), CRLs and OCSP responses are brought by the program that may open a socket, and no URL
+//! inside a certificate or a CRL is ever used; distribution points are names to compare.
 //!
-//! Beside what the document asks for, an anchor's own dates, path length, extended key usage, name constraints and policy
-//! constraints count (RFC 5937). Its critical extensions are the operator's to judge, because the operator chose it.
+//! Beside what the document asks for, an anchor's own dates, path length, extended key usage, name
+//! constraints and policy constraints count (RFC 5937). Its critical extensions are the operator's to judge,
+//! because the operator chose it.
 //!
-//! `refusal` has the reasons, `name` compares names, `profile` reads a certificate, `constraints` and `policies` are about whole
-//! paths, and `chain` finds them.
+//! `refusal` has the reasons, `name` compares names, `profile` reads a certificate, `constraints` and
+//! `policies` are about whole paths, and `chain` finds them.
 
 mod authority;
 mod chain;
@@ -58,15 +60,16 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use work::Work;
 
-/// Most verified paths that are remembered, of about 500 bytes: as many as a busy service has users in a day. More cost
-/// the signatures again, and nothing else.
+/// Most verified paths that are remembered, of about 500 bytes: as many as a busy service has users in a day.
+/// More cost the signatures again, and nothing else.
 pub const PATHS_MAX: u64 = 16_384;
 /// Most rejected certificates that are cached. They are kept apart, so that they evict no paths.
 pub const REFUSALS_MAX: u64 = 4_096;
-/// Most OCSP answers that are remembered, of about 100 bytes: a path needs one for each certificate whose CA has a
-/// responder.
+/// Most OCSP answers that are remembered, of about 100 bytes: a path needs one for each certificate whose CA
+/// has a responder.
 pub const OCSP_ANSWERS_MAX: u64 = 32_768;
-/// Most OCSP questions without an answer whose failure is remembered, of about 200 bytes, for `explain` and the log.
+/// Most OCSP questions without an answer whose failure is remembered, of about 200 bytes, for `explain` and
+/// the log.
 const OCSP_FAILURES_MAX: u64 = 4_096;
 /// Most scopes of CRLs whose age is remembered: the largest CAs partition into some hundred.
 const SCOPES_MAX: usize = 4_096;
@@ -89,12 +92,13 @@ pub struct Parts {
     pub policies: PolicyInputs,
     /// What is asked beside that of paths through single CAs, by their keys.
     pub authority_policies: HashMap<KeyId, PolicyInputs>,
-    /// Fewest bits of the RSA key of the certificate that is asked about; [`RSA_BITS_MIN`] when it is not told.
+    /// Fewest bits of the RSA key of the certificate that is asked about; [`RSA_BITS_MIN`] when it is not
+    /// told.
     pub rsa_bits_min: Option<usize>,
     /// How many CRLs there may be at one time: as many slots.
     pub crls: usize,
-    /// Whether a CRL makes a certificate good only when each slot has had a CRL: a CRL that was never available may be a delta
-    /// CRL of any CA, which would revoke the certificate.
+    /// Whether a CRL makes a certificate good only when each slot has had a CRL: a CRL that was never
+    /// available may be a delta CRL of any CA, which would revoke the certificate.
     pub require_all_crls: bool,
     /// Who may be asked for the status of certificates.
     pub ocsp: Vec<OcspResponder>,
@@ -107,7 +111,8 @@ pub struct OcspResponder {
     pub authority: Vec<u8>,
     /// Where it is; not looked at here.
     pub url: String,
-    /// A certificate whose key signs answers, beside that of the CA itself and those that the CA certified for it.
+    /// A certificate whose key signs answers, beside that of the CA itself and those that the CA certified
+    /// for it.
     pub signer: Option<Vec<u8>>,
     /// How it is asked.
     pub asking: OcspAsking,
@@ -462,7 +467,8 @@ impl Trust {
         named.map(|at| &*self.chains.authorities[*at]).filter(|authority| !authority.is_list_signer)
     }
 
-    /// The configured CA at a place of a path, by its key and its name: a CA that was renamed may have kept its key.
+    /// The configured CA at a place of a path, by its key and its name: a CA that was renamed may have kept
+    /// its key.
     pub fn path_authority(&self, path: &Path, at: usize) -> Option<&Authority> {
         let link = path.links.get(at)?;
         let mut named = self.chains.named(&link.issuer_name);
@@ -471,8 +477,8 @@ impl Trust {
 
     /// A certificate's path to an anchor.
     ///
-    /// Paths are remembered under the hash of the whole certificate and hold as long as every certificate in them is valid.
-    /// Refusals are remembered unless time could change them.
+    /// Paths are remembered under the hash of the whole certificate and hold as long as every certificate in
+    /// them is valid. Refusals are remembered unless time could change them.
     pub fn verify(&self, certificate: &[u8], now: FileTime) -> Result<Arc<Path>, Refusal> {
         self.verify_hashed(certificate, Sha256::digest(certificate).into(), now)
     }
@@ -521,9 +527,9 @@ impl Trust {
         }
     }
 
-    /// A path of a certificate that a client shows in a handshake, together with certificates of CAs. They are looked at when
-    /// no path leads through the configured CAs, and lead to these: [`Trust::verify`] goes by the configured ones alone, so
-    /// what is accepted here because of them is not cached.
+    /// A path of a certificate that a client shows in a handshake, together with certificates of CAs. They
+    /// are looked at when no path leads through the configured CAs, and lead to these: [`Trust::verify`] goes
+    /// by the configured ones alone, so what is accepted here because of them is not cached.
     pub fn verify_shown(
         &self,
         certificate: &[u8],
@@ -538,12 +544,12 @@ impl Trust {
     }
 
     /// Reads and verifies a CRL and puts it into a slot, in the place of what is there. This is the only time
-    /// that its signature is looked at; it takes a third of a second for fifty million bytes, so call it on a thread of its own in a
-    /// runtime. Decisions go on meanwhile.
+    /// that its signature is looked at; it takes a third of a second for fifty million bytes, so call it on a
+    /// thread of its own in a runtime. Decisions go on meanwhile.
     ///
-    /// A list that is older, by thisUpdate or cRLNumber, than one ever installed for the same issuer and scope is refused. One that
-    /// is expired, or from the future, is refused, and kept where there is none that is current: nothing in its scope is known to
-    /// be good by a delta list that is not current.
+    /// A list that is older, by thisUpdate or cRLNumber, than one ever installed for the same issuer and
+    /// scope is refused. One that is expired, or from the future, is refused, and kept where there is none
+    /// that is current: nothing in its scope is known to be good by a delta list that is not current.
     pub fn install_crl(&self, slot: usize, encoded: &[u8], now: FileTime) -> Result<CrlFacts, CrlError> {
         let slot = self.crls.get(slot).ok_or(CrlError::NoSuchSlot)?;
         let unverified = UnverifiedCrl::parse(encoded)?;
@@ -574,8 +580,8 @@ impl Trust {
         Ok(facts)
     }
 
-    /// Verifies a CRL that is expired or not yet valid, and puts it into a slot that has none, or another such CRL of the same
-    /// CA and scope that is older.
+    /// Verifies a CRL that is expired or not yet valid, and puts it into a slot that has none, or another
+    /// such CRL of the same CA and scope that is older.
     fn keep_out_of_date(&self, slot: &ArcSwapOption<Crl>, unverified: UnverifiedCrl<'_>, now: FileTime) {
         // The same list again, at each look: its signature was looked at.
         let is_same = |known: &Crl| {
@@ -624,8 +630,9 @@ impl Trust {
         Ok((crl, issuer))
     }
 
-    /// Takes over what another trust, from a configuration before this, has in a slot, if its issuer is still configured;
-    /// nothing is read or verified again. Returns whether there is something now that was current once.
+    /// Takes over what another trust, from a configuration before this, has in a slot, if its issuer is still
+    /// configured; nothing is read or verified again. Returns whether there is something now that was current
+    /// once.
     pub fn adopt_crl(&self, slot: usize, from: &Self, from_slot: usize) -> bool {
         let (Some(slot), Some(from_slot)) = (self.crls.get(slot), from.crls.get(from_slot)) else {
             return false;
@@ -653,8 +660,8 @@ impl Trust {
         was_current
     }
 
-    /// Takes over how old lists may be, of all lists that a trust from a configuration before this ever had: what is older
-    /// stays refused, wherever it comes from now.
+    /// Takes over how old lists may be, of all lists that a trust from a configuration before this ever had:
+    /// what is older stays refused, wherever it comes from now.
     pub fn remember_ages(&self, from: &Self) {
         let known = from.newest.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -665,7 +672,8 @@ impl Trust {
         }
     }
 
-    /// What the list in a slot says about itself, if there is one; it may be expired by now, and was not when it was installed.
+    /// What the list in a slot says about itself, if there is one; it may be expired by now, and was not when
+    /// it was installed.
     pub fn crl_facts(&self, slot: usize) -> Option<CrlFacts> {
         let crl = self.crls.get(slot)?.load();
         let crl = crl.as_ref().filter(|crl| crl.was_current)?;
@@ -701,9 +709,9 @@ impl Trust {
         Err(error)
     }
 
-    /// Whether anything on a path is revoked: the certificate and every intermediate, by the installed lists and the
-    /// remembered OCSP answers that are current. Each needs one list with it in scope, or one answer; whatever says that it
-    /// is revoked counts more.
+    /// Whether anything on a path is revoked: the certificate and every intermediate, by the installed lists
+    /// and the remembered OCSP answers that are current. Each needs one list with it in scope, or one answer;
+    /// whatever says that it is revoked counts more.
     pub fn revocation(&self, path: &Path, now: FileTime) -> Revocation {
         let mut verdict = Revocation::Good;
         for at in 0..path.links.len() {
@@ -726,13 +734,15 @@ impl Trust {
         self.status_by(&path.links[at], now, signs)
     }
 
-    /// Whether the key of a list, which has the name of the first link's issuer, signs lists for it, though it is not the key that
-    /// signed the certificate: by a certificate for lists alone that this issuer, or a CA above it on the same verified path, has
-    /// issued, and that is neither expired nor revoked by a list that its issuer signed itself.
+    /// Whether the key of a list, which has the name of the first link's issuer, signs lists for it, though
+    /// it is not the key that signed the certificate: by a certificate for lists alone that this issuer, or a
+    /// CA above it on the same verified path, has issued, and that is neither expired nor revoked by a list
+    /// that its issuer signed itself.
     ///
-    /// RFC 5280 6.3.3 (f) asks for a path to the same anchor. This is narrower: a CA elsewhere below the anchor that certifies a key
-    /// under the name of another CA gains nothing. A key that signs certificates, too, has lists of its own certificates alone (AD CS
-    /// makes one list for each key of a CA), so nothing would be known of certificates by the other key.
+    /// RFC 5280 6.3.3 (f) asks for a path to the same anchor. This is narrower: a CA elsewhere below the
+    /// anchor that certifies a key under the name of another CA gains nothing. A key that signs certificates,
+    /// too, has lists of its own certificates alone (AD CS makes one list for each key of a CA), so nothing
+    /// would be known of certificates by the other key.
     fn signs_lists_for(&self, crl: &Crl, above: &[Link], now: FileTime) -> bool {
         let of_list = |signer: &&ListSigner| signer.key == crl.authority && signer.name == crl.issuer;
         self.list_signers.iter().filter(of_list).any(|signer| {
@@ -747,7 +757,8 @@ impl Trust {
         })
     }
 
-    /// The status of a certificate, by its issuer's lists and answers; `signs` tells which keys sign lists for the issuer beside its own.
+    /// The status of a certificate, by its issuer's lists and answers; `signs` tells which keys sign lists
+    /// for the issuer beside its own.
     fn status_by(&self, link: &Link, now: FileTime, signs: impl Fn(&Crl) -> bool) -> Status {
         let mut good_by_list = false;
         let mut good_by_answer = false;
@@ -808,8 +819,8 @@ impl Trust {
         }
     }
 
-    /// What has to be asked before [`Trust::revocation`] can tell: one question for each certificate of the path that has a
-    /// responder and nothing current. Each gets a nonce of its own, of so many octets.
+    /// What has to be asked before [`Trust::revocation`] can tell: one question for each certificate of the
+    /// path that has a responder and nothing current. Each gets a nonce of its own, of so many octets.
     pub fn ocsp_needed(
         &self,
         path: &Path,
@@ -840,8 +851,8 @@ impl Trust {
         self.answers.get(&question.key).is_some_and(|answer| answer.is_current(now))
     }
 
-    /// Remembers what a responder answered, if it is an answer: for as long as it says, and an hour at most. An answer older
-    /// than the one that is known is refused.
+    /// Remembers what a responder answered, if it is an answer: for as long as it says, and an hour at most.
+    /// An answer older than the one that is known is refused.
     pub fn ocsp_answer(
         &self,
         question: &OcspQuestion,
@@ -861,7 +872,8 @@ impl Trust {
         Ok(answer)
     }
 
-    /// Remembers why a question has no answer: the responder `has_answered` something that is not accepted, or nothing.
+    /// Remembers why a question has no answer: the responder `has_answered` something that is not accepted,
+    /// or nothing.
     pub fn ocsp_failed(&self, question: &OcspQuestion, has_answered: bool, text: &str) {
         let why = match has_answered {
             true => UnknownReason::OcspNotAccepted,

@@ -1,17 +1,17 @@
-//! Comparison of distinguished names by RFC 5280 7.1: the text of values by the preparation of RFC 4518, in whichever string
-//! type they are encoded; all other values byte for byte.
+//! Comparison of distinguished names by RFC 5280 7.1: the text of values by the preparation of RFC 4518, in
+//! whichever string type they are encoded; all other values byte for byte.
 
 use crate::der::{self, Der};
 use dtyp::{DecodeError, DecodeErrorKind};
 use unicode_normalization::UnicodeNormalization;
 
-/// Most characters of the text of one name that is not all ASCII, before and after its preparation. Each bound of X.520 for the attributes of
-/// one certificate together allows about as many. U+FDFA alone becomes 18 characters, so without a limit 64 KiB of names would
-/// take 0.1 s.
+/// Most characters of the text of one name that is not all ASCII, before and after its preparation. Each
+/// bound of X.520 for the attributes of one certificate together allows about as many. U+FDFA alone becomes
+/// 18 characters, so without a limit 64 KiB of names would take 0.1 s.
 pub(super) const PREPARED_CHARS_MAX: usize = 2048;
 
-/// A distinguished name as it is compared: two names are one exactly when these bytes are equal, and a name lies in the
-/// subtree of another one exactly when its bytes begin with the other's.
+/// A distinguished name as it is compared: two names are one exactly when these bytes are equal, and a name
+/// lies in the subtree of another one exactly when its bytes begin with the other's.
 ///
 /// ```text
 /// name       RDNs
@@ -39,7 +39,8 @@ impl Name {
                 attribute.finish("AttributeTypeAndValue")?;
                 let mut body = Vec::with_capacity(9 + id.len() + value.contents.len());
                 prefixed(&mut body, id);
-                // A value that is not well formed in its string type is no text. Nothing equals it but itself.
+                // A value that is not well formed in its string type is no text. Nothing equals it but
+                // itself.
                 match der::text(&value) {
                     Some(text) => {
                         body.push(0);
@@ -86,8 +87,9 @@ fn prefixed(bytes: &mut Vec<u8>, part: &[u8]) {
     bytes.extend_from_slice(part);
 }
 
-/// RFC 4518 2: white space and what is mapped to nothing, case, NFKC, insignificant spaces. Code points that it prohibits stay
-/// as they are and equal themselves alone. Takes the characters of text that is not ASCII from `left`; `None` if there are not so many.
+/// RFC 4518 2: white space and what is mapped to nothing, case, NFKC, insignificant spaces. Code points that
+/// it prohibits stay as they are and equal themselves alone. Takes the characters of text that is not ASCII
+/// from `left`; `None` if there are not so many.
 fn prepare(text: &str, left: &mut usize) -> Option<String> {
     let folded: String = if text.is_ascii() {
         text.chars().filter_map(map).map(|c| c.to_ascii_lowercase()).collect()
@@ -129,8 +131,8 @@ fn map(c: char) -> Option<char> {
     }
 }
 
-/// Full case folding (RFC 3454 B.2), by way of the upper case: `ß` is `ss`, and `ς` is `σ`. The dotless `ı` is another letter
-/// than `i` in that table.
+/// Full case folding (RFC 3454 B.2), by way of the upper case: `ß` is `ss`, and `ς` is `σ`. The dotless `ı`
+/// is another letter than `i` in that table.
 fn fold(c: char) -> impl Iterator<Item = char> {
     let kept = (c == 'ı').then_some(c);
     let folded =

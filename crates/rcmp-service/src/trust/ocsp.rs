@@ -1,8 +1,8 @@
 //! The Online Certificate Status Protocol (RFC 6960): what is asked, and whether an answer is one.
 //!
-//! An answer counts when it is signed by the CA itself, by a responder that the CA certified for that (id-kp-OCSPSigning), or by one that the
-//! operator named. Whether a certified responder is revoked itself is not asked, with or without id-pkix-ocsp-nocheck: who
-//! else could tell.
+//! An answer counts when it is signed by the CA itself, by a responder that the CA certified for that
+//! (id-kp-OCSPSigning), or by one that the operator named. Whether a certified responder is revoked itself is
+//! not asked, with or without id-pkix-ocsp-nocheck: who else could tell.
 
 use super::authority::{Authority, KeyId};
 use super::chain::{Link, check_direct, is_within};
@@ -42,8 +42,8 @@ const SHA256: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01];
 
 /// Most octets of a nonce (RFC 9654 2.1).
 pub const NONCE_LEN_MAX: usize = 128;
-/// Octets of a nonce that a responder which rejects a longer one is asked with: what OpenSSL sends, so every responder that
-/// supports nonces accepts it.
+/// Octets of a nonce that a responder which rejects a longer one is asked with: what OpenSSL sends, so every
+/// responder that supports nonces accepts it.
 const NONCE_LEN_FALLBACK: usize = 16;
 
 /// A nonce (RFC 9654); the transport draws it.
@@ -189,8 +189,9 @@ impl OcspQuestion {
         self.asked.nonce.is_some()
     }
 
-    /// The question as it is asked next, after the responder has refused it: with a shorter nonce, then without one unless the
-    /// nonce is required, then with the other hash. `None` when that would not help, or was all tried.
+    /// The question as it is asked next, after the responder has refused it: with a shorter nonce, then
+    /// without one unless the nonce is required, then with the other hash. `None` when that would not help,
+    /// or was all tried.
     pub fn again(&self, refusal: &OcspError) -> Option<Self> {
         let mut next = self.clone();
         let len = next.asked.nonce.as_ref().map_or(0, Vec::len);
@@ -596,8 +597,8 @@ fn refuse(error: SignatureError) -> OcspError {
     }
 }
 
-/// Whether a CA has certified, directly, that this certificate's owner answers for it: by id-kp-OCSPSigning, and neither by
-/// anyExtendedKeyUsage nor by no extension.
+/// Whether a CA has certified, directly, that this certificate's owner answers for it: by id-kp-OCSPSigning,
+/// and neither by anyExtendedKeyUsage nor by no extension.
 fn delegated(certificate: &Certificate<'_>, issuer: &Authority, now: FileTime) -> Result<(), ChainError> {
     let profile = check_direct(certificate, issuer, OCSP_SIGNING, now)?;
     match profile.key_usage.is_none_or(|bits| bits & SIGNS != 0) {

@@ -1,6 +1,8 @@
-//! Certificate policies of a path, by the graph of RFC 9618 (which replaces the exponential tree of RFC 5280 6.1).
+//! Certificate policies of a path, by the graph of RFC 9618 (which replaces the exponential tree of RFC 5280
+//! 6.1).
 //!
-//! Each certificate has one level, and a level has each policy once, so the graph is no larger than what the certificates say.
+//! Each certificate has one level, and a level has each policy once, so the graph is no larger than what the
+//! certificates say.
 
 use super::profile::Profile;
 use super::refusal::{ChainError, Fault};
@@ -44,9 +46,9 @@ impl Level<'_> {
     }
 }
 
-/// The policies for which a path is valid, in the domain of its anchor: the authority-constrained-policy-set of RFC 5280 6.1.6,
-/// without anyPolicy. `path` is below the anchor first. Of several inputs each is asked for: the sets are intersected. The error
-/// tells the certificate by its index.
+/// The policies for which a path is valid, in the domain of its anchor: the authority-constrained-policy-set
+/// of RFC 5280 6.1.6, without anyPolicy. `path` is below the anchor first. Of several inputs each is asked
+/// for: the sets are intersected. The error tells the certificate by its index.
 pub(super) fn valid<'a>(
     anchor: &Profile,
     path: &[&'a Profile],
@@ -121,7 +123,8 @@ pub(super) fn valid<'a>(
     }
 }
 
-/// RFC 5280 6.1.3 (d), (e): keeps of the expected policies what the certificate asserts, and adds what anyPolicy above allows.
+/// RFC 5280 6.1.3 (d), (e): keeps of the expected policies what the certificate asserts, and adds what
+/// anyPolicy above allows.
 fn narrow<'a>(level: &mut Level<'a>, certificate: &'a Profile, any_allowed: bool) {
     let Some(policies) = &certificate.policies else {
         *level = Level::default();

@@ -13,8 +13,8 @@ use std::collections::HashSet;
 /// Most policies, and most mappings, of one certificate; bridges between governments have some fifty.
 pub(super) const POLICIES_MAX: usize = 256;
 
-/// id-ce-keyUsage, id-ce-subjectAltName, id-ce-basicConstraints, id-ce-cRLDistributionPoints, id-ce-extKeyUsage: what else is
-/// read, here or elsewhere, and so is known when it is critical.
+/// id-ce-keyUsage, id-ce-subjectAltName, id-ce-basicConstraints, id-ce-cRLDistributionPoints,
+/// id-ce-extKeyUsage: what else is read, here or elsewhere, and so is known when it is critical.
 const READ_ELSEWHERE: [&[u8]; 5] =
     [&[0x55, 0x1d, 0x0f], &[0x55, 0x1d, 0x11], &[0x55, 0x1d, 0x13], &[0x55, 0x1d, 0x1f], EXTENDED_KEY_USAGE];
 /// id-ce-certificatePolicies, 2.5.29.32.
@@ -32,7 +32,8 @@ const QUALIFIERS: [&[u8]; 2] =
     [&[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x02, 0x01], &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x02, 0x02]];
 /// szOID_NTDS_CA_SECURITY_EXT, 1.3.6.1.4.1.311.25.2, which mapping reads.
 const SID_EXTENSION: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x19, 0x02];
-/// szOID_APPLICATION_CERT_POLICIES, 1.3.6.1.4.1.311.21.10: extended key usages in the form of certificate policies.
+/// szOID_APPLICATION_CERT_POLICIES, 1.3.6.1.4.1.311.21.10: extended key usages in the form of certificate
+/// policies.
 const APPLICATION_POLICIES: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x15, 0x0a];
 
 /// An object identifier's contents octets.
@@ -76,7 +77,8 @@ pub(super) struct PolicyConstraints {
 /// Which rules a certificate has to keep by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// The operator chose it: its critical extensions, its policies, its serial number and its signature are the operator's to judge.
+    /// The operator chose it: its critical extensions, its policies, its serial number and its signature are
+    /// the operator's to judge.
     Anchor,
     /// Every other certificate of a path.
     Other,

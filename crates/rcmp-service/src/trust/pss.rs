@@ -1,5 +1,5 @@
-//! RSASSA-PSS with its parameters (RFC 4055 3.1), which webpki's table has for salts as long as the hash alone, while `openssl`
-//! writes the longest salt by default.
+//! RSASSA-PSS with its parameters (RFC 4055 3.1), which webpki's table has for salts as long as the hash
+//! alone, while `openssl` writes the longest salt by default.
 
 use crate::der::{self, Der};
 use aws_lc_rs::signature::{
@@ -18,7 +18,8 @@ const SHA2: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02];
 /// Longest salt: what a key of 8192 bits has room for beside SHA-256 (RFC 8017 9.1.1).
 const SALT_LEN_MAX: usize = 8192 / 8 - 32 - 2;
 
-/// The verifiers by hash and by the length of the salt; about 200 kB, made when the first signature of that kind is looked at.
+/// The verifiers by hash and by the length of the salt; about 200 kB, made when the first signature of that
+/// kind is looked at.
 static VERIFIERS: [LazyLock<Vec<RsaParameters>>; 3] = [
     LazyLock::new(|| verifiers(|| RSA_PSS_2048_8192_SHA256)),
     LazyLock::new(|| verifiers(|| RSA_PSS_2048_8192_SHA384)),
@@ -38,7 +39,8 @@ pub(super) struct Pss {
 }
 
 impl Pss {
-    /// Reads the contents of an AlgorithmIdentifier behind its object identifier; `None` for parameters that are not accepted.
+    /// Reads the contents of an AlgorithmIdentifier behind its object identifier; `None` for parameters that
+    /// are not accepted.
     pub(super) fn read(parameters: &mut Der<'_>) -> Result<Option<Self>, DecodeError> {
         let mut fields = parameters.expect("RSASSA-PSS-params", der::SEQUENCE)?.inside();
         let bad = fields.error("RSASSA-PSS-params", DecodeErrorKind::BadValue);
@@ -70,8 +72,8 @@ impl Pss {
         Ok(hash.filter(|_| is_known_trailer && salt_len <= SALT_LEN_MAX).map(|hash| Self { hash, salt_len }))
     }
 
-    /// Whether a key that is for RSASSA-PSS alone allows this signature (RFC 4055 3.3): `algorithm` is what follows its object
-    /// identifier.
+    /// Whether a key that is for RSASSA-PSS alone allows this signature (RFC 4055 3.3): `algorithm` is what
+    /// follows its object identifier.
     pub(super) fn is_allowed_by(self, mut algorithm: Der<'_>) -> bool {
         algorithm.is_empty()
             || Self::read(&mut algorithm).is_ok_and(|key| {

@@ -420,8 +420,8 @@ impl Refusal {
         }
     }
 
-    /// Of several ways to an anchor that all fail, the reason of the one that got furthest is told. The order is total, so that
-    /// it does not depend on the order of the configuration.
+    /// Of several ways to an anchor that all fail, the reason of the one that got furthest is told. The order
+    /// is total, so that it does not depend on the order of the configuration.
     pub(super) fn rank(&self) -> (u8, ChainError, u8, Detail, [u8; 32]) {
         let stage = match self.error {
             ChainError::TooComplex => 5,

@@ -1,8 +1,9 @@
-//! Certificates of CAs that a client sends with its own (RFC 8446 4.4.2): which of them count, and for that client alone.
+//! Certificates of CAs that a client sends with its own (RFC 8446 4.4.2): which of them count, and for that
+//! client alone.
 //!
-//! A sent certificate counts once a configured CA, or a sent one that counts already, has signed it. So what a client made up
-//! costs at most one signature for each CA whose name it uses, and no path is searched in it. TLS takes 64 KiB of certificates
-//! at most.
+//! A sent certificate counts once a configured CA, or a sent one that counts already, has signed it. So what
+//! a client made up costs at most one signature for each CA whose name it uses, and no path is searched in
+//! it. TLS takes 64 KiB of certificates at most.
 
 use super::Which;
 use super::authority::{Authority, KeyId, subject_text};
@@ -36,8 +37,8 @@ impl fmt::Display for Rejected {
 
 impl std::error::Error for Rejected {}
 
-/// A sent certificate that no CA has signed which counts, and what was wrong with it. Nothing else is read of it: names can be long, and cost
-/// more than a signature.
+/// A sent certificate that no CA has signed which counts, and what was wrong with it. Nothing else is read of
+/// it: names can be long, and cost more than a signature.
 struct Unsigned<'a> {
     certificate: Certificate<'a>,
     issuer: Name,
@@ -161,7 +162,8 @@ impl Chains {
     }
 }
 
-/// Where the sent certificates end on the way to a configured CA. Names are compared as they are encoded: this is for the words alone.
+/// Where the sent certificates end on the way to a configured CA. Names are compared as they are encoded:
+/// this is for the words alone.
 fn why_unknown(encoded: &[u8], unsigned: &[Unsigned<'_>]) -> Option<Rejected> {
     let mut wanted = Certificate::parse(encoded).ok()?.issuer;
     let mut last = None;

@@ -4,8 +4,8 @@ use std::fmt;
 /// Most octets of a serial number (RFC 5280 4.1.2.2), the sign's octet aside.
 pub(super) const SERIAL_LEN_MAX: usize = 20;
 
-/// A certificate's serial number at a fixed size: how many octets its INTEGER has, and the octets, left aligned. Two are
-/// equal exactly when their encodings are.
+/// A certificate's serial number at a fixed size: how many octets its INTEGER has, and the octets, left
+/// aligned. Two are equal exactly when their encodings are.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Serial(pub(super) [u8; Self::LEN]);
 
@@ -13,8 +13,8 @@ impl Serial {
     /// Length and octets.
     pub(super) const LEN: usize = 1 + SERIAL_LEN_MAX;
 
-    /// From the contents octets of an INTEGER. `None` when it is longer than 20 octets, or not the shortest form: two forms
-    /// of one number would be two serial numbers here.
+    /// From the contents octets of an INTEGER. `None` when it is longer than 20 octets, or not the shortest
+    /// form: two forms of one number would be two serial numbers here.
     pub fn new(contents: &[u8]) -> Option<Self> {
         if let [0x00, 0..=0x7f, ..] | [0xff, 0x80..=0xff, ..] | [] = contents {
             return None;

@@ -122,7 +122,8 @@ pub(super) fn subject_public_key(encoded: &[u8]) -> Result<(&[u8], &[u8]), Decod
     Ok((algorithm, key))
 }
 
-/// The octets of a positive number, from the contents of an INTEGER of DER: neither padded nor negative (X.690 8.3.2), nor 0.
+/// The octets of a positive number, from the contents of an INTEGER of DER: neither padded nor negative
+/// (X.690 8.3.2), nor 0.
 const fn positive(contents: &[u8]) -> Option<&[u8]> {
     match contents {
         [] | [0x80..=0xff, ..] | [0, 0..=0x7f, ..] | [0] => None,
@@ -135,9 +136,9 @@ fn key_fault(what: &'static str) -> Fault {
     Fault { error: ChainError::UnsupportedKey, detail: Detail::Key(what) }
 }
 
-/// Whether a key, an encoded SubjectPublicKeyInfo, is of a kind that is accepted, and long enough: RSA with a modulus from
-/// `rsa_bits_min` to [`RSA_BITS_MAX`] bits, the named curves P-256, P-384 and P-521 with a point that is not compressed, Ed25519,
-/// ML-DSA.
+/// Whether a key, an encoded SubjectPublicKeyInfo, is of a kind that is accepted, and long enough: RSA with a
+/// modulus from `rsa_bits_min` to [`RSA_BITS_MAX`] bits, the named curves P-256, P-384 and P-521 with a point
+/// that is not compressed, Ed25519, ML-DSA.
 pub(super) fn check_key(public_key: &[u8], rsa_bits_min: usize) -> Result<(), Fault> {
     let unsupported = Fault::from(ChainError::UnsupportedKey);
     let malformed = |_: DecodeError| unsupported;

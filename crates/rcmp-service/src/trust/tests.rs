@@ -1,5 +1,5 @@
-//! Certificates, lists and responses that the tests share. Certificates are rcgen's, so are some lists; what no honest
-//! program makes is built here, and openssl judges with us in `openssl`.
+//! Certificates, lists and responses that the tests share. Certificates are rcgen's, so are some lists; what
+//! no honest program makes is built here, and openssl judges with us in `openssl`.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod chain;

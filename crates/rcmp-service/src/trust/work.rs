@@ -1,10 +1,10 @@
 use super::refusal::{ChainError, Fault};
 
-/// Most comparisons of names, nodes of policies and steps between CAs for one certificate: tens of milliseconds at
-/// most. Real hierarchies, bridges between governments among them, need some thousand.
+/// Most comparisons of names, nodes of policies and steps between CAs for one certificate: tens of
+/// milliseconds at most. Real hierarchies, bridges between governments among them, need some thousand.
 pub(super) const WORK_MAX: usize = 250_000;
-/// Most signatures that are checked for one certificate: as many CAs of one name, or CAs' certificates that a client sends. At
-/// most 10 ms.
+/// Most signatures that are checked for one certificate: as many CAs of one name, or CAs' certificates that a
+/// client sends. At most 10 ms.
 pub(super) const SIGNATURE_CHECKS_MAX: usize = 32;
 
 /// What is left of the work that one certificate may cause.

@@ -1,8 +1,9 @@
 //! What is in a case of the tables of decisions.
 //!
-//! Times are `0` for now, or an offset such as `-1d` (s, m, h, d). People are alice (1001), bob (1002) and the computer web01$
-//! (1003), whether a case speaks of them or not; a SID is theirs by name, `unreadable`, or a literal. `accounts` tells what is
-//! different about them, `policy` and `trust` what is other than the product's defaults, with ours as the only anchor.
+//! Times are `0` for now, or an offset such as `-1d` (s, m, h, d). People are alice (1001), bob (1002) and
+//! the computer web01$ (1003), whether a case speaks of them or not; a SID is theirs by name, `unreadable`,
+//! or a literal. `accounts` tells what is different about them, `policy` and `trust` what is other than the
+//! product's defaults, with ours as the only anchor.
 
 use crate::stored;
 use account_store::fold::Comparison;

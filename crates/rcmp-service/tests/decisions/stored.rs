@@ -1,5 +1,5 @@
-//! Values of altSecurityIdentities for a certificate, made by another parser and plain formatting, so that the mapper is not
-//! its own witness.
+//! Values of altSecurityIdentities for a certificate, made by another parser and plain formatting, so that
+//! the mapper is not its own witness.
 
 use dtyp::hex;
 use sha1::{Digest, Sha1};

@@ -71,7 +71,8 @@ impl Comparison<'_> {
         }
     }
 
-    /// Fails for a difference without an explanation, for an explanation of none, and for a comparison of too little.
+    /// Fails for a difference without an explanation, for an explanation of none, and for a comparison of too
+    /// little.
     #[track_caller]
     pub(crate) fn finish(self, same_min: usize) {
         let unexplained = self.unexplained.join("\n");

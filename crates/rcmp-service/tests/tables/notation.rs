@@ -1,6 +1,7 @@
 //! How the tables write bytes down, so that a reader sees what is in them.
 //!
-//! `30{ 06{ 1.2.840 } 0c{ "a" } }` is an element of tag 30 (hex) with two elements in it: an object identifier and a text.
+//! `30{ 06{ 1.2.840 } 0c{ "a" } }` is an element of tag 30 (hex) with two elements in it: an object
+//! identifier and a text.
 //!
 //! | written | is |
 //! | --- | --- |

@@ -19,7 +19,8 @@ pub enum SsoCommand {
     Open(BlobArgs),
     /// Take older keys for this node from a backup, for blobs that were sealed before the node was there
     ///
-    /// The node needs the newest key from the server first. The overlap of an older key goes on from the rotation.
+    /// The node needs the newest key from the server first. The overlap of an older key goes on from the
+    /// rotation.
     Learn {
         /// The backup, which an operator of the server wrote for this node.
         file: PathBuf,
@@ -70,8 +71,8 @@ pub struct CacheArgs {
     /// The sealed file of the keys that this node got.
     #[arg(long, value_name = "FILE")]
     pub cache: PathBuf,
-    /// What the cache is sealed with, as in seal of [sso]: file:PATH, cred:NAME, passphrase: and one of these, shares:FOLDER, or a pkcs11:
-    /// URI.
+    /// What the cache is sealed with, as in seal of [sso]: file:PATH, cred:NAME, passphrase: and one of
+    /// these, shares:FOLDER, or a pkcs11: URI.
     #[arg(long, value_name = "REF")]
     pub unseal: String,
     /// How long a cached key is used while no server answers, in hours.
@@ -95,7 +96,8 @@ pub struct BlobArgs {
     /// What the data is for. A blob opens for the same purpose only.
     #[arg(long, value_name = "NAME")]
     pub purpose: String,
-    /// The record that the data belongs to. A blob opens for the same record only, so that one blob cannot take the place of another.
+    /// The record that the data belongs to. A blob opens for the same record only, so that one blob cannot
+    /// take the place of another.
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub record: String,
 }
@@ -103,7 +105,8 @@ pub struct BlobArgs {
 /// `rcmpd sso secret …`
 #[derive(Debug, Subcommand)]
 pub enum SecretCommand {
-    /// Create a key that seals the master secret: a file, shares of a key, or a key in a PKCS#11 token. Name it in seal of [sso]
+    /// Create a key that seals the master secret: a file, shares of a key, or a key in a PKCS#11 token. Name
+    /// it in seal of [sso]
     #[command(
         after_help = "Example, three of five shares for five operators:\n  rcmpd sso secret seal-key seal --shares 5 --threshold 3\n\nThe whole key is in no file then: only in the shares seal.1.share to seal.5.share."
     )]
@@ -122,7 +125,8 @@ pub enum SecretCommand {
     },
     /// Add a share of the key that seals the master secret. With enough of them the secret is open
     ///
-    /// The share is written to the folder that seal of [sso] names. A running service opens the secret within a second.
+    /// The share is written to the folder that seal of [sso] names. A running service opens the secret within
+    /// a second.
     #[command(
         after_help = "Exit codes: 0 the secret is open, 3 there is no secret, 7 more shares are needed."
     )]
@@ -135,7 +139,8 @@ pub enum SecretCommand {
     },
     /// Generate the first master secret
     Generate(PlaceArgs),
-    /// Show the generations, the state, and the age of the last backup and drill. No octet of the secret is shown
+    /// Show the generations, the state, and the age of the last backup and drill. No octet of the secret is
+    /// shown
     #[command(after_help = "Exit codes: 0 open, 3 there is no secret, 7 sealed.")]
     Status(PlaceArgs),
     /// Generate a new generation. The previous one stays for the overlap
@@ -143,8 +148,9 @@ pub enum SecretCommand {
         after_help = "If the key may have leaked: --overlap-h 0 drops all older generations at once. A longer overlap leaves the nodes time to reseal."
     )]
     Rotate {
-        /// How long nodes may need the previous generation, in hours. Older generations end by then, too, if they would end later; if that
-        /// leaves no room, the oldest one ends at once. 0: all end at once [default: 168, and older ones as they are]
+        /// How long nodes may need the previous generation, in hours. Older generations end by then, too, if
+        /// they would end later; if that leaves no room, the oldest one ends at once. 0: all end at once
+        /// [default: 168, and older ones as they are]
         #[arg(long, value_name = "H", value_parser = clap::value_parser!(u64).range(0..=8760))]
         overlap_h: Option<u64>,
         #[command(flatten)]
@@ -161,7 +167,8 @@ pub enum SecretCommand {
     },
     /// Restore a backup
     ///
-    /// All secrets of the backup are opened and checked before a file is changed. The live generations stay for the overlap.
+    /// All secrets of the backup are opened and checked before a file is changed. The live generations stay
+    /// for the overlap.
     Restore {
         /// The backup.
         file: PathBuf,
@@ -176,8 +183,9 @@ pub enum SecretCommand {
         /// Restore although the live secret is sealed or damaged. Its file is kept under another name.
         #[arg(long)]
         replace_sealed: bool,
-        /// The key id of the backup's newest generation, as an exported status has it. Required for a backup for a recipient whose newest
-        /// secret is not a live one: the public key does not show who wrote the backup.
+        /// The key id of the backup's newest generation, as an exported status has it. Required for a backup
+        /// for a recipient whose newest secret is not a live one: the public key does not show who wrote the
+        /// backup.
         #[arg(long, value_name = "HEX")]
         key_id: Option<String>,
         /// How long nodes may need the live generations, in hours.
@@ -186,7 +194,8 @@ pub enum SecretCommand {
         #[command(flatten)]
         place: PlaceArgs,
     },
-    /// Rehearse a restore: restore a backup into a scratch folder and prove that it opens what the live secret sealed
+    /// Rehearse a restore: restore a backup into a scratch folder and prove that it opens what the live
+    /// secret sealed
     Drill {
         /// The backup.
         file: PathBuf,
@@ -231,7 +240,8 @@ pub enum SecretCommand {
     },
     /// Get the secret from a server, as a node of the farm does
     ///
-    /// The secret is never printed: it is written to a new file of mode 0600, to a file descriptor, or to the sealed cache of the node.
+    /// The secret is never printed: it is written to a new file of mode 0600, to a file descriptor, or to the
+    /// sealed cache of the node.
     #[command(
         after_help = "Exit codes: 0 delivered, 2 wrong use, 3 the server returned a code (it is printed), 4 no server answered, and no cached key may be used, 5 not authenticated or access denied by a fault, 6 unusable input, 7 the server's answer breaks the protocol.\n\nIf several servers are given, the next one is asked only if nothing was answered.\n\nExample:\n  rcmpd sso secret get --server sso1.contoso.example \\\n      --server sso2.contoso.example --user ssoadmin \\\n      --password-file password.txt --output master.key"
     )]
@@ -251,7 +261,8 @@ pub struct ConfigOnly {
 #[derive(Args, Clone, Debug)]
 #[command(group(ArgGroup::new("place").args(["config", "socket"]).required(true).multiple(true)))]
 pub struct PlaceArgs {
-    /// The configuration file. If you are not the owner of the secret's folder, the running service is asked at sso.operator_socket.
+    /// The configuration file. If you are not the owner of the secret's folder, the running service is asked
+    /// at sso.operator_socket.
     #[arg(short, long, value_name = "FILE", env = "RCMPD_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
     /// Ask the running service at this socket, whatever the configuration says.
@@ -286,7 +297,8 @@ pub struct BackupToArgs {
     /// The public key of `rcmpd sso recipient`, or a file with it. Only the private key opens the backup.
     #[arg(long, value_name = "TEXT|F")]
     pub recipient: Option<String>,
-    /// The backup is for a node, which learns older keys from it. It does not count as a backup of the server.
+    /// The backup is for a node, which learns older keys from it. It does not count as a backup of the
+    /// server.
     #[arg(long, requires = "recipient", conflicts_with_all = ["passphrase_file", "key_file"])]
     pub for_node: bool,
 }
@@ -350,8 +362,8 @@ pub struct GetArgs {
     /// Keep the secret in the sealed cache of this node.
     #[arg(long, value_name = "FILE", requires = "unseal")]
     pub cache: Option<PathBuf>,
-    /// What the cache is sealed with, as in seal of [sso]: file:PATH, cred:NAME, passphrase: and one of these, shares:FOLDER, or a pkcs11:
-    /// URI.
+    /// What the cache is sealed with, as in seal of [sso]: file:PATH, cred:NAME, passphrase: and one of
+    /// these, shares:FOLDER, or a pkcs11: URI.
     #[arg(long, value_name = "REF", requires = "cache")]
     pub unseal: Option<String>,
     /// How long a cached key is used while no server answers, in hours.

@@ -82,7 +82,8 @@ async fn store(config: &ConfigArg) -> anyhow::Result<stores::Writable> {
     stores::writable(&load(&config.config)?).await
 }
 
-/// Refuses a user principal name, and a name with its domain: the account would have another name than was meant.
+/// Refuses a user principal name, and a name with its domain: the account would have another name than was
+/// meant.
 fn check_name(name: &str) -> anyhow::Result<()> {
     if let Some((_, own)) = name.split_once('\\') {
         bail!("{name}: the name of an account has no domain in front: {}", shell_quoted(own));
@@ -207,7 +208,8 @@ pub(super) fn unmatchable_text(account: &str, found: &Unmatchable<'_>) -> String
     format!("{account}: no certificate matches {attribute} {value}: {why}")
 }
 
-/// What makes certificates ambiguous, a text each: the same principal name, or the same mapping, at another account.
+/// What makes certificates ambiguous, a text each: the same principal name, or the same mapping, at another
+/// account.
 pub(super) async fn twins(store: &dyn AccountStore, account: &Account) -> anyhow::Result<Vec<String>> {
     let names = account.user_principal_name.iter().cloned().map(Query::UserPrincipalName);
     let services = account.service_principal_names.iter().cloned().map(Query::ServicePrincipalName);

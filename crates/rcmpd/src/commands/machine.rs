@@ -129,8 +129,8 @@ async fn set(changes: SetMachine) -> anyhow::Result<u8> {
     let sid = machine.sid;
     let secret = password.map(|password| NtHash::from_password(&password));
     match (secret, at_once) {
-        // In one transaction, so that the secret before never outlives the new one's start. An imported machine without a secret has
-        // one that no machine knows, so there is none before.
+        // In one transaction, so that the secret before never outlives the new one's start. An imported
+        // machine without a secret has one that no machine knows, so there is none before.
         (Some(secret), at_once) if at_once || record.secrets.current_since == FileTime::UNSET => {
             store.put_machine(Put::Existing, machine, Some(Secrets::first(secret, now()))).await?;
         }
@@ -158,8 +158,9 @@ async fn remove(store: &dyn DomainStore, name: &str, as_json: bool) -> anyhow::R
     Ok(0)
 }
 
-/// The SID for a new machine account. In a database of its own with all other accounts that is the next one, for which the
-/// SID of the domain stands; otherwise it is that of the served computer account, or one that no served account has.
+/// The SID for a new machine account. In a database of its own with all other accounts that is the next one,
+/// for which the SID of the domain stands; otherwise it is that of the served computer account, or one that
+/// no served account has.
 async fn free_sid(config: &Config, store: &Arc<dyn DomainStore>, name: &str) -> anyhow::Result<Sid> {
     if stores::is_one_database(config) {
         return Ok(store.domain().sid);
@@ -185,8 +186,8 @@ fn domains(config: &Config, names: &[String]) -> anyhow::Result<Vec<String>> {
     Ok(domains)
 }
 
-/// The SIDs of groups, as a machine's scope has them. A SID may be of another domain, or of a single account. The well-known name of a
-/// privileged group is that group of this domain or of BUILTIN, stored or not.
+/// The SIDs of groups, as a machine's scope has them. A SID may be of another domain, or of a single account.
+/// The well-known name of a privileged group is that group of this domain or of BUILTIN, stored or not.
 async fn groups(config: &Config, store: &dyn DomainStore, names: &[String]) -> anyhow::Result<Vec<Sid>> {
     let mut groups = Vec::with_capacity(names.len());
     for name in names {
@@ -238,7 +239,8 @@ pub(super) enum SecretFile {
     Made(Zeroizing<String>),
 }
 
-/// Fewer characters than this are a password that a person made up. An attacker who records one handshake can try such passwords against it.
+/// Fewer characters than this are a password that a person made up. An attacker who records one handshake can
+/// try such passwords against it.
 const SECRET_LEN_MIN: usize = 16;
 
 fn warn_of_short_secret(password: &str) {

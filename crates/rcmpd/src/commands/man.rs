@@ -131,7 +131,8 @@ fn subcommands(command: &Command) -> impl Iterator<Item = &Command> {
     command.get_subcommands().filter(|command| command.get_name() != "help")
 }
 
-/// What comes after the options in the help of a command: paragraphs, and lines to paste, which stay as they are.
+/// What comes after the options in the help of a command: paragraphs, and lines to paste, which stay as they
+/// are.
 fn notes(command: &Command, page: &mut Vec<u8>) -> std::io::Result<()> {
     let Some(help) = command.get_after_help() else { return Ok(()) };
     writeln!(page, ".SH NOTES")?;

@@ -1,4 +1,5 @@
-//! Runs commands. Each command returns its exit code; an `Err` is reported on standard error and exits with the code of its kind.
+//! Runs commands. Each command returns its exit code; an `Err` is reported on standard error and exits with
+//! the code of its kind.
 
 mod account;
 mod audit;
@@ -123,8 +124,9 @@ pub fn run(Parsed { cli, as_json }: Parsed) -> ExitCode {
     }
 }
 
-/// Turns core dumps off: memory holds passwords, keys and tokens. A limit of 0 is not enough where the kernel hands dumps to a program,
-/// and a process that cannot be dumped cannot be traced by other processes of its user either.
+/// Turns core dumps off: memory holds passwords, keys and tokens. A limit of 0 is not enough where the kernel
+/// hands dumps to a program, and a process that cannot be dumped cannot be traced by other processes of its
+/// user either.
 fn leave_no_core() -> std::io::Result<()> {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
@@ -227,7 +229,8 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
     }
 }
 
-/// Completes the names after `account show` and the like, which come from the store. They are data: nothing in them is expanded.
+/// Completes the names after `account show` and the like, which come from the store. They are data: nothing
+/// in them is expanded.
 const NAMES_FOR_BASH: &str = r#"
 _rcmpd_with_names() {
     _rcmpd "$@"

@@ -123,8 +123,8 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// The listener that a web server asks, and as which web server. If `--application` is given and the sidecar stands between, the listener is
-/// the one in front of that application.
+/// The listener that a web server asks, and as which web server. If `--application` is given and the sidecar
+/// stands between, the listener is the one in front of that application.
 fn listener<'a>(
     args: &ProxyConfigArgs,
     listeners: &'a [Listen],
@@ -133,7 +133,8 @@ fn listener<'a>(
     let all = candidates.iter().flat_map(|(server, speaks)| {
         listeners.iter().filter(|it| it.settings.speaks == *speaks).map(|it| (*server, it))
     });
-    // A web server that asks beside its requests would get the application's answers from a listener with an upstream.
+    // A web server that asks beside its requests would get the application's answers from a listener with an
+    // upstream.
     let (asked, in_path): (Vec<_>, Vec<_>) = all.partition(|(server, listen)| {
         !matches!(server, WebServer::CaddyClientCert | WebServer::EnvoyHttp)
             || listen.settings.upstream.is_none()
@@ -162,8 +163,9 @@ fn listener<'a>(
     }
 }
 
-/// The file of CAs that the web server names to clients and validates certificates by. Clients may send their certificate alone, so issuing CAs
-/// are among them; if that takes more than one file of `[mapping]`, one is written.
+/// The file of CAs that the web server names to clients and validates certificates by. Clients may send their
+/// certificate alone, so issuing CAs are among them; if that takes more than one file of `[mapping]`, one is
+/// written.
 fn client_ca(args: &ProxyConfigArgs, config: &Config) -> anyhow::Result<PathBuf> {
     if let Some(path) = &args.client_ca {
         // The web server may be elsewhere, with files of its own.

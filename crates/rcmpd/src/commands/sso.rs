@@ -372,7 +372,8 @@ fn use_cached(
     Ok(None)
 }
 
-/// Keeps what the server delivered where it was asked for; `is_written` is whether the cached key is there already.
+/// Keeps what the server delivered where it was asked for; `is_written` is whether the cached key is there
+/// already.
 fn delivered(
     args: &GetArgs,
     secret: &sso_service::MasterSecret,
@@ -497,8 +498,8 @@ fn changeable(config: &ConfigArg) -> anyhow::Result<SecretStore> {
     }
 }
 
-/// Whether the user of this command may change the files: only the owner of the folder, or root. Files that others could write would not
-/// be enough, because the folder may be shared with readers.
+/// Whether the user of this command may change the files: only the owner of the folder, or root. Files that
+/// others could write would not be enough, because the folder may be shared with readers.
 fn is_own(section: &config::Sso) -> anyhow::Result<bool> {
     let folder = &section.folder;
     let metadata = folder.metadata().with_context(|| {
@@ -668,13 +669,15 @@ fn backup_key(args: &BackupKeyArgs) -> anyhow::Result<BackupKey> {
     }
 }
 
-/// A passphrase. Standard input is read once, and what is wrong with the file is said before anything is done.
+/// A passphrase. Standard input is read once, and what is wrong with the file is said before anything is
+/// done.
 fn passphrase(file: &Path) -> anyhow::Result<BackupKey> {
     let text = SecretRef::File(file.to_owned()).read().map_err(|error| failed(UNUSABLE, error))?;
     Ok(BackupKey::Passphrase(SecretText(text)))
 }
 
-/// Fewer characters than this are a passphrase that a person made up. An attacker who has the backup can try such passphrases against it.
+/// Fewer characters than this are a passphrase that a person made up. An attacker who has the backup can try
+/// such passphrases against it.
 const PASSPHRASE_LEN_MIN: usize = 16;
 
 fn warn_of_short_passphrase(key: &BackupKey) {
@@ -695,7 +698,8 @@ fn read_backup(path: &Path) -> anyhow::Result<Vec<u8>> {
     read_up_to(path, BACKUP_LEN_MAX, "is too long for a backup")
 }
 
-/// A backup, and what opens it. That it does is known before the service or a file is asked, whose errors do not know the names of files.
+/// A backup, and what opens it. That it does is known before the service or a file is asked, whose errors do
+/// not know the names of files.
 fn opened_backup(file: &Path, args: &BackupKeyArgs) -> anyhow::Result<(Octets, BackupKey)> {
     let unusable = |why: String| failed(UNUSABLE, format!("{} {why}", file.display()));
     let octets = read_backup(file)?;

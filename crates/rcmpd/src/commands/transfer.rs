@@ -25,7 +25,8 @@ const UNMATCHABLE_SHOWN: usize = 20;
 /// Values that other accounts have, too, of which an import tells.
 const TWINS_SHOWN: usize = 20;
 
-/// Accounts of an import whose values are compared with those of all others afterwards: some look-ups each, so that this takes seconds.
+/// Accounts of an import whose values are compared with those of all others afterwards: some look-ups each,
+/// so that this takes seconds.
 const TWINS_LOOKED_FOR: usize = 20_000;
 
 /// New machines without a secret that an import names.
@@ -150,7 +151,8 @@ async fn known_machines(store: &dyn MachineAdmin) -> anyhow::Result<HashSet<Stri
     }
 }
 
-/// Warns of values of imported accounts, by line and name, that other accounts have, too. `accounts` is how many have values.
+/// Warns of values of imported accounts, by line and name, that other accounts have, too. `accounts` is how
+/// many have values.
 async fn warn_of_twins(
     store: &dyn AccountStore,
     named: &[(u64, String)],

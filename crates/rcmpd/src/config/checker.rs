@@ -12,8 +12,9 @@ use toml::Spanned;
 /// Up to a day: the range of timeouts and intervals that have no other reason for a limit.
 pub(super) const UP_TO_A_DAY_S: RangeInclusive<u64> = 1..=86_400;
 
-/// Whether the kernel refuses to listen on both addresses. The unspecified address is every one of its family; that of IPv6 is every one
-/// of IPv4, too, unless the system says otherwise. With port 0 the kernel chooses.
+/// Whether the kernel refuses to listen on both addresses. The unspecified address is every one of its
+/// family; that of IPv6 is every one of IPv4, too, unless the system says otherwise. With port 0 the kernel
+/// chooses.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
     let covers = |all: IpAddr, ip: IpAddr| {
@@ -157,8 +158,8 @@ impl<'a> Checker<'a> {
         found
     }
 
-    /// The entries of a list that restricts something. Without the key nothing is restricted. An empty list reads as "none" and would
-    /// mean "all", so it is refused.
+    /// The entries of a list that restricts something. Without the key nothing is restricted. An empty list
+    /// reads as "none" and would mean "all", so it is refused.
     pub(super) fn restricting<'t, T>(
         &mut self,
         key: &str,

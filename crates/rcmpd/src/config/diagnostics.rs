@@ -47,8 +47,8 @@ fn section_before(text: &str, offset: usize) -> Option<(&str, usize)> {
     Some((wanted, earlier + 1))
 }
 
-/// The span of an error with at least one character in it. The parser tells errors of syntax by the place where something is
-/// missing, which has no length, and may be behind the last line.
+/// The span of an error with at least one character in it. The parser tells errors of syntax by the place
+/// where something is missing, which has no length, and may be behind the last line.
 fn shown_span(text: &str, span: Range<usize>) -> Range<usize> {
     if !span.is_empty() {
         return span;

@@ -22,8 +22,9 @@ fn files_of_sso(sso: &Sso) -> Vec<PathBuf> {
 }
 
 impl Config {
-    /// Refuses a configuration that names a file which users of this machine can read or change that must not, or whose audit log would
-    /// be written into another file that is named. A file that is not there is left to what reads it.
+    /// Refuses a configuration that names a file which users of this machine can read or change that must
+    /// not, or whose audit log would be written into another file that is named. A file that is not there is
+    /// left to what reads it.
     pub fn check_files(&self) -> anyhow::Result<()> {
         let files = self.files();
         for (path, access) in &files {
@@ -52,8 +53,8 @@ impl Config {
         written.find(|(_, written)| is_same_file(written, path)).map(|(key, _)| key)
     }
 
-    /// The other files that are named. Certificates, CRLs and public keys are secret to no user, and what reads the files of `[sso]`
-    /// checks their modes.
+    /// The other files that are named. Certificates, CRLs and public keys are secret to no user, and what
+    /// reads the files of `[sso]` checks their modes.
     fn other_files(&self) -> impl Iterator<Item = PathBuf> {
         let sidecar = || self.sidecar.iter();
         let listeners = || sidecar().flat_map(|sidecar| &sidecar.listen);

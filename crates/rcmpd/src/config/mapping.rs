@@ -54,8 +54,8 @@ impl Mapping {
         })
     }
 
-    /// Whether some certificate below a CA can be mapped. If its entry has no grant, the grants of other CAs on the path may apply, or the
-    /// general one.
+    /// Whether some certificate below a CA can be mapped. If its entry has no grant, the grants of other CAs
+    /// on the path may apply, or the general one.
     fn check_entry(&self, entry: &AuthorityEntry) -> Result<(), MapsNothing> {
         if let Some(own) = &entry.policy.grants {
             return self.check_grants(own, &entry.policy);
@@ -73,7 +73,8 @@ impl Mapping {
         grants.check(methods, binding, policy.validation, has_strong_names)
     }
 
-    /// Entries of CAs below which no certificate can be mapped although their grant is not empty. An operator may or may not intend that.
+    /// Entries of CAs below which no certificate can be mapped although their grant is not empty. An operator
+    /// may or may not intend that.
     pub fn useless_entries(&self) -> impl Iterator<Item = &AuthorityEntry> {
         let is_meant = |entry: &&AuthorityEntry| self.check_entry(entry) == Err(MapsNothing::NoForm);
         self.authorities
@@ -408,7 +409,8 @@ impl Checker<'_> {
     }
 }
 
-/// Whether a user principal name or a host name can end in this: no wildcard, no white space, one part behind the `@`.
+/// Whether a user principal name or a host name can end in this: no wildcard, no white space, one part behind
+/// the `@`.
 fn is_suffix(text: &str) -> bool {
     !text.contains(|character: char| "*@/\\,;:\"<>|".contains(character) || character.is_whitespace())
         && text.split('.').all(|label| !label.is_empty())

@@ -80,7 +80,8 @@ pub(super) struct StrongNameSection {
 }
 
 impl Section {
-    /// Keys that a shadow does not have are those of the live policy, as far as they have a use under the validation of the shadow.
+    /// Keys that a shadow does not have are those of the live policy, as far as they have a use under the
+    /// validation of the shadow.
     pub(super) fn over(self, live: &Self) -> Self {
         let validation = self.validation.as_ref().or(live.validation.as_ref());
         let mut live = live.clone();

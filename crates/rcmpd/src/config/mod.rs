@@ -1,7 +1,7 @@
 //! The configuration file: parsing and checks.
 //!
-//! A file is read in two steps. The parser checks sections, keys and types, and stops at the first error. Then all values are checked, and
-//! all errors are reported at once, each with its line and column.
+//! A file is read in two steps. The parser checks sections, keys and types, and stops at the first error.
+//! Then all values are checked, and all errors are reported at once, each with its line and column.
 
 mod checker;
 mod diagnostics;
@@ -346,7 +346,8 @@ fn is_log_directive(directive: &str) -> bool {
 const HEADS_INTERVAL_S: u64 = 60;
 /// A larger number is no limit.
 const MISSES_MAX: u64 = 1_000_000;
-/// What an account may write into a required audit log in an hour, in MiB: a million decisions, which is no machine's normal load.
+/// What an account may write into a required audit log in an hour, in MiB: a million decisions, which is no
+/// machine's normal load.
 const BUDGET_MIB: u64 = 1024;
 /// A larger number is no limit.
 const BUDGET_MIB_MAX: u64 = 1 << 20;

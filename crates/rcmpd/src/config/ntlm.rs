@@ -6,7 +6,8 @@ use serde::Deserialize;
 use std::ops::RangeInclusive;
 use toml::Spanned;
 
-/// For one proof, failover included. A client that does not finish its authentication within 30 s is disconnected.
+/// For one proof, failover included. A client that does not finish its authentication within 30 s is
+/// disconnected.
 const TIMEOUT_S: RangeInclusive<u64> = 1..=25;
 
 /// `[sso.ntlm]`.
@@ -110,7 +111,8 @@ impl Checker<'_> {
         Ntlm { local, require_mic, allowed_spns, domains }
     }
 
-    /// An SPN has a service class and a host at least, as clients send it ([MS-NLMP] 2.2.2.1, MsvAvTargetName).
+    /// An SPN has a service class and a host at least, as clients send it ([MS-NLMP] 2.2.2.1,
+    /// MsvAvTargetName).
     fn ntlm_spn(&mut self, spn: Spanned<String>) -> Option<String> {
         let is_spn =
             spn.get_ref().split_once('/').is_some_and(|(class, host)| !class.is_empty() && !host.is_empty());
@@ -139,8 +141,8 @@ impl Checker<'_> {
             );
             return None;
         }
-        // Domain controllers check proofs over channels of members and controllers. Over a trust the names of the CHALLENGE
-        // would be those of another domain's server.
+        // Domain controllers check proofs over channels of members and controllers. Over a trust the names of
+        // the CHALLENGE would be those of another domain's server.
         self.one_of(section.channel.as_ref(), &CHANNELS[..2], "channel");
         self.seconds(section.timeout_s.as_ref(), TIMEOUT_S, *TIMEOUT_S.start());
         let (place, ours) = (section.domain.span(), beside.ours);

@@ -16,7 +16,8 @@ pub enum Operator {
     Uid(u32),
 }
 
-/// The number of users that have none here: processes of another user namespace appear under it (user_namespaces(7)).
+/// The number of users that have none here: processes of another user namespace appear under it
+/// (user_namespaces(7)).
 pub const OVERFLOW_UID: u32 = 65534;
 /// Names of accounts and groups that services without an account of their own share.
 pub const SHARED: [&str; 4] = ["nobody", "nogroup", "daemon", "users"];

@@ -1,4 +1,5 @@
-//! `[[peer]]`, `[[relay]]` and `[forward]`: trusted domains, packages that are relayed to domain controllers, and how questions are forwarded.
+//! `[[peer]]`, `[[relay]]` and `[forward]`: trusted domains, packages that are relayed to domain controllers,
+//! and how questions are forwarded.
 
 use super::{Checker, OwnDomain, SecretRef};
 use account_store::fold::casefold;
@@ -14,7 +15,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
 
-/// Limit of peers and of relays in one file: each costs connections, and each question is compared with all of them.
+/// Limit of peers and of relays in one file: each costs connections, and each question is compared with all
+/// of them.
 const ENTRIES_MAX: usize = 256;
 
 /// Which domain sends questions.
@@ -144,7 +146,8 @@ pub struct Relay {
     pub channel: ChannelKind,
     /// Machine accounts that may use the package.
     pub machines: Vec<String>,
-    /// Whether responses are encrypted inside the seal. Never `Auto`: rcmpd cannot tell a decrypted answer of another package from noise.
+    /// Whether responses are encrypted inside the seal. Never `Auto`: rcmpd cannot tell a decrypted answer of
+    /// another package from noise.
     pub response_crypt: ResponseCrypt,
     /// Timeout of a call.
     pub timeout: Duration,
@@ -601,7 +604,8 @@ impl Checker<'_> {
                 );
             }
         }
-        // An answer of another package has no form by which noise could be told from it, so "auto" is not possible.
+        // An answer of another package has no form by which noise could be told from it, so "auto" is not
+        // possible.
         let response_crypt = match section.response_crypt.get_ref().as_str() {
             "auto" => {
                 self.problem(
@@ -675,7 +679,8 @@ impl Claim {
     }
 }
 
-/// Names, SIDs and issuers with the section of the file and the domain that has them. The served domain is section 0.
+/// Names, SIDs and issuers with the section of the file and the domain that has them. The served domain is
+/// section 0.
 #[derive(Default)]
 pub(super) struct Claims {
     by: HashMap<(Claim, String), (usize, String)>,

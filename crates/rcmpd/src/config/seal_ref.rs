@@ -1,4 +1,5 @@
-//! What the master secret, or the cache of a node, is sealed with: by reference, with no secret in the configuration.
+//! What the master secret, or the cache of a node, is sealed with: by reference, with no secret in the
+//! configuration.
 
 use super::SecretRef;
 use std::path::{Path, PathBuf};
@@ -36,8 +37,8 @@ pub const FORMS: &str = "write file:PATH or cred:NAME for a key, passphrase:file
      shares:FOLDER for shares of a key, or a pkcs11: URI for a key in a token; never env:";
 
 impl SealRef {
-    /// Reads `file:PATH`, `cred:NAME`, `passphrase:` and one of these, `shares:FOLDER`, or a `pkcs11:` URI. Relative paths start at
-    /// `base`. The error is the start of a sentence that [`FORMS`] ends.
+    /// Reads `file:PATH`, `cred:NAME`, `passphrase:` and one of these, `shares:FOLDER`, or a `pkcs11:` URI.
+    /// Relative paths start at `base`. The error is the start of a sentence that [`FORMS`] ends.
     pub fn parse(text: &str, base: &Path) -> Result<Self, String> {
         if let Some(uri) = text.strip_prefix("pkcs11:") {
             return TokenRef::parse(uri, base).map(Self::Token);
@@ -64,14 +65,16 @@ impl SealRef {
     }
 }
 
-/// A reference to a secret that seals. What is in the environment can be read by each process of the user, and child processes inherit it.
+/// A reference to a secret that seals. What is in the environment can be read by each process of the user,
+/// and child processes inherit it.
 fn secret(reference: &str, base: &Path) -> Option<SecretRef> {
     SecretRef::parse(reference, base).filter(|it| !matches!(it, SecretRef::Environment(_)))
 }
 
 impl TokenRef {
-    /// Reads the part of a PKCS#11 URI (RFC 7512) behind the scheme. `token` and `object` name the key; `module-path` and `pin-source`
-    /// are required. An attribute that would be left out is refused, because it could name another key.
+    /// Reads the part of a PKCS#11 URI (RFC 7512) behind the scheme. `token` and `object` name the key;
+    /// `module-path` and `pin-source` are required. An attribute that would be left out is refused, because
+    /// it could name another key.
     fn parse(uri: &str, base: &Path) -> Result<Self, String> {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
         let [mut token, mut serial, mut key, mut module, mut pin] = [const { None::<String> }; 5];

@@ -46,8 +46,8 @@ impl SecretRef {
         }
     }
 
-    /// Fetches the secret, without the end of its line. A file that every user can read is refused, and so are several lines: other
-    /// programs take the first of them.
+    /// Fetches the secret, without the end of its line. A file that every user can read is refused, and so
+    /// are several lines: other programs take the first of them.
     pub fn read(&self) -> Result<Zeroizing<String>, SecretMissing> {
         let (place, secret) = match self {
             Self::File(path) => (path.display().to_string(), read_file(path)),

@@ -1,6 +1,7 @@
 //! What a configuration has, and what it had when it was loaded before.
 //!
-//! A file that is cut off at the end of a line is often well formed. It has fewer rules than before, and fewer rules often let in more.
+//! A file that is cut off at the end of a line is often well formed. It has fewer rules than before, and
+//! fewer rules often let in more.
 
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -52,7 +53,8 @@ impl Gone {
     }
 }
 
-/// As it is written: `[audit]`, `[[sidecar.route]] (3 before, 2 now)`, `groups of [[sidecar.route]] number 2`, `mapping.crls`.
+/// As it is written: `[audit]`, `[[sidecar.route]] (3 before, 2 now)`, `groups of [[sidecar.route]] number
+/// 2`, `mapping.crls`.
 impl fmt::Display for Gone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { path, key, part } = self;
@@ -129,7 +131,8 @@ fn is_emptied(before: &Value, now: &Value) -> bool {
     is_empty(now) && !is_empty(before)
 }
 
-/// Entries that are the same are found wherever they stand now; of the others, the first is compared with the first.
+/// Entries that are the same are found wherever they stand now; of the others, the first is compared with the
+/// first.
 fn lack_in_entries(path: &str, before: &[&Table], mut now: Vec<&Table>, gone: &mut Vec<Gone>) {
     let mut changed = Vec::new();
     for (number, entry) in (1..).zip(before) {

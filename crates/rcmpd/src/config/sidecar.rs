@@ -121,7 +121,8 @@ pub struct Ticket {
     pub seal_with: Option<u32>,
     /// The name of the farm.
     pub audience: ticket::Name,
-    /// What the operator calls the scope that the machine accounts of all nodes have. Without it the nodes have one account.
+    /// What the operator calls the scope that the machine accounts of all nodes have. Without it the nodes
+    /// have one account.
     pub scope: Option<ticket::Name>,
     /// The cookie.
     pub cookie: CookieName,
@@ -461,7 +462,8 @@ impl Checker<'_> {
         wants_off
     }
 
-    /// The methods of a question. A set that the policy of this process never answers is refused: each client would get an error.
+    /// The methods of a question. A set that the policy of this process never answers is refused: each client
+    /// would get an error.
     fn sidecar_methods(
         &mut self,
         section: &Section,
@@ -666,7 +668,8 @@ impl Checker<'_> {
         Some(Listen { settings, secret })
     }
 
-    /// Where a listener reads the host and path of a request: fixed by the dialect, or configured if the dialect leaves it open.
+    /// Where a listener reads the host and path of a request: fixed by the dialect, or configured if the
+    /// dialect leaves it open.
     fn target(&mut self, section: &ListenSection, speaks: Speaks) -> Target {
         let of_dialect = match speaks {
             Speaks::Http(dialect) => dialect.target(section.upstream.is_some()),
@@ -798,8 +801,8 @@ impl Checker<'_> {
         Some(UpstreamTls { ca: self.path(ca.get_ref()), name, own })
     }
 
-    /// The routes. A route that can allow no account, or for which another route takes all requests, is refused: the requests that it is
-    /// meant for would use another route.
+    /// The routes. A route that can allow no account, or for which another route takes all requests, is
+    /// refused: the requests that it is meant for would use another route.
     fn routes(
         &mut self,
         sections: Vec<Spanned<RouteSection>>,
@@ -994,7 +997,8 @@ impl Checker<'_> {
         })
     }
 
-    /// `[sidecar.ticket]`. A ticket stands for the answer of a server, so a process that knows the accounts itself has none.
+    /// `[sidecar.ticket]`. A ticket stands for the answer of a server, so a process that knows the accounts
+    /// itself has none.
     fn ticket(
         &mut self,
         section: Spanned<TicketSection>,

@@ -124,7 +124,8 @@ const CLOCK_SKEW_S: u64 = 300;
 const CONNECTIONS_MAX: u64 = 1000;
 const CONNECTIONS_LIMIT: u64 = 100_000;
 
-/// Kerberos users of a domain may have the SIDs that its NTLM users may have, unless the realm names SIDs itself.
+/// Kerberos users of a domain may have the SIDs that its NTLM users may have, unless the realm names SIDs
+/// itself.
 fn filter_realm_of(domain: &NtlmDomain, realms: &[(String, RealmKind)], sid_filters: &mut SidFilters) {
     let is_of =
         |realm: &&String| domain.peer.names.first().is_some_and(|dns| dns.eq_ignore_ascii_case(realm));
@@ -181,7 +182,8 @@ impl Checker<'_> {
         }
         let mut sid_filters = Vec::new();
         let ntlm = section.ntlm.take().map(|ntlm| self.ntlm(ntlm, &beside.ntlm, &mut sid_filters));
-        // Without local users the domain's SIDs are those of an Active Directory domain that this server is a member of.
+        // Without local users the domain's SIDs are those of an Active Directory domain that this server is a
+        // member of.
         let has_local_users = beside.ntlm.has_accounts && ntlm.as_ref().is_some_and(|ntlm| ntlm.local);
         let own_domain = beside.domain.clone().filter(|_| has_local_users);
         let kerberos = section

@@ -390,7 +390,8 @@ fn levels_and_targets_of_the_log_are_understood() {
     }
 }
 
-/// The second listener gets EADDRINUSE (bind(2), ip(7)): on the same address and port, and where one of both is unspecified.
+/// The second listener gets EADDRINUSE (bind(2), ip(7)): on the same address and port, and where one of both
+/// is unspecified.
 #[test]
 fn an_address_is_listened_on_once() {
     let sidecar = SIDECAR.replace(

@@ -1,5 +1,5 @@
-//! What chains and revocation are verified by: the keys of `[mapping]` and `[[mapping.authority]]` about anchors, CRLs, OCSP, key purposes
-//! and certificate policies.
+//! What chains and revocation are verified by: the keys of `[mapping]` and `[[mapping.authority]]` about
+//! anchors, CRLs, OCSP, key purposes and certificate policies.
 
 use super::checker::{Checker, UP_TO_A_DAY_S};
 use super::mapping_keys::{AuthoritySection, Section};

@@ -1,5 +1,5 @@
-//! One trace over a chain of domains (W3C Trace Context). It is sent inside the sealed call, to peers of `kind = "rcmpd"`, and by
-//! `rcmpd sso secret get` to the master secret server.
+//! One trace over a chain of domains (W3C Trace Context). It is sent inside the sealed call, to peers of
+//! `kind = "rcmpd"`, and by `rcmpd sso secret get` to the master secret server.
 
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
@@ -17,8 +17,8 @@ pub fn take(span: &Span, context: &CallContext) {
     }
 }
 
-/// The same for a call that a caller must not be able to hide: the span of an unsampled trace would not be exported, so it is linked to that
-/// trace and begins one of its own.
+/// The same for a call that a caller must not be able to hide: the span of an unsampled trace would not be
+/// exported, so it is linked to that trace and begins one of its own.
 pub fn take_if_sampled(span: &Span, context: &CallContext) {
     match parent(context) {
         Some(parent) if parent.is_sampled() => set_parent(span, parent),
@@ -60,7 +60,8 @@ fn put_context(own: &SpanContext, context: &mut CallContext) {
     }
 }
 
-/// The context of a call that a command makes: the trace that started the command, by TRACEPARENT and TRACESTATE in its environment.
+/// The context of a call that a command makes: the trace that started the command, by TRACEPARENT and
+/// TRACESTATE in its environment.
 pub fn of_environment() -> Option<CallContext> {
     let variables = ["traceparent", "tracestate"]
         .into_iter()

@@ -28,9 +28,10 @@ struct Accepted {
 
 /// When the previous secrets end that were looked at: one entry for each machine that has one.
 ///
-/// A store can only keep a time of the wall clock. It is read once, when a previous secret is first looked at; from then on its
-/// day is counted by the monotonic clock, so that setting the wall clock neither ends a previous secret early nor makes it live
-/// longer. One that ended is removed from the store, so that a restart does not bring it back.
+/// A store can only keep a time of the wall clock. It is read once, when a previous secret is first looked
+/// at; from then on its day is counted by the monotonic clock, so that setting the wall clock neither ends a
+/// previous secret early nor makes it live longer. One that ended is removed from the store, so that a
+/// restart does not bring it back.
 #[derive(Debug, Default)]
 struct PreviousEnds(HashMap<Sid, PreviousEnd>);
 
@@ -93,7 +94,8 @@ impl Accepted {
         }
     }
 
-    /// The previous secret is accepted no more: first here, then in the store, because a disk that is full must not keep it alive.
+    /// The previous secret is accepted no more: first here, then in the store, because a disk that is full
+    /// must not keep it alive.
     async fn current_used(&self, machine: &Machine) -> Result<(), StoreError> {
         let current = NtHash::new(*machine.current.expose());
         if let Some(record) = self.store.machine(&machine.name).await?

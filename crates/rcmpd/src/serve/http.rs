@@ -1,5 +1,5 @@
-//! The admin port. Health (live, ready and metrics) tells nothing that needs a secret and is open; explanations show what
-//! accounts have stored, and are for who has the token.
+//! The admin port. Health (live, ready and metrics) tells nothing that needs a secret and is open;
+//! explanations show what accounts have stored, and are for who has the token.
 
 use super::store_health::StoreHealth;
 use crate::clock::moment;
@@ -87,8 +87,9 @@ impl Port {
         self.connections.meter(self.address.to_string())
     }
 
-    /// Serves for as long as the process lives. Connections are accepted at once. One whose client has not shown the token is evicted for
-    /// a newer one, so silent clients keep monitoring out no longer than a request takes.
+    /// Serves for as long as the process lives. Connections are accepted at once. One whose client has not
+    /// shown the token is evicted for a newer one, so silent clients keep monitoring out no longer than a
+    /// request takes.
     pub(super) async fn serve(self, shared: Shared) {
         let Self { listener, connections, .. } = self;
         let operators = shared.operators.clone();
@@ -160,8 +161,9 @@ async fn begun(
     }
 }
 
-/// Connections whose clients have not shown the token: monitoring, and any other client that reaches the port. A request has to be
-/// answered before so many others have connected: within 0.8 seconds where 5,000 connect in a second.
+/// Connections whose clients have not shown the token: monitoring, and any other client that reaches the
+/// port. A request has to be answered before so many others have connected: within 0.8 seconds where 5,000
+/// connect in a second.
 const UNPROVED_MAX: usize = 4096;
 /// Those that have sent something: each may hold the head of a request, 16 KiB.
 const STARTED_MAX: usize = 1024;
@@ -338,8 +340,8 @@ async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
 const OPENMETRICS: &str = "application/openmetrics-text";
 const OPENMETRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All metrics: in OpenMetrics if the client accepts it by name, as Prometheus does, otherwise in the text format of
-/// Prometheus, which `promtool check metrics` reads.
+/// All metrics: in OpenMetrics if the client accepts it by name, as Prometheus does, otherwise in the text
+/// format of Prometheus, which `promtool check metrics` reads.
 async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     let mut text = String::new();
     let (content_type, encoded) = match accepts_openmetrics(&headers) {
@@ -352,8 +354,8 @@ async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     }
 }
 
-/// Whether `Accept` (RFC 9110, section 12.5.1) names OpenMetrics, and ranks it no lower than the text format. A
-/// wildcard names neither: `curl` sends one.
+/// Whether `Accept` (RFC 9110, section 12.5.1) names OpenMetrics, and ranks it no lower than the text format.
+/// A wildcard names neither: `curl` sends one.
 fn accepts_openmetrics(headers: &HeaderMap) -> bool {
     let rank = |name: &str| {
         let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());

@@ -59,8 +59,8 @@ impl SecurityProvider for ChannelProvider {
     }
 }
 
-/// Everything that a port serves. The order of layers, from the network inwards: the association's own limits, then the
-/// method, then the package, whose layers are in [`crate::handler`].
+/// Everything that a port serves. The order of layers, from the network inwards: the association's own
+/// limits, then the method, then the package, whose layers are in [`crate::handler`].
 pub fn registry(
     config: &Config,
     machines: Arc<dyn MachineStore>,
@@ -170,8 +170,8 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         Some(section) => Some(SsoParts::load(&config, section, local_users.as_ref(), &audit).await?),
         None => None,
     };
-    // What serves clients is one tree: cancelling the token closes every listener, and connections end after what is in flight is
-    // answered. The tracker knows each of these tasks.
+    // What serves clients is one tree: cancelling the token closes every listener, and connections end after
+    // what is in flight is answered. The tracker knows each of these tasks.
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
     let mapped_endpoints = Endpoints::default();
     let mut mapper = None;
@@ -337,8 +337,8 @@ struct Loaded {
 }
 
 impl Loaded {
-    /// Says what a new file lacks. A file that is cut off may be well formed, too: one that lacks rules is taken over only when the next
-    /// signal finds the same bytes.
+    /// Says what a new file lacks. A file that is cut off may be well formed, too: one that lacks rules is
+    /// taken over only when the next signal finds the same bytes.
     fn compare(&mut self, new: &Sections) -> anyhow::Result<()> {
         let list = |gone: &[Gone]| gone.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let gone = new.lack(&self.sections);
@@ -438,8 +438,8 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
     Ok(revision)
 }
 
-/// The section whose change a reload cannot apply. Every field is named, so that a new section is either compared here or applied by
-/// [`reload`].
+/// The section whose change a reload cannot apply. Every field is named, so that a new section is either
+/// compared here or applied by [`reload`].
 fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
     let Config {
         domain,

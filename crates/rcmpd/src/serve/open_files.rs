@@ -6,13 +6,14 @@ use tracing::warn;
 /// Database, logs, listeners and the runtime's own.
 const FILES: u64 = 64;
 
-/// `[rpc]` keeps at least one part in so many of the open files that are granted, whatever the other listeners may need: machines whose
-/// connections do not fit are evicted, and with fewer connections most of them would be.
+/// `[rpc]` keeps at least one part in so many of the open files that are granted, whatever the other
+/// listeners may need: machines whose connections do not fit are evicted, and with fewer connections most of
+/// them would be.
 const RPC_SHARE: u64 = 4;
 
-/// Asks the kernel for as many open files as it grants, because the usual soft limit of 1,024 is meant for programs that use `select`.
-/// Returns how many connections `[rpc]` may have beside the `others` of all other listeners: at the limit of open files, no connection
-/// could be accepted any more, from any client.
+/// Asks the kernel for as many open files as it grants, because the usual soft limit of 1,024 is meant for
+/// programs that use `select`. Returns how many connections `[rpc]` may have beside the `others` of all other
+/// listeners: at the limit of open files, no connection could be accepted any more, from any client.
 pub(super) fn raise(configured: usize, others: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });

@@ -1,4 +1,5 @@
-//! RCMP as a package of generic pass-through: what Netlogon brings becomes a question, the answer becomes a reply.
+//! RCMP as a package of generic pass-through: what Netlogon brings becomes a question, the answer becomes a
+//! reply.
 
 use crate::clock::now;
 use crate::deciders::{CurrentPolicy, Deciders};
@@ -44,7 +45,8 @@ impl RcmpPackage {
     }
 }
 
-/// The question in a call, and what came beside it: from machines of ours and from nodes of ours, not from others' servers.
+/// The question in a call, and what came beside it: from machines of ours and from nodes of ours, not from
+/// others' servers.
 fn question(deciders: &Deciders, span: &tracing::Span, call: &mut PackageCall) -> Result<Question, NtStatus> {
     let machine = call.channel.machine();
     let is_trust =

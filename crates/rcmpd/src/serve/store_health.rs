@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tracing::{error, info};
 
-/// How often the stores are looked at where no query does. Each query looks for itself, so this is for logs, metrics
-/// and the note beside the database file only.
+/// How often the stores are looked at where no query does. Each query looks for itself, so this is for logs,
+/// metrics and the note beside the database file only.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often [`ServedDatabase::observe`] is called.
@@ -37,7 +37,8 @@ impl StoreHealth {
         Self(Arc::new(Inner { database, policy, is_usable: AtomicBool::new(true) }))
     }
 
-    /// Whether they can be used now. Looks at the files, and waits for the disk where a restored back-up has to be read.
+    /// Whether they can be used now. Looks at the files, and waits for the disk where a restored back-up has
+    /// to be read.
     pub(super) async fn is_usable(&self) -> bool {
         let inner = Arc::clone(&self.0);
         tokio::task::spawn_blocking(move || inner.look()).await.unwrap_or(false)

@@ -50,7 +50,8 @@ pub(super) enum Source {
     Remote(Box<Remote>),
 }
 
-/// Asks a service or a domain controller, as a machine of its domain. The policy of this process verifies chains, and nothing else.
+/// Asks a service or a domain controller, as a machine of its domain. The policy of this process verifies
+/// chains, and nothing else.
 pub(super) struct Remote {
     pub(super) servers: Servers,
     /// NetBIOS name of the domain.
@@ -138,8 +139,8 @@ async fn validated(
 }
 
 impl Identifier {
-    /// Writes and counts what was found out with another service's answer, which a ticket may stand for. What must be audited and cannot be
-    /// is undecided.
+    /// Writes and counts what was found out with another service's answer, which a ticket may stand for. What
+    /// must be audited and cannot be is undecided.
     fn audited(
         &self,
         deciders: &Deciders,
@@ -218,7 +219,8 @@ impl Remote {
         }
         let nonce =
             [SystemRandomness.bytes(), SystemRandomness.bytes()].concat().try_into().unwrap_or_default();
-        // Only nodes of ours have keys that prove something, and only they are told anything beside the question.
+        // Only nodes of ours have keys that prove something, and only they are told anything beside the
+        // question.
         let context = (!self.proof_keys.is_empty())
             .then(|| CallContext { proof_nonce: Some(nonce), ..CallContext::default() });
         let extension = context.as_ref().map(|context| {
@@ -319,7 +321,8 @@ fn read(presented: &ClientCertificate) -> Result<OwnedCertificate, Refusal> {
         .map_err(|_| refusal(Reason::MalformedCertificate))
 }
 
-/// The account of an answer. It is who it is until the certificate ends, at `not_after`, or until the account has to go.
+/// The account of an answer. It is who it is until the certificate ends, at `not_after`, or until the account
+/// has to go.
 pub(super) fn identity(
     answer: &Answer,
     mapper: &Mapper,

@@ -276,7 +276,8 @@ pub(crate) fn check_users(sidecar: &config::Sidecar) -> anyhow::Result<Vec<Strin
     Ok(warnings.into_iter().flatten().collect())
 }
 
-/// Reads what a sidecar names: secrets, certificates, keys. What is in the environment of the service alone is left out.
+/// Reads what a sidecar names: secrets, certificates, keys. What is in the environment of the service alone
+/// is left out.
 pub(crate) fn check_files(config: &Config, sidecar: &config::Sidecar) -> Vec<anyhow::Result<()>> {
     let mut checked = Vec::new();
     for listen in &sidecar.listen {
@@ -311,7 +312,8 @@ pub(crate) fn connections_max(sidecar: &config::Sidecar) -> usize {
     sidecar.listen.len() * listen::CONNECTIONS_MAX + proxy
 }
 
-/// The TLS settings of handshakes with clients, and a hash of everything that they are made of. Certificates are validated as `[mapping]` has it.
+/// The TLS settings of handshakes with clients, and a hash of everything that they are made of. Certificates
+/// are validated as `[mapping]` has it.
 fn tls_settings(
     config: &Config,
     proxy: &config::Proxy,
@@ -367,8 +369,8 @@ fn signer(token: &config::Token) -> anyhow::Result<TokenSigner> {
     Ok(signer.publishing(published))
 }
 
-/// A public key that is published beside the one that signs. A file that every user can change is refused: applications accept tokens by
-/// the keys in it.
+/// A public key that is published beside the one that signs. A file that every user can change is refused:
+/// applications accept tokens by the keys in it.
 fn published(path: &Path) -> anyhow::Result<PublicJwk> {
     let text = FileAccess::ReadByAll.read(path);
     let text = text.map_err(|error| anyhow!("the public key {} {error}", path.display()))?;

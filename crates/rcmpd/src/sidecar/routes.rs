@@ -21,7 +21,8 @@ pub struct RouteExplained {
     pub host: String,
     /// The path.
     pub path: String,
-    /// The route that decides, counted from 1 in the order of the file; none where there are no routes, or none is for this.
+    /// The route that decides, counted from 1 in the order of the file; none where there are no routes, or
+    /// none is for this.
     pub number: Option<usize>,
     /// The groups, SIDs and domains that it names.
     pub names: Vec<String>,

@@ -34,12 +34,13 @@ pub(super) fn farm(
     })
 }
 
-/// SHA-256 of everything that decides what the server is asked about a certificate, and how its answer is read. It is the same on all nodes that
-/// are configured alike: names of files, addresses and revisions are not in it. Routes and headers are not in it either, because each node
-/// uses its own with a ticket as without one.
+/// SHA-256 of everything that decides what the server is asked about a certificate, and how its answer is
+/// read. It is the same on all nodes that are configured alike: names of files, addresses and revisions are
+/// not in it. Routes and headers are not in it either, because each node uses its own with a ticket as
+/// without one.
 ///
-/// The server answers a machine account within its scope, which a node does not know. So either the account or the operator's name for the
-/// scope is in it.
+/// The server answers a machine account within its scope, which a node does not know. So either the account
+/// or the operator's name for the scope is in it.
 fn policy(
     config: &Config,
     sidecar: &config::Sidecar,

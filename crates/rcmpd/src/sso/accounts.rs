@@ -18,7 +18,8 @@ pub struct Stores {
     pub hashes: Arc<dyn NtHashes>,
 }
 
-/// Local users as they are now: what is withdrawn of a membership, an account or a password counts from the next call.
+/// Local users as they are now: what is withdrawn of a membership, an account or a password counts from the
+/// next call.
 pub(super) struct CurrentAccounts {
     stores: Option<Stores>,
     marks: PasswordMarks,

@@ -1,8 +1,9 @@
 //! Lines of the audit log about the master secret.
 //!
-//! Each delivery has a line, on the disk before the secret leaves. Refusals have lines, too, but clients can cause any number
-//! of them: for each kind the first few of a minute are written whole, and the rest is counted. A kind is of one source, or of
-//! one user who was authenticated, so that no client hides what another one does.
+//! Each delivery has a line, on the disk before the secret leaves. Refusals have lines, too, but clients can
+//! cause any number of them: for each kind the first few of a minute are written whole, and the rest is
+//! counted. A kind is of one source, or of one user who was authenticated, so that no client hides what
+//! another one does.
 
 use super::secrets::SecretFacts;
 use audit_log::AuditLog;
@@ -25,8 +26,8 @@ use tracing::{info, warn};
 pub(super) const FLUSH_INTERVAL: Duration = Duration::from_secs(60);
 /// Lines of one kind of refusal in a minute; the others are counted.
 const LINES_OF_A_KIND: u64 = 5;
-/// Kinds of single sources and users in a minute. Beyond that a refusal counts with all others of its mechanism and reason,
-/// which are about 60 more.
+/// Kinds of single sources and users in a minute. Beyond that a refusal counts with all others of its
+/// mechanism and reason, which are about 60 more.
 const KINDS_MAX: usize = 256;
 
 /// Writes the lines.
@@ -47,7 +48,8 @@ impl SsoAudit {
         self.limiter.once(event, log);
     }
 
-    /// What a command on this machine did to the secret: it acts on the files, and the service sees what differs.
+    /// What a command on this machine did to the secret: it acts on the files, and the service sees what
+    /// differs.
     pub(super) fn changed(&self, before: &SecretFacts, after: &SecretFacts) {
         let facts = |facts: &SecretFacts| {
             json!({

@@ -114,8 +114,8 @@ fn ntlm_config(
     })
 }
 
-/// A look-up is answered so long after it began, whatever was read meanwhile: the time must not tell whether there is such an
-/// account. The embedded store needs some 50 µs where nothing is cached.
+/// A look-up is answered so long after it began, whatever was read meanwhile: the time must not tell whether
+/// there is such an account. The embedded store needs some 50 µs where nothing is cached.
 const LOOK_UP_TIME: Duration = Duration::from_millis(2);
 
 /// The NT hashes of the local store.

@@ -1,8 +1,8 @@
 //! The client of a master secret server, and its caller.
 //!
-//! They are two. [`get`] asks one server and returns each code and fault unchanged. [`get_from_first`] asks the next server only if nothing
-//! was answered: no connection was made, or no bind was answered. A code or a fault ends it, because the document forbids to act on one
-//! ([MS-SSP] 3.2.4).
+//! They are two. [`get`] asks one server and returns each code and fault unchanged. [`get_from_first`] asks
+//! the next server only if nothing was answered: no connection was made, or no bind was answered. A code or a
+//! fault ends it, because the document forbids to act on one ([MS-SSP] 3.2.4).
 
 use crate::forward::trace;
 use dcerpc::client::{ClientError, RequestStub};
@@ -87,7 +87,8 @@ const KDC_PORT: u16 = 88;
 /// More than a KDC's reply takes: a ticket of 64 KiB and what is around it.
 const KDC_REPLY_LEN_MAX: u32 = 128 << 10;
 
-/// Asks the servers in their order. Returns the secret with the server that delivered it, or the last failure with its server.
+/// Asks the servers in their order. Returns the secret with the server that delivered it, or the last failure
+/// with its server.
 pub async fn get_from_first(
     servers: &[String],
     credentials: &Credentials,
@@ -255,7 +256,8 @@ mod tests {
         let refusing = listener.local_addr().expect("it is bound").to_string();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                // A bind_nak to whatever comes: reason 0, of the call id that every client of ours chooses itself.
+                // A bind_nak to whatever comes: reason 0, of the call id that every client of ours chooses
+                // itself.
                 let mut head = [0; 16];
                 let _ = stream.read_exact(&mut head).await;
                 let mut nak = vec![5, 0, 13, 3, 0x10, 0, 0, 0, 21, 0, 0, 0];

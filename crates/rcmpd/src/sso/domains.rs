@@ -44,8 +44,8 @@ impl CheckedDomain {
     }
 }
 
-/// The names that a CHALLENGE carries. Where a domain controller checks proofs, they are those of our member of its
-/// domain: hardened controllers compare them with the account of the channel ([MS-APDS] 3.1.5.2).
+/// The names that a CHALLENGE carries. Where a domain controller checks proofs, they are those of our member
+/// of its domain: hardened controllers compare them with the account of the channel ([MS-APDS] 3.1.5.2).
 pub(super) fn server_names(config: &Config, ntlm: &config::Ntlm) -> ServerNames {
     let member_of =
         ntlm.domains.first().and_then(|domain| Some((&domain.peer.domain, domain.peer.names.first()?)));
@@ -59,8 +59,8 @@ pub(super) fn server_names(config: &Config, ntlm: &config::Ntlm) -> ServerNames 
     }
 }
 
-/// Domains whose controllers would refuse each proof, because the CHALLENGE does not carry the names of the channel's
-/// account.
+/// Domains whose controllers would refuse each proof, because the CHALLENGE does not carry the names of the
+/// channel's account.
 pub(super) fn misfits(config: &Config, ntlm: &config::Ntlm) -> Vec<String> {
     let names = server_names(config, ntlm);
     let fit = |peer: &config::Peer| names.fit_channel(&peer.account, &peer.domain).err();

@@ -97,8 +97,8 @@ struct ChannelAccount {
     name: String,
     /// The DNS name of its domain.
     realm: String,
-    /// `None` if this server has no channel with the account: of the computer itself, and of a peer that is not asked directly. Its keys are
-    /// not known, only its name.
+    /// `None` if this server has no channel with the account: of the computer itself, and of a peer that is
+    /// not asked directly. Its keys are not known, only its name.
     secret: Option<SecretRef>,
 }
 

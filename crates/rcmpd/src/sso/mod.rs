@@ -1,4 +1,5 @@
-//! The master secret server ([MS-SSP]): its interface on a port of its own, and what stands behind its traits.
+//! The master secret server ([MS-SSP]): its interface on a port of its own, and what stands behind its
+//! traits.
 
 mod accounts;
 mod aging;
@@ -323,8 +324,9 @@ impl Sso {
     }
 }
 
-/// Records a call in its span. A delivery is in the trace of its caller, if that is sampled; it comes under the seal as between other nodes
-/// of ours. No user hides a call: an unsampled trace is only linked to a delivery, and other calls are in no trace of their caller's.
+/// Records a call in its span. A delivery is in the trace of its caller, if that is sampled; it comes under
+/// the seal as between other nodes of ours. No user hides a call: an unsampled trace is only linked to a
+/// delivery, and other calls are in no trace of their caller's.
 fn record(server: &str, extension: Option<&[u8]>, outcome: &Outcome) {
     let span = tracing::Span::current();
     span.set_attribute("sso.server", server.to_owned());

@@ -1,4 +1,5 @@
-//! What an operator does with the master secret: the same on the files, for their owner, and by the socket of the service.
+//! What an operator does with the master secret: the same on the files, for their owner, and by the socket of
+//! the service.
 
 use crate::config::{SealRef, Sso};
 use anyhow::{Context, bail};
@@ -187,7 +188,8 @@ impl BackupKey {
         })
     }
 
-    /// What opens a backup: the 32 octets of a file are a key, or the private key of a recipient, as the backup says.
+    /// What opens a backup: the 32 octets of a file are a key, or the private key of a recipient, as the
+    /// backup says.
     pub fn to_open(&self, backup: &[u8]) -> anyhow::Result<Box<dyn SealingSource>> {
         Ok(match self {
             Self::Passphrase(text) => Box::new(Passphrase::typed(text.0.clone())),
@@ -228,8 +230,8 @@ impl Operation {
         }
     }
 
-    /// Whether a user with this right may have it done. The right to change the secret is not the right to obtain it, or to choose it:
-    /// the only place that decides so.
+    /// Whether a user with this right may have it done. The right to change the secret is not the right to
+    /// obtain it, or to choose it: the only place that decides so.
     fn check(&self, right: Right<'_>) -> anyhow::Result<()> {
         let Right::Operator(recipients) = right else { return Ok(()) };
         match self {

@@ -1,7 +1,9 @@
-//! The socket by which operators change the master secret: the kernel names the local user, whose right is evaluated at each operation.
+//! The socket by which operators change the master secret: the kernel names the local user, whose right is
+//! evaluated at each operation.
 //!
-//! A connection carries one operation: a line of JSON, answered by a line of JSON ([`Operation`], [`Done`] or [`NotDone`]). If the answer
-//! has a backup, the client keeps it, sends the line [`KEPT`], and gets a second answer: only then the backup is noted.
+//! A connection carries one operation: a line of JSON, answered by a line of JSON ([`Operation`], [`Done`] or
+//! [`NotDone`]). If the answer has a backup, the client keeps it, sends the line [`KEPT`], and gets a second
+//! answer: only then the backup is noted.
 
 use super::Sso;
 use super::operations::{Done, Keep, Octets, Operation};
@@ -50,7 +52,8 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     proved_max: CONNECTIONS_MAX,
     proved_per_identity_max: CONNECTIONS_MAX / 4,
 };
-/// Its owner and the group of operators connect. A user who can connect can also fill the backlog, so no others can.
+/// Its owner and the group of operators connect. A user who can connect can also fill the backlog, so no
+/// others can.
 const SOCKET_MODE: u32 = 0o660;
 
 /// Why an operation was not done.
@@ -60,7 +63,8 @@ pub struct NotDone {
     pub error: String,
 }
 
-/// Whether a user of this machine may change the secret. The only place that decides so. Blocks for the name service.
+/// Whether a user of this machine may change the secret. The only place that decides so. Blocks for the name
+/// service.
 ///
 /// Root and the user of the service can change the files themselves.
 fn may_operate(operators: &[Operator], uid: u32) -> bool {
@@ -78,7 +82,8 @@ fn may_operate(operators: &[Operator], uid: u32) -> bool {
     uid != OVERFLOW_UID && (uid == 0 || uid == geteuid().as_raw() || operators.iter().any(is_named))
 }
 
-/// Operators and a group that this system has under a name that many services and users share. Blocks for the name service.
+/// Operators and a group that this system has under a name that many services and users share. Blocks for the
+/// name service.
 pub(super) fn shared_accounts(section: &config::Sso) -> Vec<String> {
     let is_shared = |name: &std::ffi::OsStr| SHARED.iter().any(|shared| name == *shared);
     let operators = section.operators.iter().filter_map(|operator| match operator {
@@ -346,7 +351,8 @@ pub struct ServiceAt<'a> {
 }
 
 impl ServiceAt<'_> {
-    /// Whether a process of this user may be the service. The only place that decides so: what is sent may be a passphrase or a share.
+    /// Whether a process of this user may be the service. The only place that decides so: what is sent may be
+    /// a passphrase or a share.
     fn check(self, listener: u32) -> Result<(), String> {
         if listener == 0 || self.data.and_then(|it| it.metadata().ok()).is_some_and(|it| it.uid() == listener)
         {

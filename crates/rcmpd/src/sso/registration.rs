@@ -49,7 +49,8 @@ impl Registration {
         }))
     }
 
-    /// Whether the endpoint mapper answers with one of our ports. If it answers without, the interface is registered again.
+    /// Whether the endpoint mapper answers with one of our ports. If it answers without, the interface is
+    /// registered again.
     pub async fn is_registered(&self) -> bool {
         let Inner { mapper, registry, endpoints, was_registered, is_withdrawn } = &*self.0;
         if is_withdrawn.load(Ordering::Acquire) {

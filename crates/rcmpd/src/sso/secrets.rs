@@ -31,7 +31,8 @@ pub struct LiveSecrets {
 
 struct Seen {
     state: State,
-    /// What is delivered. While the file is one that was rolled back, this is the newest secret that this process has seen.
+    /// What is delivered. While the file is one that was rolled back, this is the newest secret that this
+    /// process has seen.
     delivered: Option<Arc<OpenSecret>>,
     facts: SecretFacts,
 }
@@ -134,8 +135,8 @@ pub fn passphrase(reference: &SecretRef) -> Arc<dyn SealingSource> {
 }
 
 impl LiveSecrets {
-    /// Looks at the store, which may have been looked at before. Blocks for the disk, and for argon2id if the secret is sealed by a
-    /// passphrase.
+    /// Looks at the store, which may have been looked at before. Blocks for the disk, and for argon2id if the
+    /// secret is sealed by a passphrase.
     pub fn open(store: SecretStore) -> Self {
         let state = store.state();
         let facts = SecretFacts::new(&state, &store.status_of(&state));
@@ -150,8 +151,8 @@ impl LiveSecrets {
         self.see(self.store.state());
     }
 
-    /// The same from time to time. A key or shares that were missing are asked for again: that costs little, as a passphrase does not, and
-    /// no token counts it as a wrong PIN. Blocks.
+    /// The same from time to time. A key or shares that were missing are asked for again: that costs little,
+    /// as a passphrase does not, and no token counts it as a wrong PIN. Blocks.
     pub fn watch(&self) {
         let is_sealed =
             matches!(self.seen.lock().unwrap_or_else(PoisonError::into_inner).state, State::Sealed(_));

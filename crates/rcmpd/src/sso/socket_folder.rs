@@ -10,8 +10,9 @@ pub(super) fn folder_of(file: &Path) -> &Path {
 
 /// Checks that only `owners` can put something under the name of this file. The error is a sentence.
 ///
-/// Each folder on the way belongs to one of them, and other users cannot write to it. A folder above, as /tmp, may be written to by all if
-/// it has the sticky bit and what is below it belongs to one of `makers`: others cannot rename that, but could have made their own before.
+/// Each folder on the way belongs to one of them, and other users cannot write to it. A folder above, as
+/// /tmp, may be written to by all if it has the sticky bit and what is below it belongs to one of `makers`:
+/// others cannot rename that, but could have made their own before.
 pub(super) fn check(file: &Path, owners: &[u32], makers: &[u32]) -> Result<(), String> {
     let folder = folder_of(file);
     let failed = |error| format!("the folder {} cannot be used: {error}", folder.display());

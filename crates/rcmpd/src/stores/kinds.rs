@@ -62,8 +62,8 @@ impl Accounts {
         Self::listed(Arc::new(MemoryStore::new(domain)))
     }
 
-    /// Passes all accounts to `look_at`, in ascending order of RID, until it returns `false`; none if the store cannot be listed. It may take
-    /// seconds without a pause.
+    /// Passes all accounts to `look_at`, in ascending order of RID, until it returns `false`; none if the
+    /// store cannot be listed. It may take seconds without a pause.
     pub async fn each(&self, look_at: impl FnMut(&Account) -> bool) -> anyhow::Result<()> {
         match &self.listing {
             Some(listing) => Ok(each_account(&**listing, look_at).await?),
@@ -107,8 +107,9 @@ pub struct Kinds(BTreeMap<String, Arc<Open>>);
 static ADDED: OnceLock<Kinds> = OnceLock::new();
 
 impl Kinds {
-    /// Adds a kind for `[store] kind = "KIND"`. `open` is called in a tokio runtime: once by `serve` at its start and again at each reload, which
-    /// drops the accounts of before, and once by each command that reads accounts. The store that it opens has to be of the domain it is given.
+    /// Adds a kind for `[store] kind = "KIND"`. `open` is called in a tokio runtime: once by `serve` at its
+    /// start and again at each reload, which drops the accounts of before, and once by each command that
+    /// reads accounts. The store that it opens has to be of the domain it is given.
     ///
     /// # Panics
     ///

@@ -29,8 +29,8 @@ impl ServedDatabase {
         Self { store, note, was_usable, touched: AtomicU64::new(0) }
     }
 
-    /// Notes what SQLite has done to the files, so that what another program does to them is distinguished from it. It costs three system
-    /// calls: two for the files, one for the index.
+    /// Notes what SQLite has done to the files, so that what another program does to them is distinguished
+    /// from it. It costs three system calls: two for the files, one for the index.
     pub fn observe(&self) -> Result<(), StoreError> {
         self.store.observe()
     }

@@ -1,7 +1,9 @@
-//! What a client that has not proved who it is makes its connection hold, and the stream on which that is counted.
+//! What a client that has not proved who it is makes its connection hold, and the stream on which that is
+//! counted.
 //!
-//! What such a connection holds is estimated: [`FREE_LEN`] and what goes beyond it, of which all connections together have one budget
-//! ([`UNPROVED_LEN_MAX`]). A connection in a usual handshake holds nothing beyond it, so no budget ends it.
+//! What such a connection holds is estimated: [`FREE_LEN`] and what goes beyond it, of which all connections
+//! together have one budget ([`UNPROVED_LEN_MAX`]). A connection in a usual handshake holds nothing beyond
+//! it, so no budget ends it.
 
 use crate::watched::Watch;
 use dcerpc_tokio::ConnectionPermit;
@@ -18,13 +20,15 @@ use tokio::time::{Sleep, sleep};
 pub(super) const UNPROVED_LEN_MAX: usize = 16 << 20;
 /// What each may hold in any case: its task, TLS, and the buffers of HTTP/1.1 without a request.
 const FREE_LEN: usize = 20 << 10;
-/// What a connection takes in a handshake, over HTTP/1.1 and over HTTP/2, without what its client sent: measured in a debug build.
+/// What a connection takes in a handshake, over HTTP/1.1 and over HTTP/2, without what its client sent:
+/// measured in a debug build.
 const HANDSHAKE_LEN: usize = 10 << 10;
 const HTTP_1_LEN: usize = 20 << 10;
 const HTTP_2_LEN: usize = 36 << 10;
 /// What a request takes until it is answered, beside its head.
 const REQUEST_LEN: usize = 8 << 10;
-/// How much of what was read may be held at once, of one head that is not whole yet and of bodies: buffers have limits of their own.
+/// How much of what was read may be held at once, of one head that is not whole yet and of bodies: buffers
+/// have limits of their own.
 const READ_LEN_MAX: usize = 96 << 10;
 /// The same of bodies over HTTP/2: the window of an unproved connection.
 const DATA_LEN_MAX: usize = super::UNPROVED_CONNECTION_WINDOW as usize;
@@ -52,8 +56,8 @@ struct Held {
     open: usize,
     /// Bytes that came in the handshake, and over HTTP/1.1 since the last request began.
     read: usize,
-    /// Over HTTP/2: bytes of the header block that has not ended, bytes of bodies since no request was open, and by how many
-    /// there were more header blocks than requests.
+    /// Over HTTP/2: bytes of the header block that has not ended, bytes of bodies since no request was open,
+    /// and by how many there were more header blocks than requests.
     block: usize,
     data: usize,
     blocks_ahead: usize,
@@ -175,14 +179,15 @@ const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
-/// Reads of an unproved HTTP/2 connection which header blocks have not ended. A block may come in any number of frames, no timer ends it,
-/// and no request is there before its end.
+/// Reads of an unproved HTTP/2 connection which header blocks have not ended. A block may come in any number
+/// of frames, no timer ends it, and no request is there before its end.
 #[derive(Debug)]
 pub(super) struct Frames {
     /// If frames are looked at.
     memory: Option<Arc<Memory>>,
     heads: Heads,
-    /// The newest stream, and whether the last header block was for that one again, or for an older one: trailers.
+    /// The newest stream, and whether the last header block was for that one again, or for an older one:
+    /// trailers.
     newest: u32,
     is_trailers: bool,
     resets: Option<Resets>,
@@ -197,7 +202,8 @@ struct Heads {
     left: usize,
 }
 
-/// Tells of requests that HTTP/2 itself rejects: of RST_STREAM with a code that says so, and of HEADERS that no handler has answered with.
+/// Tells of requests that HTTP/2 itself rejects: of RST_STREAM with a code that says so, and of HEADERS that
+/// no handler has answered with.
 pub(crate) struct Resets {
     heads: Heads,
     /// The code as far as it was written, in a frame of this type.

@@ -1,21 +1,25 @@
-//! The TLS-terminating proxy: clients show their certificates here, and the application behind it gets their identity.
+//! The TLS-terminating proxy: clients show their certificates here, and the application behind it gets their
+//! identity.
 //!
 //! ```text
 //! accept ─► permit ─► TLS, client certificate ─► each request: host is that of the handshake ─► sidecar decides ─► upstream
 //! ```
 //!
-//! A decision is for one request, so what is revoked or locked ends with the next one on the same connection. A handshake counts only
-//! under the [`TlsSettings`] that it was made with: if these are replaced, connections are closed in good order, and their sessions cannot be
-//! resumed, because they are kept with the old settings. Open requests have a minute to end.
+//! A decision is for one request, so what is revoked or locked ends with the next one on the same connection.
+//! A handshake counts only under the [`TlsSettings`] that it was made with: if these are replaced,
+//! connections are closed in good order, and their sessions cannot be resumed, because they are kept with the
+//! old settings. Open requests have a minute to end.
 //!
-//! A client that takes nothing of an answer for a minute loses its connection, whatever else it says there: the answer holds one of
-//! the application's permits. What else was asked on that connection has a moment to be answered.
+//! A client that takes nothing of an answer for a minute loses its connection, whatever else it says there:
+//! the answer holds one of the application's permits. What else was asked on that connection has a moment to
+//! be answered.
 //!
-//! Connections are accepted at once. Until the handshake has shown a validated certificate they are unproved: one of those is evicted for a
-//! newer one, and never a connection whose client has shown its certificate. A WebSocket has no permit here any more: it holds one of the
-//! application's.
+//! Connections are accepted at once. Until the handshake has shown a validated certificate they are unproved:
+//! one of those is evicted for a newer one, and never a connection whose client has shown its certificate. A
+//! WebSocket has no permit here any more: it holds one of the application's.
 //!
-//! Absent on purpose: HTTP/2 without TLS, `CONNECT` with a protocol (RFC 8441), early data, and tickets that outlive this process.
+//! Absent on purpose: HTTP/2 without TLS, `CONNECT` with a protocol (RFC 8441), early data, and tickets that
+//! outlive this process.
 
 pub(super) mod memory;
 mod requests;
@@ -64,14 +68,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, debug_span, warn};
 
-/// Connections of clients that have shown a validated certificate: each costs a task, a descriptor, and up to its window of memory.
+/// Connections of clients that have shown a validated certificate: each costs a task, a descriptor, and up to
+/// its window of memory.
 const PROVED_MAX: usize = 4096;
 /// The same with one certificate: a gateway that serves many users with it.
 const PROVED_PER_CERTIFICATE_MAX: usize = 512;
-/// Connections that have sent nothing. One address may have all of them, because it is the address with most that makes room.
+/// Connections that have sent nothing. One address may have all of them, because it is the address with most
+/// that makes room.
 const UNPROVED_MAX: usize = 2560;
-/// Connections in a handshake, and those of clients without a certificate where these are served. A handshake has to end before so many
-/// others have begun after it: within 0.7 seconds where 2,000 begin in a second. Each takes about 20 KiB, and [`memory`] says what more.
+/// Connections in a handshake, and those of clients without a certificate where these are served. A handshake
+/// has to end before so many others have begun after it: within 0.7 seconds where 2,000 begin in a second.
+/// Each takes about 20 KiB, and [`memory`] says what more.
 const STARTED_MAX: usize = 1536;
 /// Connections at once: those, and for each request at the application one for the client's WebSocket.
 pub const CONNECTIONS_MAX: usize = UNPROVED_MAX + STARTED_MAX + PROVED_MAX + REQUESTS_MAX;
@@ -83,14 +90,14 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_LEN_MAX: usize = 64 << 10;
 /// Without a request over HTTP/2: browsers keep connections for their next page.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
-/// Requests at once on one connection: what RFC 9113, section 6.5.2, calls the least that is useful. How many may be begun and taken
-/// back is hyper's to limit.
+/// Requests at once on one connection: what RFC 9113, section 6.5.2, calls the least that is useful. How many
+/// may be begun and taken back is hyper's to limit.
 const STREAMS_MAX: u32 = 100;
 /// What a client may send ahead, of one request's body and of all: all that a connection holds.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 512 << 10;
-/// The same for a client without a certificate: any number of addresses can have [`UNPROVED_MAX`] of these connections. Browsers ask for
-/// a few files at once.
+/// The same for a client without a certificate: any number of addresses can have [`UNPROVED_MAX`] of these
+/// connections. Browsers ask for a few files at once.
 const UNPROVED_STREAMS_MAX: u32 = 16;
 const UNPROVED_STREAM_WINDOW: u32 = 32 << 10;
 const UNPROVED_CONNECTION_WINDOW: u32 = 64 << 10;
@@ -108,8 +115,8 @@ pub struct TlsSettings {
 }
 
 impl TlsSettings {
-    /// With `anonymous`, a client without a certificate is passed on with empty identity headers where a route allows that; the configuration
-    /// ([`server_config`]) has to make certificates optional, too.
+    /// With `anonymous`, a client without a certificate is passed on with empty identity headers where a
+    /// route allows that; the configuration ([`server_config`]) has to make certificates optional, too.
     pub fn new(tls: ServerConfig, anonymous: bool) -> Self {
         Self { tls: Arc::new(tls), anonymous }
     }
@@ -165,13 +172,14 @@ impl Front {
         self.connections.meter(address).with_upstream(Some(self.upstream.meter()))
     }
 
-    /// Uses other TLS settings from now on. Store the [`Sidecar`] first: clients that connect with the new settings are decided about anew.
+    /// Uses other TLS settings from now on. Store the [`Sidecar`] first: clients that connect with the new
+    /// settings are decided about anew.
     pub fn replace(&self, tls_settings: TlsSettings) {
         self.tls_settings.send_replace(Arc::new(tls_settings));
     }
 
-    /// Serves until the shutdown begins and all requests are answered; the caller says how long that may take. WebSockets are not waited
-    /// for.
+    /// Serves until the shutdown begins and all requests are answered; the caller says how long that may
+    /// take. WebSockets are not waited for.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
         let tasks = TaskTracker::new();
         let accept = || listener.accept();
@@ -334,8 +342,8 @@ impl Connection {
         });
         let watched = memory::Frames::new(&self.memory, is_http2, self.resets(is_http2));
         let stream = TokioIo::new(Watched::new(stream, watched));
-        // What the handshake agreed on is spoken, and nothing else: hyper-util's builder of both versions looks at the first bytes where
-        // upgrades are served, whichever version it is told.
+        // What the handshake agreed on is spoken, and nothing else: hyper-util's builder of both versions
+        // looks at the first bytes where upgrades are served, whichever version it is told.
         if !is_http2 {
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
@@ -352,7 +360,8 @@ impl Connection {
             true => (STREAMS_MAX, STREAM_WINDOW, CONNECTION_WINDOW),
             false => (UNPROVED_STREAMS_MAX, UNPROVED_STREAM_WINDOW, UNPROVED_CONNECTION_WINDOW),
         };
-        // What is a little too long is refused by us: after 431, h2 resets a stream whose body comes, and its client loses the answer.
+        // What is a little too long is refused by us: after 431, h2 resets a stream whose body comes, and its
+        // client loses the answer.
         let header_list_max = if permit.is_proved() { 2 * HEAD_LEN_MAX } else { HEAD_LEN_MAX };
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
@@ -477,7 +486,8 @@ impl Connection {
         }
     }
 
-    /// Whether this connection's handshake speaks for a request: it was made for that host, and with the current TLS settings.
+    /// Whether this connection's handshake speaks for a request: it was made for that host, and with the
+    /// current TLS settings.
     fn is_for(&self, host: &Authority, scheme: Option<&Scheme>) -> bool {
         if scheme.is_some_and(|scheme| *scheme != Scheme::HTTPS) {
             return false;
@@ -508,7 +518,8 @@ impl Connection {
     }
 }
 
-/// The length of a request's head over HTTP/1.1. hyper looks at its limit between two reads, so the last read may go beyond it.
+/// The length of a request's head over HTTP/1.1. hyper looks at its limit between two reads, so the last read
+/// may go beyond it.
 fn head_len(request: &Request<Incoming>) -> usize {
     let fields =
         request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());

@@ -1,4 +1,5 @@
-//! Which requests of a connection are not answered to their end, and whether their client takes what is answered.
+//! Which requests of a connection are not answered to their end, and whether their client takes what is
+//! answered.
 //!
 //! Over HTTP/2 a body is not polled while its client reads nothing, so a timer in the body would not fire.
 
@@ -23,7 +24,8 @@ pub(super) struct Requests {
 
 #[derive(Debug)]
 struct State {
-    /// By number: since when it is the client that an answer waits for, unless it moves before. None before its head.
+    /// By number: since when it is the client that an answer waits for, unless it moves before. None before
+    /// its head.
     open: HashMap<u64, Option<Instant>>,
     begun: u64,
     /// When there was one more or one less.

@@ -211,7 +211,8 @@ async fn what_is_rejected_before_a_request_is_there_is_counted() {
         timeout(DEADLINE, counted).await.unwrap_or_else(|_| panic!("{why:?}: {:?}", meter.counts()));
         assert_eq!(count(why), before + 1, "{why:?}");
     }
-    // Headers that are too long over HTTP/2: a client reads 431 although it sends a body. h2 rejects those of twice the length itself.
+    // Headers that are too long over HTTP/2: a client reads 431 although it sends a body. h2 rejects those of
+    // twice the length itself.
     let (mut sender, _connection) = scene.http2(WINDOW).await;
     let before = count(Rejection::HeadTooLarge);
     let request = Request::post("https://localhost/x").header("x-long", "x".repeat(HEAD_LEN_MAX));

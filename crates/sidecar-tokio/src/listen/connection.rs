@@ -45,7 +45,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
 /// When a connection of Envoy's is asked whether its peer is still there, and how long that may take.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// Most headers of a proxy's question: those of a client, of which web servers take 100 by default, and a dozen of the proxy's own.
+/// Most headers of a proxy's question: those of a client, of which web servers take 100 by default, and a
+/// dozen of the proxy's own.
 const HEADERS_MAX: usize = 192;
 /// All headers of a request: a certificate of 64 KiB in percent-encoded PEM, and a chain.
 const HEAD_LEN_MAX: usize = 512 << 10;
@@ -53,15 +54,16 @@ const HEAD_LEN_MAX: usize = 512 << 10;
 const METADATA_LEN_MAX: u32 = 64 << 10;
 /// The message of a call without the secret on a connection that is proved: a health check names a service.
 const UNPROVED_MESSAGE_LEN_MAX: usize = 4096;
-/// Calls at once on one connection of Envoy's: RFC 9113, section 6.5.2, calls 100 the least that is useful, and Envoy opens another
-/// connection for more.
+/// Calls at once on one connection of Envoy's: RFC 9113, section 6.5.2, calls 100 the least that is useful,
+/// and Envoy opens another connection for more.
 const CALLS_MAX: u32 = 100;
-/// The same on a connection that is unproved when it begins. A client that has sent more heads than these before it read our settings has
-/// them reset, and each head that is kept takes some kilobytes.
+/// The same on a connection that is unproved when it begins. A client that has sent more heads than these
+/// before it read our settings has them reset, and each head that is kept takes some kilobytes.
 const CALLS_UNPROVED_MAX: u32 = 16;
-/// What a client may send ahead of one call's message, and of all: the initial windows of RFC 9113, section 6.9.2. The client uses these
-/// before it has read a setting, so smaller ones would not limit what an unproved connection sends first. A message whose certificate is
-/// longer takes one more round trip for each window.
+/// What a client may send ahead of one call's message, and of all: the initial windows of RFC 9113, section
+/// 6.9.2. The client uses these before it has read a setting, so smaller ones would not limit what an
+/// unproved connection sends first. A message whose certificate is longer takes one more round trip for each
+/// window.
 const CALL_WINDOW: u32 = 65_535;
 const CALLS_WINDOW: u32 = 65_535;
 /// What waits to be sent of one answer.
@@ -106,8 +108,8 @@ impl Origin {
         self.permit.is_proved() || self.has_shown.load(Ordering::Relaxed)
     }
 
-    /// Counts a call without the secret on a connection that is unproved. True for the first one, which is answered; the connection ends
-    /// with it.
+    /// Counts a call without the secret on a connection that is unproved. True for the first one, which is
+    /// answered; the connection ends with it.
     fn count_unproved_call(&self) -> bool {
         let is_first = self.unproved_calls.fetch_add(1, Ordering::Relaxed) == 0;
         self.called.notify_one();
@@ -250,8 +252,8 @@ where
             let resets = Resets::new(Arc::clone(&answers), Box::new(rejected));
             let stream = TokioIo::new(Watched::new(Watched::new(stream, unproved), resets));
             let routes = envoy::routes(Arc::clone(&state));
-            // The secret is in the metadata, so a connection is proved by the head of its first call, or ends with that call. This is
-            // decided before another head is looked at, and no message is read.
+            // The secret is in the metadata, so a connection is proved by the head of its first call, or ends
+            // with that call. This is decided before another head is looked at, and no message is read.
             let service = service_fn(|request: Request<Incoming>| {
                 let (state, origin, routes) = (Arc::clone(&state), Arc::clone(&origin), routes.clone());
                 let shows_secret = state.is_proved(request.headers(), &origin);
@@ -292,7 +294,8 @@ where
     }
 }
 
-/// Carries requests until the connection ends, or the shutdown begins and what is asked is answered. How it ends is the peer's business.
+/// Carries requests until the connection ends, or the shutdown begins and what is asked is answered. How it
+/// ends is the peer's business.
 async fn carry<C: Future<Output = hyper::Result<()>>>(
     connection: C,
     shut_down: fn(Pin<&mut C>),
@@ -345,8 +348,8 @@ async fn carry<C: Future<Output = hyper::Result<()>>>(
 /// The message of a call, as much of it as is read.
 type Message = Either<Limited<Incoming>, Full<Bytes>>;
 
-/// A call with what is read of its message. Nothing is read of a question without the secret, nor of any call on an unproved connection: it
-/// is answered as if its message were empty.
+/// A call with what is read of its message. Nothing is read of a question without the secret, nor of any call
+/// on an unproved connection: it is answered as if its message were empty.
 fn message_of(request: Request<Incoming>, shows_secret: bool, origin: &Origin) -> Request<Message> {
     let is_question = request.uri().path() == envoy::CHECK_PATH;
     let mut request = request.map(|body| match shows_secret {

@@ -27,8 +27,8 @@ pub(super) struct Tls {
 }
 
 impl Proof {
-    /// `secret` is the text that proxies show; the files of `tls` are read. An empty secret is refused, because an empty header would
-    /// show it.
+    /// `secret` is the text that proxies show; the files of `tls` are read. An empty secret is refused,
+    /// because an empty header would show it.
     pub fn new(
         secret: Option<Zeroizing<String>>,
         tls: Option<&ListenTls>,
@@ -45,8 +45,8 @@ impl Proof {
         Ok(Self { secret, tls: tls.transpose()? })
     }
 
-    /// Refuses a listener that would trust every process that can connect to it. The user of a process is known on a Unix socket alone,
-    /// and there is no TLS on one.
+    /// Refuses a listener that would trust every process that can connect to it. The user of a process is
+    /// known on a Unix socket alone, and there is no TLS on one.
     pub(super) fn check(&self, listen: &Listen) -> anyhow::Result<()> {
         let knows_proxies = match listen.at {
             Place::Tcp(_) => self.tls.is_some(),

@@ -131,8 +131,8 @@ impl Paced {
         paced
     }
 
-    /// The answer comes while the request is still being sent over this connection. Once the answer is over, the rest of the request has the
-    /// time of a lingering connection.
+    /// The answer comes while the request is still being sent over this connection. Once the answer is over,
+    /// the rest of the request has the time of a lingering connection.
     pub(super) fn before_the_end(&mut self, sending: &Sending, connection: AbortHandle) {
         if sending.is_over() {
             return;
@@ -157,8 +157,9 @@ impl Paced {
         }
     }
 
-    /// A request goes over a stream of HTTP/2. From now on its body may pause for as long as the answer's may, and neither direction is
-    /// late while the other one moves: a client may have said all that it has to say for now, and wait for events.
+    /// A request goes over a stream of HTTP/2. From now on its body may pause for as long as the answer's
+    /// may, and neither direction is late while the other one moves: a client may have said all that it has
+    /// to say for now, and wait for events.
     pub(super) fn on_stream(&mut self, stream: Arc<dyn Stream>, idle: Duration) {
         (self.timeout, self.exchange, self.timer) = (idle, self.sending.clone(), None);
         self.stream = Some(stream);
@@ -312,8 +313,9 @@ impl Sending {
         self.state().is_over
     }
 
-    /// Waits for the end of the answer, and then for the end of the request within the time of a lingering connection; else ends the
-    /// connection to the application. The application may neither take the rest nor close, and the client may send as slowly as it likes.
+    /// Waits for the end of the answer, and then for the end of the request within the time of a lingering
+    /// connection; else ends the connection to the application. The application may neither take the rest nor
+    /// close, and the client may send as slowly as it likes.
     async fn linger(self, connection: AbortHandle) {
         tokio::select! {
             () = self.0.over.notified() => return,
@@ -353,7 +355,8 @@ impl Sending {
         self.state().failed.clone()
     }
 
-    /// Waits until the application has taken nothing for so long, though there was something to take, or all was taken.
+    /// Waits until the application has taken nothing for so long, though there was something to take, or all
+    /// was taken.
     pub(super) async fn stands_still(&self, limit: Duration) {
         idle_for(limit, || {
             let state = self.state();

@@ -46,7 +46,8 @@ pub(super) enum Reason {
     Certificate,
     /// An alert of either side, or what came is not TLS.
     Tls,
-    /// None of the protocols that we offer by ALPN is the application's, or it did not agree to the one that is configured.
+    /// None of the protocols that we offer by ALPN is the application's, or it did not agree to the one that
+    /// is configured.
     NoProtocol,
     /// Nothing was taken of a request, or no answer begun, in time.
     ResponseTimeout,

@@ -14,8 +14,9 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 
-/// The authority that a request is for: the target's, or that of `Host` (RFC 9112, section 3.3). None where it is missing, there twice, no
-/// host with a port or without ([`host_of`]), or where the two differ: what is read in two ways is decided about in one and answered in the other.
+/// The authority that a request is for: the target's, or that of `Host` (RFC 9112, section 3.3). None where
+/// it is missing, there twice, no host with a port or without ([`host_of`]), or where the two differ: what is
+/// read in two ways is decided about in one and answered in the other.
 pub fn authority<B>(request: &Request<B>) -> Option<Authority> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -54,7 +55,8 @@ fn names(headers: &HeaderMap, field: HeaderName) -> impl Iterator<Item = HeaderN
     elements(headers, field).filter_map(|name| HeaderName::from_bytes(name).ok())
 }
 
-/// Whether a client reads trailers (RFC 9110, section 10.1.4). Over HTTP/1.1 `TE` is for this hop where `Connection` says so.
+/// Whether a client reads trailers (RFC 9110, section 10.1.4). Over HTTP/1.1 `TE` is for this hop where
+/// `Connection` says so.
 pub(super) fn reads_trailers<B>(request: &Request<B>) -> bool {
     let has = |field, option: &[u8]| {
         elements(request.headers(), field).any(|element| element.eq_ignore_ascii_case(option))
@@ -72,8 +74,8 @@ pub(super) fn announced(headers: &HeaderMap, strip: impl Fn(&mut HeaderMap)) -> 
     if names.is_empty() { None } else { HeaderValue::from_str(&names.join(", ")).ok() }
 }
 
-/// Takes away what no trailer may say: what belongs to a hop, where a request comes from, and what says how a message is framed, routed,
-/// authenticated or read (RFC 9110, section 6.5.1).
+/// Takes away what no trailer may say: what belongs to a hop, where a request comes from, and what says how a
+/// message is framed, routed, authenticated or read (RFC 9110, section 6.5.1).
 pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
     // An application may take `content_length` for `content-length`, as it may in headers.
     let is_bad = |name: &&HeaderName| {

@@ -1,20 +1,23 @@
-//! The way to an application: HTTP/1.1 or HTTP/2 over TCP, TLS or a Unix socket, with connections that are kept, and bodies that are passed on as they
-//! come.
+//! The way to an application: HTTP/1.1 or HTTP/2 over TCP, TLS or a Unix socket, with connections that are
+//! kept, and bodies that are passed on as they come.
 //!
-//! Hop-by-hop headers are removed, both ways (RFC 9110, section 7.6.1). Identity and forwarding headers are set after that, so that a client's
-//! `Connection` cannot remove them. Messages are framed anew: of `Content-Length` and `Transfer-Encoding` in one request hyper reads
-//! the latter, and the application sees no other. `Expect` is dropped: a client that waits for 100 gets it here, when the application takes
-//! the body. Trailers pass, except for those that say what only headers may. Over HTTP/1.1 they pass only if `Trailer` announces them, and
-//! those of an answer only if the client says that it reads them (`TE: trailers`).
+//! Hop-by-hop headers are removed, both ways (RFC 9110, section 7.6.1). Identity and forwarding headers are
+//! set after that, so that a client's `Connection` cannot remove them. Messages are framed anew: of
+//! `Content-Length` and `Transfer-Encoding` in one request hyper reads the latter, and the application sees
+//! no other. `Expect` is dropped: a client that waits for 100 gets it here, when the application takes the
+//! body. Trailers pass, except for those that say what only headers may. Over HTTP/1.1 they pass only if
+//! `Trailer` announces them, and those of an answer only if the client says that it reads them (`TE:
+//! trailers`).
 //!
-//! The application's permits are shared fairly among clients (`request_limit`). A request and all that comes of it, WebSockets included, ends within an
-//! hour, because no decision about it is made again.
+//! The application's permits are shared fairly among clients (`request_limit`). A request and all that comes
+//! of it, WebSockets included, ends within an hour, because no decision about it is made again.
 //!
-//! The application's certificate is validated by the CAs of `upstream_ca` and nothing else. When these are replaced, so is the pool: what is
-//! open ends by itself, and no connection that was made by other CAs gets another request.
+//! The application's certificate is validated by the CAs of `upstream_ca` and nothing else. When these are
+//! replaced, so is the pool: what is open ends by itself, and no connection that was made by other CAs gets
+//! another request.
 //!
-//! Absent on purpose: `CONNECT`, pings over HTTP/2 (gRPC's servers close connections with more than one in five minutes), and any change
-//! of a path.
+//! Absent on purpose: `CONNECT`, pings over HTTP/2 (gRPC's servers close connections with more than one in
+//! five minutes), and any change of a path.
 
 mod body;
 mod failure;
@@ -58,10 +61,12 @@ use tracing::{debug, warn};
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the head of an answer, from when the application has the request, or the last it took of it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two pieces that a client sends or takes: a network that is there takes less. To an application over HTTP/2 a client may pause for
-/// [`APPLICATION_TIMEOUT`] in what it sends, and for longer while the answer goes on.
+/// Between two pieces that a client sends or takes: a network that is there takes less. To an application
+/// over HTTP/2 a client may pause for [`APPLICATION_TIMEOUT`] in what it sends, and for longer while the
+/// answer goes on.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two pieces of an answer's body. Streams of events are silent for a while, and their authors know that hops forget.
+/// Between two pieces of an answer's body. Streams of events are silent for a while, and their authors know
+/// that hops forget.
 const APPLICATION_TIMEOUT: Duration = Duration::from_secs(300);
 /// For a request with all that comes of it: a certificate that is revoked is good there until then.
 const LIFE_MAX: Duration = Duration::from_secs(3600);
@@ -84,7 +89,8 @@ pub enum RequestOrigin {
 pub(crate) struct Timeouts {
     pub(crate) turn: Duration,
     pub(crate) head: Duration,
-    /// Between two pieces of a request's body that come, if the application is not spoken to in HTTP/2, or of an answer's that are taken.
+    /// Between two pieces of a request's body that come, if the application is not spoken to in HTTP/2, or of
+    /// an answer's that are taken.
     pub(crate) client: Duration,
     /// Between two pieces of an answer's body; over HTTP/2, in which neither direction moves.
     pub(crate) application: Duration,
@@ -107,8 +113,8 @@ impl Default for Timeouts {
     }
 }
 
-/// Holds the permit of a request whose client takes it back before its answer comes. A client that begins requests and resets them has no more
-/// of them at once than others (RFC 9113, section 10.5).
+/// Holds the permit of a request whose client takes it back before its answer comes. A client that begins
+/// requests and resets them has no more of them at once than others (RFC 9113, section 10.5).
 struct Unanswered(Option<Arc<RequestPermit>>);
 
 impl Drop for Unanswered {
@@ -176,7 +182,8 @@ pub fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
     whole(response)
 }
 
-/// Whether an answer that is given now comes before the end of the request's body, and its connection is closed for that: over HTTP/1.1.
+/// Whether an answer that is given now comes before the end of the request's body, and its connection is
+/// closed for that: over HTTP/1.1.
 fn is_last(request: &Request<Incoming>) -> bool {
     request.version() < Version::HTTP_2 && !request.body().is_end_stream()
 }
@@ -198,7 +205,8 @@ pub fn with_cookie(mut answer: Response<Body>, set_cookie: Option<HeaderValue>) 
     answer
 }
 
-/// An answer after which the connection is closed. A client that reads this sends no further request on it (RFC 9112 9.6).
+/// An answer after which the connection is closed. A client that reads this sends no further request on it
+/// (RFC 9112 9.6).
 pub fn closing(mut answer: Response<Body>) -> Response<Body> {
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     answer
@@ -232,7 +240,8 @@ impl Upstream {
         Ok(tls.filter(|tls| !self.pool.load().is_made_with(tls)))
     }
 
-    /// Makes connections with other CAs and certificates from now on. Those that are kept get no further request.
+    /// Makes connections with other CAs and certificates from now on. Those that are kept get no further
+    /// request.
     pub fn replace(&self, tls: Tls) {
         self.pool.store(Arc::new(Pool::new(&self.application, Some(tls))));
     }
@@ -261,11 +270,12 @@ impl Upstream {
         self.request_limit.free()
     }
 
-    /// Asks the application. `stamp` writes what we say of the client, after everything that is not to be passed on is gone; `strip` takes
-    /// away from trailers what only we say.
+    /// Asks the application. `stamp` writes what we say of the client, after everything that is not to be
+    /// passed on is gone; `strip` takes away from trailers what only we say.
     ///
-    /// What it cannot have answered is answered here: 400 and 501 for requests that are not passed on, 408 for a body that stops, 502,
-    /// 503 and 504 for an application that is not there, not right, or not in time. A connection is cut where that is noticed later.
+    /// What it cannot have answered is answered here: 400 and 501 for requests that are not passed on, 408
+    /// for a body that stops, 502, 503 and 504 for an application that is not there, not right, or not in
+    /// time. A connection is cut where that is noticed later.
     pub async fn forward(
         &self,
         mut request: Request<Incoming>,

@@ -1,13 +1,16 @@
 //! Connections to an application: made when they are needed, kept for a moment.
 //!
-//! A connection carries one request at a time, over HTTP/2, too. Requests of different clients would share its windows otherwise, and one
-//! client whose body the application does not read would hold up all others; so would one that does not take its answer.
+//! A connection carries one request at a time, over HTTP/2, too. Requests of different clients would share
+//! its windows otherwise, and one client whose body the application does not read would hold up all others;
+//! so would one that does not take its answer.
 //!
-//! The client of `hyper_util` is not used. It sends requests of several clients over one connection of HTTP/2, and it gives no handle to the
-//! connection of a request, so one that is given up could not be aborted, nor a stream be watched to the end of both directions.
+//! The client of `hyper_util` is not used. It sends requests of several clients over one connection of
+//! HTTP/2, and it gives no handle to the connection of a request, so one that is given up could not be
+//! aborted, nor a stream be watched to the end of both directions.
 //!
-//! An application may answer before it has read a request's body, and close. Writes fail then while its answer is still to be read, and hyper
-//! gives the answer up for the failed write. So a failed write ends a connection only after all of the answer is read ([`AnswerFirst`]).
+//! An application may answer before it has read a request's body, and close. Writes fail then while its
+//! answer is still to be read, and hyper gives the answer up for the failed write. So a failed write ends a
+//! connection only after all of the answer is read ([`AnswerFirst`]).
 
 use super::super::watched::{Watch, Watched};
 use super::body::{Paced, Stream};
@@ -33,10 +36,11 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-/// How long a connection may take, with its TLS handshake: an application that is there takes as long as light does.
+/// How long a connection may take, with its TLS handshake: an application that is there takes as long as
+/// light does.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Idle timeout of a kept connection: less than that of applications (Node.js five seconds). If the application closes while a request is
-/// written, it is not known whether the application has the request.
+/// Idle timeout of a kept connection: less than that of applications (Node.js five seconds). If the
+/// application closes while a request is written, it is not known whether the application has the request.
 const KEPT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Connections that are kept: more are not used again within that time.
 const KEPT_MAX: usize = 256;
@@ -90,8 +94,9 @@ impl Sender {
     }
 }
 
-/// A stream over HTTP/2, until nothing holds it any more. If both of its directions came to their end, its connection is kept. One with a
-/// reset stream is not: applications count these, and close connections with many.
+/// A stream over HTTP/2, until nothing holds it any more. If both of its directions came to their end, its
+/// connection is kept. One with a reset stream is not: applications count these, and close connections with
+/// many.
 #[derive(Debug)]
 pub(super) struct Lease {
     pool: Arc<Pool>,
@@ -125,7 +130,8 @@ pub(super) struct Answered {
     pub(super) task: AbortHandle,
 }
 
-/// Ends a connection, unless its answer comes: one that waits to write does not notice that its request was given up.
+/// Ends a connection, unless its answer comes: one that waits to write does not notice that its request was
+/// given up.
 struct Unanswered(Option<AbortHandle>);
 
 impl Drop for Unanswered {
@@ -148,7 +154,8 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Names the target as HTTP/1.1 has it (RFC 9112, section 3.2.1), or with a scheme as HTTP/2 has it (RFC 9113, section 8.3.1).
+    /// Names the target as HTTP/1.1 has it (RFC 9112, section 3.2.1), or with a scheme as HTTP/2 has it (RFC
+    /// 9113, section 8.3.1).
     fn name(&self, request: &mut Request<Paced>, scheme: Option<&Scheme>) {
         let mut parts = uri::Parts::default();
         parts.path_and_query = Some(self.path.clone());
@@ -187,8 +194,8 @@ impl Pool {
 
     /// Sends a request, on a kept connection if there is one. Over HTTP/2, the stream comes with the answer.
     ///
-    /// If a kept connection turns out to be closed, it is sent once more, on a new connection: if none of it was written, or if it is safe and
-    /// has no body (RFC 9110, section 9.2.2).
+    /// If a kept connection turns out to be closed, it is sent once more, on a new connection: if none of it
+    /// was written, or if it is safe and has no body (RFC 9110, section 9.2.2).
     pub(super) async fn send(
         self: &Arc<Self>,
         mut request: Request<Paced>,

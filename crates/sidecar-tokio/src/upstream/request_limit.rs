@@ -1,9 +1,11 @@
 //! The application's permits: how many requests it gets at once, and how many of one client.
 //!
-//! A client of the TLS-terminating proxy is an account, or an address where it has no certificate. Each has a limit of its own, and
-//! clients without a certificate have one together. Several clients that hold their requests for long (slow bodies, WebSockets) can still
-//! use up what there is. So a request that has waited for a while evicts the oldest request of the client with most, unless its own client
-//! has as many. The evicted one's connection is closed, because a request whose client reads nothing cannot be ended otherwise.
+//! A client of the TLS-terminating proxy is an account, or an address where it has no certificate. Each has a
+//! limit of its own, and clients without a certificate have one together. Several clients that hold their
+//! requests for long (slow bodies, WebSockets) can still use up what there is. So a request that has waited
+//! for a while evicts the oldest request of the client with most, unless its own client has as many. The
+//! evicted one's connection is closed, because a request whose client reads nothing cannot be ended
+//! otherwise.
 
 use dcerpc::limits::source_of;
 use dcerpc::quota::{FairTable, Ticket};
@@ -23,8 +25,8 @@ pub(crate) const REQUESTS_MAX: usize = 1024;
 pub(super) const ANONYMOUS_MAX: usize = REQUESTS_MAX / 2;
 /// Of these from one account, or from one address without a certificate: an office behind one.
 pub(super) const PER_CLIENT_MAX: usize = REQUESTS_MAX / 4;
-/// The part of its time that a request waits before it evicts another one. Where the application is merely slow, permits become free in
-/// less.
+/// The part of its time that a request waits before it evicts another one. Where the application is merely
+/// slow, permits become free in less.
 const FAIR_AFTER: u32 = 5;
 
 /// A client of the TLS-terminating proxy.
@@ -124,8 +126,8 @@ impl RequestLimit {
         self.all.available_permits()
     }
 
-    /// A permit, once there is one: first of the client's own, so that a request that waits there is in no other client's way. `client` is
-    /// none for a web server in front, which limits its clients itself.
+    /// A permit, once there is one: first of the client's own, so that a request that waits there is in no
+    /// other client's way. `client` is none for a web server in front, which limits its clients itself.
     pub(super) async fn acquire(
         &self,
         client: Option<&Client>,

@@ -486,7 +486,8 @@ async fn connections_are_kept_and_one_that_was_closed_is_no_failure() {
     let connections = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&connections);
     let serving = tokio::spawn(async move {
-        // The first connection answers twice, and closes when it is asked for the third time, as if it had closed a moment before.
+        // The first connection answers twice, and closes when it is asked for the third time, as if it had
+        // closed a moment before.
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             let number = counted.fetch_add(1, Ordering::SeqCst);

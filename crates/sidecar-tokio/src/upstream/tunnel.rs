@@ -1,6 +1,7 @@
 //! A WebSocket, once it is open: bytes are copied both ways, and not looked at.
 //!
-//! No decision is made again while a WebSocket is open. So it ends after a while, even if it is busy, and its client opens another one.
+//! No decision is made again while a WebSocket is open. So it ends after a while, even if it is busy, and its
+//! client opens another one.
 
 use super::RequestPermit;
 use crate::idle::idle_for;
@@ -15,13 +16,14 @@ use tracing::debug;
 
 /// Both sides are there: they have just said so.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Idle timeout of both directions. A side that wants to keep the WebSocket sends pings (RFC 6455, section 5.5.2).
+/// Idle timeout of both directions. A side that wants to keep the WebSocket sends pings (RFC 6455, section
+/// 5.5.2).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Read at once, in each direction.
 const BUFFER_LEN: usize = 16 << 10;
 
-/// Copies until one side is done, in a task of its own. The request's permit is given back at the end, and ends it when it is
-/// evicted.
+/// Copies until one side is done, in a task of its own. The request's permit is given back at the end, and
+/// ends it when it is evicted.
 pub(super) fn run(client: OnUpgrade, application: OnUpgrade, end: Instant, permit: Arc<RequestPermit>) {
     tokio::spawn(async move {
         let opened = timeout(OPEN_TIMEOUT, async { tokio::try_join!(client, application) }).await;

@@ -568,7 +568,8 @@ async fn every_answer_has_every_header() {
     }
 }
 
-/// What a name may have beside letters, digits and the hyphen (RFC 9110, section 5.6.2), each of which CGI takes for an underscore.
+/// What a name may have beside letters, digits and the hyphen (RFC 9110, section 5.6.2), each of which CGI
+/// takes for an underscore.
 const NO_LETTERS: &str = "!#$%&'*+.^_`|~";
 
 #[tokio::test]

@@ -63,7 +63,8 @@ pub(super) fn spaced_pems(text: &[u8]) -> Result<Vec<Bytes>, Refusal> {
     Ok(certificates)
 }
 
-/// A chain without the `(null)` at its end, which Apache writes for each variable of a certificate that did not come.
+/// A chain without the `(null)` at its end, which Apache writes for each variable of a certificate that did
+/// not come.
 pub(super) fn without_nulls(mut text: &[u8]) -> &[u8] {
     while let Some(before) = text.strip_suffix(b"(null)") {
         text = before.trim_ascii_end();
@@ -71,7 +72,8 @@ pub(super) fn without_nulls(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// Certificates in base64 without the lines of PEM around them, separated by commas, as Traefik writes them: percent-encoded or not.
+/// Certificates in base64 without the lines of PEM around them, separated by commas, as Traefik writes them:
+/// percent-encoded or not.
 pub(super) fn bare_pems(value: &[u8]) -> Result<Vec<Bytes>, Refusal> {
     let plain = unescaped(value)?;
     let parts: Vec<&[u8]> = plain.split(|byte| *byte == b',').take(CHAIN_MAX + 2).collect();
@@ -81,7 +83,8 @@ pub(super) fn bare_pems(value: &[u8]) -> Result<Vec<Bytes>, Refusal> {
     parts.into_iter().map(|part| base64(part).map(Bytes::from)).collect()
 }
 
-/// An item of structured fields that is a byte sequence (RFC 9651, sections 3.3 and 3.3.5). Parameters are allowed and mean nothing.
+/// An item of structured fields that is a byte sequence (RFC 9651, sections 3.3 and 3.3.5). Parameters are
+/// allowed and mean nothing.
 pub(super) fn byte_sequence(value: &[u8]) -> Result<Vec<u8>, Refusal> {
     match sfv::Parser::new(value).parse::<Item>() {
         Ok(Item { bare_item: BareItem::ByteSequence(bytes), .. }) => Ok(bytes),

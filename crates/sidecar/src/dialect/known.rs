@@ -1,4 +1,5 @@
-//! A cache of certificates by their text in a header: decoding and hashing one costs more than all the rest of a cached decision.
+//! A cache of certificates by their text in a header: decoding and hashing one costs more than all the rest
+//! of a cached decision.
 
 use super::{ClientCertificate, Dialect};
 use crate::refusal::Refusal;

@@ -1,8 +1,8 @@
 //! How each web server passes a client certificate on.
 //!
-//! A listener speaks one dialect, and only that: certificate headers of others count as forged, and so do names that differ from
-//! a header's own in what is neither letter nor digit, which some servers take for the same. What the proxy itself verified is required and checked
-//! wherever its dialect can say so.
+//! A listener speaks one dialect, and only that: certificate headers of others count as forged, and so do
+//! names that differ from a header's own in what is neither letter nor digit, which some servers take for the
+//! same. What the proxy itself verified is required and checked wherever its dialect can say so.
 
 mod encoding;
 mod known;
@@ -32,8 +32,9 @@ pub struct ClientCertificate {
 }
 
 impl ClientCertificate {
-    /// A certificate with the chain that came with it: each of them one SEQUENCE, so that whatever was cut off on the way is not taken
-    /// for the whole. `Broken::Certificate` for others, `Broken::TooLong` beyond [`CERTIFICATE_LEN_MAX`] and [`CHAIN_MAX`].
+    /// A certificate with the chain that came with it: each of them one SEQUENCE, so that whatever was cut
+    /// off on the way is not taken for the whole. `Broken::Certificate` for others, `Broken::TooLong` beyond
+    /// [`CERTIFICATE_LEN_MAX`] and [`CHAIN_MAX`].
     pub fn new(leaf: impl Into<Bytes>, chain: Vec<Bytes>) -> Result<Self, Refusal> {
         let leaf = leaf.into();
         let chain_len: usize = chain.iter().map(Bytes::len).sum();
@@ -86,8 +87,8 @@ pub enum Target {
 }
 
 impl Target {
-    /// Host and path, if each is there once. `own` are those of the request. What is not UTF-8 is neither a host nor a path for which there is
-    /// a route, as the client's doing: no proxy makes it.
+    /// Host and path, if each is there once. `own` are those of the request. What is not UTF-8 is neither a
+    /// host nor a path for which there is a route, as the client's doing: no proxy makes it.
     pub fn read<'a>(self, headers: &'a HeaderMap, own: (&'a str, &'a str)) -> Option<(&'a str, &'a str)> {
         let text = |name: &'static str, other: &'static str| {
             let value = one(headers, name).ok().flatten()?;
@@ -154,7 +155,8 @@ impl Dialect {
         }
     }
 
-    /// Whether the proxy reports the result of its own verification. If it does not, the sidecar has to validate the certificate.
+    /// Whether the proxy reports the result of its own verification. If it does not, the sidecar has to
+    /// validate the certificate.
     pub const fn says_verification(self) -> bool {
         matches!(self, Self::Nginx | Self::Haproxy | Self::Apache)
     }
@@ -164,8 +166,8 @@ impl Dialect {
         matches!(self, Self::Haproxy | Self::Apache)
     }
 
-    /// The cookies of a request, if `Set-Cookie` of the answer reaches the client: the sidecar stands before the application, or the
-    /// configuration that is printed for the web server passes both on.
+    /// The cookies of a request, if `Set-Cookie` of the answer reaches the client: the sidecar stands before
+    /// the application, or the configuration that is printed for the web server passes both on.
     pub fn cookies<'a>(self, is_between: bool, headers: &'a HeaderMap) -> Cookies<'a> {
         match is_between || self == Self::Nginx {
             true => Cookies::Headers(headers),
@@ -213,7 +215,8 @@ impl Dialect {
             Self::Traefik => {
                 let Some(text) = present(one(X_FORWARDED_TLS_CLIENT_CERT)?) else { return Ok(None) };
                 let presented = alone(text, |text| {
-                    // The certificates as they came in the handshake, the client's own first (RFC 8446, section 4.4.2).
+                    // The certificates as they came in the handshake, the client's own first (RFC 8446,
+                    // section 4.4.2).
                     let mut certificates = encoding::bare_pems(text)?.into_iter();
                     let leaf = certificates.next().ok_or(Refusal::Broken(Broken::Certificate))?;
                     ClientCertificate::new(leaf, certificates.collect())
@@ -273,13 +276,15 @@ impl Dialect {
         }
     }
 
-    /// Where this dialect has what the client asked for. `is_between` is whether the sidecar passes the request on.
+    /// Where this dialect has what the client asked for. `is_between` is whether the sidecar passes the
+    /// request on.
     pub const fn target(self, is_between: bool) -> Target {
         match self {
             Self::Nginx => Target::XOriginal,
             Self::Traefik | Self::Caddy => Target::XForwarded,
             Self::Haproxy | Self::Apache => Target::Request,
-            // A question has a path of its own, or the client's behind a prefix: that is the proxy's configuration.
+            // A question has a path of its own, or the client's behind a prefix: that is the proxy's
+            // configuration.
             Self::Envoy | Self::ClientCert if !is_between => Target::Unknown,
             Self::Envoy | Self::ClientCert => Target::Request,
         }
@@ -304,8 +309,8 @@ fn is_owned(name: &str) -> bool {
     OWNED.contains(&plain_name(name).as_ref())
 }
 
-/// A header's name as it is where names become variables: there `_` is written for all that is neither letter nor digit, by some servers
-/// for `-` alone.
+/// A header's name as it is where names become variables: there `_` is written for all that is neither letter
+/// nor digit, by some servers for `-` alone.
 pub fn plain_name(name: &str) -> Cow<'_, str> {
     match name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
         true => name.into(),
@@ -320,7 +325,8 @@ enum Verified {
     Absent,
 }
 
-/// `SUCCESS`, `NONE` or `FAILED:…`, as nginx and Apache have it; Apache's `GENEROUS` means that the certificate was not verified.
+/// `SUCCESS`, `NONE` or `FAILED:…`, as nginx and Apache have it; Apache's `GENEROUS` means that the
+/// certificate was not verified.
 fn verified(value: Option<&[u8]>) -> Result<Verified, Refusal> {
     match value {
         Some(b"SUCCESS") => Ok(Verified::Good),

@@ -1,11 +1,13 @@
-//! `X-Forwarded-Client-Cert`, as Envoy writes it: elements separated by commas, one for each proxy on the way; `key=value` pairs separated
-//! by semicolons; values that hold separators in double quotes, with `\"` for a quote.
+//! `X-Forwarded-Client-Cert`, as Envoy writes it: elements separated by commas, one for each proxy on the
+//! way; `key=value` pairs separated by semicolons; values that hold separators in double quotes, with `\"`
+//! for a quote.
 //!
-//! Envoy writes the values of `By`, `URI` and `DNS` without quotes, whatever is in them. `URI` and `DNS` come last and are not read, so all of
-//! the rest belongs to them, if nothing in it looks like the beginning of another element or a key that is read: each element has `Hash`.
+//! Envoy writes the values of `By`, `URI` and `DNS` without quotes, whatever is in them. `URI` and `DNS` come
+//! last and are not read, so all of the rest belongs to them, if nothing in it looks like the beginning of
+//! another element or a key that is read: each element has `Hash`.
 //!
-//! Only the proxy in front reports a handshake that it has seen, so there must be one element. If there are more, a hop has appended to the
-//! header, and it cannot be told which element is the proxy's.
+//! Only the proxy in front reports a handshake that it has seen, so there must be one element. If there are
+//! more, a hop has appended to the header, and it cannot be told which element is the proxy's.
 
 use super::{ClientCertificate, encoding};
 use crate::refusal::{Broken, Refusal};
@@ -63,7 +65,8 @@ pub(super) fn presented(value: &[u8]) -> Result<ClientCertificate, Refusal> {
             leaf.into()
         }
         (None, Some(first)) => first,
-        // Envoy writes the hash in any case, and the certificate where it is told to. A hash alone is no account's certificate.
+        // Envoy writes the hash in any case, and the certificate where it is told to. A hash alone is no
+        // account's certificate.
         (None, None) if hash.is_some() => return Err(Refusal::Broken(Broken::NoXfccCertificate)),
         (None, None) => return Err(UNREADABLE),
     };
@@ -74,7 +77,8 @@ pub(super) fn presented(value: &[u8]) -> Result<ClientCertificate, Refusal> {
     Ok(presented)
 }
 
-/// What follows `URI=` or `DNS=` without quotes, which may hold separators. A value without any is read like others.
+/// What follows `URI=` or `DNS=` without quotes, which may hold separators. A value without any is read like
+/// others.
 fn unquoted_names(text: &[u8]) -> Option<&[u8]> {
     let (key, names) = text.split_at_checked(4)?;
     let is_key = key.eq_ignore_ascii_case(b"uri=") || key.eq_ignore_ascii_case(b"dns=");

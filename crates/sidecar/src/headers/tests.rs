@@ -311,7 +311,8 @@ fn what_is_essential_stays_and_more_groups_bring_nothing_back() {
                     .filter(|(_, value)| value.is_empty())
                     .map(|(name, _)| name.to_string());
                 let mut empty: BTreeSet<_> = empty.collect();
-                // An account without groups has an empty list, which is not cut; the reference is there when something is.
+                // An account without groups has an empty list, which is not cut; the reference is there when
+                // something is.
                 if count == 0 {
                     empty.retain(|name| !name.contains("group"));
                 }

@@ -1,8 +1,8 @@
 //! Complete configurations of web servers for a sidecar, written from the headers that it advertises.
 //!
-//! A template has `{{name}}` for values, which are filled in once: a value that has `{{` in it stays as it is. A web server has the lines
-//! between `{{#once}}` and `{{/once}}` once for all sites. The lines between `{{#beside}}` and `{{/beside}}` are printed instead if another
-//! site has them already.
+//! A template has `{{name}}` for values, which are filled in once: a value that has `{{` in it stays as it
+//! is. A web server has the lines between `{{#once}}` and `{{/once}}` once for all sites. The lines between
+//! `{{#beside}}` and `{{/beside}}` are printed instead if another site has them already.
 
 mod quote;
 
@@ -81,7 +81,8 @@ pub struct Site<'a> {
     pub key: &'a str,
     /// The CAs of client certificates, issuing ones included: a client may send its own certificate alone.
     pub client_ca: &'a str,
-    /// Whether the sidecar validates certificates. If it does, a web server need not reject what `[mapping]` accepts.
+    /// Whether the sidecar validates certificates. If it does, a web server need not reject what `[mapping]`
+    /// accepts.
     pub is_validated: bool,
     /// Whether the web server has another of these sites, and with it what it has once.
     pub is_beside: bool,
@@ -90,8 +91,8 @@ pub struct Site<'a> {
 }
 
 impl WebServer {
-    /// The configuration. Paths are quoted as this web server reads them; what it cannot be made to read is refused, as is a name that no
-    /// request has.
+    /// The configuration. Paths are quoted as this web server reads them; what it cannot be made to read is
+    /// refused, as is a name that no request has.
     pub fn configuration(self, site: &Site<'_>) -> Result<String, Unprintable> {
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
         if !site.server_name.bytes().all(is_name) || route_host(site.server_name).is_err() {
@@ -450,8 +451,8 @@ impl WebServer {
     }
 }
 
-/// Variables of nginx: the ticket of a request, and the other cookies. A name of a cookie has no character that a regular expression reads as
-/// another one.
+/// Variables of nginx: the ticket of a request, and the other cookies. A name of a cookie has no character
+/// that a regular expression reads as another one.
 fn nginx_cookies(name: &str, id: &str) -> String {
     format!(
         "\n# The ticket of the sidecar, and the cookies without it. Of two tickets none counts, and the application gets no cookie: a browser sends one.\n\
@@ -469,7 +470,8 @@ fn nginx_cookies(name: &str, id: &str) -> String {
     )
 }
 
-/// A template with its values filled in, in one pass: a value that looks like the name of another one stays as it is.
+/// A template with its values filled in, in one pass: a value that looks like the name of another one stays
+/// as it is.
 fn filled(template: &str, values: &HashMap<&str, &str>) -> String {
     let mut text = String::with_capacity(template.len() * 2);
     let mut rest = template;
@@ -543,8 +545,8 @@ fn spellings(name: &str, separators: &[&str]) -> Vec<String> {
     })
 }
 
-/// A regular expression for a name, in lower case, and for others that an application may take for it: CGI folds all that is neither letter
-/// nor digit.
+/// A regular expression for a name, in lower case, and for others that an application may take for it: CGI
+/// folds all that is neither letter nor digit.
 fn pattern(name: &str) -> String {
     name.to_lowercase().replace('-', "[^a-z0-9]")
 }
@@ -713,8 +715,8 @@ mod tests {
         }
     }
 
-    /// A web server that asks beside its requests takes a client's copies away under the new name and the usual one. Behind the others the sidecar
-    /// does.
+    /// A web server that asks beside its requests takes a client's copies away under the new name and the
+    /// usual one. Behind the others the sidecar does.
     #[test]
     fn names_of_the_operator_are_written() {
         use crate::headers::{Meaning, custom_name};

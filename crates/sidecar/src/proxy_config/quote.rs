@@ -38,7 +38,8 @@ impl WebServer {
     /// The path of a Unix socket as one word, with what the web server writes around it.
     pub(super) fn socket(self, before: &str, path: &str, after: &str) -> Result<String, Unprintable> {
         let refused: (&[char], _) = match self {
-            // Addresses have variables of the environment, in each kind of quotes (configuration.txt, section 2.3 and "server").
+            // Addresses have variables of the environment, in each kind of quotes (configuration.txt, section
+            // 2.3 and "server").
             Self::Haproxy => (&['$'], "HAProxy reads a variable in this path: use one without $"),
             // The address is a URL, and | ends the path.
             Self::Apache => (
@@ -80,7 +81,8 @@ impl WebServer {
             // Strong quotes, in which nothing is escaped, as in a shell.
             Self::Haproxy => Ok(format!("'{}'", word.replace('\'', "'\\''"))),
             Self::Caddy | Self::CaddyClientCert => Ok(format!("`{word}`")),
-            // YAML's double-quoted scalars escape these two as JSON does; control characters do not come here.
+            // YAML's double-quoted scalars escape these two as JSON does; control characters do not come
+            // here.
             Self::Envoy | Self::EnvoyHttp | Self::Traefik => Ok(escaped(&word)),
         }
     }
@@ -92,8 +94,8 @@ mod tests {
 
     const ODD: &str = r#"/etc/my certs/a;b"c\d'e.pem"#;
 
-    /// By the grammar of each: nginx and Apache escape in double quotes, HAProxy has strong quotes as a shell, Caddy backquotes, YAML 1.2
-    /// section 7.3.1.
+    /// By the grammar of each: nginx and Apache escape in double quotes, HAProxy has strong quotes as a
+    /// shell, Caddy backquotes, YAML 1.2 section 7.3.1.
     #[test]
     fn odd_paths_are_one_word() {
         let escaped = r#""/etc/my certs/a;b\"c\\d'e.pem""#;

@@ -107,7 +107,8 @@ fn a_reader_serves_nothing_that_a_power_failure_takes_back() {
     assert!(sealed.why.contains("cannot be synced"), "{sealed}");
 }
 
-/// A power failure loses what was not synced: the file is synced before it gets its name, and the folder before the call returns.
+/// A power failure loses what was not synced: the file is synced before it gets its name, and the folder
+/// before the call returns.
 #[test]
 fn contents_reach_the_disk_before_names() {
     use sso_secret::{Disk, RealDisk};

@@ -147,7 +147,8 @@ fn a_new_node_learns_older_keys_from_a_backup_for_it() {
     assert_eq!(ids(3900), 1);
 }
 
-/// A node that is killed at each step of keeping a new key: afterwards it opens what it sealed before and what others seal now.
+/// A node that is killed at each step of keeping a new key: afterwards it opens what it sealed before and
+/// what others seal now.
 #[test]
 fn a_node_cut_at_any_step_of_a_delivery_has_the_old_keys_or_all() {
     for steps in 0..20 {
@@ -171,8 +172,8 @@ fn a_node_cut_at_any_step_of_a_delivery_has_the_old_keys_or_all() {
     panic!("a delivery has fewer steps");
 }
 
-/// What a node of the rehearsal does: it asks the server, keeps the key, seals, and opens what others sealed. It is restarted before each
-/// round with a disk that ends at some step.
+/// What a node of the rehearsal does: it asks the server, keeps the key, seals, and opens what others sealed.
+/// It is restarted before each round with a disk that ends at some step.
 struct Farm<'a> {
     server: &'a SecretStore,
     blobs: &'a Path,
@@ -254,7 +255,8 @@ fn rotations_under_load_with_nodes_killed_at_each_step_lose_no_blob() {
                         farm.round(path, (steps + index + rotation) % 8);
                     }
                     barrier.wait();
-                    // Each node asks once more before the next rotation: they are further apart than two polls.
+                    // Each node asks once more before the next rotation: they are further apart than two
+                    // polls.
                     farm.fetch(&mut node(path)).expect("the newest key");
                     barrier.wait();
                 }
@@ -309,7 +311,8 @@ fn ring() -> Keyring {
 fn child_that_reseals() {
     let Some(folder) = std::env::var_os(CHILD) else { return };
     let said = |path: &Path| {
-        // Long lines fill the pipe soon, so this process is never more than about a hundred files ahead of its parent.
+        // Long lines fill the pipe soon, so this process is never more than about a hundred files ahead of
+        // its parent.
         writeln!(std::io::stdout(), "begun {}{:1024}", path.display(), "").expect("the parent reads");
         path.file_name().expect("a name").as_encoded_bytes().to_vec()
     };
@@ -326,7 +329,8 @@ fn child_that_reseals() {
 
 #[test]
 fn resealing_ten_thousand_blobs_killed_ten_times_ends_complete() {
-    // In memory: a killed process loses nothing that it wrote, on whichever disk, and the disk would be most of the time.
+    // In memory: a killed process loses nothing that it wrote, on whichever disk, and the disk would be most
+    // of the time.
     let folder = tempfile::tempdir_in("/dev/shm").expect("a folder");
     let old = Keyring::new(secret(1));
     for index in 0..BLOBS {

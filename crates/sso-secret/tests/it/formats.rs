@@ -1,4 +1,5 @@
-//! Files that another program wrote from the description of the formats open here (`vectors/make.py`), and no other octets do.
+//! Files that another program wrote from the description of the formats open here (`vectors/make.py`), and no
+//! other octets do.
 
 use crate::{key_file, long_ago, passphrase, purpose, put, vector};
 use sha2::Digest;
@@ -339,8 +340,8 @@ fn shares_in_a_folder_open_what_the_key_file_sealed() {
     let other = KeyFile::create(&folder.path().join("other")).expect("a key");
     let other = other.key(&[0; 32], None).expect("a key");
     let foreign = &share::split(&other, 2, 3).expect("shares")[0];
-    // Nothing that is there already keeps good shares from giving the key: not a share of another key, a whole set of one, a wrong share
-    // with the right set and x, or what a killed writer left.
+    // Nothing that is there already keeps good shares from giving the key: not a share of another key, a
+    // whole set of one, a wrong share with the right set and x, or what a killed writer left.
     assert!(shares.add(foreign).expect("it is written").is_new);
     shares.add(&share::split(&other, 2, 3).expect("shares")[1]).expect("it is written");
     let wrong = wrong_share(line(1));

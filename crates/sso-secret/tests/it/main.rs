@@ -56,7 +56,8 @@ fn store_in(folder: &Path) -> SecretStore {
     SecretStore::new(folder, key_file(folder), MachineId::new("m")).with_clock(long_ago)
 }
 
-/// A disk that works for some steps and fails for all later ones, as if the process had ended. A write that is cut leaves its first half.
+/// A disk that works for some steps and fails for all later ones, as if the process had ended. A write that
+/// is cut leaves its first half.
 struct CutDisk {
     left: AtomicUsize,
 }

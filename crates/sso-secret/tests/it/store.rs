@@ -87,7 +87,8 @@ fn files_and_folders_that_others_may_use_are_refused() {
     }
 }
 
-/// An operator who works as root leaves files that the service can read. Other users can only write to their own folders.
+/// An operator who works as root leaves files that the service can read. Other users can only write to their
+/// own folders.
 #[test]
 fn new_files_belong_to_the_owner_of_their_folder() {
     let folder = folder();
@@ -115,7 +116,8 @@ fn a_link_in_place_of_the_lock_is_not_followed() {
     assert!(!folder.path().join("master-secret.sealed").exists());
 }
 
-/// The folder is the service's. An operator who works as root must not copy another file into it, and nothing may wait for a pipe.
+/// The folder is the service's. An operator who works as root must not copy another file into it, and nothing
+/// may wait for a pipe.
 #[test]
 fn a_link_or_pipe_in_place_of_the_sealed_file_is_not_read() {
     let folder = folder();
@@ -426,7 +428,8 @@ fn a_restore_refuses_older_foreign_and_forked_backups_by_name() {
     assert!(matches!(wrong, Err(StoreError::Backup(_))), "{wrong:?}");
     assert_eq!(files(here.path()), before, "the files are unchanged");
 
-    // Asked for by name: the backup's newest becomes the newest, and nothing that the live one sealed is lost.
+    // Asked for by name: the backup's newest becomes the newest, and nothing that the live one sealed is
+    // lost.
     let blob = blob::seal(&live.keyring(), &purpose("p"), &[], b"sealed before").expect("sealed");
     let open = restore(&old, RestoreRules { allow_older: true, ..none }).expect("it restores");
     assert_eq!((open.newest().0.number, open.newest().0.origin), (3, Origin::Restored));
@@ -643,7 +646,8 @@ fn an_older_sealed_file_that_is_put_back_is_not_opened() {
     store.rotate(UnixTime(6), OVERLAP).expect("it works on");
 }
 
-/// A user who can write to the folder can remove the lines, too. A process that has seen the newer file does not forget it.
+/// A user who can write to the folder can remove the lines, too. A process that has seen the newer file does
+/// not forget it.
 #[test]
 fn an_open_store_notices_a_rollback_of_the_whole_folder() {
     let here = folder();

@@ -18,8 +18,8 @@ use zeroize::Zeroizing;
 /// Most octets of an identity's detail in a cookie: the cookie travels in each request.
 pub const DETAIL_LEN_MAX: usize = 16 << 10;
 
-/// How far the clocks of two nodes may differ. What is kept for all nodes is kept for twice as long beyond its
-/// time: one node may be ahead when it forgets, and another one behind when it asks.
+/// How far the clocks of two nodes may differ. What is kept for all nodes is kept for twice as long beyond
+/// its time: one node may be ahead when it forgets, and another one behind when it asks.
 pub const NODE_SKEW: Duration = Duration::from_secs(60);
 
 const VERSION: u8 = 1;

@@ -519,7 +519,8 @@ fn negotiate_from(server: &Negotiations, source: IpAddr) -> Finishing {
     Finishing { waiting: third.wrote(&octets), established, server: Vec::new(), legs: 3 }
 }
 
-/// Where the octets of record headers are that name a version, which is frozen and says nothing (RFC 8446 5.1).
+/// Where the octets of record headers are that name a version, which is frozen and says nothing (RFC 8446
+/// 5.1).
 fn record_versions(flight: &[u8]) -> Vec<usize> {
     let (mut found, mut at) = (Vec::new(), 0);
     while at < flight.len() {

@@ -191,8 +191,8 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         &self.negotiations
     }
 
-    /// Ends what is over, and returns the sessions that ended since the last call, except what was cancelled. To
-    /// be called every few seconds: each message does what it needs of it by itself.
+    /// Ends what is over, and returns the sessions that ended since the last call, except what was cancelled.
+    /// To be called every few seconds: each message does what it needs of it by itself.
     pub fn expire(&self, now: Moment) -> Vec<Ended> {
         self.negotiations.expire(now.uptime);
         self.replay.expire(now);

@@ -99,8 +99,8 @@ impl Call {
         (&self.document, self.body)
     }
 
-    /// The application's answer: a SOAP 1.2 envelope, of which the body is sent, a fault as well. Its action is
-    /// sent if it has one, otherwise the call's with `Response`.
+    /// The application's answer: a SOAP 1.2 envelope, of which the body is sent, a fault as well. Its action
+    /// is sent if it has one, otherwise the call's with `Response`.
     pub fn reply(&self, envelope: &[u8], limits: &ParseLimits, now: Moment) -> Result<HttpResponse, Refusal> {
         let document = Document::parse(envelope, limits).map_err(xml_security::Reason::from)?;
         let root = document.root();
@@ -217,7 +217,8 @@ impl Keys for ServerKeys<'_> {
             KeyReference::Thumbprint(thumbprint) if *thumbprint != certificate.thumbprint() => {
                 Err(NoKey::Refused)
             }
-            // Another kind of reference is not compared: only a key that is encrypted to this service unwraps.
+            // Another kind of reference is not compared: only a key that is encrypted to this service
+            // unwraps.
             _ => Ok(key),
         }
     }
@@ -526,8 +527,8 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
     }
 }
 
-/// Whether replies confirm signatures: where the client knows the service's certificate, and sends no user name
-/// (.NET's `RequireSignatureConfirmation` of these bindings).
+/// Whether replies confirm signatures: where the client knows the service's certificate, and sends no user
+/// name (.NET's `RequireSignatureConfirmation` of these bindings).
 pub(crate) fn confirms(is_under_context: bool, credential: Credential) -> bool {
     !is_under_context && credential != Credential::UserName
 }

@@ -1,5 +1,5 @@
-//! What a service refuses: other dialects, other addresses, broken negotiations, and messages that are secured
-//! wrongly or by the wrong token.
+//! What a service refuses: other dialects, other addresses, broken negotiations, and messages that are
+//! secured wrongly or by the wrong token.
 
 use crate::matrix::*;
 use crate::support::*;

@@ -109,8 +109,9 @@ fn omitted_children_leave_the_rest_as_it_is() {
     );
 }
 
-/// W3C's interoperability vector for exclusive canonicalisation (merlin-exc-c14n-one): SHA-1 of the element with and without a PrefixList. What
-/// is around and before the element is shortened; no namespace of it is left out.
+/// W3C's interoperability vector for exclusive canonicalisation (merlin-exc-c14n-one): SHA-1 of the element
+/// with and without a PrefixList. What is around and before the element is shortened; no namespace of it is
+/// left out.
 #[test]
 fn vectors_of_exclusive_canonicalization() {
     use base64::Engine;

@@ -1,4 +1,5 @@
-//! Messages that are secured as they should be are opened, in every mode; messages that are not are refused, for the right reason.
+//! Messages that are secured as they should be are opened, in every mode; messages that are not are refused,
+//! for the right reason.
 
 use super::*;
 use crate::names::{ADDRESSING, CONVERSATION, SIGNATURE};
@@ -376,7 +377,8 @@ fn what_matters_has_to_be_encrypted() {
     }
 }
 
-/// McIntosh and Austel, "XML signature element wrapping attacks and countermeasures" (2005), and what came after it.
+/// McIntosh and Austel, "XML signature element wrapping attacks and countermeasures" (2005), and what came
+/// after it.
 #[test]
 fn signed_elements_count_only_in_their_places() {
     // The signed body below a header, and another body in its place: sent by a party that can encrypt.
@@ -1088,7 +1090,8 @@ fn values_use_only_prefixes_that_are_protected() {
     ] {
         with(around, body, inside).expect(inside);
     }
-    // An attacker who binds it anew around a body that binds it itself gains nothing; one who takes a fixed prefix is seen.
+    // An attacker who binds it anew around a body that binds it itself gains nothing; one who takes a fixed
+    // prefix is seen.
     let message = secured_document(
         parse(&format!(
             "<s:Envelope xmlns:s='{}' xmlns:a='{}'><s:Header><a:Action>urn:x</a:Action><a:To>urn:y</a:To></s:Header>\

@@ -113,8 +113,9 @@ fn each_form_has_its_own_subtrees() {
         ("alice@fabrikam.example", "contoso.example", OUT),
         ("alice", "contoso.example", BAD),
         ("boss@contoso.example", "boss@contoso.example", IN),
-        // The store finds the account of `boss` by each of these (UnicodeData.txt: U+017F and U+212A have the simple upper cases
-        // and lower cases S and k; U+03C2 has that of U+03C3; U+FF42 is a full-width b). Permitted is what is told, alone.
+        // The store finds the account of `boss` by each of these (UnicodeData.txt: U+017F and U+212A have the
+        // simple upper cases and lower cases S and k; U+03C2 has that of U+03C3; U+FF42 is a full-width b).
+        // Permitted is what is told, alone.
         ("bo\u{17f}s@contoso.example", "boss@contoso.example", BAD),
         ("bo\u{17f}\u{17f}@contoso.example", "boss@contoso.example", BAD),
         ("\u{ff42}oss@contoso.example", "boss@contoso.example", BAD),
@@ -218,7 +219,8 @@ fn directory_name(values: &[(u8, &str)]) -> Vec<u8> {
     der::encode(0xa4, &[&der::encode(der::SEQUENCE, &[&rdns])])
 }
 
-/// [MS-RCMP] note <2>: altSecurityIdentities are compared without case, nonspacing marks, width and kind of kana.
+/// [MS-RCMP] note <2>: altSecurityIdentities are compared without case, nonspacing marks, width and kind of
+/// kana.
 #[test]
 fn an_excluded_directory_name_is_excluded_in_each_spelling_that_maps() {
     const UTF8: u8 = 0x0c;
@@ -263,7 +265,8 @@ fn what_the_store_folds_is_excluded() {
     }
 }
 
-/// By 7.1 `ẞ` is one character, and two as look-ups fold it, so that the folded name is beyond the limit of names.
+/// By 7.1 `ẞ` is one character, and two as look-ups fold it, so that the folded name is beyond the limit of
+/// names.
 #[test]
 fn a_name_that_cannot_be_folded_is_excluded() {
     const UTF8: u8 = 0x0c;

@@ -1,4 +1,5 @@
-//! Certificate policies by the tree of RFC 5280 6.1, step by step as the document has it: what tests and the fuzzer compare with.
+//! Certificate policies by the tree of RFC 5280 6.1, step by step as the document has it: what tests and the
+//! fuzzer compare with.
 
 use std::collections::BTreeSet;
 
@@ -57,7 +58,8 @@ impl Tree {
     }
 }
 
-/// RFC 5280 6.1, as it is written. The policies of the authority-constrained-policy-set without anyPolicy, or none for a failure.
+/// RFC 5280 6.1, as it is written. The policies of the authority-constrained-policy-set without anyPolicy, or
+/// none for a failure.
 pub(crate) fn by_the_document(
     path: &[Said],
     initial: &[u8],

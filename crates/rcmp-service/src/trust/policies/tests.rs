@@ -83,7 +83,8 @@ proptest! {
     }
 }
 
-/// Every certificate maps every policy to every policy: the tree of RFC 5280 doubles with each, the graph does not (RFC 9618 2).
+/// Every certificate maps every policy to every policy: the tree of RFC 5280 doubles with each, the graph
+/// does not (RFC 9618 2).
 #[test]
 fn no_path_makes_the_graph_explode() {
     let all: Vec<u8> = (1..=16).collect();

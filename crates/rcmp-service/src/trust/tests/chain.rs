@@ -333,8 +333,8 @@ fn a_certificate_that_was_changed_anywhere_is_refused() {
     assert!(trust.verify(&[&leaf[..], &[0]].concat(), now()).is_err());
 }
 
-/// What a leaf with this keyUsage, and one with this SubjectPublicKeyInfo, comes to. Certificates that no program makes are built
-/// here: an encoded subject, the extensions and the key are given.
+/// What a leaf with this keyUsage, and one with this SubjectPublicKeyInfo, comes to. Certificates that no
+/// program makes are built here: an encoded subject, the extensions and the key are given.
 pub(super) fn raw(ca: &Ca, key: &[u8], extensions: &[Vec<u8>], change: impl Fn(&mut Raw)) -> Vec<u8> {
     let mut raw = Raw {
         version: vec![0xa0, 0x03, 0x02, 0x01, 0x02],
@@ -582,8 +582,8 @@ fn a_refusal_is_told_as_what_it_is() {
     assert!(good(&|raw| raw.serial = [&[0][..], &[0xff; 20]].concat()));
 }
 
-/// What is wrong with an intermediate is told when it is configured, or by the refusal of what it issued; never that its issuer is
-/// not configured.
+/// What is wrong with an intermediate is told when it is configured, or by the refusal of what it issued;
+/// never that its issuer is not configured.
 #[test]
 fn what_is_wrong_with_an_intermediate_is_told_as_what_it_is() {
     let root = Ca::root("Root");
@@ -607,7 +607,8 @@ fn what_is_wrong_with_an_intermediate_is_told_as_what_it_is() {
             .verify(&ca_of(&[], &|_| {}).leaf("a"), now())
             .is_ok()
     );
-    // Its signature: by an algorithm that is not accepted, by another key, or with a name inside that is not that outside.
+    // Its signature: by an algorithm that is not accepted, by another key, or with a name inside that is not
+    // that outside.
     let by = |id: &[u8]| {
         // ecdsa-with-SHA256 in the certificate becomes another algorithm, inside and outside.
         let known = &algorithm()[2..];
@@ -684,8 +685,8 @@ fn a_ca_s_short_key_is_told_and_not_its_signature() {
     );
 }
 
-/// Critical extensions that are read (certificate policies and the SID), and AD CS's application policies beside an extended key
-/// usage, which they have to agree with.
+/// Critical extensions that are read (certificate policies and the SID), and AD CS's application policies
+/// beside an extended key usage, which they have to agree with.
 #[test]
 fn critical_extensions_that_are_read_are_known() {
     let root = Ca::root("Root");
@@ -720,8 +721,8 @@ fn critical_extensions_that_are_read_are_known() {
     assert_eq!(good(&[extension(&[0x55, 0x1d, 0x20], false, &policies)]), Ok(()));
 }
 
-/// RFC 5280 4.2.1.10 constrains emailAddress in the subject without an rfc822Name; OpenSSL does with one, too, and so do we. A
-/// subjectAltName that cannot be read does not switch constraints off.
+/// RFC 5280 4.2.1.10 constrains emailAddress in the subject without an rfc822Name; OpenSSL does with one,
+/// too, and so do we. A subjectAltName that cannot be read does not switch constraints off.
 #[test]
 fn names_in_the_subject_are_constrained() {
     let root = Ca::root("Root");
@@ -800,7 +801,8 @@ fn reversed(mut parts: Parts) -> Parts {
     parts
 }
 
-/// A bridge and a rolled-over anchor: one way is closed, another is open, and the order of the configuration does not count.
+/// A bridge and a rolled-over anchor: one way is closed, another is open, and the order of the configuration
+/// does not count.
 #[test]
 fn every_way_to_an_anchor_is_tried_in_the_same_order() {
     let (ours, theirs) = (Ca::root("Ours"), Ca::root("Theirs"));
@@ -844,8 +846,8 @@ fn every_way_to_an_anchor_is_tried_in_the_same_order() {
     }
 }
 
-/// The inputs of single CAs (RFC 5280 6.1.1, by RFC 5937 those of an anchor) are asked for beside the general ones, and add
-/// strictness alone: flags are joined, sets of policies intersected.
+/// The inputs of single CAs (RFC 5280 6.1.1, by RFC 5937 those of an anchor) are asked for beside the general
+/// ones, and add strictness alone: flags are joined, sets of policies intersected.
 #[test]
 fn a_ca_s_own_policy_inputs_are_asked_of_paths_through_it() {
     let (one, two): (&[u8], &[u8]) = (&[0x2a, 0x03], &[0x2a, 0x04]);
@@ -921,8 +923,9 @@ fn a_ca_s_own_policy_inputs_are_asked_of_paths_through_it() {
     }
 }
 
-/// Which path is found, whose inputs count and what is told does not depend on the order of the configuration: anchors,
-/// intermediates that certify each other, and CAs with inputs of their own, in orders drawn at random.
+/// Which path is found, whose inputs count and what is told does not depend on the order of the
+/// configuration: anchors, intermediates that certify each other, and CAs with inputs of their own, in orders
+/// drawn at random.
 #[test]
 fn no_order_of_the_configuration_counts() {
     let roots: Vec<Ca> = ["A", "B", "C"].map(Ca::root).into_iter().collect();
@@ -971,7 +974,8 @@ fn no_order_of_the_configuration_counts() {
     }
 }
 
-/// CAs that certify each other in every direction, below an anchor that leads nowhere: hostile or careless, the search ends.
+/// CAs that certify each other in every direction, below an anchor that leads nowhere: hostile or careless,
+/// the search ends.
 #[test]
 fn a_search_is_bounded() {
     use crate::trust::chain::PATH_CAS_MAX;

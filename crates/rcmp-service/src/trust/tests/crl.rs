@@ -639,7 +639,8 @@ fn a_separate_key_signs_lists_for_the_ca_of_its_name() {
         (status(&trust, &alice), status(&trust, &bob))
     };
     let counts = (Revocation::Good, revoked(Which::Leaf));
-    // Certified by the CA above, as a CA or not, or by the CA itself: then the CA's own list tells its status.
+    // Certified by the CA above, as a CA or not, or by the CA itself: then the CA's own list tells its
+    // status.
     for is_ca in [IsCa::NoCa, IsCa::ExplicitNoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
         let signer = root.ca_as(lists_only(params("ISSUING"), is_ca));
         assert_eq!(status(&signer, &[&root], &[], &[]), counts);
@@ -651,7 +652,8 @@ fn a_separate_key_signs_lists_for_the_ca_of_its_name() {
     let trusts = trust(&[&root], &[&issuing, &own]);
     trusts.install_crl(0, &List::default().sign(&root), now()).unwrap();
     trusts.install_crl(1, &List::of(&[&bob]).sign(&own), now()).unwrap();
-    // RFC 5280 5.2.5: a list for what is no CA's, by the CA's key, and so not for the certificates by it alone.
+    // RFC 5280 5.2.5: a list for what is no CA's, by the CA's key, and so not for the certificates by it
+    // alone.
     let point = point("http://a/own.crl");
     trusts.install_crl(2, &List::default().scoped(&[&point]).sign(&issuing), now()).unwrap();
     assert_eq!(super::crl::status(&trusts, &bob), unknown(Which::Leaf, UnknownReason::NotInScope));
@@ -659,7 +661,8 @@ fn a_separate_key_signs_lists_for_the_ca_of_its_name() {
     assert_eq!(super::crl::status(&trusts, &bob), revoked(Which::Leaf));
     assert_eq!(super::crl::status(&trusts, &alice), Revocation::Good);
 
-    // Expired, early, of another name, below another anchor, or certified by another CA below the same anchor.
+    // Expired, early, of another name, below another anchor, or certified by another CA below the same
+    // anchor.
     let params_of = |change: &dyn Fn(&mut CertificateParams)| {
         let mut params = lists_only(params("Issuing"), IsCa::NoCa);
         change(&mut params);
@@ -693,7 +696,8 @@ fn a_separate_key_signs_lists_for_the_ca_of_its_name() {
     assert!(!trust(&[&root], &[&issuing]).adopt_crl(0, &before, 0));
 }
 
-/// RFC 5280 6.3.3 (b) (2): the names of distribution points are compared as names, in whichever string type and however they are told.
+/// RFC 5280 6.3.3 (b) (2): the names of distribution points are compared as names, in whichever string type
+/// and however they are told.
 #[test]
 fn distribution_points_are_compared_as_names() {
     let root = Ca::root("Root");

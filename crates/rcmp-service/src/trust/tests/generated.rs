@@ -1,4 +1,5 @@
-//! Hierarchies drawn at random, which openssl judges with us: constraints, policies, key usages, path lengths, self-issued CAs.
+//! Hierarchies drawn at random, which openssl judges with us: constraints, policies, key usages, path
+//! lengths, self-issued CAs.
 //!
 //! Where we differ, on purpose, is in [`differs`], with the reason; nothing else may.
 
@@ -265,8 +266,8 @@ fn differs(
     match refusal {
         // keyAgreement is enough for it (RFC 5280 4.2.1.12); TLS has the client sign.
         Some(ChainError::NotForSigning) if leaf.key_usage == 3 => Some("keyAgreement"),
-        // Where a CA asserts anyPolicy and maps policies, it maps from an anyPolicy that is inhibited, and loses mappings below
-        // another anyPolicy. The tree of RFC 5280, step by step, decides.
+        // Where a CA asserts anyPolicy and maps policies, it maps from an anyPolicy that is inhibited, and
+        // loses mappings below another anyPolicy. The tree of RFC 5280, step by step, decides.
         Some(ChainError::NoExplicitPolicy) if !by_the_document && cas.iter().any(maps_any) => {
             Some("mapping beside anyPolicy")
         }

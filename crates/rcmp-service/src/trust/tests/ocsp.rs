@@ -280,7 +280,8 @@ fn an_answer_is_about_the_certificate_that_was_asked() {
     assert_eq!(refused(sign(|_| {})), "an answer");
 }
 
-/// RFC 6960 4.1.1: issuerNameHash is of the name in the certificate that is asked about, not of the CA's own encoding.
+/// RFC 6960 4.1.1: issuerNameHash is of the name in the certificate that is asked about, not of the CA's own
+/// encoding.
 #[test]
 fn the_issuer_is_named_as_the_certificate_names_it() {
     let mut scene = Scene::new();

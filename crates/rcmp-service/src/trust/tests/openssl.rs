@@ -211,8 +211,8 @@ fn openssl_answers_our_questions() {
     }
 }
 
-/// RFC 4055: salts of any length, all three hashes, keys for RSASSA-PSS alone; openssl signs and judges. What is not accepted is told
-/// by its algorithm.
+/// RFC 4055: salts of any length, all three hashes, keys for RSASSA-PSS alone; openssl signs and judges. What
+/// is not accepted is told by its algorithm.
 #[test]
 fn openssl_and_we_agree_on_rsassa_pss() {
     let openssl = Openssl::new();
@@ -270,7 +270,8 @@ fn openssl_and_we_agree_on_rsassa_pss() {
         *changed.last_mut().unwrap() ^= 1;
         assert!(trust.verify(&changed, clock()).is_err(), "{told}");
     }
-    // What a key that is limited to SHA-384 and 40 octets did not sign as it says: the parameters are changed.
+    // What a key that is limited to SHA-384 and 40 octets did not sign as it says: the parameters are
+    // changed.
     let anchors = vec![openssl.read("limited.der")];
     let trust = Trust::new(Parts { anchors, ..Parts::default() }).unwrap();
     let issue =
@@ -282,7 +283,8 @@ fn openssl_and_we_agree_on_rsassa_pss() {
         let refusal = trust.verify(&openssl.read("leaf.der"), clock()).unwrap_err();
         assert_eq!(refusal.error, ChainError::BadSignature, "{options}");
     }
-    // The same RSA key with and without the limit: PKCS #1 1.5 and a shorter salt by it are refused with the limit.
+    // The same RSA key with and without the limit: PKCS #1 1.5 and a shorter salt by it are refused with the
+    // limit.
     openssl.run("", "rsa -in any.key -pubout -outform DER -out any.spki");
     let spki = openssl.read("any.spki");
     let key = super::super::signature::subject_public_key(&spki).unwrap().1;

@@ -1,4 +1,5 @@
-//! `rcmpd domain remove NAME`: takes a [[peer]] out of the configuration, and the account by which it asks out of the store.
+//! `rcmpd domain remove NAME`: takes a [[peer]] out of the configuration, and the account by which it asks
+//! out of the store.
 
 use super::add::{replace, without_lines};
 use crate::config::{self, Config, SecretRef};

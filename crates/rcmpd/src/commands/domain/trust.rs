@@ -123,8 +123,9 @@ pub(super) async fn rotate(config: &Config, name: &str, at_once: bool, as_json: 
     let interrupted = SecretRef::File(trust_secret::next(&path)).read().ok();
     let mut failed = None;
     for client in servers[0].find(deadline).await {
-        // A rotation that was interrupted comes first: the other side may know the new secret already, and then it lets the one
-        // before, which it still accepts, choose no other. To know the new one, it has to be used.
+        // A rotation that was interrupted comes first: the other side may know the new secret already, and
+        // then it lets the one before, which it still accepts, choose no other. To know the new one, it has
+        // to be used.
         let next = interrupted.as_ref().map(|next| SharedSecret::from_password(next));
         let used = match client.secret_in_use(next.as_ref(), deadline).await {
             Ok(used) => used,

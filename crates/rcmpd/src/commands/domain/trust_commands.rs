@@ -55,7 +55,8 @@ pub(super) fn print(
     Ok(0)
 }
 
-/// A name for `samba-tool`, to which operators append options such as `-s smb.conf`: with `--` only where it would be taken for an option.
+/// A name for `samba-tool`, to which operators append options such as `-s smb.conf`: with `--` only where it
+/// would be taken for an option.
 fn operand(name: &str) -> String {
     let quoted = shell_quoted(name);
     if name.starts_with('-') { format!("-- {quoted}") } else { quoted }

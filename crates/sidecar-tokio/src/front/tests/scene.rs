@@ -1,4 +1,5 @@
-//! An application that answers with the request that it got, the TLS-terminating proxy in front of it, and clients with certificates that are made here.
+//! An application that answers with the request that it got, the TLS-terminating proxy in front of it, and
+//! clients with certificates that are made here.
 
 use super::super::*;
 use crate::client_verifier::ClientVerifier;
@@ -331,8 +332,8 @@ pub(super) fn body_of(answer: &str) -> &str {
 /// Pieces in which `/big` comes.
 const PIECE: Bytes = Bytes::from_static(&[b'x'; 64 << 10]);
 
-/// Answers with what it was asked; `/big/N` with N pieces of 64 KiB, `/count` with the length of the body, `/trailers` with its
-/// trailers, `/held` when it may.
+/// Answers with what it was asked; `/big/N` with N pieces of 64 KiB, `/count` with the length of the body,
+/// `/trailers` with its trailers, `/held` when it may.
 async fn application(asked: Arc<AtomicUsize>, release: Arc<Notify>) -> UpstreamPlace {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let place = UpstreamPlace::Tcp(listener.local_addr().unwrap().to_string());

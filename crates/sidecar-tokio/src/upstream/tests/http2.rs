@@ -31,9 +31,9 @@ fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
     pairs.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
 }
 
-/// `/trailers` tells the request's target, headers and trailers, and has trailers. `/held` answers when it may, `/refused` before it reads the
-/// body, `/endless` with a piece now and then, `/flood` as
-/// fast as it can, `/reset/N` with one piece, and the code N when it may.
+/// `/trailers` tells the request's target, headers and trailers, and has trailers. `/held` answers when it
+/// may, `/refused` before it reads the body, `/endless` with a piece now and then, `/flood` as fast as it
+/// can, `/reset/N` with one piece, and the code N when it may.
 async fn answer(app: Arc<App>, request: Request<Incoming>) -> Result<Answer, hyper::Error> {
     let path = request.uri().path().to_owned();
     match path.as_str() {
@@ -230,7 +230,8 @@ async fn a_client_that_leaves_ends_the_stream() {
 async fn the_code_of_a_reset_passes_unless_it_is_about_a_hop() {
     let (app, upstream) = application(Timeouts::default()).await;
     let mut client = client_of(upstream).await;
-    // RFC 9113, section 7: CANCEL and ENHANCE_YOUR_CALM; PROTOCOL_ERROR and REFUSED_STREAM, for which there is INTERNAL_ERROR.
+    // RFC 9113, section 7: CANCEL and ENHANCE_YOUR_CALM; PROTOCOL_ERROR and REFUSED_STREAM, for which there
+    // is INTERNAL_ERROR.
     for (code, expected) in [(8, 8), (11, 11), (1, 2), (7, 2)] {
         let mut answer =
             ask(&mut client, post(&format!("/reset/{code}"), Empty::new().boxed())).await.into_body();

@@ -228,7 +228,8 @@ async fn generations_overlap() {
     }
 }
 
-/// What this node was told later counts, not the ticket: after a denial as after another answer, also if the ticket was used before.
+/// What this node was told later counts, not the ticket: after a denial as after another answer, also if the
+/// ticket was used before.
 #[tokio::test]
 async fn a_later_answer_ends_older_tickets() {
     let alice = presented(1, &[]);
@@ -263,8 +264,8 @@ async fn a_later_answer_ends_older_tickets() {
     assert!(ask_with(&second, &alice, &[&cookie], at(2)).await.0.is_ok());
 }
 
-/// The question was asked before the account was disabled, and its answer arrives after the denial. No ticket is made from it, and those that the
-/// denial ended do not count again.
+/// The question was asked before the account was disabled, and its answer arrives after the denial. No ticket
+/// is made from it, and those that the denial ended do not count again.
 #[tokio::test]
 async fn a_late_answer_undoes_no_later_denial() {
     let alice = presented(1, &[]);
@@ -306,7 +307,8 @@ async fn answers_about_others_do_not_bring_a_ticket_back() {
     assert_eq!((counts(&other).1, second.meter().tickets("superseded")), (0, 1));
 }
 
-/// The clock of the node that issued the ticket is ahead: the ticket looks newer than the answer that took the groups away.
+/// The clock of the node that issued the ticket is ahead: the ticket looks newer than the answer that took
+/// the groups away.
 #[tokio::test]
 async fn a_ticket_of_a_node_that_is_ahead_does_not_outlive_an_answer() {
     let alice = presented(1, &[]);
