@@ -40,7 +40,7 @@ pages! {
     import_accounts: "docs/import-accounts.md", 0;
     importing_rules: "docs/importing-rules.md", 0;
     kerberos: "docs/kerberos.md", 0;
-    master_secret: "docs/master-secret.md", 2;
+    master_secret: "docs/master-secret.md", 1;
     metrics: "docs/metrics.md", 0;
     operating: "docs/operating.md", 0;
     smart_cards: "docs/smart-cards.md", 0;
