@@ -2,7 +2,7 @@
 //! evaluated at each operation.
 //!
 //! A connection carries one operation: a line of JSON, answered by a line of JSON ([`Operation`], [`Done`] or
-//! [`NotDone`]). If the answer has a backup, the client keeps it, sends the line [`KEPT`], and gets a second
+//! [`NotDone`]). If the answer has a backup, the client keeps it, sends the line `KEPT`, and gets a second
 //! answer: only then the backup is noted.
 
 use super::Sso;
