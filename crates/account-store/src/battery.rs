@@ -847,7 +847,7 @@ mod machines {
         let rotate = |n, at| assert!(rotate_from(None, n, at));
         let forget = |n| now(store.drop_previous(sid(1105), hash(n))).expect("it is there");
         forget(1);
-        assert_eq!(told(), (hash(1), 1, None));
+        assert_eq!(told(), (hash(1), 130_000_000_000_000_001, None));
         rotate(2, 50);
         assert_eq!(told(), (hash(2), 50, Some(hash(1))));
         rotate(2, 60);

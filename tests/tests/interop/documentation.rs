@@ -39,8 +39,8 @@ pages! {
     headers: "docs/headers.md", 0;
     import_accounts: "docs/import-accounts.md", 0;
     importing_rules: "docs/importing-rules.md", 0;
-    kerberos: "docs/kerberos.md", 0;
-    master_secret: "docs/master-secret.md", 1;
+    kerberos: "docs/kerberos.md", 1;
+    master_secret: "docs/master-secret.md", 0;
     metrics: "docs/metrics.md", 0;
     operating: "docs/operating.md", 0;
     smart_cards: "docs/smart-cards.md", 0;
