@@ -142,11 +142,16 @@ fn users_and_groups_of_a_name_service_are_known() {
 #[test]
 fn a_file_that_is_not_there_is_named() {
     let demo = demo();
-    for name in ["audit.key", "proof.key", "accounts.key", "certs/ca.pem"] {
+    for (name, expected) in [
+        ("audit.key", "audit.key` makes it"),
+        ("proof.key", "proof.key cannot be read: No such file"),
+        ("accounts.key", "accounts.key cannot be read: No such file"),
+        ("certs/ca.pem", "certs/ca.pem cannot be read: No such file"),
+    ] {
         let (path, away) = (demo.path(name), demo.path("away"));
         fs::rename(&path, &away).unwrap();
         let done = demo.rcmpd(&["serve", "-c", "rcmpd.toml"]).code(1);
-        assert!(done.stderr.contains(&format!("{name} cannot be read: No such file")), "{done:?}");
+        assert!(done.stderr.contains(expected), "{done:?}");
         fs::rename(&away, &path).unwrap();
     }
 }

@@ -175,7 +175,9 @@ fn key_in_a_token_seals_the_secret_and_a_missing_token_is_named() {
         let refused = service.rcmpd(&["sso", "secret", command, "--socket", "s"]).code(1);
         assert!(refused.stderr.contains("asked again at SIGHUP"), "{}", refused.stderr);
     }
-    service.reload();
+    // The file has the port of before, which is what the service was started with.
+    service.signal(rustix::process::Signal::HUP);
+    service.wait_for_log(" Reloaded ");
     service.rcmpd(&["sso", "secret", "rotate", "--socket", "s"]).code(0);
     let before = sealed_files(&service);
     service.kill();
