@@ -1,13 +1,10 @@
-//! Key sizes, keys, and P_SHA-1 with what is computed by it (RFC 2246 section 5; WS-SecureConversation 1.0).
+//! Key sizes and keys, and what is computed by P_SHA-1 (RFC 2246 section 5; WS-SecureConversation 1.0).
 
-use hmac::{Hmac, KeyInit, Mac};
-use sha1::Sha1;
 use std::fmt;
 use subtle::ConstantTimeEq;
+use xml_security::p_sha1;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// The label of a derived key that names none: the phrase twice, 42 octets.
-pub const DEFAULT_LABEL: &[u8] = b"WS-SecureConversationWS-SecureConversation";
 /// The label of the authenticator.
 const AUTHENTICATOR_LABEL: &[u8] = b"AUTH-HASH";
 /// Length of a CombinedHash in octets.
@@ -71,7 +68,7 @@ impl Key {
 
     /// `P_SHA1(client entropy, server entropy)`: the key of RST/SCT and of Renew.
     pub fn from_entropy(size: KeySize, client: &[u8], server: &[u8]) -> Self {
-        Self::of(size, |key| p_sha1(client, &[server], 0, key))
+        Self::of(size, |key| key.copy_from_slice(&p_sha1(client, &[server], size.octets())))
     }
 
     fn of(size: KeySize, fill: impl FnOnce(&mut [u8])) -> Self {
@@ -88,7 +85,7 @@ impl Key {
     /// The hash of an authenticator, from SHA-1 over the canonical octets of all legs.
     pub fn combined_hash(&self, legs: &[u8; SHA1_LEN]) -> [u8; COMBINED_HASH_LEN] {
         let mut hash = [0; COMBINED_HASH_LEN];
-        p_sha1(self.as_bytes(), &[AUTHENTICATOR_LABEL, legs], 0, &mut hash);
+        hash.copy_from_slice(&p_sha1(self.as_bytes(), &[AUTHENTICATOR_LABEL, legs], COMBINED_HASH_LEN));
         hash
     }
 }
@@ -113,70 +110,17 @@ impl fmt::Debug for Key {
     }
 }
 
-/// `P_SHA1(secret, label || nonce)[offset ..]`, as many octets as `key` has (WS-SecureConversation section
-/// 7).
-pub fn derive_key(secret: &[u8], label: &[u8], nonce: &[u8], offset: usize, key: &mut [u8]) {
-    p_sha1(secret, &[label, nonce], offset, key);
-}
-
-/// P_hash of RFC 2246 section 5 with HMAC-SHA-1, from `offset` on. The seed is the parts, one behind the
-/// other. It costs two HMACs for each 20 octets up to the end, so `offset` is bounded by the caller.
-pub fn p_sha1(secret: &[u8], seed: &[&[u8]], offset: usize, output: &mut [u8]) {
-    // INVARIANT: HMAC takes keys of any length.
-    let keyed = Hmac::<Sha1>::new_from_slice(secret).expect("any length");
-    let mac = |parts: &[&[u8]]| {
-        let mut mac = keyed.clone();
-        parts.iter().for_each(|part| mac.update(part));
-        mac.finalize().into_bytes()
-    };
-    let mut a = mac(seed);
-    let (mut at, mut written) = (0, 0);
-    while written < output.len() {
-        let mut feedback = keyed.clone();
-        feedback.update(&a);
-        let next = feedback.clone().finalize().into_bytes();
-        seed.iter().for_each(|part| feedback.update(part));
-        let mut block = feedback.finalize().into_bytes();
-        let skip = offset.saturating_sub(at).min(SHA1_LEN);
-        let some = (SHA1_LEN - skip).min(output.len() - written);
-        output[written..written + some].copy_from_slice(&block[skip..skip + some]);
-        block.as_mut_slice().zeroize();
-        written += some;
-        at += SHA1_LEN;
-        a = next;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use dtyp::hex;
-    use sha1::Digest;
+    use sha1::{Digest, Sha1};
 
     fn ascending<const N: usize>(first: u8) -> [u8; N] {
         std::array::from_fn(|n| first + n as u8)
     }
 
-    // Known answers: computed in Python and with the openssl command line, the first also by Mono.
-    const DERIVED: &str = "dc121eaed82a90bdb413d94d9467e66af0cd92bb2c278f4c7b9f18882d28bbe6";
-
-    #[test]
-    fn derived_keys_are_those_of_other_implementations() {
-        let (secret, nonce) = (ascending::<32>(0), ascending::<16>(0xa0));
-        let derived = |offset, len| {
-            let mut key = vec![0; len];
-            derive_key(&secret, DEFAULT_LABEL, &nonce, offset, &mut key);
-            hex(&key)
-        };
-        assert_eq!(derived(0, 32), DERIVED);
-        assert_eq!(derived(0, 24), DERIVED[..48]);
-        assert_eq!(derived(32, 32), "47a8fbcf164bd1cf15aefe08778ab2a12216879d3612b269fa82b83b2121abb4");
-        // One stream, wherever it is cut.
-        let whole = derived(0, 97);
-        for offset in 0..=64 {
-            assert_eq!(derived(offset, 33), whole[2 * offset..2 * (offset + 33)], "{offset}");
-        }
-    }
+    // Known answers: computed in Python and with the openssl command line.
 
     #[test]
     fn the_combined_hash_is_that_of_other_implementations() {

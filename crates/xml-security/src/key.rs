@@ -188,6 +188,12 @@ mod tests {
             hex(key.derive(LABEL, &nonce, 32, 32).expose()),
             "47a8fbcf164bd1cf15aefe08778ab2a12216879d3612b269fa82b83b2121abb4"
         );
+        // One stream, wherever it is cut.
+        let whole = key.derive(LABEL, &nonce, 0, 97);
+        for offset in 0..=64 {
+            let cut = key.derive(LABEL, &nonce, offset, 33);
+            assert_eq!(cut.expose(), &whole.expose()[offset..offset + 33], "{offset}");
+        }
         // The authenticator's hash, and a session key from both sides' entropy.
         assert_eq!(
             hex(&p_sha1(&octets(0..32), &[b"AUTH-HASH", &sha1(b"abc")], 32)),
