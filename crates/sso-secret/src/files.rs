@@ -210,6 +210,12 @@ fn check_owner_only(file: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// The mode of a folder, if users other than its owner can write to it.
+pub(crate) fn mode_if_shared(folder: &Path) -> io::Result<Option<u32>> {
+    let mode = folder.metadata()?.permissions().mode() & 0o7777;
+    Ok((mode & 0o022 != 0).then_some(mode))
+}
+
 /// The folder of a file.
 pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))

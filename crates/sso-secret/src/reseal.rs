@@ -1,7 +1,7 @@
 //! Moves many blobs, one in each file, to the newest secret.
 //!
 //! A file is replaced as a whole, and its key id says whether that was done. So a run that was killed at any
-//! moment is run again, and goes on where it was: files that are done are read and left alone. Two runs at
+//! moment is run again, and goes on where it was: files that are done are read and not changed. Two runs at
 //! once lock each file in turn (`flock`). The program that uses the blobs must not write a file while this
 //! runs over it, or take the same lock. A file that changed in between is reported and left as it is.
 

@@ -18,7 +18,6 @@ use crate::memory::Locked;
 use crate::source::{PassphraseCost, SealingSource, SourceError, SourceKey, SourceKind};
 use sha2::{Digest, Sha256};
 use std::fmt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -336,7 +335,7 @@ impl ShareFolder {
         let there = self.read()?;
         let is_new = !there.shares.iter().any(|other| other == share);
         if is_new {
-            if there.shares.len() >= FILES_MAX {
+            if there.shares.len() + there.findings.len() >= FILES_MAX {
                 return Err(ShareFileError::TooMany(self.0.clone()));
             }
             // The name tells shares apart that have one x. It says nothing about y, which has 32 random
@@ -372,14 +371,11 @@ impl ShareFolder {
 
     /// Refuses a folder in which other users can put shares of a key of their own, or remove those of others.
     pub fn check(&self) -> Result<(), ShareFileError> {
-        let mode = match self.0.metadata() {
-            Ok(metadata) => metadata.permissions().mode() & 0o7777,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(ShareFileError::File(self.0.clone(), error)),
-        };
-        match mode & 0o022 {
-            0 => Ok(()),
-            _ => Err(ShareFileError::Folder(self.0.clone(), mode)),
+        match files::mode_if_shared(&self.0) {
+            Ok(None) => Ok(()),
+            Ok(Some(mode)) => Err(ShareFileError::Folder(self.0.clone(), mode)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(ShareFileError::File(self.0.clone(), error)),
         }
     }
 
@@ -461,11 +457,11 @@ impl SealingSource for ShareFolder {
         is_right: &dyn Fn(&SourceKey) -> bool,
     ) -> Result<SourceKey, SourceError> {
         self.combined(|shares| {
-            let key = sets(shares).into_iter().find_map(|set| key_of_set(&set, is_right));
-            match key {
+            let sets = sets(shares);
+            match sets.iter().find_map(|set| key_of_set(set, is_right)) {
                 Some((key, _)) => Ok(key),
                 // A key that is not the right one is told from no key.
-                None if sets(shares).len() == 1 => combine(shares),
+                None if sets.len() == 1 => combine(shares),
                 None => Err(missing(shares)),
             }
         })

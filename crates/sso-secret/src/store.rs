@@ -65,7 +65,7 @@ use dtyp::{DecodeError, Reader};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -524,27 +524,9 @@ impl SecretStore {
         recipient: &dyn SealingSource,
         now: UnixTime,
     ) -> Result<Arc<OpenSecret>, StoreError> {
-        let keep = |bytes: &[u8]| {
-            files::write_new(path, bytes).map_err(|error| StoreError::File { path: path.to_owned(), error })
-        };
-        self.backup(recipient, now, keep)
-    }
-
-    /// Makes a backup of all generations, encrypted for `recipient`. Its time is noted once `keep` has kept
-    /// it.
-    pub fn backup(
-        &self,
-        recipient: &dyn SealingSource,
-        now: UnixTime,
-        keep: impl FnOnce(&[u8]) -> Result<(), StoreError>,
-    ) -> Result<Arc<OpenSecret>, StoreError> {
-        let writer = self.writer()?;
-        let open = writer.open()?;
-        keep(&backup::write(&open.generations, open.rest.instance, now, recipient)?)?;
-        let mut rest = open.rest.clone();
-        rest.last_backup = now.0;
-        rest.backup_generation = open.newest().0.number;
-        writer.commit(open.generations.clone(), rest, &open.key_header, &open.key)
+        let (bytes, made) = self.make_backup(recipient, now)?;
+        files::write_new(path, &bytes).map_err(|error| StoreError::File { path: path.to_owned(), error })?;
+        self.note_backup(&made)
     }
 
     /// Makes a backup of all generations, encrypted for `recipient`. It is noted by
@@ -774,11 +756,11 @@ impl SecretStore {
 
     /// Takes the write lock.
     fn writer(&self) -> Result<Writer<'_>, StoreError> {
-        let metadata =
-            self.folder.metadata().map_err(|error| StoreError::File { path: self.folder.clone(), error })?;
-        let mode = metadata.permissions().mode() & 0o7777;
-        if mode & 0o022 != 0 {
-            return Err(StoreError::Folder { path: self.folder.clone(), mode });
+        let folder = || self.folder.clone();
+        let mode = files::mode_if_shared(&self.folder)
+            .map_err(|error| StoreError::File { path: folder(), error })?;
+        if let Some(mode) = mode {
+            return Err(StoreError::Folder { path: folder(), mode });
         }
         let path = self.instance_path();
         match files::open_lock(&*self.disk, OpenOptions::new().read(true).append(true), &path) {

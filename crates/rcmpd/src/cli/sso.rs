@@ -243,7 +243,7 @@ pub enum SecretCommand {
     /// The secret is never printed: it is written to a new file of mode 0600, to a file descriptor, or to the
     /// sealed cache of the node.
     #[command(
-        after_help = "Exit codes: 0 delivered, 2 wrong use, 3 the server returned a code (it is printed), 4 no server answered, and no cached key may be used, 5 not authenticated or access denied by a fault, 6 unusable input, 7 the server's answer breaks the protocol.\n\nIf several servers are given, the next one is asked only if nothing was answered.\n\nExample:\n  rcmpd sso secret get --server sso1.contoso.example \\\n      --server sso2.contoso.example --user ssoadmin \\\n      --password-file password.txt --output master.key"
+        after_help = "Exit codes: 0 delivered, 2 wrong use, 3 the server returned a code (it is printed), 4 no server answered, and no cached key may be used, 5 not authenticated or access denied by a fault, 6 unusable input, 7 the server's answer breaks the protocol, or, without --server, no cached key may be used.\n\nIf several servers are given, the next one is asked only if nothing was answered.\n\nExample:\n  rcmpd sso secret get --server sso1.contoso.example \\\n      --server sso2.contoso.example --user ssoadmin \\\n      --password-file password.txt --output master.key"
     )]
     Get(GetArgs),
 }

@@ -21,7 +21,7 @@ use rpc_auth::ntlm::NtHash;
 use serde::Deserialize;
 use serde_json::json;
 use sso_secret::backup::{Backup, BackupError};
-use sso_secret::node::{CacheLimits, Delivery, NodeKeys};
+use sso_secret::node::{CacheLimits, CachedKeys, Delivery, NodeKeys};
 use sso_secret::{
     KeyFile, KeyId, Keyring, MasterSecret, PageLock, Purpose, RealDisk, Recipient, RecipientKey,
     SealingSource, SecretStore, SourceKind, UnixTime, blob, reseal, share,
@@ -300,10 +300,7 @@ async fn get(args: GetArgs) -> anyhow::Result<u8> {
         return Err(failed(2, "the secret is never printed: give --output, --fd or --cache"));
     }
     let mut cache = match (&args.cache, &args.unseal) {
-        (Some(cache), Some(unseal)) => {
-            let limits = CacheLimits { max_age: hours(args.max_age_h), overlap: hours(args.overlap_h) };
-            Some(NodeKeys::open(cache, unseal_source(unseal)?, limits)?)
-        }
+        (Some(cache), Some(unseal)) => Some(open_cache(cache, unseal, args.max_age_h, args.overlap_h)?),
         _ => None,
     };
     if args.server.is_empty() {
@@ -313,9 +310,7 @@ async fn get(args: GetArgs) -> anyhow::Result<u8> {
         // INVARIANT: the command line requires a cache without a server.
         let cache = cache.as_ref().context("give --server or --cache")?;
         let cached = cache.keys(UnixTime::now()).map_err(|error| failed(BROKEN, error))?;
-        let (key_id, key) = cached.keys.newest();
-        write_secret(&args, key.expose())?;
-        report(&args, key_id, None, Some(cached.age));
+        write_cached(&args, &cached)?;
         return Ok(0);
     }
     let credentials = credentials(&args.client)?;
@@ -365,11 +360,17 @@ fn use_cached(
     let why = output::chain(&failure);
     output::warning(&format!("{why}: the cached key is used, {}", ago(cached.age)));
     if !std::mem::replace(is_written, true) {
-        let (key_id, key) = cached.keys.newest();
-        write_secret(args, key.expose())?;
-        report(args, key_id, None, Some(cached.age));
+        write_cached(args, &cached)?;
     }
     Ok(None)
+}
+
+/// Writes the newest cached key where it was asked for.
+fn write_cached(args: &GetArgs, cached: &CachedKeys) -> anyhow::Result<()> {
+    let (key_id, key) = cached.keys.newest();
+    write_secret(args, key.expose())?;
+    report(args, key_id, None, Some(cached.age));
+    Ok(())
 }
 
 /// Keeps what the server delivered where it was asked for; `is_written` is whether the cached key is there
@@ -452,8 +453,12 @@ fn unseal_source(text: &str) -> anyhow::Result<Arc<dyn SealingSource>> {
 
 /// The cached keys of a node.
 fn node(args: &CacheArgs) -> anyhow::Result<NodeKeys> {
-    let limits = CacheLimits { max_age: hours(args.max_age_h), overlap: hours(args.overlap_h) };
-    Ok(NodeKeys::open(&args.cache, unseal_source(&args.unseal)?, limits)?)
+    open_cache(&args.cache, &args.unseal, args.max_age_h, args.overlap_h)
+}
+
+fn open_cache(cache: &Path, unseal: &str, max_age_h: u64, overlap_h: u64) -> anyhow::Result<NodeKeys> {
+    let limits = CacheLimits { max_age: hours(max_age_h), overlap: hours(overlap_h) };
+    Ok(NodeKeys::open(cache, unseal_source(unseal)?, limits)?)
 }
 
 /// The usable keys of a node, and a purpose.

@@ -5,12 +5,13 @@ use crate::{key_file, long_ago, passphrase, purpose, put, vector};
 use sha2::Digest;
 use sso_secret::blob::{self, Purpose};
 use sso_secret::node::{CacheLimits, NodeError};
-use sso_secret::share::{self, Share, ShareError, ShareFolder, SharesThere};
+use sso_secret::share::{self, Share, ShareError, ShareFileError, ShareFolder, SharesThere};
 use sso_secret::{
     BlobError, KeyFile, Keyring, MachineId, MasterSecret, NodeKeys, RecipientKey, RestoreRules,
     SealingSource, SecretStore, State, UnixTime,
 };
-use std::fs::{self};
+use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -362,9 +363,17 @@ fn shares_in_a_folder_open_what_the_key_file_sealed() {
         let name = file.expect("an entry").file_name().into_string().expect("text");
         assert!(!name.contains(&line(1)[26..40]), "no name has a part of a share: {name}");
     }
-    for file in 0..64 {
+    // 64 files, some of them wrong: no share is added that would close the folder to all.
+    let is_share = |entry: &io::Result<fs::DirEntry>| {
+        entry.as_ref().is_ok_and(|entry| entry.path().extension().is_some_and(|end| end == "share"))
+    };
+    let there = fs::read_dir(folder.path().join("shares")).expect("a folder").filter(is_share).count();
+    for file in there..64 {
         put(&folder.path().join(format!("shares/again{file}.share")), line(0).as_bytes());
     }
+    assert!(matches!(add(3), Err(ShareFileError::TooMany(_))), "{:?}", add(3));
+    assert!(matches!(store.reload(), State::Open(_)), "{:?}", store.reload());
+    put(&folder.path().join("shares/again.share"), line(0).as_bytes());
     assert!(sealed().why.contains("64 shares or more"), "{}", sealed());
     fs::set_permissions(folder.path().join("shares"), fs::Permissions::from_mode(0o777)).expect("own folder");
     assert!(sealed().why.contains("can be changed by other users"), "{}", sealed());
