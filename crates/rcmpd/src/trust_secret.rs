@@ -85,8 +85,7 @@ pub fn advance(path: &Path) -> std::io::Result<()> {
 
 /// A name is on the disk when its folder is.
 fn sync_folder(path: &Path) -> std::io::Result<()> {
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
+    File::open(crate::config::base(path))?.sync_all()
 }
 
 fn beside(path: &Path, end: &str) -> PathBuf {

@@ -129,7 +129,7 @@ const UNKNOWN_GROUP_ADVICE: &str = "set group of [[sidecar.listen]] to a group o
 pub fn check(listen: &Listen) -> anyhow::Result<Option<String>> {
     let users = users(&listen.peers)?;
     let Place::Unix(place) = &listen.at else { return Ok(None) };
-    check_path(&place.path)?;
+    check_path(&place.path, KEY)?;
     match group_for(place, &users) {
         // The service may run as one of the peers, which then needs no group.
         Err(error) if geteuid().is_root() && matches!(place.group, SocketGroup::OfPeers) => {
@@ -141,9 +141,13 @@ pub fn check(listen: &Listen) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// Refuses a path that no socket can have, or that a file has which is no socket.
-fn check_path(path: &Path) -> anyhow::Result<()> {
-    let failed = || format!("cannot listen on {} ([[sidecar.listen]])", path.display());
+/// The table of the configuration that names listeners.
+const KEY: &str = "[[sidecar.listen]]";
+
+/// Refuses a path that no socket can have, or that a file has which is no socket. `key` names it in the
+/// configuration.
+pub fn check_path(path: &Path, key: &str) -> anyhow::Result<()> {
+    let failed = || format!("cannot listen on {} ({key})", path.display());
     let len = path.as_os_str().len();
     if len > SOCKET_PATH_MAX {
         bail!(
@@ -160,12 +164,19 @@ fn check_path(path: &Path) -> anyhow::Result<()> {
 /// Binds a socket, in place of one that no process listens on any more.
 pub(super) fn bind(place: &UnixPlace, peers: &[User]) -> anyhow::Result<UnixListener> {
     let path = place.path.as_path();
-    let failed = || format!("cannot listen on {} ([[sidecar.listen]])", path.display());
-    check_path(path)?;
+    check_path(path, KEY)?;
     let group = group_for(place, peers)?;
     if !group.is_known {
         warn!(path = %path.display(), advice = UNKNOWN_GROUP_ADVICE, "{UNKNOWN_GROUP}");
     }
+    listen_at(path, group.number, place.mode, KEY)
+}
+
+/// Binds a socket, in place of one that no process listens on any more, and gives it to a group. Until it is
+/// listened on, the kernel refuses every connection. `key` names it in the configuration.
+pub fn listen_at(path: &Path, group: Option<u32>, mode: u32, key: &str) -> anyhow::Result<UnixListener> {
+    let failed = || format!("cannot listen on {} ({key})", path.display());
+    check_path(path, key)?;
     if path.symlink_metadata().is_ok_and(|there| there.file_type().is_socket()) {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             bail!("{}: another process listens on this socket; stop it, or choose another path", failed());
@@ -178,7 +189,7 @@ pub(super) fn bind(place: &UnixPlace, peers: &[User]) -> anyhow::Result<UnixList
     let socket = UnixSocket::new_stream().and_then(|socket| socket.bind(path).map(|()| socket));
     let socket = socket.with_context(failed)?;
     let listener =
-        set_access(path, group.number, place.mode).and_then(|()| socket.listen(BACKLOG).with_context(failed));
+        set_access(path, group, mode, key).and_then(|()| socket.listen(BACKLOG).with_context(failed));
     if listener.is_err() {
         // Not listened on, so it is of no use.
         let _ = std::fs::remove_file(path);
@@ -187,18 +198,18 @@ pub(super) fn bind(place: &UnixPlace, peers: &[User]) -> anyhow::Result<UnixList
 }
 
 /// Sets who can connect to a socket that is not listened on yet.
-fn set_access(path: &Path, group: Option<u32>, mode: u32) -> anyhow::Result<()> {
+fn set_access(path: &Path, group: Option<u32>, mode: u32, key: &str) -> anyhow::Result<()> {
     let socket = path.display();
     if let Some(group) = group {
         lchown(path, None, Some(group)).with_context(|| {
             format!(
-                "cannot give {socket} to group {group} ([[sidecar.listen]]): run the service as a member of that group \
+                "cannot give {socket} to group {group} ({key}): run the service as a member of that group \
                  (with systemd: SupplementaryGroups={group}), or choose with group and mode who can connect"
             )
         })?;
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .with_context(|| format!("cannot set the mode of {socket} ([[sidecar.listen]])"))
+        .with_context(|| format!("cannot set the mode of {socket} ({key})"))
 }
 
 #[cfg(test)]
@@ -270,11 +281,13 @@ mod tests {
             let path = of_len(len);
             // The kernel's own word for it.
             let bound = std::os::unix::net::UnixListener::bind(&path).is_ok();
-            assert_eq!((bound, check_path(&path).is_ok()), (len == 107, len == 107), "{len}");
+            assert_eq!((bound, check_path(&path, KEY).is_ok()), (len == 107, len == 107), "{len}");
         }
         std::fs::write(folder.path().join("file"), "").expect("written");
-        assert!(check_path(&folder.path().join("file")).is_err() && check_path(folder.path()).is_err());
-        assert!(check_path(&folder.path().join("free")).is_ok());
+        assert!(
+            check_path(&folder.path().join("file"), KEY).is_err() && check_path(folder.path(), KEY).is_err()
+        );
+        assert!(check_path(&folder.path().join("free"), KEY).is_ok());
     }
 
     #[test]

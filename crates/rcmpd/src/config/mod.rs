@@ -422,7 +422,7 @@ pub fn load_mapping(path: &Path) -> Result<Mapping, ConfigError> {
     })
 }
 
-/// Where the relative paths of a file start.
+/// The folder of a file, where its relative paths start.
 pub(crate) fn base(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

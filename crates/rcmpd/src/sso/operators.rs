@@ -10,18 +10,19 @@ use super::operations::{Done, Keep, Octets, Operation};
 use super::socket_folder;
 use crate::config::{self, OVERFLOW_UID, Operator, SHARED};
 use anyhow::{Context, bail};
-use dcerpc_tokio::{BACKLOG, ConnectionLimiter, ConnectionLimits, ConnectionPermit};
+use dcerpc_tokio::{ConnectionLimiter, ConnectionLimits, ConnectionPermit};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
+use sidecar_tokio::unix;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,8 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
 /// Its owner and the group of operators connect. A user who can connect can also fill the backlog, so no
 /// others can.
 const SOCKET_MODE: u32 = 0o660;
+/// What names the socket in the configuration.
+const SOCKET_KEY: &str = "sso.operator_socket";
 
 /// Why an operation was not done.
 #[derive(Debug, Deserialize, Serialize)]
@@ -113,7 +116,8 @@ pub(super) fn problems(section: &config::Sso) -> Vec<String> {
         let owner = section.folder.metadata().map_or(0, |folder| folder.uid());
         let trusted = [0, geteuid().as_raw(), owner];
         let checked = socket_folder::check(&socket.path, &trusted, &trusted);
-        problems.extend(checked.err().map(|why| format!("cannot use sso.operator_socket: {why}")));
+        problems.extend(checked.err().map(|why| format!("cannot use {SOCKET_KEY}: {why}")));
+        problems.extend(unix::check_path(&socket.path, SOCKET_KEY).err().map(|error| format!("{error:#}")));
     }
     problems
 }
@@ -135,40 +139,12 @@ impl BoundOperators {
     /// Binds the socket, in place of one that no process listens on any more.
     pub fn bind(socket: &config::OperatorSocket) -> anyhow::Result<Self> {
         let path = socket.path.as_path();
-        let failed = || format!("cannot listen on {} (sso.operator_socket)", path.display());
-        match path.symlink_metadata() {
-            Ok(there) if !there.file_type().is_socket() => {
-                bail!("{}: there is a file that is no socket; remove it, or choose another path", failed())
-            }
-            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-                bail!("{}: another process listens on this socket; stop it, or choose another path", failed())
-            }
-            Ok(_) => std::fs::remove_file(path).with_context(failed)?,
-            Err(_) => {}
-        }
         let trusted = [0, geteuid().as_raw()];
-        socket_folder::check(path, &trusted, &trusted).map_err(anyhow::Error::msg).with_context(failed)?;
-        let group = group(&socket.group)?;
-        // Until `listen` the kernel refuses every connection.
-        let bound = UnixSocket::new_stream().and_then(|socket| socket.bind(path).map(|()| socket));
-        let bound = bound.with_context(failed)?;
-        let access = lchown(path, None, Some(group))
-            .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)));
-        let listener = access
-            .with_context(|| {
-                format!(
-                    "cannot give {} to group {} (sso.operator_group): run the service as a member of that group \
-                     (with systemd: SupplementaryGroups=)",
-                    path.display(),
-                    socket.group
-                )
-            })
-            .and_then(|()| bound.listen(BACKLOG).with_context(failed));
-        if listener.is_err() {
-            let _ = std::fs::remove_file(path);
-        }
+        socket_folder::check(path, &trusted, &trusted)
+            .map_err(|why| anyhow::anyhow!("cannot use {SOCKET_KEY}: {why}"))?;
+        let listener = unix::listen_at(path, Some(group(&socket.group)?), SOCKET_MODE, SOCKET_KEY)?;
         let inode = path.symlink_metadata().map_or(0, |metadata| metadata.ino());
-        Ok(Self { listener: listener?, path: path.to_owned(), inode })
+        Ok(Self { listener, path: path.to_owned(), inode })
     }
 
     /// Serves until the shutdown, and removes the socket then.
@@ -212,7 +188,7 @@ fn group(name: &str) -> anyhow::Result<u32> {
         return Ok(number);
     }
     let found = uzers::get_group_by_name(name).map(|group| group.gid());
-    found.with_context(|| format!("there is no group {name} on this system (sso.operator_group)"))
+    found.with_context(|| format!("there is no group {name} on this system (sso.operator_group): write the number that `getent group {name}` prints"))
 }
 
 struct Shared {
@@ -240,7 +216,9 @@ impl Shared {
                 Ok(Some(done)) => Ok(done),
                 Err(error) => Err(error),
             },
-            Err(error) => Err(anyhow::anyhow!("this is no operation: {error}")),
+            Err(error) => Err(anyhow::anyhow!(
+                "the service does not know this operation ({error}): use the command of the service's version"
+            )),
         };
         let line = match answer {
             Ok(done) => serde_json::to_vec(&done),
@@ -359,7 +337,7 @@ impl ServiceAt<'_> {
             return Ok(());
         }
         let trusted = [0, geteuid().as_raw()];
-        let folder = socket_folder::folder_of(self.socket);
+        let folder = crate::config::base(self.socket);
         let is_owner = folder.metadata().is_ok_and(|folder| folder.uid() == listener);
         let checked = match is_owner {
             true => socket_folder::check(self.socket, &[trusted[0], trusted[1], listener], &trusted),
@@ -434,7 +412,7 @@ fn answer(from: &mut impl BufRead) -> anyhow::Result<anyhow::Result<Done>> {
 /// Logs what an operator did.
 pub(super) fn log(uid: u32, user: Option<&str>, command: &str, outcome: &anyhow::Result<Done>) {
     match outcome {
-        Ok(_) => info!(uid, user, command, "Operator changed the master secret"),
+        Ok(_) => info!(uid, user, command, "Operation of an operator done"),
         Err(error) => {
             warn!(uid, user, command, error = crate::output::chain(error), "Operation of an operator failed")
         }

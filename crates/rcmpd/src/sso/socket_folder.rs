@@ -3,18 +3,13 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-/// The folder of a file.
-pub(super) fn folder_of(file: &Path) -> &Path {
-    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 /// Checks that only `owners` can put something under the name of this file. The error is a sentence.
 ///
 /// Each folder on the way belongs to one of them, and other users cannot write to it. A folder above, as
 /// /tmp, may be written to by all if it has the sticky bit and what is below it belongs to one of `makers`:
 /// others cannot rename that, but could have made their own before.
 pub(super) fn check(file: &Path, owners: &[u32], makers: &[u32]) -> Result<(), String> {
-    let folder = folder_of(file);
+    let folder = crate::config::base(file);
     let failed = |error| format!("the folder {} cannot be used: {error}", folder.display());
     let real = folder.canonicalize().map_err(failed)?;
     let mut below = None;
@@ -75,8 +70,8 @@ mod tests {
         }
         // Below a sticky folder, a folder that another user may have made first.
         set(above.path(), 0o1777);
-        let nobody_else = check(&socket, &us, &[]);
-        assert!(nobody_else.is_err_and(|error| error.contains("other users can write")));
+        let no_makers = check(&socket, &us, &[]);
+        assert!(no_makers.is_err_and(|error| error.contains("other users can write")));
         let others = check(&socket, &[u32::MAX], &us);
         assert!(others.is_err_and(|error| error.contains("belongs to user")));
         let missing = check(&above.path().join("none/s"), &us, &us);
