@@ -188,10 +188,11 @@ fn cookies(http: &HttpRequest) -> Vec<&[u8]> {
 /// Takes tickets out of the cookies that the application gets. Without a ticket Envoy passes them on as they
 /// are.
 fn strip_tickets(sidecar: &Sidecar, sent: &[&[u8]], ok: &mut OkHttpResponse) {
-    if sent.iter().all(|value| sidecar.without_tickets(value).is_none()) {
+    let stripped: Vec<_> = sent.iter().map(|value| sidecar.without_tickets(value)).collect();
+    if stripped.iter().all(Option::is_none) {
         return;
     }
-    let others = sent.iter().map(|value| sidecar.without_tickets(value).unwrap_or_else(|| value.to_vec()));
+    let others = sent.iter().zip(stripped).map(|(value, other)| other.unwrap_or_else(|| value.to_vec()));
     let others = others.filter(|value| !value.is_empty()).collect::<Vec<_>>().join(&b"; "[..]);
     match String::from_utf8(others) {
         Ok(others) if !others.is_empty() => ok.headers.push(header("cookie", others)),

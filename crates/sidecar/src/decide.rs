@@ -266,12 +266,16 @@ impl Sidecar {
             return self.find_out(presented, session, source, now).await.outcome;
         }
         let key = Key { leaf: presented.sha256, with: chain_hash(&presented.chain), inputs };
-        if self.tickets.is_some()
+        if self.tickets.is_some() {
+            if let Some(known) = self.cache.get(&key, now) {
+                self.meter.remembered.inc();
+                return known.outcome;
+            }
             // Boxed: a request has no room for it where there are no tickets.
-            && let Some(outcome) =
-                Box::pin(self.cached_or_made_by_ticket(&key, presented, (cookies, source), now)).await
-        {
-            return outcome;
+            let by_ticket = Box::pin(self.cached_or_made_by_ticket(&key, presented, (cookies, source), now));
+            if let Some(outcome) = by_ticket.await {
+                return outcome;
+            }
         }
         let make = async || self.find_out_for(&key.inputs, presented, None, source, now).await;
         let (known, was_remembered) = self.cache.get_or_make(&key, now, make).await;
@@ -280,9 +284,8 @@ impl Sidecar {
         known.outcome
     }
 
-    /// The decision by the ticket of a request, cached or made, if no other one is cached and the ticket
-    /// counts. Requests with the same ticket wait for each other, and never for a question that others have
-    /// asked.
+    /// The decision by the ticket of a request, cached or made, if the ticket counts. Requests with the same
+    /// ticket wait for each other, and never for a question that others have asked.
     async fn cached_or_made_by_ticket(
         &self,
         key: &Key,
@@ -290,9 +293,6 @@ impl Sidecar {
         (cookies, source): (Cookies<'_>, Option<SocketAddr>),
         now: Moment,
     ) -> Option<Result<Arc<Allowed>, Refusal>> {
-        if self.cache.get(key, now).is_some() {
-            return None;
-        }
         let text = self.cookie(cookies)?;
         let with = Sha256::new().chain_update(key.with).chain_update(text).finalize().into();
         let key = Key { with, ..key.clone() };

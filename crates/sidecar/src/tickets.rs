@@ -309,7 +309,7 @@ mod tests {
     use crate::scene::{alice, sid};
 
     /// What comes over Netlogon: no names of groups, no method, no form.
-    pub(crate) fn from_elsewhere() -> Identity {
+    fn from_elsewhere() -> Identity {
         let groups = ["S-1-5-21-1-2-3-513", "S-1-5-21-1-2-3-1100", "S-1-5-21-4-5-6-1200", "S-1-5-32-545"];
         Identity {
             groups: groups.map(|group| Group { sid: sid(group), name: None }).into(),

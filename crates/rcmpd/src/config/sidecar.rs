@@ -997,6 +997,21 @@ impl Checker<'_> {
         })
     }
 
+    /// The name of a farm or scope.
+    fn ticket_name(&mut self, given: &Spanned<String>, of: &str, example: &str) -> Option<ticket::Name> {
+        let name = ticket::Name::new(given.get_ref());
+        if name.is_none() {
+            self.problem(
+                given.span(),
+                format!("this is not the name of a {of}"),
+                format!(
+                    "use 1 to 64 letters, digits and . _ : / -, the same on each node, as in \"{example}\""
+                ),
+            );
+        }
+        name
+    }
+
     /// `[sidecar.ticket]`. A ticket stands for the answer of a server, so a process that knows the accounts
     /// itself has none.
     fn ticket(
@@ -1035,25 +1050,8 @@ impl Checker<'_> {
             self.problem(section.keys.span(), format!("{count} keys are configured"), help);
         }
         let keys = section.keys.get_ref().iter().filter_map(|key| self.secret(key)).collect();
-        let audience = ticket::Name::new(section.audience.get_ref());
-        if audience.is_none() {
-            self.problem(
-                section.audience.span(),
-                "this is not the name of a farm",
-                "use 1 to 64 letters, digits and . _ : / -, the same on each node, as in \"shop.contoso.example\"",
-            );
-        }
-        let scope = section.scope.as_ref().and_then(|given| {
-            let scope = ticket::Name::new(given.get_ref());
-            if scope.is_none() {
-                self.problem(
-                    given.span(),
-                    "this is not the name of a scope",
-                    "use 1 to 64 letters, digits and . _ : / -, the same on each node, as in \"staff\"",
-                );
-            }
-            scope
-        });
+        let audience = self.ticket_name(&section.audience, "farm", "shop.contoso.example");
+        let scope = section.scope.as_ref().and_then(|given| self.ticket_name(given, "scope", "staff"));
         let given = section.cookie.as_ref();
         let cookie = CookieName::new(given.map_or(COOKIE, |name| name.get_ref()));
         if let (None, Some(given)) = (&cookie, given) {

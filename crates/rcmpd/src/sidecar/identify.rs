@@ -5,7 +5,7 @@ use crate::config;
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::handler;
 use account_store::BoxFuture;
-use audit_log::AuditLog;
+use audit_log::{AuditLog, IdentifiedBy};
 use dcerpc_tokio::LogLimiter;
 use dtyp::{Encode, FileTime, Sid};
 use netlogon_tokio::{Answered, PackageRequest, Servers};
@@ -117,7 +117,7 @@ impl Identify for Identifier {
         Box::pin(async move {
             let deciders = self.policy.0.load_full();
             let outcome = validated(&deciders, presented, ticket, now).await;
-            self.audited(&deciders, presented, outcome, (decision, Client(source), true))
+            self.audited(&deciders, presented, outcome, (decision, Client(source), IdentifiedBy::Ticket))
         })
     }
 }
@@ -146,7 +146,7 @@ impl Identifier {
         deciders: &Deciders,
         presented: &ClientCertificate,
         outcome: Result<Identity, Refusal>,
-        (decision, source, is_by_ticket): (&str, Client, bool),
+        (decision, source, by): (&str, Client, IdentifiedBy),
     ) -> Result<Identity, Refusal> {
         let account = outcome
             .as_ref()
@@ -155,7 +155,6 @@ impl Identifier {
         let reason = outcome.as_ref().err().map_or("mapped", |refusal| refusal.name());
         deciders.metrics.identified(reason);
         let source = source.to_string();
-        let by = if is_by_ticket { audit_log::IdentifiedBy::Ticket } else { audit_log::IdentifiedBy::Server };
         let written =
             self.audit.identified(decision, reason, account.as_ref(), (&presented.leaf, by), &source);
         match written {
@@ -193,7 +192,7 @@ impl Identifier {
         now: FileTime,
     ) -> Result<Identity, Refusal> {
         let outcome = remote.ask(&deciders, presented, now).await;
-        self.audited(&deciders, presented, outcome, (decision, source, false))
+        self.audited(&deciders, presented, outcome, (decision, source, IdentifiedBy::Server))
     }
 }
 
