@@ -79,7 +79,10 @@ impl Listening {
                     return warn!(%address, "Listening socket was shut down: listening again");
                 }
                 Err(error) => self.limiter.once("listen", || {
-                    error!(%address, %error, "Listening socket was shut down, and its address cannot be bound: trying again");
+                    error!(
+                        %address, %error, advice = "stop the process that uses the port",
+                        "Listening socket was shut down, and its address cannot be bound: trying again"
+                    );
                 }),
             }
             tokio::time::sleep(LISTEN_AGAIN_PAUSE).await;

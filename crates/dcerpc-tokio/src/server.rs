@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, debug, warn};
+use tracing::{Instrument, debug, error, warn};
 
 /// A server of one registry: its limits, counters and connections.
 #[derive(Debug)]
@@ -106,7 +106,9 @@ impl Server {
     pub async fn listen(self: Arc<Self>, listener: TcpListener) {
         let listening = match Listening::new(listener) {
             Ok(listening) => listening,
-            Err(error) => return warn!(%error, "A listening socket has no address"),
+            Err(error) => {
+                return error!(%error, "RPC listener ended: its socket has no address; restart the service");
+            }
         };
         let config = self.config(listening.address().port());
         let accept = || listening.accept();

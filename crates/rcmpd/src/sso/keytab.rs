@@ -43,11 +43,9 @@ impl WatchedKeytab {
     pub(super) fn open(path: &Path, machines: MachineAccounts) -> anyhow::Result<Self> {
         let stamp = stamp(path);
         let keytab = read(path).context("cannot use sso.kerberos.keytab")?;
-        for finding in machines.findings(&keytab) {
-            match finding.is_error() {
-                true => bail!("cannot use sso.kerberos.keytab {}: {finding}", path.display()),
-                false => finding.warn(path),
-            }
+        // Warnings are among the findings of the configuration.
+        if let Some(problem) = machines.findings(&keytab).iter().find(|finding| finding.is_error()) {
+            bail!("cannot use sso.kerberos.keytab {}: {problem}", path.display());
         }
         let shared = Arc::new(SharedKeytab::new(keytab));
         Ok(Self { path: path.to_owned(), machines, shared, stamp: Mutex::new(stamp) })
