@@ -119,16 +119,22 @@ const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
 
 #[test]
 fn key_in_a_token_seals_the_secret_and_a_missing_token_is_named() {
+    const PIN: &str = "pin-of-the-token";
+    const OLD_PIN: &str = "an-older-pin";
+    let no_pin_is_logged = |service: &Service| {
+        let log = service.log();
+        assert!(!log.contains(PIN) && !log.contains(OLD_PIN), "{log}");
+    };
     let demo = Demo::with_master_secret();
     let first = key_ids(&status(&demo));
     fs::create_dir(demo.path("tokens")).unwrap();
     let tokens = demo.path("tokens").display().to_string();
     let conf = demo.path("softhsm2.conf").display().to_string();
     fs::write(&conf, format!("directories.tokendir = {tokens}\nobjectstore.backend = file\n")).unwrap();
-    let init = ["--init-token", "--free", "--label", "rcmpd farm", "--so-pin", "12345678", "--pin", "1234"];
+    let init = ["--init-token", "--free", "--label", "rcmpd farm", "--so-pin", "12345678", "--pin", PIN];
     let init = Command::new("softhsm2-util").args(init).env("SOFTHSM2_CONF", &conf).output().unwrap();
     assert!(init.status.success(), "{init:?}");
-    write_secret(demo.path("pin"), "1234\n");
+    write_secret(demo.path("pin"), format!("{PIN}\n"));
     let uri = format!("pkcs11:token=rcmpd%20farm;object=unseal?module-path={MODULE}&pin-source=file:pin");
     seal_with(&demo, &uri);
     demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
@@ -155,22 +161,23 @@ fn key_in_a_token_seals_the_secret_and_a_missing_token_is_named() {
     with_token(&service, &["rotate"]).code(0);
     assert_ne!(vec![delivered(&service)], first);
     // A wrong PIN, and then no token: sealed with the name of the key, and nothing is generated.
-    write_secret(service.path("pin"), "4321\n");
+    write_secret(service.path("pin"), format!("{OLD_PIN}\n"));
     let wrong = with_token(&service, &["status", "--json"]).code(7).json();
     assert!(
         wrong["sealed"].as_str().unwrap().starts_with("pkcs11:token=rcmpd farm;object=unseal"),
         "{wrong}"
     );
-    write_secret(service.path("pin"), "1234\n");
+    write_secret(service.path("pin"), format!("{PIN}\n"));
     with_token(&service, &["status"]).code(0);
+    no_pin_is_logged(&service);
     service.kill();
     // The PIN is outdated at the start: operators cause no further login, with which the token could lock the
     // user out, even if the PIN is right by now. SIGHUP asks the token again.
     let socket = "operators = [\"uid:424242\"]\noperator_socket = \"s\"\noperator_group = \"0\"\n[sso.ntlm]";
     service.edit(|text| text.replace("[sso.ntlm]", socket));
-    write_secret(service.path("pin"), "4321\n");
+    write_secret(service.path("pin"), format!("{OLD_PIN}\n"));
     service.start_again_with(&[("SOFTHSM2_CONF", &conf)]);
-    write_secret(service.path("pin"), "1234\n");
+    write_secret(service.path("pin"), format!("{PIN}\n"));
     for command in ["rotate", "generate"] {
         let refused = service.rcmpd(&["sso", "secret", command, "--socket", "s"]).code(1);
         assert!(refused.stderr.contains("asked again at SIGHUP"), "{}", refused.stderr);
@@ -180,6 +187,7 @@ fn key_in_a_token_seals_the_secret_and_a_missing_token_is_named() {
     service.wait_for_log(" Reloaded ");
     service.rcmpd(&["sso", "secret", "rotate", "--socket", "s"]).code(0);
     let before = sealed_files(&service);
+    no_pin_is_logged(&service);
     service.kill();
     // Without the variable there is no such token.
     service.start_again();
@@ -190,7 +198,7 @@ fn key_in_a_token_seals_the_secret_and_a_missing_token_is_named() {
     );
     refuses_with_e_unexpected(&service);
     assert_eq!(sealed_files(&service), before);
-    assert!(!log.contains("1234"), "no PIN in the log");
+    no_pin_is_logged(&service);
 }
 
 #[test]
