@@ -3,9 +3,9 @@
 //!
 //! Revocation is not looked at: a decision does that for each request, where `[mapping]` asks for it.
 
-use crate::connections::{self, Connections};
 use dcerpc_tokio::LogLimiter;
 use dtyp::FileTime;
+use listener_tokio::connections::{self, Connections};
 use rcmp_service::certificate::Certificate;
 use rcmp_service::trust::{ChainError, Rejected, Trust};
 use rustls::client::danger::HandshakeSignatureValid;

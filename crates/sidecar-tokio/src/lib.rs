@@ -10,7 +10,6 @@
 //! - [`envoy`]: Envoy's `ext_authz` over gRPC, which listeners serve.
 //! - [`front`]: the TLS-terminating proxy for clients.
 //! - [`upstream`]: requests to an application, over HTTP/1.1 or HTTP/2.
-//! - [`connections`]: connection limits by address, evictions, and the counters of a listener.
 //! - [`client_verifier`], [`server_verifier`], [`tls`]: certificates in handshakes.
 //!
 //! Nothing is decided here: the crate `sidecar` decides, and `rcmp-service` validates certificates. This
@@ -18,12 +17,10 @@
 //! and the time through [`Clock`]. It sees no account but the identity that a decision names.
 
 pub mod client_verifier;
-pub mod connections;
 pub mod envoy;
 mod files;
 pub mod front;
 mod idle;
-mod lingering;
 pub mod listen;
 pub mod server_verifier;
 pub mod settings;

@@ -12,14 +12,12 @@ mod proof;
 
 pub use proof::Proof;
 
-use super::lingering::Lingering;
 use super::unix::{self, User};
 use super::unproved::Long;
 use super::upstream::{
     Body, RequestOrigin, Upstream, authority, closing, no_host, refusal, strip, whole, with_cookie,
 };
 use crate::Clock;
-use crate::connections::{ConnectionMeter, Connections};
 use crate::envoy;
 use crate::settings::{Listen, Place, Speaks};
 use arc_swap::ArcSwap;
@@ -27,6 +25,8 @@ use connection::{Origin, connection, over_tcp};
 use dcerpc_tokio::{ConnectionLimits, LogLimiter, listen_on};
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
+use listener_tokio::connections::{ConnectionMeter, Connections};
+use listener_tokio::lingering::Lingering;
 use proof::Proxy;
 use sidecar::dialect::{Dialect, Target};
 use sidecar::{Decided, Moment, Refusal, Sidecar};

@@ -6,9 +6,9 @@ use crate::sidecar::Sidecar;
 use crate::sso::Sso;
 use audit_log::AuditLog;
 use dcerpc_tokio::Server;
+use listener_tokio::connections::{ConnectionCollector, ConnectionMeter};
 use netlogon_tokio::{ServerCollector, ServerLabels};
 use prometheus_client::registry::Registry;
-use sidecar_tokio::connections::{ConnectionCollector, ConnectionMeter};
 use trust_tokio::crls::CrlCollector;
 
 /// The prefix of all names.

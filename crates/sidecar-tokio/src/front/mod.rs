@@ -28,7 +28,6 @@ mod tls;
 pub use tls::server_config;
 
 use super::client_verifier::accept;
-use super::lingering::Lingering;
 use super::tls::H2;
 use super::upstream::{
     Body, Client, REQUESTS_MAX, RequestOrigin, Timeouts, Upstream, authority, count_not_passed_on, no_host,
@@ -36,7 +35,6 @@ use super::upstream::{
 };
 use super::watched::Watched;
 use crate::Clock;
-use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT, Rejection};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter};
@@ -46,6 +44,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use listener_tokio::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT, Rejection};
+use listener_tokio::lingering::Lingering;
 use memory::{Memory, Resets, UNPROVED_LEN_MAX};
 use requests::{Counted, Requests};
 use rustls::ServerConfig;

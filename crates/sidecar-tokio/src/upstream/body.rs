@@ -2,14 +2,14 @@
 
 use super::RequestPermit;
 use super::hop;
-use crate::connections::h2_errors;
 use crate::idle::idle_for;
-use crate::lingering::{LIMITS, discard};
 use bytes::Bytes;
 use h2::Reason;
 use http::HeaderMap;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use listener_tokio::connections::h2_errors;
+use listener_tokio::lingering::{LIMITS, discard};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

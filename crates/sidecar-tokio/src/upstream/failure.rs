@@ -1,7 +1,7 @@
 //! Why an application did not answer, for the log, the metric and the client's status.
 
-use crate::connections::{Causes, causes};
 use http::StatusCode;
+use listener_tokio::connections::{Causes, causes};
 use rustls::{AlertDescription, CertificateError};
 use std::io;
 use std::sync::Arc;

@@ -33,8 +33,6 @@ pub use request_limit::Client;
 pub(super) use request_limit::REQUESTS_MAX;
 pub use tls::Tls;
 
-use super::lingering::discard;
-use crate::connections::{Connections, Rejection, UpstreamMeter};
 use crate::files::ReadFiles;
 use crate::settings::{Application, UpstreamProtocol};
 use arc_swap::ArcSwap;
@@ -46,6 +44,8 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
+use listener_tokio::connections::{Connections, Rejection, UpstreamMeter};
+use listener_tokio::lingering::discard;
 use pool::{Answered, Pool, Target};
 use request_limit::{Full as NoPermit, RequestLimit, RequestPermit};
 use sidecar::Sidecar;

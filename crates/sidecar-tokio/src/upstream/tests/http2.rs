@@ -238,8 +238,8 @@ async fn the_code_of_a_reset_passes_unless_it_is_about_a_hop() {
         timeout(DEADLINE, answer.frame()).await.expect("in time").unwrap().expect("a piece");
         app.release.notify_one();
         let error = timeout(DEADLINE, answer.collect()).await.expect("in time").unwrap_err();
-        let reset =
-            crate::connections::causes(&error).find_map(|cause| cause.downcast_ref::<h2::Error>()?.reason());
+        let reset = listener_tokio::connections::causes(&error)
+            .find_map(|cause| cause.downcast_ref::<h2::Error>()?.reason());
         assert_eq!(reset, Some(h2::Reason::from(expected)), "{code}: {error}");
     }
 }

@@ -112,7 +112,7 @@ impl Rejection {
 
 /// Connections of a listener, counted.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Counts {
+pub struct Counts {
     /// Open now: unproved, proved.
     open: (usize, usize),
     /// Evicted since the start: unproved, proved.
@@ -122,7 +122,7 @@ pub(crate) struct Counts {
     /// Bytes held by unproved connections, by what their permits say.
     unproved_bytes: usize,
     /// By [`Rejection`], in the order of `ALL`.
-    pub(crate) rejected: [u64; Rejection::ALL.len()],
+    pub rejected: [u64; Rejection::ALL.len()],
 }
 
 /// Reads the counts of a listener.
@@ -146,7 +146,7 @@ pub struct UpstreamMeter {
 
 impl ConnectionMeter {
     /// The counts now.
-    pub(crate) fn counts(&self) -> Counts {
+    pub fn counts(&self) -> Counts {
         (self.counts)()
     }
 

@@ -23,25 +23,25 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 /// What a peer may still send after the answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub struct Limits {
     /// How long it may take to close, however busily it sends.
-    pub(super) timeout: Duration,
+    pub timeout: Duration,
     /// How long it may be silent meanwhile.
-    pub(super) idle: Duration,
+    pub idle: Duration,
     /// Bytes that are discarded.
     len_max: usize,
 }
 
-/// Apache as a proxy sends a whole body before it reads the answer; a longer body than this is cut off, and
+/// The usual limits. Apache as a proxy sends a whole body before it reads the answer; a longer body than this is cut off, and
 /// its answer may be lost. A peer that has read the answer closes at once.
-pub(super) const LIMITS: Limits =
+pub const LIMITS: Limits =
     Limits { timeout: Duration::from_secs(10), idle: Duration::from_secs(2), len_max: 64 << 20 };
 /// Discarded at once, on the stack: a lingering connection holds no memory for it.
 const BUFFER_LEN: usize = 16 << 10;
 
 /// Reads the rest of a request's body over HTTP/2 and discards it, within the limits of a lingering
 /// connection. Each takes one of the streams that its client may have at once.
-pub(super) fn discard(body: Incoming) {
+pub fn discard(body: Incoming) {
     if body.is_end_stream() {
         return;
     }
@@ -65,7 +65,7 @@ async fn discarded<B: Body<Data = Bytes> + Unpin>(mut body: B, limits: Limits) {
 /// The connection keeps its permit meanwhile and is evicted like any other, so the number of lingering
 /// connections is that of permits.
 #[derive(Debug)]
-pub(super) struct Lingering<S> {
+pub struct Lingering<S> {
     stream: S,
     limits: Limits,
     state: State,
@@ -87,7 +87,8 @@ struct Linger {
 }
 
 impl<S> Lingering<S> {
-    pub(super) const fn new(stream: S) -> Self {
+    /// With [`LIMITS`].
+    pub const fn new(stream: S) -> Self {
         Self::with_limits(stream, LIMITS)
     }
 
