@@ -1,0 +1,340 @@
+//! A gateway in front of a plain SOAP 1.2 service. Clients speak TLSNEGO and secure conversation with it; the
+//! service gets the body of each verified call in an envelope of its own, and who called in HTTP headers.
+//!
+//! What a client sends as HTTP headers never reaches the service: each request to it is made anew. Its action
+//! is the one that was signed.
+
+mod upstream;
+
+use crate::Clock;
+use bytes::Bytes;
+use dcerpc_tokio::{ConnectionLimits, ConnectionPermit};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use listener_tokio::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
+use listener_tokio::lingering::Lingering;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tlsnego_service::password::PasswordStore;
+use tlsnego_service::session::{Ended, Session};
+use tlsnego_soap::refusal::Refusal;
+use tlsnego_soap::server::{Answer, Call, CallFault, CertificateMapper, Event, Server};
+use tlsnego_soap::{HttpRequest, HttpResponse};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+pub use upstream::Failure;
+use upstream::Upstream;
+
+/// Where the service is, and how much it may send.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `http://HOST:PORT/PATH` of the service.
+    pub upstream: Uri,
+    /// How long it may take to answer.
+    pub upstream_timeout: Duration,
+    /// Longest body of a request, and of an answer of the service, in octets.
+    pub message_len_max: usize,
+}
+
+/// What became of a verified call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallOutcome {
+    /// The service answered.
+    Answered,
+    /// The service answered with a fault of its own.
+    Fault,
+    /// The service took the message, and has no answer.
+    OneWay,
+    /// The service did not answer with a SOAP message, or not in time.
+    Failed(Failure),
+    /// The reply cannot be written.
+    NotWritten(String),
+}
+
+/// What the program knows of sessions and accounts.
+pub trait Accounting: Send + Sync + 'static {
+    /// The headers that tell the service who calls, and in which session. The error refuses the call, because
+    /// its account may not call any more, or cannot be looked up; it is for the log.
+    fn headers(&self, session: &Session) -> impl Future<Output = Result<HeaderMap, String>> + Send;
+
+    /// A message was answered. False ends a session that it opened: what has to be audited could not be.
+    fn answered(&self, event: &Event, source: IpAddr) -> bool;
+
+    /// A call was answered.
+    fn called(&self, session: &Session, action: &str, outcome: &CallOutcome, source: IpAddr);
+
+    /// A session ended before its time, or expired.
+    fn ended(&self, ended: &Ended);
+}
+
+/// The gateway.
+pub struct Gateway<P, M, A> {
+    server: Server<P, M>,
+    upstream: Upstream,
+    accounting: A,
+    connections: Arc<Connections<()>>,
+    settings: Settings,
+    clock: Clock,
+}
+
+impl<P, M, A> std::fmt::Debug for Gateway<P, M, A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Connections at once. No connection proves anything: each message proves what it is. The oldest connection
+/// of the address with most of them makes room for a new one.
+pub const CONNECTIONS_MAX: usize = 2_048;
+/// Those that have sent something: each may hold a message.
+const STARTED_MAX: usize = 1_024;
+/// A web server in front of the gateway is one address.
+const LIMITS: ConnectionLimits = ConnectionLimits {
+    unproved_max: CONNECTIONS_MAX,
+    started_max: STARTED_MAX,
+    unproved_per_address_max: CONNECTIONS_MAX,
+    proved_max: 1,
+    proved_per_identity_max: 1,
+};
+/// For the head of a request, and between two of them: .NET keeps connections for 100 s, and opens new ones
+/// without notice when they are closed.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// For the body of a request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest head of a request in octets.
+const HEAD_LEN_MAX: usize = 16 << 10;
+/// How often ended sessions are looked for.
+const EXPIRE_INTERVAL: Duration = Duration::from_secs(5);
+
+impl<P, M, A> Gateway<P, M, A>
+where
+    P: PasswordStore + 'static,
+    M: CertificateMapper + 'static,
+    A: Accounting,
+{
+    /// In front of a service. Opens no connection.
+    pub fn new(server: Server<P, M>, settings: Settings, accounting: A, clock: Clock) -> Arc<Self> {
+        let connections = Arc::new(Connections::new("tlsnego", LIMITS));
+        let upstream = Upstream::new(&settings);
+        Arc::new(Self { server, upstream, accounting, connections, settings, clock })
+    }
+
+    /// The sessions and negotiations.
+    pub const fn server(&self) -> &Server<P, M> {
+        &self.server
+    }
+
+    /// What the program knows.
+    pub const fn accounting(&self) -> &A {
+        &self.accounting
+    }
+
+    /// What counts the connections of the listener at this address.
+    pub fn meter(&self, address: String) -> ConnectionMeter {
+        self.connections.meter(address)
+    }
+
+    /// Serves until `shutdown` is cancelled. Each connection is a task of `tasks`, and ends after what is in
+    /// flight is answered.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+        tasks: TaskTracker,
+    ) {
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(Arc::clone(&self).expire()));
+        let accept = || listener.accept();
+        while let Some((stream, address)) = self.connections.accept_next(&shutdown, accept).await {
+            let permit = self.connections.admit(address.ip());
+            tasks.spawn(Arc::clone(&self).connection((stream, address), permit, shutdown.clone()));
+        }
+    }
+
+    async fn expire(self: Arc<Self>) {
+        let mut ticks = interval(EXPIRE_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for ended in self.server.expire((self.clock)()) {
+                self.accounting.ended(&ended);
+            }
+        }
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        (stream, address): (TcpStream, SocketAddr),
+        permit: ConnectionPermit<()>,
+        shutdown: CancellationToken,
+    ) {
+        let is_begun = tokio::select! {
+            is_begun = self.connections.wait_for_first_bytes(&stream, &permit, HEAD_TIMEOUT) => is_begun,
+            () = shutdown.cancelled() => false,
+        };
+        if is_begun {
+            // Boxed: until the first bytes come, the task has no room for what follows.
+            Box::pin(self.begun((stream, address), permit, shutdown)).await;
+        }
+    }
+
+    async fn begun(
+        self: Arc<Self>,
+        (stream, address): (TcpStream, SocketAddr),
+        permit: ConnectionPermit<()>,
+        shutdown: CancellationToken,
+    ) {
+        permit.advance();
+        // Replies are written in one piece.
+        let _ = stream.set_nodelay(true);
+        let gateway = Arc::clone(&self);
+        let service = service_fn(move |request| {
+            let gateway = Arc::clone(&gateway);
+            async move { Ok::<_, Infallible>(gateway.answer(request, address.ip()).await) }
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
+        let connection = builder.serve_connection(TokioIo::new(Lingering::new(stream)), service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            // What has come is answered before the connection makes room for another one.
+            biased;
+            ended = connection.as_mut() => if let Err(error) = ended {
+                self.connections.ended(&error, false, Some(address));
+            },
+            () = shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            },
+            () = permit.evicted() => {
+                self.connections.evicted(false);
+                connection.as_mut().graceful_shutdown();
+                let _ = timeout(DRAIN_TIMEOUT, connection).await;
+            },
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, source: IpAddr) -> Response<Full<Bytes>> {
+        if request.method() != Method::POST {
+            let mut answer =
+                plain(StatusCode::METHOD_NOT_ALLOWED, "this service takes SOAP 1.2 messages by POST\n");
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+            return answer;
+        }
+        if request.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+            return plain(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "send the message without a Content-Encoding\n",
+            );
+        }
+        let content_type = request.headers().get(CONTENT_TYPE).cloned();
+        let body = Limited::new(request.into_body(), self.settings.message_len_max).collect();
+        let body = match timeout(BODY_TIMEOUT, body).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+                return plain(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "the message is longer than this service takes\n",
+                );
+            }
+            Ok(Err(_)) => return plain(StatusCode::BAD_REQUEST, "the message did not come whole\n"),
+            Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the message did not come in time\n"),
+        };
+        let content_type = content_type.as_ref().and_then(|value| value.to_str().ok());
+        soap(self.receive(&HttpRequest { content_type, body: &body, source }).await)
+    }
+
+    async fn receive(&self, request: &HttpRequest<'_>) -> HttpResponse {
+        let now = (self.clock)();
+        match self.server.receive(request, now).await {
+            Answer::Reply(reply) => {
+                if self.accounting.answered(&reply.event, request.source) {
+                    return reply.response;
+                }
+                if let Event::Opened(session) | Event::Renewed(session) = &reply.event {
+                    self.server.sessions().end(&session.name);
+                }
+                HttpResponse { status: 503, body: Vec::new() }
+            }
+            Answer::Call(call) => {
+                let (response, outcome) = self.call(&call).await;
+                self.accounting.called(&call.session, &call.action, &outcome, request.source);
+                response
+            }
+        }
+    }
+
+    /// Asks the service, and secures its answer.
+    async fn call(&self, call: &Call) -> (HttpResponse, CallOutcome) {
+        let asked = match (self.accounting.headers(&call.session).await, call.body()) {
+            (Ok(headers), Ok(body)) => self.upstream.ask(&call.action, headers, &body).await,
+            (Err(error), _) => Err(Failure::Account(error)),
+            (_, Err(refusal)) => Err(Failure::Body(refusal.to_string())),
+        };
+        // The answer has the time at which it is written.
+        let now = (self.clock)();
+        let failed = |failure: Failure| {
+            let fault = match failure {
+                Failure::TimedOut => CallFault::TimedOut,
+                _ => CallFault::Application,
+            };
+            (call.fault(fault, now), CallOutcome::Failed(failure))
+        };
+        let (response, outcome) = match asked {
+            Ok(upstream::Answer::Taken) => (Ok(call.one_way()), CallOutcome::OneWay),
+            Ok(upstream::Answer::Message { is_success, body }) => {
+                match call.reply(&body, &self.limits(), now) {
+                    Ok(response) if response.status == 200 && is_success => {
+                        (Ok(response), CallOutcome::Answered)
+                    }
+                    Ok(response) if response.status != 200 => (Ok(response), CallOutcome::Fault),
+                    Ok(_) => {
+                        failed(Failure::NotSoap("an error status with a message that is no fault".to_owned()))
+                    }
+                    Err(Refusal::Reply(error)) => failed(Failure::Body(error)),
+                    Err(error) => failed(Failure::NotSoap(error.to_string())),
+                }
+            }
+            Err(failure) => failed(failure),
+        };
+        match response {
+            Ok(response) => (response, outcome),
+            Err(refusal) => {
+                (HttpResponse { status: 500, body: Vec::new() }, CallOutcome::NotWritten(refusal.to_string()))
+            }
+        }
+    }
+
+    fn limits(&self) -> xml_security::ParseLimits {
+        xml_security::ParseLimits { octets: self.settings.message_len_max, ..Default::default() }
+    }
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn soap(HttpResponse { status, body }: HttpResponse) -> Response<Full<Bytes>> {
+    let is_empty = body.is_empty();
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    if !is_empty {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(tlsnego_soap::CONTENT_TYPE));
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

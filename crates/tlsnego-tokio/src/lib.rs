@@ -1,0 +1,15 @@
+//! Sockets and tasks of the TLSNEGO token service.
+//!
+//! ```text
+//! SOAP client ─► gateway ─► tlsnego_soap::server (decides) ─► answer, or ─► a plain SOAP 1.2 service
+//! ```
+//!
+//! - [`gateway`]: a service's side. Message security ends here; verified calls go to the service behind it.
+//!
+//! Nothing is decided here: `tlsnego-soap` decides about messages, and the program about accounts. This crate
+//! reads no configuration and no file; the time comes through [`Clock`].
+
+pub mod gateway;
+
+/// Tells the time: of the wall clock for dates, and of the monotonic clock for durations.
+pub type Clock = fn() -> tlsnego_service::Moment;
