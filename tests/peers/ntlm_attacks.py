@@ -25,23 +25,19 @@ are accepted, the call, which is not sealed, gets a fault all the same.
 
 import hmac
 import os
-import socket
 import struct
 from hashlib import md5
 
 from Cryptodome.Cipher import ARC4
 from impacket import ntlm
-from impacket.uuid import uuidtup_to_bin
 
 import rcmp
-from sso_client import INTERFACE
+import rpc_pdu
 
-NDR = ("8a885d04-1ceb-11c9-9fe8-08002b104860", "2.0")
 NTLM_OID, SPNEGO_OID = "1.3.6.1.4.1.311.2.2.10", "1.3.6.1.5.5.2"
-AUTH_TYPES = {"spnego": 9, "ntlm": 10}
-BIND, BIND_ACK, BIND_NAK, ALTER, ALTER_RESP, AUTH3, FAULT = 11, 12, 13, 14, 15, 16, 3
+AUTH_TYPES = {"spnego": rpc_pdu.SPNEGO, "ntlm": rpc_pdu.NTLM}
+WHOLE = rpc_pdu.FIRST | rpc_pdu.LAST
 FLAGS = 0xE0888235
-TIMEOUT_SECONDS = 30
 
 
 def hmac_md5(key, data):
@@ -63,41 +59,6 @@ def oid(text):
             octets.insert(0, 0x80 | number & 0x7F)
         out += bytes(octets)
     return tlv(6, out)
-
-
-def pdu(kind, body, trailer=None, call_id=1):
-    tail = b""
-    if trailer is not None:
-        body += b"\0" * (-len(body) % 4)
-        tail = struct.pack("<BBBBI", *trailer[:2], 0, 0, 1) + trailer[2]
-    size = len(trailer[2]) if trailer is not None else 0
-    flags = 7 if kind in (BIND, ALTER) else 3
-    return struct.pack("<BBBBIHHI", 5, 0, kind, flags, 0x10, 16 + len(body) + len(tail), size, call_id) + body + tail
-
-
-def context():
-    return struct.pack("<HHIBBHHBB", 4280, 4280, 0, 1, 0, 0, 0, 1, 0) + uuidtup_to_bin(INTERFACE) + uuidtup_to_bin(NDR)
-
-
-class Connection:
-    def __init__(self, given):
-        self.socket = socket.create_connection((given["host"], given["port"]), TIMEOUT_SECONDS)
-        self.file = self.socket.makefile("rb")
-
-    def ask(self, data):
-        self.socket.sendall(data)
-        return self.read()
-
-    def read(self):
-        try:
-            head = self.file.read(16)
-            if len(head) < 16:
-                return None
-            size, auth = struct.unpack("<HH", head[8:12])
-            body = self.file.read(size - 16)
-        except ConnectionError:
-            return None
-        return head[2], body, body[len(body) - auth:] if auth else b""
 
 
 def read_pairs(data):
@@ -157,49 +118,61 @@ def list_mic(case, exported, mechanisms):
     return b"\1\0\0\0" + bytes([mac[0] ^ (case["list_mic"] == "wrong")]) + mac[1:] + number
 
 
-def outcome(answer):
-    if answer is None:
-        return {"closed": True}
-    kind, body, _ = answer
-    if kind == BIND_NAK:
-        return {"nak": struct.unpack("<H", body[:2])[0]}
-    if kind == FAULT:
-        return {"fault": struct.unpack("<I", body[8:12])[0]}
-    return {"response": True} if kind == 2 else None
+def outcome(pdu):
+    if pdu[2] == rpc_pdu.BIND_NAK:
+        return {"nak": struct.unpack("<H", pdu[16:18])[0]}
+    if pdu[2] == rpc_pdu.FAULT:
+        return {"fault": struct.unpack("<I", pdu[24:28])[0]}
+    return {"response": True} if pdu[2] == rpc_pdu.RESPONSE else None
 
 
 def converse(given, case):
-    connection = Connection(given)
-    auth, level = AUTH_TYPES[case.get("auth", "ntlm")], case.get("level", 6)
-    later = case.get("later_level", level)
+    auth, level = AUTH_TYPES[case.get("auth", "ntlm")], case.get("level", rpc_pdu.PRIVACY)
+    connection = rpc_pdu.Connection(given["host"], given["port"], auth, level)
+    try:
+        return conversation(connection, given, case)
+    except (ConnectionError, rpc_pdu.Refused):
+        return {"closed": True}
+    finally:
+        connection.close()
+
+
+def conversation(connection, given, case):
+    is_spnego = connection.auth_type == rpc_pdu.SPNEGO
     negotiate = b"NTLMSSP\0" + struct.pack("<II", 1, FLAGS & ~case.get("clear", 0)) + bytes(16)
     mechanisms = tlv(0x30, b"".join(map(oid, case.get("mechanisms", [NTLM_OID]))))
     token = negotiate
-    if auth == 9:
+    if is_spnego:
         inner = tlv(0xA0, mechanisms) + tlv(0xA2, tlv(4, negotiate))
         token = tlv(0x60, oid(SPNEGO_OID) + tlv(0xA0, tlv(0x30, inner)))
-    answer = connection.ask(pdu(BIND, context(), (auth, level, token)))
-    if answer is None or answer[0] != BIND_ACK:
+    answer, size = connection.offer(rpc_pdu.BIND, token)
+    if answer[2] != rpc_pdu.BIND_ACK:
         return outcome(answer)
-    token = answer[2]
+    token = answer[len(answer) - size:]
     challenge = token[token.index(b"NTLMSSP\0"):]
-    if auth == 9:
+    if is_spnego:
         # The CHALLENGE is the last field that is there.
         size, _, at = struct.unpack("<HHI", challenge[40:48])
         challenge = challenge[:max(at + size, struct.unpack("<I", challenge[16:20])[0] + struct.unpack("<H", challenge[12:14])[0])]
     message, exported = authenticate(given, case, negotiate, challenge)
-    if auth == 9:
+    connection.level = case.get("later_level", connection.level)
+    if is_spnego:
         fields = tlv(0xA2, tlv(4, message))
         if "list_mic" in case:
             fields += tlv(0xA3, tlv(4, list_mic(case, exported, mechanisms)))
-        message = tlv(0xA1, tlv(0x30, fields))
-        answer = connection.ask(pdu(ALTER, context(), (auth, later, message), 2))
-        if answer is None or answer[0] != ALTER_RESP:
+        answer, _ = connection.offer(rpc_pdu.ALTER, tlv(0xA1, tlv(0x30, fields)))
+        if answer[2] != rpc_pdu.ALTER_RESPONSE:
             return outcome(answer)
     else:
-        connection.socket.sendall(pdu(AUTH3, bytes(4), (auth, later, message), 2))
+        connection.call_id += 1
+        header = connection.header(rpc_pdu.AUTH3, WHOLE, 4, len(message))
+        connection.socket.sendall(header + bytes(4) + connection.trailer(0) + message)
     stub = bytes.fromhex("10000000")
-    return outcome(connection.ask(pdu(0, struct.pack("<IHH", len(stub), 0, 0) + stub, None, 3)))
+    body = struct.pack("<IHH", len(stub), rpc_pdu.CONTEXT, 0) + stub
+    connection.call_id += 1
+    connection.socket.sendall(connection.header(rpc_pdu.REQUEST, WHOLE, len(body)) + body)
+    answer, _ = connection.receive()
+    return outcome(answer)
 
 
 def main():

@@ -4,9 +4,9 @@ import socket
 import struct
 import uuid
 
-REQUEST, RESPONSE, FAULT, BIND, BIND_ACK, BIND_NAK, ALTER, ALTER_RESPONSE = 0, 2, 3, 11, 12, 13, 14, 15
+REQUEST, RESPONSE, FAULT, BIND, BIND_ACK, BIND_NAK, ALTER, ALTER_RESPONSE, AUTH3 = 0, 2, 3, 11, 12, 13, 14, 15, 16
 FIRST, LAST, HEADER_SIGN = 1, 2, 4
-SPNEGO, KERBEROS = 9, 16
+SPNEGO, NTLM, KERBEROS = 9, 10, 16
 PRIVACY, CONTEXT = 6, 0
 TIMEOUT_SECONDS = 30
 MASTER_SECRET = uuid.UUID("9d07ca0d-8f02-4ed5-b727-acf37fea5bbc").bytes_le + struct.pack("<HH", 1, 0)
@@ -25,9 +25,11 @@ class Connection:
     def close(self):
         self.socket.close()
 
-    def header(self, kind, flags, body, token):
-        """The first 16 octets of a PDU with a body after them, and a token of so many octets after the trailer."""
-        return struct.pack("<BBBB4sHHI", 5, 0, kind, flags, b"\x10\0\0\0", 16 + body + 8 + token, token, self.call_id)
+    def header(self, kind, flags, body, token=None):
+        """The first 16 octets of a PDU with a body after them, and a token of so many octets after the trailer. Without a token there is
+        no trailer."""
+        size = 16 + body + (0 if token is None else 8 + token)
+        return struct.pack("<BBBB4sHHI", 5, 0, kind, flags, b"\x10\0\0\0", size, token or 0, self.call_id)
 
     def trailer(self, pad):
         return struct.pack("<BBBBI", self.auth_type, self.level, pad, 0, CONTEXT)
