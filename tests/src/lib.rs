@@ -12,4 +12,4 @@ pub mod refused_users;
 mod service;
 pub mod web;
 
-pub use service::{Demo, Finished, Service, binary, write_secret};
+pub use service::{Demo, Finished, Service, binary, eventually, eventually_within, write_secret};

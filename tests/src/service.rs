@@ -70,6 +70,23 @@ pub fn write_secret(path: impl AsRef<Path>, secret: impl AsRef<[u8]>) {
     file.and_then(|mut file| file.write_all(secret.as_ref())).expect("the folder can be written");
 }
 
+/// Waits until a condition holds that something in the background brings about.
+#[track_caller]
+pub fn eventually(what: &str, is_there: impl FnMut() -> bool) {
+    eventually_within(PATIENCE, what, is_there);
+}
+
+/// The same with a deadline of its own.
+#[track_caller]
+pub fn eventually_within(patience: Duration, what: &str, mut is_there: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !is_there() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        // Most conditions start a process, or ask the service.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// What `rcmpd quickstart` makes.
 #[derive(Debug)]
 pub struct Demo {

@@ -4,12 +4,12 @@
 use dtyp::hex;
 use rcmpd_tests::peers::{SambaDc, sso_impacket, sso_samba};
 use rcmpd_tests::recorder::Recorder;
-use rcmpd_tests::{Demo, Service};
+use rcmpd_tests::{Demo, Service, eventually_within};
 use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What every failure carries: 16 zero octets and the code.
 pub(crate) fn failure(code: u32) -> Value {
@@ -57,11 +57,8 @@ fn around(service: &Service, name: &str, between: impl FnOnce()) -> Vec<Value> {
     let calls = json!({ "calls": [{}, { "wait": done }] });
     std::thread::scope(|threads| {
         let asking = threads.spawn(|| answers(service, calls));
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while service.audit("master_secret_delivered").is_empty() {
-            assert!(Instant::now() < deadline, "no delivery");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let is_delivered = || !service.audit("master_secret_delivered").is_empty();
+        eventually_within(Duration::from_secs(30), "the secret is delivered", is_delivered);
         between();
         std::fs::write(&done, "").expect("the folder can be written");
         asking.join().expect("the client ends")
@@ -318,11 +315,8 @@ fn server_that_stops_says_so_before_it_closes() {
     let mut service = demo.serve();
     let answered = around(&service, "stopping", || {
         service.signal(Signal::TERM);
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !service.log().contains("Stopping") {
-            assert!(Instant::now() < deadline, "{}", service.log());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let is_stopping = || service.log().contains("Stopping");
+        eventually_within(Duration::from_secs(30), "the service says that it stops", is_stopping);
     });
     assert_eq!(answered, [success(false), failure(0xc002_0017)]);
     service.kill();

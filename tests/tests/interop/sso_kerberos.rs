@@ -5,14 +5,13 @@ use crate::sso::{KEY, demo, failure, set_administrators, success};
 use rcmpd_tests::mit::MitKdc;
 use rcmpd_tests::peers::{SAMBA_PYTHON, SambaDc, run, sso_gss, sso_impacket, sso_tickets};
 use rcmpd_tests::recorder::Recorder;
-use rcmpd_tests::{Demo, Finished, Service, write_secret};
+use rcmpd_tests::{Demo, Finished, Service, eventually, write_secret};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 /// The service's principal in realms of MIT Kerberos: Impacket asks for `host` and the address that it
 /// connects to.
@@ -60,14 +59,6 @@ fn refusals(service: &Service) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().expect("text").to_owned();
     let lines = service.audit("authentication_refused");
     lines.iter().map(|line| (text(&line["reason"]), text(&line["detail"]))).collect()
-}
-
-fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_there() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]
@@ -293,7 +284,7 @@ fn key_is_changed_under_fifty_clients_without_a_failed_call() {
         let connected = threads.spawn(|| going_on(connected, &cache_of_old, "connected"));
         let anew = threads.spawn(|| going_on(json!({ "fresh": 15 }), &granting, "anew"));
         for name in ["connected", "anew"] {
-            wait_for("clients start", || started.with_extension(name).exists());
+            eventually("clients start", || started.with_extension(name).exists());
         }
         for version in 2..=4 {
             // The service knows the next key before the KDC issues tickets under it.
@@ -303,7 +294,7 @@ fn key_is_changed_under_fifty_clients_without_a_failed_call() {
             write_secret(service.path("sso/keytab"), std::fs::read(kdc.path(&next)).expect("it is written"));
             kdc.kadmin("MIT.TEST", &format!("cpw -keepold -pw password-{version} {HOST}"));
             let now = deliveries();
-            wait_for("clients go on", || deliveries() >= now + 200);
+            eventually("clients go on", || deliveries() >= now + 200);
         }
         std::fs::write(&until, "").expect("the folder can be written");
         (connected.join().expect("clients end"), anew.join().expect("clients end"))

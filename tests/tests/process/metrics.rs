@@ -1,10 +1,9 @@
 //! Metrics as scrapers read them: with the parser of Prometheus' Python client.
 
-use crate::revocation::eventually;
 use crate::sidecar::{ask_about, sidecar};
 use rcmpd_tests::openssl::Authority;
 use rcmpd_tests::peers::read_metrics;
-use rcmpd_tests::{Demo, Service, write_secret};
+use rcmpd_tests::{Demo, Service, eventually, write_secret};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -3,7 +3,7 @@
 use dtyp::FileTime;
 use rcmp_service::certificate::Certificate;
 use rcmpd_tests::openssl::Authority;
-use rcmpd_tests::{Demo, Finished, Service};
+use rcmpd_tests::{Demo, Finished, Service, eventually};
 use rustix::process::Signal;
 use std::fs;
 use std::io::{Read, Write};
@@ -11,10 +11,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
-
-/// A debug build on a busy machine is slow, and not more wrong for it.
-const PATIENCE: Duration = Duration::from_secs(60);
+use std::time::SystemTime;
 
 /// A demo that asks for revocation by what these lines say.
 fn demo(lines: &str) -> Demo {
@@ -32,16 +29,6 @@ fn configure(demo: &Demo, lines: &str) {
         assert_ne!(new, text);
         new
     });
-}
-
-/// Waits for something that happens in the background.
-#[track_caller]
-pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 #[track_caller]

@@ -1,9 +1,8 @@
 //! The sidecar as proxies meet it: who may ask, what is answered, what is cached, and which service says who
 //! the user is.
 
-use crate::revocation::eventually;
 use rcmpd_tests::openssl::{Authority, openssl};
-use rcmpd_tests::{Demo, Service, write_secret};
+use rcmpd_tests::{Demo, Service, eventually, write_secret};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;

@@ -1,9 +1,8 @@
 //! Nodes of a farm that share ticket keys: each recognizes a session of the other, with its certificate and
 //! for a short time.
 
-use crate::revocation::eventually;
 use crate::sidecar::{Answer, ask_about};
-use rcmpd_tests::{Demo, Service};
+use rcmpd_tests::{Demo, Service, eventually};
 use std::fs;
 
 /// `[sidecar]` of a node, with the lines of `[sidecar.ticket]`.

@@ -1,7 +1,6 @@
 //! The commands of the master secret, and its service without other services.
 
-use crate::revocation::eventually;
-use rcmpd_tests::{Demo, binary, write_secret};
+use rcmpd_tests::{Demo, binary, eventually, write_secret};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};

@@ -1,7 +1,6 @@
 //! Operators change the master secret by the socket of the service, as the local users that they are.
 
-use crate::revocation::eventually;
-use rcmpd_tests::{Demo, Finished, Service, binary, write_secret};
+use rcmpd_tests::{Demo, Finished, Service, binary, eventually, write_secret};
 use serde_json::{Value, json};
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};

@@ -1,12 +1,11 @@
 //! Whether clients find the master secret interface at the endpoint mapper.
 
-use rcmpd_tests::{Demo, Service};
+use rcmpd_tests::{Demo, Service, eventually};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
 
 const MAPPER: &str = "127.0.0.1:135";
 
@@ -29,15 +28,12 @@ fn shut_mapper_down(service: &Service) {
 }
 
 fn wait_until_ready_is(service: &Service, status: u16) -> String {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let (now, body) = service.get("/ready");
-        if now == status {
-            return body;
-        }
-        assert!(Instant::now() < deadline, "{now} {body}\n{}", service.log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let mut answer = (0, String::new());
+    eventually(&format!("/ready answers {status}"), || {
+        answer = service.get("/ready");
+        answer.0 == status
+    });
+    answer.1
 }
 
 #[test]

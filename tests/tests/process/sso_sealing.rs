@@ -1,8 +1,7 @@
 //! What seals the master secret, and what becomes of it when that is missing, when the folder is copied, and
 //! when writers are killed.
 
-use crate::revocation::eventually;
-use rcmpd_tests::{Demo, Finished, Service, binary, write_secret};
+use rcmpd_tests::{Demo, Finished, Service, binary, eventually, write_secret};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,10 +1,9 @@
 //! What administrators rely on: no name fools the service, every refusal says why, and what it says helps.
 
 use crate::issuing::{Authority, Wanted};
-use crate::revocation::eventually;
 use crate::serving::{channel, question};
 use rcmp_service::message::PACKAGE_NAME;
-use rcmpd_tests::{Demo, Service, write_secret};
+use rcmpd_tests::{Demo, Service, eventually, write_secret};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
