@@ -44,6 +44,12 @@ pub(crate) fn set_administrators(demo: &Demo, line: &str) {
     });
 }
 
+/// Goes where a domain controller's addresses are, with this thread and the processes that it starts.
+pub(crate) fn enter(dc: &SambaDc) {
+    let namespace = std::fs::File::open(format!("/proc/{}/ns/net", dc.text("pid"))).expect("the DC runs");
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("run as root");
+}
+
 /// Impacket's answers to one conversation.
 fn answers(service: &Service, more: Value) -> Vec<Value> {
     let done = sso_impacket(service, more);
@@ -341,7 +347,7 @@ fn secret_does_not_leave_without_its_line_in_the_audit_log() {
 
 /// A demo, named as a member of the domain, whose users that domain controller checks. Members of a group
 /// there are administrators.
-fn with_domain_controller(demo: &Demo, dc: &SambaDc, computer: &str) {
+pub(crate) fn with_domain_controller(demo: &Demo, dc: &SambaDc, computer: &str) {
     rcmpd_tests::write_secret(demo.path("machines/FABRIKAM.secret"), dc.secret(&format!("{computer}$")));
     demo.edit(|text| {
         let text = text.replace("\"DC1\"", &format!("\"{computer}\""));
@@ -382,9 +388,7 @@ fn target_names(recorded: &[u8]) -> Vec<(u16, String)> {
 #[test]
 fn users_of_a_domain_are_checked_by_its_controller_and_by_no_other_store() {
     let dc = SambaDc::start();
-    // Its addresses are in a namespace of its own, which this thread and the processes that it starts enter.
-    let namespace = std::fs::File::open(format!("/proc/{}/ns/net", dc.text("pid"))).expect("the DC runs");
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("run as root");
+    enter(&dc);
     let demo = demo();
     with_domain_controller(&demo, &dc, "WEB01");
     // A local administrator has the name of a user of the domain.

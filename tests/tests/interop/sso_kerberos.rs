@@ -1,16 +1,14 @@
 //! The master secret server and Kerberos: users of an MIT KDC and of a Samba domain, by MIT Kerberos,
 //! Impacket and Samba's stack, and tickets that were changed on their way.
 
-use crate::sso::{KEY, demo, failure, set_administrators, success};
+use crate::sso::{KEY, demo, enter, failure, set_administrators, success, with_domain_controller};
 use rcmpd_tests::mit::MitKdc;
 use rcmpd_tests::peers::{SAMBA_PYTHON, SambaDc, run, sso_gss, sso_impacket, sso_tickets};
 use rcmpd_tests::recorder::Recorder;
 use rcmpd_tests::{Demo, Finished, Service, eventually, write_secret};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::path::Path;
 
 /// The service's principal in realms of MIT Kerberos: Impacket asks for `host` and the address that it
@@ -333,12 +331,6 @@ fn keytab_without_aes_keys_is_an_error_before_the_start() {
     }
 }
 
-/// Goes where a domain controller's addresses are, with this thread and the processes that it starts.
-fn enter(dc: &SambaDc) {
-    let namespace = std::fs::File::open(format!("/proc/{}/ns/net", dc.text("pid"))).expect("the DC runs");
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("run as root");
-}
-
 /// A demo that accepts tickets of the domain for the principals of a keytab, whose administrator is that
 /// user.
 fn in_domain(dc: &SambaDc, keytab: &Path, sid: &str) -> Demo {
@@ -504,16 +496,7 @@ fn keys_of_other_services_open_no_tickets_for_the_secret() {
     let name = format!("sso/srv.{dns}");
     let demo = in_domain(&dc, &folder.join("keytab"), sid);
     // The service has a channel to the controller, too, as the machine WEB01$.
-    write_secret(demo.path("machines/FABRIKAM.secret"), dc.secret("WEB01$"));
-    demo.configure(&format!(
-        "[[sso.ntlm.domain]]\ndomain = \"{}\"\nsid = \"{}\"\nnames = [\"{dns}\"]\nservers = [\"{}:{}\"]\n\
-         account = \"WEB01$\"\nsecret = \"file:machines/FABRIKAM.secret\"",
-        dc.text("netbios"),
-        dc.text("sid"),
-        dc.text("address"),
-        dc.text("port")
-    ));
-    demo.edit(|text| text.replace("\"DC1\"", "\"WEB01\""));
+    with_domain_controller(&demo, &dc, "WEB01");
     let check = |code| {
         let checked = demo.rcmpd(&["check-config", "rcmpd.toml"]).code(code);
         [checked.stdout, checked.stderr].concat()
