@@ -1,6 +1,5 @@
 //! A demo domain in a temporary folder, and `rcmpd serve` on it: the product as its users run it.
 
-use crate::mit::MitKdc;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::Write;
@@ -123,13 +122,17 @@ impl Demo {
         demo
     }
 
-    /// Accepts the tickets of a KDC's realm `MIT.TEST`, in which `ssoadmin` is an SSO administrator.
-    pub fn accept_tickets(&self, kdc: &MitKdc) {
-        write_secret(self.path("sso/keytab"), fs::read(kdc.path("keytab")).expect("there is a keytab"));
-        self.edit(|text| {
-            text.replace("administrators = [", "administrators = [\"principal:ssoadmin@MIT.TEST\", ")
-        });
-        self.configure("[sso.kerberos]\nkeytab = \"sso/keytab\"\n[[sso.kerberos.realm]]\nname = \"MIT.TEST\"\nkind = \"mit\"");
+    /// Accepts tickets for the principals of a keytab, from clients of these realms, each with its kind. These
+    /// administrators come before the others.
+    pub fn accept_tickets(&self, keytab: &Path, realms: &[(&str, &str)], administrators: &[&str]) {
+        write_secret(self.path("sso/keytab"), fs::read(keytab).expect("there is a keytab"));
+        let administrators: String = administrators.iter().map(|entry| format!("\"{entry}\", ")).collect();
+        self.edit(|text| text.replace("administrators = [", &format!("administrators = [{administrators}")));
+        let realms: String = realms
+            .iter()
+            .map(|(name, kind)| format!("[[sso.kerberos.realm]]\nname = \"{name}\"\nkind = \"{kind}\"\n"))
+            .collect();
+        self.configure(&format!("[sso.kerberos]\nkeytab = \"sso/keytab\"\n{realms}"));
     }
 
     /// The lines of one event in `audit.log`. If there is no log, there are none.

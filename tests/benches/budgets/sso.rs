@@ -106,7 +106,7 @@ async fn get(connection: &mut Connection) {
 pub(crate) async fn measure(table: &mut Table) {
     let kdc = MitKdc::with_service(SERVICE, &["ssoadmin"]);
     let demo = Demo::with_master_secret();
-    demo.accept_tickets(&kdc);
+    demo.accept_tickets(&kdc.path("keytab"), &[("MIT.TEST", "mit")], &["principal:ssoadmin@MIT.TEST"]);
     let service = apart(|| demo.serve_with(&[("TOKIO_WORKER_THREADS", "1")]));
     let cache = fs::read(kdc.ticket("ssoadmin", SERVICE)).unwrap();
     let cache = CredentialCache::decode(&cache).unwrap();

@@ -1,7 +1,7 @@
 //! The master secret server and Kerberos: users of an MIT KDC and of a Samba domain, by MIT Kerberos,
 //! Impacket and Samba's stack, and tickets that were changed on their way.
 
-use crate::sso::{KEY, demo, enter, failure, set_administrators, success, with_domain_controller};
+use crate::sso::{KEY, demo, enter, failure, success, with_domain_controller};
 use rcmpd_tests::mit::MitKdc;
 use rcmpd_tests::peers::{SAMBA_PYTHON, SambaDc, run, sso_gss, sso_impacket, sso_tickets};
 use rcmpd_tests::recorder::Recorder;
@@ -17,25 +17,13 @@ const HOST: &str = "host/127.0.0.1";
 /// TRANSITED-POLICY-CHECKED among the flags of a ticket (RFC 4120 2.6).
 const TRANSITED_POLICY_CHECKED: u32 = 12;
 
-/// Lets a demo accept tickets for the principals of a keytab from clients of these realms, each with its
-/// kind.
-fn with_kerberos(demo: &Demo, keytab: &Path, realms: &[(&str, &str)], administrators: &[&str]) {
-    write_secret(demo.path("sso/keytab"), std::fs::read(keytab).expect("there is a keytab"));
-    set_administrators(demo, &format!("administrators = {}", json!(administrators)));
-    let realms: String = realms
-        .iter()
-        .map(|(name, kind)| format!("[[sso.kerberos.realm]]\nname = \"{name}\"\nkind = \"{kind}\"\n"))
-        .collect();
-    demo.configure(&format!("[sso.kerberos]\nkeytab = \"sso/keytab\"\n{realms}"));
-}
-
 /// A service in the realm MIT.TEST of this kind, whose user `ssoadmin` is an administrator if users may have
 /// no SIDs.
 fn in_mit_realm(kdc: &MitKdc, kind: &str) -> Service {
     let demo = demo();
     let administrators: &[&str] =
         if kind == "mit" { &["principal:ssoadmin@MIT.TEST"] } else { &["sid:S-1-5-21-1-2-3-1104"] };
-    with_kerberos(&demo, &kdc.path("keytab"), &[("MIT.TEST", kind)], administrators);
+    demo.accept_tickets(&kdc.path("keytab"), &[("MIT.TEST", kind)], administrators);
     demo.serve()
 }
 
@@ -194,7 +182,7 @@ fn clients_of_foreign_realms_without_sids_need_a_way_that_the_kdc_checked() {
     let demo = demo();
     let realms = [("A.TEST", "mit"), ("B.TEST", "mit")];
     let administrators = ["principal:anna@A.TEST", "principal:bert@B.TEST"];
-    with_kerberos(&demo, &kdc.path("keytab"), &realms, &administrators);
+    demo.accept_tickets(&kdc.path("keytab"), &realms, &administrators);
     let service = demo.serve();
     let host = format!("{HOST}@MIT.TEST");
     let (anna, bert) = (kdc.ticket("anna@A.TEST", &host), kdc.ticket("bert@B.TEST", &host));
@@ -218,7 +206,7 @@ fn ticket_for_another_service_of_the_keytab_counts_for_that_service_whatever_its
     kdc.kadmin("MIT.TEST", &format!("ktadd -norandkey -k {} sso/127.0.0.1", kdc.path("keytab").display()));
     let demo = demo();
     let administrators = ["principal:ssoadmin@MIT.TEST"];
-    with_kerberos(&demo, &kdc.path("keytab"), &[("MIT.TEST", "mit")], &administrators);
+    demo.accept_tickets(&kdc.path("keytab"), &[("MIT.TEST", "mit")], &administrators);
     demo.edit(|text| {
         text.replace("keytab = \"sso/keytab\"", "keytab = \"sso/keytab\"\nservices = [\"sso/127.0.0.1\"]")
     });
@@ -321,7 +309,7 @@ fn keytab_without_aes_keys_is_an_error_before_the_start() {
     let kdc = MitKdc::with_service(HOST, &[]);
     with_key(&kdc, &kdc.path("none"), 1, "arcfour-hmac", "rc4.keytab");
     let demo = demo();
-    with_kerberos(&demo, &kdc.path("rc4.keytab"), &[("MIT.TEST", "mit")], &["principal:ssoadmin@MIT.TEST"]);
+    demo.accept_tickets(&kdc.path("rc4.keytab"), &[("MIT.TEST", "mit")], &["principal:ssoadmin@MIT.TEST"]);
     let said = |done: Finished| [done.stdout, done.stderr].concat();
     for command in [&["check-config", "rcmpd.toml"][..], &["serve", "-c", "rcmpd.toml"]] {
         let done = demo.rcmpd(command);
@@ -336,7 +324,7 @@ fn keytab_without_aes_keys_is_an_error_before_the_start() {
 fn in_domain(dc: &SambaDc, keytab: &Path, sid: &str) -> Demo {
     let demo = demo();
     let realm = dc.text("dns").to_uppercase();
-    with_kerberos(&demo, keytab, &[(&realm, "ad")], &[&format!("sid:{sid}")]);
+    demo.accept_tickets(keytab, &[(&realm, "ad")], &[&format!("sid:{sid}")]);
     demo
 }
 

@@ -249,7 +249,7 @@ const BIND_NAK: u8 = 13;
 fn contexts_that_are_left_half_open_take_no_memory() {
     let kdc = MitKdc::with_service("host/127.0.0.1", &["ssoadmin"]);
     let demo = demo();
-    demo.accept_tickets(&kdc);
+    demo.accept_tickets(&kdc.path("keytab"), &[("MIT.TEST", "mit")], &["principal:ssoadmin@MIT.TEST"]);
     let service = demo.serve();
     let address = service.master_secret();
     let cache = kdc.ticket("ssoadmin", "host/127.0.0.1");
@@ -302,7 +302,7 @@ fn contexts_that_are_left_half_open_take_no_memory() {
 fn endpoint_mapper_gives_the_tower_to_samba_s_authenticated_binds() {
     let kdc = MitKdc::with_service("host/sso1.mit.test", &["ssoadmin"]);
     let demo = demo();
-    demo.accept_tickets(&kdc);
+    demo.accept_tickets(&kdc.path("keytab"), &[("MIT.TEST", "mit")], &["principal:ssoadmin@MIT.TEST"]);
     let service = demo.serve();
     let found = |more: Value| {
         let mut input = json!({ "host": "127.0.0.1", "port": service.endpoint_mapper.port() });
