@@ -170,7 +170,8 @@ pub fn run(mut command: Command, name: &str, input: &Value) -> Value {
     serde_json::from_slice(&done.stdout).unwrap_or_else(|error| panic!("{name}: {error}: {stderr}"))
 }
 
-fn with(base: Value, more: Value) -> Value {
+/// An object with the members of another one, which take the place of those with the same name.
+pub fn with(base: Value, more: Value) -> Value {
     let (Value::Object(mut base), Value::Object(more)) = (base, more) else {
         panic!("objects are asked for")
     };
@@ -180,11 +181,7 @@ fn with(base: Value, more: Value) -> Value {
 
 /// Where a demo's service is, and the account to ask it with.
 pub fn target(service: &Service) -> Value {
-    json!({
-        "host": service.netlogon.ip().to_string(),
-        "port": service.netlogon.port(),
-        "secret_file": service.path("machines/WEB01.secret"),
-    })
+    with(at(service.netlogon), json!({ "secret_file": service.path("machines/WEB01.secret") }))
 }
 
 /// Asks a demo's service as Impacket does.
@@ -364,13 +361,8 @@ pub fn sso_samba(service: &Service, more: Value) -> Value {
 }
 
 fn sso_target(service: &Service) -> Value {
-    let address = service.master_secret();
-    json!({
-        "host": address.ip().to_string(),
-        "port": address.port(),
-        "user": "alice",
-        "password": service.password("alice"),
-    })
+    let user = json!({ "user": "alice", "password": service.password("alice") });
+    with(at(service.master_secret()), user)
 }
 
 /// Gets the master secret by MIT Kerberos with this configuration.
@@ -412,7 +404,7 @@ pub struct SsoRelay {
 impl SsoRelay {
     /// Starts one that relays to `target`, with `more` for the script.
     pub fn start(target: SocketAddr, more: &Value) -> Self {
-        let input = with(json!({ "host": target.ip().to_string(), "port": target.port() }), more.clone());
+        let input = with(at(target), more.clone());
         let mut child = Command::new(impacket_python())
             .arg(script("ntlm_relay.py"))
             .arg(input.to_string())

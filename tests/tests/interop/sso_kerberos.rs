@@ -3,7 +3,7 @@
 
 use crate::sso::{KEY, demo, enter, failure, success, with_domain_controller};
 use rcmpd_tests::mit::MitKdc;
-use rcmpd_tests::peers::{SAMBA_PYTHON, SambaDc, run, sso_gss, sso_impacket, sso_tickets};
+use rcmpd_tests::peers::{SAMBA_PYTHON, SambaDc, run, sso_gss, sso_impacket, sso_tickets, with};
 use rcmpd_tests::recorder::Recorder;
 use rcmpd_tests::{Demo, Finished, Service, eventually, write_secret};
 use serde_json::{Value, json};
@@ -29,8 +29,7 @@ fn in_mit_realm(kdc: &MitKdc, kind: &str) -> Service {
 
 /// What MIT's client gets with a cache: its answers, each with its number.
 fn by_mit(kdc: &MitKdc, address: SocketAddr, cache: &str, more: Value) -> Value {
-    let mut input = json!({ "service": format!("{HOST}@MIT.TEST"), "ccache": cache });
-    input.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    let input = with(json!({ "service": format!("{HOST}@MIT.TEST"), "ccache": cache }), more);
     sso_gss(&kdc.path("krb5.conf"), address, input)["answers"].clone()
 }
 
@@ -257,12 +256,11 @@ fn key_is_changed_under_fifty_clients_without_a_failed_call() {
     let (started, until) = (kdc.path("started"), kdc.path("until"));
     let deliveries = || service.metric("rcmpd_sso_calls_total{code=\"ERROR_SUCCESS\"}");
     let going_on = |more: Value, cache: &str, name: &str| {
-        let mut more = more;
-        more["until"] = json!(until);
-        more["started"] = json!(started.with_extension(name));
-        more["service"] = json!(format!("{HOST}@MIT.TEST"));
-        more["ccache"] = json!(cache);
-        sso_gss(&kdc.path("krb5.conf"), service.master_secret(), more)
+        let input = json!({
+            "until": until, "started": started.with_extension(name), "service": format!("{HOST}@MIT.TEST"),
+            "ccache": cache,
+        });
+        sso_gss(&kdc.path("krb5.conf"), service.master_secret(), with(input, more))
     };
     let pid = service.pid();
     let (connected, anew) = std::thread::scope(|threads| {
@@ -350,8 +348,7 @@ fn users_of_a_samba_domain_get_the_secret_and_samba_s_tests_of_kerberos_pass() {
     let recorder = Recorder::new(first);
     let (name, cache) = (format!("sso/srv.{dns}"), folder.join("ccache"));
     let by_mit = |address: SocketAddr, more: Value| {
-        let mut input = json!({ "service": format!("{name}@{realm}"), "ccache": cache });
-        input.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let input = with(json!({ "service": format!("{name}@{realm}"), "ccache": cache }), more);
         sso_gss(&folder.join("krb5.conf"), address, input)["answers"].clone()
     };
     let by_impacket = |cache: &Path, realm: &str| {

@@ -3,7 +3,7 @@
 
 use crate::sso::{KEY, demo, success};
 use rcmpd_tests::mit::MitKdc;
-use rcmpd_tests::peers::{SAMBA_PYTHON, SsoRelay, run, sso_attacks, sso_impacket, sso_samba};
+use rcmpd_tests::peers::{SAMBA_PYTHON, SsoRelay, run, sso_attacks, sso_impacket, sso_samba, with};
 use rcmpd_tests::recorder::Recorder;
 use rcmpd_tests::{Demo, Service};
 use rpc_auth::kerberos::{CredentialCache, KerberosInitiator, Principal};
@@ -305,8 +305,7 @@ fn endpoint_mapper_gives_the_tower_to_samba_s_authenticated_binds() {
     demo.accept_tickets(&kdc.path("keytab"), &[("MIT.TEST", "mit")], &["principal:ssoadmin@MIT.TEST"]);
     let service = demo.serve();
     let found = |more: Value| {
-        let mut input = json!({ "host": "127.0.0.1", "port": service.endpoint_mapper.port() });
-        input.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let input = with(json!({ "host": "127.0.0.1", "port": service.endpoint_mapper.port() }), more);
         let mut command = Command::new(SAMBA_PYTHON);
         command.env("KRB5_CONFIG", kdc.path("krb5.conf"));
         run(command, "samba_mapper.py", &input)
