@@ -1,14 +1,19 @@
 //! The commands of the master secret, and its service without other services.
 
-use rcmpd_tests::{Demo, binary, eventually, write_secret};
+use rcmpd_tests::{Demo, Finished, Service, binary, eventually, write_secret};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-const CONFIG: [&str; 2] = ["-c", "rcmpd.toml"];
+pub(crate) fn secret(demo: &Demo, arguments: &[&str]) -> Finished {
+    demo.rcmpd(&[&["sso", "secret"], arguments, &["-c", "rcmpd.toml"]].concat())
+}
 
-fn secret(demo: &Demo, arguments: &[&str]) -> rcmpd_tests::Finished {
-    demo.rcmpd(&[&["sso", "secret"], arguments, &CONFIG[..]].concat())
+/// A client of the service, as alice.
+pub(crate) fn get(service: &Service, more: &[&str]) -> Finished {
+    let server = service.master_secret().to_string();
+    let client = ["sso", "secret", "get", "--server", &server, "--user", "alice"];
+    service.rcmpd(&[&client[..], &["--password-file", "users/alice.password"], more].concat())
 }
 
 fn status(demo: &Demo, code: i32) -> Value {
@@ -197,29 +202,26 @@ fn what_commands_do_to_the_secret_is_in_the_audit_log() {
 #[test]
 fn older_sealed_file_is_not_delivered_or_rotated() {
     let mut service = Demo::with_master_secret().serve();
-    let server = service.master_secret().to_string();
-    let get = |service: &rcmpd_tests::Service, output: &str| {
-        let command = ["sso", "secret", "get", "--server", &server, "--user", "alice"];
-        let more = ["--password-file", "users/alice.password", "--output", output];
-        service.rcmpd(&[&command[..], &more].concat()).code(0);
+    let key = |service: &Service, output: &str| {
+        get(service, &["--output", output]).code(0);
         std::fs::read(service.path(output)).unwrap()
     };
     let sealed = service.path("sso/master-secret.sealed");
     let older = std::fs::read(&sealed).unwrap();
-    let first = get(&service, "first.key");
+    let first = key(&service, "first.key");
     secret(&service, &["rotate"]).code(0);
-    let second = get(&service, "second.key");
+    let second = key(&service, "second.key");
     assert_ne!(first, second);
     let newer = std::fs::read(&sealed).unwrap();
     write_secret(&sealed, older);
     service.wait_for_log("Master secret was rolled back to an older file");
     assert_eq!(service.metric("rcmpd_sso_secret_is_rolled_back"), 1);
     assert_eq!(service.get("/ready").0, 503);
-    assert_eq!(get(&service, "again.key"), second, "the newest that was seen");
+    assert_eq!(key(&service, "again.key"), second, "the newest that was seen");
     let refused = secret(&service, &["rotate"]).code(1);
     assert!(refused.stderr.contains("was rolled back"), "{}", refused.stderr);
     write_secret(&sealed, newer);
-    assert_eq!(get(&service, "last.key"), second);
+    assert_eq!(key(&service, "last.key"), second);
     assert_eq!((service.get("/ready").0, service.metric("rcmpd_sso_secret_is_rolled_back")), (200, 0));
     secret(&service, &["rotate"]).code(0);
 }
@@ -246,15 +248,9 @@ fn fresh_key_is_made_however_many_generations_overlap() {
 #[test]
 fn blob_of_one_record_does_not_open_as_another() {
     let service = Demo::with_master_secret().serve();
-    let server = service.master_secret().to_string();
     service.rcmpd(&["sso", "secret", "seal-key", "node.key"]).code(0);
     let cache = ["--cache", "node.keys", "--unseal", "file:node.key"];
-    let get = || {
-        let command = ["sso", "secret", "get", "--server", &server, "--user", "alice"];
-        let password = ["--password-file", "users/alice.password"];
-        service.rcmpd(&[&command[..], &password, &cache].concat()).code(0);
-    };
-    get();
+    get(&service, &cache).code(0);
     std::fs::create_dir(service.path("blobs")).unwrap();
     let blob = |command: &str, file: &str, output: &str, record: &str| {
         let arguments =
@@ -268,12 +264,11 @@ fn blob_of_one_record_does_not_open_as_another() {
     let other = blob("open", "blobs/B", "swapped", "A").code(6);
     assert!(other.stderr.contains("does not open"), "{}", other.stderr);
     secret(&service, &["rotate"]).code(0);
-    get();
+    get(&service, &cache).code(0);
     // A node that came after the rotation learns the older key.
     let fresh = ["--cache", "fresh.keys", "--unseal", "file:node.key"];
     let of_fresh = |arguments: &[&str]| service.rcmpd(&[arguments, &fresh].concat());
-    let command = ["sso", "secret", "get", "--server", &server, "--user", "alice"];
-    of_fresh(&[&command[..], &["--password-file", "users/alice.password"]].concat()).code(0);
+    get(&service, &fresh).code(0);
     let open = ["sso", "open", "blobs/A", "--output", "A.opened", "--purpose", "app/test", "--record", "A"];
     of_fresh(&open).code(6);
     secret(&service, &["backup", "node.backup", "--key-file", "node.key"]).code(0);

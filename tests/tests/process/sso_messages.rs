@@ -1,5 +1,6 @@
 //! What the commands of the master secret say when something is wrong, and where a file is named.
 
+use crate::sso::secret;
 use rcmpd_tests::{Demo, Finished, write_secret};
 use std::fs;
 use std::io::{Read, Write};
@@ -16,24 +17,22 @@ fn says(done: &Finished, code: i32, expected: &[&str]) {
 #[test]
 fn backup_that_does_not_open_is_unusable_input_and_named() {
     let demo = Demo::with_master_secret();
-    let secret =
-        |arguments: &[&str]| demo.rcmpd(&[&["sso", "secret"], arguments, &["-c", "rcmpd.toml"][..]].concat());
     write_secret(demo.path("pass"), "a long passphrase\n");
     write_secret(demo.path("wrong"), "another passphrase\n");
     write_secret(demo.path("short"), "short\n");
-    let made = secret(&["backup", "farm.backup", "--passphrase-file", "pass"]);
+    let made = secret(&demo, &["backup", "farm.backup", "--passphrase-file", "pass"]);
     assert!(made.code == 0 && made.stderr.is_empty(), "{made:?}");
-    let warned = secret(&["backup", "other.backup", "--passphrase-file", "short"]);
+    let warned = secret(&demo, &["backup", "other.backup", "--passphrase-file", "short"]);
     says(&warned, 0, &["warning", "5 characters"]);
     let mut damaged = fs::read(demo.path("farm.backup")).unwrap();
     *damaged.last_mut().unwrap() ^= 1;
     fs::write(demo.path("damaged.backup"), damaged).unwrap();
     for command in ["restore", "drill"] {
-        let wrong = secret(&[command, "farm.backup", "--passphrase-file", "wrong"]);
+        let wrong = secret(&demo, &[command, "farm.backup", "--passphrase-file", "wrong"]);
         says(&wrong, 6, &["farm.backup does not open: the passphrase in wrong is wrong"]);
-        let none = secret(&[command, "rcmpd.toml", "--passphrase-file", "pass"]);
+        let none = secret(&demo, &[command, "rcmpd.toml", "--passphrase-file", "pass"]);
         says(&none, 6, &["rcmpd.toml is not a backup of `rcmpd sso secret backup`"]);
-        let damaged = secret(&[command, "damaged.backup", "--passphrase-file", "pass"]);
+        let damaged = secret(&demo, &[command, "damaged.backup", "--passphrase-file", "pass"]);
         says(&damaged, 6, &["damaged.backup cannot be used: the backup is damaged"]);
     }
 }

@@ -1,6 +1,7 @@
 //! Nodes of a farm: what they learn from backups, where a secret is written and taken over, and outages.
 
-use rcmpd_tests::{Demo, Finished, Service, binary, write_secret};
+use crate::sso::{get, secret};
+use rcmpd_tests::{Demo, Service, binary, write_secret};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -10,15 +11,6 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 const CLIENT: [&str; 5] = ["--user", "alice", "--password-file", "users/alice.password", "--json"];
-
-fn secret(demo: &Demo, arguments: &[&str]) -> Finished {
-    demo.rcmpd(&[&["sso", "secret"], arguments, &["-c", "rcmpd.toml"]].concat())
-}
-
-fn get(service: &Service, more: &[&str]) -> Finished {
-    let server = service.master_secret().to_string();
-    service.rcmpd(&[&["sso", "secret", "get", "--server", &server], &CLIENT[..], more].concat())
-}
 
 #[test]
 fn new_node_learns_older_keys_from_a_backup_that_only_it_opens() {

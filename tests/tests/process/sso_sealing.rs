@@ -1,6 +1,7 @@
 //! What seals the master secret, and what becomes of it when that is missing, when the folder is copied, and
 //! when writers are killed.
 
+use crate::sso::{get, secret};
 use rcmpd_tests::{Demo, Finished, Service, binary, eventually, write_secret};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -8,10 +9,6 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::Command;
-
-fn secret(demo: &Demo, arguments: &[&str]) -> Finished {
-    demo.rcmpd(&[&["sso", "secret"], arguments, &["-c", "rcmpd.toml"]].concat())
-}
 
 fn status(demo: &Demo) -> Value {
     let done = secret(demo, &["status", "--json"]);
@@ -31,13 +28,6 @@ fn seal_with(demo: &Demo, seal: &str) {
         let (_, after) = rest.split_once('"').unwrap();
         format!("{before}seal           = \"{seal}\"{after}")
     });
-}
-
-/// A client of the service, as alice.
-fn get(service: &Service, more: &[&str]) -> Finished {
-    let server = service.master_secret().to_string();
-    let client = ["sso", "secret", "get", "--server", &server, "--user", "alice"];
-    service.rcmpd(&[&client[..], &["--password-file", "users/alice.password"], more].concat())
 }
 
 /// The key id that a client is told.
