@@ -306,12 +306,15 @@ fn copied_folder_is_served_and_not_rotated_until_it_is_adopted() {
     assert_ne!(vec![delivered(&service)], first);
 }
 
-/// Runs a command under strace(1), which kills it as it begins the system call `call` for the `at`th time.
+/// Runs `rcmpd sso secret` under strace(1), which kills it as it begins the system call `call` for the `at`th
+/// time.
 fn killed_at(demo: &Demo, call: &str, at: usize, arguments: &[&str]) -> bool {
     let trace = format!("trace={call}");
     let inject = format!("inject={call}:signal=KILL:when={at}");
     let program = binary().display().to_string();
-    let all = [&["-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, &program], arguments].concat();
+    let options = ["-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+    let command = [&program, "sso", "secret"];
+    let all = [&options[..], &command, arguments, &["-c", "rcmpd.toml"]].concat();
     let done = demo.run(Path::new("strace"), &all);
     assert!(done.code == 0 || done.code == -1, "{done:?}");
     done.code == -1
@@ -322,18 +325,12 @@ const WRITES: [&str; 5] = ["write", "fsync", "rename", "unlink", "fchown"];
 /// More than any command makes of one call.
 const KILLS_MAX: usize = 60;
 
-/// Kills a command at each of its writes, until it survives.
-fn kill_at_each_write(demo: &Demo, arguments: &[&str], mut after_each: impl FnMut(bool)) {
-    let command = [&["sso", "secret"], arguments, &["-c", "rcmpd.toml"]].concat();
+/// Runs a command for each of its writes, by a function that kills it there and says whether it was: the last
+/// run of each system call is the one that survives.
+fn at_each_write(mut is_killed: impl FnMut(&str, usize) -> bool) {
     for call in WRITES {
-        for at in 1.. {
-            assert!(at < KILLS_MAX, "{call} is called without end");
-            let killed = killed_at(demo, call, at, &command);
-            after_each(killed);
-            if !killed {
-                break;
-            }
-        }
+        let survived = (1..KILLS_MAX).any(|at| !is_killed(call, at));
+        assert!(survived, "{call} is called without end");
     }
 }
 
@@ -347,7 +344,8 @@ fn generation_that_is_killed_at_any_write_leaves_a_secret_or_none() {
     };
     fresh();
     let mut states = BTreeSet::new();
-    kill_at_each_write(&demo, &["generate"], |killed| {
+    at_each_write(|call, at| {
+        let killed = killed_at(&demo, call, at, &["generate"]);
         let state = status(&demo);
         states.insert((killed, state["state"].as_str().unwrap().to_owned()));
         match key_ids(&state).as_slice() {
@@ -359,6 +357,7 @@ fn generation_that_is_killed_at_any_write_leaves_a_secret_or_none() {
             more => panic!("{more:?}"),
         }
         fresh();
+        killed
     });
     let expected = [(false, "open"), (true, "none"), (true, "open")];
     assert_eq!(states, expected.map(|(killed, state)| (killed, state.to_owned())).into());
@@ -375,46 +374,40 @@ fn rotation_and_restore_that_are_killed_at_any_write_lose_no_delivered_key() {
         given.insert(delivered(&service));
         let mut kills = 0;
         let mut changes = 0;
-        for call in WRITES {
-            for at in 1.. {
-                assert!(at < KILLS_MAX, "{call} is called without end");
-                // There is room for a generation.
-                if key_ids(&status(&service)).len() >= 6 {
-                    secret(&service, &["rotate", "--overlap-h", "0"]).code(0);
-                    given.clear();
-                    given.insert(delivered(&service));
-                }
-                let before = key_ids(&status(&service));
-                let backup = format!("{call}{at}.backup");
-                let restore = ["restore", &backup, "--passphrase-file", "pass", "--allow-older"];
-                let arguments = match command {
-                    "rotate" => &["rotate"][..],
-                    _ => {
-                        secret(&service, &["backup", &backup, "--passphrase-file", "pass"]).code(0);
-                        &restore
-                    }
-                };
-                let whole = [&["sso", "secret"], arguments, &["-c", "rcmpd.toml"]].concat();
-                let killed = killed_at(&service, call, at, &whole);
-                kills += usize::from(killed);
-                let state = status(&service);
-                let after = key_ids(&state);
-                assert_eq!(state["state"], "open", "{call} {at}");
-                assert!(
-                    after == before || after[1..] == before[..],
-                    "old or new: {call} {at}: {before:?} {after:?}"
-                );
-                changes += usize::from(after != before);
-                let now = delivered(&service);
-                assert_eq!(now, after[0], "{call} {at}: the service delivers what is on the disk");
-                given.insert(now);
-                let there: BTreeSet<String> = after.into_iter().collect();
-                assert!(given.is_subset(&there), "{call} {at}: {given:?} {there:?}");
-                if !killed {
-                    break;
-                }
+        at_each_write(|call, at| {
+            // There is room for a generation.
+            if key_ids(&status(&service)).len() >= 6 {
+                secret(&service, &["rotate", "--overlap-h", "0"]).code(0);
+                given.clear();
+                given.insert(delivered(&service));
             }
-        }
+            let before = key_ids(&status(&service));
+            let backup = format!("{call}{at}.backup");
+            let restore = ["restore", &backup, "--passphrase-file", "pass", "--allow-older"];
+            let arguments = match command {
+                "rotate" => &["rotate"][..],
+                _ => {
+                    secret(&service, &["backup", &backup, "--passphrase-file", "pass"]).code(0);
+                    &restore
+                }
+            };
+            let killed = killed_at(&service, call, at, arguments);
+            kills += usize::from(killed);
+            let state = status(&service);
+            let after = key_ids(&state);
+            assert_eq!(state["state"], "open", "{call} {at}");
+            assert!(
+                after == before || after[1..] == before[..],
+                "old or new: {call} {at}: {before:?} {after:?}"
+            );
+            changes += usize::from(after != before);
+            let now = delivered(&service);
+            assert_eq!(now, after[0], "{call} {at}: the service delivers what is on the disk");
+            given.insert(now);
+            let there: BTreeSet<String> = after.into_iter().collect();
+            assert!(given.is_subset(&there), "{call} {at}: {given:?} {there:?}");
+            killed
+        });
         assert!(kills > 5, "{command} was killed {kills} times");
         assert_eq!(changes > 0, command == "rotate");
     }
