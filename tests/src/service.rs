@@ -602,6 +602,14 @@ impl Service {
             .unwrap_or_else(|| panic!("no metric {name} in\n{body}"))
     }
 
+    /// How many tickets of the sidecar had this result.
+    pub fn tickets(&self, result: &str) -> u64 {
+        let line = format!("rcmpd_sidecar_tickets_total{{result=\"{result}\"}} ");
+        let (_, metrics) = self.get("/metrics");
+        let count = metrics.lines().find_map(|known| known.strip_prefix(&line));
+        count.map_or(0, |count| count.parse().expect("a number"))
+    }
+
     /// The place of something in the folder as the service sees it, which may have mounts of its own.
     pub fn seen(&self, name: &str) -> PathBuf {
         let path = self.path(name);

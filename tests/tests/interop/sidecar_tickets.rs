@@ -5,12 +5,6 @@ use rcmpd_tests::web::{Site, WebServer, free_port, values};
 
 const TICKET: &str = "source = \"remote\"\nremember_s = 600\n[sidecar.ticket]\nkeys = [\"file:ticket.key\"]\naudience = \"shop\"";
 
-fn tickets(site: &Site, result: &str) -> u64 {
-    let line = format!("rcmpd_sidecar_tickets_total{{result=\"{result}\"}} ");
-    let (_, metrics) = site.service.get("/metrics");
-    metrics.lines().find_map(|known| known.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
-}
-
 fn passes_tickets(server: WebServer) {
     // The service asks itself, over Netlogon.
     let site = Site::start_in(server, TICKET, &|demo| {
@@ -33,7 +27,7 @@ fn passes_tickets(server: WebServer) {
     let kept = std::fs::read_to_string(&jar).unwrap();
     let ticket = kept.lines().find_map(|line| line.split_once("__Host-rcmpd\t")).map(|(_, text)| text.trim());
     let ticket = ticket.unwrap_or_else(|| panic!("{server:?} passes no cookie to the client: {kept}"));
-    assert_eq!((tickets(&site, "issued"), tickets(&site, "accepted")), (1, 0), "{server:?}");
+    assert_eq!((site.service.tickets("issued"), site.service.tickets("accepted")), (1, 0), "{server:?}");
     // What another node would do: nothing is cached, and the ticket is there.
     site.service.reload();
     let cookie = format!("Cookie: theme=dark; __Host-rcmpd={ticket}; lang=en");
@@ -46,7 +40,7 @@ fn passes_tickets(server: WebServer) {
         assert_eq!(values(&page, "Remote-User"), ["CONTOSO\\alice"], "{server:?}");
         assert_eq!(values(&page, "Cookie"), cookies, "{server:?}");
     }
-    assert_eq!(tickets(&site, "accepted"), 1, "{server:?}");
+    assert_eq!(site.service.tickets("accepted"), 1, "{server:?}");
     // Two of them, other spellings, and another client's: no application gets a ticket, and nothing is said
     // of another account.
     site.service.reload();
@@ -57,7 +51,7 @@ fn passes_tickets(server: WebServer) {
         assert_eq!(values(&bob, "Remote-User"), ["CONTOSO\\bob"], "{server:?}");
         assert!(!bob.to_string().contains(ticket), "{server:?}: {bob:#}");
     }
-    assert_eq!(tickets(&site, "accepted"), 1, "{server:?}");
+    assert_eq!(site.service.tickets("accepted"), 1, "{server:?}");
     assert_eq!(site.get(Some("mallory"), "/", &["-H", &cookie]).0, 403, "{server:?}");
     assert_eq!(site.get(None, "/", &["-H", &cookie]).0, 401, "{server:?}");
 }

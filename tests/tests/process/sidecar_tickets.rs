@@ -44,12 +44,6 @@ fn status(node: &Service, who: &str, cookie: &str) -> u16 {
     ask_about(node, who, &[("Cookie", cookie)]).status
 }
 
-fn tickets(node: &Service, result: &str) -> u64 {
-    let line = format!("rcmpd_sidecar_tickets_total{{result=\"{result}\"}} ");
-    let (_, metrics) = node.get("/metrics");
-    metrics.lines().find_map(|known| known.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
-}
-
 #[test]
 fn another_node_recognizes_a_session_while_its_server_is_down() {
     let mut service = Demo::new().serve();
@@ -60,7 +54,7 @@ fn another_node_recognizes_a_session_while_its_server_is_down() {
     assert!(set.starts_with("__Host-rcmpd=") && set.contains("; HttpOnly"), "{set}");
     let (alice, bob) = (set.split(';').next().unwrap(), session(&first, "bob"));
     assert_eq!(set_cookie(&ask_about(&first, "alice", &[("Cookie", alice)])), None, "she has it");
-    assert_eq!(tickets(&first, "issued"), 2);
+    assert_eq!(first.tickets("issued"), 2);
     service.kill();
 
     let recognized = ask_about(&second, "alice", &[("Cookie", &format!("theme=dark; {alice}"))]);
@@ -70,7 +64,7 @@ fn another_node_recognizes_a_session_while_its_server_is_down() {
         assert_eq!(recognized.header(header), asked.header(header), "{header}");
     }
     assert_eq!(set_cookie(&recognized), None, "a ticket is not made from a ticket");
-    assert_eq!(tickets(&second, "accepted"), 1);
+    assert_eq!(second.tickets("accepted"), 1);
     let audited = fs::read_to_string(second.path("web.log")).unwrap();
     let decision = recognized.header("x-identity-decision");
     let line = audited.lines().find(|line| line.contains(decision)).expect("the decision is audited");
@@ -90,7 +84,7 @@ fn another_node_recognizes_a_session_while_its_server_is_down() {
         // The ticket that counts is cached only with the certificate and the ticket itself.
         assert_eq!(status(&second, who, &cookie), 500, "{who}: {cookie}");
     }
-    assert_eq!((tickets(&second, "certificate"), tickets(&second, "duplicate")), (3, 1));
+    assert_eq!((second.tickets("certificate"), second.tickets("duplicate")), (3, 1));
     assert_eq!(status(&second, "alice", alice), 200, "she goes on");
     // Nothing of a ticket is logged.
     for node in [&first, &second] {
@@ -122,7 +116,7 @@ fn keys_are_replaced_with_an_overlap() {
     service.kill();
     assert_eq!([&old, &overlap].map(|cookie| status(&second, "alice", cookie)), [200, 200]);
     assert_eq!(status(&second, "alice", &new), 500, "this node has not the new key");
-    assert_eq!(tickets(&second, "generation"), 1);
+    assert_eq!(second.tickets("generation"), 1);
     rewrite(&second, &both);
     assert_eq!([&old, &overlap, &new].map(|cookie| status(&second, "alice", cookie)), [200, 200, 200]);
     rewrite(&second, &ticket(&service, &[2], ""));
@@ -131,7 +125,7 @@ fn keys_are_replaced_with_an_overlap() {
     second.edit(|text| text.replace("timeout_s = 3", "timeout_s = 3\nmethods = [\"upn\"]"));
     second.reload();
     assert_eq!(status(&second, "alice", &new), 500);
-    assert_eq!(tickets(&second, "policy"), 1);
+    assert_eq!(second.tickets("policy"), 1);
     second.edit(|text| text.replace("methods = [\"upn\"]", ""));
     second.reload();
     assert_eq!(status(&second, "alice", &new), 200);
@@ -155,7 +149,7 @@ fn a_disabled_account_ends_within_the_lifetime() {
         second == 403
     });
     assert_eq!(answers(), (403, 403));
-    assert!(tickets(&second, "expired") > 0);
+    assert!(second.tickets("expired") > 0);
     // An account that is enabled again is asked about.
     service.rcmpd(&["account", "set", "alice", "--enable", "-c", "rcmpd.toml"]).code(0);
     eventually("she is back", || ask_about(&second, "alice", &[]).status == 200);
@@ -185,7 +179,7 @@ fn nodes_with_machine_accounts_of_their_own_name_one_scope() {
         let found = (status(node, "alice", &unnamed), status(node, "alice", &of_staff));
         assert_eq!(found, expected, "{}", node.log());
     }
-    assert_eq!(second.each_ref().map(|node| tickets(node, "policy")), [2, 1, 2]);
+    assert_eq!(second.each_ref().map(|node| node.tickets("policy")), [2, 1, 2]);
 }
 
 #[test]
