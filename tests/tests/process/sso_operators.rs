@@ -44,12 +44,20 @@ fn served_with(keys: &str) -> Service {
 /// Runs `rcmpd sso secret` as another user, who can read neither the configuration nor the files of the
 /// secret.
 fn as_user(service: &Service, user: &str, arguments: &[&str]) -> Finished {
+    run_as(
+        service,
+        user,
+        &format!("--groups={GROUP}"),
+        &[arguments, &["--socket", "operators.sock"]].concat(),
+    )
+}
+
+/// The same with an option of setpriv(1) about groups, and with all arguments.
+fn run_as(service: &Service, user: &str, groups: &str, arguments: &[&str]) -> Finished {
     let program = binary().display().to_string();
-    let user = [format!("--reuid={user}"), format!("--regid={user}"), format!("--groups={GROUP}")];
-    let user: Vec<&str> = user.iter().map(String::as_str).collect();
-    let command = [program.as_str(), "sso", "secret"];
-    let socket = ["--socket", "operators.sock"];
-    service.run(Path::new("setpriv"), &[&user[..], &command, arguments, &socket].concat())
+    let (uid, gid) = (format!("--reuid={user}"), format!("--regid={user}"));
+    let command = [&uid, &gid, groups, &program, "sso", "secret"];
+    service.run(Path::new("setpriv"), &[&command[..], arguments].concat())
 }
 
 fn generation(status: &Value) -> u64 {
@@ -108,11 +116,8 @@ fn operator_rotates_backs_up_and_restores_and_another_user_is_refused() {
     }
     assert_eq!(fs::read(service.path("sso/master-secret.sealed")).unwrap(), before);
     // No member of the group: the kernel refuses.
-    let program = binary().display().to_string();
-    let outsider =
-        [&format!("--reuid={OPERATOR}"), &format!("--regid={OPERATOR}"), "--clear-groups", &program];
-    let command = ["sso", "secret", "rotate", "--socket", "operators.sock"];
-    let outsider = service.run(Path::new("setpriv"), &[&outsider[..], &command].concat()).code(1);
+    let rotate = ["rotate", "--socket", "operators.sock"];
+    let outsider = run_as(&service, OPERATOR, "--clear-groups", &rotate).code(1);
     assert!(outsider.stderr.contains("sso.operator_group"), "{}", outsider.stderr);
 
     // Who did what.
@@ -210,12 +215,8 @@ fn operator_who_is_removed_is_refused_after_a_reload_and_the_socket_goes_with_th
     // Root is asked for nothing, and may ask.
     service.rcmpd(&["sso", "secret", "rotate", "--socket", "operators.sock"]).code(0);
     // The configuration says where the socket is, for a user who can read it.
-    let user = [&format!("--reuid={OTHER}"), &format!("--regid={OTHER}"), &format!("--groups={GROUP}")];
-    let user: Vec<&str> = user.iter().map(|text| text.as_str()).collect();
     fs::set_permissions(service.path("rcmpd.toml"), Permissions::from_mode(0o644)).unwrap();
-    let program = binary().display().to_string();
-    let command = [program.as_str(), "sso", "secret", "rotate", "-c", "rcmpd.toml"];
-    service.run(Path::new("setpriv"), &[&user[..], &command].concat()).code(0);
+    run_as(&service, OTHER, &format!("--groups={GROUP}"), &["rotate", "-c", "rcmpd.toml"]).code(0);
     service.signal(rustix::process::Signal::TERM);
     assert_eq!(service.ended(), 0);
     assert!(!service.path("operators.sock").exists());
