@@ -2,7 +2,7 @@
 //! for a short time.
 
 use crate::sidecar::{Answer, ask_about};
-use rcmpd_tests::{Demo, Service, eventually};
+use rcmpd_tests::{Demo, Service, eventually, write_secret};
 use std::fs;
 
 /// `[sidecar]` of a node, with the lines of `[sidecar.ticket]`.
@@ -194,9 +194,7 @@ fn settings_of_tickets_are_checked() {
     assert!(key.starts_with("rcmpd-ticket-root:1:"), "{key}");
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
-    fs::write(web.path("odd.key"), "rcmpd-ticket-root:0:AAAA\n").unwrap();
-    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    fs::set_permissions(web.path("odd.key"), private).unwrap();
+    write_secret(web.path("odd.key"), "rcmpd-ticket-root:0:AAAA\n");
     for (from, to, why) in [
         ("source = \"remote\"", "source = \"embedded\"", "tickets are for source = \"remote\""),
         ("audience = \"shop.example\"", "audience = \"a shop\"", "this is not the name of a farm"),

@@ -1,6 +1,7 @@
 //! Nodes of a farm: what they learn from backups, where a secret is written and taken over, and outages.
 
 use crate::sso::{get, secret};
+use dtyp::hex;
 use rcmpd_tests::{Demo, Service, binary, write_secret};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
@@ -83,7 +84,7 @@ fn x25519_public(service: &Service, private: &[u8]) -> String {
         ["pkey", "-inform", "DER", "-in", "private.der", "-pubout", "-outform", "DER", "-out", "public.der"];
     service.run(Path::new("openssl"), &arguments).code(0);
     let public = fs::read(service.path("public.der")).unwrap();
-    public[public.len() - 32..].iter().map(|octet| format!("{octet:02x}")).collect()
+    hex(&public[public.len() - 32..])
 }
 
 #[test]
@@ -99,8 +100,7 @@ fn secret_is_written_to_a_descriptor_behind_what_is_there() {
     };
     let told = shell(&format!("{rcmpd} 3>new.key")).code(0);
     assert_eq!(fs::read(service.path("new.key")).unwrap(), key);
-    let hex: String = key.iter().map(|octet| format!("{octet:02x}")).collect();
-    assert!(!format!("{}{}", told.stdout, told.stderr).contains(&hex), "it is never printed");
+    assert!(!format!("{}{}", told.stdout, told.stderr).contains(&hex(&key)), "it is never printed");
     fs::write(service.path("log"), "before ").unwrap();
     shell(&format!("{rcmpd} 3>>log")).code(0);
     assert_eq!(fs::read(service.path("log")).unwrap(), [b"before ", key.as_slice()].concat());

@@ -7,7 +7,6 @@ use dtyp::Sid;
 use rcmpd::sso::Stores;
 use rcmpd_tests::Demo;
 use rcmpd_tests::refused_users::{REFUSED, RefusedUsers, add_refused_users};
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 /// Stores that note what is asked of them.
@@ -77,14 +76,12 @@ fn answer_to_each_account_that_is_refused_is_the_same() {
         .iter()
         .map(|(_, name)| {
             let password = if *name == "alice" { "wrong.password" } else { "users/alice.password" };
-            let mut get = Command::new(rcmpd_tests::binary());
-            get.args(["sso", "secret", "get", "--server", &server, "--user", name, "--output", "a.key"]);
-            get.args(["--password-file", password]).current_dir(service.path("")).stdin(Stdio::null());
-            let done = get.output().unwrap();
-            (done.status.code(), String::from_utf8(done.stderr).unwrap())
+            let get = ["sso", "secret", "get", "--server", &server, "--user", name, "--output", "a.key"];
+            let done = service.rcmpd(&[&get[..], &["--password-file", password]].concat());
+            (done.code, done.stderr)
         })
         .collect();
-    assert_eq!(answers[0].0, Some(5), "{answers:?}");
+    assert_eq!(answers[0].0, 5, "{answers:?}");
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
     let refused = service.audit("authentication_refused");
     assert!(refused.iter().all(|line| line["reason"] == "proof"), "{refused:#?}");
