@@ -29,6 +29,8 @@ from cryptography.hazmat.primitives.asymmetric import padding as rsa_padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from lxml import etree
 
+from tlsnego_openssl import combined_hash, p_sha1
+
 S = "http://www.w3.org/2003/05/soap-envelope"
 A = "http://www.w3.org/2005/08/addressing"
 T = "http://schemas.xmlsoap.org/ws/2005/02/trust"
@@ -67,15 +69,6 @@ def c14n(element):
 
 def escape(text):
     return text.replace("&", "&amp;").replace("<", "&lt;")
-
-
-def p_sha1(secret, seed, length):
-    mac = lambda octets: hmac.new(secret, octets, hashlib.sha1).digest()
-    output, a = b"", seed
-    while len(output) < length:
-        a = mac(a)
-        output += mac(a + seed)
-    return output[:length]
 
 
 def encrypt(key, octets):
@@ -235,8 +228,7 @@ class Client:
         stripped = copy.deepcopy(first)
         for local in ("RequestedSecurityToken", "RequestedProofToken"):
             stripped.remove(stripped.find(f"t:{local}", NS))
-        digest = hashlib.sha1(b"".join(self.legs) + c14n(stripped)).digest()
-        expected = p_sha1(key, b"AUTH-HASH" + digest, 32)
+        expected = combined_hash(key, [*self.legs, c14n(stripped)])
         found = base64.b64decode(second.findtext("t:Authenticator/t:CombinedHash", namespaces=NS))
         if not hmac.compare_digest(expected, found):
             raise Refused("authenticator")
