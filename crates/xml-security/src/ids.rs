@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 /// Elements by their ids, each id once.
 #[derive(Debug)]
-pub struct Ids(HashMap<String, NodeId>);
+pub(crate) struct Ids(HashMap<String, NodeId>);
 
 impl Ids {
     /// Finds all ids.
@@ -18,7 +18,7 @@ impl Ids {
     ///
     /// # Errors
     /// If an id stands twice or is no name, or an attribute in another namespace claims to be one.
-    pub fn of(document: &Document, body: Option<NodeId>) -> Result<Self, Reason> {
+    pub(crate) fn of(document: &Document, body: Option<NodeId>) -> Result<Self, Reason> {
         let mut ids = HashMap::new();
         let mut claims = Vec::new();
         for node in document.descendants(document.root()) {
@@ -57,7 +57,7 @@ impl Ids {
     }
 
     /// The element with an id.
-    pub fn get(&self, id: &str) -> Option<NodeId> {
+    pub(crate) fn get(&self, id: &str) -> Option<NodeId> {
         self.0.get(id).copied()
     }
 

@@ -65,7 +65,6 @@ mod write;
 pub use c14n::{canonicalize, canonicalize_without};
 pub use encryption::PARTS_MAX;
 pub use envelope::{ADDRESSING_MAX, Envelope};
-pub use ids::Ids;
 pub use key::{Key, p_sha1, sha1};
 pub use open::{
     ContextToken, DERIVED_KEYS_MAX, Direction, Endorsement, Keys, NoKey, OpenError, OpenPolicy, Opened,
@@ -78,7 +77,7 @@ pub use rsa::{Certificate, DecryptionKey, RsaError, Signer, SigningKey};
 pub use secure::{
     EndorseWith, ProtectionToken, SecureError, SecurePolicy, Secured, VALIDITY_DEFAULT, secure,
 };
-pub use signature::{Covered, PREFIXES_MAX, REFERENCES_MAX, verify};
+pub use signature::{Covered, PREFIXES_MAX, REFERENCES_MAX};
 pub use suite::{Cipher, Hash, Suite};
 pub use time::{Timestamp, format_time, parse_time};
 pub use token::{KeyReference, LABEL_DEFAULT, NONCE_MAX, OFFSET_MAX, TokenName, UsernameToken};

@@ -10,7 +10,7 @@ use crate::key::{Key, is_equal};
 use crate::names::{EXCLUSIVE, Name, SIGNATURE};
 use crate::reason::Reason;
 use crate::rsa::{Certificate, RsaError, Signer};
-use crate::suite::{Hash, Suite};
+use crate::suite::Hash;
 use crate::token::{ALGORITHM, KeyReference};
 use crate::tree::{Document, NodeId};
 
@@ -203,23 +203,6 @@ fn exclusive_prefixes(document: &Document, node: NodeId) -> Result<Vec<String>, 
         }
         _ => Err(ALGORITHM_WRONG),
     }
-}
-
-/// Verifies one signature of a document under a symmetric key, and says what it covers.
-///
-/// # Errors
-/// If it is of another shape, uses other algorithms than the suite's, refers to something that is not there,
-/// or does not match.
-pub fn verify(
-    document: &Document,
-    signature: NodeId,
-    ids: &Ids,
-    suite: Suite,
-    key: &Key,
-) -> Result<Vec<Covered>, Reason> {
-    let read = UnverifiedSignature::read(document, signature, ids, suite.hash)?;
-    read.verify_hmac(document, suite.hash, key)?;
-    Ok(read.covered().cloned().collect())
 }
 
 /// What signs.

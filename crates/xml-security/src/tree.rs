@@ -211,11 +211,6 @@ impl Document {
         self.nodes[id.0 as usize].parent
     }
 
-    /// Whether the node is the root or below it.
-    pub fn is_in_document(&self, id: NodeId) -> bool {
-        self.ancestors(id).last() == Some(self.root)
-    }
-
     /// The node itself, its parent, and so on.
     pub fn ancestors(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
         std::iter::successors(Some(id), |id| self.parent(*id))
@@ -460,7 +455,7 @@ impl Document {
     }
 
     /// Takes a node out of its parent.
-    pub fn detach(&mut self, id: NodeId) {
+    pub(crate) fn detach(&mut self, id: NodeId) {
         self.replace(id, &[]);
     }
 
