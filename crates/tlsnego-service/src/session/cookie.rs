@@ -141,10 +141,7 @@ impl<S: TicketSealer, E: EndedTokens, R: SharedReplay> CookieSessions<S, E, R> {
         }
         match self.ended.end_of(name, instance).await.map_err(Reason::from)? {
             Some(end) if end <= now => Err(Reason::UnknownToken.into()),
-            None if session.kind == SessionKind::Established
-                && purpose == Purpose::Message
-                && state.renewal <= now =>
-            {
+            None if session.is_renewal_due(purpose, state.renewal, now) => {
                 let secured_by = Keyed { session: Arc::new(session.clone()), key: state.key.clone() };
                 Err(Refusal { reason: Reason::RenewalDue, secured_by: Some(secured_by) })
             }
@@ -182,12 +179,7 @@ impl<S: TicketSealer, E: EndedTokens, R: SharedReplay> CookieSessions<S, E, R> {
         now: FileTime,
     ) -> Result<CookieState, Reason> {
         let session = &state.session;
-        if session.kind != SessionKind::Established {
-            return Err(Reason::NotAllowed("a negotiated token is not renewed"));
-        }
-        if identity != session.identity.as_ref() {
-            return Err(Reason::NotAllowed("a session is renewed by its own account"));
-        }
+        session.check_renew(identity)?;
         let token = TokenId { name: &session.name, generation: Some(session.instance.as_deref()) };
         self.ended.end(token, now + rollover, session.until + 2 * NODE_SKEW).await?;
         let renewal = renewal_due(now, session.until);

@@ -1,6 +1,6 @@
 //! The security context tokens of a server, each with its keys.
 
-use super::{Credential, EndReason, Identity, Session, SessionKind};
+use super::{Credential, EndReason, Identity, Session, SessionKind, renewal_after};
 use crate::Moment;
 use crate::failures::FAILURES_MAX;
 use crate::fault::Reason;
@@ -46,11 +46,6 @@ impl SessionTimes {
     pub const CALLS: Duration = Duration::from_secs(10 * 3600);
     /// A negotiated token that is only used to establish a session.
     pub const BOOTSTRAP: Duration = Duration::from_secs(15 * 60);
-
-    /// The same as [`renewal_due`](super::renewal_due), by the monotonic clock.
-    fn renewal(now: Duration, deadline: Duration) -> Duration {
-        now + deadline.saturating_sub(now) * 3 / 4
-    }
 }
 
 impl Default for SessionTimes {
@@ -245,11 +240,7 @@ impl Sessions {
             _ => return Err(Reason::UnknownToken.into()),
         };
         let keyed = Keyed { session: Arc::clone(&entry.session), key: key.clone() };
-        let is_due = is_newest
-            && entry.session.kind == SessionKind::Established
-            && purpose == Purpose::Message
-            && entry.renewal <= now.uptime;
-        match is_due {
+        match is_newest && entry.session.is_renewal_due(purpose, entry.renewal, now.uptime) {
             true => Err(Refusal { reason: Reason::RenewalDue, secured_by: Some(keyed) }),
             false => Ok(keyed),
         }
@@ -290,12 +281,7 @@ impl Sessions {
         if entry.is_over(now.uptime, &self.times).is_some() {
             return Err(Reason::UnknownToken);
         }
-        if entry.session.kind != SessionKind::Established {
-            return Err(Reason::NotAllowed("a negotiated token is not renewed"));
-        }
-        if identity != entry.session.identity.as_ref() {
-            return Err(Reason::NotAllowed("a session is renewed by its own account"));
-        }
+        entry.session.check_renew(identity)?;
         if instance.is_empty() || instance.len() > CONTEXT_LEN_MAX {
             return Err(Reason::unsupported("Instance", &instance));
         }
@@ -304,7 +290,7 @@ impl Sessions {
         let before = std::mem::replace(&mut entry.session, Arc::clone(&session));
         let key = std::mem::replace(&mut entry.key, key);
         entry.previous = Some((key, before.instance.clone(), now.uptime + self.times.rollover));
-        entry.renewal = SessionTimes::renewal(now.uptime, entry.deadline);
+        entry.renewal = now.uptime + renewal_after(entry.deadline.saturating_sub(now.uptime));
         entry.last_use = entry.last_use.max(now.uptime);
         Ok(session)
     }
@@ -405,13 +391,12 @@ impl Sessions {
         if let Some((ticket, SessionKind::Negotiated)) = parent.map(|(at, entry)| (at, entry.session.kind)) {
             table.remove(ticket);
         }
-        let deadline = now.uptime + lifetime;
         let entry = Entry {
             session: Arc::clone(&session),
             key,
-            renewal: SessionTimes::renewal(now.uptime, deadline),
+            renewal: now.uptime + renewal_after(lifetime),
             previous: None,
-            deadline,
+            deadline: now.uptime + lifetime,
             last_use: now.uptime,
             pending,
             failures: 0,
