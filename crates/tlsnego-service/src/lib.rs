@@ -14,7 +14,7 @@
 //! | [`failures`] | what ends a session when its messages do not decrypt |
 //! | [`password`] | checks of passwords: cached, single flight, bounded |
 //! | [`fault`] | what a peer is told, and the reason in the log |
-//! | [`key`] | keys and P_SHA-1 |
+//! | [`key`] | key sizes, keys, and the hash of an authenticator |
 
 pub mod failures;
 pub mod fault;
