@@ -2,7 +2,6 @@
 
 use crate::names;
 use std::fmt;
-use std::time::Duration;
 
 /// A SOAP fault by its subcode. Its text tells nothing of the cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -183,16 +182,6 @@ pub enum Reason {
     /// The message was seen before.
     #[error("replayed message")]
     Replay,
-    /// Its timestamp is outside of the window.
-    #[error("timestamp rejected: {problem}, clock offset {}{} s", ["-", "+"][usize::from(*.is_ahead)], .offset.as_secs())]
-    Timestamp {
-        /// Which rule.
-        problem: &'static str,
-        /// Whether the peer's clock is ahead of ours.
-        is_ahead: bool,
-        /// The distance of Created from now.
-        offset: Duration,
-    },
     /// Too many failures.
     #[error("messages of this session failed to decrypt too often")]
     TooManyFailures,
@@ -230,7 +219,6 @@ impl Reason {
             Self::RenewalDue => "renewal-due",
             Self::NotAllowed(_) => "not-allowed",
             Self::Replay => "replay",
-            Self::Timestamp { .. } => "timestamp",
             Self::TooManyFailures => "failures",
             Self::Cookie(_) => "cookie",
             Self::Store(_) => "store",
@@ -260,9 +248,7 @@ impl Reason {
             Self::UnknownToken | Self::Cookie(_) => Fault::BadContextToken,
             Self::Ended(_) => Fault::SecuritySessionAborted,
             Self::RenewalDue => Fault::RenewNeeded,
-            Self::Replay | Self::Timestamp { .. } | Self::TooManyFailures | Self::Store(_) => {
-                Fault::InvalidSecurity
-            }
+            Self::Replay | Self::TooManyFailures | Self::Store(_) => Fault::InvalidSecurity,
         }
     }
 }
@@ -292,10 +278,7 @@ mod tests {
 
     #[test]
     fn what_failed_in_a_secured_message_is_not_told() {
-        let time =
-            Reason::Timestamp { problem: "expired", is_ahead: false, offset: Duration::from_secs(601) };
-        assert_eq!(time.to_string(), "timestamp rejected: expired, clock offset -601 s");
-        for reason in [time, Reason::Replay, Reason::TooManyFailures, Reason::Store("full".to_owned())] {
+        for reason in [Reason::Replay, Reason::TooManyFailures, Reason::Store("full".to_owned())] {
             assert_eq!(reason.fault(), Fault::InvalidSecurity);
         }
     }

@@ -1,4 +1,5 @@
-//! Whether a message is new: its timestamp within one skew, and its signature not seen before.
+//! Whether a message is new: the skew that its timestamp is granted, and its signature not seen before. The
+//! timestamp itself is checked by [`xml_security::Timestamp::check`].
 
 use crate::Moment;
 use crate::fault::Reason;
@@ -7,9 +8,8 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use xml_security::SKEW_DEFAULT;
 
-/// A message counts for so long after it was created, beside the skew, as .NET has it.
-pub const WINDOW: Duration = Duration::from_secs(5 * 60);
 /// Messages that are remembered, as .NET has it: some 70 MiB. Beyond it messages are refused.
 pub const REPLAY_ENTRIES_MAX: usize = 900_000;
 
@@ -21,28 +21,7 @@ pub struct Skew(pub Duration);
 impl Default for Skew {
     /// As .NET has it.
     fn default() -> Self {
-        Self(Duration::from_secs(5 * 60))
-    }
-}
-
-impl Skew {
-    /// Checks `u:Created` and `u:Expires` of a message, and returns until when its signature is to be
-    /// remembered: from then on a copy is too old.
-    pub fn check(self, created: FileTime, expires: FileTime, now: FileTime) -> Result<FileTime, Reason> {
-        let problem = if expires <= created {
-            "it expires before it is created"
-        } else if expires + self.0 <= now {
-            "expired"
-        } else if created >= now + self.0 {
-            "created in the future"
-        } else if created + WINDOW + self.0 <= now {
-            "created too long ago"
-        } else {
-            return Ok(expires.min(created + WINDOW) + self.0);
-        };
-        let is_ahead = created > now;
-        let offset = if is_ahead { created.since(now) } else { now.since(created) };
-        Err(Reason::Timestamp { problem, is_ahead, offset })
+        Self(SKEW_DEFAULT)
     }
 }
 
@@ -76,8 +55,8 @@ impl ReplayCache {
     }
 
     /// Takes the value of the primary signature of a verified message, which is to be remembered until
-    /// `keep_until` ([`Skew::check`]). A cache that is full refuses: a message that is forgotten could be
-    /// replayed.
+    /// `keep_until` ([`xml_security::Opened::replay_until`]). A cache that is full refuses: a message that is
+    /// forgotten could be replayed.
     ///
     /// The wall clock decides here, because it decides on the timestamps.
     pub fn insert(&self, signature_value: &[u8], keep_until: FileTime, now: Moment) -> Result<(), Reason> {
@@ -134,11 +113,17 @@ fn second(time: FileTime) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use xml_security::{Timestamp, WINDOW_DEFAULT};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn at(minutes: u32) -> FileTime {
         FileTime::from_unix(1_800_000_000) + minutes * MINUTE
+    }
+
+    /// With the default window and skew.
+    fn check(created: FileTime, expires: FileTime, now: FileTime) -> Result<FileTime, xml_security::Reason> {
+        Timestamp { created, expires }.check(now, WINDOW_DEFAULT, Skew::default().0)
     }
 
     fn moment(wall: FileTime) -> Moment {
@@ -148,37 +133,35 @@ mod tests {
     #[test]
     fn four_minutes_of_skew_pass_and_six_fail() {
         let now = at(100);
-        let skew = Skew::default();
         // .NET writes five minutes.
         for (created, passes) in
             [(104, true), (96, true), (91, true), (106, false), (105, false), (90, false)]
         {
-            let checked = skew.check(at(created), at(created + 5), now);
+            let checked = check(at(created), at(created + 5), now);
             assert_eq!(checked.is_ok(), passes, "{created}");
         }
         assert_eq!(
-            skew.check(at(106), at(111), now).map_err(|reason| reason.to_string()),
+            check(at(106), at(111), now).map_err(|reason| reason.to_string()),
             Err("timestamp rejected: created in the future, clock offset +360 s".to_owned())
         );
         assert_eq!(
-            skew.check(at(80), at(200), now).map_err(|reason| reason.to_string()),
+            check(at(80), at(200), now).map_err(|reason| reason.to_string()),
             Err("timestamp rejected: created too long ago, clock offset -1200 s".to_owned())
         );
-        assert!(skew.check(at(96), at(95), now).is_err());
-        assert!(skew.check(at(94), at(95), now).is_err(), "expired five minutes ago");
-        assert!(skew.check(at(94), at(95), now - Duration::from_secs(1)).is_ok());
+        assert!(check(at(96), at(95), now).is_err());
+        assert!(check(at(94), at(95), now).is_err(), "expired five minutes ago");
+        assert!(check(at(94), at(95), now - Duration::from_secs(1)).is_ok());
     }
 
     #[test]
     fn a_message_is_remembered_as_long_as_its_timestamp_would_pass() {
-        let skew = Skew::default();
         let cache = ReplayCache::default();
         for (created, expires) in [(100, 105), (100, 102), (100, 5_000)] {
-            let until = skew.check(at(created), at(expires), at(created)).expect("it is new");
+            let until = check(at(created), at(expires), at(created)).expect("it is new");
             let value = [created, expires].map(u32::to_be_bytes).concat();
             assert_eq!(cache.insert(&value, until, moment(at(created))), Ok(()));
             let mut now = at(created);
-            while skew.check(at(created), at(expires), now).is_ok() {
+            while check(at(created), at(expires), now).is_ok() {
                 cache.expire(moment(now));
                 assert_eq!(cache.insert(&value, until, moment(now)), Err(Reason::Replay), "{now}");
                 now = now + Duration::from_secs(1);

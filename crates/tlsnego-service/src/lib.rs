@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | [`negotiation`] | both roles of a negotiation, and the table of a server's negotiations |
 //! | [`session`] | names of sessions, tokens with their keys, sessions that every node of a farm serves |
-//! | [`freshness`] | the one skew: timestamps, and the cache of messages that were seen |
+//! | [`freshness`] | the skew of timestamps, and the cache of messages that were seen |
 //! | [`failures`] | what ends a session when its messages do not decrypt |
 //! | [`password`] | checks of passwords: cached, single flight, bounded |
 //! | [`fault`] | what a peer is told, and the reason in the log |

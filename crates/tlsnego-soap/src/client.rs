@@ -15,7 +15,7 @@ use crate::{Random, urn, uuid};
 use dtyp::FileTime;
 use rustls_pki_types::CertificateDer;
 use tlsnego_service::fault::Reason;
-use tlsnego_service::freshness::{Skew, WINDOW};
+use tlsnego_service::freshness::Skew;
 use tlsnego_service::key::Key;
 use tlsnego_service::message::Context;
 use tlsnego_service::names;
@@ -24,8 +24,8 @@ use tlsnego_service::session::Credential;
 use xml_security::names::SOAP;
 use xml_security::{
     Certificate, ContextToken as AskedToken, Direction, Document, EndorseWith, Keys, NoKey, NodeId,
-    OpenError, OpenPolicy, Opened, ParseLimits, Presence, ProtectionToken, SecurePolicy, Signer, Suite,
-    TokenName, UsernameToken, XmlError, open_document, secure,
+    OpenError, OpenPolicy, Opened, ParseLimits, ProtectionToken, SecurePolicy, Signer, Suite, TokenName,
+    UsernameToken, XmlError, open_document, secure,
 };
 use zeroize::Zeroizing;
 
@@ -457,14 +457,10 @@ impl Pending {
             return Err(ClientError::NotAuthenticated(fault.unwrap_or_default()));
         }
         let policy = OpenPolicy {
-            suite: client.suite,
             direction: Direction::Reply { confirms: self.confirms.as_deref() },
-            username: Presence::Forbidden,
-            endorsing: Presence::Forbidden,
-            now,
-            window: WINDOW,
             skew: client.skew.0,
             limits: client.limits,
+            ..OpenPolicy::request(client.suite, now)
         };
         let (action, relates_to) = (incoming.action.clone(), check_relates_to(&incoming, &self.message_id));
         let mut random = |octets: &mut [u8]| (client.random)(octets);

@@ -249,7 +249,7 @@ pub fn open_document(
     let ids = Ids::of(&document, Some(envelope.body))?;
     let header = Header::read(&document, security)?;
     let timestamp = Timestamp::read(&document, header.timestamp)?;
-    timestamp.check(policy.now, policy.window, policy.skew)?;
+    let replay_until = timestamp.check(policy.now, policy.window, policy.skew)?;
 
     let parts = listed_parts(&document, &header.reference_lists, &ids)?;
     let parts: Vec<_> = parts
@@ -309,7 +309,7 @@ pub fn open_document(
         username: verified.username,
         endorsement: verified.endorsement,
         signature_values: verified.signature_values,
-        replay_until: timestamp.expires.min(timestamp.created + policy.window) + policy.skew,
+        replay_until,
         document,
     })
 }

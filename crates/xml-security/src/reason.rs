@@ -43,9 +43,11 @@ pub enum Reason {
     #[error("a value in the body uses a prefix that is bound outside of the body's content")]
     UnsignedPrefix,
     /// `u:Created` or `u:Expires` is outside of the window; how far the message's clock seems to be off.
-    #[error("the timestamp is outside of the window: the message was created {} s {}", .offset.as_secs(),
-        if *.from_future { "in the future" } else { "ago" })]
+    #[error("timestamp rejected: {problem}, clock offset {}{} s", if *.from_future { "+" } else { "-" },
+        .offset.as_secs())]
     Timestamp {
+        /// Which rule it breaks.
+        problem: &'static str,
         /// Distance between `u:Created` and now.
         offset: Duration,
         /// Whether `u:Created` is later than now.

@@ -30,18 +30,27 @@ impl Timestamp {
     }
 
     /// Whether the message counts now: it was made at most `window` ago, not in the future, is not expired,
-    /// and `skew` is granted on each.
-    pub(crate) fn check(&self, now: FileTime, window: Duration, skew: Duration) -> Result<(), Reason> {
-        let in_window = self.created < self.expires
-            && self.expires + skew > now
-            && self.created < now + skew
-            && self.created + window + skew > now;
-        if in_window {
-            return Ok(());
-        }
-        let from_future = self.created > now;
-        let offset = if from_future { self.created.since(now) } else { now.since(self.created) };
-        Err(Reason::Timestamp { offset, from_future })
+    /// and `skew` is granted on each. Returns until when its signature is cached: from then on a copy is too
+    /// old.
+    ///
+    /// # Errors
+    /// If it does not count.
+    pub fn check(&self, now: FileTime, window: Duration, skew: Duration) -> Result<FileTime, Reason> {
+        let Self { created, expires } = *self;
+        let problem = if expires <= created {
+            "it expires before it is created"
+        } else if expires + skew <= now {
+            "expired"
+        } else if created >= now + skew {
+            "created in the future"
+        } else if created + window + skew <= now {
+            "created too long ago"
+        } else {
+            return Ok(expires.min(created + window) + skew);
+        };
+        let from_future = created > now;
+        let offset = if from_future { created.since(now) } else { now.since(created) };
+        Err(Reason::Timestamp { problem, offset, from_future })
     }
 }
 
@@ -132,7 +141,9 @@ mod tests {
         check(now, Duration::ZERO).expect_err("expires when it is created");
         assert_eq!(
             check(now - minutes(11), minutes(5)),
-            Err(Reason::Timestamp { offset: minutes(11), from_future: false })
+            Err(Reason::Timestamp { problem: "expired", offset: minutes(11), from_future: false })
         );
+        let late = check(now - minutes(10) - second, minutes(5)).expect_err("expired");
+        assert_eq!(late.to_string(), "timestamp rejected: expired, clock offset -601 s");
     }
 }

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use tlsnego_service::Moment;
 use tlsnego_service::failures::Failures;
 use tlsnego_service::fault::Reason;
-use tlsnego_service::freshness::WINDOW;
 use tlsnego_service::key::Key;
 use tlsnego_service::names;
 use tlsnego_service::password::PasswordStore;
@@ -25,9 +24,9 @@ use tlsnego_service::session::{
 };
 use xml_security::names::SOAP;
 use xml_security::{
-    Certificate, ContextToken, DecryptionKey, Direction, Document, Endorsement, KeyReference, Keys, NoKey,
-    NodeId, OpenError, OpenPolicy, Opened, ParseLimits, Presence, ProtectionToken, SecurePolicy, Suite,
-    TokenName, open_document, secure,
+    Certificate, ContextToken, DecryptionKey, Document, Endorsement, KeyReference, Keys, NoKey, NodeId,
+    OpenError, OpenPolicy, Opened, ParseLimits, Presence, ProtectionToken, SecurePolicy, Suite, TokenName,
+    open_document, secure,
 };
 use zeroize::Zeroizing;
 
@@ -288,15 +287,12 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         now: Moment,
     ) -> Result<(Opened, Protection), Failure> {
         let policy = OpenPolicy {
-            suite: self.settings.suite,
-            direction: Direction::Request,
             // `check_policy` decides, when it is known which token protects the message.
             username: Presence::Optional,
             endorsing: Presence::Optional,
-            now: now.wall,
-            window: WINDOW,
             skew: self.settings.skew.0,
             limits: self.settings.limits,
+            ..OpenPolicy::request(self.settings.suite, now.wall)
         };
         let mut keys = ServerKeys {
             sessions: &self.sessions,

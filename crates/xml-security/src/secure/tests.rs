@@ -1031,11 +1031,12 @@ fn timestamps_are_checked_before_any_key_is_used() {
     for fine in [NOW, NOW + minutes(4), NOW - minutes(4), NOW + minutes(9)] {
         assert_eq!(at(fine).expect_err("no keys"), OpenError::UnknownContext);
     }
-    for (now, offset, from_future) in
-        [(NOW + minutes(11), minutes(11), false), (NOW - minutes(6), minutes(6), true)]
-    {
+    for (now, problem, offset, from_future) in [
+        (NOW + minutes(11), "expired", minutes(11), false),
+        (NOW - minutes(6), "created in the future", minutes(6), true),
+    ] {
         let Err(OpenError::Rejected(rejected)) = at(now) else { panic!("it is not in the window") };
-        assert_eq!(*rejected.reason(), Reason::Timestamp { offset, from_future });
+        assert_eq!(*rejected.reason(), Reason::Timestamp { problem, offset, from_future });
     }
 }
 
