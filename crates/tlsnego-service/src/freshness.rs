@@ -1,7 +1,6 @@
 //! Whether a message is new: the skew that its timestamp is granted, and its signature not seen before. The
 //! timestamp itself is checked by [`xml_security::Timestamp::check`].
 
-use crate::Moment;
 use crate::fault::Reason;
 use dtyp::FileTime;
 use sha2::{Digest, Sha256};
@@ -38,8 +37,8 @@ type Digest128 = [u8; 16];
 #[derive(Debug, Default)]
 struct Seen {
     values: HashSet<Digest128>,
-    /// The same by the second after which they are forgotten.
-    by_second: BTreeMap<u64, Vec<Digest128>>,
+    /// The same by the second of the Unix clock after which they are forgotten.
+    by_second: BTreeMap<i64, Vec<Digest128>>,
 }
 
 impl Default for ReplayCache {
@@ -59,7 +58,7 @@ impl ReplayCache {
     /// forgotten could be replayed.
     ///
     /// The wall clock decides here, because it decides on the timestamps.
-    pub fn insert(&self, signature_value: &[u8], keep_until: FileTime, now: Moment) -> Result<(), Reason> {
+    pub fn insert(&self, signature_value: &[u8], keep_until: FileTime, now: FileTime) -> Result<(), Reason> {
         let digest = Sha256::digest(signature_value);
         let digest: Digest128 = digest[..16].try_into().expect("SHA-256 has 32 octets");
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,20 +66,20 @@ impl ReplayCache {
             return Err(Reason::Replay);
         }
         if seen.values.len() >= self.max {
-            seen.forget(now.wall);
+            seen.forget(now);
         }
         if seen.values.len() >= self.max {
             return Err(Reason::Store(format!("{} messages are remembered", self.max)));
         }
         seen.values.insert(digest);
         // A second later at most, never earlier.
-        seen.by_second.entry(second(keep_until) + 1).or_default().push(digest);
+        seen.by_second.entry(keep_until.to_unix() + 1).or_default().push(digest);
         Ok(())
     }
 
     /// Forgets what would be refused for its timestamp.
-    pub fn expire(&self, now: Moment) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).forget(now.wall);
+    pub fn expire(&self, now: FileTime) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).forget(now);
     }
 
     /// Messages that are remembered, for a gauge.
@@ -97,17 +96,13 @@ impl ReplayCache {
 impl Seen {
     fn forget(&mut self, now: FileTime) {
         while let Some(entry) = self.by_second.first_entry()
-            && *entry.key() <= second(now)
+            && *entry.key() <= now.to_unix()
         {
             for digest in entry.remove() {
                 self.values.remove(&digest);
             }
         }
     }
-}
-
-fn second(time: FileTime) -> u64 {
-    time.0 / 10_000_000
 }
 
 #[cfg(test)]
@@ -124,10 +119,6 @@ mod tests {
     /// With the default window and skew.
     fn check(created: FileTime, expires: FileTime, now: FileTime) -> Result<FileTime, xml_security::Reason> {
         Timestamp { created, expires }.check(now, WINDOW_DEFAULT, Skew::default().0)
-    }
-
-    fn moment(wall: FileTime) -> Moment {
-        Moment { wall, uptime: Duration::ZERO }
     }
 
     #[test]
@@ -159,14 +150,14 @@ mod tests {
         for (created, expires) in [(100, 105), (100, 102), (100, 5_000)] {
             let until = check(at(created), at(expires), at(created)).expect("it is new");
             let value = [created, expires].map(u32::to_be_bytes).concat();
-            assert_eq!(cache.insert(&value, until, moment(at(created))), Ok(()));
+            assert_eq!(cache.insert(&value, until, at(created)), Ok(()));
             let mut now = at(created);
             while check(at(created), at(expires), now).is_ok() {
-                cache.expire(moment(now));
-                assert_eq!(cache.insert(&value, until, moment(now)), Err(Reason::Replay), "{now}");
+                cache.expire(now);
+                assert_eq!(cache.insert(&value, until, now), Err(Reason::Replay), "{now}");
                 now = now + Duration::from_secs(1);
             }
-            cache.expire(moment(now + 2 * MINUTE));
+            cache.expire(now + 2 * MINUTE);
         }
         assert!(cache.is_empty());
     }
@@ -174,11 +165,11 @@ mod tests {
     #[test]
     fn a_full_cache_refuses_until_something_is_over() {
         let cache = ReplayCache::new(2);
-        assert_eq!(cache.insert(b"a", at(1), moment(at(0))), Ok(()));
-        assert_eq!(cache.insert(b"b", at(5), moment(at(0))), Ok(()));
-        assert_eq!(cache.insert(b"a", at(5), moment(at(0))), Err(Reason::Replay));
-        assert!(matches!(cache.insert(b"c", at(5), moment(at(0))), Err(Reason::Store(_))));
-        assert_eq!(cache.insert(b"c", at(5), moment(at(2))), Ok(()));
-        assert_eq!(cache.insert(b"b", at(5), moment(at(2))), Err(Reason::Replay));
+        assert_eq!(cache.insert(b"a", at(1), at(0)), Ok(()));
+        assert_eq!(cache.insert(b"b", at(5), at(0)), Ok(()));
+        assert_eq!(cache.insert(b"a", at(5), at(0)), Err(Reason::Replay));
+        assert!(matches!(cache.insert(b"c", at(5), at(0)), Err(Reason::Store(_))));
+        assert_eq!(cache.insert(b"c", at(5), at(2)), Ok(()));
+        assert_eq!(cache.insert(b"b", at(5), at(2)), Err(Reason::Replay));
     }
 }

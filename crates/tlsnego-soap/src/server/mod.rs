@@ -195,7 +195,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
     /// To be called every few seconds: each message does what it needs of it by itself.
     pub fn expire(&self, now: Moment) -> Vec<Ended> {
         self.negotiations.expire(now.uptime);
-        self.replay.expire(now);
+        self.replay.expire(now.wall);
         self.sessions.expire(now)
     }
 
