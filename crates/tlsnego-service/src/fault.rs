@@ -257,8 +257,8 @@ impl Reason {
 const VALUE_LEN_MAX: usize = 128;
 
 impl Reason {
-    /// Another value of `what` than the supported ones.
-    pub(crate) fn unsupported(what: &'static str, value: &str) -> Self {
+    /// Another value of `what` than the supported ones. The value is shortened.
+    pub fn unsupported(what: &'static str, value: &str) -> Self {
         Self::Unsupported { what, value: value.chars().take(VALUE_LEN_MAX).collect() }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::message::plain;
 use crate::names::{COMPUTED_KEY, NONCE, POLICY, SPNEGO, TRUST};
-use crate::refusal::{Dialect, Refusal, shortened};
+use crate::refusal::{Dialect, Refusal};
 use dtyp::FileTime;
 use std::borrow::Cow;
 use tlsnego_service::fault::Reason;
@@ -74,8 +74,7 @@ fn binary_exchange<'d>(
         return Err(Refusal::Dialect(Dialect::Spnego));
     }
     if let Some(other) = plain(document, node, "EncodingType").filter(|found| *found != BASE64_BINARY) {
-        let value = shortened(other);
-        return Err(Reason::Unsupported { what: "EncodingType of BinaryExchange", value }.into());
+        return Err(Reason::unsupported("EncodingType of BinaryExchange", other).into());
     }
     let octets = document.base64(node).ok_or(WHAT)?;
     Ok(Some(BinaryExchange { value_type: value_type.into(), octets: octets.into() }))
@@ -309,7 +308,7 @@ fn entropy(document: &Document, parent: NodeId) -> Result<Zeroizing<Vec<u8>>, Re
     let node = child(document, parent, TRUST.name("Entropy"))?.ok_or(WHAT)?;
     let secret = child(document, node, TRUST.name("BinarySecret"))?.ok_or(WHAT)?;
     if let Some(other) = plain(document, secret, "Type").filter(|found| *found != NONCE) {
-        return Err(Reason::Unsupported { what: "Type of BinarySecret", value: shortened(other) });
+        return Err(Reason::unsupported("Type of BinarySecret", other));
     }
     let octets = document.base64(secret).map(Zeroizing::new).ok_or(WHAT)?;
     ENTROPY_LEN.contains(&octets.len()).then_some(octets).ok_or(WHAT)
@@ -418,7 +417,7 @@ impl SessionResponse {
         if let Some(other) = text(document, element, TRUST.name("KeySize"))?
             .filter(|found| found.trim() != key_size.to_string())
         {
-            return Err(Reason::Unsupported { what: "KeySize", value: shortened(&other) });
+            return Err(Reason::unsupported("KeySize", &other));
         }
         let lifetime = lifetime(document, element)?.ok_or(Reason::Missing("Lifetime"))?;
         let entropy = entropy(document, element)?;

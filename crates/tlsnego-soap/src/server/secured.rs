@@ -4,7 +4,7 @@ use super::{Answer, Binding, CertificateMapper, Event, Failure, Reply, Server, k
 use crate::http::{HttpRequest, HttpResponse};
 use crate::message::{Draft, Incoming};
 use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, RENEW, RENEWED, TRUST};
-use crate::refusal::{Refusal, SoapFault, shortened};
+use crate::refusal::{Refusal, SoapFault};
 use crate::trust::{self, SessionRequest, SessionResponse};
 use crate::{Random, urn};
 use base64::Engine;
@@ -161,9 +161,7 @@ impl Operation {
             RENEW => Ok(Self::Renew),
             CANCEL => Ok(Self::Cancel),
             // Nothing of this protocol is for the application.
-            other if other.starts_with(TRUST.uri) => {
-                Err(Reason::Unsupported { what: "Action", value: shortened(other) })
-            }
+            other if other.starts_with(TRUST.uri) => Err(Reason::unsupported("Action", other)),
             _ => Ok(Self::Call),
         }
     }
@@ -483,18 +481,17 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         request_type: &str,
     ) -> Result<(Key, Zeroizing<Vec<u8>>), Reason> {
         check_request_type(asked, request_type)?;
-        let unsupported = |what, value: &str| Err(Reason::Unsupported { what, value: value.to_owned() });
         if let Some(other) =
             asked.token_type.as_deref().filter(|found| *found != names::SECURITY_CONTEXT_TOKEN)
         {
-            return unsupported("TokenType", other);
+            return Err(Reason::unsupported("TokenType", other));
         }
         let size = key_size(self.settings.suite);
         if let Some(text) = asked.key_size.as_deref()
             && text.trim().parse() != Ok(size.bits())
             && text.trim().parse() != Ok(0)
         {
-            return unsupported("KeySize", text);
+            return Err(Reason::unsupported("KeySize", text));
         }
         let client = asked.entropy.as_ref().ok_or(Reason::Missing("Entropy"))?;
         let mut ours = Zeroizing::new(vec![0; ENTROPY_LEN]);
@@ -542,7 +539,7 @@ fn target<'a>(asked: &SessionRequest, proved: Option<&'a Keyed>) -> Result<&'a s
 fn check_request_type(asked: &SessionRequest, expected: &str) -> Result<(), Reason> {
     match asked.request_type == expected {
         true => Ok(()),
-        false => Err(Reason::Unsupported { what: "RequestType", value: shortened(&asked.request_type) }),
+        false => Err(Reason::unsupported("RequestType", &asked.request_type)),
     }
 }
 

@@ -560,6 +560,46 @@ fn a_token_does_only_what_it_is_for() {
 }
 
 #[test]
+fn long_text_of_a_peer_is_short_in_the_reason() {
+    let certificates = Certificates::new();
+    let service = service(&certificates, &[PRESET_SESSION], Credential::None);
+    let preset = certificates.service.certificate();
+    let long = "x".repeat(10_000);
+    let issue = "http://schemas.xmlsoap.org/ws/2005/02/trust/Issue";
+    let nonce = "http://schemas.xmlsoap.org/ws/2005/02/trust/Nonce";
+    let token_type = "http://schemas.xmlsoap.org/ws/2005/02/sc/sct";
+    for (expected, request_type, token_type, secret_type, key_size) in [
+        (None, issue, token_type, nonce, "256"),
+        (Some("RequestType"), &long, token_type, nonce, "256"),
+        (Some("TokenType"), issue, &long, nonce, "256"),
+        (Some("Type of BinarySecret"), issue, token_type, &long, "256"),
+        (Some("KeySize"), issue, token_type, nonce, &long),
+    ] {
+        let body = format!(
+            "<s:Body xmlns:s='http://www.w3.org/2003/05/soap-envelope'>\
+             <t:RequestSecurityToken xmlns:t='http://schemas.xmlsoap.org/ws/2005/02/trust'>\
+             <t:TokenType>{token_type}</t:TokenType><t:RequestType>{request_type}</t:RequestType>\
+             <t:Entropy><t:BinarySecret Type='{secret_type}'>AAECAwQFBgcICQoLDA0ODw==</t:BinarySecret></t:Entropy>\
+             <t:KeySize>{key_size}</t:KeySize></t:RequestSecurityToken></s:Body>"
+        );
+        let action = "http://schemas.xmlsoap.org/ws/2005/02/trust/RST/SCT";
+        let request = (action, body.as_bytes());
+        let (octets, _) =
+            client().call(Under::Certificate(&preset), Proof::None, request, now().wall).expect("RST/SCT");
+        let said = post(&service, CONTENT_TYPE, &octets);
+        let Some(expected) = expected else {
+            assert!(matches!(said.event, Some(Event::Opened(_))), "{:?}", said.event);
+            continue;
+        };
+        let refusal = reason(said.event);
+        let Refusal::Trust(Reason::Unsupported { what, value }) = &refusal else { panic!("{refusal}") };
+        assert_eq!(*what, expected);
+        assert_eq!(*value, "x".repeat(128), "{what}");
+        assert!(refusal.to_string().len() < 256, "{refusal}");
+    }
+}
+
+#[test]
 fn a_key_that_is_due_is_told_under_itself_and_renewed() {
     let certificates = Certificates::new();
     let service = service_with(&certificates, &[SESSION], Credential::None, |settings| {
