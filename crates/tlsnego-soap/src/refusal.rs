@@ -120,7 +120,7 @@ pub enum Refusal {
     /// The message is secured, but not by what this service asks for.
     #[error("{0}")]
     Policy(&'static str),
-    /// A user name with a wrong password.
+    /// A user name with a wrong password. The name is shortened.
     #[error("wrong password, or unknown account: {0:?}")]
     Password(String),
     /// The certificate that endorses a message was refused.

@@ -4,7 +4,7 @@ use super::{Answer, Binding, CertificateMapper, Event, Failure, Reply, Server, k
 use crate::http::{HttpRequest, HttpResponse};
 use crate::message::{Draft, Incoming};
 use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, RENEW, RENEWED, TRUST};
-use crate::refusal::{Refusal, SoapFault};
+use crate::refusal::{Refusal, SoapFault, shortened};
 use crate::trust::{self, SessionRequest, SessionResponse};
 use crate::{Random, urn};
 use base64::Engine;
@@ -401,7 +401,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         }
         if let Some(token) = &opened.username {
             let checked = self.passwords.check(&token.username, &token.password, source, now.uptime).await?;
-            let identity = checked.ok_or_else(|| Refusal::Password(token.username.clone()))?;
+            let identity = checked.ok_or_else(|| Refusal::Password(shortened(&token.username)))?;
             return Ok((Some(identity), Credential::UserName));
         }
         if let Some(Endorsement::Certificate(certificate)) = &opened.endorsement {

@@ -597,6 +597,11 @@ fn long_text_of_a_peer_is_short_in_the_reason() {
         assert_eq!(*value, "x".repeat(128), "{what}");
         assert!(refusal.to_string().len() < 256, "{refusal}");
     }
+    let of_users = service_with(&certificates, &[PRESET_SESSION], Credential::UserName, |_| {});
+    let user = xml_security::UsernameToken { username: long, password: PASSWORD.to_owned().into() };
+    let (octets, _) =
+        client().establish(Under::Certificate(&preset), Proof::UserName(&user), now().wall).expect("RST/SCT");
+    assert_eq!(reason(post(&of_users, CONTENT_TYPE, &octets).event), Refusal::Password("x".repeat(128)));
 }
 
 #[test]
