@@ -188,8 +188,8 @@ pub enum Reason {
     /// The cookie does not open, or is not this token's.
     #[error("cookie rejected: {0}")]
     Cookie(String),
-    /// A store that the nodes share did not answer, or is full.
-    #[error("shared store unavailable: {0}")]
+    /// A store did not answer, or a store or a limit of this process is full.
+    #[error("store unavailable or full: {0}")]
     Store(String),
 }
 

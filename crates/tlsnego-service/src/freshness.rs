@@ -69,7 +69,10 @@ impl ReplayCache {
             seen.forget(now);
         }
         if seen.values.len() >= self.max {
-            return Err(Reason::Store(format!("{} messages are remembered", self.max)));
+            return Err(Reason::Store(format!(
+                "the replay cache holds {} messages, its limit; it has room again when their timestamps expire",
+                self.max
+            )));
         }
         seen.values.insert(digest);
         // A second later at most, never earlier.
@@ -168,7 +171,13 @@ mod tests {
         assert_eq!(cache.insert(b"a", at(1), at(0)), Ok(()));
         assert_eq!(cache.insert(b"b", at(5), at(0)), Ok(()));
         assert_eq!(cache.insert(b"a", at(5), at(0)), Err(Reason::Replay));
-        assert!(matches!(cache.insert(b"c", at(5), at(0)), Err(Reason::Store(_))));
+        let full = cache.insert(b"c", at(5), at(0)).expect_err("it is full");
+        assert!(matches!(full, Reason::Store(_)));
+        assert_eq!(
+            full.to_string(),
+            "store unavailable or full: the replay cache holds 2 messages, its limit; it has room again when their \
+             timestamps expire"
+        );
         assert_eq!(cache.insert(b"c", at(5), at(2)), Ok(()));
         assert_eq!(cache.insert(b"b", at(5), at(2)), Err(Reason::Replay));
     }

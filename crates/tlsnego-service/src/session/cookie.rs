@@ -35,7 +35,7 @@ pub trait TicketSealer {
     fn open(&self, ticket: &[u8], now: FileTime) -> Result<Zeroizing<Vec<u8>>, String>;
 }
 
-/// A shared store could not answer, or is full.
+/// A store could not answer, or a store or a limit of this process is full.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct StoreFailed(pub String);
