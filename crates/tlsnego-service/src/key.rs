@@ -1,8 +1,9 @@
 //! Key sizes and keys, and what is computed by P_SHA-1 (RFC 2246 section 5; WS-SecureConversation 1.0).
 
+use crate::fault::Reason;
 use std::fmt;
 use subtle::ConstantTimeEq;
-use xml_security::p_sha1;
+use xml_security::{Suite, p_sha1};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// The label of the authenticator.
@@ -38,9 +39,28 @@ impl KeySize {
         self.bits() as usize / 8
     }
 
+    /// Whether a request is for this size. A request without a size, or with 0, leaves it to the server.
+    pub fn check_asked(self, asked: Option<&str>) -> Result<(), Reason> {
+        let is_ours = |text: &str| [Ok(self.bits()), Ok(0)].contains(&text.trim().parse());
+        match asked {
+            Some(other) if !is_ours(other) => Err(Reason::unsupported("KeySize", other)),
+            _ => Ok(()),
+        }
+    }
+
     /// `None` for a size that no suite has.
     pub fn from_bits(bits: u32) -> Option<Self> {
         [Self::Bits128, Self::Bits192, Self::Bits256].into_iter().find(|size| size.bits() == bits)
+    }
+}
+
+impl From<Suite> for KeySize {
+    fn from(suite: Suite) -> Self {
+        match suite.key_len() {
+            16 => Self::Bits128,
+            24 => Self::Bits192,
+            _ => Self::Bits256,
+        }
     }
 }
 
@@ -115,6 +135,7 @@ mod tests {
     use super::*;
     use dtyp::hex;
     use sha1::{Digest, Sha1};
+    use xml_security::Cipher;
 
     fn ascending<const N: usize>(first: u8) -> [u8; N] {
         std::array::from_fn(|n| first + n as u8)
@@ -138,6 +159,23 @@ mod tests {
         assert_eq!(hex(key.as_bytes()), expected);
         let shorter = Key::from_entropy(KeySize::Bits128, &client, &server);
         assert_eq!(hex(shorter.as_bytes()), expected[..32]);
+    }
+
+    #[test]
+    fn a_client_asks_for_the_size_of_the_suite_or_for_none() {
+        for asked in [None, Some("256"), Some(" 256\n"), Some("0")] {
+            assert_eq!(KeySize::Bits256.check_asked(asked), Ok(()), "{asked:?}");
+        }
+        for other in ["", "128", "192", "-256", "256 bits", "4294967552"] {
+            let refused = KeySize::Bits256.check_asked(Some(other));
+            assert_eq!(refused, Err(Reason::unsupported("KeySize", other)));
+        }
+        let ciphers =
+            [(Cipher::Aes128, 128), (Cipher::Aes192, 192), (Cipher::TripleDes, 192), (Cipher::Aes256, 256)];
+        for (cipher, bits) in ciphers {
+            let suite = Suite { cipher, ..Suite::BASIC256 };
+            assert_eq!(KeySize::from(suite).bits(), bits, "{cipher:?}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! the message as it is sent.
 
 use crate::fault::Reason;
-use crate::names::CONTEXT_LEN_MAX;
+use crate::names::{self, CONTEXT_LEN_MAX};
 use dtyp::FileTime;
 use std::borrow::Cow;
 
@@ -101,6 +101,19 @@ pub struct Authenticator<'a> {
     pub context: Option<Cow<'a, str>>,
     /// `t:CombinedHash`; none if the response has no authenticator.
     pub combined_hash: Option<Cow<'a, [u8]>>,
+}
+
+/// An element that may be left out, and has one value otherwise.
+pub(crate) fn is_absent_or(what: &'static str, found: Option<&str>, supported: &str) -> Result<(), Reason> {
+    match found {
+        Some(found) if found != supported => Err(Reason::unsupported(what, found)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a request is for a security context token: `t:TokenType` may be left out.
+pub fn check_token_type(found: Option<&str>) -> Result<(), Reason> {
+    is_absent_or("TokenType", found, names::SECURITY_CONTEXT_TOKEN)
 }
 
 #[cfg(test)]

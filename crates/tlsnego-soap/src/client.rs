@@ -9,14 +9,14 @@ use crate::names::{
     CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, NEGOTIATE, NEGOTIATE_NEXT, RENEW, RENEWED, TRUST,
 };
 use crate::refusal::Refusal;
-use crate::server::{confirms, key_size};
+use crate::server::confirms;
 use crate::trust::{self, SessionRequest, SessionResponse};
 use crate::{Random, urn, uuid};
 use dtyp::FileTime;
 use rustls_pki_types::CertificateDer;
 use tlsnego_service::fault::Reason;
 use tlsnego_service::freshness::Skew;
-use tlsnego_service::key::Key;
+use tlsnego_service::key::{Key, KeySize};
 use tlsnego_service::message::Context;
 use tlsnego_service::names;
 use tlsnego_service::negotiation::{self, Outgoing, Step, TokenRequest, Waiting};
@@ -129,7 +129,7 @@ impl Client {
     /// Begins a negotiation: the first leg.
     pub fn negotiate(&self, tls: &negotiation::Client) -> Result<(Vec<u8>, Negotiating), ClientError> {
         let context = Context::new(Some(&format!("uuid-{}-1", uuid(&self.random))))?;
-        let request = TokenRequest { context, key_size: key_size(self.suite), applies_to: None };
+        let request = TokenRequest { context, key_size: self.suite.into(), applies_to: None };
         let outgoing = tls.start(request)?;
         let message_id = urn(&self.random);
         let mut draft = Draft::request(NEGOTIATE, &message_id, &self.to);
@@ -216,7 +216,7 @@ impl Client {
             context: None,
             token_type: is_for_key.then(|| names::SECURITY_CONTEXT_TOKEN.to_owned()),
             request_type: request_type.to_owned(),
-            key_size: is_for_key.then(|| key_size(self.suite).bits().to_string()),
+            key_size: is_for_key.then(|| KeySize::from(self.suite).bits().to_string()),
             entropy: entropy.cloned(),
             target: target.cloned(),
         }
@@ -491,7 +491,7 @@ pub struct Establishing {
 impl Establishing {
     /// Takes the answer.
     pub fn receive(self, body: &[u8], now: FileTime) -> Result<ContextToken, ClientError> {
-        let size = key_size(self.pending.client.suite);
+        let size = KeySize::from(self.pending.client.suite);
         let reply = self.pending.receive(body, now)?;
         let expected = if self.renews.is_some() { RENEWED } else { ESTABLISHED };
         check_action(&reply, expected)?;

@@ -3,7 +3,7 @@
 use super::{APPLIES_TO_LEN_MAX, Transcript, check_context, exchange, later_exchange, value_type};
 use crate::fault::Reason;
 use crate::key::{COMBINED_HASH_LEN, Key, KeySize};
-use crate::message::{Context, Request, Response, TokenResponse};
+use crate::message::{Context, Request, Response, TokenResponse, check_token_type, is_absent_or};
 use crate::names;
 use crate::tls::{Credentials, Tls, TlsVersions, UnusableCredentials, old_version, server_config};
 use dtyp::FileTime;
@@ -132,13 +132,10 @@ impl Server {
         canonical: &[u8],
     ) -> Result<(ServerNegotiation, Progress), Reason> {
         is_absent_or("RequestType", request.request_type.as_deref(), names::ISSUE)?;
-        is_absent_or("TokenType", request.token_type.as_deref(), names::SECURITY_CONTEXT_TOKEN)?;
+        check_token_type(request.token_type.as_deref())?;
         let exchange = request.binary_exchange.as_ref().ok_or(Reason::Missing("BinaryExchange"))?;
         let value_type = value_type(exchange)?;
-        if let Some(text) = request.key_size.as_deref() {
-            let is_ours = text.trim().parse() == Ok(self.key_size.bits()) || text.trim().parse() == Ok(0);
-            is_ours.then_some(()).ok_or_else(|| Reason::unsupported("KeySize", text))?;
-        }
+        self.key_size.check_asked(request.key_size.as_deref())?;
         if request.applies_to.as_ref().is_some_and(|octets| octets.len() > APPLIES_TO_LEN_MAX) {
             return Err(Reason::TooLong("octets of AppliesTo"));
         }
@@ -223,13 +220,5 @@ impl Issuing {
     pub fn wrote(mut self, canonical: &[u8]) -> Issued {
         self.transcript.sent(canonical);
         Issued { combined_hash: self.key.combined_hash(&self.transcript.finish()), key: self.key }
-    }
-}
-
-/// An element that may be left out, and has one value otherwise.
-fn is_absent_or(what: &'static str, found: Option<&str>, supported: &str) -> Result<(), Reason> {
-    match found {
-        Some(found) if found != supported => Err(Reason::unsupported(what, found)),
-        _ => Ok(()),
     }
 }

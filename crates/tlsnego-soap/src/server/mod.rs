@@ -16,7 +16,6 @@ use std::sync::Arc;
 use tlsnego_service::failures::Failures;
 use tlsnego_service::fault::Reason;
 use tlsnego_service::freshness::{ReplayCache, Skew};
-use tlsnego_service::key::KeySize;
 use tlsnego_service::message::Authenticator;
 use tlsnego_service::negotiation::{
     Answer as Leg, ClientCertificates, Established, Grant, Negotiations, Server as TlsServer, ServerSettings,
@@ -165,7 +164,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
                 Credential::Certificate => ClientCertificates::Required,
                 Credential::None | Credential::UserName => ClientCertificates::NotAsked,
             },
-            key_size: key_size(settings.suite),
+            key_size: settings.suite.into(),
         })?;
         Ok(Self {
             negotiations: Negotiations::new(tls),
@@ -334,14 +333,5 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         // What cannot be written has no body; the status says that it failed.
         let response = response.unwrap_or(HttpResponse { status: 500, body: Vec::new() });
         Answer::Reply(Reply { response, event: Event::Refused(refusal) })
-    }
-}
-
-/// The key size of a suite.
-pub(crate) fn key_size(suite: Suite) -> KeySize {
-    match suite.key_len() {
-        16 => KeySize::Bits128,
-        24 => KeySize::Bits192,
-        _ => KeySize::Bits256,
     }
 }

@@ -1,6 +1,6 @@
 //! Messages under a token: who sends them, and what they may do.
 
-use super::{Answer, Binding, CertificateMapper, Event, Failure, Reply, Server, key_size};
+use super::{Answer, Binding, CertificateMapper, Event, Failure, Reply, Server};
 use crate::http::{HttpRequest, HttpResponse};
 use crate::message::{Draft, Incoming};
 use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, RENEW, RENEWED, TRUST};
@@ -15,7 +15,8 @@ use std::sync::Arc;
 use tlsnego_service::Moment;
 use tlsnego_service::failures::Failures;
 use tlsnego_service::fault::Reason;
-use tlsnego_service::key::Key;
+use tlsnego_service::key::{Key, KeySize};
+use tlsnego_service::message::check_token_type;
 use tlsnego_service::names;
 use tlsnego_service::password::PasswordStore;
 use tlsnego_service::session::{
@@ -481,18 +482,9 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         request_type: &str,
     ) -> Result<(Key, Zeroizing<Vec<u8>>), Reason> {
         check_request_type(asked, request_type)?;
-        if let Some(other) =
-            asked.token_type.as_deref().filter(|found| *found != names::SECURITY_CONTEXT_TOKEN)
-        {
-            return Err(Reason::unsupported("TokenType", other));
-        }
-        let size = key_size(self.settings.suite);
-        if let Some(text) = asked.key_size.as_deref()
-            && text.trim().parse() != Ok(size.bits())
-            && text.trim().parse() != Ok(0)
-        {
-            return Err(Reason::unsupported("KeySize", text));
-        }
+        check_token_type(asked.token_type.as_deref())?;
+        let size = KeySize::from(self.settings.suite);
+        size.check_asked(asked.key_size.as_deref())?;
         let client = asked.entropy.as_ref().ok_or(Reason::Missing("Entropy"))?;
         let mut ours = Zeroizing::new(vec![0; ENTROPY_LEN]);
         (self.random)(&mut ours);
@@ -512,7 +504,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             name: TokenName::Context { identifier: session.name.clone(), instance: session.instance.clone() },
             entropy,
             lifetime: (now.wall, session.until),
-            key_size: key_size(self.settings.suite).bits(),
+            key_size: KeySize::from(self.settings.suite).bits(),
         };
         let mut draft = Draft::reply(action, relates_to);
         response.write(&mut draft.document, draft.body, &self.token_id());
