@@ -2,6 +2,7 @@
 
 use crate::names;
 use std::fmt;
+use xml_security::names::{CONVERSATION, Namespace, SECURITY};
 
 /// A SOAP fault by its subcode. Its text tells nothing of the cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,18 +59,18 @@ impl Fault {
         }
     }
 
-    /// Namespace and local name of the subcode.
-    pub const fn subcode(self) -> (&'static str, &'static str) {
+    /// The subcode: its namespace and local name.
+    pub const fn subcode(self) -> (Namespace, &'static str) {
         match self {
             Self::NegotiationFailed => (names::TRUST, "FailedAuthentication"),
             Self::InvalidRequest => (names::TRUST, "InvalidRequest"),
             Self::ServerTooBusy => (names::DOT_NET_SECURITY, "ServerTooBusy"),
-            Self::BadContextToken => (names::SECURE_CONVERSATION, "BadContextToken"),
-            Self::RenewNeeded => (names::SECURE_CONVERSATION, "RenewNeeded"),
+            Self::BadContextToken => (CONVERSATION, "BadContextToken"),
+            Self::RenewNeeded => (CONVERSATION, "RenewNeeded"),
             Self::SecuritySessionAborted => (names::DOT_NET_SECURITY, "SecuritySessionAborted"),
-            Self::FailedAuthentication => (names::WS_SECURITY, "FailedAuthentication"),
-            Self::InvalidSecurityToken => (names::WS_SECURITY, "InvalidSecurityToken"),
-            Self::InvalidSecurity => (names::WS_SECURITY, "InvalidSecurity"),
+            Self::FailedAuthentication => (SECURITY, "FailedAuthentication"),
+            Self::InvalidSecurityToken => (SECURITY, "InvalidSecurityToken"),
+            Self::InvalidSecurity => (SECURITY, "InvalidSecurity"),
         }
     }
 

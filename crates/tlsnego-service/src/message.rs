@@ -8,9 +8,10 @@
 //! the message as it is sent.
 
 use crate::fault::Reason;
-use crate::names::{self, CONTEXT_LEN_MAX};
+use crate::names::CONTEXT_LEN_MAX;
 use dtyp::FileTime;
 use std::borrow::Cow;
+use xml_security::names::CONTEXT_TOKEN;
 
 /// `Context`, which all legs of a negotiation share: a URI of 1 to 512 characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,7 +114,7 @@ pub(crate) fn is_absent_or(what: &'static str, found: Option<&str>, supported: &
 
 /// Whether a request is for a security context token: `t:TokenType` may be left out.
 pub fn check_token_type(found: Option<&str>) -> Result<(), Reason> {
-    is_absent_or("TokenType", found, names::SECURITY_CONTEXT_TOKEN)
+    is_absent_or("TokenType", found, CONTEXT_TOKEN)
 }
 
 #[cfg(test)]

@@ -1,27 +1,20 @@
 //! URIs and other fixed texts of WS-Trust and WS-SecureConversation of February 2005, as .NET Framework
 //! writes them.
 
-/// Namespace of WS-Trust, prefix `t`.
-pub const TRUST: &str = "http://schemas.xmlsoap.org/ws/2005/02/trust";
-/// Namespace of WS-SecureConversation, prefix `c`.
-pub const SECURE_CONVERSATION: &str = "http://schemas.xmlsoap.org/ws/2005/02/sc";
-/// Namespace of WS-Security, prefix `o`.
-pub const WS_SECURITY: &str =
-    "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd";
-/// Namespace of .NET's own faults and of the cookie, prefix `dnse`.
-pub const DOT_NET_SECURITY: &str = "http://schemas.microsoft.com/ws/2006/05/security";
+use xml_security::names::Namespace;
+
+/// WS-Trust.
+pub const TRUST: Namespace = Namespace { prefix: "t", uri: "http://schemas.xmlsoap.org/ws/2005/02/trust" };
+/// .NET's own faults, and the cookie.
+pub const DOT_NET_SECURITY: Namespace =
+    Namespace { prefix: "dnse", uri: "http://schemas.microsoft.com/ws/2006/05/security" };
 /// `ValueType` of BinaryExchange as .NET writes it: **with a leading space**, which is part of the
 /// authenticator.
 pub const TLSNEGO: &str = " http://schemas.xmlsoap.org/ws/2005/02/trust/tlsnego";
 /// The same as the WS-Trust 1.3 dialect writes it. A server takes both, and echoes what it received.
 pub const TLSNEGO_WITHOUT_SPACE: &str = "http://schemas.xmlsoap.org/ws/2005/02/trust/tlsnego";
-/// `EncodingType` of BinaryExchange.
-pub const BASE64_BINARY: &str =
-    "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-soap-message-security-1.0#Base64Binary";
 /// `Algorithm` of the EncryptedKey with the proof key. It lies under `/2005/02/`, not `/ws/2005/02/`.
 pub const TLS_WRAP: &str = "http://schemas.xmlsoap.org/2005/02/trust/tlsnego#TLS_Wrap";
-/// Token type of a security context token, and `ValueType` of a reference to one.
-pub const SECURITY_CONTEXT_TOKEN: &str = "http://schemas.xmlsoap.org/ws/2005/02/sc/sct";
 /// Request type of a negotiation and of RST/SCT.
 pub const ISSUE: &str = "http://schemas.xmlsoap.org/ws/2005/02/trust/Issue";
 /// Request type of Renew.

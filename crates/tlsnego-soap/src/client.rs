@@ -5,9 +5,7 @@
 
 pub use crate::message::ReadFault;
 use crate::message::{Draft, Incoming, header_text, only_element, read_fault};
-use crate::names::{
-    CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, NEGOTIATE, NEGOTIATE_NEXT, RENEW, RENEWED, TRUST,
-};
+use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, NEGOTIATE, NEGOTIATE_NEXT, RENEW, RENEWED};
 use crate::refusal::Refusal;
 use crate::server::confirms;
 use crate::trust::{self, SessionRequest, SessionResponse};
@@ -18,10 +16,10 @@ use tlsnego_service::fault::Reason;
 use tlsnego_service::freshness::Skew;
 use tlsnego_service::key::{Key, KeySize};
 use tlsnego_service::message::Context;
-use tlsnego_service::names;
+use tlsnego_service::names::{self, TRUST};
 use tlsnego_service::negotiation::{self, Outgoing, Step, TokenRequest, Waiting};
 use tlsnego_service::session::Credential;
-use xml_security::names::SOAP;
+use xml_security::names::{CONTEXT_TOKEN, SOAP};
 use xml_security::{
     Certificate, ContextToken as AskedToken, Direction, Document, EndorseWith, Keys, NoKey, NodeId,
     OpenError, OpenPolicy, Opened, ParseLimits, ProtectionToken, SecurePolicy, Signer, Suite, TokenName,
@@ -214,7 +212,7 @@ impl Client {
         let is_for_key = entropy.is_some();
         SessionRequest {
             context: None,
-            token_type: is_for_key.then(|| names::SECURITY_CONTEXT_TOKEN.to_owned()),
+            token_type: is_for_key.then(|| CONTEXT_TOKEN.to_owned()),
             request_type: request_type.to_owned(),
             key_size: is_for_key.then(|| KeySize::from(self.suite).bits().to_string()),
             entropy: entropy.cloned(),

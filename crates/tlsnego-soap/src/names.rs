@@ -1,15 +1,10 @@
 //! Namespaces, actions and other fixed texts of messages.
 
-use tlsnego_service::names;
 use xml_security::names::Namespace;
 
-/// WS-Trust.
-pub(crate) const TRUST: Namespace = Namespace { prefix: "t", uri: names::TRUST };
 /// WS-Policy, for `AppliesTo`.
 pub(crate) const POLICY: Namespace =
     Namespace { prefix: "wsp", uri: "http://schemas.xmlsoap.org/ws/2004/09/policy" };
-/// .NET's own faults.
-pub(crate) const DOT_NET: Namespace = Namespace { prefix: "dnse", uri: names::DOT_NET_SECURITY };
 
 /// SOAP 1.1.
 pub(crate) const SOAP_11: &str = "http://schemas.xmlsoap.org/soap/envelope/";

@@ -1,9 +1,8 @@
 //! What a peer is told when it is refused, and the cause for the log.
 
-use crate::names::{DOT_NET, TRUST};
 use tlsnego_service::fault::{Fault, FaultCode, Reason};
 use tlsnego_service::names::FAULT_ACTION;
-use xml_security::names::{ADDRESSING, CONVERSATION, Namespace, SECURITY};
+use xml_security::names::{ADDRESSING, Namespace};
 
 /// A peer that speaks another dialect. Each has one status and one fault, and a text that names the setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -158,14 +157,11 @@ impl SoapFault {
 
 impl From<Fault> for SoapFault {
     fn from(fault: Fault) -> Self {
-        let (uri, local) = fault.subcode();
-        let namespace = [TRUST, CONVERSATION, SECURITY, DOT_NET].into_iter().find(|known| known.uri == uri);
         let code = match fault.code() {
             FaultCode::Sender => "Sender",
             FaultCode::Receiver => "Receiver",
         };
-        let subcode = namespace.map(|namespace| (namespace, local));
-        Self { action: fault.action(), ..Self::of(code, subcode, fault.text()) }
+        Self { action: fault.action(), ..Self::of(code, Some(fault.subcode()), fault.text()) }
     }
 }
 

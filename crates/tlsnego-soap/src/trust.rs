@@ -1,14 +1,16 @@
 //! Trust elements: from the tree to values of `tlsnego-service`, and back.
 
 use crate::message::plain;
-use crate::names::{COMPUTED_KEY, NONCE, POLICY, SPNEGO, TRUST};
+use crate::names::{COMPUTED_KEY, NONCE, POLICY, SPNEGO};
 use crate::refusal::{Dialect, Refusal};
 use dtyp::FileTime;
 use std::borrow::Cow;
 use tlsnego_service::fault::Reason;
 use tlsnego_service::message::{Authenticator, BinaryExchange, Request, Response, TokenResponse};
-use tlsnego_service::names::BASE64_BINARY;
-use xml_security::names::{ADDRESSING, CONTEXT_TOKEN, CONVERSATION, ENCRYPTION, Name, UTILITY};
+use tlsnego_service::names::TRUST;
+use xml_security::names::{
+    ADDRESSING, BASE64_BINARY, CONTEXT_TOKEN, CONVERSATION, ENCRYPTION, Name, UTILITY,
+};
 use xml_security::{
     Document, KeyReference, NodeId, ParseLimits, TokenName, canonicalize_without, format_time, parse_time,
 };

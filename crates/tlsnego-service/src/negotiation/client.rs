@@ -11,6 +11,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
+use xml_security::names::CONTEXT_TOKEN;
 use zeroize::Zeroizing;
 
 /// Begins negotiations.
@@ -90,7 +91,7 @@ impl Client {
         let mut tls = Tls::client(&self.config)?;
         let message = Request {
             context: Some(context.as_str().to_owned().into()),
-            token_type: Some(names::SECURITY_CONTEXT_TOKEN.into()),
+            token_type: Some(CONTEXT_TOKEN.into()),
             request_type: Some(names::ISSUE.into()),
             key_size: Some(key_size.bits().to_string().into()),
             binary_exchange: Some(exchange(names::TLSNEGO, tls.flight()?)),
@@ -156,7 +157,7 @@ impl Waiting {
             Some(found) => Err(Reason::unsupported(what, found)),
             None => Err(Reason::Missing(what)),
         };
-        is("TokenType", response.token_type.as_deref(), names::SECURITY_CONTEXT_TOKEN)?;
+        is("TokenType", response.token_type.as_deref(), CONTEXT_TOKEN)?;
         is("algorithm of the proof key", response.wrap_algorithm.as_deref(), names::TLS_WRAP)?;
         if response.key_size.is_some() {
             is("KeySize", response.key_size.as_deref(), &key_size.bits().to_string())?;

@@ -12,6 +12,7 @@ use rustls_pki_types::CertificateDer;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use xml_security::names::CONTEXT_TOKEN;
 use zeroize::Zeroizing;
 
 /// Whether clients authenticate by a certificate in the handshake.
@@ -196,7 +197,7 @@ impl ServerNegotiation {
         let cipher_value = self.tls.wrap(key.as_bytes())?;
         let message = TokenResponse {
             context: Some(self.context.as_str().to_owned().into()),
-            token_type: Some(names::SECURITY_CONTEXT_TOKEN.into()),
+            token_type: Some(CONTEXT_TOKEN.into()),
             identifier: Some(grant.identifier.into()),
             applies_to: self.applies_to.map(Cow::Owned),
             wrap_algorithm: Some(names::TLS_WRAP.into()),

@@ -12,6 +12,7 @@ use tlsnego_service::names;
 use tlsnego_service::negotiation::{
     Answer, ClientCertificates, LEGS_MAX, NEGOTIATIONS_MAX, Negotiations, Step, TIME_MAX, TokenRequest,
 };
+use xml_security::names::CONTEXT_TOKEN;
 
 const CONTEXT: &str = "uuid-8b61a3b4-9c3f-4f5e-8f0e-7f2f6f2f3c1e-1";
 
@@ -24,7 +25,7 @@ fn anonymous(versions: TlsVersions) -> (Certificate, Negotiations) {
 fn request(exchange: &str, octets: &[u8]) -> Request<'static> {
     Request {
         context: Some(CONTEXT.into()),
-        token_type: Some(names::SECURITY_CONTEXT_TOKEN.into()),
+        token_type: Some(CONTEXT_TOKEN.into()),
         request_type: Some(names::ISSUE.into()),
         key_size: Some("256".into()),
         binary_exchange: Some(BinaryExchange {
@@ -348,7 +349,7 @@ fn a_server_that_was_not_accepted_gives_no_token() {
     // Leg 2 carries the last flight of nothing: the token comes before the handshake is complete.
     let response = TokenResponse {
         context: Some(CONTEXT.into()),
-        token_type: Some(names::SECURITY_CONTEXT_TOKEN.into()),
+        token_type: Some(CONTEXT_TOKEN.into()),
         identifier: Some(IDENTIFIER.into()),
         wrap_algorithm: Some(names::TLS_WRAP.into()),
         cipher_value: Some(RANDOM.as_slice().into()),

@@ -12,6 +12,7 @@ use tlsnego_service::fault::{Fault, Reason};
 use tlsnego_service::message::{BinaryExchange, Request, Response, TokenResponse};
 use tlsnego_service::names;
 use tlsnego_service::negotiation::{Answer, ClientCertificates, Step, Token};
+use xml_security::names::CONTEXT_TOKEN;
 
 const CONTEXT: &str = "uuid-0c2a2a0e-1d1b-4a51-8d9a-3f4a5b6c7d8e-1";
 /// Debian's, so that its OpenSSL is the one that other Debian peers have.
@@ -273,7 +274,7 @@ fn token_of_peer(
     assert_eq!(facts["error"], Value::Null, "{facts}");
     let message = TokenResponse {
         context: Some(CONTEXT.into()),
-        token_type: Some(names::SECURITY_CONTEXT_TOKEN.into()),
+        token_type: Some(CONTEXT_TOKEN.into()),
         identifier: Some(IDENTIFIER.into()),
         applies_to: None,
         wrap_algorithm: Some(names::TLS_WRAP.into()),

@@ -8,7 +8,7 @@ pub use secured::{Call, CallFault};
 use crate::address::Address;
 use crate::http::{HttpRequest, HttpResponse};
 use crate::message::{Draft, Incoming};
-use crate::names::{NEGOTIATE, NEGOTIATE_NEXT, TRUST};
+use crate::names::{NEGOTIATE, NEGOTIATE_NEXT};
 use crate::refusal::Refusal;
 use crate::{Random, trust, urn, uuid};
 use rustls_pki_types::CertificateDer;
@@ -17,6 +17,7 @@ use tlsnego_service::failures::Failures;
 use tlsnego_service::fault::Reason;
 use tlsnego_service::freshness::{ReplayCache, Skew};
 use tlsnego_service::message::Authenticator;
+use tlsnego_service::names::TRUST;
 use tlsnego_service::negotiation::{
     Answer as Leg, ClientCertificates, Established, Grant, Negotiations, Server as TlsServer, ServerSettings,
 };

@@ -3,7 +3,7 @@
 use super::{Answer, Binding, CertificateMapper, Event, Failure, Reply, Server};
 use crate::http::{HttpRequest, HttpResponse};
 use crate::message::{Draft, Incoming};
-use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, RENEW, RENEWED, TRUST};
+use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, RENEW, RENEWED};
 use crate::refusal::{Refusal, SoapFault, shortened};
 use crate::trust::{self, SessionRequest, SessionResponse};
 use crate::{Random, urn};
@@ -17,7 +17,7 @@ use tlsnego_service::failures::Failures;
 use tlsnego_service::fault::Reason;
 use tlsnego_service::key::{Key, KeySize};
 use tlsnego_service::message::check_token_type;
-use tlsnego_service::names;
+use tlsnego_service::names::{self, TRUST};
 use tlsnego_service::password::PasswordStore;
 use tlsnego_service::session::{
     Credential, Generation, Identity, Keyed, NewSession, Purpose, Refusal as SessionRefusal, Renewal,
