@@ -447,7 +447,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         let asked = SessionRequest::read(&opened.document, opened.envelope.body, Some("RenewTarget"), true)?;
         // Under the session's own token, or endorsed by it under the bootstrap.
         let proved = protection.endorsed_by.as_ref().or(protection.keyed.as_ref());
-        let name = target(&asked, proved)?;
+        let name = renewed_name(&asked, proved)?;
         let (key, entropy) = self.new_key(&asked, names::RENEW)?;
         let renewal = Renewal { identity, instance: urn(&self.random), key };
         let session = self.sessions.renew(name, renewal, now)?;
@@ -468,8 +468,11 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         let asked =
             SessionRequest::read(&opened.document, opened.envelope.body, Some("CancelTarget"), false)?;
         check_request_type(&asked, names::CANCEL)?;
-        let name = target(&asked, protection.keyed.as_ref())?;
-        let session = self.sessions.cancel(name, name)?;
+        let (Some(TokenName::Context { identifier, .. }), Some(keyed)) = (&asked.target, &protection.keyed)
+        else {
+            return Err(Reason::Missing("CancelTarget").into());
+        };
+        let session = self.sessions.cancel(identifier, &keyed.session.name)?;
         let mut draft = Draft::reply(CANCELLED, relates_to);
         trust::write_cancelled(&mut draft.document, draft.body, asked.context.as_deref());
         Ok((draft, Event::Cancelled(session)))
@@ -518,8 +521,8 @@ pub(crate) fn confirms(is_under_context: bool, credential: Credential) -> bool {
     !is_under_context && credential != Credential::UserName
 }
 
-/// The token that a request names, which has to be the one that proves it.
-fn target<'a>(asked: &SessionRequest, proved: Option<&'a Keyed>) -> Result<&'a str, Reason> {
+/// The token that Renew names, which has to be the one that proves it.
+fn renewed_name<'a>(asked: &SessionRequest, proved: Option<&'a Keyed>) -> Result<&'a str, Reason> {
     match (&asked.target, proved) {
         (Some(TokenName::Context { identifier, .. }), Some(keyed)) if *identifier == keyed.session.name => {
             Ok(&keyed.session.name)

@@ -7,7 +7,7 @@ use dtyp::FileTime;
 use std::time::Duration;
 use tlsnego_service::Moment;
 use tlsnego_service::fault::Reason;
-use tlsnego_service::session::{Credential, PENDING_MAX};
+use tlsnego_service::session::{Credential, PENDING_MAX, SessionKind};
 use tlsnego_soap::CONTENT_TYPE;
 use tlsnego_soap::client::{Client, ClientError, ContextToken, Proof, Under};
 use tlsnego_soap::refusal::{Dialect, Refusal};
@@ -540,6 +540,10 @@ fn a_token_does_only_what_it_is_for() {
         let refusal = refused(&of_session, &octets);
         assert!(matches!(refusal, Refusal::Trust(Reason::NotAllowed(_))), "{refusal}");
     }
+    assert_eq!(
+        of_session.sessions().list().iter().filter(|it| it.kind == SessionKind::Established).count(),
+        2
+    );
     for token in [&session, &other] {
         call(&of_session, Under::Token(token), Proof::None, "x").expect("it goes on");
     }
