@@ -110,6 +110,12 @@ impl Key {
     }
 }
 
+impl From<&Key> for xml_security::Key {
+    fn from(key: &Key) -> Self {
+        Self::new(key.as_bytes())
+    }
+}
+
 impl ConstantTimeEq for Key {
     fn ct_eq(&self, other: &Self) -> subtle::Choice {
         self.as_bytes().ct_eq(other.as_bytes())

@@ -370,7 +370,7 @@ impl Negotiating {
         }
         Ok(Negotiated::Token(ContextToken {
             element: extract(document, element)?,
-            key: xml_security::Key::new(token.key.as_bytes()),
+            key: (&token.key).into(),
             name,
             created: token.created,
             expires: token.expires,
@@ -504,7 +504,7 @@ impl Establishing {
         let key = Key::from_entropy(size, &self.entropy, &response.entropy);
         Ok(ContextToken {
             element: extract(&reply.document, element)?,
-            key: xml_security::Key::new(key.as_bytes()),
+            key: (&key).into(),
             name: response.name,
             created: response.lifetime.0,
             expires: response.lifetime.1,

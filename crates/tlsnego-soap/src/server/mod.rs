@@ -322,7 +322,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
                     identifier: session.name.clone(),
                     instance: session.instance.clone(),
                 };
-                let key = xml_security::Key::new(keyed.key.as_bytes());
+                let key = (&keyed.key).into();
                 secured::Channel::new(self.settings.suite, token, key, &self.random).secure(
                     draft,
                     fault.status,

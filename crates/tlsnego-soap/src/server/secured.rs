@@ -194,7 +194,7 @@ impl Keys for ServerKeys<'_> {
         };
         match self.sessions.find(token.identifier, generation, self.purpose, self.now) {
             Ok(keyed) => {
-                let key = xml_security::Key::new(keyed.key.as_bytes());
+                let key = (&keyed.key).into();
                 self.found.push(keyed);
                 Ok(key)
             }
