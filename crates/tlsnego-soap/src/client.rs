@@ -9,7 +9,7 @@ use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, NEGOTIATE, NEGOTIA
 use crate::refusal::Refusal;
 use crate::server::confirms;
 use crate::trust::{self, SessionRequest, SessionResponse};
-use crate::{Random, urn, uuid};
+use crate::{Random, local_id, urn};
 use dtyp::FileTime;
 use rustls_pki_types::CertificateDer;
 use tlsnego_service::fault::Reason;
@@ -26,9 +26,6 @@ use xml_security::{
     UsernameToken, XmlError, open_document, secure,
 };
 use zeroize::Zeroizing;
-
-/// Octets of the client's entropy.
-const ENTROPY_LEN: usize = 32;
 
 /// A client of one service.
 #[derive(Clone)]
@@ -126,7 +123,7 @@ pub enum Proof<'a> {
 impl Client {
     /// Begins a negotiation: the first leg.
     pub fn negotiate(&self, tls: &negotiation::Client) -> Result<(Vec<u8>, Negotiating), ClientError> {
-        let context = Context::new(Some(&format!("uuid-{}-1", uuid(&self.random))))?;
+        let context = Context::new(Some(&local_id(&self.random)))?;
         let request = TokenRequest { context, key_size: self.suite.into(), applies_to: None };
         let outgoing = tls.start(request)?;
         let message_id = urn(&self.random);
@@ -144,7 +141,7 @@ impl Client {
         proof: Proof<'_>,
         now: FileTime,
     ) -> Result<(Vec<u8>, Establishing), ClientError> {
-        let entropy = self.entropy();
+        let entropy = trust::new_entropy(&self.random);
         let request = self.session_request(names::ISSUE, Some(&entropy), None);
         let mut draft = self.draft(ESTABLISH);
         request.write(&mut draft.0.document, draft.0.body, "");
@@ -161,7 +158,7 @@ impl Client {
         proof: Proof<'_>,
         now: FileTime,
     ) -> Result<(Vec<u8>, Establishing), ClientError> {
-        let entropy = self.entropy();
+        let entropy = trust::new_entropy(&self.random);
         let request = self.session_request(names::RENEW, Some(&entropy), Some(&token.name));
         let mut draft = self.draft(RENEW);
         request.write(&mut draft.0.document, draft.0.body, "RenewTarget");
@@ -195,12 +192,6 @@ impl Client {
         let mut draft = self.draft(action);
         draft.0.take_body(&document, document.root())?;
         self.secure(draft, under, proof, None, now)
-    }
-
-    fn entropy(&self) -> Zeroizing<Vec<u8>> {
-        let mut entropy = Zeroizing::new(vec![0; ENTROPY_LEN]);
-        (self.random)(&mut entropy);
-        entropy
     }
 
     fn session_request(

@@ -40,6 +40,11 @@ fn uuid(random: &Random) -> String {
     format!("{}-{}-{}-{}-{}", &text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..])
 }
 
+/// The same as `u:Id` of an element, or as `Context`, in the form of .NET.
+fn local_id(random: &Random) -> String {
+    format!("uuid-{}-1", uuid(random))
+}
+
 /// The same as an absolute URI, for identifiers of tokens and messages.
 fn urn(random: &Random) -> String {
     format!("urn:uuid:{}", uuid(random))

@@ -1,5 +1,6 @@
 //! Trust elements: from the tree to values of `tlsnego-service`, and back.
 
+use crate::Random;
 use crate::message::plain;
 use crate::names::{COMPUTED_KEY, NONCE, POLICY, SPNEGO};
 use crate::refusal::{Dialect, Refusal};
@@ -16,8 +17,18 @@ use xml_security::{
 };
 use zeroize::Zeroizing;
 
-/// Entropy of a client in octets: at least a short key, and at most what HMAC-SHA1 takes without hashing it.
+/// Entropy of the other side in octets: at least a short key, and at most what HMAC-SHA1 takes without hashing it.
 const ENTROPY_LEN: std::ops::RangeInclusive<usize> = 16..=64;
+
+/// Octets of the entropy of this side.
+const OWN_ENTROPY_LEN: usize = 32;
+
+/// New entropy of this side.
+pub(crate) fn new_entropy(random: &Random) -> Zeroizing<Vec<u8>> {
+    let mut entropy = Zeroizing::new(vec![0; OWN_ENTROPY_LEN]);
+    random(&mut entropy);
+    entropy
+}
 
 /// Canonical octets of a trust element as the authenticator covers it: without white space between elements,
 /// and without what `is_omitted` names.

@@ -10,7 +10,7 @@ use crate::http::{HttpRequest, HttpResponse};
 use crate::message::{Draft, Incoming};
 use crate::names::{NEGOTIATE, NEGOTIATE_NEXT};
 use crate::refusal::Refusal;
-use crate::{Random, trust, urn, uuid};
+use crate::{Random, local_id, trust, urn};
 use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
 use tlsnego_service::failures::Failures;
@@ -294,7 +294,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         let issuing = established.issue(grant, now.uptime)?;
         let context = issuing.message().context.clone();
         let Draft { document, body } = &mut draft;
-        let id = self.token_id();
+        let id = local_id(&self.random);
         let (collection, response) = trust::write_token_response(document, *body, issuing.message(), &id)?;
         let issued = issuing.wrote(&trust::canonical_of_token_response(document, response));
         let combined_hash = Some(issued.combined_hash.to_vec().into());
@@ -303,11 +303,6 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         let response = draft.unsecured(200)?;
         let session = self.sessions.negotiated(new, now)?;
         Ok(Reply { response, event: Event::Opened(session) })
-    }
-
-    /// `u:Id` of a token that is issued.
-    fn token_id(&self) -> String {
-        format!("uuid-{}-1", uuid(&self.random))
     }
 
     fn refused(&self, failure: Failure, relates_to: Option<&str>, now: Moment) -> Answer {

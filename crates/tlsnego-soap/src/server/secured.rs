@@ -6,7 +6,7 @@ use crate::message::{Draft, Incoming};
 use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, RENEW, RENEWED};
 use crate::refusal::{Refusal, SoapFault, shortened};
 use crate::trust::{self, SessionRequest, SessionResponse};
-use crate::{Random, urn};
+use crate::{Random, local_id, urn};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::CertificateDer;
@@ -30,9 +30,6 @@ use xml_security::{
     open_document, secure,
 };
 use zeroize::Zeroizing;
-
-/// Octets of the server's entropy.
-const ENTROPY_LEN: usize = 32;
 
 /// What secures replies to one request.
 pub(super) struct Channel {
@@ -207,7 +204,7 @@ impl Keys for ServerKeys<'_> {
 
     fn decryption_key(&mut self, recipient: &KeyReference, sha1: &[u8; 20]) -> Result<&DecryptionKey, NoKey> {
         let (certificate, key) = self.preset.ok_or(NoKey::Refused)?;
-        if let Err(reason) = self.failures.check(&STANDARD.encode(sha1), self.now.uptime) {
+        if let Err(reason) = self.failures.check(&encrypted_key_name(sha1), self.now.uptime) {
             self.refused = Some(reason.into());
             return Err(NoKey::Refused);
         }
@@ -316,7 +313,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
                         self.sessions.failed(identifier);
                     }
                     Some(TokenName::EncryptedKey(sha1)) => {
-                        self.failures.failed(&STANDARD.encode(sha1), source, now.uptime);
+                        self.failures.failed(&encrypted_key_name(sha1), source, now.uptime);
                     }
                     None => {}
                 }
@@ -489,8 +486,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         let size = KeySize::from(self.settings.suite);
         size.check_asked(asked.key_size.as_deref())?;
         let client = asked.entropy.as_ref().ok_or(Reason::Missing("Entropy"))?;
-        let mut ours = Zeroizing::new(vec![0; ENTROPY_LEN]);
-        (self.random)(&mut ours);
+        let ours = trust::new_entropy(&self.random);
         Ok((Key::from_entropy(size, client, &ours), ours))
     }
 
@@ -510,7 +506,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             key_size: KeySize::from(self.settings.suite).bits(),
         };
         let mut draft = Draft::reply(action, relates_to);
-        response.write(&mut draft.document, draft.body, &self.token_id());
+        response.write(&mut draft.document, draft.body, &local_id(&self.random));
         draft
     }
 }
@@ -538,9 +534,14 @@ fn check_request_type(asked: &SessionRequest, expected: &str) -> Result<(), Reas
     }
 }
 
+/// The name of an EncryptedKey: of its session, and for the count of its failures.
+fn encrypted_key_name(sha1: &[u8; 20]) -> String {
+    STANDARD.encode(sha1)
+}
+
 fn one_shot_name(token: &TokenName) -> String {
     match token {
-        TokenName::EncryptedKey(sha1) => STANDARD.encode(sha1),
+        TokenName::EncryptedKey(sha1) => encrypted_key_name(sha1),
         TokenName::Context { identifier, .. } => identifier.clone(),
     }
 }
