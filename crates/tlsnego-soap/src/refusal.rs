@@ -28,19 +28,6 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// All of them.
-    pub const ALL: [Self; 9] = [
-        Self::Soap11,
-        Self::Addressing2004,
-        Self::Trust13,
-        Self::Encoding,
-        Self::Mtom,
-        Self::BinaryXml,
-        Self::ContentType,
-        Self::Reliable,
-        Self::Spnego,
-    ];
-
     /// What the client has to set. It tells nothing of a secret, so the client gets it, too.
     pub const fn advice(self) -> &'static str {
         match self {

@@ -191,6 +191,16 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         &self.negotiations
     }
 
+    /// The messages that were seen, for metrics.
+    pub fn replay(&self) -> &ReplayCache {
+        &self.replay
+    }
+
+    /// The failures of messages under an EncryptedKey, for metrics.
+    pub fn failures(&self) -> &Failures {
+        &self.failures
+    }
+
     /// Ends what is over, and returns the sessions that ended since the last call, except what was cancelled.
     /// To be called every few seconds: each message does what it needs of it by itself.
     pub fn expire(&self, now: Moment) -> Vec<Ended> {

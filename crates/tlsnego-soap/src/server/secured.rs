@@ -91,11 +91,6 @@ impl Call {
         self.document.extract(self.body).map_err(|error| Refusal::Reply(error.to_string()))
     }
 
-    /// The verified document and its `s:Body`.
-    pub fn document(&self) -> (&Document, NodeId) {
-        (&self.document, self.body)
-    }
-
     /// The application's answer: a SOAP 1.2 envelope, of which the body is sent, a fault as well. Its action
     /// is sent if it has one, otherwise the call's with `Response`.
     pub fn reply(&self, envelope: &[u8], limits: &ParseLimits, now: Moment) -> Result<HttpResponse, Refusal> {

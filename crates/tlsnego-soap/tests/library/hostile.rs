@@ -77,8 +77,8 @@ fn first_leg(attributes: &str, children: &str) -> String {
     )
 }
 
-/// What it is, content type, body, and the refusal with its status and codes.
-type Case<'a> = (&'a str, &'a str, Vec<u8>, Dialect, u16, &'a [&'a str]);
+/// What it is, content type, body, and the refusal with its name in metrics, its status and its codes.
+type Case<'a> = (&'a str, &'a str, Vec<u8>, (Dialect, &'a str), u16, &'a [&'a str]);
 
 #[test]
 fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
@@ -104,7 +104,7 @@ fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
             "SOAP 1.1",
             "text/xml; charset=utf-8",
             soap_11.into(),
-            Dialect::Soap11,
+            (Dialect::Soap11, "soap-1.1"),
             500,
             &["soap-envelope:VersionMismatch"],
         ),
@@ -112,7 +112,7 @@ fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
             "SOAP 1.1 inside",
             CONTENT_TYPE,
             soap_11.into(),
-            Dialect::Soap11,
+            (Dialect::Soap11, "soap-1.1"),
             500,
             &["soap-envelope:VersionMismatch"],
         ),
@@ -120,7 +120,7 @@ fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
             "WS-Addressing 2004",
             CONTENT_TYPE,
             old_addressing.into(),
-            Dialect::Addressing2004,
+            (Dialect::Addressing2004, "addressing-2004"),
             500,
             &["soap-envelope:Sender", "addressing:MessageAddressingHeaderRequired"],
         ),
@@ -128,7 +128,7 @@ fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
             "WS-Trust 1.3, first leg",
             CONTENT_TYPE,
             plain("http://docs.oasis-open.org/ws-sx/ws-trust/200512/RST/Issue", "", "").into(),
-            Dialect::Trust13,
+            (Dialect::Trust13, "trust-1.3"),
             500,
             &["soap-envelope:Sender", "addressing:ActionNotSupported"],
         ),
@@ -136,7 +136,7 @@ fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
             "WS-Trust 1.3, RST/SCT",
             CONTENT_TYPE,
             plain("http://docs.oasis-open.org/ws-sx/ws-trust/200512/RST/SCT", "", "").into(),
-            Dialect::Trust13,
+            (Dialect::Trust13, "trust-1.3"),
             500,
             &["soap-envelope:Sender", "addressing:ActionNotSupported"],
         ),
@@ -144,17 +144,31 @@ fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
             "UTF-16",
             "application/soap+xml; charset=utf-16",
             utf_16(true),
-            Dialect::Encoding,
+            (Dialect::Encoding, "encoding"),
             415,
             &["soap-envelope:Sender"],
         ),
-        ("UTF-16 as UTF-8", CONTENT_TYPE, utf_16(true), Dialect::Encoding, 415, &["soap-envelope:Sender"]),
-        ("UTF-16 unmarked", CONTENT_TYPE, utf_16(false), Dialect::Encoding, 415, &["soap-envelope:Sender"]),
+        (
+            "UTF-16 as UTF-8",
+            CONTENT_TYPE,
+            utf_16(true),
+            (Dialect::Encoding, "encoding"),
+            415,
+            &["soap-envelope:Sender"],
+        ),
+        (
+            "UTF-16 unmarked",
+            CONTENT_TYPE,
+            utf_16(false),
+            (Dialect::Encoding, "encoding"),
+            415,
+            &["soap-envelope:Sender"],
+        ),
         (
             "MTOM",
             "multipart/related; type=\"application/xop+xml\"; boundary=b",
             none().into(),
-            Dialect::Mtom,
+            (Dialect::Mtom, "mtom"),
             415,
             &["soap-envelope:Sender"],
         ),
@@ -162,7 +176,7 @@ fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
             "binary XML",
             "application/soap+msbin1",
             none().into(),
-            Dialect::BinaryXml,
+            (Dialect::BinaryXml, "binary-xml"),
             415,
             &["soap-envelope:Sender"],
         ),
@@ -170,7 +184,7 @@ fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
             "a form",
             "application/x-www-form-urlencoded",
             none().into(),
-            Dialect::ContentType,
+            (Dialect::ContentType, "content-type"),
             415,
             &["soap-envelope:Sender"],
         ),
@@ -178,7 +192,7 @@ fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
             "reliable messaging",
             CONTENT_TYPE,
             plain("http://schemas.xmlsoap.org/ws/2005/02/rm/CreateSequence", "", "").into(),
-            Dialect::Reliable,
+            (Dialect::Reliable, "reliable-messaging"),
             500,
             &["soap-envelope:Sender", "addressing:ActionNotSupported"],
         ),
@@ -186,7 +200,7 @@ fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
             "a sequence",
             CONTENT_TYPE,
             plain("urn:echo", sequence, "").into(),
-            Dialect::Reliable,
+            (Dialect::Reliable, "reliable-messaging"),
             500,
             &["soap-envelope:Sender", "addressing:ActionNotSupported"],
         ),
@@ -194,16 +208,18 @@ fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
             "Windows credentials",
             CONTENT_TYPE,
             spnego.into(),
-            Dialect::Spnego,
+            (Dialect::Spnego, "spnego"),
             500,
             &["soap-envelope:Sender", "trust:InvalidRequest"],
         ),
     ];
-    for (what, content_type, body, dialect, status, codes) in cases {
+    for (what, content_type, body, (dialect, name), status, codes) in cases {
         let said = post(&service, content_type, &body);
         let fault = fault(&said.response.body);
         println!("{what:24} {} {} | {}", said.response.status, fault.codes.join(" "), dialect.advice());
-        assert_eq!(reason(said.event), Refusal::Dialect(dialect), "{what}");
+        let refusal = reason(said.event);
+        assert_eq!((refusal.name(), dialect.name()), (name, name), "{what}");
+        assert_eq!(refusal, Refusal::Dialect(dialect), "{what}");
         assert_eq!(said.response.status, status, "{what}");
         assert_eq!(fault.codes, codes, "{what}");
         assert_eq!(fault.text, dialect.advice(), "{what}");
@@ -392,8 +408,11 @@ fn the_fourth_changed_copy_is_refused_before_it_is_decrypted() {
             }
         }
     }
+    assert_eq!(service.failures().len(), 1, "those of the token are counted by its session");
+    assert!(service.replay().is_empty());
     // Another message is another key.
     call(&service, Under::Certificate(&preset), Proof::None, "x").expect("a reply");
+    assert_eq!(service.replay().len(), 1);
 }
 
 #[test]
