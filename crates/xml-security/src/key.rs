@@ -165,13 +165,17 @@ fn decrypt_blocks<C: BlockCipherDecrypt + KeyInit>(key: &Key, vector: &[u8], blo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tree::decode_base64;
+    use dtyp::hex;
 
     fn octets(range: std::ops::Range<u8>) -> Vec<u8> {
         range.collect()
     }
 
-    fn hex(octets: &[u8]) -> String {
-        octets.iter().map(|octet| format!("{octet:02x}")).collect()
+    fn unhex(text: &str) -> Vec<u8> {
+        let mut octets = vec![0; text.len() / 2];
+        dtyp::read_hex(text.as_bytes(), &mut octets).expect("hex");
+        octets
     }
 
     const LABEL: &[u8] = b"WS-SecureConversationWS-SecureConversation";
@@ -221,8 +225,7 @@ mod tests {
     #[test]
     fn known_cbc_blocks() {
         let plain = "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51";
-        let plain: Vec<u8> =
-            (0..32).map(|at| u8::from_str_radix(&plain[2 * at..2 * at + 2], 16).expect("hex")).collect();
+        let plain = unhex(plain);
         for (cipher, key, expected) in [
             (
                 Cipher::Aes128,
@@ -240,10 +243,7 @@ mod tests {
                 "f58c4c04d6e5f1ba779eabfb5f7bfbd69cfc4e967edb808d679f777bc6702c7d",
             ),
         ] {
-            let key: Vec<u8> = (0..key.len() / 2)
-                .map(|at| u8::from_str_radix(&key[2 * at..2 * at + 2], 16).expect("hex"))
-                .collect();
-            let encrypted = cipher.encrypt(&Key::new(&key), &octets(0..16), &plain);
+            let encrypted = cipher.encrypt(&Key::new(&unhex(key)), &octets(0..16), &plain);
             assert_eq!(hex(&encrypted[16..48]), expected);
         }
     }
@@ -251,7 +251,6 @@ mod tests {
     // W3C's interoperability vectors for XML encryption (merlin-xmlenc-five): keys of bob, jed and job.
     #[test]
     fn vectors_of_xml_encryption_decrypt() {
-        use base64::Engine;
         let payment = "<BillingAddress>\n      Dig PLC, 1 First Ave, Dublin 1, Ireland\n    </BillingAddress>\n    \
             <CreditCard Type=\"Amex\">\n      <Name>Foo B Baz</Name>\n      <Number>1234 567890 12345</Number>\n      \
             <Expires Month=\"1\" Year=\"2005\" />\n    </CreditCard>";
@@ -283,7 +282,7 @@ mod tests {
                 "top secret message\n",
             ),
         ] {
-            let encrypted = base64::engine::general_purpose::STANDARD.decode(encrypted).expect("base64");
+            let encrypted = decode_base64(encrypted.as_bytes()).expect("base64");
             let plain = cipher.decrypt(&Key::new(key.as_bytes()), &encrypted).expect("it is padded");
             assert_eq!(std::str::from_utf8(&plain), Ok(expected));
         }

@@ -14,7 +14,7 @@ use crate::signature::{Covered, UnverifiedSignature};
 use crate::suite::Suite;
 use crate::time::Timestamp;
 use crate::token::{DerivedKeyToken, EncryptedKey, KeyReference, TokenName, UsernameToken};
-use crate::tree::{Document, NodeId};
+use crate::tree::{Document, NodeId, decode_base64};
 use dtyp::FileTime;
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -651,15 +651,11 @@ impl Verifier<'_> {
             _ => &[],
         };
         let values = found.iter().map(|node| self.document.attribute(*node, Name::plain("Value")));
-        let values: Option<Vec<_>> = values.map(|value| value.and_then(decode)).collect();
+        let values: Option<Vec<_>> =
+            values.map(|value| value.and_then(|value| decode_base64(value.as_bytes()))).collect();
         let values = values.ok_or(Reason::Confirmation)?;
         let is_complete =
             values.len() == expected.len() && expected.iter().all(|expected| values.contains(expected));
         if is_complete { Ok(()) } else { Err(Reason::Confirmation) }
     }
-}
-
-fn decode(text: &str) -> Option<Vec<u8>> {
-    use base64::Engine;
-    base64::engine::general_purpose::STANDARD.decode(text).ok()
 }

@@ -15,7 +15,7 @@ use crate::signature::{SignWith, sign};
 use crate::suite::Suite;
 use crate::time::format_time;
 use crate::token::{DerivedKeyToken, EncryptedKey, KeyReference, LABEL_DEFAULT, TokenName, UsernameToken};
-use crate::tree::{Document, NodeId};
+use crate::tree::{Document, NodeId, encode_base64};
 use crate::write::Unwritable;
 use dtyp::FileTime;
 use std::time::Duration;
@@ -185,7 +185,7 @@ pub(crate) fn secure_in_steps(
         policy.endorse.map(|endorse| writer.endorsing_token(endorse, policy.suite)).transpose()?;
     for value in policy.confirms {
         let node = writer.document.append_element(security, SECURITY_11.name("SignatureConfirmation"));
-        writer.document.set_attribute(node, Name::plain("Value"), &encode(value));
+        writer.document.set_attribute(node, Name::plain("Value"), &encode_base64(value));
         targets.push(writer.identify(node)?);
         encrypted.push((node, PartType::Element));
     }
@@ -344,11 +344,6 @@ impl<'a> Writer<'a> {
             }
         }
     }
-}
-
-fn encode(octets: &[u8]) -> String {
-    use base64::Engine;
-    base64::engine::general_purpose::STANDARD.encode(octets)
 }
 
 #[cfg(test)]

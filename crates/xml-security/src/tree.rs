@@ -5,6 +5,8 @@
 //! namespace.
 
 use crate::names::{Name, Namespace, PLAIN_ID, UTILITY_ID, XML};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use std::borrow::Cow;
 use zeroize::Zeroize;
 
@@ -324,14 +326,13 @@ impl Document {
 
     /// Octets whose base64 is the text of an element. White space may stand anywhere (XML Schema 3.2.16).
     pub fn base64(&self, id: NodeId) -> Option<Vec<u8>> {
-        use base64::Engine;
         let text = self.text(id)?;
         let packed = if text.bytes().any(is_white_space) {
             Cow::Owned(text.bytes().filter(|octet| !is_white_space(*octet)).collect::<Vec<_>>())
         } else {
             Cow::Borrowed(text.as_bytes())
         };
-        base64::engine::general_purpose::STANDARD.decode(&*packed).ok()
+        decode_base64(&packed)
     }
 
     /// Whether the node is a text of white space alone.
@@ -383,8 +384,7 @@ impl Document {
 
     /// Adds base64 of octets behind the last child.
     pub fn append_base64(&mut self, parent: NodeId, octets: &[u8]) {
-        use base64::Engine;
-        self.append_text(parent, &base64::engine::general_purpose::STANDARD.encode(octets));
+        self.append_text(parent, &encode_base64(octets));
     }
 
     fn add_element(&mut self, parent: Option<NodeId>, name: Name<'_>) -> NodeId {
@@ -522,6 +522,15 @@ impl Document {
             _ => false,
         }
     }
+}
+
+/// The octets of base64 without white space.
+pub(crate) fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
+    STANDARD.decode(text).ok()
+}
+
+pub(crate) fn encode_base64(octets: &[u8]) -> String {
+    STANDARD.encode(octets)
 }
 
 /// XML 1.0, production 3.

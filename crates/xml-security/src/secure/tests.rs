@@ -846,7 +846,7 @@ fn a_wrapped_key_that_is_wrong_fails_as_any_wrong_key() {
     open(message.as_bytes(), &expected, &mut Side::service(), &mut count()).expect("it is secured");
 
     // Changed octets, a key of another length under the same certificate, and no RSA octets at all.
-    let short = base64_of(&SERVICE.certificate.wrap(&Key::new(&[1; 16])).expect("it can be wrapped"));
+    let short = encode_base64(&SERVICE.certificate.wrap(&Key::new(&[1; 16])).expect("it can be wrapped"));
     let mut changed = message[start..end].to_owned().into_bytes();
     changed[20] = if changed[20] == b'A' { b'B' } else { b'A' };
     for wrapped in [String::from_utf8(changed).expect("ASCII"), short, "AAAA".to_owned(), String::new()] {
@@ -868,10 +868,6 @@ fn a_wrapped_key_that_is_wrong_fails_as_any_wrong_key() {
     let mut service = Side { private: None, ..Side::service() };
     let error = open(message.as_bytes(), &expected, &mut service, &mut count()).expect_err("no key");
     assert!(matches!(error, OpenError::Rejected(rejected) if *rejected.reason() == Reason::Key("the token")));
-}
-
-fn base64_of(octets: &[u8]) -> String {
-    encode(octets)
 }
 
 #[test]
@@ -940,13 +936,13 @@ fn endorsing_signatures_cover_the_primary_one_alone() {
             .filter(|node| document.is(*node, SIGNATURE.name("Signature")))
             .collect();
         let value = document.only(signatures[1], SIGNATURE.name("SignatureValue")).expect("a value");
-        set_text(document, value, &encode(&[7; 256]));
+        set_text(document, value, &encode_base64(&[7; 256]));
     }));
     open_it(&octets, Presence::Required).expect_err("another signature");
     // Another certificate in the BinarySecurityToken.
     let other = String::from_utf8(message)
         .expect("UTF-8")
-        .replace(&encode(CLIENT.certificate.der()), &encode(SERVICE.certificate.der()));
+        .replace(&encode_base64(CLIENT.certificate.der()), &encode_base64(SERVICE.certificate.der()));
     open_it(other.as_bytes(), Presence::Required).expect_err("another certificate");
     // A certificate that is only named: one that is known, and another one.
     for (thumbprint, is_known) in
