@@ -23,7 +23,7 @@ pub mod server;
 mod trust;
 
 pub use http::{CONTENT_TYPE, HttpRequest, HttpResponse};
-pub use message::MESSAGE_ID_LEN_MAX;
+pub use message::HEADER_LEN_MAX;
 
 use std::sync::Arc;
 

@@ -8,8 +8,9 @@ use crate::refusal::{Dialect, Refusal, SoapFault, shortened};
 use xml_security::names::{ADDRESSING, Name, SECURITY, SOAP, XML};
 use xml_security::{Document, Envelope, NodeId, ParseLimits, XmlError};
 
-/// Longest `a:MessageID` in octets: it is echoed. Those of .NET have 45.
-pub const MESSAGE_ID_LEN_MAX: usize = 1_024;
+/// Longest text of a header of WS-Addressing in octets: `a:Action`, `a:MessageID`, which is echoed, `a:To` and
+/// `a:RelatesTo`. Each MessageID of .NET has 45.
+pub const HEADER_LEN_MAX: usize = 1_024;
 
 /// A message that was read, and not verified.
 pub(crate) struct Incoming {
@@ -119,7 +120,7 @@ pub(crate) fn header_text(
     let Some(node) = envelope.addressing(document, local) else { return Ok(None) };
     let text = document.text(node).ok_or(Refusal::InvalidHeader(local))?;
     match text.trim() {
-        text if text.len() > MESSAGE_ID_LEN_MAX => Err(Refusal::InvalidHeader(local)),
+        text if text.len() > HEADER_LEN_MAX => Err(Refusal::InvalidHeader(local)),
         text => Ok(Some(text.to_owned())),
     }
 }

@@ -9,7 +9,7 @@ use crate::tree::{Document, NodeId};
 /// The label of derived keys unless a DerivedKeyToken has its own: the phrase twice (WS-SecureConversation,
 /// section 7.1).
 pub const LABEL_DEFAULT: &str = "WS-SecureConversationWS-SecureConversation";
-/// Octets of a derived key, unless a DerivedKeyToken says so.
+/// Octets of a derived key, unless a DerivedKeyToken has a Length.
 const DERIVED_LEN_DEFAULT: usize = 32;
 /// Largest offset of a derived key. WCF has the same limit; each further octet costs the receiver work.
 pub const OFFSET_MAX: usize = 64;

@@ -293,6 +293,21 @@ fn a_message_for_another_address_is_refused_in_every_form() {
 }
 
 #[test]
+fn a_header_of_addressing_has_at_most_1024_octets() {
+    let certificates = Certificates::new();
+    let service = service(&certificates, &[SESSION], Credential::None);
+    let message = plain("urn:echo", "", "");
+    for (local, text) in [("Action", "urn:echo"), ("MessageID", "urn:uuid:1"), ("To", TO)] {
+        for (len, is_valid) in [(1_024, true), (1_025, false)] {
+            let long = message.replacen(&format!(">{text}<"), &format!(">{}<", "x".repeat(len)), 1);
+            assert_ne!(long, message);
+            let refusal = reason(post(&service, CONTENT_TYPE, long.as_bytes()).event);
+            assert_eq!(refusal != Refusal::InvalidHeader(local), is_valid, "{local} of {len}: {refusal}");
+        }
+    }
+}
+
+#[test]
 fn a_broken_negotiation_has_the_fault_of_its_kind_and_leaves_nothing() {
     let certificates = Certificates::new();
     let service = service(&certificates, &Binding::ALL, Credential::None);
