@@ -5,8 +5,9 @@
 //! list that the nodes share, and what was accepted before, too. If one of them does not answer or is full,
 //! the message is refused.
 
-use super::table::{Keyed, Purpose, Refusal};
-use super::{Credential, Identity, Session, SessionKind, renewal_due};
+use super::renewal::{Purpose, renewal_due};
+use super::table::{Keyed, Refusal};
+use super::{Credential, Identity, Session, SessionKind};
 use crate::fault::Reason;
 use crate::key::Key;
 use crate::names::CONTEXT_LEN_MAX;

@@ -1,22 +1,21 @@
 //! What a session is called, and whose it is: one type for every way in which messages are secured.
 
 mod cookie;
+mod renewal;
 mod table;
 
 pub use cookie::{
     CookieSessions, CookieState, DETAIL_LEN_MAX, EndedTokens, NODE_SKEW, SharedReplay, StoreFailed,
     TicketSealer, TokenId,
 };
+pub use renewal::{Purpose, renewal_due};
 pub use table::{
-    Ended, Generation, Keyed, NewSession, PENDING_MAX, Purpose, Refusal, Renewal, SESSIONS_MAX, SessionTimes,
-    Sessions,
+    Ended, Generation, Keyed, NewSession, PENDING_MAX, Refusal, Renewal, SESSIONS_MAX, SessionTimes, Sessions,
 };
 
-use crate::fault::Reason;
 use dtyp::FileTime;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// How the token of a session came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -118,34 +117,6 @@ impl Session {
             until: expires,
         }
     }
-
-    /// Whether its key, which is due for renewal at a time, is no longer used for messages of this purpose.
-    /// Both times are of one clock.
-    fn is_renewal_due<T: Ord>(&self, purpose: Purpose, renewal: T, now: T) -> bool {
-        self.kind == SessionKind::Established && purpose == Purpose::Message && renewal <= now
-    }
-
-    /// Whether Renew by this account is allowed.
-    fn check_renew(&self, identity: Option<&Identity>) -> Result<(), Reason> {
-        if self.kind != SessionKind::Established {
-            return Err(Reason::NotAllowed("a negotiated token is not renewed"));
-        }
-        if identity != self.identity.as_ref() {
-            return Err(Reason::NotAllowed("a session is renewed by its own account"));
-        }
-        Ok(())
-    }
-}
-
-/// When a key that is issued now, of a token that expires then, is due for renewal: after three quarters of
-/// the time between. So it is due before the token expires.
-pub fn renewal_due(issued: FileTime, expires: FileTime) -> FileTime {
-    issued + renewal_after(expires.since(issued))
-}
-
-/// How long after its issue a key is due for renewal, of a token that expires after `left`.
-fn renewal_after(left: Duration) -> Duration {
-    left * 3 / 4
 }
 
 /// Why a session ended before its time.

@@ -1,6 +1,7 @@
 //! The security context tokens of a server, each with its keys.
 
-use super::{Credential, EndReason, Identity, Session, SessionKind, renewal_after};
+use super::renewal::{Purpose, renewal_after};
+use super::{Credential, EndReason, Identity, Session, SessionKind};
 use crate::Moment;
 use crate::failures::FAILURES_MAX;
 use crate::fault::Reason;
@@ -83,15 +84,6 @@ pub enum Generation<'a> {
     Newest,
     /// A token in the message, with its `c:Instance` or without one; or a reference with one.
     Exact(Option<&'a str>),
-}
-
-/// For what a key is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// A call, or RST/SCT under a negotiated token. A key that is due for renewal is refused.
-    Message,
-    /// Renew and Cancel.
-    Management,
 }
 
 /// A session with one of its keys.
