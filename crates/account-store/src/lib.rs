@@ -12,6 +12,7 @@
 //! | [`AccountAdmin`] | commands that change accounts and groups |
 //! | [`MachineStore`], [`MachineAdmin`] | a service with secure channels; commands that change machines |
 //! | [`NtHashes`] | a service that authenticates users by NTLM; commands that set their passwords |
+//! | [`PasswordHashes`] | a service that gets passwords from users; commands that set them |
 //!
 //! ```
 //! use account_store::{Account, AccountAdmin, AccountStore, Change, Domain, Matches, MemoryStore, Put, Query};
@@ -54,6 +55,7 @@ pub mod machines;
 #[cfg(feature = "memory")]
 pub mod memory;
 pub mod nt_hashes;
+pub mod password_hashes;
 pub mod privileged;
 #[cfg(feature = "profile")]
 pub mod profile;
@@ -74,6 +76,7 @@ pub use machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Se
 #[cfg(feature = "memory")]
 pub use memory::MemoryStore;
 pub use nt_hashes::NtHashes;
+pub use password_hashes::{PasswordHash, PasswordHashes};
 #[cfg(feature = "profile")]
 pub use profile::ProfileStore;
 pub use rules::RID_FIRST;

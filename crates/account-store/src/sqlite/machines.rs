@@ -1,8 +1,9 @@
 //! Machines and their sealed secrets.
 
 use super::{
-    Inner, SealingKey, SqliteStore, damaged, failed, nt_hashes, rows,
+    Inner, SealingKey, SqliteStore, damaged, failed, rows,
     sealing::{Seal, no_key},
+    user_secrets,
 };
 use crate::account::AccountFlags;
 use crate::admin::{Change, MachineAdmin, Put};
@@ -84,8 +85,8 @@ impl MachineAdmin for SqliteStore {
 
 impl SqliteStore {
     /// The way out when the key file is lost: each machine gets a random secret, sealed under `key`, and no
-    /// previous one. NT hashes of users are removed. Everything else of the machines stays. Returns their
-    /// names, in ascending order of relative identifier.
+    /// previous one. NT hashes and password hashes of users are removed. Everything else of the machines
+    /// stays. Returns their names, in ascending order of relative identifier.
     ///
     /// A store that is open under the former key, in this process or another, is [`StoreError::Unavailable`]
     /// from then on.
@@ -98,7 +99,7 @@ impl SqliteStore {
                 let rid = rules::rid_named(&self.inner.domain, &machine.sid)?;
                 write(&seal, transaction, rid, machine, &Secrets::first(NtHash::unknown()?, now))?;
             }
-            nt_hashes::forget(transaction)?;
+            user_secrets::forget(transaction)?;
             seal.note(transaction)?;
             Ok(machines.into_iter().map(|machine| machine.name).collect())
         })

@@ -14,7 +14,6 @@ mod admin;
 mod contents;
 mod look_up;
 mod machines;
-mod nt_hashes;
 #[cfg(feature = "redemption")]
 mod redemption;
 mod rows;
@@ -22,6 +21,7 @@ mod schema;
 mod sealing;
 mod serving;
 mod tables;
+mod user_secrets;
 mod watch;
 mod worker;
 

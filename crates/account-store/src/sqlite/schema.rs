@@ -171,6 +171,23 @@ CREATE TABLE nt_hash (
 CREATE TRIGGER nt_hash_removed AFTER DELETE ON account BEGIN
     DELETE FROM nt_hash WHERE rid = OLD.rid;
 END;
+", "
+CREATE TABLE password_hash (
+    rid INTEGER PRIMARY KEY,
+    sealed BLOB NOT NULL
+) STRICT;
+CREATE TRIGGER password_hash_of_removed_account AFTER DELETE ON account BEGIN
+    DELETE FROM password_hash WHERE rid = OLD.rid;
+END;
+CREATE TRIGGER password_hash_added AFTER INSERT ON password_hash BEGIN
+    UPDATE revision SET accounts = accounts + 1, accounts_epoch = random();
+END;
+CREATE TRIGGER password_hash_changed AFTER UPDATE ON password_hash BEGIN
+    UPDATE revision SET accounts = accounts + 1, accounts_epoch = random();
+END;
+CREATE TRIGGER password_hash_removed AFTER DELETE ON password_hash BEGIN
+    UPDATE revision SET accounts = accounts + 1, accounts_epoch = random();
+END;
 "];
 
 /// The first version whose files know which names are twins.

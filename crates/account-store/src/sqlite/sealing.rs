@@ -4,8 +4,8 @@
 //! columns of the row. A secret in another row, or in a row whose name, flags, scopes or times were changed
 //! without the key, does not open: [`StoreError::Damaged`]. A whole row put back as it once was does open.
 //!
-//! The NT hash of a user is sealed in the same way under another derived key, together with the SID, the
-//! name, the flags and the expiry of the account.
+//! The NT hash and the password hash of a user are sealed in the same way, each kind under another derived
+//! key, together with the SID, the name, the flags and the expiry of the account.
 
 use super::{damaged, failed};
 use crate::account::Account;
@@ -103,10 +103,14 @@ impl SealingKey {
     pub(super) fn new_seal(&self) -> Seal {
         let check = self.derive::<16>("rcmpd account store: which key");
         let key = self.derive::<32>("rcmpd account store: machine secrets");
-        let hashes = self.derive::<32>("rcmpd account store: NT hashes of users");
+        let of_users = |kind: UserSecretKind| {
+            let key = self.derive::<32>(&format!("rcmpd account store: {} of users", kind.plural()));
+            Aes256GcmSiv::new((&*key).into())
+        };
         Seal {
             cipher: Aes256GcmSiv::new((&*key).into()),
-            hashes: Aes256GcmSiv::new((&*hashes).into()),
+            nt_hashes: of_users(UserSecretKind::NtHash),
+            password_hashes: of_users(UserSecretKind::PasswordHash),
             check: *check,
         }
     }
@@ -115,15 +119,67 @@ impl SealingKey {
 /// What is answered where a store was opened without its key file.
 pub(super) fn no_key() -> StoreError {
     StoreError::Unavailable(
-        "without the key file of the store, secrets of machines and NT hashes of users cannot be used: name the key file"
+        "without the key file of the store, secrets of machines and passwords of users cannot be used: name the key file"
             .to_owned(),
     )
 }
 
-/// Seals and opens the secrets of machines, and the NT hashes of users under a key of their own.
+/// A kind of secret that a user may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UserSecretKind {
+    NtHash,
+    PasswordHash,
+}
+
+impl UserSecretKind {
+    pub(super) const ALL: [Self; 2] = [Self::NtHash, Self::PasswordHash];
+
+    /// The table with the secrets of this kind: `rid`, `sealed`.
+    pub(super) const fn table(self) -> &'static str {
+        match self {
+            Self::NtHash => "nt_hash",
+            Self::PasswordHash => "password_hash",
+        }
+    }
+
+    /// What one is called in errors.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::NtHash => "NT hash",
+            Self::PasswordHash => "password hash",
+        }
+    }
+
+    /// What names the derived key. It can never be changed.
+    const fn plural(self) -> &'static str {
+        match self {
+            Self::NtHash => "NT hashes",
+            Self::PasswordHash => "password hashes",
+        }
+    }
+
+    /// The first octet of the associated data; that of a machine is 1.
+    const fn label(self) -> u8 {
+        match self {
+            Self::NtHash => 2,
+            Self::PasswordHash => 3,
+        }
+    }
+
+    /// The option of `rcmpd account set` that removes one.
+    const fn removal(self) -> &'static str {
+        match self {
+            Self::NtHash => "--no-nt-hash",
+            Self::PasswordHash => "--no-password",
+        }
+    }
+}
+
+/// Seals and opens the secrets of machines, and those of users, each kind under a key of its own.
 pub(super) struct Seal {
     cipher: Aes256GcmSiv,
-    hashes: Aes256GcmSiv,
+    nt_hashes: Aes256GcmSiv,
+    password_hashes: Aes256GcmSiv,
     check: [u8; 16],
 }
 
@@ -152,7 +208,7 @@ impl Seal {
             plain[16] = 1;
             plain[17..].copy_from_slice(previous.expose());
         }
-        encrypt(&self.cipher, plain, &associated_data(machine, secrets.current_since))
+        encrypt(&self.cipher, plain.as_mut_slice(), &associated_data(machine, secrets.current_since))
     }
 
     pub(super) fn open(
@@ -168,7 +224,8 @@ impl Seal {
             ))
         };
         let data = associated_data(machine, current_since);
-        let plain = decrypt::<PLAIN_LEN>(&self.cipher, sealed, &data).ok_or_else(broken)?;
+        let plain = decrypt(&self.cipher, sealed, &data).filter(|plain| plain.len() == PLAIN_LEN);
+        let plain = plain.ok_or_else(broken)?;
         let hash = |at: usize| plain[at..].first_chunk::<16>().copied().map(NtHash::new);
         Ok(Secrets {
             current: hash(0).ok_or_else(broken)?,
@@ -183,64 +240,73 @@ impl Seal {
 }
 
 impl Seal {
-    /// The NT hash of a user: nonce, ciphertext, tag.
-    pub(super) fn seal_hash(&self, account: &Account, hash: &NtHash) -> Result<Vec<u8>, StoreError> {
-        encrypt(&self.hashes, Zeroizing::new(*hash.expose()), &hash_data(account))
+    /// A secret of a user, which is overwritten: nonce, ciphertext, tag.
+    pub(super) fn seal_of_user(
+        &self,
+        kind: UserSecretKind,
+        account: &Account,
+        secret: &mut [u8],
+    ) -> Result<Vec<u8>, StoreError> {
+        encrypt(self.cipher_of(kind), secret, &account_data(kind, account))
     }
 
-    /// Opens what [`Self::seal_hash`] sealed for the account as it is now.
-    pub(super) fn open_hash(&self, account: &Account, sealed: &[u8]) -> Result<NtHash, StoreError> {
-        let broken = || {
+    /// Opens what [`Self::seal_of_user`] sealed for the account as it is now.
+    pub(super) fn open_of_user(
+        &self,
+        kind: UserSecretKind,
+        account: &Account,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+        decrypt(self.cipher_of(kind), sealed, &account_data(kind, account)).ok_or_else(|| {
             StoreError::Damaged(format!(
-                "the sealed NT hash of account {:?} ({}) does not belong to it: its name, flags or expiry were changed without the key; \
-                 remove the hash (rcmpd account set NAME --no-nt-hash), then set the password again",
-                account.name, account.sid
+                "the sealed {0} of account {1:?} ({2}) does not belong to it: its name, flags or expiry were changed without the key; \
+                 remove the {0} (rcmpd account set NAME {3}), then set the password again",
+                kind.name(),
+                account.name,
+                account.sid,
+                kind.removal()
             ))
-        };
-        let plain = decrypt(&self.hashes, sealed, &hash_data(account)).ok_or_else(broken)?;
-        Ok(NtHash::new(*plain))
+        })
+    }
+
+    const fn cipher_of(&self, kind: UserSecretKind) -> &Aes256GcmSiv {
+        match kind {
+            UserSecretKind::NtHash => &self.nt_hashes,
+            UserSecretKind::PasswordHash => &self.password_hashes,
+        }
     }
 }
 
-/// Nonce, ciphertext, tag.
-fn encrypt<const N: usize>(
-    cipher: &Aes256GcmSiv,
-    mut plain: Zeroizing<[u8; N]>,
-    associated: &[u8],
-) -> Result<Vec<u8>, StoreError> {
+/// Encrypts in place. Nonce, ciphertext, tag.
+fn encrypt(cipher: &Aes256GcmSiv, plain: &mut [u8], associated: &[u8]) -> Result<Vec<u8>, StoreError> {
     let mut nonce = [0; NONCE_LEN];
     getrandom::fill(&mut nonce)
         .map_err(|error| StoreError::Unavailable(format!("random numbers: {error}")))?;
     let tag = cipher
-        .encrypt_inout_detached(&Nonce::from(nonce), associated, plain.as_mut_slice().into())
+        .encrypt_inout_detached(&Nonce::from(nonce), associated, (&mut *plain).into())
         .map_err(|_| StoreError::Refused("the row is too long to seal".to_owned()))?;
-    Ok([nonce.as_slice(), plain.as_slice(), tag.as_slice()].concat())
+    Ok([nonce.as_slice(), plain, tag.as_slice()].concat())
 }
 
 /// What [`encrypt`] sealed with the same associated data; `None` for anything else.
-fn decrypt<const N: usize>(
-    cipher: &Aes256GcmSiv,
-    sealed: &[u8],
-    associated: &[u8],
-) -> Option<Zeroizing<[u8; N]>> {
+fn decrypt(cipher: &Aes256GcmSiv, sealed: &[u8], associated: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>()?;
-    let (sealed, tag) = rest.split_first_chunk::<N>()?;
-    let tag: [u8; TAG_LEN] = tag.try_into().ok()?;
-    let mut plain = Zeroizing::new(*sealed);
+    let (sealed, tag) = rest.split_last_chunk::<TAG_LEN>()?;
+    let mut plain = Zeroizing::new(sealed.to_vec());
     cipher
         .decrypt_inout_detached(
             &Nonce::from(*nonce),
             associated,
             plain.as_mut_slice().into(),
-            &Tag::from(tag),
+            &Tag::from(*tag),
         )
         .ok()?;
     Some(plain)
 }
 
 /// What decides whether the account may log on, and which one it is.
-fn hash_data(account: &Account) -> Vec<u8> {
-    let mut data = vec![2];
+fn account_data(kind: UserSecretKind, account: &Account) -> Vec<u8> {
+    let mut data = vec![kind.label()];
     data.extend(account.flags.0.to_le_bytes());
     data.extend(account.expires.0.to_le_bytes());
     data.extend(account.sid.to_string().into_bytes());

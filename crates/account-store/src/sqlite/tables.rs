@@ -5,7 +5,7 @@ use super::rows::{
     to_json, write_keys,
 };
 use super::sealing::{Seal, no_key};
-use super::{damaged, failed, machines, nt_hashes};
+use super::{damaged, failed, machines, user_secrets};
 use crate::account::{Account, AccountKind, Group, GroupScope};
 use crate::fold::casefold;
 use crate::index;
@@ -94,7 +94,7 @@ impl Rows for Tables<'_> {
     ) -> Result<(), StoreError> {
         if let Some(old) = old {
             self.delete_keys(rid, old)?;
-            nt_hashes::reseal(self.connection, self.seal, rid, old, account)?;
+            user_secrets::reseal(self.connection, self.seal, rid, old, account)?;
         }
         let sql = match old {
             Some(_) => UPDATE_ACCOUNT,

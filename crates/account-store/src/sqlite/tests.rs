@@ -1,10 +1,12 @@
+use super::sealing::UserSecretKind;
 use super::{SealingKey, SqliteStore};
 use crate::battery::{
     self, add, alice, apply, domain, find, group, machine, member, now, one, secrets, sid, user, web01,
 };
 use crate::{
     Account, AccountAdmin, AccountFlags, AccountListing, AccountStore, Change, Machine, MachineAdmin,
-    MachineStore, Matches, MemoryStore, NtHash, NtHashes, Put, Query, StoreError,
+    MachineStore, Matches, MemoryStore, NtHash, NtHashes, PasswordHash, PasswordHashes, Put, Query,
+    StoreError,
 };
 use proptest::prelude::*;
 use rusqlite::Connection;
@@ -101,7 +103,7 @@ fn an_unfinished_migration_is_done_when_the_file_is_opened() {
     let version: i64 = Connection::open(&path)
         .and_then(|connection| connection.pragma_query_value(None, "user_version", |row| row.get(0)))
         .expect("a file");
-    assert_eq!(version, 4);
+    assert_eq!(version, 5);
 }
 
 #[test]
@@ -1206,4 +1208,147 @@ fn nt_hash_of_a_user_follows_its_account_and_opens_for_no_other_state() {
     drop(store);
     let store = SqliteStore::open(&path, Some(&SealingKey::new([8; 32]))).expect("it opens");
     assert_eq!(is(read(&store)).expect("it is read"), None);
+}
+
+/// Some hash; `n` is in its salt.
+fn password_hash(n: u8) -> PasswordHash {
+    let salt = ["AAAAAAAAAAAAAAAAAAAAAA", "AQEBAQEBAQEBAQEBAQEBAQ", "AgICAgICAgICAgICAgICAg"][usize::from(n)];
+    let text = format!("$argon2id$v=19$m=19456,t=2,p=1${salt}$9D4GtnL4D3IG3x2S/kF8x9eZ+29BQtA5GGDvoE5CmzY");
+    PasswordHash::from_phc(&text).expect("it is a hash")
+}
+
+fn phc(hash: Result<Option<PasswordHash>, StoreError>) -> Option<String> {
+    hash.expect("it is read").map(|hash| hash.to_phc().to_string())
+}
+
+#[test]
+fn password_hash_of_a_user_follows_its_account_and_opens_for_no_other_state() {
+    let (path, _folder) = new_file();
+    let store = open(&path);
+    apply(&store, [add(user(1040)), add(user(1041))]);
+    let read = |store: &SqliteStore| now(store.password_hash(&sid(1040)));
+    let set = |store: &SqliteStore, n| now(store.set_password_hash(sid(1040), n));
+    let text = |n| phc(Ok(Some(password_hash(n))));
+    assert_eq!(phc(read(&store)), None);
+    assert_eq!(phc(now(store.password_hash(&"S-1-5-21-9-9-9-1040".parse().expect("a SID")))), None);
+    set(&store, Some(password_hash(0))).expect("it is written");
+    assert_eq!(phc(read(&store)), text(0));
+    set(&store, Some(password_hash(1))).expect("it is written");
+    assert_eq!(phc(read(&store)), text(1));
+    assert!(matches!(
+        now(store.set_password_hash(sid(1999), Some(password_hash(0)))),
+        Err(StoreError::Refused(_))
+    ));
+    for file in crate::file_access::database_files(&path) {
+        let bytes = fs::read(&file).unwrap_or_default();
+        assert!(!bytes.windows(8).any(|part| part == b"argon2id"), "{} has it in the clear", file.display());
+    }
+
+    // A change by the rules seals both kinds again; one by the shell is found.
+    now(store.set_nt_hash(sid(1040), Some(NtHash::new([5; 16])))).expect("it is written");
+    let changed = Account { name: "renamed".to_owned(), expires: dtyp::FileTime(77), ..user(1040) };
+    apply(&store, [Change::PutAccount(Put::Existing, Box::new(changed.clone()))]);
+    assert_eq!(phc(read(&store)), text(1));
+    assert_eq!(now(store.nt_hash(&sid(1040))).expect("it is read"), Some(NtHash::new([5; 16])));
+    for sql in [
+        "UPDATE account SET flags = 514 WHERE rid = 1040",
+        "UPDATE account SET expires = 0 WHERE rid = 1040",
+        "UPDATE account SET name = 'other' WHERE rid = 1040",
+    ] {
+        shell(&path, sql);
+        assert!(matches!(read(&store), Err(StoreError::Damaged(_))), "{sql}");
+        shell(&path, "UPDATE account SET flags = 512, expires = 77, name = 'renamed' WHERE rid = 1040");
+        assert_eq!(phc(read(&store)), text(1), "{sql}");
+    }
+    // The hash of another account, and a secret of another kind.
+    for sql in [
+        "INSERT INTO password_hash SELECT 1041, sealed FROM password_hash WHERE rid = 1040",
+        "UPDATE password_hash SET sealed = (SELECT sealed FROM nt_hash WHERE rid = 1040) WHERE rid = 1041",
+        "UPDATE password_hash SET sealed = x'' WHERE rid = 1041",
+        "UPDATE password_hash SET sealed = x'00' WHERE rid = 1041",
+    ] {
+        shell(&path, sql);
+        let refused = now(store.password_hash(&sid(1041))).expect_err(sql);
+        assert!(matches!(refused, StoreError::Damaged(_)), "{sql}: {refused}");
+        let refused = refused.to_string();
+        assert!(refused.contains("password hash") && refused.contains("--no-password"), "{refused}");
+    }
+    shell(&path, "INSERT INTO nt_hash SELECT 1041, sealed FROM password_hash WHERE rid = 1040");
+    assert!(matches!(now(store.nt_hash(&sid(1041))), Err(StoreError::Damaged(_))));
+    now(store.set_password_hash(sid(1041), None)).expect("it is removed");
+    assert_eq!(phc(now(store.password_hash(&sid(1041)))), None);
+
+    // Without the key nothing is read, and no change loses the hash.
+    now(store.set_nt_hash(sid(1040), None)).expect("it is removed");
+    drop(store);
+    let without = SqliteStore::open(&path, None).expect("it opens");
+    assert!(matches!(read(&without), Err(StoreError::Unavailable(_))));
+    assert!(matches!(set(&without, Some(password_hash(0))), Err(StoreError::Unavailable(_))));
+    let disabled = Account { flags: AccountFlags(514), ..changed };
+    let change = Change::PutAccount(Put::Existing, Box::new(disabled));
+    assert!(matches!(battery::try_apply(&without, [change]), Err(StoreError::Unavailable(_))));
+    drop(without);
+    assert!(matches!(SqliteStore::open(&path, Some(&SealingKey::new([8; 32]))), Err(StoreError::OtherKey)));
+
+    let store = open(&path);
+    assert_eq!(phc(read(&store)), text(1));
+    apply(&store, [Change::RemoveAccount(sid(1040)), add(user(1040))]);
+    assert_eq!(phc(read(&store)), None, "another account has the RID now");
+    set(&store, Some(password_hash(2))).expect("it is written");
+    store.forget_secrets(&SealingKey::new([8; 32]), dtyp::FileTime(1)).expect("all are forgotten");
+    drop(store);
+    let store = SqliteStore::open(&path, Some(&SealingKey::new([8; 32]))).expect("it opens");
+    assert_eq!(phc(read(&store)), None);
+}
+
+#[test]
+fn each_change_of_a_password_hash_is_another_revision() {
+    let (path, _folder) = new_file();
+    let (store, service) = (open(&path), open(&path));
+    apply(&store, [add(user(1040)), add(user(1041))]);
+    let mut seen = service.revision().expect("it is read");
+    let mut changes = |what: &str, expected: bool| {
+        let revision = service.revision().expect("it is read");
+        assert_eq!(revision != seen, expected, "{what}");
+        seen = revision;
+    };
+    changes("nothing", false);
+    now(store.set_password_hash(sid(1040), Some(password_hash(0)))).expect("it is written");
+    changes("a new hash", true);
+    now(store.set_password_hash(sid(1040), Some(password_hash(0)))).expect("it is written");
+    changes("the same hash, which is sealed again", true);
+    now(store.set_password_hash(sid(1040), None)).expect("it is removed");
+    changes("a removed hash", true);
+    now(store.set_password_hash(sid(1040), None)).expect("there is none");
+    changes("no hash to remove", false);
+    shell(&path, "INSERT INTO password_hash VALUES (1040, x'00')");
+    changes("a hash by the shell", true);
+    shell(&path, "UPDATE password_hash SET sealed = x'01'");
+    changes("a change by the shell", true);
+    shell(&path, "DELETE FROM password_hash");
+    changes("a removal by the shell", true);
+}
+
+#[test]
+fn secrets_that_an_earlier_version_sealed_still_open() {
+    // A key file, an account, and the hash that a program of version 4 of the file sealed for it. The NT hash
+    // of the password is that of `openssl dgst -md4`.
+    let key = bytes::<32>("c8ec399143b598900c66c12b2b13eefe2ddb9c40a5cfe74c69bffc435145bec4");
+    let sealed = bytes::<44>(
+        "04a2b589bfbc60e97c7761766c78bd9801df1b282afedcfd1f25e02b9848f33cb9bdf77827c2a95393606d1c",
+    );
+    let sid = "S-1-5-21-858322016-1448407485-166416515-1001".parse().expect("a SID");
+    let account = Account { flags: AccountFlags(512), ..Account::new("alice", sid) };
+    assert_eq!(account.expires.0, i64::MAX.cast_unsigned());
+    let seal = SealingKey::new(key).new_seal();
+    let open = |kind| seal.open_of_user(kind, &account, &sealed);
+    let hash = open(UserSecretKind::NtHash).expect("it opens");
+    assert_eq!(dtyp::hex(&hash), "4ae9c10a8c7d1b1ee41bb81e54076743");
+    assert!(matches!(open(UserSecretKind::PasswordHash), Err(StoreError::Damaged(_))));
+}
+
+fn bytes<const N: usize>(hex: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    dtyp::read_hex(hex.as_bytes(), &mut bytes).expect("hexadecimal digits");
+    bytes
 }
