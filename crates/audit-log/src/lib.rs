@@ -595,6 +595,11 @@ impl AuditLog {
         })
     }
 
+    /// Writes a line about something that happens only with its line, if lines are required.
+    pub fn event(&self, account: Option<(&str, Sid)>, event: &Value) -> Result<(), Reason> {
+        self.write(account, event).map(drop)
+    }
+
     /// Writes a line about something that was refused, which happens whether there is a line or not.
     pub fn note(&self, account: Option<(&str, Sid)>, event: &Value) {
         let _ = self.write(account, event);

@@ -412,7 +412,7 @@ impl Sidecar {
         (decision, set_cookie): (&str, Option<HeaderValue>),
         (now, audience): (FileTime, Option<usize>),
     ) -> Arc<Allowed> {
-        let mut facts = Facts { decision, certificate: &presented.sha256, token: None };
+        let mut facts = Facts { decision, certificate: Some(&presented.sha256), token: None };
         let user = self.format.user(&identity);
         let len_max = self.format.essential_len_max();
         let audience = audience.map(|audience| self.audiences[audience].as_str());

@@ -365,8 +365,8 @@ pub fn known() -> impl Iterator<Item = HeaderName> {
 pub struct Facts<'a> {
     /// Names the decision in the audit.
     pub decision: &'a str,
-    /// SHA-256 of the certificate.
-    pub certificate: &'a [u8; 32],
+    /// SHA-256 of the certificate, if there is one.
+    pub certificate: Option<&'a [u8; 32]>,
     /// A signed identity, where one is made.
     pub token: Option<&'a str>,
 }
@@ -382,7 +382,7 @@ pub struct Written {
 
 /// The headers that a [`Format`] writes, in the order in which their values get room.
 #[derive(Clone, Debug)]
-pub(crate) struct Layout(Vec<(HeaderName, Meaning)>);
+pub struct Layout(Vec<(HeaderName, Meaning)>);
 
 impl Format {
     /// Every header that is ever set, and what it says.
@@ -415,7 +415,7 @@ impl Format {
     }
 
     /// [`Self::named`] in the order in which values get room.
-    pub(crate) fn layout(&self) -> Layout {
+    pub fn layout(&self) -> Layout {
         let mut named: Vec<_> = self.named().collect();
         named.sort_by_key(|(_, meaning)| meaning.rank());
         Layout(named)
@@ -429,7 +429,7 @@ impl Format {
 
     /// The headers of an account, by [`Self::layout`], which the owner keeps. What is too long is left out,
     /// and the decision's name stands in `X-Identity-Reference`.
-    pub(crate) fn write_by(&self, layout: &Layout, identity: &Identity, facts: Facts<'_>) -> Written {
+    pub fn write_by(&self, layout: &Layout, identity: &Identity, facts: Facts<'_>) -> Written {
         // All values, one behind the other: they become headers without another copy.
         let mut values = String::with_capacity(VALUES_LEN_DEFAULT);
         let mut ends = Vec::with_capacity(layout.0.len());
@@ -490,7 +490,9 @@ impl Format {
             Meaning::Decision => out.push_str(facts.decision),
             Meaning::PolicyRevision if identity.policy_revision == 0 => {}
             Meaning::PolicyRevision => push(out, identity.policy_revision),
-            Meaning::Certificate => out.push_str(&dtyp::hex(facts.certificate)),
+            Meaning::Certificate => {
+                out.push_str(&facts.certificate.map(|sha256| dtyp::hex(sha256)).unwrap_or_default())
+            }
             Meaning::Name => optional(&identity.full_name, out),
             // An account has no address; its UPN looks like one and need not be.
             Meaning::Email | Meaning::Reference => {}

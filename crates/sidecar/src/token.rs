@@ -217,7 +217,7 @@ impl TokenSigner {
             "name": identity.full_name,
             "strength": identity.assurance.name(),
             "policy_revision": identity.policy_revision,
-            "cnf": { "x5t#S256": BASE64URL.encode(facts.certificate) },
+            "cnf": facts.certificate.map(|sha256| json!({ "x5t#S256": BASE64URL.encode(sha256) })),
         });
         if let Value::Object(members) = &mut claims {
             if detail == Detail::Account {
@@ -281,7 +281,7 @@ mod tests {
     }
 
     fn facts() -> Facts<'static> {
-        Facts { decision: "d0", certificate: &[0xff; 32], token: None }
+        Facts { decision: "d0", certificate: Some(&[0xff; 32]), token: None }
     }
 
     fn decoded(part: &str) -> Vec<u8> {

@@ -101,14 +101,9 @@ impl Sidecar {
                     log_limiter: LogLimiter::default(),
                 }))
             }
-            _ => {
-                let asker = Asker::machine("sidecar", config.domain.sid, true);
-                // This process decides for itself which groups may reach what, by its routes.
-                identify::Source::Embedded { asker: Arc::new(Asker { scope: Scope::total(), ..asker }) }
-            }
+            _ => embedded_source("sidecar", config),
         };
-        let identify: Arc<dyn Identify> =
-            Arc::new(Identifier { policy: policy.clone(), audit: Arc::clone(audit), source });
+        let identify = identifier(source, policy, audit);
         let current =
             Arc::new(ArcSwap::from_pointee(sidecar::Sidecar::new(parts(config, sidecar, &identify)?)));
         let (tls_settings, made_of) =
@@ -229,8 +224,29 @@ impl Listeners {
     }
 }
 
+/// What maps certificates by the policy and the accounts of this process. `asker` names the part that asks, in
+/// the audit log.
+pub(crate) fn embedded(
+    asker: &str,
+    config: &Config,
+    policy: &CurrentPolicy,
+    audit: &Arc<AuditLog>,
+) -> Arc<dyn Identify> {
+    identifier(embedded_source(asker, config), policy, audit)
+}
+
+fn embedded_source(asker: &str, config: &Config) -> identify::Source {
+    let asker = Asker::machine(asker, config.domain.sid, true);
+    // This process decides for itself which accounts may reach what.
+    identify::Source::Embedded { asker: Arc::new(Asker { scope: Scope::total(), ..asker }) }
+}
+
+fn identifier(source: identify::Source, policy: &CurrentPolicy, audit: &Arc<AuditLog>) -> Arc<dyn Identify> {
+    Arc::new(Identifier { policy: policy.clone(), audit: Arc::clone(audit), source })
+}
+
 /// Files of the configuration, with the access that each kind may have.
-struct Files;
+pub(crate) struct Files;
 
 impl ReadFiles for Files {
     fn trusted(&self, path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {

@@ -13,7 +13,7 @@ const PRESETS: [Preset; 4] = [Preset::Remote, Preset::Forwarded, Preset::LookupI
 const ENCODINGS: [Encoding; 3] = [Encoding::Percent, Encoding::Utf8, Encoding::Structured];
 
 fn facts() -> Facts<'static> {
-    Facts { decision: "d0", certificate: &[0xab; 32], token: Some("a.b.c") }
+    Facts { decision: "d0", certificate: Some(&[0xab; 32]), token: Some("a.b.c") }
 }
 
 /// An account of another domain, whose groups have names that ours have.
