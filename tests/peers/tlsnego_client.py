@@ -4,8 +4,10 @@
 It reads a JSON object from standard input and writes one JSON object a line, one for each step:
 
   {"url": where to post, "to": a:To, "server": DER of the service's certificate in hexadecimal,
+   "ca": DER of the CA that issued it, if it is not self-signed,
    "user": name, "password": password, "certificate": PEM file, "key": PEM file, "version": of TLS, "TLSv1.2" unless it is given,
    "binding": "session" (RST/SCT, then calls) or "call" (calls under the negotiated token), "calls": how many,
+   "renew": true to renew the session after these calls, and to call once more,
    "negotiate": false to encrypt a key to the service's certificate instead}
 
 A negotiation whose authenticator does not match ends it with {"step": "negotiate", "error": "authenticator"}.
@@ -176,7 +178,7 @@ class Client:
     def negotiate(self):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
-        context.load_verify_locations(cadata=bytes.fromhex(self.settings["server"]))
+        context.load_verify_locations(cadata=bytes.fromhex(self.settings.get("ca", self.settings["server"])))
         version = self.settings.get("version", "TLSv1.2").replace(".", "_")
         context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
         if self.settings.get("certificate"):
@@ -389,6 +391,23 @@ class Client:
         element = response.find("t:RequestedSecurityToken/c:SecurityContextToken", NS)
         return Token(element, p_sha1(entropy, theirs, 32))
 
+    def renew(self, token):
+        """Renews a session under itself: the same Identifier, and another key with an Instance."""
+        entropy = os.urandom(32)
+        body = (
+            f'<t:RequestSecurityToken xmlns:t="{T}"><t:TokenType>{SCT}</t:TokenType><t:RequestType>{T}/Renew</t:RequestType>'
+            f'<t:RenewTarget><o:SecurityTokenReference xmlns:o="{O}"><o:Reference URI="{token.name}" ValueType="{SCT}"/></o:SecurityTokenReference></t:RenewTarget>'
+            f'<t:Entropy><t:BinarySecret Type="{T}/Nonce">{b64(entropy)}</t:BinarySecret></t:Entropy><t:KeySize>256</t:KeySize></t:RequestSecurityToken>'
+        )
+        action, body = self.ask(token, f"{T}/RST/SCT/Renew", body)
+        response = body.find("t:RequestSecurityTokenResponse", NS)
+        theirs = base64.b64decode(response.findtext("t:Entropy/t:BinarySecret", namespaces=NS))
+        renewed = Token(response.find("t:RequestedSecurityToken/c:SecurityContextToken", NS), p_sha1(entropy, theirs, 32))
+        instance = renewed.element.findtext("c:Instance", namespaces=NS)
+        if action != f"{T}/RSTR/SCT/Renew" or renewed.name != token.name or not instance:
+            raise Refused("RSTR/SCT/Renew")
+        return renewed, instance
+
     def cancel(self, token):
         body = (
             f'<t:RequestSecurityToken xmlns:t="{T}"><t:RequestType>{T}/Cancel</t:RequestType><t:CancelTarget><o:SecurityTokenReference xmlns:o="{O}">'
@@ -423,7 +442,8 @@ def main():
 
     def call(n):
         action, body = client.ask(token, "urn:echo", f'<Echo xmlns="urn:echo">call {n} &amp; more</Echo>', per_call)
-        return True, {"action": action, "text": "".join(body.itertext())}
+        fields = {node.tag.split("}")[-1]: node.text or "" for reply in body for node in reply}
+        return True, {"action": action, "text": "".join(body.itertext()), "fields": fields}
 
     bootstrap = None
     if settings.get("negotiate", True):
@@ -436,6 +456,14 @@ def main():
         return
     for n in range(1, settings["calls"] + 1):
         step("call", lambda: call(n))
+    if settings.get("renew"):
+
+        def renew():
+            renewed, instance = client.renew(token)
+            return renewed, {"name": renewed.name, "instance": instance}
+
+        token = step("renew", renew) or token
+        step("call", lambda: call(settings["calls"] + 1))
     if token is not None:
         step("cancel", lambda: (True, {"action": client.cancel(token)}))
         step("call", lambda: call(settings["calls"] + 1))

@@ -122,6 +122,34 @@ impl Demo {
         demo
     }
 
+    /// The same with a gateway for SOAP clients at a port of its own, in front of the service at `upstream`. alice
+    /// and bob have passwords. `settings` are added to `[tlsnego]`.
+    pub fn with_gateway(upstream: SocketAddr, settings: &str) -> Self {
+        let demo = Self { folder: tempfile::tempdir().expect("there is room for temporary files") };
+        let mut command = Command::new(binary());
+        command.arg("quickstart").arg(demo.path("")).arg("--tlsnego");
+        finish(command).code(0);
+        let gateway = crate::web::free_port();
+        demo.edit(|text| {
+            text.replace("\"127.0.0.1:11490\"]", "\"127.0.0.1:0\"]")
+                .replace("127.0.0.1:1135", "127.0.0.1:0")
+                .replace("127.0.0.1:9464", "127.0.0.1:0")
+                .replace("127.0.0.1:11494", &gateway.to_string())
+                .replace("127.0.0.1:11495", &upstream.to_string())
+                .replace("[tlsnego] ", &format!("[tlsnego]\n{settings}\n# "))
+        });
+        demo
+    }
+
+    /// Where the gateway of [`Demo::with_gateway`] listens.
+    pub fn gateway(&self) -> SocketAddr {
+        let text = fs::read_to_string(self.path("rcmpd.toml")).expect("there is a configuration");
+        let section = text.split_once("[tlsnego]").expect("there is a gateway").1;
+        let listen = section.lines().find_map(|line| line.strip_prefix("listen")).expect("it listens");
+        let address = listen.trim_matches([' ', '=', '"']);
+        address.parse().expect("an address")
+    }
+
     /// Accepts tickets for the principals of a keytab, from clients of these realms, each with its kind. These
     /// administrators come before the others.
     pub fn accept_tickets(&self, keytab: &Path, realms: &[(&str, &str)], administrators: &[&str]) {

@@ -175,6 +175,10 @@ pub enum Command {
         /// served at N+3. [default: 11493]
         #[arg(long)]
         sso: bool,
+        /// Also configure the gateway for SOAP clients, and users with passwords. It is served at N+4, and the
+        /// service behind it is expected at N+5. [default: 11494 and 11495]
+        #[arg(long)]
+        tlsnego: bool,
         #[command(flatten)]
         json: JsonArg,
     },

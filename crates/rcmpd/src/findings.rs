@@ -2,7 +2,9 @@
 //! nothing today, and files that are missing.
 
 use crate::clock::now;
-use crate::config::{Config, Level, Listen, Mapping, Peer, Place, SecretRef, Source, Sso, StoreKind};
+use crate::config::{
+    Config, Level, Listen, Mapping, Peer, Place, SecretRef, Source, Sso, StoreKind, Tlsnego,
+};
 use crate::forward::Forwarding;
 use crate::sidecar;
 use crate::stores::{self, Accounts};
@@ -426,11 +428,16 @@ pub async fn check(config: &Config) -> Checked {
         checked.problems.extend(found.problems);
         checked.warnings.extend(found.warnings);
     }
+    if let Some(section) = &config.tlsnego {
+        let found = checked.add(crate::tlsnego::findings(section, config.mapping.as_ref()));
+        checked.warnings.extend(found.into_iter().flatten());
+    }
     checked.add(audit_log::check(&config.audit));
     checked.add(Forwarding::load(config, None));
     // Secure channels need the secrets of machines.
     let needs_hashes = config.sso.as_ref().is_some_and(Sso::has_local_users);
-    let needs_key = config.rpc.is_some() || needs_hashes;
+    let needs_passwords = config.tlsnego.as_ref().is_some_and(Tlsnego::has_local_users);
+    let needs_key = config.rpc.is_some() || needs_hashes || needs_passwords;
     let open = if needs_key { stores::machines_with_secrets } else { stores::machines };
     let machines = config.store.as_ref().and_then(|_| checked.add(open(config)));
     if let Some(section) = &config.sso {

@@ -3,7 +3,8 @@
 use account_store::file_access;
 use account_store::machines::{ChannelKind, Machine, NtHash, Secrets};
 use account_store::{
-    Account, AltSecurityIdentity, Change, Domain, DomainStore, Group, GroupScope, NtHashes, Profile, Put,
+    Account, AltSecurityIdentity, Change, Domain, DomainStore, Group, GroupScope, NtHashes, PasswordHash,
+    PasswordHashes, Profile, Put,
 };
 use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};
@@ -35,9 +36,23 @@ const PEOPLE: [&str; 5] = ["alice", "bob", "carol", "web01", "mallory"];
 /// The last port that has two behind it.
 pub const PORT_MAX: u16 = u16::MAX - 2;
 
+/// What a demo has beside the mapping of certificates.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Parts {
+    /// The master secret server.
+    pub sso: bool,
+    /// The gateway for SOAP clients.
+    pub tlsnego: bool,
+}
+
 /// The port of the master secret server.
 pub const fn sso_port(first: Option<u16>) -> u16 {
     ports(first)[0].saturating_add(3)
+}
+
+/// The port of the gateway for SOAP clients. The service behind it has the next one.
+pub const fn tlsnego_port(first: Option<u16>) -> u16 {
+    ports(first)[0].saturating_add(4)
 }
 
 /// The ports of Netlogon, the endpoint mapper and `/metrics`.
@@ -50,11 +65,15 @@ const fn ports(first: Option<u16>) -> [u16; 3] {
 
 /// Makes everything in `dir`, or nothing when one of the files exists. With a port Netlogon, the endpoint
 /// mapper and `/metrics` are served at it and the two behind it, so no two are the same; it is at most
-/// [`PORT_MAX`] and not 0. With `with_sso` the master secret is served at the port after them.
-pub async fn make(dir: &Path, port: Option<u16>, with_sso: bool) -> anyhow::Result<Made> {
+/// [`PORT_MAX`] and not 0. The master secret and the gateway are served at ports after them.
+pub async fn make(dir: &Path, port: Option<u16>, parts: Parts) -> anyhow::Result<Made> {
+    let Parts { sso: with_sso, tlsnego: with_tlsnego } = parts;
     let at = |name: &str| dir.join(name);
-    if with_sso && port.is_some_and(|port| port > PORT_MAX - 1) {
-        bail!("with --sso four ports are used: choose a port up to {}", PORT_MAX - 1);
+    for (is_wanted, option, count) in [(with_tlsnego, "--tlsnego", 6), (with_sso, "--sso", 4)] {
+        let last = PORT_MAX - (count - 3);
+        if is_wanted && port.is_some_and(|port| port > last) {
+            bail!("with {option} the ports up to N+{} are used: choose a port up to {last}", count - 1);
+        }
     }
     let mut files = vec![
         at("rcmpd.toml"),
@@ -71,6 +90,9 @@ pub async fn make(dir: &Path, port: Option<u16>, with_sso: bool) -> anyhow::Resu
     files.extend([at("certs/site.pem"), at("certs/site.key")]);
     if with_sso {
         files.extend(SSO_FILES.map(at));
+    }
+    if with_sso || with_tlsnego {
+        files.extend(USER_FILES.map(at));
     }
     if let Some(taken) = files.iter().find(|file| file.symlink_metadata().is_ok()) {
         bail!("{} already exists and is not overwritten; choose another folder", taken.display());
@@ -98,7 +120,7 @@ pub async fn make(dir: &Path, port: Option<u16>, with_sso: bool) -> anyhow::Resu
     write_new(&at("certs/site.pem"), &certificate.pem(), 0o644)?;
     write_new(&at("certs/site.key"), &key.serialize_pem(), 0o600)?;
 
-    let crate::stores::Made { store, hashes } =
+    let crate::stores::Made { store, hashes, passwords } =
         crate::stores::make_database(&at("accounts.db"), &at("accounts.key"), &domain)?;
     fill(&*store, &domain, now, &mappings).await?;
 
@@ -119,22 +141,35 @@ pub async fn make(dir: &Path, port: Option<u16>, with_sso: bool) -> anyhow::Resu
     if with_sso {
         text.push_str(&sso_configuration(&domain, sso_port(port))?);
         make_sso(dir, &*store, &domain).await?;
-        make_users(dir, &*hashes, &domain).await?;
+    }
+    if with_tlsnego {
+        text.push_str(&tlsnego_configuration(tlsnego_port(port)));
+    }
+    if with_sso || with_tlsnego {
+        make_users(dir, &*hashes, &*passwords, &domain).await?;
+        text.push_str(AUDIT);
     }
     write_new(&at("rcmpd.toml"), &text, 0o644)?;
     Ok(Made { config: at("rcmpd.toml"), files })
 }
 
 /// What `--sso` adds.
-const SSO_FILES: [&str; 7] = [
+const SSO_FILES: [&str; 5] = [
     "sso/seal.key",
     "sso/master-secret.sealed",
     "sso/master-secret.instance",
     "sso/first.backup",
     "sso/backup.passphrase",
-    "users/alice.password",
-    "users/bob.password",
 ];
+
+/// What users with passwords add.
+const USER_FILES: [&str; 2] = ["users/alice.password", "users/bob.password"];
+
+/// The audit log of a demo that needs one.
+const AUDIT: &str = r#"
+[audit]                     # deliveries of the master secret, and sessions, are recorded before they are answered
+path = "audit.log"
+"#;
 
 /// The group whose members may get the master secret.
 const SSO_GROUP: (u32, &str) = (1105, "SSO Administrators");
@@ -160,13 +195,19 @@ async fn make_sso(dir: &Path, store: &dyn DomainStore, domain: &Domain) -> anyho
 }
 
 /// Passwords of alice, who may get the master secret, and of bob, who may not.
-async fn make_users(dir: &Path, hashes: &dyn NtHashes, domain: &Domain) -> anyhow::Result<()> {
+async fn make_users(
+    dir: &Path,
+    hashes: &dyn NtHashes,
+    passwords: &dyn PasswordHashes,
+    domain: &Domain,
+) -> anyhow::Result<()> {
     make_folder(&dir.join("users"), 0o700)?;
     for (name, rid) in [("alice", 1001), ("bob", 1002)] {
         let password = Zeroizing::new(random_password()?);
         write_new(&dir.join(format!("users/{name}.password")), &format!("{}\n", &*password), 0o600)?;
         let sid = domain.sid.with_rid(rid).context("a SID has room for a RID")?;
         hashes.set_nt_hash(sid, Some(NtHash::from_password(&password))).await?;
+        passwords.set_password_hash(sid, Some(PasswordHash::new(&password, random()?)?)).await?;
     }
     Ok(())
 }
@@ -182,12 +223,24 @@ folder         = "sso"
 seal           = "file:sso/seal.key"
 
 [sso.ntlm]                  # accounts of the store with a password: alice and bob
-
-[audit]                     # the secret is delivered after its delivery is recorded
-path = "audit.log"
 "#,
         name = SSO_GROUP.1
     ))
+}
+
+fn tlsnego_configuration(port: u16) -> String {
+    format!(
+        r#"
+[tlsnego]                   # SOAP clients with message security (WSHttpBinding)
+listen      = "127.0.0.1:{port}"
+addresses   = ["http://127.0.0.1:{port}/service"]     # what clients name in a:To
+certificate = "certs/site.pem"
+key         = "certs/site.key"
+credential  = "username"   # alice and bob have passwords
+upstream    = "http://127.0.0.1:{upstream}/service"   # the service behind the gateway
+"#,
+        upstream = port.saturating_add(1)
+    )
 }
 
 /// Makes a folder and those above it with a mode, which a umask may make narrower and never wider. One that

@@ -17,7 +17,8 @@ use account_store::profile::{self, ProfileStore};
 use account_store::sqlite::{SealingKey, SqliteStore};
 use account_store::{
     Account, AccountAdmin, AccountListing, AccountStore, Change, Domain, DomainStore, FileAccess, Group,
-    GroupScope, Membership, MemoryStore, NtHashes, Put, Record, StoreError, Unmatchable, json_lines,
+    GroupScope, Membership, MemoryStore, NtHashes, PasswordHashes, Put, Record, StoreError, Unmatchable,
+    json_lines,
 };
 use anyhow::{Context, anyhow, bail};
 use dtyp::Sid;
@@ -102,7 +103,8 @@ pub fn served_machines(config: &Config, with_secrets: bool) -> anyhow::Result<Se
     };
     let database = ServedDatabase::new(Arc::clone(&store));
     let hashes = is_one_database(config).then(|| Arc::clone(&store) as Arc<dyn NtHashes>);
-    Ok(Served { machines: store, database, hashes })
+    let password_hashes = is_one_database(config).then(|| Arc::clone(&store) as Arc<dyn PasswordHashes>);
+    Ok(Served { machines: store, database, hashes, password_hashes })
 }
 
 /// The database of a service.
@@ -113,6 +115,8 @@ pub struct Served {
     pub database: ServedDatabase,
     /// The NT hashes of its accounts, if it has the accounts.
     pub hashes: Option<Arc<dyn NtHashes>>,
+    /// The hashes of their passwords, likewise.
+    pub password_hashes: Option<Arc<dyn PasswordHashes>>,
 }
 
 /// The NT hashes of accounts, to be written.
@@ -129,6 +133,8 @@ pub struct Made {
     pub store: Arc<dyn DomainStore>,
     /// The NT hashes of its accounts.
     pub hashes: Arc<dyn NtHashes>,
+    /// The hashes of their passwords.
+    pub passwords: Arc<dyn PasswordHashes>,
 }
 
 /// Makes a database and its key file, and opens it. A file that exists is never touched.
@@ -136,7 +142,7 @@ pub fn make_database(path: &Path, key: &Path, domain: &Domain) -> Result<Made, S
     let key = SealingKey::create(key)?;
     SqliteStore::create(path, domain)?;
     let store = Arc::new(SqliteStore::open(path, Some(&key))?);
-    Ok(Made { store: Arc::clone(&store) as _, hashes: store })
+    Ok(Made { store: Arc::clone(&store) as _, hashes: Arc::clone(&store) as _, passwords: store })
 }
 
 fn open_without_lost_secrets(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {

@@ -41,6 +41,7 @@ pages! {
     importing_rules: "docs/importing-rules.md", 0;
     kerberos: "docs/kerberos.md", 1;
     master_secret: "docs/master-secret.md", 0;
+    tlsnego: "docs/tlsnego.md", 0;
     metrics: "docs/metrics.md", 0;
     operating: "docs/operating.md", 0;
     smart_cards: "docs/smart-cards.md", 0;

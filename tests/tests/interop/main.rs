@@ -18,6 +18,7 @@ mod sso;
 mod sso_kerberos;
 mod sso_ntlm;
 mod third_party_store;
+mod tlsnego;
 mod trusts;
 mod upstream;
 mod web;

@@ -2,6 +2,7 @@
 //! the code of its kind.
 
 mod account;
+mod admin_port;
 mod audit;
 mod check_proxy;
 mod domain;
@@ -19,6 +20,7 @@ mod transfer;
 use crate::cli::{self, Cli, Command, ConfigFileArg, MethodArg, Parsed, WrongUse};
 use crate::config::{self, Config, ConfigError, Telemetry};
 use crate::output::{self, visible};
+use crate::quickstart;
 use clap::CommandFactory;
 use pem_file::input;
 use rcmp_service::explain::shell_path;
@@ -31,6 +33,8 @@ use std::process::ExitCode;
 
 /// A given file cannot be read or used.
 const UNUSABLE: u8 = 6;
+/// A server that cannot be reached in time.
+const UNREACHABLE: u8 = 4;
 
 /// Why a command failed, with an exit code of its own.
 #[derive(Debug)]
@@ -136,8 +140,8 @@ fn leave_no_core() -> std::io::Result<()> {
 
 async fn dispatch(command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Quickstart { dir, port, sso, json } => {
-            let made = crate::quickstart::make(&dir, port, sso).await?;
+        Command::Quickstart { dir, port, sso, tlsnego, json } => {
+            let made = quickstart::make(&dir, port, quickstart::Parts { sso, tlsnego }).await?;
             let shown = |path: &Path| visible(&shell_path(&path.display().to_string()));
             let (config, dir) = (shown(&made.config), shown(&dir));
             match json.json {
@@ -149,15 +153,27 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
                      rcmpd map {dir}/certs/web01.pem -c {config}     a machine\n  \
                      rcmpd map {dir}/certs/carol.pem -c {config}     refused: it has only names\n  \
                      rcmpd map {dir}/certs/mallory.pem -c {config}   no account\n\nSee why:\n  \
-                     rcmpd explain {dir}/certs/carol.pem -c {config}{}",
+                     rcmpd explain {dir}/certs/carol.pem -c {config}{}{}",
                     match sso {
                         true => format!(
                             "\n\nGet the master secret, as a node of the farm does. bob is no SSO administrator: with --user bob\n\
                              (and his password file) the server answers SSO_E_ACCESSDENIED:\n  \
                              rcmpd sso secret get --server 127.0.0.1:{} --user alice \\\n      \
                              --password-file {dir}/users/alice.password --output master.key",
-                            crate::quickstart::sso_port(port)
+                            quickstart::sso_port(port)
                         ),
+                        false => String::new(),
+                    },
+                    match tlsnego {
+                        true => {
+                            let at = quickstart::tlsnego_port(port);
+                            format!(
+                                "\n\nCall the service at port {} through the gateway, and see each message:\n  \
+                                 rcmpd tlsnego call http://127.0.0.1:{at}/service --action urn:echo --body BODY.xml \\\n      \
+                                 --user alice --password-file {dir}/users/alice.password --ca {dir}/certs/ca.pem --trace",
+                                at.saturating_add(1)
+                            )
+                        }
                         false => String::new(),
                     }
                 )),

@@ -74,6 +74,7 @@ impl Config {
             crls.chain(mapping.authorities.iter().filter_map(|entry| entry.ocsp.as_ref()?.signer.as_ref()))
         });
         let named = own.chain(certificates).chain(published).chain(of_mappings).cloned();
+        let named = named.chain(self.tlsnego.iter().map(|it| it.certificate.0.clone()));
         named.chain(self.sso.iter().flat_map(files_of_sso))
     }
 
@@ -103,6 +104,7 @@ impl Config {
                 add(path, ReadByAll);
             }
         }
+        self.tlsnego.iter().for_each(|tlsnego| add(&tlsnego.certificate.1, Group));
         for key in self.forward.proof_key.iter().chain(self.audit.heads.iter().map(|heads| &heads.key)) {
             add(key, Owner);
         }

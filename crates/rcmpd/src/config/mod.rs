@@ -16,6 +16,7 @@ mod secret_ref;
 mod sections;
 mod sidecar;
 mod sso;
+mod tlsnego;
 mod trust;
 
 pub use diagnostics::{ConfigError, Problem};
@@ -32,6 +33,7 @@ pub use sidecar::{
     Ticket, Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,
 };
 pub use sso::{Kerberos, Sso};
+pub use tlsnego::{BINDINGS, SUITES, Tlsnego};
 pub use trust::{Ocsp, TrustFiles, usual_key_purposes};
 
 use crate::stores::{BUILT_IN, Settings, added};
@@ -80,6 +82,8 @@ pub struct Config {
     pub sidecar: Option<Sidecar>,
     /// The master secret server.
     pub sso: Option<Sso>,
+    /// The token service for SOAP clients.
+    pub tlsnego: Option<Tlsnego>,
     /// The sections and keys of the file, to be compared at a reload.
     pub sections: Sections,
 }
@@ -192,7 +196,7 @@ struct File {
     forward: Option<peers::ForwardSection>,
     sidecar: Option<Spanned<sidecar::Section>>,
     sso: Option<Spanned<sso::Section>>,
-    tlsnego: Option<Spanned<toml::Value>>,
+    tlsnego: Option<Spanned<tlsnego::Section>>,
 }
 
 #[derive(Deserialize)]
@@ -311,13 +315,14 @@ struct HeadsSection {
 }
 
 /// Targets of the log: the crates, and the audit log where it has no file.
-const LOG_TARGETS: [&str; 19] = [
+const LOG_TARGETS: [&str; 23] = [
     "account_store",
     "audit",
     "audit_log",
     "dcerpc",
     "dcerpc_tokio",
     "dtyp",
+    "listener_tokio",
     "netlogon_tokio",
     "netlogon_transport",
     "pac",
@@ -330,6 +335,9 @@ const LOG_TARGETS: [&str; 19] = [
     "sidecar_tokio",
     "sso_secret",
     "sso_service",
+    "tlsnego_service",
+    "tlsnego_soap",
+    "tlsnego_tokio",
     "trust_tokio",
 ];
 
@@ -437,9 +445,6 @@ fn store_kinds() -> String {
 
 impl Checker<'_> {
     fn check(&mut self, file: File) -> Option<Config> {
-        if let Some(section) = &file.tlsnego {
-            self.problem(section.span(), "[tlsnego] is not part of this version", "remove the section");
-        }
         let domain = self.domain(&file.domain);
         self.domain_sid = domain.sid;
         let peer_names: Vec<String> =
@@ -502,6 +507,11 @@ impl Checker<'_> {
             domain: domain.sid.map(|sid| LocalDomain { netbios: domain.netbios.clone(), sid }),
         };
         let sso = file.sso.and_then(|section| self.sso(section, &beside));
+        let beside = tlsnego::TlsnegoContext {
+            has_accounts: store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_))),
+            has_mapping: mapping.is_some(),
+        };
+        let tlsnego = file.tlsnego.and_then(|section| self.tlsnego(section, &beside));
         let config = Config {
             domain: Domain { netbios: domain.netbios, dns: domain.dns, sid: domain.sid? },
             server: file.domain.server.get_ref().to_uppercase(),
@@ -517,6 +527,7 @@ impl Checker<'_> {
             forward: file.forward.map(|forward| self.forward(forward)).unwrap_or_default(),
             sidecar,
             sso,
+            tlsnego,
             sections: Sections::default(),
         };
         Some(config)

@@ -7,6 +7,7 @@ use crate::config::Admin;
 use crate::deciders::CurrentPolicy;
 use crate::output::{visible, visible_json};
 use crate::sso::{Registration, Sso};
+use crate::tlsnego::Tlsnego;
 use arc_swap::ArcSwap;
 use axum::extract::{self, State};
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
@@ -57,6 +58,7 @@ pub(super) struct Shared {
     pub(super) operators: Option<Arc<Operators>>,
     pub(super) policy: Option<CurrentPolicy>,
     pub(super) sso: Option<Sso>,
+    pub(super) tlsnego: Option<Tlsnego>,
     pub(super) registration: Option<Registration>,
     pub(super) config: String,
     pub(super) metrics: Arc<Registry>,
@@ -99,6 +101,8 @@ impl Port {
             .route("/metrics", get(metrics))
             .route("/explain", post(explain))
             .route("/identity/{reference}", get(identity))
+            .route("/tlsnego/sessions", get(sessions))
+            .route("/tlsnego/sessions/{name}", get(session).delete(end_session))
             .route("/.well-known/jwks.json", get(jwks))
             .with_state(shared);
         // Monitoring looks on while calls in flight are answered, so no shutdown ends it.
@@ -298,6 +302,48 @@ async fn identity(
         Some(identity) => Json(&*identity).into_response(),
         None => (StatusCode::NOT_FOUND, "there is no such reference, or it has expired from the cache\n")
             .into_response(),
+    }
+}
+
+/// The gateway, for an operator.
+fn gateway<'a>(shared: &'a Shared, headers: &HeaderMap) -> Result<&'a Tlsnego, Response> {
+    let not_found = |text: &'static str| (StatusCode::NOT_FOUND, text).into_response();
+    let operators = shared.operators.as_ref().ok_or_else(|| not_found("admin.token is not configured\n"))?;
+    operators.admits(headers).map_err(IntoResponse::into_response)?;
+    shared.tlsnego.as_ref().ok_or_else(|| not_found("[tlsnego] is not configured\n"))
+}
+
+/// All sessions of the TLSNEGO gateway.
+async fn sessions(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    match gateway(&shared, &headers) {
+        Ok(tlsnego) => Json(tlsnego.sessions()).into_response(),
+        Err(refused) => refused,
+    }
+}
+
+/// One of them.
+async fn session(
+    State(shared): State<Shared>,
+    extract::Path(name): extract::Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    match gateway(&shared, &headers).map(|tlsnego| tlsnego.session(&name)) {
+        Ok(Some(session)) => Json(session).into_response(),
+        Ok(None) => (StatusCode::NOT_FOUND, "there is no such session\n").into_response(),
+        Err(refused) => refused,
+    }
+}
+
+/// Ends one of them.
+async fn end_session(
+    State(shared): State<Shared>,
+    extract::Path(name): extract::Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    match gateway(&shared, &headers).map(|tlsnego| tlsnego.end(&name)) {
+        Ok(true) => StatusCode::NO_CONTENT.into_response(),
+        Ok(false) => (StatusCode::NOT_FOUND, "there is no such session\n").into_response(),
+        Err(refused) => refused,
     }
 }
 

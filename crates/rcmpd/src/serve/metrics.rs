@@ -4,6 +4,7 @@ use super::store_health::StoreHealth;
 use crate::deciders::CurrentPolicy;
 use crate::sidecar::Sidecar;
 use crate::sso::Sso;
+use crate::tlsnego::Tlsnego;
 use audit_log::AuditLog;
 use dcerpc_tokio::Server;
 use listener_tokio::connections::{ConnectionCollector, ConnectionMeter};
@@ -25,13 +26,14 @@ pub(super) struct Parts<'a> {
     pub(super) audit: &'a AuditLog,
     pub(super) store: Option<&'a StoreHealth>,
     pub(super) sidecar: Option<&'a Sidecar>,
+    pub(super) tlsnego: Option<&'a Tlsnego>,
     /// Of the listeners for web servers and their clients, and of the admin port.
     pub(super) connections: Vec<ConnectionMeter>,
 }
 
 /// Registers the metrics of all parts.
 pub(super) fn registry(parts: Parts<'_>) -> Registry {
-    let Parts { server, policy, sso, audit, store, sidecar, connections } = parts;
+    let Parts { server, policy, sso, audit, store, sidecar, tlsnego, connections } = parts;
     let mut registry = Registry::with_prefix(PREFIX);
     if let Some(server) = server {
         server.register(&mut registry);
@@ -51,6 +53,9 @@ pub(super) fn registry(parts: Parts<'_>) -> Registry {
     }
     if let Some(sidecar) = sidecar {
         sidecar.register(&mut registry);
+    }
+    if let Some(tlsnego) = tlsnego {
+        tlsnego.register(&mut registry);
     }
     registry.register_collector(Box::new(ConnectionCollector(connections)));
     registry

@@ -18,6 +18,7 @@ use crate::findings;
 use crate::forward::RelayPackage;
 use crate::sidecar::Sidecar;
 use crate::stores;
+use crate::tlsnego::{self, Tlsnego};
 use account_store::{DomainStore, MachineStore};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
@@ -113,12 +114,16 @@ pub fn registry(
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let maps = config.mapping.is_some() && (config.rpc.is_some() || config.sidecar.is_some());
-    if !maps && config.sso.is_none() {
-        bail!("{} enables no service: add [sso], or [mapping] with [rpc] or [sidecar]", path.display());
+    if !maps && config.sso.is_none() && config.tlsnego.is_none() {
+        bail!(
+            "{} enables no service: add [sso], [tlsnego], or [mapping] with [rpc] or [sidecar]",
+            path.display()
+        );
     }
     let rpc_connections = config.rpc.as_ref().map_or(0, |rpc| rpc.limits.connections_max);
     let others = config.sso.as_ref().map_or(0, |sso| sso.limits.connections_max)
         + config.sidecar.as_ref().map_or(0, crate::sidecar::connections_max)
+        + config.tlsnego.as_ref().map_or(0, |_| tlsnego_tokio::gateway::CONNECTIONS_MAX)
         + config.admin.as_ref().map_or(0, |_| http::CONNECTIONS_MAX);
     let connections_max = open_files::raise(rpc_connections, others);
     config.check_files()?;
@@ -127,14 +132,18 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
     let needs_hashes = config.sso.as_ref().is_some_and(config::Sso::has_local_users);
     // Sidecars and their accounts need no secret of a machine.
-    let needs_key = match (&config.rpc, needs_hashes) {
-        (Some(_), _) => {
+    let needs_passwords = config.tlsnego.as_ref().is_some_and(config::Tlsnego::has_local_users);
+    let needs_key = match (&config.rpc, needs_hashes, needs_passwords) {
+        (Some(_), ..) => {
             Some("[rpc] cannot be served, because each secure channel needs the secret of its machine")
         }
-        (None, true) => {
+        (None, true, _) => {
             Some("[sso.ntlm] cannot be served, because each user needs the NT hash of the account")
         }
-        (None, false) => None,
+        (None, false, true) => {
+            Some("[tlsnego] cannot be served, because each user needs the password hash of the account")
+        }
+        (None, false, false) => None,
     };
     let served = match &config.store {
         Some(_) => {
@@ -149,6 +158,10 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let local_users = served.as_ref().filter(|_| needs_hashes).and_then(|served| {
         let hashes = Arc::clone(served.hashes.as_ref()?);
         Some(crate::sso::Stores { accounts: Arc::clone(&served.machines) as _, hashes })
+    });
+    let passwords = served.as_ref().map(|served| tlsnego::Stores {
+        accounts: Arc::clone(&served.machines) as _,
+        hashes: served.password_hashes.clone(),
     });
     let (machines, database) = served.map(|served| (served.machines, served.database)).unzip();
     let accounts = accounts(&config, machines.as_ref()).await?;
@@ -168,6 +181,15 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let sidecar = sidecar.transpose()?;
     let sso = match &config.sso {
         Some(section) => Some(SsoParts::load(&config, section, local_users.as_ref(), &audit).await?),
+        None => None,
+    };
+    let tlsnego = match &config.tlsnego {
+        Some(section) => {
+            for finding in tlsnego::findings(section, config.mapping.as_ref())? {
+                warn!(finding, "The TLSNEGO gateway needs an operator");
+            }
+            Some((Tlsnego::load(&config, section, passwords, current.as_ref(), &audit)?, section))
+        }
         None => None,
     };
     // What serves clients is one tree: cancelling the token closes every listener, and connections end after
@@ -196,6 +218,10 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         connections = listeners.meters();
         tasks.spawn(listeners.serve());
     }
+    if let Some((tlsnego, section)) = &tlsnego {
+        connections.push(tlsnego.serve(Tlsnego::bind(section).await?, &shutdown, &tasks));
+    }
+    let tlsnego = tlsnego.map(|(tlsnego, _)| tlsnego);
     let health = http::Health::default();
     if let Some(admin) = &config.admin {
         let port = http::Port::bind(admin).await?;
@@ -209,6 +235,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
             audit: &audit,
             store: store.as_ref(),
             sidecar: sidecar.as_ref(),
+            tlsnego: tlsnego.as_ref(),
             connections,
         };
         let shared = http::Shared {
@@ -218,6 +245,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
             operators: token.map(|token| Arc::new(http::Operators::new(admin, token, address))),
             policy: current.clone(),
             sso: sso.as_ref().map(|sso| sso.service.clone()),
+            tlsnego: tlsnego.clone(),
             registration: sso.as_ref().and_then(|sso| sso.registration.clone()),
             config: path.display().to_string(),
             metrics: Arc::new(metrics::registry(parts)),
@@ -453,6 +481,7 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         relays,
         sidecar,
         sso,
+        tlsnego,
         // A reload applies these.
         mapping: _,
         peers: _,
@@ -485,6 +514,7 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
             "[sso] other than administrators, operators, backup_recipients, allow_delegated, ndr_range and sids",
             sso.as_ref().map(fixed_of_sso) == old.sso.as_ref().map(fixed_of_sso),
         ),
+        ("[tlsnego]", *tlsnego == old.tlsnego),
         (
             "audit.required or audit.account_mib_per_hour",
             // There is a budget only where lines are required.

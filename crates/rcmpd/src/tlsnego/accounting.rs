@@ -1,0 +1,122 @@
+//! What the gateway tells the service behind it, the audit log and the metrics.
+
+use super::accounts::Accounts;
+use super::as_json;
+use super::metrics::Counters;
+use audit_log::AuditLog;
+use dcerpc_tokio::LogLimiter;
+use dtyp::Sid;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::{Value, json};
+use sidecar::headers::{Facts, Format, Layout};
+use std::net::IpAddr;
+use std::sync::Arc;
+use tlsnego_service::session::{Ended, Session};
+use tlsnego_soap::server::Event;
+use tlsnego_tokio::gateway::{self, CallOutcome};
+use tracing::{debug, info, warn};
+
+/// The headers that name a session.
+const SESSION_NAME: HeaderName = HeaderName::from_static("x-session-name");
+const SESSION_KIND: HeaderName = HeaderName::from_static("x-session-kind");
+const SESSION_INSTANCE: HeaderName = HeaderName::from_static("x-session-instance");
+
+/// What the gateway knows of accounts.
+pub(super) struct Accounting {
+    accounts: Accounts,
+    audit: Arc<AuditLog>,
+    format: Format,
+    layout: Layout,
+    pub(super) counters: Counters,
+    limiter: LogLimiter,
+}
+
+impl Accounting {
+    pub(super) fn new(accounts: Accounts, audit: Arc<AuditLog>) -> Self {
+        let format = Format::default();
+        let layout = format.layout();
+        Self {
+            accounts,
+            audit,
+            layout,
+            format,
+            counters: Counters::default(),
+            limiter: LogLimiter::default(),
+        }
+    }
+
+    /// A line about a session. Anonymous ones have none: every client can open any number of them.
+    fn audited(&self, event: &str, session: &Session, more: Value) -> bool {
+        let Some(identity) = &session.identity else { return true };
+        let mut line = as_json(session);
+        if let (Value::Object(line), Value::Object(more)) = (&mut line, more) {
+            line.insert("event".to_owned(), event.into());
+            line.extend(more);
+        }
+        let sid = identity.account.parse::<Sid>().ok();
+        self.audit.event(sid.map(|sid| (identity.account.as_str(), sid)), &line).is_ok()
+    }
+}
+
+impl gateway::Accounting for Accounting {
+    async fn headers(&self, session: &Session) -> Result<HeaderMap, String> {
+        let mut headers = match &session.identity {
+            None => self.format.without_account(),
+            Some(identity) => {
+                let identity = self.accounts.current(identity).await?;
+                let facts = Facts { decision: "", certificate: None, token: None };
+                self.format.write_by(&self.layout, &identity, facts).headers
+            }
+        };
+        let value = |text: &str| {
+            HeaderValue::from_str(text).map_err(|_| "the name of the session is no header".to_owned())
+        };
+        headers.insert(SESSION_NAME, value(&session.name)?);
+        headers.insert(SESSION_KIND, HeaderValue::from_static(session.kind.as_str()));
+        headers.insert(SESSION_INSTANCE, value(session.instance.as_deref().unwrap_or_default())?);
+        Ok(headers)
+    }
+
+    fn answered(&self, event: &Event, source: IpAddr) -> bool {
+        self.counters.answered(event);
+        let from = || json!({ "source": source });
+        match event {
+            Event::Leg => true,
+            Event::Opened(session) => {
+                debug!(kind = session.kind.as_str(), session = session.name, %source, "Session opened");
+                self.audited("session_opened", session, from())
+            }
+            Event::Renewed(session) => self.audited("session_renewed", session, from()),
+            Event::Cancelled(session) => {
+                self.audited("session_ended", session, json!({ "source": source, "reason": "cancelled" }));
+                true
+            }
+            Event::Refused(refusal) => {
+                let (reason, error) = (refusal.name(), refusal.to_string());
+                self.limiter.once(reason, || info!(%source, reason, error, "Rejected a SOAP message"));
+                true
+            }
+        }
+    }
+
+    fn called(&self, session: &Session, action: &str, outcome: &CallOutcome, source: IpAddr) {
+        self.counters.called(session, outcome);
+        let (error, reason) = match outcome {
+            CallOutcome::Failed(failure) => (failure.to_string(), failure.name()),
+            CallOutcome::NotWritten(error) => (error.clone(), "not_written"),
+            CallOutcome::Answered | CallOutcome::Fault | CallOutcome::OneWay => return,
+        };
+        let session = session.name.as_str();
+        self.limiter.once(reason, || {
+            let action: String = action.chars().take(128).collect();
+            warn!(%source, session, action, reason, error, "A call got no answer of the service");
+        });
+    }
+
+    fn ended(&self, ended: &Ended) {
+        let reason = ended.reason.map_or_else(|| "expired".to_owned(), |reason| reason.to_string());
+        self.counters.ended(ended);
+        debug!(session = ended.session.name, reason, "Session ended");
+        self.audited("session_ended", &ended.session, json!({ "reason": reason }));
+    }
+}

@@ -1,0 +1,141 @@
+//! Metrics of the gateway.
+
+use super::ThisGateway;
+use dcerpc_tokio::{NO_LABELS, encode_family};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::sync::Arc;
+use tlsnego_service::session::{EndReason, Ended, Session, SessionKind};
+use tlsnego_soap::server::Event;
+use tlsnego_tokio::gateway::CallOutcome;
+
+/// The counters.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counters {
+    messages: Family<MessageLabels, Counter>,
+    refused: Family<RefusedLabels, Counter>,
+    calls: Family<CallLabels, Counter>,
+    ended: Family<EndedLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MessageLabels {
+    result: &'static str,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedLabels {
+    reason: &'static str,
+    fault: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    kind: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndedLabels {
+    reason: &'static str,
+}
+
+const KINDS: [SessionKind; 3] = [SessionKind::Negotiated, SessionKind::Established, SessionKind::OneShot];
+
+impl Counters {
+    pub(super) fn answered(&self, event: &Event) {
+        let (result, kind) = match event {
+            Event::Leg => ("leg", SessionKind::Negotiated),
+            Event::Opened(session) => ("opened", session.kind),
+            Event::Renewed(session) => ("renewed", session.kind),
+            Event::Cancelled(session) => ("cancelled", session.kind),
+            Event::Refused(refusal) => {
+                let fault = refusal.fault();
+                let fault = fault.subcodes[0].map_or(fault.code, |(_, local)| local);
+                self.refused.get_or_create(&RefusedLabels { reason: refusal.name(), fault }).inc();
+                return;
+            }
+        };
+        self.messages.get_or_create(&MessageLabels { result, kind: kind.as_str() }).inc();
+    }
+
+    pub(super) fn called(&self, session: &Session, outcome: &CallOutcome) {
+        let result = match outcome {
+            CallOutcome::Answered => "answered",
+            CallOutcome::Fault => "fault",
+            CallOutcome::OneWay => "one_way",
+            CallOutcome::Failed(failure) => failure.name(),
+            CallOutcome::NotWritten(_) => "not_written",
+        };
+        self.calls.get_or_create(&CallLabels { kind: session.kind.as_str(), result }).inc();
+    }
+
+    pub(super) fn ended(&self, ended: &Ended) {
+        let reason = match ended.reason {
+            None => "expired",
+            Some(EndReason::Idle) => "idle",
+            Some(EndReason::Failures) => "failures",
+            Some(EndReason::Operator) => "operator",
+            Some(EndReason::Evicted) => "evicted",
+        };
+        self.ended.get_or_create(&EndedLabels { reason }).inc();
+    }
+}
+
+pub(super) fn register(gateway: &Arc<ThisGateway>, registry: &mut Registry) {
+    let counters = &gateway.accounting().counters;
+    for kind in KINDS {
+        drop(counters.calls.get_or_create(&CallLabels { kind: kind.as_str(), result: "answered" }));
+    }
+    registry.register(
+        "tlsnego_messages",
+        "Messages of the protocol that were answered, by result and kind of session",
+        counters.messages.clone(),
+    );
+    registry.register(
+        "tlsnego_refused",
+        "Messages that were refused, by reason and by the fault that the client got",
+        counters.refused.clone(),
+    );
+    registry.register(
+        "tlsnego_calls",
+        "Verified calls by kind of session and result; other results than answered, fault and one_way mean that the service gave no answer",
+        counters.calls.clone(),
+    );
+    registry.register(
+        "tlsnego_sessions_ended",
+        "Sessions that ended without a Cancel of their client, by reason",
+        counters.ended.clone(),
+    );
+    registry.register_collector(Box::new(Gauges(Arc::clone(gateway))));
+}
+
+/// Collects what is there now.
+#[derive(Debug)]
+struct Gauges(Arc<ThisGateway>);
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let server = self.0.server();
+        let gauges = [
+            ("tlsnego_sessions", "Tokens that are valid now", server.sessions().len()),
+            (
+                "tlsnego_sessions_pending",
+                "Established sessions that were not used yet",
+                server.sessions().pending(),
+            ),
+            ("tlsnego_negotiations", "Negotiations in progress", server.negotiations().len()),
+            ("tlsnego_replay_entries", "Messages that are remembered against replay", server.replay().len()),
+        ];
+        for (name, help, value) in gauges {
+            encode_family(&mut encoder, (name, help, None), [(NO_LABELS, ConstGauge::new(value as u64))])?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! The token service for SOAP clients (WS-Trust TLSNEGO), as a gateway in front of a plain SOAP 1.2 service.
+//!
+//! ```text
+//! SOAP client ─► tlsnego_tokio::gateway ─► tlsnego_soap (decides about messages) ─► the service
+//!                      └► passwords, certificates: accounts of this process      └► headers that name the account
+//! ```
+
+mod accounting;
+mod accounts;
+mod certificates;
+mod metrics;
+mod passwords;
+
+pub use certificates::findings;
+
+use crate::clock::{now, uptime};
+use crate::config::{self, Config};
+use crate::deciders::CurrentPolicy;
+use account_store::{AccountStore, PasswordHashes};
+use accounting::Accounting;
+use accounts::Accounts;
+use anyhow::Context;
+use audit_log::AuditLog;
+use certificates::MappedCertificates;
+use dcerpc_tokio::listen_on;
+use listener_tokio::connections::ConnectionMeter;
+use passwords::LocalPasswords;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tlsnego_service::Moment;
+use tlsnego_service::password::Passwords;
+use tlsnego_service::session::Session;
+use tlsnego_soap::Random;
+use tlsnego_soap::server::{Server, Settings};
+use tlsnego_tokio::gateway::{self, Gateway};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+use xml_security::{ParseLimits, format_time};
+
+/// The stores of local accounts.
+pub struct Stores {
+    /// The accounts.
+    pub accounts: Arc<dyn AccountStore>,
+    /// Their passwords, where the store keeps them.
+    pub hashes: Option<Arc<dyn PasswordHashes>>,
+}
+
+type ThisGateway = Gateway<LocalPasswords, MappedCertificates, Accounting>;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Tlsnego(Arc<ThisGateway>);
+
+/// The service with its listener.
+pub struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// Both clocks.
+fn moment() -> Moment {
+    Moment { wall: now(), uptime: uptime() }
+}
+
+fn random() -> Random {
+    Arc::new(|octets| {
+        // INVARIANT: Linux has random numbers once the system has started, and services start after that.
+        getrandom::fill(octets).expect("the operating system has randomness");
+    })
+}
+
+impl Tlsnego {
+    /// Makes what a configuration asks for; no port is bound yet. `policy` maps certificates.
+    pub fn load(
+        config: &Config,
+        section: &config::Tlsnego,
+        stores: Option<Stores>,
+        policy: Option<&CurrentPolicy>,
+        audit: &Arc<AuditLog>,
+    ) -> anyhow::Result<Self> {
+        let certificate = certificates::of_service(section).context("cannot serve [tlsnego]")?;
+        let (accounts, hashes) = stores.map(|Stores { accounts, hashes }| (accounts, hashes)).unzip();
+        let (accounts, hashes) = (Accounts::new(config, accounts), hashes.flatten());
+        let passwords = LocalPasswords::new(accounts.clone(), hashes);
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).context("the operating system has no randomness")?;
+        let settings = Settings {
+            addresses: section.addresses.clone(),
+            suite: section.suite,
+            bindings: section.bindings.clone(),
+            credential: section.credential,
+            times: section.times,
+            skew: section.skew,
+            limits: ParseLimits { octets: section.message_len_max, ..ParseLimits::default() },
+        };
+        let server = Server::new(
+            settings,
+            certificate,
+            Passwords::new(passwords, key, section.passwords),
+            MappedCertificates::new(config, policy, audit),
+            random(),
+        );
+        let server = server.context("cannot serve [tlsnego]")?;
+        let upstream = gateway::Settings {
+            upstream: section.upstream.clone(),
+            upstream_timeout: section.upstream_timeout,
+            message_len_max: section.message_len_max,
+        };
+        let accounting = Accounting::new(accounts, Arc::clone(audit));
+        Ok(Self(Gateway::new(server, upstream, accounting, moment)))
+    }
+
+    /// Binds the address of the configuration.
+    pub async fn bind(section: &config::Tlsnego) -> anyhow::Result<Bound> {
+        let listener = listen_on(section.listen, "tlsnego.listen").await?;
+        let address = listener.local_addr()?;
+        Ok(Bound { listener, address })
+    }
+
+    /// Serves until `shutdown` is cancelled.
+    pub fn serve(&self, bound: Bound, shutdown: &CancellationToken, tasks: &TaskTracker) -> ConnectionMeter {
+        let Bound { listener, address } = bound;
+        info!(%address, "Serving the TLSNEGO gateway");
+        tasks.spawn(Arc::clone(&self.0).serve(listener, shutdown.clone(), tasks.clone()));
+        self.0.meter(address.to_string())
+    }
+
+    /// Registers what is counted.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        metrics::register(&self.0, registry);
+    }
+
+    /// The sessions, the oldest first.
+    pub fn sessions(&self) -> Vec<Value> {
+        let mut sessions = self.0.server().sessions().list();
+        sessions.sort_by(|one, other| (one.since, &one.name).cmp(&(other.since, &other.name)));
+        sessions.iter().map(|session| as_json(session)).collect()
+    }
+
+    /// A session by its name.
+    pub fn session(&self, name: &str) -> Option<Value> {
+        self.0.server().sessions().get(name).map(|session| as_json(&session))
+    }
+
+    /// Ends a session for an operator. False if there is none of this name.
+    pub fn end(&self, name: &str) -> bool {
+        self.0.server().sessions().end(name)
+    }
+}
+
+/// A session in the words of every place that names one.
+fn as_json(session: &Session) -> Value {
+    json!({
+        "kind": session.kind.as_str(),
+        "name": session.name,
+        "instance": session.instance,
+        "parent": session.parent,
+        "account_sid": session.identity.as_ref().map(|identity| &identity.account),
+        "credential": session.credential.as_str(),
+        "since": format_time(session.since),
+        "until": format_time(session.until),
+    })
+}

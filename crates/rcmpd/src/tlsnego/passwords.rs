@@ -1,0 +1,63 @@
+//! Passwords in UsernameTokens, checked against the accounts of the local store.
+
+use super::accounts::Accounts;
+use account_store::{PasswordHash, PasswordHashes, Record};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use tlsnego_service::password::PasswordStore;
+use tlsnego_service::session::{Identity, StoreFailed};
+use zeroize::Zeroizing;
+
+/// The accounts with a password.
+pub(super) struct LocalPasswords {
+    accounts: Accounts,
+    hashes: Option<Arc<dyn PasswordHashes>>,
+}
+
+impl LocalPasswords {
+    pub(super) fn new(accounts: Accounts, hashes: Option<Arc<dyn PasswordHashes>>) -> Self {
+        Self { accounts, hashes }
+    }
+
+    /// The account that a name means, and its hash; none if either is missing.
+    async fn find(&self, name: &str) -> Result<Option<(Arc<Record>, PasswordHash)>, StoreFailed> {
+        let (Some(hashes), Some(record)) =
+            (&self.hashes, self.accounts.named(name).await.map_err(StoreFailed)?)
+        else {
+            return Ok(None);
+        };
+        let hash = hashes.password_hash(&record.account.sid).await;
+        let hash = hash.map_err(|error| StoreFailed(error.to_string()))?;
+        Ok(hash.map(|hash| (record, hash)))
+    }
+}
+
+impl PasswordStore for LocalPasswords {
+    /// Of the account and its hash. An account that is gone, disabled or without a password has the revision 0.
+    async fn revision(&self, name: &str) -> Result<Option<u64>, StoreFailed> {
+        let Some((record, hash)) = self.find(name).await? else { return Ok(Some(0)) };
+        let mut digest = Sha256::new();
+        digest.update(record.account.sid.to_string());
+        digest.update(hash.to_phc().as_bytes());
+        let digest: [u8; 32] = digest.finalize().into();
+        let (start, _) = digest.as_chunks::<8>();
+        Ok(Some(u64::from_le_bytes(start[0]) | 1))
+    }
+
+    async fn check(&self, name: &str, password: &str) -> Result<Option<Identity>, StoreFailed> {
+        let found = self.find(name).await?;
+        let password = Zeroizing::new(password.to_owned());
+        // argon2id takes tens of milliseconds of a core.
+        let checked = tokio::task::spawn_blocking(move || match found {
+            Some((record, hash)) => {
+                let is_right = hash.verify(&password).map_err(|error| StoreFailed(error.to_string()))?;
+                Ok(is_right.then(|| Accounts::of_record(&record)))
+            }
+            None => {
+                let _ = PasswordHash::decoy().verify(&password);
+                Ok(None)
+            }
+        });
+        checked.await.unwrap_or_else(|error| Err(StoreFailed(error.to_string())))
+    }
+}
