@@ -30,6 +30,10 @@ pub(crate) const RENEWED: &str = "http://schemas.xmlsoap.org/ws/2005/02/trust/RS
 pub(crate) const CANCEL: &str = "http://schemas.xmlsoap.org/ws/2005/02/trust/RST/SCT/Cancel";
 pub(crate) const CANCELLED: &str = "http://schemas.xmlsoap.org/ws/2005/02/trust/RSTR/SCT/Cancel";
 
+/// Get of WS-Transfer, by which metadata is read, and its answer.
+pub(crate) const GET: &str = "http://schemas.xmlsoap.org/ws/2004/09/transfer/Get";
+pub(crate) const GET_RESPONSE: &str = "http://schemas.xmlsoap.org/ws/2004/09/transfer/GetResponse";
+
 /// The computed key of RST/SCT.
 pub(crate) const COMPUTED_KEY: &str = "http://schemas.xmlsoap.org/ws/2005/02/trust/CK/PSHA1";
 /// `Type` of a BinarySecret with entropy.

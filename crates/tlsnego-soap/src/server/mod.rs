@@ -1,5 +1,7 @@
-//! A service: negotiations and sessions are answered here, calls are given to the application.
+//! A service: negotiations and sessions are answered here, calls are given to the application. [`metadata`]
+//! describes it for clients.
 
+pub mod metadata;
 mod secured;
 
 pub(crate) use secured::confirms;
@@ -8,9 +10,10 @@ pub use secured::{Call, CallFault};
 use crate::address::Address;
 use crate::http::{HttpRequest, HttpResponse};
 use crate::message::{Draft, Incoming};
-use crate::names::{NEGOTIATE, NEGOTIATE_NEXT};
+use crate::names::{GET, NEGOTIATE, NEGOTIATE_NEXT};
 use crate::refusal::Refusal;
 use crate::{Random, local_id, trust, urn};
+use metadata::Metadata;
 use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
 use tlsnego_service::failures::Failures;
@@ -65,6 +68,8 @@ pub struct Settings {
     pub skew: Skew,
     /// Limits of a message.
     pub limits: ParseLimits,
+    /// What is published of the service without any proof; none if nothing is.
+    pub metadata: Option<Arc<Metadata>>,
 }
 
 /// Decides on the certificates of clients.
@@ -127,6 +132,8 @@ pub struct Reply {
 pub enum Event {
     /// A negotiation goes on.
     Leg,
+    /// Metadata was read.
+    Metadata,
     /// A token was issued: negotiated or established.
     Opened(Arc<Session>),
     /// A session has a new key.
@@ -181,6 +188,11 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         })
     }
 
+    /// What is published of the service, for the listener's GET.
+    pub fn metadata(&self) -> Option<&Metadata> {
+        self.settings.metadata.as_deref()
+    }
+
     /// The sessions, for an operator and for metrics.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
@@ -228,6 +240,13 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         request: &HttpRequest<'_>,
         now: Moment,
     ) -> Result<Answer, Failure> {
+        if let (false, GET, Some(metadata)) =
+            (incoming.is_secured, &*incoming.action, &self.settings.metadata)
+        {
+            incoming.check(metadata.addresses())?;
+            let response = metadata.exchange(incoming.message_id.as_deref())?;
+            return Ok(Answer::Reply(Reply { response, event: Event::Metadata }));
+        }
         incoming.check(&self.settings.addresses)?;
         match (incoming.is_secured, &*incoming.action) {
             (false, NEGOTIATE | NEGOTIATE_NEXT) => {

@@ -2,5 +2,6 @@
 
 mod hostile;
 mod matrix;
+mod metadata;
 mod peers;
 mod support;

@@ -9,9 +9,6 @@ use tlsnego_service::session::Credential;
 use tlsnego_soap::server::Binding;
 use tlsnego_soap::{CONTENT_TYPE, HttpResponse};
 
-/// Debian's, which has lxml and `cryptography`.
-const PYTHON: &str = "/usr/bin/python3";
-
 /// What is done to a response on its way.
 type Change = dyn Fn(&mut HttpResponse);
 

@@ -18,6 +18,8 @@ use tlsnego_soap::server::{
 use tlsnego_soap::{HttpRequest, HttpResponse, Random};
 use xml_security::{Certificate, DecryptionKey, Document, ParseLimits, SigningKey, Suite};
 
+/// Debian's, which has lxml and `cryptography`.
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
 pub(crate) const TO: &str = "https://service.example/echo";
 pub(crate) const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 pub(crate) const USER: &str = "alice & <bob>";
@@ -146,17 +148,22 @@ pub(crate) fn service_with(
         times: SessionTimes::default(),
         skew: Skew::default(),
         limits: ParseLimits::default(),
+        metadata: None,
     };
     change(&mut settings);
-    let pair = &certificates.service;
-    let certificate = ServiceCertificate {
-        tls: pair.credentials(),
-        versions: TlsVersions::Tls12And13,
-        preset: Some((pair.certificate(), pair.decryption_key())),
-    };
+    let certificate = service_certificate(certificates);
     let passwords = Passwords::new(OnePassword, [7; 32], PasswordSettings::default());
     let mapper = OneCertificate(certificates.client.der.clone());
     Server::new(settings, certificate, passwords, mapper, random()).expect("a certificate for TLS")
+}
+
+pub(crate) fn service_certificate(certificates: &Certificates) -> ServiceCertificate {
+    let pair = &certificates.service;
+    ServiceCertificate {
+        tls: pair.credentials(),
+        versions: TlsVersions::Tls12And13,
+        preset: Some((pair.certificate(), pair.decryption_key())),
+    }
 }
 
 /// Runs a future that waits for nothing outside of it.
