@@ -1,23 +1,10 @@
 //! The plain SOAP 1.2 service behind a gateway.
 
 use super::Settings;
+use crate::http_client::{HttpClient, HttpError};
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, Uri};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use std::error::Error;
-use std::time::Duration;
-use tokio::time::timeout;
-
-/// How long a connection may take to be made: a service that is there takes as long as light does.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Idle timeout of a kept connection: less than that of services (Node.js five seconds).
-const KEPT_TIMEOUT: Duration = Duration::from_secs(4);
-/// Connections that are kept.
-const KEPT_MAX: usize = 64;
+use http::{HeaderMap, HeaderValue, Uri};
 
 /// Why there is no answer of the service.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,66 +55,48 @@ pub(super) enum Answer {
     Message { is_success: bool, body: Bytes },
 }
 
+impl From<HttpError> for Failure {
+    fn from(error: HttpError) -> Self {
+        match error {
+            HttpError::NotSent(why) | HttpError::Lost(why) => Self::Connection(why),
+            HttpError::TimedOut => Self::TimedOut,
+            HttpError::TooLong => Self::TooLong,
+        }
+    }
+}
+
 /// Requests to one service.
 pub(super) struct Upstream {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: HttpClient,
     uri: Uri,
-    timeout: Duration,
-    answer_len_max: usize,
 }
 
 impl Upstream {
     pub(super) fn new(settings: &Settings) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(KEPT_TIMEOUT)
-            .pool_max_idle_per_host(KEPT_MAX)
-            // A call is sent once: if the connection fails, it is not known whether the service has it.
-            .retry_canceled_requests(false)
-            .build(connector);
-        Self {
-            client,
-            uri: settings.upstream.clone(),
-            timeout: settings.upstream_timeout,
-            answer_len_max: settings.message_len_max,
-        }
+        let client = HttpClient::new(None, settings.upstream_timeout, settings.message_len_max);
+        Self { client, uri: settings.upstream.clone() }
     }
 
     /// Sends the `s:Body` of a call in an envelope. `headers` say who calls.
-    pub(super) async fn ask(&self, action: &str, headers: HeaderMap, body: &[u8]) -> Result<Answer, Failure> {
-        let content_type = content_type(action).ok_or(Failure::Action)?;
-        let mut request = Request::new(Full::new(envelope(body)));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = headers;
-        let headers = request.headers_mut();
-        headers.insert(CONTENT_TYPE, content_type);
+    pub(super) async fn ask(
+        &self,
+        action: &str,
+        mut headers: HeaderMap,
+        body: &[u8],
+    ) -> Result<Answer, Failure> {
+        headers.insert(CONTENT_TYPE, content_type(action).ok_or(Failure::Action)?);
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let exchange = async {
-            let answer =
-                self.client.request(request).await.map_err(|error| Failure::Connection(causes(&error)))?;
-            let (head, body) = answer.into_parts();
-            let body = Limited::new(body, self.answer_len_max).collect().await;
-            let body = body.map_err(|error| match error.is::<http_body_util::LengthLimitError>() {
-                true => Failure::TooLong,
-                false => Failure::Connection(causes(&*error)),
-            })?;
-            let (is_success, body) = (head.status.is_success(), body.to_bytes());
-            if is_success && body.is_empty() {
-                return Ok(Answer::Taken);
-            }
-            if !is_soap(&head.headers) {
-                let of =
-                    head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("none");
-                let of: String = of.chars().take(80).collect();
-                return Err(Failure::NotSoap(format!("status {}, Content-Type {of}", head.status.as_u16())));
-            }
-            Ok(Answer::Message { is_success, body })
-        };
-        timeout(self.timeout, exchange).await.unwrap_or(Err(Failure::TimedOut))
+        let answer = self.client.post(&self.uri, headers, envelope(body)).await?;
+        let (is_success, body) = (answer.status.is_success(), answer.body);
+        if is_success && body.is_empty() {
+            return Ok(Answer::Taken);
+        }
+        if !is_soap(&answer.headers) {
+            let of = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("none");
+            let of: String = of.chars().take(80).collect();
+            return Err(Failure::NotSoap(format!("status {}, Content-Type {of}", answer.status.as_u16())));
+        }
+        Ok(Answer::Message { is_success, body })
     }
 }
 
@@ -150,18 +119,6 @@ fn envelope(body: &[u8]) -> Bytes {
     const START: &[u8] = b"<s:Envelope xmlns:s=\"http://www.w3.org/2003/05/soap-envelope\">";
     const END: &[u8] = b"</s:Envelope>";
     Bytes::from([START, body, END].concat())
-}
-
-/// An error with its causes.
-fn causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
