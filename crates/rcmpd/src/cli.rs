@@ -8,11 +8,13 @@
 )]
 
 mod sso;
+mod tlsnego;
 
 pub use sso::{
     BackupKeyArgs, BackupToArgs, BlobArgs, CacheArgs, ConfigOnly, GetArgs, MechanismArg, OptionalClientArgs,
     PlaceArgs, SecretCommand, SsoCommand,
 };
+pub use tlsnego::{BindingArg, CallArgs, SuiteArg, TlsnegoCommand};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -274,6 +276,9 @@ pub enum Command {
     /// Manage the sidecar: keys of the tickets that nodes of a farm share
     #[command(subcommand)]
     Sidecar(SidecarCommand),
+    /// Call a service with WS-Trust TLSNEGO message security
+    #[command(subcommand)]
+    Tlsnego(TlsnegoCommand),
     /// Print a complete, safe web server configuration for the sidecar
     #[command(
         after_help = "The printed configuration matches the [[sidecar.listen]] of that dialect. Check the running web server:\n  rcmpd check-proxy https://app.example/ --ca site-ca.pem \\\n      --certificate alice.pem --key alice.key\n\nExample:\n  rcmpd proxy-config nginx --site app.example --listen 0.0.0.0:443 \\\n      --certificate /etc/ssl/app.pem --key /etc/ssl/app.key -c FILE"
@@ -1379,6 +1384,10 @@ mod tests {
             "rcmpd check-proxy https://a/ --certificate C --key K --trust-any-server --preset remote --connect h:1",
             "rcmpd check-proxy https://a/ --certificate C --key K --ca A -c F --header X-User",
             "rcmpd check-proxy https://a/ --certificate C --key K --ca A --other-certificate C --other-key K --other-host b",
+            "rcmpd tlsnego call http://a/ --action A --body F --ca C",
+            "rcmpd tlsnego call https://a/ --action A --body - --user U --password-file F --ca C --tls13 --count 3 --json",
+            "rcmpd tlsnego call http://a/ --action A --body F --cert C --key K --server-cert S --binding one-shot",
+            "rcmpd tlsnego call https://a/ --action A --body F --server-cert S --https-ca C --suite tripledessha256",
             "rcmpd completions bash",
             "rcmpd man",
             "rcmpd man machine add",
@@ -1400,6 +1409,12 @@ mod tests {
             "rcmpd check-proxy https://a/ --certificate C --ca A",
             "rcmpd check-proxy https://a/ --certificate C --key K --ca A --other-certificate C",
             "rcmpd check-proxy https://a/ --certificate C --key K --ca A --trust-any-server",
+            "rcmpd tlsnego call http://a/ --action A --body F",
+            "rcmpd tlsnego call http://a/ --action A --body F --ca C --server-cert S",
+            "rcmpd tlsnego call http://a/ --action A --body F --ca C --user U",
+            "rcmpd tlsnego call http://a/ --action A --body F --ca C --cert C",
+            "rcmpd tlsnego call http://a/ --action A --body F --ca C --cert C --key K --user U --password-file F",
+            "rcmpd tlsnego call http://a/ --action A --body F --ca C --count 0",
             "rcmpd quickstart --port 70000",
             "rcmpd quickstart --port 65534",
             "rcmpd quickstart --port 0",

@@ -15,6 +15,7 @@ mod mapping;
 mod proxy_config;
 mod sidecar;
 mod sso;
+mod tlsnego;
 mod transfer;
 
 use crate::cli::{self, Cli, Command, ConfigFileArg, MethodArg, Parsed, WrongUse};
@@ -212,6 +213,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Audit(command) => audit::run(command),
         Command::Sso(command) => sso::run(command).await,
         Command::Sidecar(command) => sidecar::run(command),
+        Command::Tlsnego(command) => tlsnego::run(command).await,
         Command::ProxyConfig(args) => proxy_config::run(&args),
         Command::Page { listen, unix, anywhere } => {
             let exporter = crate::telemetry::init(&Telemetry { log: "info".to_owned(), json: false })?;
