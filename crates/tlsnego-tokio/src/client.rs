@@ -290,7 +290,10 @@ impl Recovery {
     /// That an attacker between client and service has the message run, and then forges this fault, only
     /// `https` prevents.
     fn after(error: &ClientError, has_token: bool) -> Option<Self> {
-        let is = |found: &ReadFault, fault: Fault| (&*found.namespace, &*found.local) == fault.subcode();
+        let is = |found: &ReadFault, fault: Fault| {
+            let (namespace, local) = fault.subcode();
+            found.namespace == namespace.uri && found.local == local
+        };
         match error {
             _ if !has_token => None,
             ClientError::Session(fault) if is(fault, Fault::RenewNeeded) => Some(Self::Renew),
@@ -316,14 +319,18 @@ mod tests {
             local: local.to_owned(),
             text: String::new(),
         };
+        let of = |fault: Fault| {
+            let (namespace, local) = fault.subcode();
+            read((namespace.uri, local))
+        };
         for fault in Fault::ALL {
-            let plain = Recovery::after(&ClientError::NotAuthenticated(read(fault.subcode())), true);
+            let plain = Recovery::after(&ClientError::NotAuthenticated(of(fault)), true);
             let expected = match fault {
                 Fault::BadContextToken | Fault::SecuritySessionAborted => Some(Recovery::Reopen),
                 _ => None,
             };
             assert_eq!(plain, expected, "{fault}, not secured");
-            let secured = Recovery::after(&ClientError::Session(read(fault.subcode())), true);
+            let secured = Recovery::after(&ClientError::Session(of(fault)), true);
             let expected = match fault {
                 Fault::RenewNeeded => Some(Recovery::Renew),
                 Fault::SecuritySessionAborted => Some(Recovery::Reopen),
@@ -331,7 +338,7 @@ mod tests {
             };
             assert_eq!(secured, expected, "{fault}, secured");
             // A message with a key of its own has no session.
-            assert_eq!(Recovery::after(&ClientError::NotAuthenticated(read(fault.subcode())), false), None);
+            assert_eq!(Recovery::after(&ClientError::NotAuthenticated(of(fault)), false), None);
         }
         for other in [("urn:application", "BadContextToken"), ("", "BadContextToken")] {
             assert_eq!(Recovery::after(&ClientError::NotAuthenticated(read(other)), true), None);

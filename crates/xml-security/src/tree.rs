@@ -455,7 +455,7 @@ impl Document {
     }
 
     /// Takes a node out of its parent.
-    pub(crate) fn detach(&mut self, id: NodeId) {
+    pub fn detach(&mut self, id: NodeId) {
         self.replace(id, &[]);
     }
 

@@ -1,6 +1,6 @@
 //! `rcmpd tlsnego …`
 
-use super::{UNUSABLE, failed};
+use super::{UNREACHABLE, UNUSABLE, failed, tlsnego_session};
 use crate::cli::{BindingArg, CallArgs, SuiteArg, TlsnegoCommand};
 use crate::config::SecretRef;
 use crate::{clock, output};
@@ -32,8 +32,6 @@ use zeroize::Zeroizing;
 const WRONG_USE: u8 = 2;
 /// The application answered with a fault, which is verified.
 const FAULT: u8 = 3;
-/// There is no answer.
-const UNREACHABLE: u8 = 4;
 /// The service refused the message, and secured its answer.
 const REFUSED: u8 = 5;
 /// Nothing proves that the answer is the service's.
@@ -42,6 +40,7 @@ const NOT_AUTHENTICATED: u8 = 7;
 pub(super) async fn run(command: TlsnegoCommand) -> anyhow::Result<u8> {
     match command {
         TlsnegoCommand::Call(args) => call(&args).await,
+        TlsnegoCommand::Session(command) => tlsnego_session::run(command).await,
     }
 }
 
@@ -136,7 +135,10 @@ fn hint(error: &CallError) -> Option<&'static str> {
     let CallError::Protocol(ClientError::NotAuthenticated(ReadFault { namespace, local, .. })) = error else {
         return None;
     };
-    let is = |fault: Fault| (&**namespace, &**local) == fault.subcode();
+    let is = |fault: Fault| {
+        let (known, subcode) = fault.subcode();
+        namespace == known.uri && local == subcode
+    };
     if is(Fault::FailedAuthentication) {
         return Some("the user name or the password may be wrong");
     }

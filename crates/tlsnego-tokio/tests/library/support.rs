@@ -242,6 +242,7 @@ fn server(
     credential: Credential,
 ) -> Server<OnePassword, OneCertificate> {
     let settings = Settings {
+        metadata: None,
         addresses: vec![Address::new(TO).expect("an address")],
         suite: Suite::BASIC256,
         bindings: vec![binding],
