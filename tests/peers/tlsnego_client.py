@@ -7,6 +7,7 @@ It reads a JSON object from standard input and writes one JSON object a line, on
    "ca": DER of the CA that issued it, if it is not self-signed,
    "user": name, "password": password, "certificate": PEM file, "key": PEM file, "version": of TLS, "TLSv1.2" unless it is given,
    "binding": "session" (RST/SCT, then calls) or "call" (calls under the negotiated token), "calls": how many,
+   "cancel": false to leave the session open,
    "renew": true to renew the session after these calls, and to call once more,
    "negotiate": false to encrypt a key to the service's certificate instead}
 
@@ -464,7 +465,7 @@ def main():
 
         token = step("renew", renew) or token
         step("call", lambda: call(settings["calls"] + 1))
-    if token is not None:
+    if token is not None and settings.get("cancel", True):
         step("cancel", lambda: (True, {"action": client.cancel(token)}))
         step("call", lambda: call(settings["calls"] + 1))
 

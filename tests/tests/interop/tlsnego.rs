@@ -3,7 +3,7 @@
 use dtyp::hex;
 use rcmpd_tests::peers::SAMBA_PYTHON;
 use rcmpd_tests::web::free_port;
-use rcmpd_tests::{Demo, Service, eventually};
+use rcmpd_tests::{Demo, Service, eventually, write_secret};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -202,4 +202,117 @@ fn client_certificates_are_mapped_like_everywhere_else() {
     }
     let decisions = service.audit("decision");
     assert!(decisions.is_empty() || decisions.iter().any(|line| line["asker"] == "tlsnego"), "{decisions:?}");
+}
+
+#[test]
+fn operators_list_show_and_cancel_sessions() {
+    let echo = Echo::start();
+    let demo = Demo::with_gateway(echo.address, "");
+    let admin = free_port();
+    write_secret(demo.path("token"), "a-token-of-operators\n");
+    demo.edit(|text| {
+        let (before, after) = text.split_once("[admin]").expect("there is an admin port");
+        let listen = format!("\"{admin}\"\ntoken = \"file:token\"");
+        format!("{before}[admin]{}", after.replacen("\"127.0.0.1:0\"", &listen, 1))
+    });
+    let service = demo.serve();
+    let session = |arguments: &[&str]| {
+        service.rcmpd(&[&["tlsnego", "session"], arguments, &["-c", "rcmpd.toml", "--json"]].concat())
+    };
+    assert_eq!(session(&["list"]).code(0).json(), json!([]));
+    let steps = client(&service, with(alice(&service), json!({ "cancel": false })));
+    let name = step(&steps, "establish")["name"].as_str().expect("a name");
+    let listed = session(&["list"]).code(0).json();
+    let [listed] = &listed.as_array().expect("a list")[..] else { panic!("{listed}") };
+    assert_eq!(session(&["show", name]).code(0).json(), *listed);
+    let sid = format!("{}-1001", service.domain_sid());
+    for (member, value) in
+        [("name", name), ("kind", "established"), ("credential", "username"), ("account_sid", sid.as_str())]
+    {
+        assert_eq!(listed[member], value, "{listed}");
+    }
+    assert!(listed["parent"].as_str().is_some_and(|parent| parent.starts_with("urn:uuid:")), "{listed}");
+    session(&["cancel", name]).code(0);
+    for arguments in [["show", name], ["cancel", name]] {
+        let gone = session(&arguments).code(1);
+        assert!(gone.stderr.contains("there is no session"), "{gone:?}");
+    }
+    eventually("the audit log names its end", || {
+        service.audit("session_ended").iter().any(|line| line["reason"] == "ended by the operator")
+    });
+    // Without the token the admin port says nothing.
+    assert_eq!(service.get("/tlsnego/sessions").0, 401);
+}
+
+/// What the gateway answers to curl.
+fn http(service: &Service, arguments: &[&str]) -> (u16, String) {
+    let url = format!("http://{}/service", service.gateway());
+    let mut command = Command::new("curl");
+    command.args(["-sS", "-w", "\n%{http_code}"]).args(arguments);
+    let output = command.arg(url).output().expect("curl starts");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let (body, status) = text.rsplit_once('\n').expect("a status");
+    (status.parse().expect("a number"), body.to_owned())
+}
+
+#[test]
+fn requests_of_another_dialect_get_one_status_and_fault_each() {
+    let echo = Echo::start();
+    let service = Demo::with_gateway(echo.address, "message_kib = 16").serve();
+    let soap = "Content-Type: application/soap+xml; charset=utf-8";
+    let soap_11 = "<s:Envelope xmlns:s=\"http://schemas.xmlsoap.org/soap/envelope/\"><s:Body/></s:Envelope>";
+    let to = format!("http://{}/service", service.gateway());
+    let of = |action: &str, body: &str| {
+        format!(
+            "<s:Envelope xmlns:s=\"http://www.w3.org/2003/05/soap-envelope\" xmlns:a=\"http://www.w3.org/2005/08/addressing\"><s:Header>\
+             <a:Action s:mustUnderstand=\"1\">{action}</a:Action><a:To s:mustUnderstand=\"1\">{to}</a:To></s:Header><s:Body>{body}</s:Body></s:Envelope>"
+        )
+    };
+    let trust = "http://schemas.xmlsoap.org/ws/2005/02/trust";
+    let spnego = format!(
+        "<t:RequestSecurityToken Context=\"urn:a\" xmlns:t=\"{trust}\"><t:RequestType>{trust}/Issue</t:RequestType><t:BinaryExchange \
+         ValueType=\"{trust}/spnego\">AAAA</t:BinaryExchange></t:RequestSecurityToken>"
+    );
+    let issue = "http://docs.oasis-open.org/ws-sx/ws-trust/200512/RST/Issue";
+    let reliable = "http://schemas.xmlsoap.org/ws/2005/02/rm/CreateSequence";
+    let long = "x".repeat(17 << 10);
+    for (what, headers, body, status, text) in [
+        ("SOAP 1.1", "Content-Type: text/xml", soap_11.to_owned(), 500, "VersionMismatch"),
+        ("MTOM", "Content-Type: multipart/related", "x".to_owned(), 415, "MTOM is not supported"),
+        ("binary", "Content-Type: application/soap+msbin1", "x".to_owned(), 415, "set messageEncoding Text"),
+        (
+            "UTF-16",
+            "Content-Type: application/soap+xml; charset=utf-16",
+            "x".to_owned(),
+            415,
+            "set textEncoding utf-8",
+        ),
+        ("JSON", "Content-Type: application/json", "{}".to_owned(), 415, "the content type has to be"),
+        ("WS-Trust 1.3", soap, of(issue, ""), 500, "WS-Trust 1.3 is not supported"),
+        ("reliable", soap, of(reliable, ""), 500, "reliable messaging is not supported"),
+        (
+            "Windows",
+            soap,
+            of(&format!("{trust}/RST/Issue"), &spnego),
+            500,
+            "Windows credentials are not supported",
+        ),
+        ("plain call", soap, of("urn:echo", "<Echo/>"), 500, "InvalidSecurity"),
+        ("no XML", soap, "hello".to_owned(), 500, "InvalidSecurity"),
+        ("entity", soap, "<!DOCTYPE a [<!ENTITY b \"c\">]><a>&b;</a>".to_owned(), 500, "InvalidSecurity"),
+        ("compressed", "Content-Encoding: gzip", "x".to_owned(), 415, "without a Content-Encoding"),
+        ("too long", soap, long, 413, "longer than this service takes"),
+    ] {
+        let (found, answer) = http(&service, &["-H", headers, "--data-binary", &body]);
+        assert_eq!(found, status, "{what}: {answer}");
+        assert!(answer.contains(text), "{what}: {answer}");
+        println!("{what:>14}  {found}  {text}");
+    }
+    let (status, body) = http(&service, &[]);
+    assert_eq!(status, 405, "{body}");
+    let (status, wsdl) = http(&service, &["-G", "-d", "wsdl"]);
+    assert_eq!(status, 200, "{wsdl}");
+    for part in ["SecureConversationToken", "SslContextToken", &to] {
+        assert!(wsdl.contains(part), "{part}: {wsdl}");
+    }
 }

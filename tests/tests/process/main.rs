@@ -39,5 +39,6 @@ mod sso_telemetry;
 mod stores;
 mod strong_mapping;
 mod telemetry;
+mod tlsnego;
 mod undone;
 mod upkeep;

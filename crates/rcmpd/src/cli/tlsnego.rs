@@ -1,6 +1,6 @@
 //! `rcmpd tlsnego …`
 
-use super::JsonArg;
+use super::{ConfigArg, JsonArg};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -20,6 +20,41 @@ pub enum TlsnegoCommand {
         after_help = "Exit codes: 0 a reply, 1 any other failure, 2 wrong use, 3 the application answered with a fault, 4 the service cannot be reached, or it is not known whether it took the message, 5 the service refused the message in a secured answer, 6 unusable input, 7 not authenticated: the answer is not secured, or not as it has to be, or the certificate of the service is rejected.\n\nExample:\n  rcmpd tlsnego call https://app.example/echo --action urn:echo \\\n      --body echo.xml --user alice --password-file alice.password --ca ca.pem"
     )]
     Call(Box<CallArgs>),
+    /// List, show or cancel the sessions of the gateway
+    ///
+    /// The running service is asked at its admin port, with admin.token of the configuration.
+    #[command(subcommand)]
+    Session(SessionCommand),
+}
+
+/// `rcmpd tlsnego session …`
+#[derive(Debug, Subcommand)]
+pub enum SessionCommand {
+    /// List the sessions, the oldest first
+    List {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Show a session
+    Show {
+        /// The name of the session, as `list` and X-Session-Name have it.
+        name: String,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// End a session: its client is told so at its next message, and opens another one
+    Cancel {
+        /// The name of the session, as `list` and X-Session-Name have it.
+        name: String,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
 }
 
 /// Arguments of `rcmpd tlsnego call`.

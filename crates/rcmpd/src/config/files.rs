@@ -75,6 +75,7 @@ impl Config {
         });
         let named = own.chain(certificates).chain(published).chain(of_mappings).cloned();
         let named = named.chain(self.tlsnego.iter().map(|it| it.certificate.0.clone()));
+        let named = named.chain(self.tlsnego.iter().filter_map(|it| it.metadata.clone().flatten()));
         named.chain(self.sso.iter().flat_map(files_of_sso))
     }
 

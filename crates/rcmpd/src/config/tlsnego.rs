@@ -40,6 +40,8 @@ pub struct Tlsnego {
     pub times: SessionTimes,
     /// Longest message in octets.
     pub message_len_max: usize,
+    /// Whether clients may read the WSDL, and the WSDL of the service behind the gateway.
+    pub metadata: Option<Option<PathBuf>>,
     /// How passwords are checked.
     pub passwords: PasswordSettings,
 }
@@ -69,6 +71,8 @@ pub(super) struct Section {
     session_s: Option<Spanned<u64>>,
     idle_timeout_s: Option<Spanned<u64>>,
     message_kib: Option<Spanned<u64>>,
+    metadata: Option<Spanned<bool>>,
+    wsdl: Option<Spanned<PathBuf>>,
     password_checks: Option<Spanned<u64>>,
     password_cache_s: Option<Spanned<u64>>,
 }
@@ -180,6 +184,10 @@ impl Checker<'_> {
             self.count(section.password_checks.as_ref(), 1..=PASSWORD_CHECKS_MAX, passwords.parallel as u64);
         let accepted =
             self.seconds(section.password_cache_s.as_ref(), 0..=86_400, passwords.accepted.as_secs());
+        let has_metadata = section.metadata.as_ref().is_none_or(|metadata| *metadata.get_ref());
+        if let (false, Some(wsdl)) = (has_metadata, &section.wsdl) {
+            self.problem(wsdl.span(), "no client gets this WSDL: metadata = false", "remove one of the two");
+        }
         let message_kib = self.count(section.message_kib.as_ref(), 16..=MESSAGE_KIB_MAX, MESSAGE_KIB);
         if self.base.join(&section.certificate) == self.base.join(&section.key) {
             self.problem(span, "certificate and key are the same file", "name the file of each");
@@ -201,6 +209,7 @@ impl Checker<'_> {
             skew: Skew(skew),
             times,
             message_len_max: message_kib << 10,
+            metadata: has_metadata.then(|| section.wsdl.map(|wsdl| self.path(wsdl.get_ref()))),
             passwords: PasswordSettings { parallel: checks, accepted, ..passwords },
         })
     }

@@ -81,7 +81,7 @@ impl gateway::Accounting for Accounting {
         self.counters.answered(event);
         let from = || json!({ "source": source });
         match event {
-            Event::Leg => true,
+            Event::Leg | Event::Metadata => true,
             Event::Opened(session) => {
                 debug!(kind = session.kind.as_str(), session = session.name, %source, "Session opened");
                 self.audited("session_opened", session, from())

@@ -15,7 +15,8 @@ use sidecar_tokio::ReadFiles;
 use std::sync::Arc;
 use tlsnego_service::Credentials;
 use tlsnego_service::session::{Credential, Identity};
-use tlsnego_soap::server::{CertificateMapper, ServiceCertificate};
+use tlsnego_soap::server::metadata::{Contract, Metadata};
+use tlsnego_soap::server::{CertificateMapper, ServiceCertificate, Settings};
 use xml_security::{Certificate, DecryptionKey};
 
 /// Certificates of clients.
@@ -75,6 +76,27 @@ pub(super) fn of_service(section: &config::Tlsnego) -> anyhow::Result<ServiceCer
     };
     let chain = chain.into_iter().map(CertificateDer::from).collect();
     Ok(ServiceCertificate { tls: Credentials { chain, key: private }, versions: section.versions, preset })
+}
+
+/// What clients read to configure themselves.
+pub(super) fn metadata(
+    section: &config::Tlsnego,
+    settings: &Settings,
+    certificate: &ServiceCertificate,
+) -> anyhow::Result<Option<Metadata>> {
+    let Some(wsdl) = &section.metadata else { return Ok(None) };
+    let contract = match wsdl {
+        Some(path) => {
+            let text = std::fs::read(path)
+                .with_context(|| format!("cannot read tlsnego.wsdl {}", path.display()))?;
+            Contract::from_wsdl(&text)
+                .with_context(|| format!("cannot use tlsnego.wsdl {}", path.display()))?
+        }
+        None => Contract::default(),
+    };
+    let metadata =
+        Metadata::new(settings, &contract, certificate).context("cannot write the WSDL of [tlsnego]")?;
+    Ok(Some(metadata))
 }
 
 /// What an operator should look at before clients do. Fails if the service could not be served.

@@ -51,10 +51,11 @@ const KINDS: [SessionKind; 3] = [SessionKind::Negotiated, SessionKind::Establish
 impl Counters {
     pub(super) fn answered(&self, event: &Event) {
         let (result, kind) = match event {
-            Event::Leg => ("leg", SessionKind::Negotiated),
-            Event::Opened(session) => ("opened", session.kind),
-            Event::Renewed(session) => ("renewed", session.kind),
-            Event::Cancelled(session) => ("cancelled", session.kind),
+            Event::Leg => ("leg", Some(SessionKind::Negotiated)),
+            Event::Opened(session) => ("opened", Some(session.kind)),
+            Event::Renewed(session) => ("renewed", Some(session.kind)),
+            Event::Cancelled(session) => ("cancelled", Some(session.kind)),
+            Event::Metadata => ("metadata", None),
             Event::Refused(refusal) => {
                 let fault = refusal.fault();
                 let fault = fault.subcodes[0].map_or(fault.code, |(_, local)| local);
@@ -62,7 +63,8 @@ impl Counters {
                 return;
             }
         };
-        self.messages.get_or_create(&MessageLabels { result, kind: kind.as_str() }).inc();
+        let kind = kind.map_or("none", SessionKind::as_str);
+        self.messages.get_or_create(&MessageLabels { result, kind }).inc();
     }
 
     pub(super) fn called(&self, session: &Session, outcome: &CallOutcome) {

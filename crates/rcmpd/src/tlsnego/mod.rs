@@ -88,7 +88,8 @@ impl Tlsnego {
         let passwords = LocalPasswords::new(accounts.clone(), hashes);
         let mut key = [0; 32];
         getrandom::fill(&mut key).context("the operating system has no randomness")?;
-        let settings = Settings {
+        let mut settings = Settings {
+            metadata: None,
             addresses: section.addresses.clone(),
             suite: section.suite,
             bindings: section.bindings.clone(),
@@ -97,6 +98,7 @@ impl Tlsnego {
             skew: section.skew,
             limits: ParseLimits { octets: section.message_len_max, ..ParseLimits::default() },
         };
+        settings.metadata = certificates::metadata(section, &settings, &certificate)?.map(Arc::new);
         let server = Server::new(
             settings,
             certificate,

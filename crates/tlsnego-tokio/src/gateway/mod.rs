@@ -25,6 +25,7 @@ use std::time::Duration;
 use tlsnego_service::password::PasswordStore;
 use tlsnego_service::session::{Ended, Session};
 use tlsnego_soap::refusal::Refusal;
+use tlsnego_soap::server::metadata::WSDL_CONTENT_TYPE;
 use tlsnego_soap::server::{Answer, Call, CallFault, CertificateMapper, Event, Server};
 use tlsnego_soap::{HttpRequest, HttpResponse};
 use tokio::net::{TcpListener, TcpStream};
@@ -223,6 +224,14 @@ where
     }
 
     async fn answer(&self, request: Request<Incoming>, source: IpAddr) -> Response<Full<Bytes>> {
+        if matches!(*request.method(), Method::GET | Method::HEAD)
+            && let Some(wsdl) =
+                self.server.metadata().and_then(|metadata| metadata.answer(request.uri().query()))
+        {
+            let mut answer = Response::new(Full::new(Bytes::from_owner(wsdl)));
+            answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(WSDL_CONTENT_TYPE));
+            return answer;
+        }
         if request.method() != Method::POST {
             let mut answer =
                 plain(StatusCode::METHOD_NOT_ALLOWED, "this service takes SOAP 1.2 messages by POST\n");

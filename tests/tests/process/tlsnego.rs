@@ -1,0 +1,196 @@
+//! The gateway for SOAP clients as its operators and the service behind it see it.
+
+use rcmpd_tests::{Demo, Finished, Service, write_secret};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// An answer of the service behind the gateway, by the number of the request.
+type Script = dyn Fn(usize) -> String + Send + Sync;
+
+/// At the end of an answer: the service closes the connection after it.
+const CLOSES: char = '\0';
+
+/// A service that answers as a test says, and keeps what it was asked.
+struct Upstream {
+    address: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Upstream {
+    fn start(script: impl Fn(usize) -> String + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let script: Arc<Script> = Arc::new(script);
+        let (seen, count) = (Arc::clone(&asked), Arc::new(AtomicUsize::new(0)));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (seen, count, script) = (Arc::clone(&seen), Arc::clone(&count), Arc::clone(&script));
+                std::thread::spawn(move || {
+                    let mut reader = BufReader::new(stream.unwrap());
+                    while let Some(request) = read_request(&mut reader) {
+                        seen.lock().unwrap().push(request);
+                        let answer = script(count.fetch_add(1, Ordering::SeqCst));
+                        if answer.is_empty() {
+                            // No answer in time.
+                            std::thread::sleep(Duration::from_secs(5));
+                        }
+                        let whole = answer.strip_suffix(CLOSES);
+                        let written = reader.get_mut().write_all(whole.unwrap_or(&answer).as_bytes());
+                        if written.is_err() || whole.is_some() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, asked }
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+fn read_request(reader: &mut impl BufRead) -> Option<String> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head).ok()? == 0 {
+            return None;
+        }
+    }
+    let length = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    reader.read_exact(&mut body).ok()?;
+    Some(head + &String::from_utf8(body).ok()?)
+}
+
+fn http(status: &str, content_type: &str, body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+const SOAP: &str = "application/soap+xml; charset=utf-8";
+
+fn envelope(body: &str) -> String {
+    format!(
+        "<s:Envelope xmlns:s=\"http://www.w3.org/2003/05/soap-envelope\"><s:Body>{body}</s:Body></s:Envelope>"
+    )
+}
+
+fn echoed() -> String {
+    http("200 OK", SOAP, &envelope("<EchoResponse xmlns=\"urn:echo\">good</EchoResponse>"))
+}
+
+/// Calls as a user of the demo, with our own client.
+fn call(service: &Service, user: &str, more: &[&str]) -> Finished {
+    let (url, password) = (format!("http://{}/service", service.gateway()), format!("users/{user}.password"));
+    std::fs::write(service.path("body.xml"), "<Echo xmlns=\"urn:echo\">hello</Echo>").unwrap();
+    let arguments =
+        ["tlsnego", "call", &url, "--action", "urn:echo/Echo", "--body", "body.xml", "--user", user];
+    service.rcmpd(&[&arguments[..], &["--password-file", &password, "--ca", "certs/ca.pem"], more].concat())
+}
+
+#[test]
+fn service_gets_the_signed_action_and_nothing_of_a_client_s_headers() {
+    let upstream = Upstream::start(|_| echoed());
+    let service = Demo::with_gateway(upstream.address, "").serve();
+    let called = call(&service, "alice", &[]).code(0);
+    assert!(called.stdout.contains("good"), "{called:?}");
+    let [asked] = &upstream.asked()[..] else { panic!("{:?}", upstream.asked()) };
+    let lower = asked.to_ascii_lowercase();
+    assert!(asked.starts_with("POST /service HTTP/1.1\r\n"), "{asked}");
+    assert!(
+        lower.contains("content-type: application/soap+xml; charset=utf-8; action=\"urn:echo/echo\"\r\n"),
+        "{asked}"
+    );
+    assert!(asked.ends_with(">hello</Echo></s:Body></s:Envelope>"), "{asked}");
+    assert!(!lower.contains("o:security") && !lower.contains("encrypteddata"), "{asked}");
+    for (name, value) in [
+        ("remote-user", "CONTOSO\\alice"),
+        ("x-session-kind", "established"),
+        ("x-identity-account", "alice"),
+    ] {
+        let found: Vec<_> =
+            asked.lines().filter(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:"))).collect();
+        assert_eq!(found.len(), 1, "{name}: {asked}");
+        assert!(found[0].ends_with(value), "{name}: {asked}");
+    }
+}
+
+#[test]
+fn what_is_no_answer_of_a_service_is_a_secured_fault() {
+    let upstream = Upstream::start(|n| match n {
+        0 => http("500 Internal Server Error", "text/html", "<html>oops</html>"),
+        1 => http("200 OK", SOAP, "<not xml"),
+        2 => http("200 OK", "text/plain", "hello"),
+        3 => http("502 Bad Gateway", SOAP, &envelope("<EchoResponse xmlns=\"urn:echo\"/>")),
+        4 => "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx\0".to_owned(),
+        5 => http(
+            "500 Internal Server Error",
+            SOAP,
+            &envelope(
+                "<s:Fault><s:Code><s:Value>s:Receiver</s:Value></s:Code><s:Reason><s:Text xml:lang=\"en\">out of paper</s:Text></s:Reason></s:Fault>",
+            ),
+        ),
+        6 => "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        7 => String::new(),
+        _ => echoed(),
+    });
+    let service = Demo::with_gateway(upstream.address, "upstream_timeout_s = 1").serve();
+    // A page in HTML, bad XML, another type, an error status without a fault, half an answer.
+    for n in 0..5 {
+        let refused = call(&service, "alice", &[]).code(3);
+        let text = format!("{}{}", refused.stdout, refused.stderr);
+        assert!(text.contains("The service could not process the message."), "{n}: {refused:?}");
+        assert!(!text.contains("oops"), "{n}: {refused:?}");
+    }
+    let fault = call(&service, "alice", &[]).code(3);
+    assert!(format!("{}{}", fault.stdout, fault.stderr).contains("out of paper"), "{fault:?}");
+    call(&service, "alice", &["--one-way"]).code(0);
+    let late = call(&service, "alice", &[]).code(3);
+    assert!(
+        format!("{}{}", late.stdout, late.stderr).contains("The service did not answer in time."),
+        "{late:?}"
+    );
+    call(&service, "alice", &[]).code(0);
+    // Each reached the service once.
+    assert_eq!(upstream.asked().len(), 9);
+    let (_, metrics) = service.get("/metrics");
+    for (result, count) in
+        [("not_soap", 4), ("connection", 1), ("fault", 1), ("one_way", 1), ("timeout", 1), ("answered", 1)]
+    {
+        let line = format!("rcmpd_tlsnego_calls_total{{kind=\"established\",result=\"{result}\"}} {count}");
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+}
+
+#[test]
+fn account_that_is_disabled_or_gets_another_password_is_refused_at_the_next_call() {
+    let upstream = Upstream::start(|_| echoed());
+    let service = Demo::with_gateway(upstream.address, "").serve();
+    let c = ["-c", "rcmpd.toml"];
+    call(&service, "alice", &["--binding", "negotiated"]).code(0);
+    let old = service.password("alice");
+    write_secret(service.path("new.password"), "another password\n");
+    service
+        .rcmpd(&[&["account", "set", "alice", "--password-file", "new.password"], &c[..]].concat())
+        .code(0);
+    call(&service, "alice", &["--binding", "negotiated"]).code(5);
+    write_secret(service.path("users/alice.password"), "another password\n");
+    call(&service, "alice", &["--binding", "negotiated"]).code(0);
+    service.rcmpd(&[&["account", "set", "alice", "--disable"], &c[..]].concat()).code(0);
+    for binding in ["negotiated", "session"] {
+        call(&service, "alice", &["--binding", binding]).code(5);
+    }
+    call(&service, "bob", &[]).code(0);
+    assert!(
+        !service.log().contains(&old) && !service.log().contains("another password"),
+        "no password is logged"
+    );
+}
