@@ -48,6 +48,7 @@ mod encryption;
 mod envelope;
 mod ids;
 mod key;
+mod layout;
 pub mod names;
 mod open;
 mod parse;
@@ -66,6 +67,7 @@ pub use c14n::{canonicalize, canonicalize_without};
 pub use encryption::PARTS_MAX;
 pub use envelope::{ADDRESSING_MAX, Envelope};
 pub use key::{Key, p_sha1, sha1};
+pub use layout::{CarriedKind, CarriedToken, DerivedKey, Layout, ProtectedParts};
 pub use open::{
     ContextToken, DERIVED_KEYS_MAX, Direction, Endorsement, Keys, NoKey, OpenError, OpenPolicy, Opened,
     Presence, SKEW_DEFAULT, WINDOW_DEFAULT, open, open_document,
@@ -75,7 +77,7 @@ pub use reason::Reason;
 pub use rejected::Rejected;
 pub use rsa::{Certificate, DecryptionKey, RsaError, Signer, SigningKey};
 pub use secure::{
-    EndorseWith, ProtectionToken, SecureError, SecurePolicy, Secured, VALIDITY_DEFAULT, secure,
+    EndorseWith, ProtectionToken, SecureError, SecurePolicy, Secured, VALIDITY_DEFAULT, secure, secure_shown,
 };
 pub use signature::{Covered, PREFIXES_MAX, REFERENCES_MAX};
 pub use suite::{Cipher, Hash, Suite};

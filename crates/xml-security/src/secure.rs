@@ -125,8 +125,27 @@ pub fn secure(
     secure_in_steps(document, policy, random, &mut ())
 }
 
-/// What is done between the steps of securing a message. Only tests do something: they make messages that are
-/// secured wrongly.
+/// [`secure`], and `show` gets the message when all of it is signed and before any part is encrypted.
+///
+/// # Errors
+/// As for [`secure`].
+pub fn secure_shown(
+    document: Document,
+    policy: &SecurePolicy<'_>,
+    random: &mut dyn FnMut(&mut [u8]),
+    show: &mut dyn FnMut(&Document),
+) -> Result<Secured, SecureError> {
+    struct Show<'s>(&'s mut dyn FnMut(&Document));
+    impl Steps for Show<'_> {
+        fn before_encryption(&mut self, document: &mut Document, _: &mut Vec<(NodeId, PartType)>) {
+            (self.0)(document);
+        }
+    }
+    secure_in_steps(document, policy, random, &mut Show(show))
+}
+
+/// What is done between the steps of securing a message. Tests make messages that are secured
+/// wrongly.
 pub(crate) trait Steps {
     /// `targets` are about to be signed.
     fn before_signing(&mut self, _document: &mut Document, _targets: &mut Vec<(NodeId, String)>) {}
