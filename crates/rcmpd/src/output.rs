@@ -108,6 +108,11 @@ pub fn message_lines(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", visible_lines(text));
 }
 
+/// Prints JSON on standard error, in one line.
+pub fn json_line_on_error(value: &Value) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", visible_json(&value.to_string()));
+}
+
 /// An error with its causes, in one line. A cause whose text is there already, as where an error has its
 /// source in its text, is left out.
 pub fn chain(error: &anyhow::Error) -> String {

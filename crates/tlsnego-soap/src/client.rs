@@ -7,7 +7,8 @@ pub use crate::message::ReadFault;
 use crate::message::{Draft, Incoming, header_text, only_element, read_fault};
 use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, NEGOTIATE, NEGOTIATE_NEXT, RENEW, RENEWED};
 use crate::refusal::Refusal;
-use crate::server::confirms;
+use crate::server::{confirms, session_name};
+use crate::trace::{self, Content, Message, SessionName, TokenLeg, Traced, Tracer};
 use crate::trust::{self, SessionRequest, SessionResponse};
 use crate::{Random, local_id, urn};
 use dtyp::FileTime;
@@ -18,12 +19,12 @@ use tlsnego_service::key::{Key, KeySize};
 use tlsnego_service::message::Context;
 use tlsnego_service::names::{self, TRUST};
 use tlsnego_service::negotiation::{self, Outgoing, Step, TokenRequest, Waiting};
-use tlsnego_service::session::Credential;
+use tlsnego_service::session::{Credential, SessionKind};
 use xml_security::names::{CONTEXT_TOKEN, SOAP};
 use xml_security::{
-    Certificate, ContextToken as AskedToken, Direction, Document, EndorseWith, Keys, NoKey, NodeId,
+    Certificate, ContextToken as AskedToken, Direction, Document, EndorseWith, Keys, Layout, NoKey, NodeId,
     OpenError, OpenPolicy, Opened, ParseLimits, ProtectionToken, SecurePolicy, Signer, Suite, TokenName,
-    UsernameToken, XmlError, open_document, secure,
+    UsernameToken, XmlError, open_document, secure, secure_shown,
 };
 use zeroize::Zeroizing;
 
@@ -40,6 +41,8 @@ pub struct Client {
     pub limits: ParseLimits,
     /// Random octets.
     pub random: Random,
+    /// Takes what is sent and received, decoded.
+    pub trace: Option<Tracer>,
 }
 
 impl std::fmt::Debug for Client {
@@ -129,8 +132,10 @@ impl Client {
         let message_id = urn(&self.random);
         let mut draft = Draft::request(NEGOTIATE, &message_id, &self.to);
         let element = trust::write_request(&mut draft.document, draft.body, outgoing.message())?;
+        let tls = outgoing.message().binary_exchange.as_ref().map(|exchange| exchange.octets.to_vec());
         let waiting = outgoing.wrote(&trust::canonical(&draft.document, element, |_| false));
         let octets = draft.unsecured(200)?.body;
+        self.sent_leg(NEGOTIATE, octets.len(), tls);
         Ok((octets, Negotiating { client: self.clone(), message_id, waiting }))
     }
 
@@ -194,6 +199,52 @@ impl Client {
         self.secure(draft, under, proof, None, now)
     }
 
+    fn traced(&self, traced: impl FnOnce() -> Traced) {
+        if let Some(trace) = &self.trace {
+            trace(traced());
+        }
+    }
+
+    fn sent_leg(&self, action: &str, len: usize, tls: Option<Vec<u8>>) {
+        self.traced(|| {
+            let tls = trace::tls_exchange(&tls.unwrap_or_default());
+            Traced::Sent(Message { len, action: action.to_owned(), content: Content::Leg { tls } })
+        });
+    }
+
+    /// A message that was received, and is not secured or could not be opened.
+    fn received(&self, octets: &[u8]) {
+        self.traced(|| {
+            let incoming = Incoming::parse(octets, &self.limits).ok();
+            let content = incoming.as_ref().map_or(Content::Other, content_of);
+            let action = incoming.map(|incoming| incoming.action).unwrap_or_default();
+            Traced::Received(Message { len: octets.len(), action, content })
+        });
+    }
+
+    fn traced_negotiated(&self, negotiated: &Negotiated) {
+        match negotiated {
+            Negotiated::Token(token) => self.traced(|| Traced::Session {
+                session: SessionName::new(SessionKind::Negotiated, &token.name),
+                created: token.created,
+                expires: token.expires,
+            }),
+            Negotiated::Certificate(unverified) => {
+                if let Some(first) = unverified.certificates().first() {
+                    self.traced(|| Traced::Certificate(first.clone()));
+                }
+            }
+            Negotiated::Send(..) => {}
+        }
+    }
+
+    fn rejected<T>(&self, result: Result<T, ClientError>) -> Result<T, ClientError> {
+        if let Err(error) = &result {
+            self.traced(|| Traced::Rejected(error.to_string()));
+        }
+        result
+    }
+
     fn session_request(
         &self,
         request_type: &str,
@@ -212,14 +263,14 @@ impl Client {
     }
 
     /// A request with its MessageID.
-    fn draft(&self, action: &str) -> (Draft, String) {
+    fn draft<'a>(&self, action: &'a str) -> (Draft, String, &'a str) {
         let message_id = urn(&self.random);
-        (Draft::request(action, &message_id, &self.to), message_id)
+        (Draft::request(action, &message_id, &self.to), message_id, action)
     }
 
     fn secure(
         &self,
-        (draft, message_id): (Draft, String),
+        (draft, message_id, action): (Draft, String, &str),
         under: Under<'_>,
         proof: Proof<'_>,
         endorsed_by: Option<&ContextToken>,
@@ -251,9 +302,20 @@ impl Client {
             }
             policy.endorse = Some(EndorseWith::Context { element: &token.element, key: &token.key });
         }
-        let secured = secure(draft.document, &policy, &mut |octets| (self.random)(octets))
-            .map_err(|error| ClientError::Message(error.to_string()))?;
+        let mut random = |octets: &mut [u8]| (self.random)(octets);
+        let mut plain = None;
+        let secured = match &self.trace {
+            None => secure(draft.document, &policy, &mut random),
+            Some(_) => secure_shown(draft.document, &policy, &mut random, &mut |shown| {
+                plain = Some(shown.clone());
+            }),
+        };
+        let secured = secured.map_err(|error| ClientError::Message(error.to_string()))?;
         let is_under_context = matches!(under, Under::Token(_));
+        self.traced(|| Traced::Sent(secured_message(&secured.octets, action.to_owned(), plain.as_ref())));
+        if !is_under_context {
+            self.traced(|| Traced::OneShot(SessionName::new(SessionKind::OneShot, &secured.token)));
+        }
         let pending = Pending {
             client: self.clone(),
             message_id,
@@ -307,16 +369,26 @@ fn next_leg(
     client: Client,
     outgoing: Outgoing<tlsnego_service::message::Response<'static>>,
 ) -> Result<(Vec<u8>, Negotiating), ClientError> {
-    let (mut draft, message_id) = client.draft(NEGOTIATE_NEXT);
+    let (mut draft, message_id, _) = client.draft(NEGOTIATE_NEXT);
     let element = trust::write_response(&mut draft.document, draft.body, outgoing.message());
+    let tls = outgoing.message().binary_exchange.as_ref().map(|exchange| exchange.octets.to_vec());
     let waiting = outgoing.wrote(&trust::canonical(&draft.document, element, |_| false));
     let octets = draft.unsecured(200)?.body;
+    client.sent_leg(NEGOTIATE_NEXT, octets.len(), tls);
     Ok((octets, Negotiating { client, message_id, waiting }))
 }
 
 impl Negotiating {
     /// Takes the answer.
     pub fn receive(self, body: &[u8]) -> Result<Negotiated, ClientError> {
+        let client = self.client.clone();
+        client.received(body);
+        let negotiated = client.rejected(self.take(body))?;
+        client.traced_negotiated(&negotiated);
+        Ok(negotiated)
+    }
+
+    fn take(self, body: &[u8]) -> Result<Negotiated, ClientError> {
         let Self { client, message_id, waiting } = self;
         let incoming = Incoming::parse(body, &client.limits).map_err(unreadable)?;
         let Incoming { document, envelope, action, .. } = &incoming;
@@ -439,9 +511,17 @@ impl Keys for PendingKeys<'_> {
 impl Pending {
     /// Takes the answer.
     pub fn receive(self, body: &[u8], now: FileTime) -> Result<Reply, ClientError> {
+        self.client.rejected(self.take(body, now))
+    }
+
+    fn take(&self, body: &[u8], now: FileTime) -> Result<Reply, ClientError> {
         let client = &self.client;
-        let incoming = Incoming::parse(body, &client.limits).map_err(unreadable)?;
+        let incoming = Incoming::parse(body, &client.limits).map_err(|refusal| {
+            client.received(body);
+            unreadable(refusal)
+        })?;
         if !incoming.is_secured {
+            client.received(body);
             let fault = read_fault(&incoming.document, incoming.envelope.body);
             return Err(ClientError::NotAuthenticated(fault.unwrap_or_default()));
         }
@@ -453,11 +533,15 @@ impl Pending {
         };
         let (action, relates_to) = (incoming.action.clone(), check_relates_to(&incoming, &self.message_id));
         let mut random = |octets: &mut [u8]| (client.random)(octets);
-        let opened = open_document(incoming.document, &policy, &mut PendingKeys(&self), &mut random);
-        let Opened { document, envelope, .. } = opened.map_err(|error| match error {
-            OpenError::UnknownContext => Reason::UnknownToken.into(),
-            OpenError::Rejected(rejected) => ClientError::Rejected(rejected.reason().clone()),
+        let opened = open_document(incoming.document, &policy, &mut PendingKeys(self), &mut random);
+        let Opened { document, envelope, .. } = opened.map_err(|error| {
+            client.received(body);
+            match error {
+                OpenError::UnknownContext => Reason::UnknownToken.into(),
+                OpenError::Rejected(rejected) => ClientError::Rejected(rejected.reason().clone()),
+            }
         })?;
+        client.traced(|| Traced::Received(secured_message(body, action.clone(), Some(&document))));
         // The header is signed, and decryption does not change it.
         relates_to?;
         let fault = read_fault(&document, envelope.body);
@@ -480,19 +564,36 @@ pub struct Establishing {
 impl Establishing {
     /// Takes the answer.
     pub fn receive(self, body: &[u8], now: FileTime) -> Result<ContextToken, ClientError> {
-        let size = KeySize::from(self.pending.client.suite);
+        let client = self.pending.client.clone();
+        let parent = self.renews.is_none().then(|| session_name(&self.pending.token));
         let reply = self.pending.receive(body, now)?;
-        let expected = if self.renews.is_some() { RENEWED } else { ESTABLISHED };
-        check_action(&reply, expected)?;
+        let token = client.rejected(Self::token(&client, &self.entropy, self.renews.as_ref(), &reply))?;
+        client.traced(|| {
+            let session = SessionName::new(SessionKind::Established, &token.name);
+            let (created, expires) = (token.created, token.expires);
+            Traced::Session { session: SessionName { parent, ..session }, created, expires }
+        });
+        Ok(token)
+    }
+
+    fn token(
+        client: &Client,
+        entropy: &[u8],
+        renews: Option<&TokenName>,
+        reply: &Reply,
+    ) -> Result<ContextToken, ClientError> {
+        let size = KeySize::from(client.suite);
+        let expected = if renews.is_some() { RENEWED } else { ESTABLISHED };
+        check_action(reply, expected)?;
         let (response, element) = SessionResponse::read(&reply.document, reply.body, size.bits())?;
         // Renew keeps the Identifier, and names another generation.
-        if let Some(TokenName::Context { identifier, .. }) = &self.renews {
+        if let Some(TokenName::Context { identifier, .. }) = renews {
             let keeps = matches!(&response.name, TokenName::Context { identifier: renewed, .. } if renewed == identifier);
-            if !keeps || Some(&response.name) == self.renews.as_ref() {
+            if !keeps || Some(&response.name) == renews {
                 return Err(Reason::Missing("Identifier or Instance of the renewed token").into());
             }
         }
-        let key = Key::from_entropy(size, &self.entropy, &response.entropy);
+        let key = Key::from_entropy(size, entropy, &response.entropy);
         Ok(ContextToken {
             element: extract(&reply.document, element)?,
             key: (&key).into(),
@@ -510,13 +611,61 @@ pub struct Cancelling(Pending);
 impl Cancelling {
     /// Takes the answer.
     pub fn receive(self, body: &[u8], now: FileTime) -> Result<(), ClientError> {
+        let (client, name) = (self.0.client.clone(), session_name(&self.0.token));
         let reply = self.0.receive(body, now)?;
-        check_action(&reply, CANCELLED)?;
-        match trust::is_cancelled(&reply.document, reply.body) {
-            true => Ok(()),
-            false => Err(Reason::Missing("RequestedTokenCancelled").into()),
-        }
+        let cancelled = check_action(&reply, CANCELLED).and_then(|()| {
+            match trust::is_cancelled(&reply.document, reply.body) {
+                true => Ok(()),
+                false => Err(Reason::Missing("RequestedTokenCancelled").into()),
+            }
+        });
+        client.rejected(cancelled)?;
+        client.traced(|| Traced::Cancelled(name));
+        Ok(())
     }
+}
+
+/// Decodes a message that is not secured, or cannot be opened.
+fn content_of(incoming: &Incoming) -> Content {
+    let Incoming { document, envelope, is_secured, .. } = incoming;
+    if *is_secured {
+        return Content::Other;
+    }
+    if let Some(fault) = read_fault(document, envelope.body) {
+        return Content::Fault(fault);
+    }
+    incoming.trust_element().and_then(|element| leg_of(document, element)).unwrap_or(Content::Other)
+}
+
+/// Decodes a leg of a server.
+fn leg_of(document: &Document, element: NodeId) -> Option<Content> {
+    let exchange = |exchange: Option<&tlsnego_service::message::BinaryExchange<'_>>| {
+        exchange.map(|exchange| trace::tls_exchange(&exchange.octets)).unwrap_or_default()
+    };
+    if document.is(element, TRUST.name("RequestSecurityTokenResponse")) {
+        let message = trust::read_response(document, element).ok()?;
+        return Some(Content::Leg { tls: exchange(message.binary_exchange.as_ref()) });
+    }
+    let mut responses = document.elements(element);
+    let message = trust::read_token_response(document, responses.next()?).ok()?;
+    let authenticator = responses.next().and_then(|node| trust::read_authenticator(document, node).ok());
+    let wrapped_key = message.cipher_value.unwrap_or_default();
+    Some(Content::Token(TokenLeg {
+        tls: exchange(message.binary_exchange.as_ref()),
+        identifier: crate::refusal::shortened(message.identifier.as_deref()?),
+        expires: message.lifetime.map(|(_, expires)| expires),
+        wrapped_key: trace::tls_records(&wrapped_key, "application data"),
+        wrapped_key_len: wrapped_key.len(),
+        authenticator_len: authenticator.and_then(|found| found.combined_hash).map(|hash| hash.len()),
+    }))
+}
+
+/// Decodes a secured message; `plain` is the same with all parts in clear.
+fn secured_message(octets: &[u8], action: String, plain: Option<&Document>) -> Message {
+    let limits = ParseLimits { octets: usize::MAX, ..ParseLimits::default() };
+    let layout = Document::parse(octets, &limits).ok().and_then(|sent| Layout::read(&sent, plain?).ok());
+    let content = layout.map_or(Content::Other, |layout| Content::Secured(Box::new(layout)));
+    Message { len: octets.len(), action, content }
 }
 
 fn check_action(reply: &Reply, expected: &str) -> Result<(), ClientError> {

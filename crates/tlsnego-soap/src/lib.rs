@@ -12,6 +12,7 @@
 //! | [`client`] | a client's side of the same |
 //! | [`address`] | the addresses of a service, normalised |
 //! | [`refusal`] | what a peer is told when it is refused, and the cause for the log |
+//! | [`trace`] | what a client sends and receives, decoded for people |
 
 pub mod address;
 pub mod client;
@@ -20,6 +21,7 @@ mod message;
 mod names;
 pub mod refusal;
 pub mod server;
+pub mod trace;
 mod trust;
 
 pub use http::{CONTENT_TYPE, HttpRequest, HttpResponse};

@@ -115,6 +115,10 @@ pub struct CallArgs {
     /// The operation has no reply: an HTTP status of 202 is its success, which nothing authenticates.
     #[arg(long)]
     pub one_way: bool,
+    /// Print each message on standard error, decoded: the TLS records inside, the tokens, and which key signs
+    /// and encrypts which parts; with --json one JSON object a line. No key and no password is printed.
+    #[arg(long)]
+    pub trace: bool,
     /// How far the clocks of this host and of the service may differ, in seconds.
     #[arg(long, value_name = "S", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub skew: u64,

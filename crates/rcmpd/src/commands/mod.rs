@@ -16,7 +16,6 @@ mod proxy_config;
 mod sidecar;
 mod sso;
 mod tlsnego;
-mod tlsnego_session;
 mod transfer;
 
 use crate::cli::{self, Cli, Command, ConfigFileArg, MethodArg, Parsed, WrongUse};

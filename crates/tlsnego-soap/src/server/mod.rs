@@ -4,8 +4,8 @@
 pub mod metadata;
 mod secured;
 
-pub(crate) use secured::confirms;
 pub use secured::{Call, CallFault};
+pub(crate) use secured::{confirms, session_name};
 
 use crate::address::Address;
 use crate::http::{HttpRequest, HttpResponse};

@@ -420,7 +420,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         let (key, entropy) = self.new_key(&asked, names::ISSUE)?;
         let parent = match &protection.keyed {
             Some(keyed) => keyed.session.name.clone(),
-            None => one_shot_name(&opened.token),
+            None => session_name(&opened.token),
         };
         let new = NewSession { name: urn(&self.random), key, identity, credential, source };
         let session = self.sessions.establish(new, &parent, now)?;
@@ -534,7 +534,8 @@ fn encrypted_key_name(sha1: &[u8; 20]) -> String {
     STANDARD.encode(sha1)
 }
 
-fn one_shot_name(token: &TokenName) -> String {
+/// The name of the session of a token.
+pub(crate) fn session_name(token: &TokenName) -> String {
     match token {
         TokenName::EncryptedKey(sha1) => encrypted_key_name(sha1),
         TokenName::Context { identifier, .. } => identifier.clone(),
@@ -555,7 +556,7 @@ fn call_session(
         Some(keyed) => Arc::new(Session { identity, credential, ..Session::clone(&keyed.session) }),
         None => {
             let times = (opened.timestamp.created, opened.timestamp.expires);
-            Arc::new(Session::one_shot(one_shot_name(&opened.token), identity, credential, times))
+            Arc::new(Session::one_shot(session_name(&opened.token), identity, credential, times))
         }
     }
 }

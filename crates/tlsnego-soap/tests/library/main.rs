@@ -5,3 +5,4 @@ mod matrix;
 mod metadata;
 mod peers;
 mod support;
+mod trace;

@@ -19,6 +19,7 @@ pub(crate) fn client() -> Client {
         skew: Skew::default(),
         limits: ParseLimits::default(),
         random: random(),
+        trace: None,
     }
 }
 

@@ -46,6 +46,7 @@ fn settings(
         skew: Skew::default(),
         limits: ParseLimits::default(),
         random: random(),
+        trace: None,
     };
     let is_certificate = credential == Credential::Certificate;
     let bootstrap = match binding.negotiate {

@@ -1,7 +1,7 @@
 //! `rcmpd tlsnego session …`
 
-use super::{admin_port, load};
 use crate::cli::SessionCommand;
+use crate::commands::{admin_port, load};
 use crate::output;
 use anyhow::{Context, bail};
 use http::{Method, StatusCode};

@@ -1,7 +1,8 @@
-//! `rcmpd tlsnego …`
+//! `rcmpd tlsnego call`.
 
-use super::{UNREACHABLE, UNUSABLE, failed, tlsnego_session};
-use crate::cli::{BindingArg, CallArgs, SuiteArg, TlsnegoCommand};
+use super::trace;
+use crate::cli::{BindingArg, CallArgs, SuiteArg};
+use crate::commands::{UNREACHABLE, UNUSABLE, failed};
 use crate::config::SecretRef;
 use crate::{clock, output};
 use anyhow::Context;
@@ -36,13 +37,6 @@ const FAULT: u8 = 3;
 const REFUSED: u8 = 5;
 /// Nothing proves that the answer is the service's.
 const NOT_AUTHENTICATED: u8 = 7;
-
-pub(super) async fn run(command: TlsnegoCommand) -> anyhow::Result<u8> {
-    match command {
-        TlsnegoCommand::Call(args) => call(&args).await,
-        TlsnegoCommand::Session(command) => tlsnego_session::run(command).await,
-    }
-}
 
 /// What became of one call.
 enum Outcome {
@@ -162,7 +156,7 @@ fn hint(error: &CallError) -> Option<&'static str> {
     }
 }
 
-async fn call(args: &CallArgs) -> anyhow::Result<u8> {
+pub(super) async fn call(args: &CallArgs) -> anyhow::Result<u8> {
     if input::is_standard(&args.body) && args.password_file.as_deref().is_some_and(input::is_standard) {
         return Err(failed(WRONG_USE, "--body and --password-file cannot both be standard input"));
     }
@@ -304,6 +298,7 @@ fn settings(args: &CallArgs) -> anyhow::Result<Settings> {
             random: Arc::new(|octets: &mut [u8]| {
                 getrandom::fill(octets).expect("the operating system has a source of randomness");
             }),
+            trace: args.trace.then(|| trace::printer(args.json.json)),
         },
         bootstrap,
         establish,
@@ -457,7 +452,7 @@ mod tests {
             assert_eq!(read(text).expect(text), expected);
         }
         for text in ["<a>", "</s:Body><s:Body>", "<!DOCTYPE a><a/>", "<p:a/>"] {
-            assert_eq!(super::super::exit_code(&read(text).expect_err(text)), UNUSABLE, "{text}");
+            assert_eq!(crate::commands::exit_code(&read(text).expect_err(text)), UNUSABLE, "{text}");
         }
     }
 

@@ -1,0 +1,14 @@
+//! `rcmpd tlsnego …`
+
+mod call;
+mod session;
+mod trace;
+
+use crate::cli::TlsnegoCommand;
+
+pub(super) async fn run(command: TlsnegoCommand) -> anyhow::Result<u8> {
+    match command {
+        TlsnegoCommand::Call(args) => call::call(&args).await,
+        TlsnegoCommand::Session(command) => session::run(command).await,
+    }
+}
