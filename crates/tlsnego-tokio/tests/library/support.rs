@@ -180,6 +180,10 @@ impl Host {
         *self.server.lock().expect("no panic") = fresh;
     }
 
+    pub(crate) fn service_certificate(&self) -> Vec<u8> {
+        self.certificates.service.der.clone()
+    }
+
     pub(crate) fn ran(&self) -> usize {
         self.ran.load(Ordering::SeqCst)
     }
