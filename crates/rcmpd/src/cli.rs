@@ -564,13 +564,22 @@ pub struct AccountFields {
     /// 1970, or "never".
     #[arg(long, value_name = "WHEN", value_parser = crate::clock::instant)]
     pub expires: Option<FileTime>,
-    /// A file with the account's password, in one line; - for standard input. Its NT hash is stored, sealed,
-    /// for NTLM ([sso.ntlm]).
+    /// A file with the account's password, in one line; - for standard input. Two hashes of it are stored,
+    /// sealed: an argon2id hash, for services that get the password itself, and the NT hash, for NTLM
+    /// ([sso.ntlm]).
     #[arg(long, value_name = "F")]
     pub password_file: Option<PathBuf>,
-    /// A file with the NT hash of the account's password, 32 hexadecimal digits; - for standard input.
-    #[arg(long, value_name = "F", conflicts_with = "password_file")]
+    /// Read the password from standard input, as --password-file - does. If that is a terminal, the command
+    /// asks for the password twice, and does not show it.
+    #[arg(long, conflicts_with = "password_file")]
+    pub password_stdin: bool,
+    /// A file with the NT hash of the account's password, 32 hexadecimal digits; - for standard input. The
+    /// account can use NTLM only: an argon2id hash that it has is removed.
+    #[arg(long, value_name = "F", conflicts_with_all = ["password_file", "password_stdin"])]
     pub nt_hash_file: Option<PathBuf>,
+    /// Store no NT hash, and remove the one that the account has: the account cannot use NTLM.
+    #[arg(long, conflicts_with = "nt_hash_file")]
+    pub no_nt_hash: bool,
 }
 
 /// Changes that need an existing account.
@@ -591,9 +600,9 @@ pub struct AccountChanges {
     /// Unlock the account.
     #[arg(long, conflicts_with = "lock")]
     pub unlock: bool,
-    /// Remove the NT hash: the account cannot use NTLM any more.
-    #[arg(long, conflicts_with_all = ["password_file", "nt_hash_file"])]
-    pub no_nt_hash: bool,
+    /// Remove the password: its argon2id hash and its NT hash.
+    #[arg(long, conflicts_with_all = ["password_file", "password_stdin", "nt_hash_file", "no_nt_hash"])]
+    pub no_password: bool,
 }
 
 /// Arguments of `rcmpd proxy-config`.
@@ -996,12 +1005,13 @@ pub enum DomainCommand {
     },
     /// Create a new key file after the key file of the database was lost
     ///
-    /// The key file encrypts the secrets of machine accounts and nothing else, so accounts are not affected.
-    /// The secrets are lost: each machine account and trust gets a random secret that no machine has. Set a
-    /// new one with `rcmpd machine set NAME --secret-file F`. If a key file exists, move it away first.
-    /// Restart the service afterwards.
+    /// The key file encrypts the secrets of machine accounts and the passwords of users, and nothing else of
+    /// accounts. These are lost. Each machine account and trust gets a random secret that no machine has: set
+    /// a new one with `rcmpd machine set NAME --secret-file F`. Users have no password afterwards: set a new
+    /// one with `rcmpd account set NAME --password-file F`. If a key file exists, move it away first. Restart
+    /// the service afterwards.
     Rekey {
-        /// Confirm that all secrets of machine accounts are lost.
+        /// Confirm that all secrets of machine accounts and all passwords of users are lost.
         #[arg(long, required = true)]
         forget_secrets: bool,
         #[command(flatten)]

@@ -24,6 +24,7 @@ pub mod sidecar;
 pub mod sso;
 pub mod stores;
 pub mod telemetry;
+pub mod terminal;
 pub mod tlsnego;
 pub mod trust;
 pub mod trust_secret;

@@ -53,6 +53,12 @@ pub fn file(bytes: &[u8]) {
     note(std::io::stdout().lock().write_all(bytes));
 }
 
+/// Asks for input on standard error. The line stays open for the answer.
+pub fn prompt(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = write!(stderr, "{}", visible(text)).and_then(|()| stderr.flush());
+}
+
 /// Prints help, the version, or an error of the command line parser.
 pub fn usage(error: &clap::Error) {
     note(error.print());

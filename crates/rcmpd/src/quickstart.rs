@@ -1,10 +1,10 @@
 //! `rcmpd quickstart`: a domain to try everything on.
 
+use crate::stores::Passwords;
 use account_store::file_access;
 use account_store::machines::{ChannelKind, Machine, NtHash, Secrets};
 use account_store::{
-    Account, AltSecurityIdentity, Change, Domain, DomainStore, Group, GroupScope, NtHashes, PasswordHash,
-    PasswordHashes, Profile, Put,
+    Account, AltSecurityIdentity, Change, Domain, DomainStore, Group, GroupScope, Profile, Put,
 };
 use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};
@@ -120,7 +120,7 @@ pub async fn make(dir: &Path, port: Option<u16>, parts: Parts) -> anyhow::Result
     write_new(&at("certs/site.pem"), &certificate.pem(), 0o644)?;
     write_new(&at("certs/site.key"), &key.serialize_pem(), 0o600)?;
 
-    let crate::stores::Made { store, hashes, passwords } =
+    let crate::stores::Made { store, passwords } =
         crate::stores::make_database(&at("accounts.db"), &at("accounts.key"), &domain)?;
     fill(&*store, &domain, now, &mappings).await?;
 
@@ -146,7 +146,7 @@ pub async fn make(dir: &Path, port: Option<u16>, parts: Parts) -> anyhow::Result
         text.push_str(&tlsnego_configuration(tlsnego_port(port)));
     }
     if with_sso || with_tlsnego {
-        make_users(dir, &*hashes, &*passwords, &domain).await?;
+        make_users(dir, &passwords, &domain).await?;
         text.push_str(AUDIT);
     }
     write_new(&at("rcmpd.toml"), &text, 0o644)?;
@@ -195,19 +195,13 @@ async fn make_sso(dir: &Path, store: &dyn DomainStore, domain: &Domain) -> anyho
 }
 
 /// Passwords of alice, who may get the master secret, and of bob, who may not.
-async fn make_users(
-    dir: &Path,
-    hashes: &dyn NtHashes,
-    passwords: &dyn PasswordHashes,
-    domain: &Domain,
-) -> anyhow::Result<()> {
+async fn make_users(dir: &Path, passwords: &Passwords, domain: &Domain) -> anyhow::Result<()> {
     make_folder(&dir.join("users"), 0o700)?;
     for (name, rid) in [("alice", 1001), ("bob", 1002)] {
         let password = Zeroizing::new(random_password()?);
         write_new(&dir.join(format!("users/{name}.password")), &format!("{}\n", &*password), 0o600)?;
         let sid = domain.sid.with_rid(rid).context("a SID has room for a RID")?;
-        hashes.set_nt_hash(sid, Some(NtHash::from_password(&password))).await?;
-        passwords.set_password_hash(sid, Some(PasswordHash::new(&password, random()?)?)).await?;
+        passwords.set(sid, &password, true).await?;
     }
     Ok(())
 }

@@ -4,10 +4,12 @@
 //! accounts are in the same database, or in a store of another kind, which a build may add ([`Kinds`]).
 
 mod kinds;
+mod passwords;
 mod served;
 
 pub use kinds::{Accounts, Kinds, OpenError, Settings};
 pub(crate) use kinds::{BUILT_IN, added};
+pub use passwords::{PasswordForms, Passwords};
 pub use served::ServedDatabase;
 
 use crate::config::{self, Config, StoreKind};
@@ -82,7 +84,7 @@ async fn fill(config: &Config, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
 
 /// What an operator can do if the key file of the database is missing or is another one.
 const LOST_KEY: &str = "put the key file back from its copy; if there is none, `rcmpd domain rekey --forget-secrets -c FILE` makes \
-                        a new key file, and then each machine needs a new secret";
+                        a new key file, and then each machine needs a new secret, and each user a new password";
 
 /// The database with the machines. If the key file cannot be used, it is opened without: accounts can be read
 /// and changed, queries about the secrets of machines fail, and a warning says so.
@@ -102,8 +104,10 @@ pub fn served_machines(config: &Config, with_secrets: bool) -> anyhow::Result<Se
         false => open_without_lost_secrets(config)?,
     };
     let database = ServedDatabase::new(Arc::clone(&store));
-    let hashes = is_one_database(config).then(|| Arc::clone(&store) as Arc<dyn NtHashes>);
-    let password_hashes = is_one_database(config).then(|| Arc::clone(&store) as Arc<dyn PasswordHashes>);
+    let (hashes, password_hashes) = match is_one_database(config) {
+        true => (Some(Arc::clone(&store) as _), Some(Arc::clone(&store) as _)),
+        false => (None, None),
+    };
     Ok(Served { machines: store, database, hashes, password_hashes })
 }
 
@@ -115,26 +119,24 @@ pub struct Served {
     pub database: ServedDatabase,
     /// The NT hashes of its accounts, if it has the accounts.
     pub hashes: Option<Arc<dyn NtHashes>>,
-    /// The hashes of their passwords, likewise.
+    /// The argon2id hashes of their passwords, if it has the accounts.
     pub password_hashes: Option<Arc<dyn PasswordHashes>>,
 }
 
-/// The NT hashes of accounts, to be written.
-pub fn nt_hashes(config: &Config) -> anyhow::Result<Arc<dyn NtHashes>> {
+/// The passwords of accounts, to be written.
+pub fn passwords(config: &Config) -> anyhow::Result<Passwords> {
     if !is_one_database(config) {
-        bail!("only accounts of kind = \"sqlite\" have NT hashes");
+        bail!("only accounts of kind = \"sqlite\" have passwords");
     }
-    Ok(open_whole(config)?)
+    Ok(Passwords::of(open_whole(config)?))
 }
 
 /// A new database.
 pub struct Made {
     /// Accounts, groups and machines.
     pub store: Arc<dyn DomainStore>,
-    /// The NT hashes of its accounts.
-    pub hashes: Arc<dyn NtHashes>,
-    /// The hashes of their passwords.
-    pub passwords: Arc<dyn PasswordHashes>,
+    /// The passwords of its accounts.
+    pub passwords: Passwords,
 }
 
 /// Makes a database and its key file, and opens it. A file that exists is never touched.
@@ -142,7 +144,7 @@ pub fn make_database(path: &Path, key: &Path, domain: &Domain) -> Result<Made, S
     let key = SealingKey::create(key)?;
     SqliteStore::create(path, domain)?;
     let store = Arc::new(SqliteStore::open(path, Some(&key))?);
-    Ok(Made { store: Arc::clone(&store) as _, hashes: Arc::clone(&store) as _, passwords: store })
+    Ok(Made { store: Arc::clone(&store) as _, passwords: Passwords::of(store) })
 }
 
 fn open_without_lost_secrets(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
@@ -243,14 +245,18 @@ pub struct Writable {
     pub accounts: Arc<dyn AccountAdmin>,
     /// The machines; where one database has everything, the same store.
     pub machines: Arc<dyn DomainStore>,
+    /// The passwords of the accounts, if the store keeps them. Without the key file they cannot be written:
+    /// [`passwords`] opens them for that.
+    pub passwords: Option<Passwords>,
 }
 
 /// The accounts of a configuration, to be changed. Refused if its kind of store is read-only.
 pub async fn writable(config: &Config) -> anyhow::Result<Writable> {
     match &section(config)?.kind {
         StoreKind::Sqlite(_) => {
-            let machines = machines(config)?;
-            Ok(Writable { accounts: Arc::clone(&machines) as _, machines })
+            let store = open_without_lost_secrets(config)?;
+            let passwords = Some(Passwords::of(Arc::clone(&store)));
+            Ok(Writable { accounts: Arc::clone(&store) as _, machines: store, passwords })
         }
         StoreKind::Memory(path) => {
             bail!("accounts are read from {}: change them there, and reload", path.display())
@@ -259,7 +265,7 @@ pub async fn writable(config: &Config) -> anyhow::Result<Writable> {
             bail!("accounts are the [[store.level]] of the configuration: change them there")
         }
         StoreKind::Added(kind, settings) => match open_added(config, kind, settings).await?.admin {
-            Some(accounts) => Ok(Writable { accounts, machines: machines(config)? }),
+            Some(accounts) => Ok(Writable { accounts, machines: machines(config)?, passwords: None }),
             None => bail!(
                 "stores of kind = \"{kind}\" are read-only: change the accounts where they are kept, and reload"
             ),

@@ -20,6 +20,7 @@ mod load;
 mod mapping;
 mod metrics;
 mod names;
+mod passwords;
 mod paths;
 mod revocation;
 mod rogue;

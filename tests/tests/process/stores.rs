@@ -105,6 +105,7 @@ fn accounts_outlive_the_loss_of_the_key_file() {
         for command in [
             &["account", "list"][..],
             &["account", "set", "bob", "--full-name", "Bob Brown"],
+            &["account", "show", "bob"],
             &["group", "list"],
             &["machine", "list"],
             &["explain", "certs/alice.pem"],

@@ -72,10 +72,11 @@ impl UserSecret for PasswordHash {
 
 impl Inner {
     fn user_secret<T: UserSecret>(&self, sid: &Sid) -> Result<Option<T>, StoreError> {
-        let seal = self.seal()?;
         let Some(rid) = sid.rid_in(&self.domain.sid) else { return Ok(None) };
         self.read_checked(|connection| {
+            // That there is none can be said without the key.
             let Some(sealed) = sealed(connection, T::KIND, rid)? else { return Ok(None) };
+            let seal = self.seal()?;
             let account = one(connection, ACCOUNT_BY_RID, [rid], |row| account(&self.domain, row))?;
             account.map(|account| T::from_plain(&seal.open_of_user(T::KIND, &account, &sealed)?)).transpose()
         })

@@ -5,45 +5,53 @@ use crate::cli::{AccountChanges, AccountCommand, AccountFields, ConfigArg};
 use crate::clock::now;
 use crate::config::SecretRef;
 use crate::output;
-use crate::stores;
+use crate::stores::{self, PasswordForms, Passwords};
+use crate::terminal;
 use account_store::admin::each_account;
 use account_store::fold::casefold;
 use account_store::unmatchable::unmatchable;
 use account_store::{
     Account, AccountAdmin, AccountFlags, AccountStore, AltSecurityIdentity, Change, GroupScope, Matches,
-    NtHash, NtHashes, Put, Query, Record, Unmatchable,
+    NtHash, Put, Query, Record, Unmatchable,
 };
 use anyhow::bail;
+use dtyp::Sid;
+use pem_file::input;
 use rcmp_service::explain::shell_quoted;
 use serde_json::{Value, json};
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use zeroize::Zeroizing;
 
 pub(super) async fn run(command: AccountCommand) -> anyhow::Result<u8> {
     match command {
         AccountCommand::Add { name, fields, config, json } => {
             check_name(&name)?;
-            let hash = nt_hash(&fields)?;
-            let hashes = hash.as_ref().map(|_| hashes(&config)).transpose()?;
-            let store = store(&config).await?.accounts;
+            let password = PasswordChange::read(&fields, false)?;
+            let passwords = password.as_ref().map(|_| passwords(&config)).transpose()?;
+            let writable = store(&config).await?;
+            let store = &*writable.accounts;
             // Before the account is compared with others, among which is this one.
             if let Matches::One(_) = store.find(&Query::Name(name.clone())).await? {
                 bail!("{name} exists already; `rcmpd account set {}` changes it", shell_quoted(&name));
             }
-            let account = new_account(&*store, &name);
-            write(&*store, Put::New, account, *fields, AccountChanges::default()).await?;
-            if let Some(hashes) = hashes {
-                hashes.set_nt_hash(lookup::account(&*store, &name).await?.account.sid, hash).await?;
+            let account = new_account(store, &name);
+            write(store, Put::New, account, *fields, AccountChanges::default()).await?;
+            if let (Some(change), Some(passwords)) = (password, passwords) {
+                change.apply(&passwords, lookup::account(store, &name).await?.account.sid).await?;
             }
-            show(&*store, &name, json.json).await
+            show(&writable, &name, json.json).await
         }
         AccountCommand::Set { name, rename, fields, changes, config, json } => {
-            let hash = nt_hash(&fields)?;
-            let hashes = (hash.is_some() || changes.no_nt_hash).then(|| hashes(&config)).transpose()?;
-            let stores::Writable { accounts: store, machines } = store(&config).await?;
-            let record = lookup::account(&*store, &name).await?;
+            let password = PasswordChange::read(&fields, changes.no_password)?;
+            let passwords = password.as_ref().map(|_| passwords(&config)).transpose()?;
+            let writable = store(&config).await?;
+            let store = &*writable.accounts;
+            let record = lookup::account(store, &name).await?;
             let mut account = record.account.clone();
             if let Some(name) = rename {
                 check_name(&name)?;
-                if account.name.ends_with('$') && machines.machine(&account.name).await?.is_some() {
+                if account.name.ends_with('$') && writable.machines.machine(&account.name).await?.is_some() {
                     bail!(
                         "{} is the computer of a machine account and cannot be renamed: add one with the new name, and remove this one",
                         account.name
@@ -53,15 +61,13 @@ pub(super) async fn run(command: AccountCommand) -> anyhow::Result<u8> {
             }
             let name = account.name.clone();
             let sid = account.sid;
-            write(&*store, Put::Existing, account, *fields, changes).await?;
-            if let Some(hashes) = hashes {
-                hashes.set_nt_hash(sid, hash).await?;
+            write(store, Put::Existing, account, *fields, changes).await?;
+            if let (Some(change), Some(passwords)) = (password, passwords) {
+                change.apply(&passwords, sid).await?;
             }
-            show(&*store, &name, json.json).await
+            show(&writable, &name, json.json).await
         }
-        AccountCommand::Show { name, config, json } => {
-            show(&*store(&config).await?.accounts, &name, json.json).await
-        }
+        AccountCommand::Show { name, config, json } => show(&store(&config).await?, &name, json.json).await,
         AccountCommand::List { text, config, json } => {
             list(&*store(&config).await?.accounts, text.as_deref(), json.json).await
         }
@@ -95,27 +101,59 @@ fn check_name(name: &str) -> anyhow::Result<()> {
     )
 }
 
-/// The NT hash that a file gives, itself or by a password.
-fn nt_hash(fields: &AccountFields) -> anyhow::Result<Option<NtHash>> {
-    let (path, is_password) = match (&fields.password_file, &fields.nt_hash_file) {
-        (Some(path), _) => (path, true),
-        (None, Some(path)) => (path, false),
-        (None, None) => return Ok(None),
-    };
-    let text = SecretRef::File(path.clone()).read().map_err(|error| failed(UNUSABLE, error))?;
-    if is_password {
-        return Ok(Some(NtHash::from_password(&text)));
-    }
-    let mut hash = [0; 16];
-    dtyp::read_hex(text.as_bytes(), &mut hash).ok_or_else(|| {
-        failed(UNUSABLE, format!("{}: an NT hash has 32 hexadecimal digits", path.display()))
-    })?;
-    Ok(Some(NtHash::new(hash)))
+/// What a command changes of a password.
+enum PasswordChange {
+    Password { password: Zeroizing<String>, with_nt_hash: bool },
+    NtHash(NtHash),
+    NoNtHash,
+    NoPassword,
 }
 
-/// Where the NT hashes of accounts are. It is opened before anything is written.
-fn hashes(config: &ConfigArg) -> anyhow::Result<std::sync::Arc<dyn NtHashes>> {
-    stores::nt_hashes(&load(&config.config)?)
+impl PasswordChange {
+    /// Reads the options, and the file that they name.
+    fn read(fields: &AccountFields, no_password: bool) -> anyhow::Result<Option<Self>> {
+        let standard_input = fields.password_stdin.then_some(Path::new("-"));
+        if let Some(path) = fields.password_file.as_deref().or(standard_input) {
+            let password = match input::is_standard(path) && io::stdin().is_terminal() {
+                true => {
+                    terminal::ask_new_password().map_err(|error| failed(UNUSABLE, format!("{error:#}")))?
+                }
+                false => secret(path)?,
+            };
+            return Ok(Some(Self::Password { password, with_nt_hash: !fields.no_nt_hash }));
+        }
+        if let Some(path) = &fields.nt_hash_file {
+            let mut hash = [0; 16];
+            dtyp::read_hex(secret(path)?.as_bytes(), &mut hash).ok_or_else(|| {
+                failed(UNUSABLE, format!("{}: an NT hash has 32 hexadecimal digits", path.display()))
+            })?;
+            return Ok(Some(Self::NtHash(NtHash::new(hash))));
+        }
+        Ok(match (no_password, fields.no_nt_hash) {
+            (true, _) => Some(Self::NoPassword),
+            (false, true) => Some(Self::NoNtHash),
+            (false, false) => None,
+        })
+    }
+
+    async fn apply(self, passwords: &Passwords, sid: Sid) -> anyhow::Result<()> {
+        match self {
+            Self::Password { password, with_nt_hash } => passwords.set(sid, &password, with_nt_hash).await?,
+            Self::NtHash(hash) => passwords.set_nt_hash(sid, hash).await?,
+            Self::NoNtHash => passwords.remove_nt_hash(sid).await?,
+            Self::NoPassword => passwords.remove(sid).await?,
+        }
+        Ok(())
+    }
+}
+
+fn secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+    SecretRef::File(path.to_owned()).read().map_err(|error| failed(UNUSABLE, error))
+}
+
+/// Where the passwords of accounts are. It is opened before anything is written.
+fn passwords(config: &ConfigArg) -> anyhow::Result<Passwords> {
+    stores::passwords(&load(&config.config)?)
 }
 
 /// An account with nothing but a name. The domain's own SID stands for the next free one.
@@ -262,15 +300,39 @@ fn groups_json(record: &Record) -> Vec<Value> {
         .collect()
 }
 
-async fn show(store: &dyn AccountAdmin, name: &str, as_json: bool) -> anyhow::Result<u8> {
-    let record = lookup::account(store, name).await?;
+/// The forms of an account's password, by their names for people and in JSON.
+fn forms(PasswordForms { argon2id, nt_hash }: PasswordForms) -> Vec<(&'static str, &'static str)> {
+    let named = [(argon2id, ("argon2id", "argon2id")), (nt_hash, ("NT hash", "nt_hash"))];
+    named.into_iter().filter(|(has, _)| *has).map(|(_, names)| names).collect()
+}
+
+async fn show(store: &stores::Writable, name: &str, as_json: bool) -> anyhow::Result<u8> {
+    let record = lookup::account(&*store.accounts, name).await?;
     let account = &record.account;
+    let password = match &store.passwords {
+        Some(passwords) => Some(passwords.forms(&account.sid).await.map(forms)),
+        None => None,
+    };
+    if let Some(Err(error)) = &password {
+        output::warning(&format!("{}: the password cannot be read: {error}", account.name));
+    }
     if as_json {
         let mut value = lookup::account_json(account);
         value["groups"] = groups_json(&record).into();
+        match password {
+            Some(Ok(forms)) => value["password"] = forms.iter().map(|(_, name)| *name).collect(),
+            Some(Err(_)) => value["password"] = Value::Null,
+            None => {}
+        }
         output::json(&value);
         return Ok(0);
     }
+    let password = match password {
+        Some(Ok(forms)) if forms.is_empty() => "none".to_owned(),
+        Some(Ok(forms)) => forms.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "),
+        Some(Err(_)) => "cannot be read".to_owned(),
+        None => String::new(),
+    };
     let mut facts = vec![
         ("account", account.name.clone()),
         ("sid", account.sid.to_string()),
@@ -279,6 +341,7 @@ async fn show(store: &dyn AccountAdmin, name: &str, as_json: bool) -> anyhow::Re
         ("name", account.profile.full_name.clone()),
         ("expires", account.expires.to_string()),
         ("home domain", account.home_domain.clone().unwrap_or_default()),
+        ("password", password),
     ];
     facts.extend(account.service_principal_names.iter().map(|name| ("spn", name.clone())));
     facts.extend(account.alt_security_identities.iter().map(|mapping| ("mapping", mapping.clone())));

@@ -59,7 +59,7 @@ fn report(counts: &Counts, what: &str, path: &Path, as_json: bool) {
 }
 
 pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json: bool) -> anyhow::Result<u8> {
-    let stores::Writable { accounts: store, machines } = stores::writable(config).await?;
+    let stores::Writable { accounts: store, machines, .. } = stores::writable(config).await?;
     let (len, mut lines): (u64, Box<dyn BufRead + Send>) = match input::is_standard(path) {
         true => (0, Box::new(BufReader::with_capacity(1 << 20, std::io::stdin()))),
         false => {
@@ -184,7 +184,7 @@ async fn warn_of_twins(
 }
 
 pub(super) async fn export(path: &Path, config: &Config, as_json: bool) -> anyhow::Result<u8> {
-    let stores::Writable { accounts: store, machines } = stores::writable(config).await?;
+    let stores::Writable { accounts: store, machines, .. } = stores::writable(config).await?;
     let to_standard_output = input::is_standard(path);
     let mut out: Box<dyn Write + Send> = match to_standard_output {
         true if as_json => bail!("with - the lines go to standard output, so --json is not possible"),

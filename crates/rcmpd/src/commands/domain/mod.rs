@@ -54,7 +54,7 @@ pub(super) async fn run(command: DomainCommand) -> anyhow::Result<u8> {
             }
             output::message_lines(
                 "Restart the service. Then give each machine and trust a new secret, here by `rcmpd machine set NAME --secret-file F`, \
-                 and at the other end",
+                 and at the other end; users that had a password need a new one: `rcmpd account set NAME --password-file F`",
             );
             Ok(0)
         }
