@@ -155,9 +155,10 @@ async fn each_outcome_has_an_exit_code_of_its_own() {
     }
     // --to is another host than that of the certificate.
     let localhost = Certificates { service: Pair::new("localhost"), client: Pair::new("client.example") };
-    let other = Host::plain(&Arc::new(localhost), SESSION, Credential::UserName);
+    let localhost = Arc::new(localhost);
+    let other = Host::plain(&localhost, SESSION, Credential::UserName);
     let (_other, other_url) = listening(&other).await;
-    fs::write(files.path("localhost.pem"), pem("CERTIFICATE", &other.service_certificate())).unwrap();
+    fs::write(files.path("localhost.pem"), pem("CERTIFICATE", &localhost.service.der)).unwrap();
     let called = files
         .call(&other_url, &format!("--action urn:echo --body echo.xml --ca localhost.pem {USER_OPTIONS}"));
     assert!(called.code == 7 && called.said.contains(rejected), "{called:?}");

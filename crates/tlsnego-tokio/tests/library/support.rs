@@ -180,10 +180,6 @@ impl Host {
         *self.server.lock().expect("no panic") = fresh;
     }
 
-    pub(crate) fn service_certificate(&self) -> Vec<u8> {
-        self.certificates.service.der.clone()
-    }
-
     pub(crate) fn ran(&self) -> usize {
         self.ran.load(Ordering::SeqCst)
     }
