@@ -43,7 +43,7 @@ mod telemetry;
 mod tlsnego;
 mod tlsnego_call;
 #[path = "../../../crates/tlsnego-tokio/tests/library/support.rs"]
-#[allow(dead_code, reason = "a part of it is for the tests of tlsnego-tokio alone")]
+#[expect(dead_code, reason = "a part of it is for the tests of tlsnego-tokio alone")]
 mod tlsnego_host;
 mod undone;
 mod upkeep;

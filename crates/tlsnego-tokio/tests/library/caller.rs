@@ -416,3 +416,30 @@ async fn a_session_that_was_dropped_is_opened_anew_once() {
     // Four legs and RST/SCT, twice, and two calls: TLS 1.2 needs two exchanges.
     assert_eq!((host.ran(), host.messages.load(Ordering::SeqCst)), (0, 2 * 4));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_an_observer_ended_is_opened_anew() {
+    let certificates = Arc::new(Certificates::new());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let copy = Arc::clone(&seen);
+    let host =
+        Host::new(&certificates, SESSION, Credential::UserName, now, move |_, message, status, body| {
+            *copy.lock().expect("no panic") = message.to_vec();
+            Way::Sent(status, body)
+        });
+    let (mut caller, _listening) = caller_of(&certificates, &host, |_| {}).await;
+    echo(&mut caller, "x").await.expect("a reply");
+    let before = name(&caller);
+    // An observer of an Identifier can send messages under it that do not decrypt: the third ends the session.
+    let call = seen.lock().expect("no panic").clone();
+    let end = b"</e:CipherValue>";
+    let at = call.windows(end.len()).rposition(|window| window == end).expect("a cipher value");
+    for n in 1..=3 {
+        let mut broken = call.clone();
+        broken[at - 8 - n] = if broken[at - 8 - n] == b'A' { b'B' } else { b'A' };
+        assert_eq!(host.post(&broken).await, 500);
+    }
+    assert!(echo(&mut caller, "after").await.expect("a reply").contains("after"));
+    assert_ne!(name(&caller), before);
+    assert_eq!(host.ran(), 2);
+}

@@ -184,6 +184,17 @@ impl Host {
         self.ran.load(Ordering::SeqCst)
     }
 
+    /// Takes a message that did not come from the client; returns the status of its answer.
+    pub(crate) async fn post(&self, body: &[u8]) -> u16 {
+        let server = Arc::clone(&self.server.lock().expect("no panic"));
+        let source = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+        let request = HttpRequest { content_type: Some(CONTENT_TYPE), body, source };
+        match server.receive(&request, (self.clock)()).await {
+            Answer::Reply(reply) => reply.response.status,
+            Answer::Call(_) => 200,
+        }
+    }
+
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, &'static str> {
         let content_type = request.headers().get("content-type").cloned().expect("a type");
         let body = request.into_body().collect().await.map_err(|_| "the request ended")?.to_bytes();
