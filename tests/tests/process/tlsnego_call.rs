@@ -184,6 +184,29 @@ async fn each_outcome_has_an_exit_code_of_its_own() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_web_server_of_an_https_url_is_checked_beside_the_service() {
+    let files = Files::new();
+    let host = Host::plain(&files.certificates, SESSION, Credential::UserName);
+    let web = Pair::new("localhost");
+    fs::write(files.path("web.pem"), pem("CERTIFICATE", &web.der)).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![web.der.clone().into()], web.key())
+        .unwrap();
+    let listening = listen(&host, ([127, 0, 0, 1], 0).into(), Some(Arc::new(tls))).await;
+    let url = format!("https://localhost:{}/echo", listening.address.port());
+    let called = files.call(&url, &format!("{ECHO} {USER_OPTIONS} --https-ca web.pem"));
+    assert_eq!(called.code, 0, "{called:?}");
+    // --ca is for both unless --https-ca is there.
+    let called = files.call(&url, &format!("{ECHO} {USER_OPTIONS}"));
+    assert!(called.code == 4 && called.said.contains("certificate"), "{called:?}");
+    assert_eq!(host.ran(), 1);
+}
+
 /// What an attacker between client and service writes, who has no key.
 fn forged(body: &str) -> Vec<u8> {
     format!(
