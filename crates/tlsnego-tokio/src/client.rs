@@ -62,6 +62,8 @@ pub struct Settings {
     pub username: Option<UsernameToken>,
     /// How long the service may take to answer one message.
     pub timeout: Duration,
+    /// Headers of each request beside `Content-Type`, such as those of W3C Trace Context.
+    pub headers: HeaderMap,
 }
 
 /// Why there is no reply.
@@ -257,7 +259,7 @@ impl Caller {
 
     /// The status says nothing that the answer does not say.
     async fn post(&self, octets: Vec<u8>) -> Result<HttpAnswer, CallError> {
-        let mut headers = HeaderMap::new();
+        let mut headers = self.settings.headers.clone();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(tlsnego_soap::CONTENT_TYPE));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         self.http.post(&self.settings.url, headers, Bytes::from(octets)).await.map_err(|error| match error {

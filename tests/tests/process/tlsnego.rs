@@ -1,8 +1,12 @@
 //! The gateway for SOAP clients as its operators and the service behind it see it.
 
-use rcmpd_tests::{Demo, Finished, Service, write_secret};
+use crate::telemetry::{Collector, attribute};
+use dtyp::hex;
+use rcmpd_tests::{Demo, Finished, Service, binary, write_secret};
+use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -181,16 +185,64 @@ fn account_that_is_disabled_or_gets_another_password_is_refused_at_the_next_call
     service
         .rcmpd(&[&["account", "set", "alice", "--password-file", "new.password"], &c[..]].concat())
         .code(0);
-    call(&service, "alice", &["--binding", "negotiated"]).code(5);
+    call(&service, "alice", &["--binding", "negotiated"]).code(7);
     write_secret(service.path("users/alice.password"), "another password\n");
     call(&service, "alice", &["--binding", "negotiated"]).code(0);
     service.rcmpd(&[&["account", "set", "alice", "--disable"], &c[..]].concat()).code(0);
     for binding in ["negotiated", "session"] {
-        call(&service, "alice", &["--binding", binding]).code(5);
+        call(&service, "alice", &["--binding", binding]).code(7);
     }
     call(&service, "bob", &[]).code(0);
     assert!(
         !service.log().contains(&old) && !service.log().contains("another password"),
         "no password is logged"
     );
+}
+
+/// What started the command that calls, by W3C Trace Context.
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const PARENT: &str = "b7ad6b7169203331";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_spans_in_the_trace_of_their_caller_which_goes_on_to_the_service() {
+    let (collector, endpoint) = Collector::listen().await;
+    let asked = tokio::task::spawn_blocking(move || {
+        let upstream = Upstream::start(|_| echoed());
+        let mut service = Demo::with_gateway(upstream.address, "")
+            .serve_with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)]);
+        std::fs::write(service.path("body.xml"), "<Echo xmlns=\"urn:echo\"/>").unwrap();
+        let url = format!("http://{}/service", service.gateway());
+        let status = Command::new(binary())
+            .args(["tlsnego", "call", &url, "--action", "urn:echo", "--body", "body.xml", "--user", "alice"])
+            .args(["--password-file", "users/alice.password", "--ca", "certs/ca.pem"])
+            .env("TRACEPARENT", format!("00-{TRACE}-{PARENT}-01"))
+            .current_dir(service.path(""))
+            .stdout(Stdio::null())
+            .status();
+        assert!(status.unwrap().success());
+        service.signal(Signal::TERM);
+        assert_eq!(service.ended(), 0);
+        upstream.asked()
+    })
+    .await
+    .unwrap();
+    let received = collector.0.lock().unwrap();
+    let spans: Vec<_> = received
+        .iter()
+        .flat_map(|request| &request.resource_spans)
+        .flat_map(|resource| &resource.scope_spans)
+        .flat_map(|scope| &scope.spans)
+        .filter(|span| span.name == "soap_message")
+        .collect();
+    let results: Vec<_> =
+        spans.iter().map(|span| attribute(&span.attributes, "result").unwrap_or_default()).collect();
+    assert_eq!(results, ["leg", "opened", "opened", "answered", "cancelled"]);
+    for span in &spans {
+        assert_eq!((&*hex(&span.trace_id), &*hex(&span.parent_span_id)), (TRACE, PARENT));
+    }
+    let call = spans[3];
+    assert_eq!(attribute(&call.attributes, "session.kind").as_deref(), Some("established"));
+    let [asked] = &asked[..] else { panic!("{asked:?}") };
+    let parent = format!("traceparent: 00-{TRACE}-{}-01", hex(&call.span_id));
+    assert!(asked.lines().any(|line| line == parent), "{parent}: {asked}");
 }

@@ -3,6 +3,7 @@
 use super::accounts::Accounts;
 use super::as_json;
 use super::metrics::Counters;
+use crate::forward::trace;
 use audit_log::AuditLog;
 use dcerpc_tokio::LogLimiter;
 use dtyp::Sid;
@@ -14,7 +15,8 @@ use std::sync::Arc;
 use tlsnego_service::session::{Ended, Session};
 use tlsnego_soap::server::Event;
 use tlsnego_tokio::gateway::{self, CallOutcome};
-use tracing::{debug, info, warn};
+use tracing::field::Empty;
+use tracing::{Span, debug, debug_span, info, warn};
 
 /// The headers that name a session.
 const SESSION_NAME: HeaderName = HeaderName::from_static("x-session-name");
@@ -58,6 +60,14 @@ impl Accounting {
     }
 }
 
+/// Records in a span what became of its message.
+fn note(span: &Span, result: &str, session: Option<&Session>) {
+    span.record("result", result);
+    if let Some(session) = session {
+        span.record("session.kind", session.kind.as_str()).record("session.name", session.name.as_str());
+    }
+}
+
 impl gateway::Accounting for Accounting {
     async fn headers(&self, session: &Session) -> Result<HeaderMap, String> {
         let mut headers = match &session.identity {
@@ -74,11 +84,34 @@ impl gateway::Accounting for Accounting {
         headers.insert(SESSION_NAME, value(&session.name)?);
         headers.insert(SESSION_KIND, HeaderValue::from_static(session.kind.as_str()));
         headers.insert(SESSION_INSTANCE, value(session.instance.as_deref().unwrap_or_default())?);
+        trace::put_headers(&Span::current(), &mut headers);
         Ok(headers)
+    }
+
+    fn span(&self, headers: &HeaderMap) -> Span {
+        let span = debug_span!(
+            target: "rcmpd::call",
+            "soap_message",
+            otel.kind = "server",
+            result = Empty,
+            session.kind = Empty,
+            session.name = Empty
+        );
+        trace::take_headers(&span, headers);
+        span
     }
 
     fn answered(&self, event: &Event, source: IpAddr) -> bool {
         self.counters.answered(event);
+        let span = Span::current();
+        match event {
+            Event::Leg => note(&span, "leg", None),
+            Event::Metadata => note(&span, "metadata", None),
+            Event::Opened(session) => note(&span, "opened", Some(session)),
+            Event::Renewed(session) => note(&span, "renewed", Some(session)),
+            Event::Cancelled(session) => note(&span, "cancelled", Some(session)),
+            Event::Refused(refusal) => note(&span, refusal.name(), None),
+        }
         let from = || json!({ "source": source });
         match event {
             Event::Leg | Event::Metadata => true,
@@ -101,9 +134,10 @@ impl gateway::Accounting for Accounting {
 
     fn called(&self, session: &Session, action: &str, outcome: &CallOutcome, source: IpAddr) {
         self.counters.called(session, outcome);
+        note(&Span::current(), outcome.name(), Some(session));
         let (error, reason) = match outcome {
-            CallOutcome::Failed(failure) => (failure.to_string(), failure.name()),
-            CallOutcome::NotWritten(error) => (error.clone(), "not_written"),
+            CallOutcome::Failed(failure) => (failure.to_string(), outcome.name()),
+            CallOutcome::NotWritten(error) => (error.clone(), outcome.name()),
             CallOutcome::Answered | CallOutcome::Fault | CallOutcome::OneWay => return,
         };
         let session = session.name.as_str();

@@ -68,14 +68,7 @@ impl Counters {
     }
 
     pub(super) fn called(&self, session: &Session, outcome: &CallOutcome) {
-        let result = match outcome {
-            CallOutcome::Answered => "answered",
-            CallOutcome::Fault => "fault",
-            CallOutcome::OneWay => "one_way",
-            CallOutcome::Failed(failure) => failure.name(),
-            CallOutcome::NotWritten(_) => "not_written",
-        };
-        self.calls.get_or_create(&CallLabels { kind: session.kind.as_str(), result }).inc();
+        self.calls.get_or_create(&CallLabels { kind: session.kind.as_str(), result: outcome.name() }).inc();
     }
 
     pub(super) fn ended(&self, ended: &Ended) {

@@ -32,6 +32,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument, Span};
 pub use upstream::Failure;
 use upstream::Upstream;
 
@@ -61,11 +62,27 @@ pub enum CallOutcome {
     NotWritten(String),
 }
 
+impl CallOutcome {
+    /// One word for metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Fault => "fault",
+            Self::OneWay => "one_way",
+            Self::Failed(failure) => failure.name(),
+            Self::NotWritten(_) => "not_written",
+        }
+    }
+}
+
 /// What the program knows of sessions and accounts.
 pub trait Accounting: Send + Sync + 'static {
     /// The headers that tell the service who calls, and in which session. The error refuses the call, because
     /// its account may not call any more, or cannot be looked up; it is for the log.
     fn headers(&self, session: &Session) -> impl Future<Output = Result<HeaderMap, String>> + Send;
+
+    /// The span of a request with these headers.
+    fn span(&self, headers: &HeaderMap) -> Span;
 
     /// A message was answered. False ends a session that it opened: what has to be audited could not be.
     fn answered(&self, event: &Event, source: IpAddr) -> bool;
@@ -245,6 +262,7 @@ where
             );
         }
         let content_type = request.headers().get(CONTENT_TYPE).cloned();
+        let span = self.accounting.span(request.headers());
         let body = Limited::new(request.into_body(), self.settings.message_len_max).collect();
         let body = match timeout(BODY_TIMEOUT, body).await {
             Ok(Ok(body)) => body.to_bytes(),
@@ -258,7 +276,8 @@ where
             Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the message did not come in time\n"),
         };
         let content_type = content_type.as_ref().and_then(|value| value.to_str().ok());
-        soap(self.receive(&HttpRequest { content_type, body: &body, source }).await)
+        let request = HttpRequest { content_type, body: &body, source };
+        soap(self.receive(&request).instrument(span).await)
     }
 
     async fn receive(&self, request: &HttpRequest<'_>) -> HttpResponse {

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use dtyp::FileTime;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use rustls_pki_types::CertificateDer;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -72,6 +72,7 @@ fn settings(
         establish: binding.establish,
         username: (credential == Credential::UserName).then(user),
         timeout: TIMEOUT,
+        headers: HeaderMap::new(),
     }
 }
 

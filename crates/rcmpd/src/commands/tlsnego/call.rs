@@ -304,6 +304,7 @@ fn settings(args: &CallArgs) -> anyhow::Result<Settings> {
         establish,
         username,
         timeout: Duration::from_secs(args.timeout),
+        headers: crate::forward::trace::headers_of_environment(),
     })
 }
 
