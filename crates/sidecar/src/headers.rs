@@ -414,7 +414,7 @@ impl Format {
         self.advertised().map(|name| (name, HeaderValue::from_static(""))).collect()
     }
 
-    /// [`Self::named`] in the order in which values get room.
+    /// Every header that is set, in the order in which values get room.
     pub fn layout(&self) -> Layout {
         let mut named: Vec<_> = self.named().collect();
         named.sort_by_key(|(_, meaning)| meaning.rank());

@@ -306,20 +306,19 @@ async fn identity(
 }
 
 /// The gateway, for an operator.
-fn gateway<'a>(shared: &'a Shared, headers: &HeaderMap) -> Result<&'a Tlsnego, Response> {
-    let not_found = |text: &'static str| (StatusCode::NOT_FOUND, text).into_response();
-    let operators = shared.operators.as_ref().ok_or_else(|| not_found("admin.token is not configured\n"))?;
-    operators.admits(headers).map_err(IntoResponse::into_response)?;
-    shared.tlsnego.as_ref().ok_or_else(|| not_found("[tlsnego] is not configured\n"))
+fn gateway<'a>(shared: &'a Shared, headers: &HeaderMap) -> Result<&'a Tlsnego, (StatusCode, &'static str)> {
+    let operators = shared.operators.as_ref();
+    operators.ok_or((StatusCode::NOT_FOUND, "admin.token is not configured\n"))?.admits(headers)?;
+    shared.tlsnego.as_ref().ok_or((StatusCode::NOT_FOUND, "[tlsnego] is not configured\n"))
 }
 
 /// All sessions of the TLSNEGO gateway.
 async fn sessions(State(shared): State<Shared>, headers: HeaderMap) -> Response {
-    match gateway(&shared, &headers) {
-        Ok(tlsnego) => Json(tlsnego.sessions()).into_response(),
-        Err(refused) => refused,
-    }
+    gateway(&shared, &headers).map(|tlsnego| Json(tlsnego.sessions())).into_response()
 }
+
+/// What is answered about a session that is not there.
+const NO_SESSION: (StatusCode, &str) = (StatusCode::NOT_FOUND, "there is no such session\n");
 
 /// One of them.
 async fn session(
@@ -327,11 +326,8 @@ async fn session(
     extract::Path(name): extract::Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    match gateway(&shared, &headers).map(|tlsnego| tlsnego.session(&name)) {
-        Ok(Some(session)) => Json(session).into_response(),
-        Ok(None) => (StatusCode::NOT_FOUND, "there is no such session\n").into_response(),
-        Err(refused) => refused,
-    }
+    let session = gateway(&shared, &headers).and_then(|tlsnego| tlsnego.session(&name).ok_or(NO_SESSION));
+    session.map(Json).into_response()
 }
 
 /// Ends one of them.
@@ -342,8 +338,8 @@ async fn end_session(
 ) -> Response {
     match gateway(&shared, &headers).map(|tlsnego| tlsnego.end(&name)) {
         Ok(true) => StatusCode::NO_CONTENT.into_response(),
-        Ok(false) => (StatusCode::NOT_FOUND, "there is no such session\n").into_response(),
-        Err(refused) => refused,
+        Ok(false) => NO_SESSION.into_response(),
+        Err(refused) => refused.into_response(),
     }
 }
 
