@@ -3,7 +3,7 @@
 //! Costs are processor time of the serving process, as the kernel's scheduler counts it, divided by calls.
 //! The server has one worker on a core of its own, so that it is busy and nothing but its work is counted.
 //! `BENCH_ACCOUNTS` (1000,1000000) chooses the sizes of the store, `BENCH_ONLY`
-//! (kernels,set-up,calls,strict,chain,sidecar,sso,rehearsal) what is measured.
+//! (kernels,set-up,calls,strict,chain,sidecar,sso,tlsnego,rehearsal) what is measured.
 
 #![expect(clippy::unwrap_used, reason = "what is wrong ends it")]
 
@@ -16,13 +16,16 @@ mod rehearsal;
 mod sidecar;
 mod sso;
 mod table;
+mod tlsnego;
 mod transport;
 
 use accounts::{Accounts, Policy};
 use cores::apart;
 use generator::{Generator, together};
 use rcmpd_tests::{Demo, Service};
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use table::Table;
 use transport::Transport;
 
@@ -33,16 +36,32 @@ const HANDSHAKES: usize = 800;
 const HANDSHAKES_AT_ONCE: usize = 8;
 const IDLE_CONNECTIONS: usize = 800;
 
-/// Processor time so far, in nanoseconds, of the threads of a process whose names begin with `name`.
-fn cpu_ns(process: u32, name: &str) -> u64 {
+/// Processor time so far, in nanoseconds, of each thread of a process whose name begins with `name`.
+fn cpu(process: u32, name: &str) -> Cpu {
     let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap().map(|task| task.unwrap().path());
     let named =
         tasks.filter(|task| fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.starts_with(name)));
-    let times = named.map(|task| {
-        let schedstat = fs::read_to_string(task.join("schedstat")).unwrap();
-        schedstat.split(' ').next().unwrap().parse::<u64>().unwrap()
+    // A thread may end meanwhile.
+    let times = named.filter_map(|task| {
+        let schedstat = fs::read_to_string(task.join("schedstat")).ok()?;
+        Some((task, schedstat.split(' ').next()?.parse().ok()?))
     });
-    times.sum()
+    Cpu(times.collect())
+}
+
+/// Processor time of threads.
+struct Cpu(BTreeMap<PathBuf, u64>);
+
+impl Cpu {
+    /// Nanoseconds since then. Threads that were idle and ended count as nothing.
+    fn since(&self, before: &Self) -> u64 {
+        self.0.iter().map(|(task, now)| now - before.0.get(task).copied().unwrap_or_default()).sum()
+    }
+}
+
+/// The sum of [`cpu`], where no thread ends.
+fn cpu_ns(process: u32, name: &str) -> u64 {
+    cpu(process, name).0.values().sum()
 }
 
 fn serve(accounts: u32, policy: Policy) -> (Service, Accounts) {
@@ -89,6 +108,9 @@ async fn main() {
     }
     if wanted("sso") {
         sso::measure(&mut table).await;
+    }
+    if wanted("tlsnego") {
+        tlsnego::measure(&mut table).await;
     }
     if wanted("rehearsal") {
         rehearsal::measure(&mut table, sizes.into_iter().max().unwrap_or(1000));

@@ -4,7 +4,7 @@ use crate::cores::apart;
 use crate::generator::together;
 use crate::table::Table;
 use crate::transport::Transport;
-use crate::{cpu_ns, least};
+use crate::{Cpu, cpu, least};
 use dcerpc::ndr::NdrSyntax;
 use dcerpc::pdu::SecTrailer;
 use dcerpc::security::{
@@ -140,14 +140,14 @@ async fn deliveries(
             get(&mut connection).await;
             connections.push(connection);
         }
-        let before = cpu_ns(service.pid(), "");
+        let before = cpu(service.pid(), "");
         together(connections.into_iter().map(|mut connection| async move {
             for _ in 0..CALLS / CONNECTIONS {
                 get(&mut connection).await;
             }
         }))
         .await;
-        (cpu_ns(service.pid(), "") - before) as f64 / 1000.0 / CALLS as f64
+        cpu(service.pid(), "").since(&before) as f64 / 1000.0 / CALLS as f64
     });
     let what =
         format!("delivery under {name}, its audit record flushed, {CONNECTIONS} connections, server CPU");
@@ -180,7 +180,7 @@ async fn set_ups(
             }
         }))
         .await;
-        (settled(service.pid()) - before) as f64 / 1000.0 / SET_UPS as f64
+        settled(service.pid()).since(&before) as f64 / 1000.0 / SET_UPS as f64
     });
     let budget = matches!(user, User::Kerberos(_)).then_some(200.0);
     let what = format!("connection with {name}, {CONNECTIONS} at once, server CPU");
@@ -194,12 +194,12 @@ async fn set_ups(
 }
 
 /// Processor time when nothing is left to do: the last leg of a context has no answer that could be awaited.
-fn settled(process: u32) -> u64 {
-    let mut last = cpu_ns(process, "");
+fn settled(process: u32) -> Cpu {
+    let mut last = cpu(process, "");
     for _ in 0..100 {
         std::thread::sleep(Duration::from_millis(50));
-        let now = cpu_ns(process, "");
-        if now - last < 100_000 {
+        let now = cpu(process, "");
+        if now.since(&last) < 100_000 {
             return now;
         }
         last = now;

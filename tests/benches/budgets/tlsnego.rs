@@ -1,0 +1,228 @@
+//! The gateway for SOAP clients: negotiations and secured calls, beside the TLS handshake alone.
+
+use crate::cores::apart;
+use crate::generator::together;
+use crate::table::Table;
+use crate::{cpu, least};
+use dtyp::FileTime;
+use rcmpd_tests::{Demo, Service};
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::version::TLS12;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tlsnego_service::freshness::Skew;
+use tlsnego_service::{Moment, TlsVersions, negotiation};
+use tlsnego_soap::client::Client;
+use tlsnego_tokio::client::{Answer, Bootstrap, Caller, ServerCertificates, Settings};
+use xml_security::{ParseLimits, Suite, UsernameToken};
+
+const CONNECTIONS: usize = 8;
+const CALLS: usize = 1_600;
+const NEGOTIATIONS: usize = 400;
+const HANDSHAKES: usize = 400;
+/// Octets in the body of a call.
+const BODY_LEN: usize = 2 << 10;
+
+/// The certificate of the demo, whatever it is.
+struct Any;
+
+impl ServerCertificates for Any {
+    fn check(&self, _: &[CertificateDer<'static>]) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+fn moment() -> Moment {
+    let wall = SystemTime::now();
+    let uptime = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    Moment { wall: FileTime::from(wall), uptime }
+}
+
+/// A service that answers each call with a body of the same length. Its time is not counted.
+fn upstream() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let body = envelope("EchoResponse");
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/soap+xml\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let answer = answer.clone();
+            std::thread::spawn(move || serve(&stream.unwrap(), &answer));
+        }
+    });
+    address
+}
+
+fn serve(stream: &TcpStream, answer: &str) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let (mut len, mut line) = (0, String::new());
+        while line != "\r\n" {
+            line.clear();
+            if reader.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            if let Some(value) = line.strip_prefix("content-length: ") {
+                len = value.trim().parse().ok()?;
+            }
+        }
+        reader.read_exact(&mut vec![0; len]).ok()?;
+        (&*stream).write_all(answer.as_bytes()).ok()?;
+    }
+}
+
+fn content(name: &str) -> String {
+    format!("<{name} xmlns=\"urn:echo\">{}</{name}>", "x".repeat(BODY_LEN))
+}
+
+fn envelope(name: &str) -> String {
+    let soap = "http://www.w3.org/2003/05/soap-envelope";
+    format!("<s:Envelope xmlns:s=\"{soap}\"><s:Body>{}</s:Body></s:Envelope>", content(name))
+}
+
+fn caller(service: &Service, establish: bool) -> Caller {
+    let url = format!("http://{}/service", service.gateway());
+    let client = Client {
+        to: url.clone(),
+        suite: Suite::BASIC256,
+        skew: Skew::default(),
+        limits: ParseLimits::default(),
+        random: Arc::new(|octets: &mut [u8]| getrandom::fill(octets).unwrap()),
+        trace: None,
+    };
+    let tls = negotiation::Client::new(None, TlsVersions::Tls12).unwrap();
+    let settings = Settings {
+        url: url.parse().unwrap(),
+        https: None,
+        client,
+        bootstrap: Bootstrap::Negotiate { tls, certificates: Box::new(Any) },
+        establish,
+        username: Some(UsernameToken {
+            username: "alice".to_owned(),
+            password: service.password("alice").into(),
+        }),
+        timeout: Duration::from_secs(60),
+        headers: http::HeaderMap::new(),
+    };
+    Caller::new(settings, moment)
+}
+
+pub(crate) async fn measure(table: &mut Table) {
+    let demo = Demo::with_gateway(upstream(), "");
+    let service = apart(|| demo.serve_with(&[("TOKIO_WORKER_THREADS", "1")]));
+    let handshake = handshakes(&service);
+    table.row("TLS 1.2 handshake of the gateway's certificate in memory, server side", handshake, "µs", None);
+    let each = least(async || {
+        let before = cpu(service.pid(), "");
+        together((0..CONNECTIONS).map(|_| async {
+            for _ in 0..NEGOTIATIONS / CONNECTIONS {
+                caller(&service, false).open().await.unwrap();
+            }
+        }))
+        .await;
+        cpu(service.pid(), "").since(&before) as f64 / 1000.0 / NEGOTIATIONS as f64
+    });
+    let each = each.await;
+    let what = format!("TLSNEGO negotiation, {CONNECTIONS} at once, server CPU");
+    table.row(&what, each, "µs", None);
+    table.row("a negotiation, times the handshake", each / handshake, "", Some(1.5));
+    for (establish, what) in
+        [(true, "of a session"), (false, "under a negotiated token, with a cached password")]
+    {
+        let each = least(async || calls(&service, establish).await).await;
+        let what = format!(
+            "secured call {what}, {BODY_LEN} octets there and back, {CONNECTIONS} connections, server CPU with HTTP"
+        );
+        table.row(&what, each, "µs", Some(150.0));
+    }
+}
+
+async fn calls(service: &Service, establish: bool) -> f64 {
+    let body =
+        format!("<s:Body xmlns:s=\"http://www.w3.org/2003/05/soap-envelope\">{}</s:Body>", content("Echo"));
+    let body = body.as_bytes();
+    let mut callers = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut caller = caller(service, establish);
+        call(&mut caller, body).await;
+        callers.push(caller);
+    }
+    let before = cpu(service.pid(), "");
+    together(callers.into_iter().map(|mut caller| async move {
+        for _ in 0..CALLS / CONNECTIONS {
+            call(&mut caller, body).await;
+        }
+    }))
+    .await;
+    cpu(service.pid(), "").since(&before) as f64 / 1000.0 / CALLS as f64
+}
+
+async fn call(caller: &mut Caller, body: &[u8]) {
+    match caller.call("urn:echo", body).await.unwrap() {
+        Answer::Reply(reply) => assert!(!reply.is_fault),
+        Answer::Accepted => panic!("a reply was due"),
+    }
+}
+
+/// What the server's side of a TLS handshake takes, with the same key.
+fn handshakes(service: &Service) -> f64 {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&fs::read(service.path("certs/site.pem")).unwrap())
+        .map(Result::unwrap)
+        .collect();
+    let key = PrivateKeyDer::from_pem_slice(&fs::read(service.path("certs/site.key")).unwrap()).unwrap();
+    let mut roots = RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(&fs::read(service.path("certs/ca.pem")).unwrap()).unwrap();
+    roots.add(ca).unwrap();
+    let server = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[&TLS12])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let client = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[&TLS12])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let (server, client) = (Arc::new(server), Arc::new(client));
+    let mut spent = Duration::ZERO;
+    for _ in 0..HANDSHAKES {
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = ClientConnection::new(Arc::clone(&client), name).unwrap();
+        let started = Instant::now();
+        let mut server = ServerConnection::new(Arc::clone(&server)).unwrap();
+        spent += started.elapsed();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut flight = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut flight).unwrap();
+            }
+            let started = Instant::now();
+            let mut flight = flight.as_slice();
+            while !flight.is_empty() {
+                server.read_tls(&mut flight).unwrap();
+                server.process_new_packets().unwrap();
+            }
+            let mut answer = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut answer).unwrap();
+            }
+            spent += started.elapsed();
+            let mut answer = answer.as_slice();
+            while !answer.is_empty() {
+                client.read_tls(&mut answer).unwrap();
+                client.process_new_packets().unwrap();
+            }
+        }
+    }
+    spent.as_secs_f64() * 1e6 / HANDSHAKES as f64
+}
