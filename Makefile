@@ -8,12 +8,13 @@ TARGET  = $(shell $(CARGO) metadata --locked --no-deps --format-version 1 | \
 BUILT   = $(TARGET)/release
 export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 
-.PHONY: help demo demo-web demo-sso release run test test-full check check-arrows check-docs docs oracle bench fuzz peers
+.PHONY: help demo demo-web demo-sso demo-tlsnego release run test test-full check check-arrows check-docs docs oracle bench fuzz peers
 
 help:
 	@echo 'make demo     build, make a demo domain, serve it, ask who alice is, stop'
 	@echo 'make demo-web the same behind nginx, or behind our own TLS front where there is none'
 	@echo 'make demo-sso the master secret: an administrator gets it, another user does not, it is rotated'
+	@echo 'make demo-tlsnego a SOAP client negotiates a token with the gateway, and calls a service behind it'
 	@echo 'make release  the program to install, stripped, with its symbols beside it'
 	@echo 'make run      make a demo domain in ./rcmpd-demo (unless it is there) and serve it'
 	@echo 'make test     everything that proves the product, foreign peers included'
@@ -24,7 +25,7 @@ help:
 	@echo 'make fuzz     the fuzz targets, each for a while (FUZZ_SECONDS=600)'
 
 # The profile is quick to build; what is measured and shipped is the release.
-demo demo-web demo-sso:
+demo demo-web demo-sso demo-tlsnego:
 	@echo 'Building rcmpd: some four minutes on two cores the first time, seconds later'
 	$(CARGO) build --locked --profile demo -p rcmpd
 	@echo 'Running the demo: some seconds'
