@@ -429,7 +429,7 @@ pub async fn check(config: &Config) -> Checked {
         checked.warnings.extend(found.warnings);
     }
     if let Some(section) = &config.tlsnego {
-        let found = checked.add(crate::tlsnego::findings(section, config.mapping.as_ref()));
+        let found = checked.add(crate::tlsnego::findings(config, section));
         checked.warnings.extend(found.into_iter().flatten());
     }
     checked.add(audit_log::check(&config.audit));
@@ -493,9 +493,9 @@ fn secrets(config: &Config, checked: &mut Checked) {
             checked.secret(&format!("the secret of [[peer]] {}", peer.domain), secret, false);
         }
     }
-    for domain in config.sso.iter().flat_map(|sso| &sso.ntlm).flat_map(|ntlm| &ntlm.domains) {
+    for (section, domain) in config.checked_domains() {
         if let Some(secret) = &domain.peer.secret {
-            let key = format!("the secret of [[sso.ntlm.domain]] {}", domain.peer.domain);
+            let key = format!("the secret of {section} {}", domain.peer.domain);
             checked.secret(&key, secret, false);
         }
     }

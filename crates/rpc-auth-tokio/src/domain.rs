@@ -1,4 +1,5 @@
 use dcerpc::limits::source_of;
+use dtyp::FileTime;
 use netlogon_tokio::{Asker, LogonRequest, Servers};
 use netlogon_transport::client::NetworkLogon;
 use netlogon_transport::message::{
@@ -91,7 +92,7 @@ fn verdict(domain: &str, reply: LogonReply) -> ProofVerdict {
         source: IdentitySource::DomainController { domain: domain.to_owned() },
         password: None,
         delegated_by: Vec::new(),
-        expires: None,
+        expires: Some(user.kick_off_time).filter(|end| *end != FileTime::UNSET && *end < FileTime::NEVER),
     };
     ProofVerdict::Accepted {
         session_base_key: SessionBaseKey::new(*user.session_key.expose()),
@@ -102,7 +103,7 @@ fn verdict(domain: &str, reply: LogonReply) -> ProofVerdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dtyp::{NtStatus, Sid};
+    use dtyp::{FileTime, NtStatus, Sid};
     use netlogon_tokio::{ClientAccount, PoolLimits, ServerSource};
     use netlogon_transport::message::LogonValidation;
     use netlogon_transport::secret::{SharedSecret, UserSessionKey};
@@ -111,6 +112,7 @@ mod tests {
     fn reply(change: impl FnOnce(&mut LogonReply, &mut LogonValidation)) -> LogonReply {
         let mut reply = LogonReply { validation: None, authoritative: true, status: NtStatus::SUCCESS };
         let mut user = LogonValidation {
+            kick_off_time: FileTime::NEVER,
             effective_name: "alice".into(),
             user_id: 1104,
             primary_group_id: 513,
@@ -141,6 +143,18 @@ mod tests {
         );
         assert_eq!(session_base_key.expose(), &[1; 16]);
         assert_eq!(identity.source, IdentitySource::DomainController { domain: "CORP".into() });
+    }
+
+    #[test]
+    fn a_user_ends_when_the_controller_says_that_the_account_ends() {
+        let end = FileTime::from_unix(1_900_000_000);
+        for (kick_off_time, expected) in
+            [(FileTime::UNSET, None), (FileTime::NEVER, None), (FileTime(u64::MAX), None), (end, Some(end))]
+        {
+            let reply = reply(|_, user| user.kick_off_time = kick_off_time);
+            let ProofVerdict::Accepted { identity, .. } = verdict("CORP", reply) else { panic!("accepted") };
+            assert_eq!(identity.expires, expected, "{kick_off_time}");
+        }
     }
 
     #[test]

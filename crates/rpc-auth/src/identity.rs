@@ -23,8 +23,8 @@ pub struct UserIdentity {
     /// Services through which the ticket was delegated (S4U2Proxy, PAC buffer 11), in their order; empty if
     /// it was not delegated.
     pub delegated_by: Vec<String>,
-    /// When the context ends: the end of the ticket, and the clock skew that is allowed. `None` if the
-    /// mechanism sets no end (NTLM).
+    /// When the context ends: the end of the ticket, and the clock skew that is allowed, or when the domain
+    /// controller says that the account may not be used any more. `None` if neither sets an end.
     pub expires: Option<FileTime>,
 }
 

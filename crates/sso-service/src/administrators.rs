@@ -193,7 +193,7 @@ impl AccessRules {
     }
 
     /// SID filtering: whether what proved the user may give a user this SID.
-    fn may_have(&self, user: &UserIdentity, sid: &Sid) -> bool {
+    pub fn may_have(&self, user: &UserIdentity, sid: &Sid) -> bool {
         let (authority, is_own_controller) = match &user.source {
             IdentitySource::LocalStore => return true,
             IdentitySource::DomainController { domain } => {

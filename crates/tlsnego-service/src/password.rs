@@ -43,6 +43,12 @@ pub trait PasswordStore: Send + Sync {
     /// before a cached verdict is used.
     fn revision(&self, name: &str) -> impl Future<Output = Result<Option<u64>, StoreFailed>> + Send;
 
+    /// In which queue the check of a name waits for its turn: 0, or one of [`Passwords::with_queues`]. What
+    /// asks another server has a queue of its own, so that a server that is slow delays its own names alone.
+    fn queue(&self, _name: &str) -> usize {
+        0
+    }
+
     /// Whose password it is; none if it is wrong, or there is no such account, in the same time.
     fn check(
         &self,
@@ -58,8 +64,8 @@ pub struct PasswordSettings {
     pub accepted: Duration,
     /// A wrong password: a domain controller that locks accounts is asked once in this window.
     pub rejected: Duration,
-    /// Checks at once: as many as there are cores where argon2id holds one and some 20 MiB, and as many as
-    /// the domain controller may be asked where it waits for an answer.
+    /// Checks at once in the first queue: as many as there are cores, because argon2id holds one and some 20
+    /// MiB.
     pub parallel: usize,
 }
 
@@ -75,7 +81,8 @@ pub struct Passwords<S> {
     key: Zeroizing<[u8; 32]>,
     settings: PasswordSettings,
     verdicts: Mutex<Verdicts>,
-    turns: Turns,
+    /// The queues of checks; there is one at least.
+    turns: Vec<Turns>,
 }
 
 impl<S> fmt::Debug for Passwords<S> {
@@ -151,8 +158,21 @@ impl<S: PasswordStore> Passwords<S> {
             key: Zeroizing::new(key),
             settings,
             verdicts: Mutex::new(verdicts),
-            turns: Turns::new(settings.parallel.max(1), WAITING_MAX),
+            turns: vec![Turns::new(settings.parallel.max(1), WAITING_MAX)],
         }
+    }
+
+    /// Adds queues 1 and up, with the number of checks at once in each.
+    #[must_use]
+    pub fn with_queues(mut self, parallel: impl IntoIterator<Item = usize>) -> Self {
+        self.turns.extend(parallel.into_iter().map(|parallel| Turns::new(parallel.max(1), WAITING_MAX)));
+        self
+    }
+
+    /// The queue of a name. A number that no queue has means the first.
+    fn turns(&self, name: &str) -> &Turns {
+        // INVARIANT: `new` makes the first.
+        self.turns.get(self.store.queue(name)).unwrap_or(&self.turns[0])
     }
 
     /// Whose password it is; none if it is wrong. `now` is monotonic.
@@ -179,11 +199,11 @@ impl<S: PasswordStore> Passwords<S> {
                     Outcome::Abandoned => continue,
                 },
                 Next::Ask(asking) => {
-                    let verdict = match self.turns.take(source).await {
+                    let verdict = match self.turns(name).take(source).await {
                         Some(_turn) => self.store.check(name, password).await,
                         None => Err(StoreFailed(format!(
                             "{WAITING_MAX} passwords wait for a check, the limit; there is room again when the account \
-                             store has answered: check its response time"
+                             store or domain controller has answered: check its response time"
                         ))),
                     };
                     let limit = match &verdict {

@@ -348,13 +348,19 @@ fn secret_does_not_leave_without_its_line_in_the_audit_log() {
 /// A demo, named as a member of the domain, whose users that domain controller checks. Members of a group
 /// there are administrators.
 pub(crate) fn with_domain_controller(demo: &Demo, dc: &SambaDc, computer: &str) {
-    rcmpd_tests::write_secret(demo.path("machines/FABRIKAM.secret"), dc.secret(&format!("{computer}$")));
     demo.edit(|text| {
-        let text = text.replace("\"DC1\"", &format!("\"{computer}\""));
         text.replace("administrators = [", &format!("administrators = [\"sid:{}\", ", dc.text("group")))
     });
+    with_checked_domain(demo, dc, computer, "sso.ntlm");
+}
+
+/// Has the users of a domain checked by its controller, for a section of the configuration. `computer` is the
+/// name of this server in that domain.
+pub(crate) fn with_checked_domain(demo: &Demo, dc: &SambaDc, computer: &str, section: &str) {
+    rcmpd_tests::write_secret(demo.path("machines/FABRIKAM.secret"), dc.secret(&format!("{computer}$")));
+    demo.edit(|text| text.replace("\"DC1\"", &format!("\"{computer}\"")));
     demo.configure(&format!(
-        "[[sso.ntlm.domain]]\ndomain = \"{}\"\nsid = \"{}\"\nnames = [\"{}\"]\nservers = [\"{}:{}\"]\n\
+        "[[{section}.domain]]\ndomain = \"{}\"\nsid = \"{}\"\nnames = [\"{}\"]\nservers = [\"{}:{}\"]\n\
          secret = \"file:machines/FABRIKAM.secret\"\ntimeout_s = 5",
         dc.text("netbios"),
         dc.text("sid"),

@@ -1,7 +1,8 @@
 //! The gateway of `rcmpd serve` in front of a plain SOAP service, called by a client that shares no code with it.
 
+use crate::sso::{enter, with_checked_domain};
 use dtyp::hex;
-use rcmpd_tests::peers::SAMBA_PYTHON;
+use rcmpd_tests::peers::{SAMBA_PYTHON, SambaDc};
 use rcmpd_tests::web::free_port;
 use rcmpd_tests::{Demo, Service, eventually, write_secret};
 use serde_json::{Value, json};
@@ -174,6 +175,100 @@ fn calls_under_the_negotiated_token_carry_the_user_name_each() {
             json!({ "binding": "call", "user": user, "password": service.password("alice") }),
         );
         assert_eq!(calls(&steps).len(), 2, "{user}: {steps:?}");
+    }
+}
+
+/// Runs samba-tool on the database of a domain controller.
+fn samba_tool(dc: &SambaDc, arguments: &[&str]) -> String {
+    let folder = dc.text("folder");
+    let mut command = dc.beside("samba-tool");
+    command.args(arguments).arg("-H").arg(format!("{folder}/private/sam.ldb"));
+    let output = command.arg("-s").arg(format!("{folder}/etc/smb.conf")).output().expect("it starts");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// How many wrong passwords a domain controller counts for a user.
+fn wrong_passwords(dc: &SambaDc, user: &str) -> u32 {
+    let shown = samba_tool(dc, &["user", "show", user, "--attributes=badPwdCount"]);
+    let count = shown.lines().find_map(|line| line.strip_prefix("badPwdCount: "));
+    count.map_or(0, |count| count.parse().expect("a number"))
+}
+
+#[test]
+fn users_of_a_domain_are_checked_by_its_controller() {
+    let dc = SambaDc::start();
+    enter(&dc);
+    samba_tool(&dc, &["domain", "passwordsettings", "set", "--account-lockout-threshold=20"]);
+    let echo = Echo::start();
+    let demo = Demo::with_gateway(echo.address, "");
+    with_checked_domain(&demo, &dc, "WEB01", "tlsnego");
+    // A local account has the name of a user of the domain.
+    demo.rcmpd(&["account", "set", "alice", "--rename", "nora", "-c", "rcmpd.toml"]).code(0);
+    let service = demo.serve();
+    let (there, here) =
+        (dc.facts["users"]["nora"].as_str().expect("a password").to_owned(), service.password("alice"));
+    let call = |user: &str, password: &str, binding: &str, calls: u32| {
+        let user = json!({ "user": user, "password": password, "binding": binding, "calls": calls });
+        client(&service, user)
+    };
+    let upn = format!("nora@{}", dc.text("dns"));
+    let absolute = format!(r"{}.\NORA", dc.text("dns"));
+    for (user, binding) in
+        [(r"FABRIKAM\nora", "session"), (r"fabrikam\Nora", "call"), (&upn, "call"), (&absolute, "call")]
+    {
+        let steps = call(user, &there, binding, 2);
+        let calls = calls(&steps);
+        assert_eq!(calls.len(), 2, "{user}: {steps:?}");
+        for call in calls {
+            assert_eq!(call["Remote-User"], "FABRIKAM\\nora", "{user}: {call}");
+            let groups = call["Remote-Groups"].as_str().expect("there are groups");
+            assert!(groups.contains(&dc.text("group")), "{user}: {call}");
+        }
+    }
+    let steps = call("nora", &here, "call", 1);
+    assert_eq!(calls(&steps)[0]["Remote-User"], "CONTOSO\\nora", "{steps:?}");
+    // Each name is a matter of one store. A user that is disabled or expired there is refused with the right
+    // password.
+    let of = |name: &str| dc.facts["users"][name].as_str().expect("a password").to_owned();
+    for (user, password) in [
+        ("nora", &there),
+        (r"CONTOSO\nora", &there),
+        (r"FABRIKAM\nora", &here),
+        (&upn, &here),
+        (r"NOWHERE\nora", &there),
+        (r"NOWHERE\nora", &here),
+        (r"FABRIKAM\nils", &of("nils")),
+        (r"FABRIKAM\olga", &of("olga")),
+        (r"FABRIKAM\", &there),
+        (r"FABRIKAM\nora", &String::new()),
+    ] {
+        let steps = call(user, password, "call", 1);
+        assert!(calls(&steps).is_empty(), "{user}: {steps:?}");
+    }
+    // A wrong password is asked once, however often a client repeats it.
+    let before = wrong_passwords(&dc, "nora");
+    let failed = call(r"FABRIKAM\nora", "Nora-password-2", "call", 5);
+    let is_refused =
+        |step: &&Value| step["error"].as_str().is_some_and(|error| error.contains("FailedAuthentication"));
+    assert_eq!(failed.iter().filter(is_refused).count(), 5, "{failed:?}");
+    assert!(calls(&failed).is_empty(), "{failed:?}");
+    assert_eq!(wrong_passwords(&dc, "nora"), before + 1);
+    assert_eq!(calls(&call(r"FABRIKAM\nora", &there, "call", 1)).len(), 1, "she is served all the same");
+    let label = format!(
+        "domain=\"FABRIKAM\",server=\"{}:{}\",package=\"password\"",
+        dc.text("address"),
+        dc.text("port")
+    );
+    let metrics = service.get("/metrics").1;
+    assert!(metrics.contains(&format!("rcmpd_peer_answers_total{{{label}}}")), "{metrics}");
+    // Without a controller nothing is decided of names that are not cached, and local accounts do not wait.
+    drop(dc);
+    let steps = call(r"FABRIKAM\NORA", &there, "call", 1);
+    assert!(calls(&steps).is_empty(), "{steps:?}");
+    assert_eq!(calls(&call("nora", &here, "call", 1)).len(), 1);
+    for password in [&there, &here, "Nora-password-2"] {
+        assert!(!service.log().contains(password), "a password is in the log");
     }
 }
 

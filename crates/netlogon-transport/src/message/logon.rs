@@ -5,7 +5,7 @@ use crate::flags;
 use crate::keys::ChannelKeys;
 use crate::secret::UserSessionKey;
 use dcerpc::ndr::{NdrReader, NdrWriter, UnicodeStringHeader};
-use dtyp::{DecodeError, DecodeErrorKind, NtStatus, Sid};
+use dtyp::{DecodeError, DecodeErrorKind, FileTime, NtStatus, Sid};
 
 /// Most groups or SIDs in one list: `range(0,2048)` of the document.
 const GROUPS_MAX: usize = 2048;
@@ -156,6 +156,8 @@ const GROUP_ENABLED: u32 = 0x4;
 /// What a domain controller says of a user: the common part of NETLOGON_VALIDATION_SAM_INFO, INFO2 and INFO4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogonValidation {
+    /// KickOffTime: when the account may not be used any more; zero or [`FileTime::NEVER`] if it has no end.
+    pub kick_off_time: FileTime,
     /// EffectiveName: the account's name.
     pub effective_name: String,
     /// The account's RID.
@@ -195,14 +197,13 @@ impl LogonValidation {
 
     fn read(reader: &mut NdrReader<'_>, level: u16) -> Result<Self, DecodeError> {
         reader.align_pointer("ValidationInformation")?;
-        for time in [
-            "LogonTime",
-            "LogoffTime",
-            "KickOffTime",
-            "PasswordLastSet",
-            "PasswordCanChange",
-            "PasswordMustChange",
-        ] {
+        for time in ["LogonTime", "LogoffTime"] {
+            read_words(reader, time, 2)?;
+        }
+        // OLD_LARGE_INTEGER: two words, the low one first.
+        let kick_off_time = [reader.u32("KickOffTime")?, reader.u32("KickOffTime")?];
+        let kick_off_time = FileTime(u64::from(kick_off_time[0]) | u64::from(kick_off_time[1]) << 32);
+        for time in ["PasswordLastSet", "PasswordCanChange", "PasswordMustChange"] {
             read_words(reader, time, 2)?;
         }
         let texts = [
@@ -271,6 +272,7 @@ impl LogonValidation {
             header.referent(reader, what)?;
         }
         Ok(Self {
+            kick_off_time,
             effective_name,
             user_id,
             primary_group_id,
@@ -437,6 +439,7 @@ mod tests {
         stub[0] = level as u8;
         let mut set = |at: usize, bytes: &[u8]| stub[8 + at..8 + at + bytes.len()].copy_from_slice(bytes);
         let pointer = [4, 0, 2, 0];
+        set(0x10, &[1, 2, 3, 4, 5, 6, 7, 0]); // KickOffTime
         set(0x30, &[10, 0, 12, 0, 4, 0, 2, 0]); // EffectiveName, with room for a NUL
         set(0x64, &1104_u32.to_le_bytes());
         set(0x68, &513_u32.to_le_bytes());
@@ -486,6 +489,7 @@ mod tests {
             assert_eq!((reply.status, reply.authoritative), (NtStatus::SUCCESS, true));
             let user = reply.validation.expect("a user");
             assert_eq!((&user.effective_name[..], &user.logon_domain_name[..]), ("alice", "CORP"));
+            assert_eq!(user.kick_off_time, FileTime(0x0007_0605_0403_0201));
             let domain = Sid::new(5, &[21, 1, 2, 3]).expect("a SID");
             assert_eq!(user.user_sid(), domain.with_rid(1104));
             // The group with RID 514 is not enabled.

@@ -1,6 +1,6 @@
 //! The files that a configuration names, and who else may use them.
 
-use super::{Config, Mapping, SecretRef, Sso, StoreKind};
+use super::{CheckedDomain, Config, Mapping, SecretRef, Sso, StoreKind};
 use account_store::FileAccess;
 use account_store::file_access::database_files;
 use anyhow::{anyhow, bail};
@@ -22,6 +22,14 @@ fn files_of_sso(sso: &Sso) -> Vec<PathBuf> {
 }
 
 impl Config {
+    /// The domains whose controllers check users, with the section of each.
+    pub fn checked_domains(&self) -> impl Iterator<Item = (&'static str, &CheckedDomain)> {
+        let ntlm = self.sso.iter().flat_map(|sso| &sso.ntlm).flat_map(|ntlm| &ntlm.domains);
+        let tlsnego = self.tlsnego.iter().flat_map(|tlsnego| &tlsnego.domains);
+        let ntlm = ntlm.map(|domain| ("[[sso.ntlm.domain]]", domain));
+        ntlm.chain(tlsnego.map(|domain| ("[[tlsnego.domain]]", domain)))
+    }
+
     /// Refuses a configuration that names a file which users of this machine can read or change that must
     /// not, or whose audit log would be written into another file that is named. A file that is not there is
     /// left to what reads it.
@@ -87,7 +95,7 @@ impl Config {
         let secrets = secrets.chain(self.admin.iter().filter_map(|admin| admin.token.as_ref()));
         let secrets = secrets.chain(self.peers.iter().filter_map(|peer| peer.secret.as_ref()));
         let secrets = secrets.chain(self.relays.iter().map(|relay| &relay.secret));
-        let domains = self.sso.iter().filter_map(|sso| sso.ntlm.as_ref()).flat_map(|ntlm| &ntlm.domains);
+        let domains = self.checked_domains().map(|(_, domain)| domain);
         let secrets = secrets.chain(domains.filter_map(|domain| domain.peer.secret.as_ref()));
         let listeners = || self.sidecar.iter().flat_map(|sidecar| &sidecar.listen);
         let tickets = self.sidecar.iter().filter_map(|sidecar| sidecar.ticket.as_ref());

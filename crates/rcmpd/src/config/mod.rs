@@ -3,6 +3,7 @@
 //! A file is read in two steps. The parser checks sections, keys and types, and stops at the first error.
 //! Then all values are checked, and all errors are reported at once, each with its line and column.
 
+mod checked_domain;
 mod checker;
 mod diagnostics;
 pub(crate) mod files;
@@ -19,9 +20,10 @@ mod sso;
 mod tlsnego;
 mod trust;
 
+pub use checked_domain::CheckedDomain;
 pub use diagnostics::{ConfigError, Problem};
 pub use mapping::{AuthorityEntry, Mapping};
-pub use ntlm::{Ntlm, NtlmDomain};
+pub use ntlm::Ntlm;
 pub use operators::{OVERFLOW_UID, Operator, OperatorSocket, SHARED};
 pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Servers};
 use pem_file::input;
@@ -496,25 +498,27 @@ impl Checker<'_> {
             domain: &domain.netbios,
         };
         let sidecar = file.sidecar.map(|sidecar| self.sidecar(sidecar, &beside));
+        let has_accounts = store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_)));
+        let server = file.domain.server.get_ref().to_uppercase();
+        let domains = checked_domain::CheckedDomainContext { server: &server, ours: &domain };
+        let local_domain = domain.sid.map(|sid| LocalDomain { netbios: domain.netbios.clone(), sid });
         let beside = sso::Beside {
-            ntlm: ntlm::NtlmContext {
-                has_accounts: store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_))),
-                server: &file.domain.server.get_ref().to_uppercase(),
-                ours: &domain,
-            },
+            ntlm: ntlm::NtlmContext { has_accounts, domains },
             has_audit: file.audit.as_ref().is_some_and(|audit| audit.path.is_some()),
             has_mapper: rpc.as_ref().is_some_and(|rpc| rpc.endpoint_mapper.is_some()),
-            domain: domain.sid.map(|sid| LocalDomain { netbios: domain.netbios.clone(), sid }),
+            domain: local_domain.clone(),
         };
         let sso = file.sso.and_then(|section| self.sso(section, &beside));
         let beside = tlsnego::TlsnegoContext {
-            has_accounts: store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_))),
+            has_accounts,
             has_mapping: mapping.is_some(),
+            domains,
+            domain: local_domain,
         };
         let tlsnego = file.tlsnego.and_then(|section| self.tlsnego(section, &beside));
         let config = Config {
             domain: Domain { netbios: domain.netbios, dns: domain.dns, sid: domain.sid? },
-            server: file.domain.server.get_ref().to_uppercase(),
+            server,
             rpc,
             store,
             mapping,

@@ -304,7 +304,7 @@ impl Checker<'_> {
     }
 
     /// A domain whose controllers are asked for its users alone; it is no peer of the forwarder.
-    pub(super) fn peer_of_ntlm(
+    pub(super) fn checked_peer(
         &mut self,
         section: Spanned<PeerSection>,
         ours: &OwnDomain,

@@ -1,7 +1,8 @@
 //! `[sso]`: the master secret server.
 
-use super::ntlm::{NtlmContext, NtlmSection, SidFilters};
-use super::{Checker, Ntlm, NtlmDomain, Operator, OperatorSocket, SealRef, seal_ref};
+use super::checked_domain::SidFilters;
+use super::ntlm::{NtlmContext, NtlmSection};
+use super::{CheckedDomain, Checker, Ntlm, Operator, OperatorSocket, SealRef, seal_ref};
 use serde::Deserialize;
 use sso_secret::Recipient;
 use sso_service::{
@@ -126,7 +127,7 @@ const CONNECTIONS_LIMIT: u64 = 100_000;
 
 /// Kerberos users of a domain may have the SIDs that its NTLM users may have, unless the realm names SIDs
 /// itself.
-fn filter_realm_of(domain: &NtlmDomain, realms: &[(String, RealmKind)], sid_filters: &mut SidFilters) {
+fn filter_realm_of(domain: &CheckedDomain, realms: &[(String, RealmKind)], sid_filters: &mut SidFilters) {
     let is_of =
         |realm: &&String| domain.peer.names.first().is_some_and(|dns| dns.eq_ignore_ascii_case(realm));
     let sids =
@@ -195,7 +196,7 @@ impl Checker<'_> {
             filter_realm_of(domain, &realms, &mut sid_filters);
         }
         // Both have SIDs filtered by their name.
-        let shared = |domain: &&NtlmDomain| {
+        let shared = |domain: &&CheckedDomain| {
             realms.iter().any(|(realm, _)| realm.eq_ignore_ascii_case(&domain.peer.domain))
         };
         if let Some(shared) = ntlm.iter().flat_map(|ntlm| &ntlm.domains).find(shared) {

@@ -1329,7 +1329,7 @@ fn domains_whose_controllers_check_ntlm_proofs_are_understood() {
     };
     let sid = |text: &str| text.parse::<Sid>().expect("a SID");
     let (usual, filters) = ntlm(NTLM_DOMAINS);
-    let NtlmDomain { peer, computers } = &usual.domains[0];
+    let CheckedDomain { peer, computers } = &usual.domains[0];
     assert_eq!((peer.domain.as_str(), peer.account.as_str(), *computers), ("FABRIKAM", "SSO1$", false));
     assert_eq!(peer.channel, account_store::ChannelKind::Workstation);
     assert_eq!(peer.servers, Some(Servers::Listed(vec!["dc1.fabrikam.example".into()])));
@@ -1340,7 +1340,7 @@ fn domains_whose_controllers_check_ntlm_proofs_are_understood() {
         "discovery = \"dns\"\naccount = \"WEB05$\"\nchannel = \"server\"\ncomputers = true\nsids = [\"S-1-5-21-7-8-9\"]",
     );
     let (more, filters) = ntlm(&more);
-    let NtlmDomain { peer, computers } = &more.domains[0];
+    let CheckedDomain { peer, computers } = &more.domains[0];
     assert_eq!(
         (peer.account.as_str(), peer.channel, *computers),
         ("WEB05$", account_store::ChannelKind::Server, true)
@@ -1377,4 +1377,98 @@ fn each_wrong_value_of_a_domain_of_ntlm_is_reported() {
     let alone = NTLM_DOMAINS.split_once("[[sso.ntlm.domain]]").expect("it is there").0;
     let found = problems(&format!("{alone}[sso.ntlm]\nlocal = false\n"));
     assert_eq!(found, ["no user can log on by NTLM: there are neither local accounts nor domains"]);
+}
+
+const TLSNEGO_DOMAINS: &str = r#"
+[domain]
+netbios = "CONTOSO"
+dns = "contoso.example"
+sid = "S-1-5-21-1-2-3"
+server = "soap1"
+[store]
+kind = "sqlite"
+path = "accounts.db"
+[tlsnego]
+listen = "127.0.0.1:8310"
+addresses = ["https://orders.contoso.example/service"]
+certificate = "orders.pem"
+key = "orders.key"
+credential = "username"
+upstream = "http://127.0.0.1:8080/service"
+[[tlsnego.domain]]
+domain = "fabrikam"
+sid = "S-1-5-21-4-5-6"
+names = ["fabrikam.example", "fab.example"]
+servers = ["dc1.fabrikam.example"]
+secret = "cred:fabrikam"
+"#;
+
+#[test]
+fn domains_whose_controllers_check_passwords_are_understood() {
+    let tlsnego =
+        |text: &str| parse(text, Path::new("/etc/rcmpd")).expect("it is good").tlsnego.expect("it is there");
+    let sid = |text: &str| text.parse::<Sid>().expect("a SID");
+    let both = tlsnego(TLSNEGO_DOMAINS);
+    assert!(both.has_local_users());
+    let CheckedDomain { peer, computers } = &both.domains[0];
+    assert_eq!((peer.domain.as_str(), peer.account.as_str(), *computers), ("FABRIKAM", "SOAP1$", false));
+    let filters =
+        |sids: &[&str]| vec![("FABRIKAM".to_owned(), sids.iter().map(|text| sid(text)).collect::<Vec<_>>())];
+    assert_eq!(both.sid_rules.sid_filters, filters(&["S-1-5-21-4-5-6"]));
+    assert_eq!(both.sid_rules.own_domain.as_ref().map(|own| own.sid), Some(sid("S-1-5-21-1-2-3")));
+    // Domains alone need no store, and one that has accounts has none for SOAP clients.
+    let without =
+        TLSNEGO_DOMAINS.replace("kind = \"sqlite\"\npath = \"accounts.db\"\n", "").replace("[store]\n", "");
+    for text in [&without, TLSNEGO_DOMAINS] {
+        let alone = tlsnego(&text.replace("credential", "local = false\ncredential"));
+        assert!(!alone.has_local_users());
+        assert_eq!(alone.domains, both.domains);
+        assert_eq!(alone.sid_rules.own_domain, None);
+    }
+    let more = TLSNEGO_DOMAINS.replace("secret", "sids = [\"S-1-5-21-7-8-9\"]\nsecret");
+    assert_eq!(tlsnego(&more).sid_rules.sid_filters, filters(&["S-1-5-21-4-5-6", "S-1-5-21-7-8-9"]));
+    // A second domain has its own channel.
+    let second = "[[tlsnego.domain]]\ndomain = \"ADATUM\"\nsid = \"S-1-5-21-8-8-8\"\nnames = [\"adatum.example\"]\ndiscovery = \"dns\"\nsecret = \"cred:adatum\"\n";
+    assert_eq!(tlsnego(&format!("{TLSNEGO_DOMAINS}{second}")).domains.len(), 2);
+    // Both secrets are files that users of the machine must not read.
+    let files =
+        parse(&TLSNEGO_DOMAINS.replace("cred:fabrikam", "file:fabrikam.secret"), Path::new("/etc/rcmpd"));
+    let named: Vec<_> = files.expect("it is good").checked_domains().map(|(section, _)| section).collect();
+    assert_eq!(named, ["[[tlsnego.domain]]"]);
+}
+
+#[test]
+fn each_wrong_value_of_a_domain_of_tlsnego_is_reported() {
+    let servers = "servers = [\"dc1.fabrikam.example\"]\n";
+    let again = TLSNEGO_DOMAINS.split_once("[[tlsnego.domain]]").expect("it is there").1;
+    for (from, to, expected) in [
+        (servers, String::new(), "this domain needs one source of domain controllers"),
+        (servers, format!("{servers}channel = \"trusted_domain\"\n"), "unknown channel"),
+        (servers, format!("{servers}timeout_s = 26\n"), "this is out of range"),
+        (servers, format!("{servers}sids = []\n"), "sids is an empty list"),
+        (
+            "secret = \"cred:fabrikam\"\n",
+            format!("secret = \"cred:fabrikam\"\n[[tlsnego.domain]]{again}"),
+            "FABRIKAM already has this name",
+        ),
+        ("\"fabrikam\"", "\"contoso\"".into(), "[domain] has the same name with another SID"),
+        (
+            "[store]\nkind = \"sqlite\"\npath = \"accounts.db\"\n",
+            String::new(),
+            "user names need accounts with passwords",
+        ),
+        (
+            "credential = \"username\"",
+            "credential = \"none\"".into(),
+            "no client sends a password for this domain to check",
+        ),
+    ] {
+        let text = TLSNEGO_DOMAINS.replacen(from, &to, 1);
+        assert_ne!(text, TLSNEGO_DOMAINS, "{from}");
+        let found = problems(&text);
+        assert!(found.iter().any(|problem| problem.contains(expected)), "{to}: {found:?}");
+    }
+    let alone = TLSNEGO_DOMAINS.split_once("[[tlsnego.domain]]").expect("it is there").0;
+    let found = problems(&alone.replace("credential", "local = false\ncredential"));
+    assert_eq!(found, ["no user name can be accepted: there are neither local accounts nor domains"]);
 }

@@ -1,7 +1,9 @@
 //! `[tlsnego]`: the token service for SOAP clients, as a gateway in front of a plain SOAP 1.2 service.
 
-use super::{Checker, UP_TO_A_DAY_S};
+use super::checked_domain::{CheckedDomainContext, CheckedDomainSection};
+use super::{CheckedDomain, Checker, UP_TO_A_DAY_S};
 use serde::Deserialize;
+use sso_service::{AccessRules, LocalDomain};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,12 +46,18 @@ pub struct Tlsnego {
     pub metadata: Option<Option<PathBuf>>,
     /// How passwords are checked.
     pub passwords: PasswordSettings,
+    /// Whether accounts of the local store have passwords here.
+    pub local: bool,
+    /// Domains whose controllers check the passwords of their users.
+    pub domains: Vec<CheckedDomain>,
+    /// Which SIDs those users may have. There are no administrators in it.
+    pub sid_rules: AccessRules,
 }
 
 impl Tlsnego {
     /// Whether accounts of the local store authenticate by their passwords.
     pub fn has_local_users(&self) -> bool {
-        self.credential == Credential::UserName
+        self.credential == Credential::UserName && self.local
     }
 }
 
@@ -75,13 +83,19 @@ pub(super) struct Section {
     wsdl: Option<Spanned<PathBuf>>,
     password_checks: Option<Spanned<u64>>,
     password_cache_s: Option<Spanned<u64>>,
+    local: Option<Spanned<bool>>,
+    #[serde(default)]
+    domain: Vec<Spanned<CheckedDomainSection>>,
 }
 
 /// What `[tlsnego]` needs of the rest of the file.
-pub(super) struct TlsnegoContext {
+pub(super) struct TlsnegoContext<'a> {
     /// Whether the local store keeps passwords.
     pub(super) has_accounts: bool,
     pub(super) has_mapping: bool,
+    pub(super) domains: CheckedDomainContext<'a>,
+    /// The domain of this server, with its SID.
+    pub(super) domain: Option<LocalDomain>,
 }
 
 /// The names of WCF's settings, as this configuration has them.
@@ -128,15 +142,25 @@ const CLOCK_SKEW_MAX_S: u64 = 3_600;
 const PASSWORD_CHECKS_MAX: u64 = 64;
 
 impl Checker<'_> {
-    pub(super) fn tlsnego(&mut self, section: Spanned<Section>, beside: &TlsnegoContext) -> Option<Tlsnego> {
+    pub(super) fn tlsnego(
+        &mut self,
+        section: Spanned<Section>,
+        beside: &TlsnegoContext<'_>,
+    ) -> Option<Tlsnego> {
         let span = section.span();
         let section = section.into_inner();
         let credential = self.one_of(Some(&section.credential), &CREDENTIALS, "credential");
+        let local = section.local.as_ref().is_none_or(|local| *local.get_ref());
         match credential {
-            Some(Credential::UserName) if !beside.has_accounts => self.problem(
+            Some(Credential::UserName) if local && !beside.has_accounts => self.problem(
                 section.credential.span(),
                 "user names need accounts with passwords, and this store keeps none",
-                "add [store] kind = \"sqlite\", or choose another credential",
+                "add [store] kind = \"sqlite\", set local = false, or choose another credential",
+            ),
+            Some(Credential::UserName) if !local && section.domain.is_empty() => self.problem(
+                section.credential.span(),
+                "no user name can be accepted: there are neither local accounts nor domains",
+                "add [[tlsnego.domain]], set local = true, or choose another credential",
             ),
             Some(Credential::Certificate) if !beside.has_mapping => self.problem(
                 section.credential.span(),
@@ -144,6 +168,15 @@ impl Checker<'_> {
                 "add [mapping], or choose another credential",
             ),
             _ => {}
+        }
+        if let Some(domain) = section.domain.first()
+            && credential.is_some_and(|credential| credential != Credential::UserName)
+        {
+            self.problem(
+                domain.span(),
+                "no client sends a password for this domain to check",
+                "set credential = \"username\", or remove [[tlsnego.domain]]",
+            );
         }
         if section.addresses.get_ref().is_empty() {
             self.problem(
@@ -192,6 +225,9 @@ impl Checker<'_> {
         if self.base.join(&section.certificate) == self.base.join(&section.key) {
             self.problem(span, "certificate and key are the same file", "name the file of each");
         }
+        let mut sid_filters = Vec::new();
+        let domains = self.checked_domains(section.domain, beside.domains, &mut sid_filters);
+        let own_domain = beside.domain.clone().filter(|_| local && beside.has_accounts);
         Some(Tlsnego {
             listen: self.listens(&section.listen)?,
             addresses,
@@ -211,6 +247,9 @@ impl Checker<'_> {
             message_len_max: message_kib << 10,
             metadata: has_metadata.then(|| section.wsdl.map(|wsdl| self.path(wsdl.get_ref()))),
             passwords: PasswordSettings { parallel: checks, accepted, ..passwords },
+            local,
+            domains,
+            sid_rules: AccessRules { own_domain, sid_filters, ..AccessRules::default() },
         })
     }
 

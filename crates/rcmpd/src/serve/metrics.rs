@@ -17,6 +17,8 @@ const PREFIX: &str = "rcmpd";
 
 /// Label `package` of domain controllers that check NTLM proofs.
 const NTLM: &str = "NTLM";
+/// The same for those that check passwords of SOAP clients.
+const PASSWORD: &str = "password";
 
 /// The parts of a service that have metrics.
 pub(super) struct Parts<'a> {
@@ -44,8 +46,8 @@ pub(super) fn registry(parts: Parts<'_>) -> Registry {
     if let Some(sso) = sso {
         sso.register(&mut registry);
     }
-    if policy.is_some() || sso.is_some() {
-        register_servers(&mut registry, policy, sso);
+    if policy.is_some() || sso.is_some() || tlsnego.is_some() {
+        register_servers(&mut registry, policy, sso, tlsnego);
     }
     audit.register(&mut registry);
     if let Some(store) = store {
@@ -71,15 +73,22 @@ fn register_decisions(registry: &mut Registry, policy: &CurrentPolicy) {
 }
 
 /// One collector of all servers that this process asks: each family of metrics is written once.
-fn register_servers(registry: &mut Registry, policy: Option<&CurrentPolicy>, sso: Option<&Sso>) {
-    let (policy, sso) = (policy.cloned(), sso.cloned());
+fn register_servers(
+    registry: &mut Registry,
+    policy: Option<&CurrentPolicy>,
+    sso: Option<&Sso>,
+    tlsnego: Option<&Tlsnego>,
+) {
+    let (policy, sso, tlsnego) = (policy.cloned(), sso.cloned(), tlsnego.cloned());
     registry.register_collector(Box::new(ServerCollector(move || {
         let deciders = policy.as_ref().map(|policy| policy.0.load());
         let peers = deciders.iter().flat_map(|deciders| deciders.forwarding.servers());
-        let controllers = sso.iter().flat_map(Sso::domain_controllers);
+        let of_proofs = sso.iter().flat_map(Sso::domain_controllers);
+        let of_passwords = tlsnego.iter().flat_map(Tlsnego::domain_controllers);
         // The same server may be asked as a peer, too, over other channels.
-        let controllers = controllers.map(|(domain, servers)| (domain, Some(NTLM), servers));
-        let labelled = peers.chain(controllers).flat_map(|(domain, package, servers)| {
+        let of_proofs = of_proofs.map(|(domain, servers)| (domain, Some(NTLM), servers));
+        let of_passwords = of_passwords.map(|(domain, servers)| (domain, Some(PASSWORD), servers));
+        let labelled = peers.chain(of_proofs).chain(of_passwords).flat_map(|(domain, package, servers)| {
             servers.clients().into_iter().map(move |client| {
                 let (domain, server) = (domain.to_owned(), client.server().to_owned());
                 (ServerLabels { domain, server, package: package.map(str::to_owned) }, client)

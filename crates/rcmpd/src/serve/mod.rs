@@ -185,7 +185,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     };
     let tlsnego = match &config.tlsnego {
         Some(section) => {
-            for finding in tlsnego::findings(section, config.mapping.as_ref())? {
+            for finding in tlsnego::findings(&config, section)? {
                 warn!(finding, "The TLSNEGO gateway needs an operator");
             }
             Some((Tlsnego::load(&config, section, passwords, current.as_ref(), &audit)?, section))

@@ -2,7 +2,8 @@
 
 use super::Sso;
 use super::accounts::{PasswordMarks, Stores, identity, is_usable};
-use super::domains::{CheckedDomain, server_names};
+use super::domains::server_names;
+use crate::checked_domains::CheckedDomain;
 use crate::clock::uptime;
 use crate::config::{self, Config};
 use account_store::{Matches, Query, Record};

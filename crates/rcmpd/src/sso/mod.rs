@@ -24,6 +24,7 @@ pub use metrics::SsoMetrics;
 pub use registration::Registration;
 pub use secrets::{LiveSecrets, passphrase, seal_source, store, token_key};
 
+use crate::checked_domains::CheckedDomain;
 use crate::config::{self, Config};
 use crate::forward::trace;
 use account_store::AccountStore;
@@ -37,7 +38,6 @@ use dcerpc::endpoint_mapper::Endpoint;
 use dcerpc::pdu::{FaultStatus, SyntaxId};
 use dcerpc::server::Reply;
 use dcerpc_tokio::{Interface, Registry, RpcCall, SecurityProvider, Server, listen_on};
-use domains::CheckedDomain;
 use dtyp::Decode;
 use keytab::MachineAccounts;
 use netlogon_tokio::Servers;
@@ -140,7 +140,8 @@ impl Sso {
         let server = MasterSecretServer::new(Arc::clone(&secrets) as _, accounts, Arc::clone(&audit) as _);
         let metrics = SsoMetrics::default();
         let policy = ArcSwap::from_pointee(Policy::load(section, stores).await?);
-        let domains = CheckedDomain::all(config, section)?;
+        let domains = section.ntlm.iter().flat_map(|ntlm| &ntlm.domains);
+        let domains = CheckedDomain::all(config, domains)?;
         let stores = stores.cloned();
         Ok(Self(Arc::new(Inner {
             name: config.server.clone(),

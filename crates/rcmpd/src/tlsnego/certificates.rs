@@ -1,6 +1,7 @@
 //! Certificates: that of the service, and those of clients, which are mapped like everywhere else.
 
 use super::accounts::Accounts;
+use super::domains::misfits;
 use crate::clock::now;
 use crate::config::{self, Config};
 use crate::deciders::CurrentPolicy;
@@ -100,14 +101,20 @@ pub(super) fn metadata(
 }
 
 /// What an operator should look at before clients do. Fails if the service could not be served.
-pub fn findings(section: &config::Tlsnego, mapping: Option<&config::Mapping>) -> anyhow::Result<Vec<String>> {
+pub fn findings(config: &Config, section: &config::Tlsnego) -> anyhow::Result<Vec<String>> {
     let service = of_service(section).context("cannot serve [tlsnego]")?;
     if section.credential == Credential::Certificate
-        && mapping.is_none_or(|mapping| mapping.policy.validation == rcmp_service::Validation::Off)
+        && config
+            .mapping
+            .as_ref()
+            .is_none_or(|mapping| mapping.policy.validation == rcmp_service::Validation::Off)
     {
         bail!(
             "tlsnego.credential = \"certificate\" needs validated certificates: set validation = \"chain\" and anchors in [mapping]"
         );
+    }
+    if let Some(misfit) = misfits(config, section).into_iter().next() {
+        bail!(misfit);
     }
     let mut warnings = Vec::new();
     let path = section.certificate.0.display();

@@ -8,6 +8,7 @@
 mod accounting;
 mod accounts;
 mod certificates;
+mod domains;
 mod metrics;
 mod passwords;
 
@@ -23,8 +24,10 @@ use anyhow::Context;
 use audit_log::AuditLog;
 use certificates::MappedCertificates;
 use dcerpc_tokio::listen_on;
+use domains::UserDomains;
 use listener_tokio::connections::ConnectionMeter;
-use passwords::LocalPasswords;
+use netlogon_tokio::Servers;
+use passwords::{LocalPasswords, UserPasswords};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -49,11 +52,20 @@ pub struct Stores {
     pub hashes: Option<Arc<dyn PasswordHashes>>,
 }
 
-type ThisGateway = Gateway<LocalPasswords, MappedCertificates, Accounting>;
+type ThisGateway = Gateway<UserPasswords, MappedCertificates, Accounting>;
 
 /// The service.
-#[derive(Clone, Debug)]
-pub struct Tlsnego(Arc<ThisGateway>);
+#[derive(Clone)]
+pub struct Tlsnego {
+    gateway: Arc<ThisGateway>,
+    domains: Arc<UserDomains>,
+}
+
+impl std::fmt::Debug for Tlsnego {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tlsnego")
+    }
+}
 
 /// The service with its listener.
 pub struct Bound {
@@ -85,7 +97,9 @@ impl Tlsnego {
         let certificate = certificates::of_service(section).context("cannot serve [tlsnego]")?;
         let (accounts, hashes) = stores.map(|Stores { accounts, hashes }| (accounts, hashes)).unzip();
         let (accounts, hashes) = (Accounts::new(config, accounts), hashes.flatten());
-        let passwords = LocalPasswords::new(accounts.clone(), hashes);
+        let local = section.has_local_users().then(|| LocalPasswords::new(accounts.clone(), hashes));
+        let domains = Arc::new(UserDomains::new(config, section)?);
+        let passwords = UserPasswords { local, domains: Arc::clone(&domains) };
         let mut key = [0; 32];
         getrandom::fill(&mut key).context("the operating system has no randomness")?;
         let mut settings = Settings {
@@ -102,7 +116,7 @@ impl Tlsnego {
         let server = Server::new(
             settings,
             certificate,
-            Passwords::new(passwords, key, section.passwords),
+            Passwords::new(passwords, key, section.passwords).with_queues(domains.parallel()),
             MappedCertificates::new(config, policy, audit),
             random(),
         );
@@ -113,7 +127,7 @@ impl Tlsnego {
             message_len_max: section.message_len_max,
         };
         let accounting = Accounting::new(accounts, Arc::clone(audit));
-        Ok(Self(Gateway::new(server, upstream, accounting, moment)))
+        Ok(Self { gateway: Gateway::new(server, upstream, accounting, moment), domains })
     }
 
     /// Binds the address of the configuration.
@@ -127,30 +141,35 @@ impl Tlsnego {
     pub fn serve(&self, bound: Bound, shutdown: &CancellationToken, tasks: &TaskTracker) -> ConnectionMeter {
         let Bound { listener, address } = bound;
         info!(%address, "Serving the TLSNEGO gateway");
-        tasks.spawn(Arc::clone(&self.0).serve(listener, shutdown.clone(), tasks.clone()));
-        self.0.meter(address.to_string())
+        tasks.spawn(Arc::clone(&self.gateway).serve(listener, shutdown.clone(), tasks.clone()));
+        self.gateway.meter(address.to_string())
+    }
+
+    /// The domain controllers that check passwords, with the NetBIOS name of their domain.
+    pub fn domain_controllers(&self) -> impl Iterator<Item = (&str, &Arc<Servers>)> {
+        self.domains.controllers()
     }
 
     /// Registers what is counted.
     pub(crate) fn register(&self, registry: &mut Registry) {
-        metrics::register(&self.0, registry);
+        metrics::register(&self.gateway, registry);
     }
 
     /// The sessions, the oldest first.
     pub fn sessions(&self) -> Vec<Value> {
-        let mut sessions = self.0.server().sessions().list();
+        let mut sessions = self.gateway.server().sessions().list();
         sessions.sort_by(|one, other| (one.since, &one.name).cmp(&(other.since, &other.name)));
         sessions.iter().map(|session| as_json(session)).collect()
     }
 
     /// A session by its name.
     pub fn session(&self, name: &str) -> Option<Value> {
-        self.0.server().sessions().get(name).map(|session| as_json(&session))
+        self.gateway.server().sessions().get(name).map(|session| as_json(&session))
     }
 
     /// Ends a session for an operator. False if there is none of this name.
     pub fn end(&self, name: &str) -> bool {
-        self.0.server().sessions().end(name)
+        self.gateway.server().sessions().end(name)
     }
 }
 

@@ -1,12 +1,44 @@
-//! Passwords in UsernameTokens, checked against the accounts of the local store.
+//! Passwords in UsernameTokens, checked against the accounts of the local store or by a domain controller.
 
 use super::accounts::Accounts;
+use super::domains::UserDomains;
 use account_store::{PasswordHash, PasswordHashes, Record};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use tlsnego_service::password::PasswordStore;
 use tlsnego_service::session::{Identity, StoreFailed};
 use zeroize::Zeroizing;
+
+/// Who checks a password: the name that a client sends decides, and no answer of one leads to another.
+pub(super) struct UserPasswords {
+    /// None if local accounts may not be used.
+    pub(super) local: Option<LocalPasswords>,
+    pub(super) domains: Arc<UserDomains>,
+}
+
+impl PasswordStore for UserPasswords {
+    /// None for a user of a domain: its controller does not say what has changed.
+    async fn revision(&self, name: &str) -> Result<Option<u64>, StoreFailed> {
+        match &self.local {
+            _ if self.domains.user(name).is_some() => Ok(None),
+            Some(local) => local.revision(name).await,
+            None => Ok(Some(0)),
+        }
+    }
+
+    /// Each domain has its own, after the one of local accounts.
+    fn queue(&self, name: &str) -> usize {
+        self.domains.user(name).map_or(0, |user| user.at + 1)
+    }
+
+    async fn check(&self, name: &str, password: &str) -> Result<Option<Identity>, StoreFailed> {
+        match (self.domains.user(name), &self.local) {
+            (Some(user), _) => self.domains.check(user, password).await,
+            (None, Some(local)) => local.check(name, password).await,
+            (None, None) => Ok(None),
+        }
+    }
+}
 
 /// The accounts with a password.
 pub(super) struct LocalPasswords {
@@ -30,9 +62,7 @@ impl LocalPasswords {
         let hash = hash.map_err(|error| StoreFailed(error.to_string()))?;
         Ok(hash.map(|hash| (record, hash)))
     }
-}
 
-impl PasswordStore for LocalPasswords {
     /// Of the account and its hash. An account that is gone, disabled or without a password has the revision 0.
     async fn revision(&self, name: &str) -> Result<Option<u64>, StoreFailed> {
         let Some((record, hash)) = self.find(name).await? else { return Ok(Some(0)) };

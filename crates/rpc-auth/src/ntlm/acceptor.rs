@@ -50,13 +50,24 @@ impl ServerNames {
         }
     }
 
+    /// The names of a member of a domain, in which its DNS name begins with its NetBIOS name.
+    pub fn of_member(computer: &str, netbios_domain: &str, dns_domain: &str) -> Self {
+        Self {
+            netbios_computer: computer.to_owned(),
+            netbios_domain: netbios_domain.to_owned(),
+            dns_computer: Some(format!("{}.{dns_domain}", computer.to_lowercase())),
+            dns_domain: Some(dns_domain.to_owned()),
+            dns_tree: None,
+        }
+    }
+
     fn is_standalone(&self) -> bool {
         self.netbios_domain.eq_ignore_ascii_case(&self.netbios_computer)
     }
 
     /// The list for a CHALLENGE, in the order of Windows. The time makes clients add a MIC and leave the LM
     /// response out ([MS-NLMP] 3.1.5.1.2). There are no flags: clients would have to repeat them.
-    fn target_info(&self, now: FileTime) -> AvPairs {
+    pub(super) fn target_info(&self, now: FileTime) -> AvPairs {
         let mut pairs = AvPairs::default();
         pairs.set_text(AvId::NB_DOMAIN_NAME, &self.netbios_domain);
         pairs.set_text(AvId::NB_COMPUTER_NAME, &self.netbios_computer);

@@ -1,9 +1,11 @@
 //! The initiator: a user's proof for a server.
 
 use super::acceptor::{check_flags, mic};
-use super::av_pairs::{AV_FLAG_MIC, AvId};
+use super::av_pairs::{AV_FLAG_MIC, AvId, AvPairs};
 use super::context::NtlmContext;
-use super::crypto::{self, NtHash, Sender, exchange_key, hmac_md5, ntowf_v2, session_base_key};
+use super::crypto::{
+    self, NtHash, Sender, SessionBaseKey, exchange_key, hmac_md5, ntowf_v2, session_base_key,
+};
 use super::flags::NtlmFlags;
 use super::message::{Authenticate, Challenge, ClientChallenge, Negotiate};
 use crate::{Entropy, Initiator, InitiatorStep, Refusal, RefusalReason};
@@ -30,6 +32,40 @@ pub struct NtlmCredentials {
 pub struct NtlmInitiator {
     credentials: NtlmCredentials,
     level: AuthLevel,
+}
+
+/// What answers a CHALLENGE ([MS-NLMP] 3.3.2).
+pub(super) struct Answer {
+    pub(super) nt_response: Vec<u8>,
+    pub(super) lm_response: Vec<u8>,
+    session_base_key: SessionBaseKey,
+}
+
+/// Computes the answer over a list of target information that is complete. `now` counts if the list has no
+/// time.
+pub(super) fn answer(
+    credentials: &NtlmCredentials,
+    server_challenge: &[u8; 8],
+    client_challenge: [u8; 8],
+    target_info: AvPairs,
+    now: FileTime,
+) -> Answer {
+    let timestamp = target_info.timestamp();
+    let blob = ClientChallenge { time: timestamp.unwrap_or(now).0, client_challenge, target_info }.to_bytes();
+    let ntowf = ntowf_v2(&credentials.hash, &credentials.user, &credentials.domain);
+    let proof = crypto::proof(&ntowf, server_challenge, &blob);
+    let lm_response = match timestamp {
+        Some(_) => vec![0; 24],
+        None => {
+            let lm = hmac_md5(&*ntowf, &[server_challenge, &client_challenge]);
+            [&lm[..], &client_challenge].concat()
+        }
+    };
+    Answer {
+        nt_response: [&proof[..], &blob].concat(),
+        lm_response,
+        session_base_key: session_base_key(&ntowf, &proof),
+    }
 }
 
 impl NtlmInitiator {
@@ -80,7 +116,6 @@ impl Initiator for Negotiated {
             return Err(Refusal::new(RefusalReason::TargetInfo, "CHALLENGE has no names of the server"));
         }
         let credentials = self.initiator.credentials;
-        let timestamp = target_info.timestamp();
         let mut client_challenge = [0; 8];
         entropy(&mut client_challenge);
         let mut session_key = Zeroizing::new([0; 16]);
@@ -89,23 +124,13 @@ impl Initiator for Negotiated {
         target_info.set(AvId::FLAGS, av_flags.to_le_bytes().to_vec());
         target_info.set(AvId::CHANNEL_BINDINGS, vec![0; 16]);
         target_info.set_text(AvId::TARGET_NAME, &credentials.spn);
-        let blob =
-            ClientChallenge { time: timestamp.unwrap_or(now).0, client_challenge, target_info }.to_bytes();
-        let ntowf = ntowf_v2(&credentials.hash, &credentials.user, &credentials.domain);
-        let proof = crypto::proof(&ntowf, &challenge.server_challenge, &blob);
-        let lm_response = match timestamp {
-            Some(_) => vec![0; 24],
-            None => {
-                let lm = hmac_md5(&*ntowf, &[&challenge.server_challenge, &client_challenge]);
-                [&lm[..], &client_challenge].concat()
-            }
-        };
-        let base = session_base_key(&ntowf, &proof);
+        let Answer { nt_response, lm_response, session_base_key: base } =
+            answer(&credentials, &challenge.server_challenge, client_challenge, target_info, now);
         let key = crypto::SessionKey::new(*session_key);
         let mut message = Authenticate {
             flags,
             lm_response,
-            nt_response: [&proof[..], &blob].concat(),
+            nt_response,
             domain: credentials.domain,
             user: credentials.user,
             workstation: credentials.workstation,

@@ -15,6 +15,7 @@ mod crypto;
 mod flags;
 mod initiator;
 mod message;
+mod password;
 mod proof;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -25,7 +26,8 @@ pub use crypto::{NtHash, SessionBaseKey, SessionKey};
 pub use flags::NtlmFlags;
 pub use initiator::{NtlmCredentials, NtlmInitiator};
 pub use message::{Authenticate, Challenge, ClientChallenge, Negotiate};
+pub use password::PlainUser;
 pub use proof::{
     DomainNames, LocalAccount, LocalChecker, NtHashes, NtlmProof, ProofChecker, ProofVerdict, StoreChoice,
-    StoreRouter,
+    StoreRouter, choose_store,
 };

@@ -196,12 +196,7 @@ pub enum StoreChoice {
 /// - Everything else: no store.
 ///
 /// No outcome of one store leads to another.
-pub(super) fn choose_store(
-    user: &str,
-    domain: &str,
-    own_names: &[String],
-    domains: &[DomainNames],
-) -> StoreChoice {
+pub fn choose_store(user: &str, domain: &str, own_names: &[String], domains: &[DomainNames]) -> StoreChoice {
     let domain = match user.rsplit_once('@') {
         Some((_, suffix)) if domain.is_empty() => suffix,
         _ if domain.is_empty() || domain == "." => return StoreChoice::Local,

@@ -1,7 +1,6 @@
 use super::av_pairs::AV_FLAG_MIC;
 use super::context::NtlmContext;
 use super::crypto::{Sender, SessionKey as Key};
-use super::proof::choose_store;
 use super::*;
 use crate::test::{bytes, now_or_never};
 use crate::{
@@ -881,4 +880,44 @@ fn initiator_refuses_a_challenge_that_weakens_or_names_no_server() {
     let old = answer(&without(AvId::TIMESTAMP)).expect("an old server is answered");
     assert_eq!(old.lm_response.len(), 24);
     assert_ne!(old.lm_response, [0; 24]);
+}
+
+#[test]
+fn proof_of_a_plain_password_is_that_of_a_client_of_the_named_server() {
+    let of = |domain: &str, password: &str| {
+        let mut octet = 0;
+        let user = PlainUser {
+            user: "alice",
+            domain,
+            hash: NtHash::from_password(password),
+            source: std::net::Ipv4Addr::LOCALHOST.into(),
+        };
+        let mut draw = |out: &mut [u8]| {
+            octet += 1;
+            out.fill(octet);
+        };
+        NtlmProof::of_password(
+            user,
+            &ServerNames::of_member("DC1", "CONTOSO", "contoso.com"),
+            now(),
+            &mut draw,
+        )
+    };
+    let proof = of("CONTOSO", "Password");
+    assert_eq!((proof.server_challenge, &proof.workstation[..]), ([1; 8], "DC1"));
+    // [MS-NLMP] 3.1.5.1.2: with a time in the list the LM response is zeroes.
+    assert_eq!(proof.lm_response, [0; 24]);
+    let said = ClientChallenge::read(&proof.nt_response[16..]).expect("a blob");
+    assert_eq!((said.time, said.client_challenge), (now().0, [2; 8]));
+    assert_eq!(
+        said.target_info,
+        names().target_info(now()),
+        "the names of the server, and no promise of a MIC"
+    );
+    let checker = LocalChecker::new(Arc::new(Accounts), [7; 16]);
+    let verdict = |proof: &NtlmProof| now_or_never(checker.check(proof));
+    for domain in ["CONTOSO", ""] {
+        assert!(matches!(verdict(&of(domain, "Password")), ProofVerdict::Accepted { .. }), "{domain}");
+        assert!(matches!(verdict(&of(domain, "password")), ProofVerdict::Rejected { .. }), "{domain}");
+    }
 }

@@ -28,6 +28,11 @@ impl PasswordStore for &Store {
         Ok((!self.has_no_revisions).then(|| self.revision.load(Ordering::Relaxed)))
     }
 
+    /// Names of `slow` ask another server.
+    fn queue(&self, name: &str) -> usize {
+        usize::from(name.starts_with("slow"))
+    }
+
     async fn check(&self, name: &str, password: &str) -> Result<Option<Identity>, StoreFailed> {
         self.checks.fetch_add(1, Ordering::Relaxed);
         self.order.lock().expect("no test panicked").push(name.to_owned());
@@ -217,7 +222,7 @@ fn turns_that_are_given_up_go_to_the_next() {
     for question in &mut questions {
         assert!(poll(question.as_mut()).is_ready());
     }
-    assert_eq!(passwords.turns.free(), 2);
+    assert_eq!(passwords.turns[0].free(), 2);
 }
 
 #[test]
@@ -228,4 +233,21 @@ fn a_store_that_fails_is_no_verdict() {
     assert!(matches!(now(passwords.check("alice", "ecila", source(1), NOW)), Err(Reason::Store(_))));
     store.fails.store(0, Ordering::Relaxed);
     assert_eq!(check(&passwords, "alice", "ecila", NOW).as_deref(), Some("alice"));
+}
+
+#[test]
+fn a_server_that_does_not_answer_delays_its_own_names_alone() {
+    let store = Store::default();
+    let passwords = Passwords::new(&store, [7; 32], PasswordSettings::default()).with_queues([3]);
+    let names: Vec<_> = (0..10).map(|n| format!("slow{n}")).collect();
+    let mut slow: Vec<_> =
+        names.iter().map(|name| Box::pin(passwords.check(name, "x", source(1), NOW))).collect();
+    for check in &mut slow {
+        assert!(poll(check.as_mut()).is_pending());
+    }
+    assert_eq!(store.at_once.load(Ordering::Relaxed), 3, "as many as the queue has");
+    // The next check that is polled ends.
+    store.may_end.store(1, Ordering::Relaxed);
+    assert_eq!(check(&passwords, "alice", "ecila", NOW).as_deref(), Some("alice"));
+    assert_eq!(store.checks.load(Ordering::Relaxed), 4);
 }
