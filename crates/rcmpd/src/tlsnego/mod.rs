@@ -38,7 +38,7 @@ use tlsnego_tokio::gateway::{self, Gateway};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 use xml_security::{ParseLimits, format_time};
 
 /// The stores of local accounts.
@@ -53,7 +53,11 @@ type ThisGateway = Gateway<LocalPasswords, MappedCertificates, Accounting>;
 
 /// The service.
 #[derive(Clone, Debug)]
-pub struct Tlsnego(Arc<ThisGateway>);
+pub struct Tlsnego {
+    gateway: Arc<ThisGateway>,
+    /// Of the files of the certificate and the key when they were read.
+    made_of: Option<[u8; 32]>,
+}
 
 /// The service with its listener.
 pub struct Bound {
@@ -82,10 +86,11 @@ impl Tlsnego {
         policy: Option<&CurrentPolicy>,
         audit: &Arc<AuditLog>,
     ) -> anyhow::Result<Self> {
+        let made_of = certificates::digest(section);
         let certificate = certificates::of_service(section).context("cannot serve [tlsnego]")?;
         let (accounts, hashes) = stores.map(|Stores { accounts, hashes }| (accounts, hashes)).unzip();
         let (accounts, hashes) = (Accounts::new(config, accounts), hashes.flatten());
-        let passwords = LocalPasswords::new(accounts.clone(), hashes);
+        let passwords = LocalPasswords::new(accounts.clone(), hashes, Arc::clone(audit));
         let mut key = [0; 32];
         getrandom::fill(&mut key).context("the operating system has no randomness")?;
         let mut settings = Settings {
@@ -113,7 +118,19 @@ impl Tlsnego {
             message_len_max: section.message_len_max,
         };
         let accounting = Accounting::new(accounts, Arc::clone(audit));
-        Ok(Self(Gateway::new(server, upstream, accounting, moment)))
+        Ok(Self { gateway: Gateway::new(server, upstream, accounting, moment), made_of })
+    }
+
+    /// Says at a reload what only a restart takes over.
+    pub fn warn_of_changes(&self, section: &config::Tlsnego) {
+        if certificates::digest(section) != self.made_of {
+            let (certificate, key) = &section.certificate;
+            warn!(
+                certificate = %certificate.display(), key = %key.display(),
+                advice = "restart the service",
+                "Certificate or key of [tlsnego] has changed, and is not used before a restart"
+            );
+        }
     }
 
     /// Binds the address of the configuration.
@@ -126,31 +143,31 @@ impl Tlsnego {
     /// Serves until `shutdown` is cancelled.
     pub fn serve(&self, bound: Bound, shutdown: &CancellationToken, tasks: &TaskTracker) -> ConnectionMeter {
         let Bound { listener, address } = bound;
-        info!(%address, "Serving the TLSNEGO gateway");
-        tasks.spawn(Arc::clone(&self.0).serve(listener, shutdown.clone(), tasks.clone()));
-        self.0.meter(address.to_string())
+        info!(%address, upstream = %self.gateway.settings().upstream, "Serving the TLSNEGO gateway");
+        tasks.spawn(Arc::clone(&self.gateway).serve(listener, shutdown.clone(), tasks.clone()));
+        self.gateway.meter(address.to_string())
     }
 
     /// Registers what is counted.
     pub(crate) fn register(&self, registry: &mut Registry) {
-        metrics::register(&self.0, registry);
+        metrics::register(&self.gateway, registry);
     }
 
     /// The sessions, the oldest first.
     pub fn sessions(&self) -> Vec<Value> {
-        let mut sessions = self.0.server().sessions().list();
+        let mut sessions = self.gateway.server().sessions().list();
         sessions.sort_by(|one, other| (one.since, &one.name).cmp(&(other.since, &other.name)));
         sessions.iter().map(|session| as_json(session)).collect()
     }
 
     /// A session by its name.
     pub fn session(&self, name: &str) -> Option<Value> {
-        self.0.server().sessions().get(name).map(|session| as_json(&session))
+        self.gateway.server().sessions().get(name).map(|session| as_json(&session))
     }
 
     /// Ends a session for an operator. False if there is none of this name.
     pub fn end(&self, name: &str) -> bool {
-        self.0.server().sessions().end(name)
+        self.gateway.server().sessions().end(name)
     }
 }
 

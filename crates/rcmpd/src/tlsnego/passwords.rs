@@ -1,41 +1,96 @@
 //! Passwords in UsernameTokens, checked against the accounts of the local store.
 
 use super::accounts::Accounts;
+use crate::clock::uptime;
 use account_store::{PasswordHash, PasswordHashes, Record};
+use audit_log::AuditLog;
+use serde_json::json;
 use sha2::{Digest, Sha256};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tlsnego_service::password::PasswordStore;
 use tlsnego_service::session::{Identity, StoreFailed};
+use tracing::info;
 use zeroize::Zeroizing;
+
+/// The account has no argon2id hash.
+const NO_PASSWORD: &str = "no_password_hash";
+
+/// Lines about refused passwords: clients that prove nothing can cause any number of them.
+#[derive(Default)]
+struct Lines {
+    since: Duration,
+    written: u32,
+    left_out: u64,
+}
+
+impl Lines {
+    /// In an interval so many are written, and the others are counted.
+    const INTERVAL: Duration = Duration::from_secs(60);
+    const MAX: u32 = 20;
+}
 
 /// The accounts with a password.
 pub(super) struct LocalPasswords {
     accounts: Accounts,
     hashes: Option<Arc<dyn PasswordHashes>>,
+    audit: Arc<AuditLog>,
+    lines: Mutex<Lines>,
 }
 
 impl LocalPasswords {
-    pub(super) fn new(accounts: Accounts, hashes: Option<Arc<dyn PasswordHashes>>) -> Self {
-        Self { accounts, hashes }
+    pub(super) fn new(
+        accounts: Accounts,
+        hashes: Option<Arc<dyn PasswordHashes>>,
+        audit: Arc<AuditLog>,
+    ) -> Self {
+        Self { accounts, hashes, audit, lines: Mutex::default() }
     }
 
-    /// The account that a name means, and its hash; none if either is missing.
-    async fn find(&self, name: &str) -> Result<Option<(Arc<Record>, PasswordHash)>, StoreFailed> {
-        let (Some(hashes), Some(record)) =
-            (&self.hashes, self.accounts.named(name).await.map_err(StoreFailed)?)
-        else {
-            return Ok(None);
+    /// Says why a password was refused, in the log and the audit log.
+    fn refused(&self, name: &str, reason: &'static str) {
+        let now = uptime();
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.since + Lines::INTERVAL <= now {
+            let before = std::mem::replace(&mut *lines, Lines { since: now, ..Lines::default() });
+            if before.left_out > 0 {
+                info!(count = before.left_out, "More passwords were refused before");
+                self.audit.note(None, &json!({ "event": "passwords_refused", "count": before.left_out }));
+            }
+        }
+        if lines.written == Lines::MAX {
+            lines.left_out += 1;
+            return;
+        }
+        lines.written += 1;
+        drop(lines);
+        let user: String = name.chars().take(128).collect();
+        let advice = (reason == NO_PASSWORD)
+            .then_some("set the password again: rcmpd account set NAME --password-file FILE");
+        info!(user, reason, advice, "Password refused");
+        self.audit.note(None, &json!({ "event": "password_refused", "user": user, "reason": reason }));
+    }
+
+    /// The account that a name means, and its hash; otherwise which is missing, for the log.
+    async fn find(
+        &self,
+        name: &str,
+    ) -> Result<Result<(Arc<Record>, PasswordHash), &'static str>, StoreFailed> {
+        let record = match self.accounts.named(name).await.map_err(StoreFailed)? {
+            Ok(record) => record,
+            Err(why) => return Ok(Err(why)),
         };
+        let Some(hashes) = &self.hashes else { return Ok(Err(NO_PASSWORD)) };
         let hash = hashes.password_hash(&record.account.sid).await;
         let hash = hash.map_err(|error| StoreFailed(error.to_string()))?;
-        Ok(hash.map(|hash| (record, hash)))
+        Ok(hash.map(|hash| (record, hash)).ok_or(NO_PASSWORD))
     }
 }
 
 impl PasswordStore for LocalPasswords {
     /// Of the account and its hash. An account that is gone, disabled or without a password has the revision 0.
     async fn revision(&self, name: &str) -> Result<Option<u64>, StoreFailed> {
-        let Some((record, hash)) = self.find(name).await? else { return Ok(Some(0)) };
+        let Ok((record, hash)) = self.find(name).await? else { return Ok(Some(0)) };
         let mut digest = Sha256::new();
         digest.update(record.account.sid.to_string());
         digest.update(hash.to_phc().as_bytes());
@@ -49,11 +104,17 @@ impl PasswordStore for LocalPasswords {
         let password = Zeroizing::new(password.to_owned());
         // argon2id takes tens of milliseconds of a core. An account that is not there takes them, too.
         let checked = tokio::task::spawn_blocking(move || {
-            let (record, hash) = found.unzip();
+            let missing = found.as_ref().err().copied();
+            let (record, hash) = found.ok().unzip();
             let is_right = hash.unwrap_or_else(PasswordHash::decoy).verify(&password);
             let is_right = is_right.map_err(|error| StoreFailed(error.to_string()))?;
-            Ok(record.filter(|_| is_right).map(|record| Accounts::of_record(&record)))
+            let right = record.filter(|_| is_right).map(|record| Accounts::of_record(&record));
+            Ok((right, missing))
         });
-        checked.await.unwrap_or_else(|error| Err(StoreFailed(error.to_string())))
+        let (right, missing) = checked.await.unwrap_or_else(|error| Err(StoreFailed(error.to_string())))?;
+        if right.is_none() {
+            self.refused(name, missing.unwrap_or("wrong_password"));
+        }
+        Ok(right)
     }
 }
