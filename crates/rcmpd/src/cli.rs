@@ -14,7 +14,7 @@ pub use sso::{
     BackupKeyArgs, BackupToArgs, BlobArgs, CacheArgs, ConfigOnly, GetArgs, MechanismArg, OptionalClientArgs,
     PlaceArgs, SecretCommand, SsoCommand,
 };
-pub use tlsnego::{BindingArg, CallArgs, SessionCommand, SuiteArg, TlsnegoCommand};
+pub use tlsnego::{BindingArg, CallArgs, ServiceArgs, SessionCommand, SuiteArg, TlsnegoCommand};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};

@@ -94,6 +94,9 @@ pub async fn make(dir: &Path, port: Option<u16>, parts: Parts) -> anyhow::Result
     if with_sso || with_tlsnego {
         files.extend(USER_FILES.map(at));
     }
+    if with_tlsnego {
+        files.push(at(TOKEN_FILE));
+    }
     if let Some(taken) = files.iter().find(|file| file.symlink_metadata().is_ok()) {
         bail!("{} already exists and is not overwritten; choose another folder", taken.display());
     }
@@ -138,6 +141,11 @@ pub async fn make(dir: &Path, port: Option<u16>, parts: Parts) -> anyhow::Result
     let secrets = Secrets { current: NtHash::from_password(&password), current_since: now, previous: None };
     store.put_machine(Put::New, machine, Some(secrets)).await?;
     let mut text = configuration(&domain, ports(port));
+    if with_tlsnego {
+        // [admin] is the last section so far.
+        text.push_str(&format!("token  = \"file:{TOKEN_FILE}\"\n"));
+        write_new(&at(TOKEN_FILE), &format!("{}\n", random_password()?), 0o600)?;
+    }
     if with_sso {
         text.push_str(&sso_configuration(&domain, sso_port(port))?);
         make_sso(dir, &*store, &domain).await?;
@@ -164,6 +172,9 @@ const SSO_FILES: [&str; 5] = [
 
 /// What users with passwords add.
 const USER_FILES: [&str; 2] = ["users/alice.password", "users/bob.password"];
+
+/// The token of operators, with which a gateway's sessions are listed.
+const TOKEN_FILE: &str = "admin.token";
 
 /// The audit log of a demo that needs one.
 const AUDIT: &str = r#"

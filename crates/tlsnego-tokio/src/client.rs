@@ -108,7 +108,7 @@ pub enum Answer {
 /// A client of one service. One message is in flight at a time.
 #[expect(missing_debug_implementations, reason = "it has a password")]
 pub struct Caller {
-    settings: Settings,
+    settings: Arc<Settings>,
     http: HttpClient,
     token: Option<ContextToken>,
     clock: Clock,
@@ -117,6 +117,11 @@ pub struct Caller {
 impl Caller {
     /// Opens no connection.
     pub fn new(settings: Settings, clock: Clock) -> Self {
+        Self::shared(Arc::new(settings), clock)
+    }
+
+    /// The same with settings of several clients.
+    pub(crate) fn shared(settings: Arc<Settings>, clock: Clock) -> Self {
         let answer_len_max = settings.client.limits.octets;
         let http = HttpClient::new(settings.https.clone(), settings.timeout, answer_len_max);
         Self { settings, http, token: None, clock }
@@ -230,7 +235,7 @@ impl Caller {
     }
 
     /// Whether calls are sent under a token.
-    const fn has_token(&self) -> bool {
+    fn has_token(&self) -> bool {
         self.settings.establish || matches!(self.settings.bootstrap, Bootstrap::Negotiate { .. })
     }
 

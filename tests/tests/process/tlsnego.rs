@@ -2,7 +2,8 @@
 
 use crate::telemetry::{Collector, attribute};
 use dtyp::hex;
-use rcmpd_tests::{Demo, Finished, Service, binary, write_secret};
+use rcmpd_tests::web::free_port;
+use rcmpd_tests::{Demo, Finished, Service, binary, eventually, write_secret};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -245,4 +246,86 @@ async fn calls_are_spans_in_the_trace_of_their_caller_which_goes_on_to_the_servi
     let [asked] = &asked[..] else { panic!("{asked:?}") };
     let parent = format!("traceparent: 00-{TRACE}-{}-01", hex(&call.span_id));
     assert!(asked.lines().any(|line| line == parent), "{parent}: {asked}");
+}
+
+/// Posts to the local endpoint by curl, and returns status and body.
+fn post(endpoint: &str, arguments: &[&str]) -> (String, String) {
+    let output = Command::new("curl")
+        .args(["-sS", "-w", "\n%{http_code}"])
+        .args(arguments)
+        .arg(format!("http://{endpoint}/"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (body, status) = text.rsplit_once('\n').unwrap();
+    (status.to_owned(), body.to_owned())
+}
+
+#[test]
+fn plain_client_calls_through_a_local_endpoint_and_pages_of_browsers_do_not() {
+    let upstream = Upstream::start(|n| match n {
+        3 => http(
+            "500 Internal Server Error",
+            SOAP,
+            &envelope(
+                "<s:Fault><s:Code><s:Value>s:Receiver</s:Value></s:Code><s:Reason><s:Text xml:lang=\"en\">out of paper</s:Text></s:Reason></s:Fault>",
+            ),
+        ),
+        4 => "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        _ => echoed(),
+    });
+    let service = Demo::with_gateway(upstream.address, "").serve();
+    let (url, endpoint) = (format!("http://{}/service", service.gateway()), free_port().to_string());
+    let arguments = ["tlsnego", "endpoint", &url, "--listen", &endpoint, "--user", "alice"];
+    let mut child = Command::new(binary())
+        .args(arguments)
+        .args(["--password-file", "users/alice.password", "--ca", "certs/ca.pem"])
+        .current_dir(service.path(""))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("the endpoint listens", || std::net::TcpStream::connect(&endpoint).is_ok());
+    let plain = envelope("<Echo xmlns=\"urn:echo\">hello</Echo>");
+    let typed = format!("Content-Type: {SOAP}; action=\"urn:echo/Echo\"");
+    // With the action of the media type, and with that of WS-Addressing.
+    let (status, body) = post(&endpoint, &["-H", &typed, "-d", &plain]);
+    assert_eq!(status, "200", "{body}");
+    assert!(body.contains(">good</EchoResponse>") && !body.contains("Security"), "{body}");
+    let addressed = plain.replace(
+        "<s:Body>",
+        "<s:Header><a:Action xmlns:a=\"http://www.w3.org/2005/08/addressing\">urn:other</a:Action>\
+         <a:MessageID xmlns:a=\"http://www.w3.org/2005/08/addressing\">urn:a</a:MessageID></s:Header><s:Body>",
+    );
+    let (status, body) = post(&endpoint, &["-H", &format!("Content-Type: {SOAP}"), "-d", &addressed]);
+    assert_eq!(status, "200", "{body}");
+    assert!(body.contains("urn:otherResponse") && body.contains(":RelatesTo>urn:a<"), "{body}");
+    // The session is one.
+    post(&endpoint, &["-H", &typed, "-d", &plain]);
+    assert_eq!(service.audit("session_opened").len(), 1);
+    let (status, body) = post(&endpoint, &["-H", &typed, "-d", &plain]);
+    assert!(status == "500" && body.contains("out of paper"), "{status} {body}");
+    assert_eq!(post(&endpoint, &["-H", &typed, "-d", &plain]), ("202".to_owned(), String::new()));
+    // What a page in a browser, or a client of another protocol, would send.
+    for (arguments, expected) in [
+        (&["-H", &typed, "-H", "Origin: https://evil.example", "-d", &plain][..], "403"),
+        (&["-H", &typed, "-H", "Host: evil.example", "-d", &plain], "403"),
+        (&["-H", "Content-Type: text/plain", "-d", &plain], "415"),
+        (&[], "405"),
+        (&["-X", "OPTIONS"], "405"),
+        (&["-H", &typed, "-d", "hello"], "400"),
+        (&["-H", &format!("Content-Type: {SOAP}"), "-d", &plain], "400"),
+    ] {
+        assert_eq!(post(&endpoint, arguments).0, expected, "{arguments:?}");
+    }
+    assert_eq!(upstream.asked().len(), 5, "nothing of that reached the service");
+    assert!(
+        upstream.asked()[0].contains("action=\"urn:echo/Echo\"") && upstream.asked()[1].contains("urn:other")
+    );
+    let process = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(process, Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(service.audit("session_ended")[0]["reason"], "cancelled");
+    let refused =
+        service.rcmpd(&["tlsnego", "endpoint", &url, "--listen", "0.0.0.0:1", "--ca", "certs/ca.pem"]);
+    assert!(refused.code(2).stderr.contains("use a loopback address"));
 }

@@ -2,6 +2,7 @@
 
 use super::{ConfigArg, JsonArg};
 use clap::{Args, Subcommand, ValueEnum};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// `rcmpd tlsnego …`
@@ -20,6 +21,24 @@ pub enum TlsnegoCommand {
         after_help = "Exit codes: 0 a reply, 1 any other failure, 2 wrong use, 3 the application answered with a fault, 4 the service cannot be reached, or it is not known whether it took the message, 5 the service refused the message in a secured answer, 6 unusable input, 7 not authenticated: the answer is not secured, or not as it has to be, or the certificate of the service is rejected.\n\nExample:\n  rcmpd tlsnego call https://app.example/echo --action urn:echo \\\n      --body echo.xml --user alice --password-file alice.password --ca ca.pem"
     )]
     Call(Box<CallArgs>),
+    /// Serve a local endpoint for plain SOAP 1.2 clients, which calls a service with message security
+    ///
+    /// A client on this machine posts plain SOAP 1.2 messages to the endpoint. Each is called at the service as by
+    /// `rcmpd tlsnego call`, as one user, and the verified answer is the client's. Sessions are kept, and
+    /// cancelled at SIGTERM or SIGINT.
+    ///
+    /// Each process that reaches the endpoint calls as that user. So it listens on loopback addresses only, and
+    /// refuses pages of browsers.
+    #[command(
+        after_help = "Example:\n  rcmpd tlsnego endpoint https://app.example/echo --listen 127.0.0.1:8320 \\\n      --user alice --password-file alice.password --ca ca.pem"
+    )]
+    Endpoint {
+        /// The loopback address to listen on.
+        #[arg(long, value_name = "ADDR", value_parser = loopback)]
+        listen: SocketAddr,
+        #[command(flatten)]
+        service: Box<ServiceArgs>,
+    },
     /// List, show or cancel the sessions of the gateway
     ///
     /// The running service is asked at its admin port, with admin.token of the configuration.
@@ -57,18 +76,49 @@ pub enum SessionCommand {
     },
 }
 
+/// An address that only this machine reaches.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| "write it as 127.0.0.1:8320".to_owned())?;
+    match address.ip().is_loopback() {
+        true => Ok(address),
+        false => {
+            Err("each client that reaches the endpoint calls as its user: use a loopback address".to_owned())
+        }
+    }
+}
+
 /// Arguments of `rcmpd tlsnego call`.
 #[derive(Args, Debug)]
 pub struct CallArgs {
-    /// The http or https URL to post to.
-    #[arg(value_name = "URL")]
-    pub url: String,
+    #[command(flatten)]
+    pub service: ServiceArgs,
     /// The action of the call.
     #[arg(long, value_name = "A")]
     pub action: String,
     /// The content of the s:Body, in XML, or a whole s:Body; - for standard input.
     #[arg(long, value_name = "FILE")]
     pub body: PathBuf,
+    /// How many times to call, in one session. After a failure that is not of the connection or of the
+    /// application, the remaining calls are not made.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub count: u32,
+    /// The operation has no reply: an HTTP status of 202 is its success, which nothing authenticates.
+    #[arg(long)]
+    pub one_way: bool,
+    /// Print each message on standard error, decoded: the TLS records inside, the tokens, and which key signs
+    /// and encrypts which parts; with --json one JSON object a line. No key and no password is printed.
+    #[arg(long)]
+    pub trace: bool,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// A service, and how it is called.
+#[derive(Args, Debug)]
+pub struct ServiceArgs {
+    /// The http or https URL to post to.
+    #[arg(value_name = "URL")]
+    pub url: String,
     /// The user.
     #[arg(long, value_name = "U", requires = "password_file")]
     pub user: Option<String>,
@@ -78,7 +128,7 @@ pub struct CallArgs {
     /// A client certificate with its chain, PEM, in place of a user.
     #[arg(long, value_name = "C", requires = "key", conflicts_with = "user")]
     pub cert: Option<PathBuf>,
-    /// The RSA key of --cert, PKCS#8 in PEM.
+    /// The key of --cert, PKCS#8 in PEM; an RSA key for preset-session and one-shot.
     #[arg(long, value_name = "K", requires = "cert")]
     pub key: Option<PathBuf>,
     /// The address that the messages name (a:To) [default: URL]
@@ -108,25 +158,12 @@ pub struct CallArgs {
     /// Offer TLS 1.3 in the negotiation, beside TLS 1.2.
     #[arg(long)]
     pub tls13: bool,
-    /// How many times to call, in one session. After a failure that is not of the connection or of the
-    /// application, the remaining calls are not made.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub count: u32,
-    /// The operation has no reply: an HTTP status of 202 is its success, which nothing authenticates.
-    #[arg(long)]
-    pub one_way: bool,
-    /// Print each message on standard error, decoded: the TLS records inside, the tokens, and which key signs
-    /// and encrypts which parts; with --json one JSON object a line. No key and no password is printed.
-    #[arg(long)]
-    pub trace: bool,
     /// How far the clocks of this host and of the service may differ, in seconds.
     #[arg(long, value_name = "S", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub skew: u64,
     /// How long the service may take to answer one message, in seconds.
     #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout: u64,
-    #[command(flatten)]
-    pub json: JsonArg,
 }
 
 /// How a session is made: `negotiateServiceCredential` and `establishSecurityContext` of WCF.

@@ -26,7 +26,9 @@ pub(super) async fn ask(config: &Config, method: Method, path: &str) -> anyhow::
         .admin
         .as_ref()
         .context("the service is asked at its admin port: configure [admin] with listen and token")?;
-    let token = admin.token.as_ref().context("operators need a token: set admin.token")?;
+    let token = admin.token.as_ref().context(
+        "operators need a token: write one into a file of mode 600, set token = \"file:FILE\" in [admin], and restart the service",
+    )?;
     let token = token.read().context("cannot use admin.token")?;
     let bearer = Zeroizing::new(format!("Bearer {}", &*token));
     let mut authorization = HeaderValue::from_str(&bearer).context("admin.token is no header")?;

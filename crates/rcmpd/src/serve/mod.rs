@@ -186,7 +186,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let tlsnego = match &config.tlsnego {
         Some(section) => {
             for finding in tlsnego::findings(&config, section)? {
-                warn!(finding, "The TLSNEGO gateway needs an operator");
+                warn!(finding, "Check the certificate of [tlsnego]");
             }
             Some((Tlsnego::load(&config, section, passwords, current.as_ref(), &audit)?, section))
         }
@@ -268,6 +268,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         current: current.as_ref(),
         sidecar: sidecar.as_ref(),
         sso: sso.as_ref(),
+        tlsnego: tlsnego.as_ref(),
         audit: &audit,
     };
     signals(path, &running).await?;
@@ -354,6 +355,7 @@ struct Running<'a> {
     current: Option<&'a CurrentPolicy>,
     sidecar: Option<&'a Sidecar>,
     sso: Option<&'a RunningSso>,
+    tlsnego: Option<&'a Tlsnego>,
     audit: &'a AuditLog,
 }
 
@@ -461,6 +463,9 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
     }
     if let Some(current) = running.current {
         warn_of_findings(&new, &current.0.load_full(), running.machines.map(Arc::as_ref)).await;
+    }
+    if let (Some(tlsnego), Some(section)) = (running.tlsnego, &new.tlsnego) {
+        tlsnego.warn_of_changes(section);
     }
     *loaded = Loaded { sections: new.sections, refused: None };
     Ok(revision)

@@ -2,12 +2,12 @@
 
 use super::accounts::Accounts;
 use super::as_json;
-use super::metrics::Counters;
+use super::metrics::{Counters, why_ended};
 use crate::forward::trace;
 use audit_log::AuditLog;
 use dcerpc_tokio::LogLimiter;
 use dtyp::Sid;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use serde_json::{Value, json};
 use sidecar::headers::{Facts, Format, Layout};
 use std::net::IpAddr;
@@ -132,7 +132,7 @@ impl gateway::Accounting for Accounting {
         }
     }
 
-    fn called(&self, session: &Session, action: &str, outcome: &CallOutcome, source: IpAddr) {
+    fn called(&self, session: &Session, action: &str, outcome: &CallOutcome, source: IpAddr, upstream: &Uri) {
         self.counters.called(session, outcome);
         note(&Span::current(), outcome.name(), Some(session));
         let (error, reason) = match outcome {
@@ -143,12 +143,12 @@ impl gateway::Accounting for Accounting {
         let session = session.name.as_str();
         self.limiter.once(reason, || {
             let action: String = action.chars().take(128).collect();
-            warn!(%source, session, action, reason, error, "A call got no answer of the service");
+            warn!(%source, session, action, %upstream, reason, error, "A call got no answer of the service");
         });
     }
 
     fn ended(&self, ended: &Ended) {
-        let reason = ended.reason.map_or_else(|| "expired".to_owned(), |reason| reason.to_string());
+        let reason = why_ended(ended);
         self.counters.ended(ended);
         debug!(session = ended.session.name, reason, "Session ended");
         self.audited("session_ended", &ended.session, json!({ "reason": reason }));

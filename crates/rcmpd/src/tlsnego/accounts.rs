@@ -2,7 +2,7 @@
 
 use crate::clock::now;
 use crate::config::Config;
-use account_store::{Account, AccountStore, Domain, Matches, Query, Record, StoreError};
+use account_store::{AccountStore, Domain, Matches, Query, Record, StoreError};
 use dtyp::{FileTime, Sid};
 use rcmp_service::mapping::restriction;
 use serde::{Deserialize, Serialize};
@@ -34,12 +34,12 @@ impl Accounts {
     }
 
     /// The account that a user name means: `alice`, `CONTOSO\alice`, `contoso.example\alice` or a user principal
-    /// name. None if there is no such account, or it may not be used now.
-    pub(super) async fn named(&self, name: &str) -> Result<Option<Arc<Record>>, String> {
-        let Some(store) = &self.store else { return Ok(None) };
+    /// name. Otherwise why there is none that may be used now.
+    pub(super) async fn named(&self, name: &str) -> Result<Result<Arc<Record>, &'static str>, String> {
+        let Some(store) = &self.store else { return Ok(Err(UNKNOWN)) };
         let query = match name.split_once('\\') {
             Some((domain, name)) if self.domain.is_called(domain) => Query::Name(name.to_owned()),
-            Some(_) => return Ok(None),
+            Some(_) => return Ok(Err("another_domain")),
             None if name.contains('@') => Query::UserPrincipalName(name.to_owned()),
             None => Query::Name(name.to_owned()),
         };
@@ -73,22 +73,29 @@ impl Accounts {
             return elsewhere(sid, &identity.detail);
         }
         let store = self.store.as_ref().ok_or("there is no account store")?;
-        let record =
-            usable(store.find(&Query::Sid(sid)).await)?.ok_or("it is gone, disabled, locked or expired")?;
+        let record = usable(store.find(&Query::Sid(sid)).await)?.map_err(|why| format!("it is {why}"))?;
         Ok(local(&record, &self.domain))
     }
 }
 
-/// The account of a look-up, if it may be used now. An entry of another domain is never used by a password of ours.
-fn usable(found: Result<Matches, StoreError>) -> Result<Option<Arc<Record>>, String> {
-    match found.map_err(|error| error.to_string())? {
-        Matches::One(record) if is_usable(&record.account) => Ok(Some(record)),
-        Matches::One(_) | Matches::None | Matches::Many(_) => Ok(None),
-    }
-}
+/// No account has the name.
+const UNKNOWN: &str = "unknown";
 
-fn is_usable(account: &Account) -> bool {
-    restriction(account, now()).is_none() && account.home_domain.is_none()
+/// The account of a look-up, or why it may not be used now. An entry of another domain is never used by a password
+/// of ours.
+fn usable(found: Result<Matches, StoreError>) -> Result<Result<Arc<Record>, &'static str>, String> {
+    let record = match found.map_err(|error| error.to_string())? {
+        Matches::One(record) => record,
+        Matches::None => return Ok(Err(UNKNOWN)),
+        Matches::Many(_) => return Ok(Err("ambiguous")),
+    };
+    if record.account.home_domain.is_some() {
+        return Ok(Err("of_another_domain"));
+    }
+    Ok(match restriction(&record.account, now()) {
+        None => Ok(record),
+        Some(reason) => Err(reason.name()),
+    })
 }
 
 fn local(record: &Record, domain: &Domain) -> Identity {

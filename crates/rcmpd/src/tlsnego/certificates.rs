@@ -12,13 +12,15 @@ use anyhow::{Context, bail};
 use audit_log::AuditLog;
 use rcmp_service::certificate;
 use rustls_pki_types::CertificateDer;
-use sidecar_tokio::ReadFiles;
+use sha2::{Digest, Sha256};
+use sidecar_tokio::{ReadFiles, tls};
 use std::sync::Arc;
 use tlsnego_service::Credentials;
 use tlsnego_service::session::{Credential, Identity};
 use tlsnego_soap::server::metadata::{Contract, Metadata};
 use tlsnego_soap::server::{CertificateMapper, ServiceCertificate, Settings};
 use xml_security::{Certificate, DecryptionKey};
+use zeroize::Zeroizing;
 
 /// Certificates of clients.
 pub(super) struct MappedCertificates(Option<Arc<dyn Identify>>);
@@ -79,22 +81,30 @@ pub(super) fn of_service(section: &config::Tlsnego) -> anyhow::Result<ServiceCer
     Ok(ServiceCertificate { tls: Credentials { chain, key: private }, versions: section.versions, preset })
 }
 
+/// The operations of the service, if metadata is published.
+fn contract(section: &config::Tlsnego) -> anyhow::Result<Option<Contract>> {
+    let Some(wsdl) = &section.metadata else { return Ok(None) };
+    let Some(path) = wsdl else { return Ok(Some(Contract::default())) };
+    let text = std::fs::read(path).with_context(|| format!("cannot read tlsnego.wsdl {}", path.display()))?;
+    let contract = Contract::from_wsdl(&text);
+    contract.map(Some).with_context(|| format!("cannot use tlsnego.wsdl {}", path.display()))
+}
+
+/// A digest of the files of the certificate and the key, as they are now.
+pub(super) fn digest(section: &config::Tlsnego) -> Option<[u8; 32]> {
+    let (certificate, key) = &section.certificate;
+    let files = [certificate, key].map(|path| std::fs::read(path).ok().map(Zeroizing::new));
+    let [Some(certificate), Some(key)] = files else { return None };
+    Some(Sha256::new().chain_update(&*certificate).chain_update(&*key).finalize().into())
+}
+
 /// What clients read to configure themselves.
 pub(super) fn metadata(
     section: &config::Tlsnego,
     settings: &Settings,
     certificate: &ServiceCertificate,
 ) -> anyhow::Result<Option<Metadata>> {
-    let Some(wsdl) = &section.metadata else { return Ok(None) };
-    let contract = match wsdl {
-        Some(path) => {
-            let text = std::fs::read(path)
-                .with_context(|| format!("cannot read tlsnego.wsdl {}", path.display()))?;
-            Contract::from_wsdl(&text)
-                .with_context(|| format!("cannot use tlsnego.wsdl {}", path.display()))?
-        }
-        None => Contract::default(),
-    };
+    let Some(contract) = contract(section)? else { return Ok(None) };
     let metadata =
         Metadata::new(settings, &contract, certificate).context("cannot write the WSDL of [tlsnego]")?;
     Ok(Some(metadata))
@@ -102,7 +112,10 @@ pub(super) fn metadata(
 
 /// What an operator should look at before clients do. Fails if the service could not be served.
 pub fn findings(config: &Config, section: &config::Tlsnego) -> anyhow::Result<Vec<String>> {
+    let (certificate, key) = &section.certificate;
+    tls::check_pair(certificate, key, &sidecar::Files).context("cannot serve [tlsnego]")?;
     let service = of_service(section).context("cannot serve [tlsnego]")?;
+    contract(section)?;
     if section.credential == Credential::Certificate
         && config
             .mapping

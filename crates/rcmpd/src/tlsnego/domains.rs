@@ -5,7 +5,6 @@ use super::accounts::Accounts;
 use crate::checked_domains::CheckedDomain;
 use crate::clock::now;
 use crate::config::{self, Config};
-use dcerpc_tokio::LogLimiter;
 use dtyp::{FileTime, Sid};
 use netlogon_tokio::Servers;
 use rpc_auth::UserIdentity;
@@ -17,7 +16,6 @@ use sso_service::AccessRules;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use tlsnego_service::session::{self, StoreFailed};
-use tracing::info;
 
 /// The domains of `[[tlsnego.domain]]`.
 pub(super) struct UserDomains {
@@ -25,7 +23,6 @@ pub(super) struct UserDomains {
     names: Vec<DomainNames>,
     domains: Vec<UserDomain>,
     sid_rules: AccessRules,
-    limiter: LogLimiter,
 }
 
 struct UserDomain {
@@ -74,12 +71,7 @@ impl UserDomains {
             server: member_of(config, peer),
             connections_max: peer.connections_max,
         });
-        Ok(Self {
-            names,
-            domains: domains.collect(),
-            sid_rules: section.sid_rules.clone(),
-            limiter: LogLimiter::default(),
-        })
+        Ok(Self { names, domains: domains.collect(), sid_rules: section.sid_rules.clone() })
     }
 
     /// The controllers, with the NetBIOS name of their domain.
@@ -101,17 +93,17 @@ impl UserDomains {
         user_of(name, &self.names)
     }
 
-    /// Whose password it is, by a controller of the domain; none if it is wrong, or the user is none of the
-    /// domain's.
+    /// Whose password it is, by a controller of the domain, or why it is refused.
     pub(super) async fn check(
         &self,
         DomainUser { at, domain, user }: DomainUser<'_>,
         password: &str,
-    ) -> Result<Option<session::Identity>, StoreFailed> {
-        let Some(of) = self.domains.get(at) else { return Ok(None) };
+    ) -> Result<Result<session::Identity, String>, StoreFailed> {
+        // INVARIANT: `user` gives an index of a domain.
+        let of = &self.domains[at];
         // Without a name a logon is anonymous, and an empty password proves nothing.
         if user.is_empty() || password.is_empty() {
-            return Ok(None);
+            return Ok(Err("no user name, or no password".to_owned()));
         }
         let user = PlainUser {
             user,
@@ -122,28 +114,18 @@ impl UserDomains {
         };
         let random = super::random();
         let proof = NtlmProof::of_password(user, &of.server, now(), &mut |octets| random(octets));
-        let refused = |reason: &str| {
-            self.limiter.once("password", || {
-                let user: String = proof.user.chars().take(NAME_LOGGED_MAX).collect();
-                info!(domain = of.domain.domain, user, reason, "Password rejected by a domain");
-            });
-            Ok(None)
-        };
         match of.domain.checker.check(&proof).await {
             ProofVerdict::Accepted { identity, .. } => {
-                match accepted(&identity, &of.domain.domain, &of.sid, &self.sid_rules) {
-                    Some(identity) => Ok(Some(Accounts::of_identity(&identity))),
-                    None => refused("the domain controller names a user of another domain"),
-                }
+                let user = accepted(&identity, &of.domain.domain, &of.sid, &self.sid_rules);
+                Ok(user.map(|user| Accounts::of_identity(&user)).ok_or_else(|| {
+                    format!("domain controller of {}: a user of another domain", of.domain.domain)
+                }))
             }
-            ProofVerdict::Rejected { detail, .. } => refused(&detail),
+            ProofVerdict::Rejected { detail, .. } => Ok(Err(detail)),
             ProofVerdict::Unavailable(error) => Err(StoreFailed(error)),
         }
     }
 }
-
-/// So much of a user name is logged.
-const NAME_LOGGED_MAX: usize = 64;
 
 fn user_of<'n>(name: &'n str, names: &[DomainNames]) -> Option<DomainUser<'n>> {
     // A DNS name may end with a dot, and means the same.

@@ -46,6 +46,17 @@ struct EndedLabels {
     reason: &'static str,
 }
 
+/// Why a session ended, in one word.
+pub(super) const fn why_ended(ended: &Ended) -> &'static str {
+    match ended.reason {
+        None => "expired",
+        Some(EndReason::Idle) => "idle",
+        Some(EndReason::Failures) => "failures",
+        Some(EndReason::Operator) => "operator",
+        Some(EndReason::Evicted) => "evicted",
+    }
+}
+
 const KINDS: [SessionKind; 3] = [SessionKind::Negotiated, SessionKind::Established, SessionKind::OneShot];
 
 impl Counters {
@@ -72,13 +83,7 @@ impl Counters {
     }
 
     pub(super) fn ended(&self, ended: &Ended) {
-        let reason = match ended.reason {
-            None => "expired",
-            Some(EndReason::Idle) => "idle",
-            Some(EndReason::Failures) => "failures",
-            Some(EndReason::Operator) => "operator",
-            Some(EndReason::Evicted) => "evicted",
-        };
+        let reason = why_ended(ended);
         self.ended.get_or_create(&EndedLabels { reason }).inc();
     }
 }

@@ -41,7 +41,7 @@ use tlsnego_tokio::gateway::{self, Gateway};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 use xml_security::{ParseLimits, format_time};
 
 /// The stores of local accounts.
@@ -59,6 +59,8 @@ type ThisGateway = Gateway<UserPasswords, MappedCertificates, Accounting>;
 pub struct Tlsnego {
     gateway: Arc<ThisGateway>,
     domains: Arc<UserDomains>,
+    /// Of the files of the certificate and the key when they were read.
+    made_of: Option<[u8; 32]>,
 }
 
 impl std::fmt::Debug for Tlsnego {
@@ -94,12 +96,13 @@ impl Tlsnego {
         policy: Option<&CurrentPolicy>,
         audit: &Arc<AuditLog>,
     ) -> anyhow::Result<Self> {
+        let made_of = certificates::digest(section);
         let certificate = certificates::of_service(section).context("cannot serve [tlsnego]")?;
         let (accounts, hashes) = stores.map(|Stores { accounts, hashes }| (accounts, hashes)).unzip();
         let (accounts, hashes) = (Accounts::new(config, accounts), hashes.flatten());
         let local = section.has_local_users().then(|| LocalPasswords::new(accounts.clone(), hashes));
         let domains = Arc::new(UserDomains::new(config, section)?);
-        let passwords = UserPasswords { local, domains: Arc::clone(&domains) };
+        let passwords = UserPasswords::new(local, Arc::clone(&domains), Arc::clone(audit));
         let mut key = [0; 32];
         getrandom::fill(&mut key).context("the operating system has no randomness")?;
         let mut settings = Settings {
@@ -127,7 +130,19 @@ impl Tlsnego {
             message_len_max: section.message_len_max,
         };
         let accounting = Accounting::new(accounts, Arc::clone(audit));
-        Ok(Self { gateway: Gateway::new(server, upstream, accounting, moment), domains })
+        Ok(Self { gateway: Gateway::new(server, upstream, accounting, moment), domains, made_of })
+    }
+
+    /// Says at a reload what only a restart takes over.
+    pub fn warn_of_changes(&self, section: &config::Tlsnego) {
+        if certificates::digest(section) != self.made_of {
+            let (certificate, key) = &section.certificate;
+            warn!(
+                certificate = %certificate.display(), key = %key.display(),
+                advice = "restart the service",
+                "Certificate or key of [tlsnego] has changed, and is not used before a restart"
+            );
+        }
     }
 
     /// Binds the address of the configuration.
@@ -140,7 +155,7 @@ impl Tlsnego {
     /// Serves until `shutdown` is cancelled.
     pub fn serve(&self, bound: Bound, shutdown: &CancellationToken, tasks: &TaskTracker) -> ConnectionMeter {
         let Bound { listener, address } = bound;
-        info!(%address, "Serving the TLSNEGO gateway");
+        info!(%address, upstream = %self.gateway.settings().upstream, "Serving the TLSNEGO gateway");
         tasks.spawn(Arc::clone(&self.gateway).serve(listener, shutdown.clone(), tasks.clone()));
         self.gateway.meter(address.to_string())
     }

@@ -88,7 +88,7 @@ pub trait Accounting: Send + Sync + 'static {
     fn answered(&self, event: &Event, source: IpAddr) -> bool;
 
     /// A call was answered.
-    fn called(&self, session: &Session, action: &str, outcome: &CallOutcome, source: IpAddr);
+    fn called(&self, session: &Session, action: &str, outcome: &CallOutcome, source: IpAddr, upstream: &Uri);
 
     /// A session ended before its time, or expired.
     fn ended(&self, ended: &Ended);
@@ -149,6 +149,11 @@ where
     /// The sessions and negotiations.
     pub const fn server(&self) -> &Server<P, M> {
         &self.server
+    }
+
+    /// Where the service is, and how much it may send.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// What the program knows.
@@ -294,7 +299,13 @@ where
             }
             Answer::Call(call) => {
                 let (response, outcome) = self.call(&call).await;
-                self.accounting.called(&call.session, &call.action, &outcome, request.source);
+                self.accounting.called(
+                    &call.session,
+                    &call.action,
+                    &outcome,
+                    request.source,
+                    &self.settings.upstream,
+                );
                 response
             }
         }

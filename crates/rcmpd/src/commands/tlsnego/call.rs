@@ -1,7 +1,7 @@
 //! `rcmpd tlsnego call`.
 
 use super::trace;
-use crate::cli::{BindingArg, CallArgs, SuiteArg};
+use crate::cli::{BindingArg, CallArgs, ServiceArgs, SuiteArg};
 use crate::commands::{UNREACHABLE, UNUSABLE, failed};
 use crate::config::SecretRef;
 use crate::{clock, output};
@@ -23,6 +23,7 @@ use tlsnego_service::fault::Fault;
 use tlsnego_service::freshness::Skew;
 use tlsnego_service::{Credentials, Moment, TlsVersions, negotiation};
 use tlsnego_soap::client::{Client, ClientError, ReadFault};
+use tlsnego_soap::trace::Tracer;
 use tlsnego_tokio::client::{Answer, Bootstrap, CallError, Caller, ServerCertificates, Settings};
 use trust_tokio::certificates;
 use xml_security::names::SOAP;
@@ -157,11 +158,13 @@ fn hint(error: &CallError) -> Option<&'static str> {
 }
 
 pub(super) async fn call(args: &CallArgs) -> anyhow::Result<u8> {
-    if input::is_standard(&args.body) && args.password_file.as_deref().is_some_and(input::is_standard) {
+    if input::is_standard(&args.body) && args.service.password_file.as_deref().is_some_and(input::is_standard)
+    {
         return Err(failed(WRONG_USE, "--body and --password-file cannot both be standard input"));
     }
     let body = body(&args.body)?;
-    let mut caller = Caller::new(settings(args)?, moment);
+    let tracer = args.trace.then(|| trace::printer(args.json.json));
+    let mut caller = Caller::new(settings(&args.service, tracer)?, moment);
     let mut outcomes = Vec::new();
     let (mut first_failure, mut good, mut made) = (None, 0_u32, 0_u32);
     for _ in 0..args.count {
@@ -215,7 +218,7 @@ fn print(outcome: &Outcome) {
     }
 }
 
-fn moment() -> Moment {
+pub(super) fn moment() -> Moment {
     Moment { wall: clock::now(), uptime: clock::uptime() }
 }
 
@@ -243,7 +246,8 @@ fn body(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(body)
 }
 
-fn settings(args: &CallArgs) -> anyhow::Result<Settings> {
+/// How a service is called, and what prints its messages.
+pub(super) fn settings(args: &ServiceArgs, trace: Option<Tracer>) -> anyhow::Result<Settings> {
     let url: Uri = args.url.parse().map_err(|error| failed(WRONG_USE, format!("{}: {error}", args.url)))?;
     let has_user = url.authority().is_some_and(|authority| authority.as_str().contains('@'));
     let is_https = url.scheme_str() == Some("https");
@@ -298,7 +302,7 @@ fn settings(args: &CallArgs) -> anyhow::Result<Settings> {
             random: Arc::new(|octets: &mut [u8]| {
                 getrandom::fill(octets).expect("the operating system has a source of randomness");
             }),
-            trace: args.trace.then(|| trace::printer(args.json.json)),
+            trace,
         },
         bootstrap,
         establish,
@@ -323,7 +327,7 @@ const fn suite(suite: SuiteArg) -> Suite {
 }
 
 fn negotiated(
-    args: &CallArgs,
+    args: &ServiceArgs,
     to: &str,
     pair: Option<(&Path, &Path)>,
     server: Option<Certificate>,

@@ -83,6 +83,9 @@ fn read<T: serde::de::DeserializeOwned>(status: StatusCode, body: &[u8]) -> anyh
 }
 
 fn refused(status: StatusCode, body: &[u8]) -> String {
+    if status == StatusCode::UNAUTHORIZED {
+        return "the running service has another admin.token than this configuration".to_owned();
+    }
     format!("the admin port answered {status}: {}", String::from_utf8_lossy(body).trim())
 }
 
