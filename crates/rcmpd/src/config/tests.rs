@@ -268,7 +268,7 @@ fn each_wrong_value_is_reported() {
             "[telemetry]\nlog = \"rcmpdd::serve,hyper\"\n[client]",
             "this has no log level and no log target",
         ),
-        ("[client]", "[tlsnego]\n[client]", "[tlsnego] is not part of this version"),
+        ("[client]", "[tlsnego]\n[client]", "missing field `listen`"),
         ("[client]", "[audit]\nrequired = true\n[client]", "[audit] is required and has no path"),
         ("[client]", "[audit]\nchain = true\n[client]", "a chain needs a file"),
         (
@@ -293,7 +293,6 @@ fn each_wrong_value_is_reported() {
         ),
         ("\"DC1\"", "\"a server name that is too long\"", "this is not a NetBIOS name"),
         ("[mapping]", "[mappings]", "unknown field `mappings`"),
-        ("[mapping]", "[tlsnego]\n[mapping]", "[tlsnego] is not part of this version"),
         ("listen", "listne", "unknown field `listne`"),
     ] {
         let wrong = GOOD.replacen(from, to, 1);
