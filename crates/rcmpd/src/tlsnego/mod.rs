@@ -89,8 +89,10 @@ impl Tlsnego {
         let made_of = certificates::digest(section);
         let certificate = certificates::of_service(section).context("cannot serve [tlsnego]")?;
         let (accounts, hashes) = stores.map(|Stores { accounts, hashes }| (accounts, hashes)).unzip();
-        let (accounts, hashes) = (Accounts::new(config, accounts), hashes.flatten());
-        let passwords = LocalPasswords::new(accounts.clone(), hashes, Arc::clone(audit));
+        let hashes = hashes.flatten();
+        let accounts = Accounts::new(config, accounts, hashes.clone());
+        let passwords =
+            LocalPasswords::new(accounts.clone(), hashes, Arc::clone(audit), section.passwords.parallel);
         let mut key = [0; 32];
         getrandom::fill(&mut key).context("the operating system has no randomness")?;
         let mut settings = Settings {
@@ -111,7 +113,7 @@ impl Tlsnego {
             MappedCertificates::new(config, policy, audit),
             random(),
         );
-        let server = server.context("cannot serve [tlsnego]")?;
+        let server = server.context("cannot serve [tlsnego]")?.started_at(now());
         let upstream = gateway::Settings {
             upstream: section.upstream.clone(),
             upstream_timeout: section.upstream_timeout,
