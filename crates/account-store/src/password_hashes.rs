@@ -1,11 +1,12 @@
 //! argon2id hashes of users' passwords, for services to which clients send the password itself.
 
 use crate::store::{BoxFuture, StoreError};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use dtyp::Sid;
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use subtle::ConstantTimeEq;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
@@ -130,10 +131,41 @@ impl PasswordHash {
         let Cost { memory_kib, passes, lanes } = self.cost;
         let params = Params::new(memory_kib, passes, lanes, Some(HASH_LEN)).map_err(failed)?;
         let mut hash = Zeroizing::new([0; HASH_LEN]);
-        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-            .hash_password_into(password.as_bytes(), &self.salt, hash.as_mut())
-            .map_err(failed)?;
+        let mut memory = Memory::take(params.block_count());
+        let hashed = Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into_with_memory(
+            password.as_bytes(),
+            &self.salt,
+            hash.as_mut(),
+            &mut memory.0,
+        );
+        memory.keep();
+        hashed.map_err(failed)?;
         Ok(hash)
+    }
+}
+
+/// The memory of one computation. It is used again: each thread of the allocator would keep 19 MiB of its own.
+struct Memory(Vec<Block>);
+
+static KEPT: Mutex<Vec<Memory>> = Mutex::new(Vec::new());
+/// Memory of so many computations is kept.
+const KEPT_MAX: usize = 2;
+
+impl Memory {
+    fn take(blocks: usize) -> Self {
+        let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut memory = kept.unwrap_or_else(|| Self(Vec::new()));
+        memory.0.resize(blocks, Block::new());
+        memory
+    }
+
+    /// Overwritten, because what a password filled it with tells of the password.
+    fn keep(mut self) {
+        self.0.fill(Block::new());
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEPT_MAX {
+            kept.push(self);
+        }
     }
 }
 

@@ -141,6 +141,11 @@ pub enum Reason {
     /// Too many sessions that were opened and never used.
     #[error("{0} sessions are pending")]
     TooManyPending(usize),
+    /// Too many passwords at once.
+    #[error(
+        "{0} passwords wait for a check, the limit; there is room again when the account store or domain controller has checked one"
+    )]
+    TooManyPasswords(usize),
     /// The peer cannot do TLS 1.2.
     #[error(
         "the client offers {version} and no TLS 1.2: a client on .NET Framework needs a target of 4.7 or newer, \
@@ -208,6 +213,7 @@ impl Reason {
             Self::TooLong(_) => "too-long",
             Self::TooManyNegotiations(_) => "negotiations",
             Self::TooManyPending(_) => "pending",
+            Self::TooManyPasswords(_) => "passwords",
             Self::OldTls { .. } => "old-tls",
             Self::Tls(_) => "tls",
             Self::UnexpectedData(_) => "unexpected-data",
@@ -238,7 +244,9 @@ impl Reason {
             | Self::TimedOut
             | Self::TooLong(_)
             | Self::NotAllowed(_) => Fault::InvalidRequest,
-            Self::TooManyNegotiations(_) | Self::TooManyPending(_) => Fault::ServerTooBusy,
+            Self::TooManyNegotiations(_) | Self::TooManyPending(_) | Self::TooManyPasswords(_) => {
+                Fault::ServerTooBusy
+            }
             Self::OldTls { .. }
             | Self::Tls(_)
             | Self::UnexpectedData(_)

@@ -201,10 +201,7 @@ impl<S: PasswordStore> Passwords<S> {
                 Next::Ask(asking) => {
                     let verdict = match self.turns(name).take(source).await {
                         Some(_turn) => self.store.check(name, password).await,
-                        None => Err(StoreFailed(format!(
-                            "{WAITING_MAX} passwords wait for a check, the limit; there is room again when the account \
-                             store or domain controller has answered: check its response time"
-                        ))),
+                        None => return Err(Reason::TooManyPasswords(WAITING_MAX)),
                     };
                     let limit = match &verdict {
                         Ok(Some(_)) => self.settings.accepted,

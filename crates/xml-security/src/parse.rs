@@ -25,6 +25,11 @@ pub const ATTRIBUTES_MAX: usize = 64;
 /// Namespace declarations in scope at one place. Each element searches them.
 pub const DECLARATIONS_MAX: usize = 128;
 
+/// Octets of namespaces in canonical forms, as a multiple of the octets that a message may have, and beyond it:
+/// names that alternate between namespaces of 60 octets have four times their own length.
+const RENDERED_TIMES_MAX: usize = 4;
+const RENDERED_MIN: usize = 1 << 20;
+
 /// Limits of one message.
 #[derive(Clone, Copy, Debug)]
 pub struct ParseLimits {
@@ -394,6 +399,7 @@ impl<'d, 't> Builder<'d, 't> {
         let (prefix, local) = split_name(name)?;
         let namespace = self.namespace(prefix)?;
         let (prefix, local) = (self.span(prefix), self.span(local));
+        self.count_namespaces(prefix, namespace, &attributes)?;
         let id = self.document.new_element(prefix, local, namespace);
         self.document.set_markup(id, attributes, declarations);
         self.place(id)?;
@@ -403,6 +409,28 @@ impl<'d, 't> Builder<'d, 't> {
             self.open.push((id, scope));
         }
         Ok(())
+    }
+
+    /// A canonical form writes a namespace at each element that uses it and has none around that does. One long
+    /// namespace that thousands of siblings use would make it far longer than the message.
+    fn count_namespaces(
+        &mut self,
+        prefix: Span,
+        namespace: Span,
+        attributes: &[Attribute],
+    ) -> Result<(), XmlError> {
+        let around = self.open.last().and_then(|(id, _)| self.document.as_element(*id));
+        let is_around = around.is_some_and(|around| {
+            self.document.get(around.prefix) == self.document.get(prefix)
+                && self.document.get(around.namespace) == self.document.get(namespace)
+        });
+        let own = if is_around { 0 } else { namespace.len as usize };
+        let octets = attributes.iter().fold(own, |sum, attribute| sum + attribute.namespace.len as usize);
+        let most = self.limits.octets.saturating_mul(RENDERED_TIMES_MAX).saturating_add(RENDERED_MIN);
+        match self.document.count_rendered(octets) <= most {
+            true => Ok(()),
+            false => Err(XmlError::TooLarge),
+        }
     }
 
     /// Namespaces in XML 1.0, sections 2.1 to 3.

@@ -8,6 +8,7 @@ use crate::c14n::canonicalize;
 use crate::ids::Ids;
 use crate::key::{Key, is_equal};
 use crate::names::{EXCLUSIVE, Name, SIGNATURE};
+use crate::parse::XmlError;
 use crate::reason::Reason;
 use crate::rsa::{Certificate, RsaError, Signer};
 use crate::suite::Hash;
@@ -118,9 +119,14 @@ impl UnverifiedSignature {
 
     /// Verifies the digests of all that it covers.
     fn check_digests(&self, document: &Document, hash: Hash) -> Result<(), Reason> {
-        let mut all_match = true;
+        let (mut all_match, mut len) = (true, 0);
         for reference in &self.references {
             let octets = canonical(document, reference.covered.node, &reference.covered.prefixes);
+            // References to elements inside each other make the same octets again and again.
+            len += octets.len();
+            if len > document.canonical_len_max() {
+                return Err(XmlError::TooLarge.into());
+            }
             all_match &= is_equal(&hash.digest(&octets), &reference.digest);
         }
         if all_match { Ok(()) } else { Err(Reason::Digest) }

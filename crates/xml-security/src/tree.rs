@@ -93,6 +93,8 @@ pub struct Document {
     root: NodeId,
     /// Whether something was put in that XML cannot carry; such a document is not written.
     unwritable: bool,
+    /// Octets of namespaces that canonical forms write for the names that were read, at most.
+    rendered: usize,
 }
 
 impl std::fmt::Debug for Document {
@@ -124,7 +126,19 @@ impl Document {
             nodes: Vec::new(),
             root: NodeId(0),
             unwritable: false,
+            rendered: 0,
         }
+    }
+
+    /// Counts octets of namespaces for the names of an element that was read. The sum is returned.
+    pub(crate) fn count_rendered(&mut self, octets: usize) -> usize {
+        self.rendered = self.rendered.saturating_add(octets);
+        self.rendered
+    }
+
+    /// More octets than a canonical form of the document has: a character is written as at most 6.
+    pub(crate) fn canonical_len_max(&self) -> usize {
+        self.pool.0.len().saturating_mul(8).saturating_add(self.rendered)
     }
 
     pub(crate) fn set_root(&mut self, root: NodeId) {

@@ -57,6 +57,18 @@ fn master_secret() -> Service {
     service
 }
 
+/// A gateway for SOAP clients, after a wrong password.
+fn gateway() -> Service {
+    let service = Demo::with_gateway("127.0.0.1:1".parse().unwrap(), "").serve();
+    let url = format!("http://{}/service", service.gateway());
+    fs::write(service.path("body.xml"), "<a/>").unwrap();
+    let call = ["tlsnego", "call", &url, "--action", "urn:a", "--body", "body.xml", "--ca", "certs/ca.pem"];
+    service
+        .rcmpd(&[&call[..], &["--user", "alice", "--password-file", "users/bob.password"]].concat())
+        .code(7);
+    service
+}
+
 /// The names on the page about metrics, each with the labels that it names there. The labels of peers are in
 /// the text.
 fn documented() -> BTreeMap<String, BTreeSet<String>> {
@@ -88,6 +100,7 @@ fn scrapers_read_openmetrics_and_every_metric_is_documented() {
     assert!(text.ends_with("\n# EOF\n"), "{text}");
     let mut families = read_metrics(&text, "openmetrics");
     families.extend(read_metrics(&master_secret().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
+    families.extend(read_metrics(&gateway().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
     // The documents name samples, and their labels.
     let mut exported: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for sample in samples(&families) {

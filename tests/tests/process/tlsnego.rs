@@ -329,3 +329,56 @@ fn plain_client_calls_through_a_local_endpoint_and_pages_of_browsers_do_not() {
         service.rcmpd(&["tlsnego", "endpoint", &url, "--listen", "0.0.0.0:1", "--ca", "certs/ca.pem"]);
     assert!(refused.code(2).stderr.contains("use a loopback address"));
 }
+
+/// The local endpoint as a user of a demo, which keeps its session.
+struct Endpoint(std::process::Child, String);
+
+impl Endpoint {
+    fn start(service: &Service, user: &str) -> Self {
+        let (url, endpoint) = (format!("http://{}/service", service.gateway()), free_port().to_string());
+        let password = format!("users/{user}.password");
+        let child = Command::new(binary())
+            .args(["tlsnego", "endpoint", &url, "--listen", &endpoint, "--user", user])
+            .args(["--password-file", &password, "--ca", "certs/ca.pem"])
+            .current_dir(service.path(""))
+            .stderr(Stdio::null())
+            .spawn();
+        eventually("the endpoint listens", || std::net::TcpStream::connect(&endpoint).is_ok());
+        Self(child.unwrap(), endpoint)
+    }
+
+    fn call(&self) -> String {
+        let typed = format!("Content-Type: {SOAP}; action=\"urn:echo/Echo\"");
+        post(&self.1, &["-H", &typed, "-d", &envelope("<Echo xmlns=\"urn:echo\"/>")]).0
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn session_ends_when_its_account_is_disabled_or_has_another_password() {
+    let upstream = Upstream::start(|_| echoed());
+    let service = Demo::with_gateway(upstream.address, "").serve();
+    let set = |arguments: &[&str]| {
+        service.rcmpd(&[&["account", "set"], arguments, &["-c", "rcmpd.toml"]].concat()).code(0);
+    };
+    let (alice, bob) = (Endpoint::start(&service, "alice"), Endpoint::start(&service, "bob"));
+    assert_eq!((alice.call(), bob.call()), ("200".to_owned(), "200".to_owned()));
+    write_secret(service.path("new.password"), "another password\n");
+    set(&["alice", "--password-file", "new.password"]);
+    set(&["bob", "--disable"]);
+    let before = upstream.asked().len();
+    assert_eq!((alice.call(), bob.call()), ("500".to_owned(), "500".to_owned()));
+    // Enabled again, the old session stays ended, and another one is opened.
+    set(&["bob", "--enable"]);
+    assert_eq!(upstream.asked().len(), before);
+    assert_eq!(bob.call(), "200");
+    eventually("both sessions ended for their accounts", || {
+        service.audit("session_ended").iter().filter(|line| line["reason"] == "account").count() == 2
+    });
+}

@@ -293,6 +293,7 @@ fn each_wrong_value_is_reported() {
         ),
         ("\"DC1\"", "\"a server name that is too long\"", "this is not a NetBIOS name"),
         ("[mapping]", "[mappings]", "unknown field `mappings`"),
+        ("[mapping]", "[tlsnego]\n[mapping]", "missing field `listen`"),
         ("listen", "listne", "unknown field `listne`"),
     ] {
         let wrong = GOOD.replacen(from, to, 1);
@@ -1470,4 +1471,70 @@ fn each_wrong_value_of_a_domain_of_tlsnego_is_reported() {
     let alone = TLSNEGO_DOMAINS.split_once("[[tlsnego.domain]]").expect("it is there").0;
     let found = problems(&alone.replace("credential", "local = false\ncredential"));
     assert_eq!(found, ["no user name can be accepted: there are neither local accounts nor domains"]);
+}
+
+const GATEWAY: &str = "
+[tlsnego]
+listen      = \"127.0.0.1:8310\"
+addresses   = [\"https://orders.contoso.example/service\"]
+certificate = \"orders.pem\"
+key         = \"orders.key\"
+credential  = \"username\"
+upstream    = \"http://127.0.0.1:8080/service\"
+";
+
+#[test]
+fn a_gateway_has_the_defaults_of_wcf() {
+    let config = parse(&format!("{GOOD}{GATEWAY}"), Path::new("/etc/rcmpd")).expect("it is good");
+    let tlsnego = config.tlsnego.expect("it is there");
+    assert_eq!(tlsnego.certificate.0, Path::new("/etc/rcmpd/orders.pem"));
+    // .NET: TLSNEGO with and without RST/SCT, Basic256, 5 minutes, 10 hours, 2 minutes.
+    assert_eq!(tlsnego.bindings, [super::BINDINGS[0].1, super::BINDINGS[1].1]);
+    assert_eq!(tlsnego.suite, xml_security::Suite::BASIC256);
+    let seconds = [tlsnego.skew.0, tlsnego.times.established, tlsnego.times.idle].map(|time| time.as_secs());
+    assert_eq!(seconds, [300, 36_000, 120]);
+    // The only token of clients without RST/SCT lives as long as a session; a bootstrap lives 15 minutes.
+    assert_eq!(tlsnego.times.negotiated.as_secs(), 36_000);
+    let session = format!("{GOOD}{GATEWAY}bindings = [\"session\"]\n");
+    let session = parse(&session, Path::new("/")).expect("it is good").tlsnego.expect("it is there");
+    assert_eq!(session.times.negotiated.as_secs(), 900);
+}
+
+#[test]
+fn each_wrong_value_of_a_gateway_is_reported() {
+    for (from, to, expect) in [
+        (
+            "addresses   = [\"https://orders.contoso.example/service\"]",
+            "addresses = []",
+            "addresses is an empty list",
+        ),
+        (
+            "https://orders.contoso.example/service",
+            "orders.contoso.example",
+            "\"orders.contoso.example\" is no",
+        ),
+        ("\"orders.key\"", "\"orders.pem\"", "certificate and key are the same file"),
+        ("\"username\"", "\"windows\"", "unknown credential"),
+        (
+            "http://127.0.0.1:8080",
+            "https://127.0.0.1:8080",
+            "this is not the URL of a service over plain HTTP",
+        ),
+        (
+            "http://127.0.0.1:8080",
+            "http://user@127.0.0.1:8080",
+            "this is not the URL of a service over plain HTTP",
+        ),
+        ("upstream ", "bindings = []\nupstream ", "bindings is an empty list"),
+        ("upstream ", "bindings = [\"reliable\"]\nupstream ", "unknown binding"),
+        ("upstream ", "suite = \"basic256rsa15\"\nupstream ", "unknown suite"),
+        ("upstream ", "clock_skew_s = 3601\nupstream ", "this is out of range"),
+        ("upstream ", "message_kib = 8\nupstream ", "this is out of range"),
+        ("upstream ", "metadata = false\nwsdl = \"a.wsdl\"\nupstream ", "no client gets this WSDL"),
+        ("upstream ", "cookies = true\nupstream ", "unknown field `cookies`"),
+    ] {
+        let wrong = format!("{GOOD}{}", GATEWAY.replacen(from, to, 1));
+        let found = problems(&wrong);
+        assert!(found.iter().any(|what| what.starts_with(expect)), "{to}: {found:?}");
+    }
 }

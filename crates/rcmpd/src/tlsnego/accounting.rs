@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tlsnego_service::session::{Ended, Session};
 use tlsnego_soap::server::Event;
-use tlsnego_tokio::gateway::{self, CallOutcome};
+use tlsnego_tokio::gateway::{self, AccountRefused, CallOutcome};
 use tracing::field::Empty;
 use tracing::{Span, debug, debug_span, info, warn};
 
@@ -69,7 +69,7 @@ fn note(span: &Span, result: &str, session: Option<&Session>) {
 }
 
 impl gateway::Accounting for Accounting {
-    async fn headers(&self, session: &Session) -> Result<HeaderMap, String> {
+    async fn headers(&self, session: &Session) -> Result<HeaderMap, AccountRefused> {
         let mut headers = match &session.identity {
             None => self.format.without_account(),
             Some(identity) => {
@@ -79,7 +79,8 @@ impl gateway::Accounting for Accounting {
             }
         };
         let value = |text: &str| {
-            HeaderValue::from_str(text).map_err(|_| "the name of the session is no header".to_owned())
+            let error = || "the name of the session is no header".to_owned();
+            HeaderValue::from_str(text).map_err(|_| AccountRefused { error: error(), ends_session: true })
         };
         headers.insert(SESSION_NAME, value(&session.name)?);
         headers.insert(SESSION_KIND, HeaderValue::from_static(session.kind.as_str()));

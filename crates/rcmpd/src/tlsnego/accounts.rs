@@ -1,20 +1,34 @@
 //! Accounts of SOAP clients, as they are at each call.
 
+use super::passwords::mark;
 use crate::clock::now;
 use crate::config::Config;
-use account_store::{AccountStore, Domain, Matches, Query, Record, StoreError};
+use account_store::{AccountStore, Domain, Matches, PasswordHashes, Query, Record, StoreError};
 use dtyp::{FileTime, Sid};
 use rcmp_service::mapping::restriction;
 use serde::{Deserialize, Serialize};
 use sidecar::{Assurance, Group, Identity};
 use std::sync::Arc;
 use tlsnego_service::session;
+use tlsnego_tokio::gateway::AccountRefused;
 
 /// The accounts of the local store.
 #[derive(Clone)]
 pub(super) struct Accounts {
     store: Option<Arc<dyn AccountStore>>,
+    hashes: Option<Arc<dyn PasswordHashes>>,
     domain: Domain,
+}
+
+/// What a session keeps of its account.
+#[derive(Default, Serialize, Deserialize)]
+struct Detail {
+    /// Of a local account that was proved by a password: [`mark`] of the password.
+    mark: Option<u64>,
+    /// Until when the account counts, by its certificate.
+    not_after: Option<u64>,
+    /// An account of another domain.
+    elsewhere: Option<Elsewhere>,
 }
 
 /// An account of another domain, as the server of that domain described it when the session was opened.
@@ -25,12 +39,24 @@ struct Elsewhere {
     upn: Option<String>,
     full_name: Option<String>,
     groups: Vec<String>,
-    not_after: u64,
+}
+
+impl Detail {
+    fn into_identity(self, sid: Sid) -> session::Identity {
+        session::Identity {
+            account: sid.to_string(),
+            detail: serde_json::to_vec(&self).unwrap_or_default().into(),
+        }
+    }
 }
 
 impl Accounts {
-    pub(super) fn new(config: &Config, store: Option<Arc<dyn AccountStore>>) -> Self {
-        Self { store, domain: config.domain.clone() }
+    pub(super) fn new(
+        config: &Config,
+        store: Option<Arc<dyn AccountStore>>,
+        hashes: Option<Arc<dyn PasswordHashes>>,
+    ) -> Self {
+        Self { store, hashes, domain: config.domain.clone() }
     }
 
     /// The account that a user name means: `alice`, `CONTOSO\alice`, `contoso.example\alice` or a user principal
@@ -46,9 +72,9 @@ impl Accounts {
         usable(store.find(&query).await)
     }
 
-    /// An account as a session has it.
-    pub(super) fn of_record(record: &Record) -> session::Identity {
-        session::Identity { account: record.account.sid.to_string(), detail: Arc::default() }
+    /// An account as a session has it, with the [`mark`] of its password.
+    pub(super) fn of_record(record: &Record, mark: Option<u64>) -> session::Identity {
+        Detail { mark, ..Detail::default() }.into_identity(record.account.sid)
     }
 
     /// An account that a certificate is mapped to, as a session has it.
@@ -59,21 +85,33 @@ impl Accounts {
             upn: identity.upn.clone(),
             full_name: identity.full_name.clone(),
             groups: identity.groups.iter().map(|group| group.sid.to_string()).collect(),
-            not_after: identity.not_after.0,
         });
-        let detail = elsewhere.and_then(|elsewhere| serde_json::to_vec(&elsewhere).ok()).unwrap_or_default();
-        session::Identity { account: identity.sid.to_string(), detail: detail.into() }
+        Detail { not_after: Some(identity.not_after.0), elsewhere, mark: None }.into_identity(identity.sid)
     }
 
     /// The account of a session as it is now: a local one is looked up again, so what was withdrawn of its
-    /// groups, or the account itself, counts from this call on. The error is for the log.
-    pub(super) async fn current(&self, identity: &session::Identity) -> Result<Identity, String> {
-        let sid: Sid = identity.account.parse().map_err(|_| "it has no SID".to_owned())?;
-        if !identity.detail.is_empty() {
-            return elsewhere(sid, &identity.detail);
+    /// groups, another password, or the account itself, counts from this call on.
+    pub(super) async fn current(&self, identity: &session::Identity) -> Result<Identity, AccountRefused> {
+        let ends = |error: &str| AccountRefused { error: error.to_owned(), ends_session: true };
+        let stays = |error: String| AccountRefused { error, ends_session: false };
+        let sid: Sid = identity.account.parse().map_err(|_| ends("it has no SID"))?;
+        let detail: Detail =
+            serde_json::from_slice(&identity.detail).map_err(|_| ends("the session does not describe it"))?;
+        if detail.not_after.is_some_and(|not_after| FileTime(not_after) <= now()) {
+            return Err(ends("its certificate or its account has expired"));
         }
-        let store = self.store.as_ref().ok_or("there is no account store")?;
-        let record = usable(store.find(&Query::Sid(sid)).await)?.map_err(|why| format!("it is {why}"))?;
+        if let Some(elsewhere) = detail.elsewhere {
+            return elsewhere.identity(sid).ok_or_else(|| ends("a group has no SID"));
+        }
+        let store = self.store.as_ref().ok_or_else(|| ends("there is no account store"))?;
+        let record = usable(store.find(&Query::Sid(sid)).await).map_err(stays)?;
+        let record = record.map_err(|why| ends(&format!("it is {why}")))?;
+        if let (Some(before), Some(hashes)) = (detail.mark, &self.hashes) {
+            let hash = hashes.password_hash(&sid).await.map_err(|error| stays(error.to_string()))?;
+            if hash.map(|hash| mark(&record, &hash)) != Some(before) {
+                return Err(ends("it has another password"));
+            }
+        }
         Ok(local(&record, &self.domain))
     }
 }
@@ -118,25 +156,21 @@ fn local(record: &Record, domain: &Domain) -> Identity {
     }
 }
 
-fn elsewhere(sid: Sid, detail: &[u8]) -> Result<Identity, String> {
-    let Elsewhere { domain, account, upn, full_name, groups, not_after } =
-        serde_json::from_slice(detail).map_err(|error| error.to_string())?;
-    let groups = groups.iter().map(|sid| sid.parse().map(|sid| Group { sid, name: None }));
-    let identity = Identity {
-        domain,
-        is_ours: false,
-        account,
-        upn,
-        full_name,
-        sid,
-        groups: groups.collect::<Result<_, _>>().map_err(|_| "a group has no SID".to_owned())?,
-        method: None,
-        assurance: Assurance::Unknown,
-        policy_revision: 0,
-        not_after: FileTime(not_after),
-    };
-    match now() < identity.not_after {
-        true => Ok(identity),
-        false => Err("its certificate or its account has expired".to_owned()),
+impl Elsewhere {
+    fn identity(self, sid: Sid) -> Option<Identity> {
+        let groups = self.groups.iter().map(|sid| sid.parse().map(|sid| Group { sid, name: None }));
+        Some(Identity {
+            domain: self.domain,
+            is_ours: false,
+            account: self.account,
+            upn: self.upn,
+            full_name: self.full_name,
+            sid,
+            groups: groups.collect::<Result<_, _>>().ok()?,
+            method: None,
+            assurance: Assurance::Unknown,
+            policy_revision: 0,
+            not_after: FileTime::NEVER,
+        })
     }
 }

@@ -48,11 +48,16 @@ struct EndedLabels {
 
 /// Why a session ended, in one word.
 pub(super) const fn why_ended(ended: &Ended) -> &'static str {
-    match ended.reason {
+    reason_of(ended.reason)
+}
+
+const fn reason_of(reason: Option<EndReason>) -> &'static str {
+    match reason {
         None => "expired",
         Some(EndReason::Idle) => "idle",
         Some(EndReason::Failures) => "failures",
         Some(EndReason::Operator) => "operator",
+        Some(EndReason::Account) => "account",
         Some(EndReason::Evicted) => "evicted",
     }
 }
@@ -92,6 +97,11 @@ pub(super) fn register(gateway: &Arc<ThisGateway>, registry: &mut Registry) {
     let counters = &gateway.accounting().counters;
     for kind in KINDS {
         drop(counters.calls.get_or_create(&CallLabels { kind: kind.as_str(), result: "answered" }));
+    }
+    let reasons =
+        [EndReason::Idle, EndReason::Failures, EndReason::Operator, EndReason::Account, EndReason::Evicted];
+    for reason in reasons.map(Some).into_iter().chain([None]) {
+        drop(counters.ended.get_or_create(&EndedLabels { reason: reason_of(reason) }));
     }
     registry.register(
         "tlsnego_messages",

@@ -99,8 +99,11 @@ impl Tlsnego {
         let made_of = certificates::digest(section);
         let certificate = certificates::of_service(section).context("cannot serve [tlsnego]")?;
         let (accounts, hashes) = stores.map(|Stores { accounts, hashes }| (accounts, hashes)).unzip();
-        let (accounts, hashes) = (Accounts::new(config, accounts), hashes.flatten());
-        let local = section.has_local_users().then(|| LocalPasswords::new(accounts.clone(), hashes));
+        let hashes = hashes.flatten();
+        let accounts = Accounts::new(config, accounts, hashes.clone());
+        let local = section
+            .has_local_users()
+            .then(|| LocalPasswords::new(accounts.clone(), hashes, section.passwords.parallel));
         let domains = Arc::new(UserDomains::new(config, section)?);
         let passwords = UserPasswords::new(local, Arc::clone(&domains), Arc::clone(audit));
         let mut key = [0; 32];
@@ -123,7 +126,7 @@ impl Tlsnego {
             MappedCertificates::new(config, policy, audit),
             random(),
         );
-        let server = server.context("cannot serve [tlsnego]")?;
+        let server = server.context("cannot serve [tlsnego]")?.started_at(now());
         let upstream = gateway::Settings {
             upstream: section.upstream.clone(),
             upstream_timeout: section.upstream_timeout,

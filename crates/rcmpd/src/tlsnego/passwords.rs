@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tlsnego_service::password::PasswordStore;
 use tlsnego_service::session::{Identity, StoreFailed};
+use tokio::sync::Semaphore;
 use tracing::info;
 use zeroize::Zeroizing;
 
@@ -103,11 +104,13 @@ impl PasswordStore for UserPasswords {
 pub(super) struct LocalPasswords {
     accounts: Accounts,
     hashes: Option<Arc<dyn PasswordHashes>>,
+    /// Computations at once. A client that hangs up ends none.
+    running: Arc<Semaphore>,
 }
 
 impl LocalPasswords {
-    pub(super) fn new(accounts: Accounts, hashes: Option<Arc<dyn PasswordHashes>>) -> Self {
-        Self { accounts, hashes }
+    pub(super) fn new(accounts: Accounts, hashes: Option<Arc<dyn PasswordHashes>>, parallel: usize) -> Self {
+        Self { accounts, hashes, running: Arc::new(Semaphore::new(parallel.max(1))) }
     }
 
     /// The account that a name means, and its hash; otherwise which is missing, for the log.
@@ -128,12 +131,7 @@ impl LocalPasswords {
     /// Of the account and its hash. An account that is gone, disabled or without a password has the revision 0.
     async fn revision(&self, name: &str) -> Result<Option<u64>, StoreFailed> {
         let Ok((record, hash)) = self.find(name).await? else { return Ok(Some(0)) };
-        let mut digest = Sha256::new();
-        digest.update(record.account.sid.to_string());
-        digest.update(hash.to_phc().as_bytes());
-        let digest: [u8; 32] = digest.finalize().into();
-        let (start, _) = digest.as_chunks::<8>();
-        Ok(Some(u64::from_le_bytes(start[0]) | 1))
+        Ok(Some(mark(&record, &hash)))
     }
 
     /// Whose password it is, or why it is refused.
@@ -141,14 +139,29 @@ impl LocalPasswords {
         let found = self.find(name).await?;
         let password = Zeroizing::new(password.to_owned());
         // argon2id takes tens of milliseconds of a core. An account that is not there takes them, too.
+        let Ok(turn) = Arc::clone(&self.running).acquire_owned().await else {
+            return Err(StoreFailed("the service stops".to_owned()));
+        };
         let checked = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let missing = found.as_ref().err().copied();
             let (record, hash) = found.ok().unzip();
+            let mark = record.as_deref().zip(hash.as_ref()).map(|(record, hash)| mark(record, hash));
             let is_right = hash.unwrap_or_else(PasswordHash::decoy).verify(&password);
             let is_right = is_right.map_err(|error| StoreFailed(error.to_string()))?;
-            let right = record.filter(|_| is_right).map(|record| Accounts::of_record(&record));
+            let right = record.filter(|_| is_right).map(|record| Accounts::of_record(&record, mark));
             Ok(right.ok_or(missing.unwrap_or("wrong_password")))
         });
         checked.await.unwrap_or_else(|error| Err(StoreFailed(error.to_string())))
     }
+}
+
+/// A number that changes with the account and its password.
+pub(super) fn mark(record: &Record, hash: &PasswordHash) -> u64 {
+    let mut digest = Sha256::new();
+    digest.update(record.account.sid.to_string());
+    digest.update(hash.to_phc().as_bytes());
+    let digest: [u8; 32] = digest.finalize().into();
+    let (start, _) = digest.as_chunks::<8>();
+    u64::from_le_bytes(start[0]) | 1
 }

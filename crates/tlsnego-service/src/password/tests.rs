@@ -196,7 +196,7 @@ fn a_flood_refuses_its_own_questions() {
     });
     let refused: Vec<_> = refused.collect();
     assert_eq!(refused.len(), 98);
-    assert!(refused.iter().all(|verdict| matches!(verdict, Err(Reason::Store(_)))));
+    assert!(refused.iter().all(|verdict| matches!(verdict, Err(Reason::TooManyPasswords(WAITING_MAX)))));
     let mut alice = pin!(passwords.check("alice", "ecila", source(2), NOW));
     assert!(poll(alice.as_mut()).is_pending());
     store.may_end.store(2, Ordering::Relaxed);

@@ -128,6 +128,8 @@ pub enum EndReason {
     Failures,
     /// An operator ended it, or the service stops.
     Operator,
+    /// Its account is not what it was when the session was opened.
+    Account,
     /// The table was full.
     Evicted,
 }
@@ -138,6 +140,7 @@ impl fmt::Display for EndReason {
             Self::Idle => "idle timeout",
             Self::Failures => "too many messages failed to decrypt",
             Self::Operator => "ended by the operator",
+            Self::Account => "the account or its password changed",
             Self::Evicted => "evicted",
         })
     }

@@ -301,9 +301,18 @@ impl Sessions {
 
     /// Ends a session for an operator, or when the service stops.
     pub fn end(&self, name: &str) -> bool {
+        self.end_before_time(name, EndReason::Operator)
+    }
+
+    /// Ends a session whose account is not what it was when the session was opened.
+    pub fn end_of_account(&self, name: &str) -> bool {
+        self.end_before_time(name, EndReason::Account)
+    }
+
+    fn end_before_time(&self, name: &str, reason: EndReason) -> bool {
         let mut table = self.lock();
         let Some((ticket, _)) = table.get(name) else { return false };
-        table.end(ticket, Some(EndReason::Operator));
+        table.end(ticket, Some(reason));
         true
     }
 

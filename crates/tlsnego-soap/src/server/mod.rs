@@ -13,6 +13,7 @@ use crate::message::{Draft, Incoming};
 use crate::names::{GET, NEGOTIATE, NEGOTIATE_NEXT};
 use crate::refusal::Refusal;
 use crate::{Random, local_id, trust, urn};
+use dtyp::FileTime;
 use metadata::Metadata;
 use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
@@ -101,6 +102,7 @@ pub struct Server<P, M> {
     certificates: M,
     preset: Option<(Certificate, DecryptionKey)>,
     random: Random,
+    started: FileTime,
 }
 
 impl<P, M> std::fmt::Debug for Server<P, M> {
@@ -185,7 +187,14 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             preset: certificate.preset.filter(|_| settings.bindings.iter().any(|binding| !binding.negotiate)),
             random,
             settings,
+            started: FileTime::UNSET,
         })
+    }
+
+    /// Refuses messages with a key of their own that were created before: what was seen of those is forgotten
+    /// when a service restarts. Messages under a token need none of this, because tokens are forgotten, too.
+    pub fn started_at(self, started: FileTime) -> Self {
+        Self { started, ..self }
     }
 
     /// What is published of the service, for the listener's GET.

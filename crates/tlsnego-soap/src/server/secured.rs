@@ -233,6 +233,9 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         let Incoming { document, action, message_id, .. } = incoming;
         let operation = Operation::of(&action)?;
         let (opened, protection) = self.open(document, operation, request.source, now)?;
+        if protection.keyed.is_none() && opened.timestamp.created < self.started {
+            return Err(Reason::Replay.into());
+        }
         self.replay.insert(opened.replay_key(), opened.replay_until, now.wall)?;
         if let Some(keyed) = &protection.keyed {
             self.sessions.used(&keyed.session.name, now);

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use listener_tokio::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
+use listener_tokio::connections::{ConnectionMeter, Connections};
 use listener_tokio::lingering::Lingering;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -75,11 +75,20 @@ impl CallOutcome {
     }
 }
 
+/// Why the account of a session may not call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountRefused {
+    /// For the log.
+    pub error: String,
+    /// The account is not what it was when the session was opened, so the session ends. False if it cannot be
+    /// looked up.
+    pub ends_session: bool,
+}
+
 /// What the program knows of sessions and accounts.
 pub trait Accounting: Send + Sync + 'static {
-    /// The headers that tell the service who calls, and in which session. The error refuses the call, because
-    /// its account may not call any more, or cannot be looked up; it is for the log.
-    fn headers(&self, session: &Session) -> impl Future<Output = Result<HeaderMap, String>> + Send;
+    /// The headers that tell the service who calls, and in which session. The error refuses the call.
+    fn headers(&self, session: &Session) -> impl Future<Output = Result<HeaderMap, AccountRefused>> + Send;
 
     /// The span of a request with these headers.
     fn span(&self, headers: &HeaderMap) -> Span;
@@ -238,14 +247,13 @@ where
                 let _ = connection.await;
             },
             () = permit.evicted() => {
+                // It has no permit any more, so it ends at once.
                 self.connections.evicted(false);
-                connection.as_mut().graceful_shutdown();
-                let _ = timeout(DRAIN_TIMEOUT, connection).await;
             },
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, source: IpAddr) -> Response<Full<Bytes>> {
+    async fn answer(self: &Arc<Self>, request: Request<Incoming>, source: IpAddr) -> Response<Full<Bytes>> {
         if matches!(*request.method(), Method::GET | Method::HEAD)
             && let Some(wsdl) =
                 self.server.metadata().and_then(|metadata| metadata.answer(request.uri().query()))
@@ -285,7 +293,7 @@ where
         soap(self.receive(&request).instrument(span).await)
     }
 
-    async fn receive(&self, request: &HttpRequest<'_>) -> HttpResponse {
+    async fn receive(self: &Arc<Self>, request: &HttpRequest<'_>) -> HttpResponse {
         let now = (self.clock)();
         match self.server.receive(request, now).await {
             Answer::Reply(reply) => {
@@ -298,15 +306,16 @@ where
                 HttpResponse { status: 503, body: Vec::new() }
             }
             Answer::Call(call) => {
-                let (response, outcome) = self.call(&call).await;
-                self.accounting.called(
-                    &call.session,
-                    &call.action,
-                    &outcome,
-                    request.source,
-                    &self.settings.upstream,
-                );
-                response
+                // In a task of its own: a client that hangs up leaves no call without an outcome.
+                let (gateway, source) = (Arc::clone(self), request.source);
+                let called = async move {
+                    let (response, outcome) = gateway.call(&call).await;
+                    let upstream = &gateway.settings.upstream;
+                    gateway.accounting.called(&call.session, &call.action, &outcome, source, upstream);
+                    response
+                };
+                let called = tokio::spawn(called.in_current_span()).await;
+                called.unwrap_or(HttpResponse { status: 500, body: Vec::new() })
             }
         }
     }
@@ -315,7 +324,12 @@ where
     async fn call(&self, call: &Call) -> (HttpResponse, CallOutcome) {
         let asked = match (self.accounting.headers(&call.session).await, call.body()) {
             (Ok(headers), Ok(body)) => self.upstream.ask(&call.action, headers, &body).await,
-            (Err(error), _) => Err(Failure::Account(error)),
+            (Err(AccountRefused { error, ends_session }), _) => {
+                if ends_session {
+                    self.server.sessions().end_of_account(&call.session.name);
+                }
+                Err(Failure::Account(error))
+            }
             (_, Err(refusal)) => Err(Failure::Body(refusal.to_string())),
         };
         // The answer has the time at which it is written.
