@@ -1,11 +1,10 @@
 //! Passwords in UsernameTokens, checked against the accounts of the local store.
 
-use super::accounts::Accounts;
+use super::accounts::{Accounts, mark};
 use crate::clock::uptime;
 use account_store::{PasswordHash, PasswordHashes, Record};
 use audit_log::AuditLog;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tlsnego_service::password::PasswordStore;
@@ -90,16 +89,6 @@ impl LocalPasswords {
         let hash = hash.map_err(|error| StoreFailed(error.to_string()))?;
         Ok(hash.map(|hash| (record, hash)).ok_or(NO_PASSWORD))
     }
-}
-
-/// A number that changes with the account and its password.
-pub(super) fn mark(record: &Record, hash: &PasswordHash) -> u64 {
-    let mut digest = Sha256::new();
-    digest.update(record.account.sid.to_string());
-    digest.update(hash.to_phc().as_bytes());
-    let digest: [u8; 32] = digest.finalize().into();
-    let (start, _) = digest.as_chunks::<8>();
-    u64::from_le_bytes(start[0]) | 1
 }
 
 impl PasswordStore for LocalPasswords {
