@@ -19,9 +19,7 @@ pub struct Problem {
 impl Problem {
     pub(super) fn from_parser(error: &toml::de::Error, text: &str) -> Self {
         let what = error.message().lines().next().unwrap_or("this cannot be read");
-        // Sections that are read so that they can be refused are none to be written.
-        let what = GONE.iter().fold(what.to_owned(), |what, name| what.replace(&format!(", `{name}`"), ""));
-        let help = match &*what {
+        let help = match what {
             "missing field `sid`" => "for a new domain, `rcmpd domain new-sid` prints one",
             what if what.starts_with("unknown field") => "remove it, or correct its name",
             _ => "",
@@ -31,7 +29,7 @@ impl Problem {
             let what = format!("[{name}] is there already, at line {line}");
             return Self { span, what, help: "put the keys there".to_owned() };
         }
-        Self { span, what, help: help.to_owned() }
+        Self { span, what: what.to_owned(), help: help.to_owned() }
     }
 }
 
@@ -64,9 +62,6 @@ fn shown_span(text: &str, span: Range<usize>) -> Range<usize> {
         }
     }
 }
-
-/// Sections that this version knows and refuses.
-pub(super) const GONE: [&str; 1] = ["tlsnego"];
 
 /// Why there is no configuration.
 #[derive(Debug)]

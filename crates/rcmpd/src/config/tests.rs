@@ -439,10 +439,10 @@ fn an_address_is_listened_on_once() {
 }
 
 #[test]
-fn only_sections_that_are_served_are_proposed() {
+fn sections_are_proposed_for_an_unknown_one() {
     let [unknown] = &problems(&GOOD.replace("[mapping]", "[mappings]"))[..] else { panic!("one problem") };
     assert!(unknown.contains("`mapping`") && unknown.contains("`sidecar`"), "{unknown}");
-    assert!(!unknown.contains("tlsnego"), "{unknown}");
+    assert!(unknown.contains("`tlsnego`"), "{unknown}");
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Accounts of SOAP clients, as they are at each call.
 
-use super::passwords::mark;
 use crate::clock::now;
 use crate::config::Config;
-use account_store::{AccountStore, Domain, Matches, PasswordHashes, Query, Record, StoreError};
+use account_store::{AccountStore, Domain, Matches, PasswordHash, PasswordHashes, Query, Record, StoreError};
 use dtyp::{FileTime, Sid};
 use rcmp_service::mapping::restriction;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use sidecar::{Assurance, Group, Identity};
 use std::sync::Arc;
 use tlsnego_service::session;
@@ -114,6 +114,16 @@ impl Accounts {
         }
         Ok(local(&record, &self.domain))
     }
+}
+
+/// A number that changes with the account and its password.
+pub(super) fn mark(record: &Record, hash: &PasswordHash) -> u64 {
+    let mut digest = Sha256::new();
+    digest.update(record.account.sid.to_string());
+    digest.update(hash.to_phc().as_bytes());
+    let digest: [u8; 32] = digest.finalize().into();
+    let (start, _) = digest.as_chunks::<8>();
+    u64::from_le_bytes(start[0]) | 1
 }
 
 /// No account has the name.

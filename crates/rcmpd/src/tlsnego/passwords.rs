@@ -1,12 +1,11 @@
 //! Passwords in UsernameTokens, checked against the accounts of the local store or by a domain controller.
 
-use super::accounts::Accounts;
+use super::accounts::{Accounts, mark};
 use super::domains::UserDomains;
 use crate::clock::uptime;
 use account_store::{PasswordHash, PasswordHashes, Record};
 use audit_log::AuditLog;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tlsnego_service::password::PasswordStore;
@@ -154,14 +153,4 @@ impl LocalPasswords {
         });
         checked.await.unwrap_or_else(|error| Err(StoreFailed(error.to_string())))
     }
-}
-
-/// A number that changes with the account and its password.
-pub(super) fn mark(record: &Record, hash: &PasswordHash) -> u64 {
-    let mut digest = Sha256::new();
-    digest.update(record.account.sid.to_string());
-    digest.update(hash.to_phc().as_bytes());
-    let digest: [u8; 32] = digest.finalize().into();
-    let (start, _) = digest.as_chunks::<8>();
-    u64::from_le_bytes(start[0]) | 1
 }
