@@ -6,6 +6,7 @@ use crate::table::Table;
 use crate::{cpu, least};
 use dtyp::FileTime;
 use rcmpd_tests::{Demo, Service};
+use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::version::TLS12;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
@@ -188,11 +189,13 @@ fn handshakes(service: &Service) -> f64 {
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .unwrap();
-    let client = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    let mut client = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&TLS12])
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    // A negotiation resumes no session.
+    client.resumption = Resumption::disabled();
     let (server, client) = (Arc::new(server), Arc::new(client));
     let mut spent = Duration::ZERO;
     for _ in 0..HANDSHAKES {
