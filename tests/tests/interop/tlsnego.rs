@@ -156,7 +156,7 @@ fn calls_under_the_negotiated_token_carry_the_user_name_each() {
     }
     // Another password, and no account of this name: one fault, and nothing reaches the service.
     for (user, password) in
-        [("alice", "wrong"), ("nobody", "wrong"), ("CONTOSO\\bob", "wrong"), ("OTHER\\alice", "wrong")]
+        [("alice", "wrong"), ("unknown", "wrong"), ("CONTOSO\\bob", "wrong"), ("OTHER\\alice", "wrong")]
     {
         let steps = client(&service, json!({ "binding": "call", "user": user, "password": password }));
         let failed = steps.iter().filter(|step| step["step"] == "call");
