@@ -37,6 +37,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use store_health::StoreHealth;
+use tlsnego_tokio::gateway;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -123,7 +124,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let rpc_connections = config.rpc.as_ref().map_or(0, |rpc| rpc.limits.connections_max);
     let others = config.sso.as_ref().map_or(0, |sso| sso.limits.connections_max)
         + config.sidecar.as_ref().map_or(0, crate::sidecar::connections_max)
-        + config.tlsnego.as_ref().map_or(0, |_| tlsnego_tokio::gateway::CONNECTIONS_MAX)
+        + config.tlsnego.as_ref().map_or(0, |_| gateway::CONNECTIONS_MAX + gateway::CALLS_MAX)
         + config.admin.as_ref().map_or(0, |_| http::CONNECTIONS_MAX);
     let connections_max = open_files::raise(rpc_connections, others);
     config.check_files()?;

@@ -131,6 +131,7 @@ impl Tlsnego {
             upstream: section.upstream.clone(),
             upstream_timeout: section.upstream_timeout,
             message_len_max: section.message_len_max,
+            calls_max: gateway::CALLS_MAX,
         };
         let accounting = Accounting::new(accounts, Arc::clone(audit));
         Ok(Self { gateway: Gateway::new(server, upstream, accounting, moment), domains, made_of })

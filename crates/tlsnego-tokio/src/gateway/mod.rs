@@ -29,6 +29,7 @@ use tlsnego_soap::server::metadata::WSDL_CONTENT_TYPE;
 use tlsnego_soap::server::{Answer, Call, CallFault, CertificateMapper, Event, Server};
 use tlsnego_soap::{HttpRequest, HttpResponse};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,6 +46,8 @@ pub struct Settings {
     pub upstream_timeout: Duration,
     /// Longest body of a request, and of an answer of the service, in octets.
     pub message_len_max: usize,
+    /// Calls that the service has not answered yet, such as [`CALLS_MAX`].
+    pub calls_max: usize,
 }
 
 /// What became of a verified call.
@@ -109,6 +112,7 @@ pub struct Gateway<P, M, A> {
     upstream: Upstream,
     accounting: A,
     connections: Arc<Connections<()>>,
+    calls: Semaphore,
     settings: Settings,
     clock: Clock,
 }
@@ -124,6 +128,9 @@ impl<P, M, A> std::fmt::Debug for Gateway<P, M, A> {
 pub const CONNECTIONS_MAX: usize = 2_048;
 /// Those that have sent something: each may hold a message.
 const STARTED_MAX: usize = 1_024;
+/// Calls that the service has not answered yet. A call goes on if its client hangs up, so connections do not
+/// bound them; each has a connection to the service.
+pub const CALLS_MAX: usize = STARTED_MAX;
 /// A web server in front of the gateway is one address.
 const LIMITS: ConnectionLimits = ConnectionLimits {
     unproved_max: CONNECTIONS_MAX,
@@ -152,7 +159,8 @@ where
     pub fn new(server: Server<P, M>, settings: Settings, accounting: A, clock: Clock) -> Arc<Self> {
         let connections = Arc::new(Connections::new("tlsnego", LIMITS));
         let upstream = Upstream::new(&settings);
-        Arc::new(Self { server, upstream, accounting, connections, settings, clock })
+        let calls = Semaphore::new(settings.calls_max);
+        Arc::new(Self { server, upstream, accounting, connections, calls, settings, clock })
     }
 
     /// The sessions and negotiations.
@@ -322,16 +330,7 @@ where
 
     /// Asks the service, and secures its answer.
     async fn call(&self, call: &Call) -> (HttpResponse, CallOutcome) {
-        let asked = match (self.accounting.headers(&call.session).await, call.body()) {
-            (Ok(headers), Ok(body)) => self.upstream.ask(&call.action, headers, &body).await,
-            (Err(AccountRefused { error, ends_session }), _) => {
-                if ends_session {
-                    self.server.sessions().end_of_account(&call.session.name);
-                }
-                Err(Failure::Account(error))
-            }
-            (_, Err(refusal)) => Err(Failure::Body(refusal.to_string())),
-        };
+        let asked = self.ask(call).await;
         // The answer has the time at which it is written.
         let now = (self.clock)();
         let failed = |failure: Failure| {
@@ -364,6 +363,20 @@ where
                 (HttpResponse { status: 500, body: Vec::new() }, CallOutcome::NotWritten(refusal.to_string()))
             }
         }
+    }
+
+    /// What the service answers.
+    async fn ask(&self, call: &Call) -> Result<upstream::Answer, Failure> {
+        let _turn = self.calls.try_acquire().map_err(|_| Failure::Busy(self.settings.calls_max))?;
+        let headers = self.accounting.headers(&call.session).await;
+        let headers = headers.map_err(|AccountRefused { error, ends_session }| {
+            if ends_session {
+                self.server.sessions().end_of_account(&call.session.name);
+            }
+            Failure::Account(error)
+        })?;
+        let body = call.body().map_err(|refusal| Failure::Body(refusal.to_string()))?;
+        self.upstream.ask(&call.action, headers, &body).await
     }
 
     fn limits(&self) -> xml_security::ParseLimits {

@@ -12,6 +12,9 @@ pub enum Failure {
     /// The account of the session may not call any more.
     #[error("the account of the session cannot be used: {0}")]
     Account(String),
+    /// As many calls as there may be wait for the service. This one was not sent.
+    #[error("the service has not answered {0} other calls yet")]
+    Busy(usize),
     /// The action is no URI that an HTTP header holds.
     #[error("the action is no URI")]
     Action,
@@ -37,6 +40,7 @@ impl Failure {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Account(_) => "account",
+            Self::Busy(_) => "busy",
             Self::Action => "action",
             Self::Body(_) => "body",
             Self::Connection(_) => "connection",

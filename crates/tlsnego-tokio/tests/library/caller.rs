@@ -17,10 +17,10 @@ use tlsnego_tokio::Clock;
 use tlsnego_tokio::client::{Answer, Bootstrap, CallError, Caller, ServerCertificates, Settings};
 use xml_security::{ParseLimits, Suite, TokenName, UsernameToken};
 
-const SESSION: Binding = Binding { negotiate: true, establish: true };
-const ECHO: &str = "urn:echo";
+pub(crate) const SESSION: Binding = Binding { negotiate: true, establish: true };
+pub(crate) const ECHO: &str = "urn:echo";
 /// Longer than a call takes on a busy machine.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Accepts one certificate.
 struct Pinned(Vec<u8>);
@@ -34,7 +34,7 @@ impl ServerCertificates for Pinned {
     }
 }
 
-fn settings(
+pub(crate) fn settings(
     certificates: &Certificates,
     address: SocketAddr,
     binding: Binding,
@@ -76,7 +76,7 @@ fn settings(
     }
 }
 
-fn loopback() -> SocketAddr {
+pub(crate) fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
@@ -92,7 +92,7 @@ async fn caller_of(
     (Caller::new(settings, now), listening)
 }
 
-fn body(text: &str) -> Vec<u8> {
+pub(crate) fn body(text: &str) -> Vec<u8> {
     format!("<s:Body xmlns:s='http://www.w3.org/2003/05/soap-envelope'><Echo xmlns='urn:echo'>{text}</Echo></s:Body>")
         .into_bytes()
 }

@@ -1,4 +1,5 @@
-//! A client over HTTP beside a service with an application that counts and echoes.
+//! A client over HTTP beside a service with an application that counts and echoes, and beside a gateway.
 
 mod caller;
+mod gateway;
 mod support;

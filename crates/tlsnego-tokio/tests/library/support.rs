@@ -64,7 +64,7 @@ impl Pair {
 }
 
 /// One account with a password.
-struct OnePassword;
+pub(crate) struct OnePassword;
 
 impl PasswordStore for OnePassword {
     async fn revision(&self, _: &str) -> Result<Option<u64>, StoreFailed> {
@@ -77,7 +77,7 @@ impl PasswordStore for OnePassword {
 }
 
 /// One account with a certificate.
-struct OneCertificate(Vec<u8>);
+pub(crate) struct OneCertificate(Vec<u8>);
 
 impl CertificateMapper for OneCertificate {
     async fn map(&self, chain: &[CertificateDer<'static>]) -> Result<Identity, String> {
@@ -240,14 +240,14 @@ impl Host {
 const FAULT: &str = "<s:Envelope xmlns:s='http://www.w3.org/2003/05/soap-envelope'><s:Body><s:Fault><s:Code><s:Value>s:Sender</s:Value></s:Code>\
     <s:Reason><s:Text xml:lang='en'>no</s:Text></s:Reason></s:Fault></s:Body></s:Envelope>";
 
-fn enveloped(body: &[u8]) -> Vec<u8> {
+pub(crate) fn enveloped(body: &[u8]) -> Vec<u8> {
     let mut envelope = Document::new(SOAP.name("Envelope"));
     let root = envelope.root();
     envelope.append_xml(root, body, &ParseLimits::default()).expect("a body");
     envelope.write().expect("XML")
 }
 
-fn server(
+pub(crate) fn server(
     certificates: &Certificates,
     binding: Binding,
     credential: Credential,
