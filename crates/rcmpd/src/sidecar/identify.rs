@@ -4,7 +4,7 @@ use crate::ask::{self, Mapped};
 use crate::config;
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::handler;
-use account_store::BoxFuture;
+use account_store::{BoxFuture, Membership, Record};
 use audit_log::{AuditLog, IdentifiedBy};
 use dcerpc_tokio::LogLimiter;
 use dtyp::{Encode, FileTime, Sid};
@@ -320,6 +320,26 @@ fn read(presented: &ClientCertificate) -> Result<OwnedCertificate, Refusal> {
         .map_err(|_| refusal(Reason::MalformedCertificate))
 }
 
+/// An account of the local store, by no certificate. `domain` is its NetBIOS name.
+pub(crate) fn of_record(record: &Record, domain: &str) -> Identity {
+    let account = &record.account;
+    let member = |membership: &Membership| Group { sid: membership.sid, name: membership.name.clone() };
+    let extra = account.extra_sids.iter().map(|sid| Group { sid: *sid, name: None });
+    Identity {
+        domain: domain.to_owned(),
+        is_ours: true,
+        account: account.name.clone(),
+        upn: account.user_principal_name.clone(),
+        full_name: Some(account.profile.full_name.clone()).filter(|name| !name.is_empty()),
+        sid: account.sid,
+        groups: record.memberships.iter().map(member).chain(extra).collect(),
+        method: None,
+        assurance: Assurance::Unknown,
+        policy_revision: 0,
+        not_after: FileTime::NEVER,
+    }
+}
+
 /// The account of an answer. It is who it is until the certificate ends, at `not_after`, or until the account
 /// has to go.
 pub(super) fn identity(
@@ -329,27 +349,16 @@ pub(super) fn identity(
     now: FileTime,
 ) -> Result<Identity, Refusal> {
     if let Some(mapped) = &answer.mapped {
-        let account = &mapped.record.account;
-        let member = |membership: &account_store::Membership| Group {
-            sid: membership.sid,
-            name: membership.name.clone(),
-        };
-        let extra = account.extra_sids.iter().map(|sid| Group { sid: *sid, name: None });
+        let domain = &mapper.store().domain().netbios;
         return Ok(Identity {
-            domain: mapper.store().domain().netbios.clone(),
-            is_ours: true,
-            account: account.name.clone(),
-            upn: account.user_principal_name.clone(),
-            full_name: Some(account.profile.full_name.clone()).filter(|name| !name.is_empty()),
-            sid: account.sid,
-            groups: mapped.record.memberships.iter().map(member).chain(extra).collect(),
             method: Some(mapped.method.name()),
             assurance: match mapped.strength {
                 Strength::Strong(form) => Assurance::Strong(Some(form.name())),
                 Strength::Weak => Assurance::Weak,
             },
             policy_revision: answer.policy_revision,
-            not_after: not_after.min(logoff_time(account, now)),
+            not_after: not_after.min(logoff_time(&mapped.record.account, now)),
+            ..of_record(&mapped.record, domain)
         });
     }
     let Some(account) = answer.elsewhere.as_ref().and_then(|elsewhere| elsewhere.account.as_ref()) else {

@@ -18,6 +18,7 @@ use arc_swap::ArcSwap;
 use audit_log::AuditLog;
 use dcerpc_tokio::{LogLimiter, NO_LABELS, encode_family, listen_on};
 use ed25519_file::PublicKey;
+pub(crate) use identify::of_record;
 use identify::{Identifier, Remote};
 use listener_tokio::connections::ConnectionMeter;
 use netlogon_tokio::{PoolLimits, ServerSource, Servers};

@@ -2,6 +2,7 @@
 
 use crate::clock::now;
 use crate::config::Config;
+use crate::sidecar::of_record;
 use account_store::{AccountStore, Domain, Matches, PasswordHash, PasswordHashes, Query, Record, StoreError};
 use dtyp::{FileTime, Sid};
 use rcmp_service::mapping::restriction;
@@ -112,7 +113,7 @@ impl Accounts {
                 return Err(ends("it has another password"));
             }
         }
-        Ok(local(&record, &self.domain))
+        Ok(of_record(&record, &self.domain.netbios))
     }
 }
 
@@ -144,26 +145,6 @@ fn usable(found: Result<Matches, StoreError>) -> Result<Result<Arc<Record>, &'st
         None => Ok(record),
         Some(reason) => Err(reason.name()),
     })
-}
-
-fn local(record: &Record, domain: &Domain) -> Identity {
-    let account = &record.account;
-    let member =
-        |membership: &account_store::Membership| Group { sid: membership.sid, name: membership.name.clone() };
-    let extra = account.extra_sids.iter().map(|sid| Group { sid: *sid, name: None });
-    Identity {
-        domain: domain.netbios.clone(),
-        is_ours: true,
-        account: account.name.clone(),
-        upn: account.user_principal_name.clone(),
-        full_name: Some(account.profile.full_name.clone()).filter(|name| !name.is_empty()),
-        sid: account.sid,
-        groups: record.memberships.iter().map(member).chain(extra).collect(),
-        method: None,
-        assurance: Assurance::Unknown,
-        policy_revision: 0,
-        not_after: FileTime::NEVER,
-    }
 }
 
 impl Elsewhere {
