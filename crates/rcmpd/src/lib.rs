@@ -19,6 +19,7 @@ pub mod forward;
 pub mod handler;
 pub mod output;
 pub mod quickstart;
+mod random;
 pub mod rehearsal;
 pub mod serve;
 pub mod sidecar;

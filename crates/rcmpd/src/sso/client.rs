@@ -212,11 +212,9 @@ async fn service_ticket(host: &str, tickets: &Tickets, deadline: Instant) -> Res
     let kdc = tickets.kdc.as_deref().ok_or_else(|| {
         unusable(format!("it has no ticket for {service}: name the KDC with --kdc, or fetch one with kvno"))
     })?;
-    let mut entropy = |bytes: &mut [u8]| {
-        getrandom::fill(bytes).expect("the operating system has a source of randomness");
-    };
     let refused = |refusal: rpc_auth::Refusal| Failure::Unusable(format!("{kdc}: {}", refusal.detail));
-    let (request, message) = TgsRequest::new(granting, service, now, &mut entropy).map_err(refused)?;
+    let (request, message) =
+        TgsRequest::new(granting, service, now, &mut crate::random::fill).map_err(refused)?;
     let reply = ask_kdc(kdc, &message, deadline)
         .await
         .map_err(|error| Failure::Unusable(format!("{kdc}: {error}")))?;

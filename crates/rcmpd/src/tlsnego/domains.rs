@@ -5,6 +5,7 @@ use super::accounts::Accounts;
 use crate::checked_domains::CheckedDomain;
 use crate::clock::now;
 use crate::config::{self, Config};
+use crate::random;
 use dtyp::{FileTime, Sid};
 use netlogon_tokio::Servers;
 use rpc_auth::UserIdentity;
@@ -112,8 +113,7 @@ impl UserDomains {
             // Clients at one address are kept from delaying others by the queue of the domain.
             source: Ipv4Addr::UNSPECIFIED.into(),
         };
-        let random = super::random();
-        let proof = NtlmProof::of_password(user, &of.server, now(), &mut |octets| random(octets));
+        let proof = NtlmProof::of_password(user, &of.server, now(), &mut random::fill);
         match of.domain.checker.check(&proof).await {
             ProofVerdict::Accepted { identity, .. } => {
                 let user = accepted(&identity, &of.domain.domain, &of.sid, &self.sid_rules);

@@ -17,6 +17,7 @@ pub use certificates::findings;
 use crate::clock::{now, uptime};
 use crate::config::{self, Config};
 use crate::deciders::CurrentPolicy;
+use crate::random;
 use account_store::{AccountStore, PasswordHashes};
 use accounting::Accounting;
 use accounts::Accounts;
@@ -35,7 +36,6 @@ use std::sync::Arc;
 use tlsnego_service::Moment;
 use tlsnego_service::password::Passwords;
 use tlsnego_service::session::Session;
-use tlsnego_soap::Random;
 use tlsnego_soap::server::{Server, Settings};
 use tlsnego_tokio::gateway::{self, Gateway};
 use tokio::net::TcpListener;
@@ -76,15 +76,8 @@ pub struct Bound {
 }
 
 /// Both clocks.
-fn moment() -> Moment {
+pub(crate) fn moment() -> Moment {
     Moment { wall: now(), uptime: uptime() }
-}
-
-fn random() -> Random {
-    Arc::new(|octets| {
-        // INVARIANT: Linux has random numbers once the system has started, and services start after that.
-        getrandom::fill(octets).expect("the operating system has randomness");
-    })
 }
 
 impl Tlsnego {
@@ -124,7 +117,7 @@ impl Tlsnego {
             certificate,
             Passwords::new(passwords, key, section.passwords).with_queues(domains.parallel()),
             MappedCertificates::new(config, policy, audit),
-            random(),
+            Arc::new(random::fill),
         );
         let server = server.context("cannot serve [tlsnego]")?.started_at(now());
         let upstream = gateway::Settings {

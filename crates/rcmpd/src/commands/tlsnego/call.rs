@@ -4,7 +4,8 @@ use super::trace;
 use crate::cli::{BindingArg, CallArgs, ServiceArgs, SuiteArg};
 use crate::commands::{UNREACHABLE, UNUSABLE, failed};
 use crate::config::SecretRef;
-use crate::{clock, output};
+use crate::tlsnego::moment;
+use crate::{output, random};
 use anyhow::Context;
 use http::Uri;
 use pem_file::input;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tlsnego_service::fault::Fault;
 use tlsnego_service::freshness::Skew;
-use tlsnego_service::{Credentials, Moment, TlsVersions, negotiation};
+use tlsnego_service::{Credentials, TlsVersions, negotiation};
 use tlsnego_soap::client::{Client, ClientError, ReadFault};
 use tlsnego_soap::trace::Tracer;
 use tlsnego_tokio::client::{Answer, Bootstrap, CallError, Caller, ServerCertificates, Settings};
@@ -218,10 +219,6 @@ fn print(outcome: &Outcome) {
     }
 }
 
-pub(super) fn moment() -> Moment {
-    Moment { wall: clock::now(), uptime: clock::uptime() }
-}
-
 /// An `s:Body` of its content, or of a file that has a whole one.
 fn body(path: &Path) -> anyhow::Result<Vec<u8>> {
     let shown = path.display();
@@ -299,9 +296,7 @@ pub(super) fn settings(args: &ServiceArgs, trace: Option<Tracer>) -> anyhow::Res
             suite: suite(args.suite),
             skew: Skew(Duration::from_secs(args.skew)),
             limits: ParseLimits::default(),
-            random: Arc::new(|octets: &mut [u8]| {
-                getrandom::fill(octets).expect("the operating system has a source of randomness");
-            }),
+            random: Arc::new(random::fill),
             trace,
         },
         bootstrap,

@@ -1,8 +1,9 @@
 //! `rcmpd tlsnego endpoint`.
 
-use super::call::{moment, settings};
+use super::call::settings;
 use crate::cli::ServiceArgs;
 use crate::output;
+use crate::tlsnego::moment;
 use anyhow::Context;
 use std::net::SocketAddr;
 use tlsnego_tokio::endpoint::Endpoint;
