@@ -60,8 +60,9 @@ impl Accounting {
     }
 }
 
-/// Records in a span what became of its message.
-fn note(span: &Span, result: &str, session: Option<&Session>) {
+/// Records in the span of a message what became of it.
+fn note(result: &str, session: Option<&Session>) {
+    let span = Span::current();
     span.record("result", result);
     if let Some(session) = session {
         span.record("session.kind", session.kind.as_str()).record("session.name", session.name.as_str());
@@ -104,15 +105,7 @@ impl gateway::Accounting for Accounting {
 
     fn answered(&self, event: &Event, source: IpAddr) -> bool {
         self.counters.answered(event);
-        let span = Span::current();
-        match event {
-            Event::Leg => note(&span, "leg", None),
-            Event::Metadata => note(&span, "metadata", None),
-            Event::Opened(session) => note(&span, "opened", Some(session)),
-            Event::Renewed(session) => note(&span, "renewed", Some(session)),
-            Event::Cancelled(session) => note(&span, "cancelled", Some(session)),
-            Event::Refused(refusal) => note(&span, refusal.name(), None),
-        }
+        note(event.name(), event.session());
         let from = || json!({ "source": source });
         match event {
             Event::Leg | Event::Metadata => true,
@@ -135,12 +128,13 @@ impl gateway::Accounting for Accounting {
 
     fn called(&self, session: &Session, action: &str, outcome: &CallOutcome, source: IpAddr, upstream: &Uri) {
         self.counters.called(session, outcome);
-        note(&Span::current(), outcome.name(), Some(session));
-        let (error, reason) = match outcome {
-            CallOutcome::Failed(failure) => (failure.to_string(), outcome.name()),
-            CallOutcome::NotWritten(error) => (error.clone(), outcome.name()),
+        note(outcome.name(), Some(session));
+        let error = match outcome {
+            CallOutcome::Failed(failure) => failure.to_string(),
+            CallOutcome::NotWritten(error) => error.clone(),
             CallOutcome::Answered | CallOutcome::Fault | CallOutcome::OneWay => return,
         };
+        let reason = outcome.name();
         let session = session.name.as_str();
         self.limiter.once(reason, || {
             let action: String = action.chars().take(128).collect();
@@ -149,7 +143,7 @@ impl gateway::Accounting for Accounting {
     }
 
     fn ended(&self, ended: &Ended) {
-        let reason = why_ended(ended);
+        let reason = why_ended(ended.reason);
         self.counters.ended(ended);
         debug!(session = ended.session.name, reason, "Session ended");
         self.audited("session_ended", &ended.session, json!({ "reason": reason }));

@@ -47,11 +47,7 @@ struct EndedLabels {
 }
 
 /// Why a session ended, in one word.
-pub(super) const fn why_ended(ended: &Ended) -> &'static str {
-    reason_of(ended.reason)
-}
-
-const fn reason_of(reason: Option<EndReason>) -> &'static str {
+pub(super) const fn why_ended(reason: Option<EndReason>) -> &'static str {
     match reason {
         None => "expired",
         Some(EndReason::Idle) => "idle",
@@ -66,18 +62,16 @@ const KINDS: [SessionKind; 3] = [SessionKind::Negotiated, SessionKind::Establish
 
 impl Counters {
     pub(super) fn answered(&self, event: &Event) {
-        let (result, kind) = match event {
-            Event::Leg => ("leg", Some(SessionKind::Negotiated)),
-            Event::Opened(session) => ("opened", Some(session.kind)),
-            Event::Renewed(session) => ("renewed", Some(session.kind)),
-            Event::Cancelled(session) => ("cancelled", Some(session.kind)),
-            Event::Metadata => ("metadata", None),
-            Event::Refused(refusal) => {
-                let fault = refusal.fault();
-                let fault = fault.subcodes[0].map_or(fault.code, |(_, local)| local);
-                self.refused.get_or_create(&RefusedLabels { reason: refusal.name(), fault }).inc();
-                return;
-            }
+        let result = event.name();
+        if let Event::Refused(refusal) = event {
+            let fault = refusal.fault();
+            let fault = fault.subcodes[0].map_or(fault.code, |(_, local)| local);
+            self.refused.get_or_create(&RefusedLabels { reason: result, fault }).inc();
+            return;
+        }
+        let kind = match event {
+            Event::Leg => Some(SessionKind::Negotiated),
+            _ => event.session().map(|session| session.kind),
         };
         let kind = kind.map_or("none", SessionKind::as_str);
         self.messages.get_or_create(&MessageLabels { result, kind }).inc();
@@ -88,7 +82,7 @@ impl Counters {
     }
 
     pub(super) fn ended(&self, ended: &Ended) {
-        let reason = why_ended(ended);
+        let reason = why_ended(ended.reason);
         self.ended.get_or_create(&EndedLabels { reason }).inc();
     }
 }
@@ -101,7 +95,7 @@ pub(super) fn register(gateway: &Arc<ThisGateway>, registry: &mut Registry) {
     let reasons =
         [EndReason::Idle, EndReason::Failures, EndReason::Operator, EndReason::Account, EndReason::Evicted];
     for reason in reasons.map(Some).into_iter().chain([None]) {
-        drop(counters.ended.get_or_create(&EndedLabels { reason: reason_of(reason) }));
+        drop(counters.ended.get_or_create(&EndedLabels { reason: why_ended(reason) }));
     }
     registry.register(
         "tlsnego_messages",

@@ -146,6 +146,28 @@ pub enum Event {
     Refused(Refusal),
 }
 
+impl Event {
+    /// One word for metrics and traces. That of a refusal is its reason.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Leg => "leg",
+            Self::Metadata => "metadata",
+            Self::Opened(_) => "opened",
+            Self::Renewed(_) => "renewed",
+            Self::Cancelled(_) => "cancelled",
+            Self::Refused(refusal) => refusal.name(),
+        }
+    }
+
+    /// The session that it is about.
+    pub fn session(&self) -> Option<&Session> {
+        match self {
+            Self::Opened(session) | Self::Renewed(session) | Self::Cancelled(session) => Some(session),
+            Self::Leg | Self::Metadata | Self::Refused(_) => None,
+        }
+    }
+}
+
 /// A refusal, and the session whose key secures the fault.
 struct Failure {
     refusal: Refusal,
