@@ -3,8 +3,20 @@
 use crate::refusal::Dialect;
 use std::net::IpAddr;
 
+/// The media type of SOAP 1.2 (RFC 3902).
+const MEDIA_TYPE: &str = "application/soap+xml";
 /// `Content-Type` of all messages that are sent.
 pub const CONTENT_TYPE: &str = "application/soap+xml; charset=utf-8";
+
+/// Whether a `Content-Type` is that of SOAP 1.2, with any parameters.
+pub fn is_soap(content_type: &str) -> bool {
+    media_type(content_type).eq_ignore_ascii_case(MEDIA_TYPE)
+}
+
+/// A `Content-Type` without its parameters.
+fn media_type(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
 
 /// A POST.
 #[derive(Clone, Copy, Debug)]
@@ -29,17 +41,16 @@ pub struct HttpResponse {
 /// Accepts SOAP 1.2 in UTF-8. The `action` parameter is not looked at: the action that counts is in the
 /// message.
 pub(crate) fn check_content_type(content_type: Option<&str>) -> Result<(), Dialect> {
-    let mut parts = content_type.unwrap_or_default().split(';');
-    let media_type = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
-    match &*media_type {
-        "application/soap+xml" => {}
+    let content_type = content_type.unwrap_or_default();
+    match &*media_type(content_type).to_ascii_lowercase() {
+        MEDIA_TYPE => {}
         "text/xml" => return Err(Dialect::Soap11),
         "multipart/related" => return Err(Dialect::Mtom),
         "application/soap+msbin1" | "application/soap+msbinsession1" => return Err(Dialect::BinaryXml),
         _ => return Err(Dialect::ContentType),
     }
     // A quoted value with a `;` in it, such as that of an action, is cut. Its parts name no charset.
-    for parameter in parts {
+    for parameter in content_type.split(';').skip(1) {
         let Some((name, value)) = parameter.split_once('=') else { continue };
         let is_charset = name.trim().eq_ignore_ascii_case("charset");
         if is_charset && !value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8") {

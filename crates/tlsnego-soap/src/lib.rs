@@ -24,7 +24,7 @@ pub mod server;
 pub mod trace;
 mod trust;
 
-pub use http::{CONTENT_TYPE, HttpRequest, HttpResponse};
+pub use http::{CONTENT_TYPE, HttpRequest, HttpResponse, is_soap};
 pub use message::HEADER_LEN_MAX;
 
 use std::sync::Arc;

@@ -195,19 +195,19 @@ fn check(request: &Request<Incoming>) -> Result<(), (StatusCode, &'static str)> 
     if request.method() != Method::POST {
         return Err((StatusCode::METHOD_NOT_ALLOWED, "this endpoint takes SOAP 1.2 messages by POST\n"));
     }
-    match media_type(headers) {
-        Some(found) if found.eq_ignore_ascii_case("application/soap+xml") => Ok(()),
+    match content_type(headers) {
+        Some(found) if tlsnego_soap::is_soap(found) => Ok(()),
         _ => Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "the content type has to be application/soap+xml\n")),
     }
 }
 
-fn media_type(headers: &HeaderMap) -> Option<&str> {
-    headers.get(CONTENT_TYPE)?.to_str().ok()?.split(';').next().map(str::trim)
+fn content_type(headers: &HeaderMap) -> Option<&str> {
+    headers.get(CONTENT_TYPE)?.to_str().ok()
 }
 
 /// The action in a content type (RFC 3902).
 fn action_of(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let value = content_type(headers)?;
     let at = value.to_ascii_lowercase().find("action=")?;
     let rest = value[at + "action=".len()..].trim_start();
     let action = match rest.strip_prefix('"') {

@@ -95,8 +95,8 @@ impl Upstream {
         if is_success && body.is_empty() {
             return Ok(Answer::Taken);
         }
-        if !is_soap(&answer.headers) {
-            let of = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("none");
+        let of = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("none");
+        if !tlsnego_soap::is_soap(of) {
             let of: String = of.chars().take(80).collect();
             return Err(Failure::NotSoap(format!("status {}, Content-Type {of}", answer.status.as_u16())));
         }
@@ -111,11 +111,6 @@ fn content_type(action: &str) -> Option<HeaderValue> {
         return None;
     }
     HeaderValue::try_from(format!("{}; action=\"{action}\"", tlsnego_soap::CONTENT_TYPE)).ok()
-}
-
-fn is_soap(headers: &HeaderMap) -> bool {
-    let of = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    of.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/soap+xml")
 }
 
 /// The body in an envelope without headers. `body` is an `s:Body` element that stands for itself.
