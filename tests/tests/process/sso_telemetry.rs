@@ -38,13 +38,7 @@ async fn delivery_is_one_span_in_the_trace_of_its_caller() {
     })
     .await
     .unwrap();
-    let received = collector.0.lock().unwrap();
-    let spans: Vec<_> = received
-        .iter()
-        .flat_map(|request| &request.resource_spans)
-        .flat_map(|resource| &resource.scope_spans)
-        .flat_map(|scope| &scope.spans)
-        .collect();
+    let spans = collector.spans();
     let of_interface: Vec<_> = spans
         .iter()
         .filter(|span| attribute(&span.attributes, "interface").as_deref() == Some("master secret"))
@@ -64,6 +58,6 @@ async fn delivery_is_one_span_in_the_trace_of_its_caller() {
     assert_eq!(attribute(&refused.attributes, "sso.generation"), None);
     assert_ne!(hex(&refused.trace_id), TRACE, "the trace of a user without the right");
     assert_eq!(key.len(), 16);
-    let text = format!("{received:?}");
+    let text = format!("{:?}", collector.0.lock().unwrap());
     assert!(!text.contains(&hex(&key)) && !text.contains(&format!("{key:?}")), "the secret is in a span");
 }

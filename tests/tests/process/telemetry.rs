@@ -8,6 +8,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 };
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::Span;
 use rcmpd_tests::Demo;
 use rustix::process::Signal;
 use std::sync::{Arc, Mutex};
@@ -41,6 +42,14 @@ impl Collector {
         let server = tonic::transport::Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(incoming));
         (collector, endpoint)
+    }
+
+    /// The spans that came, in their order.
+    pub(crate) fn spans(&self) -> Vec<Span> {
+        let received = self.0.lock().unwrap();
+        let resources = received.iter().flat_map(|request| &request.resource_spans);
+        let scopes = resources.flat_map(|resource| &resource.scope_spans);
+        scopes.flat_map(|scope| &scope.spans).cloned().collect()
     }
 }
 

@@ -227,21 +227,14 @@ async fn calls_are_spans_in_the_trace_of_their_caller_which_goes_on_to_the_servi
     })
     .await
     .unwrap();
-    let received = collector.0.lock().unwrap();
-    let spans: Vec<_> = received
-        .iter()
-        .flat_map(|request| &request.resource_spans)
-        .flat_map(|resource| &resource.scope_spans)
-        .flat_map(|scope| &scope.spans)
-        .filter(|span| span.name == "soap_message")
-        .collect();
+    let spans: Vec<_> = collector.spans().into_iter().filter(|span| span.name == "soap_message").collect();
     let results: Vec<_> =
         spans.iter().map(|span| attribute(&span.attributes, "result").unwrap_or_default()).collect();
     assert_eq!(results, ["leg", "opened", "opened", "answered", "cancelled"]);
     for span in &spans {
         assert_eq!((&*hex(&span.trace_id), &*hex(&span.parent_span_id)), (TRACE, PARENT));
     }
-    let call = spans[3];
+    let call = &spans[3];
     assert_eq!(attribute(&call.attributes, "session.kind").as_deref(), Some("established"));
     let [asked] = &asked[..] else { panic!("{asked:?}") };
     let parent = format!("traceparent: 00-{TRACE}-{}-01", hex(&call.span_id));

@@ -1151,6 +1151,25 @@ fn a_note_that_is_no_file_of_ours_is_neither_followed_nor_waited_for() {
     assert!(!note.exists(), "it is removed at the end");
 }
 
+/// The secret of the account with RID 1040, which `read` reads, opens only for the state of the account for which
+/// it was sealed: `renamed`, 512, 77.
+fn each_change_by_the_shell_is_found<S: PartialEq + std::fmt::Debug>(
+    path: &Path,
+    read: impl Fn() -> Result<S, StoreError>,
+    sealed: &S,
+) {
+    for sql in [
+        "UPDATE account SET flags = 514 WHERE rid = 1040",
+        "UPDATE account SET expires = 0 WHERE rid = 1040",
+        "UPDATE account SET name = 'other' WHERE rid = 1040",
+    ] {
+        shell(path, sql);
+        assert!(matches!(read(), Err(StoreError::Damaged(_))), "{sql}");
+        shell(path, "UPDATE account SET flags = 512, expires = 77, name = 'renamed' WHERE rid = 1040");
+        assert_eq!(&read().expect("it is read"), sealed, "{sql}");
+    }
+}
+
 #[test]
 fn nt_hash_of_a_user_follows_its_account_and_opens_for_no_other_state() {
     let (path, _folder) = new_file();
@@ -1170,16 +1189,7 @@ fn nt_hash_of_a_user_follows_its_account_and_opens_for_no_other_state() {
     let changed = Account { name: "renamed".to_owned(), expires: dtyp::FileTime(77), ..user(1040) };
     apply(&store, [Change::PutAccount(Put::Existing, Box::new(changed.clone()))]);
     assert_eq!(is(read(&store)).expect("it is read"), Some([5; 16]));
-    for sql in [
-        "UPDATE account SET flags = 514 WHERE rid = 1040",
-        "UPDATE account SET expires = 0 WHERE rid = 1040",
-        "UPDATE account SET name = 'other' WHERE rid = 1040",
-    ] {
-        shell(&path, sql);
-        assert!(matches!(read(&store), Err(StoreError::Damaged(_))), "{sql}");
-        shell(&path, "UPDATE account SET flags = 512, expires = 77, name = 'renamed' WHERE rid = 1040");
-        assert_eq!(is(read(&store)).expect("it is read"), Some([5; 16]), "{sql}");
-    }
+    each_change_by_the_shell_is_found(&path, || is(read(&store)), &Some([5; 16]));
     shell(&path, "INSERT INTO nt_hash SELECT 1041, sealed FROM nt_hash WHERE rid = 1040");
     assert!(matches!(now(store.nt_hash(&sid(1041))), Err(StoreError::Damaged(_))));
     let refused = now(store.nt_hash(&sid(1041))).expect_err("it is that of another account").to_string();
@@ -1250,16 +1260,7 @@ fn password_hash_of_a_user_follows_its_account_and_opens_for_no_other_state() {
     apply(&store, [Change::PutAccount(Put::Existing, Box::new(changed.clone()))]);
     assert_eq!(phc(read(&store)), text(1));
     assert_eq!(now(store.nt_hash(&sid(1040))).expect("it is read"), Some(NtHash::new([5; 16])));
-    for sql in [
-        "UPDATE account SET flags = 514 WHERE rid = 1040",
-        "UPDATE account SET expires = 0 WHERE rid = 1040",
-        "UPDATE account SET name = 'other' WHERE rid = 1040",
-    ] {
-        shell(&path, sql);
-        assert!(matches!(read(&store), Err(StoreError::Damaged(_))), "{sql}");
-        shell(&path, "UPDATE account SET flags = 512, expires = 77, name = 'renamed' WHERE rid = 1040");
-        assert_eq!(phc(read(&store)), text(1), "{sql}");
-    }
+    each_change_by_the_shell_is_found(&path, || read(&store).map(|hash| phc(Ok(hash))), &text(1));
     // The hash of another account, and a secret of another kind.
     for sql in [
         "INSERT INTO password_hash SELECT 1041, sealed FROM password_hash WHERE rid = 1040",
