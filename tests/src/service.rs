@@ -656,6 +656,23 @@ impl Service {
         rustix::process::kill_process(pid, signal).expect("the service runs");
     }
 
+    /// Stops the process, and returns when none of its threads runs: SIGSTOP reaches them after kill(2) returns.
+    pub fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        eventually("each thread is stopped", || {
+            // The state follows the name, which ends with the last parenthesis: proc_pid_stat(5).
+            let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            let tasks = fs::read_dir(&tasks).expect("the service runs").flatten();
+            tasks.map(stat).all(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+        });
+    }
+
+    /// Lets a paused process go on.
+    pub fn resume(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
     /// Resident memory in KiB, the mapped pages of the program's file included.
     pub fn resident_kib(&self) -> u64 {
         self.memory_kib("VmRSS:")

@@ -217,9 +217,9 @@ fn whatever_happens_to_the_last_server_no_user_is_let_in_and_it_recovers_by_itse
     recovers(&chain, "it is started again");
 
     // The kernel takes connections and bytes, and no program reads them.
-    chain.c.signal(Signal::STOP);
+    chain.c.pause();
     undecided(&chain, "its port is a black hole");
-    chain.c.signal(Signal::CONT);
+    chain.c.resume();
     recovers(&chain, "it goes on");
 
     // What it remembers of alice is still true, and can be seen to be; of the machine it remembers nothing.
@@ -501,13 +501,13 @@ fn a_dead_server_is_passed_over_and_a_slow_one_not_waited_for() {
     assert_eq!(metric("semaphore_holders", c.netlogon), 0);
     assert!(metric("semaphore_acquires_total", c.netlogon) >= 1);
     // The one that answered goes silent; the other one is asked beside it, long before the time is up.
-    c.signal(Signal::STOP);
+    c.pause();
     let (done, took) = map();
     assert_eq!(done.code(0).json()["account"], "alice");
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(metric("answers_total", twin.netlogon) >= 1);
     // The preferred one is asked again when it is back.
-    c.signal(Signal::CONT);
+    c.resume();
     let before = metric("answers_total", c.netlogon);
     let deadline = Instant::now() + Duration::from_secs(60);
     while metric("answers_total", c.netlogon) <= before {
@@ -520,7 +520,7 @@ fn a_dead_server_is_passed_over_and_a_slow_one_not_waited_for() {
 fn more_than_may_wait_are_refused_at_once() {
     let chain = chain(&Told { a: "connections_max = 1\nqueue_max = 0\ntimeout_s = 5", ..Told::default() });
     assert_eq!(ask(&chain, "alice")["status"], SUCCESS);
-    chain.b.signal(Signal::STOP);
+    chain.b.pause();
     std::thread::scope(|scope| {
         let first = scope.spawn(|| ask(&chain, "alice"));
         let holders =
@@ -533,7 +533,7 @@ fn more_than_may_wait_are_refused_at_once() {
         assert_eq!((&second["status"], &second["authoritative"]), (&json!(NO_LOGON_SERVERS), &json!(0)));
         let overflows = holders.replace("holders", "overflows_total");
         assert!(chain.a.metric(&overflows) >= 1);
-        chain.b.signal(Signal::CONT);
+        chain.b.resume();
         first.join().unwrap()
     });
     assert_eq!(ask(&chain, "alice")["status"], SUCCESS);
@@ -581,7 +581,7 @@ async fn a_machine_that_fills_the_queue_to_a_slow_domain_shuts_no_other_out() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    chain.b.signal(Signal::STOP);
+    chain.b.pause();
     let mut asking = tokio::task::JoinSet::new();
     for association in many {
         asking.spawn(ask(Arc::clone(&greedy), association, data.clone()));
@@ -593,7 +593,7 @@ async fn a_machine_that_fills_the_queue_to_a_slow_domain_shuts_no_other_out() {
     seen(4, 8, 9).await;
     let second = tokio::spawn(ask(Arc::clone(&modest), few.remove(0), data.clone()));
     seen(4, 8, 10).await;
-    chain.b.signal(Signal::CONT);
+    chain.b.resume();
     assert_eq!((first.await.unwrap().0, second.await.unwrap().0), (0, 0));
     let statuses: Vec<u32> = asking.join_all().await.into_iter().map(|(status, _)| status).collect();
     let of = |status: u32| statuses.iter().filter(|of| **of == status).count();

@@ -1,7 +1,7 @@
 //! Whether clients find the master secret interface at the endpoint mapper.
 
 use rcmpd_tests::{Demo, Service, eventually};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs;
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -43,10 +43,10 @@ fn service_is_not_ready_without_its_endpoint_mapper_and_recovers_by_itself() {
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("run as root");
     wait_until_ready_is(&service, 200);
     // Another program takes the port before the service can have it again.
-    service.signal(Signal::STOP);
+    service.pause();
     shut_mapper_down(&service);
     let other = TcpListener::bind(MAPPER).unwrap();
-    service.signal(Signal::CONT);
+    service.resume();
     let why = wait_until_ready_is(&service, 503);
     assert!(why.contains("endpoint mapper does not name the master secret interface"), "{why}");
     assert!(service.log().contains("its address cannot be bound"), "{}", service.log());

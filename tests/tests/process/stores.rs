@@ -406,9 +406,9 @@ truncate = 'PRAGMA wal_checkpoint(TRUNCATE)'
     for _ in 0..3 {
         sqlite("b.execute(truncate).fetchall()");
         assert_eq!(service.get("/ready").0, 200);
-        service.signal(Signal::STOP);
+        service.pause();
         sqlite("a.execute(count); b.execute(truncate).fetchall(); a.execute(count)");
-        service.signal(Signal::CONT);
+        service.resume();
         assert_eq!(service.get("/ready").0, 200);
         service.map("alice").code(3);
     }
