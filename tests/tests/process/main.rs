@@ -26,6 +26,7 @@ mod paths;
 mod revocation;
 mod rogue;
 mod screens;
+mod service_manager;
 mod serving;
 mod sidecar;
 mod sidecar_tickets;
