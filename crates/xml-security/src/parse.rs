@@ -365,9 +365,7 @@ impl<'d, 't> Builder<'d, 't> {
             if prefix == "xmlns" || (prefix.is_empty() && local == "xmlns") {
                 let declared = if prefix.is_empty() { "" } else { local };
                 let declared = self.declaration(declared, value)?;
-                let same = |other: &Declaration| {
-                    self.document.get(other.prefix) == self.document.get(declared.prefix)
-                };
+                let same = |other: &Declaration| self.document.is_same(other.prefix, declared.prefix);
                 if declarations.iter().any(same) {
                     return Err(XmlError::Namespace("a prefix is declared twice on one element"));
                 }
@@ -377,7 +375,7 @@ impl<'d, 't> Builder<'d, 't> {
             }
         }
         // `xmlns:xml` may be declared, and says nothing.
-        declarations.retain(|declared| self.document.get(declared.prefix) != "xml");
+        declarations.retain(|declared| !self.document.is_text(declared.prefix, "xml"));
         self.scope.extend(&declarations);
         if self.scope.len() > DECLARATIONS_MAX {
             return Err(XmlError::TooMany("namespace declarations"));
@@ -388,8 +386,7 @@ impl<'d, 't> Builder<'d, 't> {
             let attribute =
                 Attribute { prefix: self.span(prefix), local: self.span(local), namespace, value };
             let same = |other: &Attribute| {
-                self.document.get(other.local) == local
-                    && self.document.get(other.namespace) == self.document.get(namespace)
+                self.document.is_text(other.local, local) && self.document.is_same(other.namespace, namespace)
             };
             if attributes.iter().any(same) {
                 return Err(XmlError::IllFormed("an attribute stands twice on one element"));
@@ -421,8 +418,7 @@ impl<'d, 't> Builder<'d, 't> {
     ) -> Result<(), XmlError> {
         let around = self.open.last().and_then(|(id, _)| self.document.as_element(*id));
         let is_around = around.is_some_and(|around| {
-            self.document.get(around.prefix) == self.document.get(prefix)
-                && self.document.get(around.namespace) == self.document.get(namespace)
+            self.document.is_same(around.prefix, prefix) && self.document.is_same(around.namespace, namespace)
         });
         let own = if is_around { 0 } else { namespace.len as usize };
         let octets = attributes.iter().fold(own, |sum, attribute| sum + attribute.namespace.len as usize);
@@ -451,7 +447,7 @@ impl<'d, 't> Builder<'d, 't> {
 
     fn namespace(&mut self, prefix: &str) -> Result<Span, XmlError> {
         let mut nearest = self.scope.iter().rev();
-        if let Some(found) = nearest.find(|declaration| self.document.get(declaration.prefix) == prefix) {
+        if let Some(found) = nearest.find(|declaration| self.document.is_text(declaration.prefix, prefix)) {
             return Ok(found.namespace);
         }
         match prefix {

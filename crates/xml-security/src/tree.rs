@@ -163,6 +163,27 @@ impl Document {
         &self.pool.0[span.start as usize..][..span.len as usize]
     }
 
+    /// Whether a part of the pool is this text. Names that differ mostly have another length or another last
+    /// letter, so few are compared whole.
+    pub(crate) fn is_text(&self, span: Span, text: &str) -> bool {
+        let text = text.as_bytes();
+        if span.len as usize != text.len() {
+            return false;
+        }
+        let own = &self.pool.0.as_bytes()[span.start as usize..][..text.len()];
+        own.last() == text.last() && own == text
+    }
+
+    /// Whether two parts of the pool are the same text.
+    pub(crate) fn is_same(&self, one: Span, other: Span) -> bool {
+        one == other || self.is_text(one, self.get(other))
+    }
+
+    /// Octets of all texts and names.
+    pub(crate) fn text_len(&self) -> usize {
+        self.pool.0.len()
+    }
+
     pub(crate) fn kind(&self, id: NodeId) -> &Kind {
         &self.nodes[id.0 as usize].kind
     }
@@ -263,13 +284,13 @@ impl Document {
     /// Whether the node is an element of this name.
     pub fn is(&self, id: NodeId, name: Name<'_>) -> bool {
         self.as_element(id).is_some_and(|element| {
-            self.get(element.local) == name.local && self.get(element.namespace) == name.namespace
+            self.is_text(element.local, name.local) && self.is_text(element.namespace, name.namespace)
         })
     }
 
     /// Whether the node is an element of this namespace.
     pub fn is_of(&self, id: NodeId, namespace: Namespace) -> bool {
-        self.as_element(id).is_some_and(|element| self.get(element.namespace) == namespace.uri)
+        self.as_element(id).is_some_and(|element| self.is_text(element.namespace, namespace.uri))
     }
 
     /// Name of an element as it was written; an empty name for a text.
@@ -293,9 +314,11 @@ impl Document {
 
     /// Value of an attribute.
     pub fn attribute(&self, id: NodeId, name: Name<'_>) -> Option<&str> {
-        self.attributes(id)
-            .find(|(found, _)| found.local == name.local && found.namespace == name.namespace)
-            .map(|(_, value)| value)
+        let attributes = &self.as_element(id)?.attributes;
+        let is_it = |attribute: &&Attribute| {
+            self.is_text(attribute.local, name.local) && self.is_text(attribute.namespace, name.namespace)
+        };
+        attributes.iter().find(is_it).map(|attribute| self.get(attribute.value))
     }
 
     /// Attributes with their values, as written; declarations of namespaces are none.
@@ -368,7 +391,7 @@ impl Document {
     pub(crate) fn declaration_at(&self, id: NodeId, prefix: &str) -> Option<(NodeId, &str)> {
         self.ancestors(id).find_map(|ancestor| {
             let declarations = &self.as_element(ancestor)?.declarations;
-            let found = declarations.iter().find(|declaration| self.get(declaration.prefix) == prefix)?;
+            let found = declarations.iter().find(|declaration| self.is_text(declaration.prefix, prefix))?;
             Some((ancestor, self.get(found.namespace)))
         })
     }
