@@ -402,8 +402,7 @@ fn encrypt(roots: &Roots, purpose: &Name, kind: u8, salt: [u8; SALT_LEN], parts:
     let (cipher, nonce) = cipher(root, purpose, &salt);
     let (header, plain) = ticket.split_at_mut(HEADER_LEN);
     // INVARIANT: the lengths are far below the 64 GiB of RFC 8452.
-    let tag =
-        cipher.encrypt_inout_detached(&nonce, header, plain.into()).expect("what is sealed is short");
+    let tag = cipher.encrypt_inout_detached(&nonce, header, plain.into()).expect("what is sealed is short");
     ticket.extend(tag);
     ticket
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use ticket::{
     CertificateHash, Claims, ClaimsError, DATA_MAX, MemoryRedemption, Name, Redeemed, Redemption,
     RedemptionFailed, Refused, Root, Roots, RootsError, SALT_LEN, STATE_MAX, STATE_TICKET_MAX, TICKET_MAX,
-    TicketId, from_cookie, open_reusable, open_state, redeem, seal_once, seal_reusable, seal_state, to_cookie,
+    TicketId, from_cookie, open_reusable, open_state, redeem, seal_once, seal_reusable, seal_state,
+    to_cookie,
 };
 
 fn vector(name: &str) -> Vec<u8> {

@@ -27,6 +27,8 @@ const SESSION_INSTANCE: HeaderName = HeaderName::from_static("x-session-instance
 pub(super) struct Accounting {
     accounts: Accounts,
     audit: Arc<AuditLog>,
+    /// Whether the sessions are in cookies.
+    in_cookies: bool,
     format: Format,
     layout: Layout,
     pub(super) counters: Counters,
@@ -34,12 +36,13 @@ pub(super) struct Accounting {
 }
 
 impl Accounting {
-    pub(super) fn new(accounts: Accounts, audit: Arc<AuditLog>) -> Self {
+    pub(super) fn new(accounts: Accounts, audit: Arc<AuditLog>, in_cookies: bool) -> Self {
         let format = Format::default();
         let layout = format.layout();
         Self {
             accounts,
             audit,
+            in_cookies,
             layout,
             format,
             counters: Counters::default(),
@@ -53,6 +56,9 @@ impl Accounting {
         let mut line = as_json(session);
         if let (Value::Object(line), Value::Object(more)) = (&mut line, more) {
             line.insert("event".to_owned(), event.into());
+            if self.in_cookies {
+                line.insert("cookie".to_owned(), true.into());
+            }
             line.extend(more);
         }
         let sid = identity.account.parse::<Sid>().ok();
