@@ -428,7 +428,7 @@ fn roots_and_stores_that_do_not_protect_sessions_are_refused_before_the_start() 
     with("\"sessions.db\"", "\"accounts.db\"");
     refuses("is a database for something else");
     with("\"sessions.db\"", "\"audit.log\"");
-    refuses("which the configuration names for something else");
+    refuses("audit.log");
     // What the file itself has wrong.
     for (from, to, what) in [
         ("[\"file:farm-1.key\"]", "[]", "0 keys are configured"),

@@ -327,7 +327,7 @@ const NO_SESSION: (StatusCode, &str) = (StatusCode::NOT_FOUND, "there is no such
 
 /// Without the shared store it is not known which sessions ended.
 fn store_failed(failed: StoreFailed) -> (StatusCode, String) {
-    (StatusCode::SERVICE_UNAVAILABLE, format!("the store of [tlsnego.cookie] does not answer: {failed}\n"))
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{failed}\n"))
 }
 
 /// One of them.

@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 use sidecar::headers::{Facts, Format, Layout};
 use std::net::IpAddr;
 use std::sync::Arc;
+use tlsnego_service::fault::Reason;
 use tlsnego_service::session::{Ended, Session};
+use tlsnego_soap::refusal::Refusal;
 use tlsnego_soap::server::Event;
 use tlsnego_tokio::gateway::{self, AccountRefused, CallOutcome};
 use tracing::field::Empty;
@@ -126,7 +128,13 @@ impl gateway::Accounting for Accounting {
             }
             Event::Refused(refusal) => {
                 let (reason, error) = (refusal.name(), refusal.to_string());
-                self.limiter.once(reason, || info!(%source, reason, error, "Rejected a SOAP message"));
+                self.limiter.once(reason, || match refusal {
+                    // It is not this client's fault, and others get it as well.
+                    Refusal::Trust(Reason::Store(_)) => {
+                        warn!(%source, reason, error, "Rejected a SOAP message");
+                    }
+                    _ => info!(%source, reason, error, "Rejected a SOAP message"),
+                });
                 true
             }
         }

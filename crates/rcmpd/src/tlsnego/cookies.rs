@@ -48,7 +48,7 @@ impl TicketSealer for Sealer {
 pub(super) struct Shared(pub(super) SqliteTokens);
 
 fn failed(error: StoreError) -> StoreFailed {
-    StoreFailed(error.to_string())
+    StoreFailed(format!("[tlsnego.cookie] {error}"))
 }
 
 impl SharedTokens for Shared {
