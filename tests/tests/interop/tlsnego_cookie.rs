@@ -423,8 +423,11 @@ fn cookie_of_another_root_purpose_farm_or_token_is_refused() {
         assert_eq!(service.metric(refused), 1, "{what}");
     }
     // None of them ended the session, and the state that is sealed anew is as good.
-    let answer =
-        set(&service, &mut client, json!({ "cookie": good, "identifier": token["identifier"], "instance": null }));
+    let answer = set(
+        &service,
+        &mut client,
+        json!({ "cookie": good, "identifier": token["identifier"], "instance": null }),
+    );
     assert!(answer["fields"].is_object(), "{answer} {}", service.log());
 }
 
