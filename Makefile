@@ -8,7 +8,7 @@ TARGET  = $(shell $(CARGO) metadata --locked --no-deps --format-version 1 | \
 BUILT   = $(TARGET)/release
 export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 
-.PHONY: help demo demo-web demo-sso demo-tlsnego release run test test-full check check-arrows check-docs docs oracle bench fuzz peers
+.PHONY: help demo demo-web demo-sso demo-tlsnego release install run test test-full check check-arrows check-docs docs oracle bench fuzz peers
 
 help:
 	@echo 'make demo     build, make a demo domain, serve it, ask who alice is, stop'
@@ -16,6 +16,7 @@ help:
 	@echo 'make demo-sso the master secret: an administrator gets it, another user does not, it is rotated'
 	@echo 'make demo-tlsnego a SOAP client negotiates a token with the gateway, and calls a service behind it'
 	@echo 'make release  the program to install, stripped, with its symbols beside it'
+	@echo 'make install  what make release built, with unit, man pages and completions, into /usr (or DESTDIR)'
 	@echo 'make run      make a demo domain in ./rcmpd-demo (unless it is there) and serve it'
 	@echo 'make test     everything that proves the product, foreign peers included'
 	@echo 'make check    format, lints, documentation and its links, spelling, dependency rules'
@@ -38,6 +39,19 @@ release:
 	objcopy --only-keep-debug --compress-debug-sections $(BUILT)/rcmpd $(TARGET)/dist/rcmpd.debug
 	objcopy --strip-all --add-gnu-debuglink=$(TARGET)/dist/rcmpd.debug $(BUILT)/rcmpd $(TARGET)/dist/rcmpd
 	@ls -l $(TARGET)/dist
+
+PROGRAM = $(TARGET)/dist/rcmpd
+SHARE   = $(DESTDIR)/usr/share
+install:
+	@test -x $(PROGRAM) || { echo 'There is no $(PROGRAM): run make release first' >&2; exit 1; }
+	install -D -m 755 $(PROGRAM) $(DESTDIR)/usr/bin/rcmpd
+	install -D -m 644 deploy/systemd/rcmpd.service $(DESTDIR)/usr/lib/systemd/system/rcmpd.service
+	install -D -m 644 deploy/systemd/rcmpd.sysusers $(DESTDIR)/usr/lib/sysusers.d/rcmpd.conf
+	install -D -m 644 deploy/systemd/rcmpd.logrotate $(DESTDIR)/etc/logrotate.d/rcmpd
+	install -d $(SHARE)/man/man1 $(SHARE)/bash-completion/completions $(SHARE)/zsh/vendor-completions
+	$(PROGRAM) man --dir $(SHARE)/man/man1
+	$(PROGRAM) completions bash > $(SHARE)/bash-completion/completions/rcmpd
+	$(PROGRAM) completions zsh > $(SHARE)/zsh/vendor-completions/_rcmpd
 
 run:
 	$(CARGO) build --locked --release -p rcmpd

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod alerts;
 mod asker_limits;
 mod askers;
 mod audit;
@@ -25,6 +26,7 @@ mod paths;
 mod revocation;
 mod rogue;
 mod screens;
+mod service_manager;
 mod serving;
 mod sidecar;
 mod sidecar_tickets;

@@ -5,6 +5,7 @@ mod http;
 mod metrics;
 mod open_files;
 mod rcmp_package;
+mod service_manager;
 mod sso;
 mod store_health;
 
@@ -263,6 +264,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     }
     health.set_ready(true);
     info!(domain = config.domain.netbios, server = config.server, "Ready");
+    service_manager::ready();
     let running = Running {
         config: &config,
         machines: machines.as_ref(),
@@ -275,6 +277,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     signals(path, &running).await?;
 
     health.set_ready(false);
+    service_manager::stopping();
     info!("Stopping: answering calls in flight");
     if let (Some(sso), Some(section)) = (&sso, &config.sso) {
         sso.drain(section.drain).await;
@@ -400,6 +403,8 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
     // Nothing is signed when nothing is to be.
     let mut head_due = tokio::time::Instant::now();
     let mut heads = true;
+    // In this loop, so that it stops when the loop does.
+    let mut watchdog = service_manager::Watchdog::new();
     let mut loaded = Loaded { sections: running.config.sections.clone(), refused: None };
     loop {
         tokio::select! {
@@ -411,10 +416,15 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
                 Some(again) => head_due = tokio::time::Instant::now() + again,
                 None => heads = false,
             },
-            _ = hangup.recv() => match reload(path, running, &mut loaded).await {
-                Ok(Some(revision)) => info!(policy_revision = revision, "Reloaded"),
-                Ok(None) => info!("Reloaded"),
-                Err(error) => error!(error = crate::output::chain(&error), "Not reloaded: the previous configuration stays in use"),
+            () = watchdog.tick() => {}
+            _ = hangup.recv() => {
+                service_manager::reloading();
+                match reload(path, running, &mut loaded).await {
+                    Ok(Some(revision)) => info!(policy_revision = revision, "Reloaded"),
+                    Ok(None) => info!("Reloaded"),
+                    Err(error) => error!(error = crate::output::chain(&error), "Not reloaded: the previous configuration stays in use"),
+                }
+                service_manager::ready();
             },
         }
     }

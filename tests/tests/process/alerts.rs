@@ -1,0 +1,72 @@
+//! The alerts that are delivered, read by Prometheus' own tool: `promtool`.
+
+use rcmpd_tests::Demo;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn promtool(arguments: &[&str], input: &str) {
+    let mut child = Command::new("promtool")
+        .args(arguments)
+        .current_dir(repository().join("deploy/prometheus"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is in Debian's package prometheus");
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "promtool {arguments:?}: {output:?}");
+}
+
+fn rules() -> String {
+    fs::read_to_string(repository().join("deploy/prometheus/rcmpd.rules.yml")).unwrap()
+}
+
+/// What stands behind a key, in all lines.
+fn values<'t>(text: &'t str, key: &'t str) -> impl Iterator<Item = &'t str> {
+    text.lines().filter_map(move |line| line.trim().strip_prefix(key)).map(str::trim)
+}
+
+#[test]
+fn alerts_fire_when_they_should_and_not_before() {
+    promtool(&["check", "rules", "--lint-fatal", "rcmpd.rules.yml"], "");
+    promtool(&["test", "rules", "rcmpd.rules.test.yml"], "");
+}
+
+#[test]
+fn each_alert_has_its_paragraph_and_names_metrics_that_exist() {
+    let page = fs::read_to_string(repository().join("docs/alerts.md")).unwrap();
+    let rules = rules();
+    let alerts: Vec<_> = values(&rules, "- alert:").collect();
+    assert_eq!(values(&page, "## ").collect::<Vec<_>>(), alerts, "docs/alerts.md has the same order");
+    let runbooks: Vec<_> = values(&rules, "runbook:").map(str::to_owned).collect();
+    let expected: Vec<_> =
+        alerts.iter().map(|alert| format!("docs/alerts.md#{}", alert.to_lowercase())).collect();
+    assert_eq!(runbooks, expected);
+
+    let metrics = fs::read_to_string(repository().join("docs/metrics.md")).unwrap();
+    let is_of_name = |c: char| c.is_ascii_lowercase() || c == '_';
+    let names = rules.split(|c| !is_of_name(c)).filter(|name| name.starts_with("rcmpd_"));
+    let names: BTreeSet<_> = names.collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        let is_documented = metrics.contains(&format!("`{name}`")) || metrics.contains(&format!("`{name}{{"));
+        assert!(is_documented, "{name} is not in docs/metrics.md");
+    }
+}
+
+#[test]
+fn promtool_finds_no_fault_in_the_metrics() {
+    for service in
+        [Demo::with_master_secret().serve(), Demo::with_gateway("127.0.0.1:1".parse().unwrap(), "").serve()]
+    {
+        promtool(&["check", "metrics"], &service.get("/metrics").1);
+    }
+}
