@@ -8,8 +8,9 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use std::time::Duration;
 use ticket::{
-    CLOCK_SKEW, Claims, DATA_MAX, LIFETIME_MAX, MemoryRedemption, Name, Root, Roots, SALT_LEN, TICKET_MAX,
-    from_cookie, open_reusable, redeem, seal_once, seal_reusable, to_cookie,
+    CLOCK_SKEW, Claims, DATA_MAX, LIFETIME_MAX, MemoryRedemption, Name, Root, Roots, SALT_LEN, STATE_MAX,
+    TICKET_MAX, from_cookie, open_reusable, open_state, redeem, seal_once, seal_reusable, seal_state,
+    to_cookie,
 };
 
 const ROOT: [u8; 32] = [3; 32];
@@ -23,6 +24,7 @@ pub fn check(bytes: &[u8]) {
     let start = FileTime::from_unix(1_800_000_000);
     open_reusable(&roots, &purpose, &audience, &certificate, start, bytes)
         .expect_err("it was not sealed here");
+    open_state(&roots, &purpose, &audience, start, bytes).expect_err("it was not sealed here");
     if let Ok(text) = std::str::from_utf8(bytes)
         && let Ok(ticket) = from_cookie(text)
     {
@@ -55,6 +57,22 @@ pub fn check(bytes: &[u8]) {
                 }
             }
         }
+    }
+
+    // State: what stands behind the time and the audience.
+    let ticket = sealed(3, bytes);
+    let expires = FileTime(u64::from_le_bytes(Choices(bytes).take(8).try_into().unwrap_or_default()));
+    let length = usize::from(bytes.get(8).copied().unwrap_or(0));
+    let named = bytes.get(9..9 + length).and_then(|text| Name::new(std::str::from_utf8(text).ok()?));
+    let opened = |now, audience: &Name| open_state(&roots, &purpose, audience, now, &ticket);
+    match named {
+        Some(named) if expires > FileTime(0) && bytes.len() - (9 + length) <= STATE_MAX => {
+            let state = opened(FileTime(expires.0 - 1), &named).expect("it has not expired");
+            let sealed = seal_state(&roots, &purpose, &named, (&state, expires), SALT);
+            assert_eq!(sealed.as_ref(), Ok(&ticket));
+            opened(expires, &named).expect_err("it has expired");
+        }
+        _ => drop(opened(FileTime(0), &audience).expect_err("it is none")),
     }
 
     // Claims of ours, at some moment.

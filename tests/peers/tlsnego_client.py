@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A TLSNEGO client that shares no code with ours: TLS by OpenSSL, canonicalisation by lxml, AES and HMAC by `cryptography` and Python.
 
-It reads a JSON object from standard input and writes one JSON object a line, one for each step:
+It reads a JSON object, in one line, from standard input and writes one JSON object a line, one for each step:
 
   {"url": where to post, "to": a:To, "server": DER of the service's certificate in hexadecimal,
    "ca": DER of the CA that issued it, if it is not self-signed,
@@ -9,7 +9,14 @@ It reads a JSON object from standard input and writes one JSON object a line, on
    "binding": "session" (RST/SCT, then calls) or "call" (calls under the negotiated token), "calls": how many,
    "cancel": false to leave the session open,
    "renew": true to renew the session after these calls, and to call once more,
-   "negotiate": false to encrypt a key to the service's certificate instead}
+   "negotiate": false to encrypt a key to the service's certificate instead,
+   "commands": true to go on, after the calls, with the commands on further lines of standard input:
+
+     {"do": "call", "renew", "cancel", "replay" (the message before this one, octet by octet), or "token" (shows the token),
+      "url": where to post this and what follows,
+      "offset": seconds by which the clock is wrong, for this command,
+      "spoil": true to change an octet of what is encrypted, for this command,
+      "cookie", "identifier", "instance": what the token in the messages has instead; null removes it}}
 
 A negotiation whose authenticator does not match ends it with {"step": "negotiate", "error": "authenticator"}.
 """
@@ -42,6 +49,7 @@ O = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1
 U = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-utility-1.0.xsd"
 E = "http://www.w3.org/2001/04/xmlenc#"
 D = "http://www.w3.org/2000/09/xmldsig#"
+DNSE = "http://schemas.microsoft.com/ws/2006/05/security"
 K = "http://docs.oasis-open.org/wss/oasis-wss-wssecurity-secext-1.1.xsd"
 NS = {"k": K, "s": S, "a": A, "t": T, "c": C, "o": O, "u": U, "e": E, "d": D}
 VALUE_TYPE = " http://schemas.xmlsoap.org/ws/2005/02/trust/tlsnego"
@@ -144,7 +152,11 @@ class FreshKey:
 class Client:
     def __init__(self, settings):
         self.settings = settings
-        url = urllib.parse.urlsplit(settings["url"])
+        self.offset, self.is_spoilt = 0, False
+        self.connect(settings["url"])
+
+    def connect(self, url):
+        url = urllib.parse.urlsplit(url)
         self.connection = http.client.HTTPConnection(url.hostname, url.port, timeout=30)
         self.path = url.path or "/"
 
@@ -247,7 +259,7 @@ class Client:
 
     def secure(self, token, action, body, with_user=False):
         message_id = f"urn:uuid:{uuid.uuid4()}"
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=self.offset)
         date = lambda time: time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time.microsecond // 1000:03}Z"
         nonces = [os.urandom(16), os.urandom(16)]
         signing = p_sha1(token.key, LABEL + nonces[0], 24)
@@ -333,6 +345,11 @@ class Client:
         if token is None:
             token = FreshKey(bytes.fromhex(self.settings["server"]))
         message, message_id, values = self.secure(token, action, body, with_user)
+        if self.is_spoilt:
+            at = message.index("CipherValue>") + len("CipherValue>") + 40
+            message = message[:at] + ("A" if message[at] != "A" else "B") + message[at + 1 :]
+        self.sent = message
+        self.expires = etree.fromstring(message.encode()).findtext(f".//{{{U}}}Expires")
         root = self.post(message)
         header = root.find("s:Header/o:Security", NS)
         if header is None:
@@ -420,8 +437,20 @@ class Client:
         return action
 
 
+def change(token, command):
+    """Changes what is in the element of a token; its key stays."""
+    for name, path in (("cookie", f"{{{DNSE}}}Cookie"), ("identifier", f"{{{C}}}Identifier"), ("instance", f"{{{C}}}Instance")):
+        if name in command:
+            found = token.element.find(path)
+            if found is not None and command[name] is None:
+                token.element.remove(found)
+            elif command[name] is not None:
+                found = etree.SubElement(token.element, path) if found is None else found
+                found.text = command[name]
+
+
 def main():
-    settings = json.load(sys.stdin)
+    settings = json.loads(sys.stdin.readline())
     client = Client(settings)
 
     def step(name, work):
@@ -465,6 +494,40 @@ def main():
 
         token = step("renew", renew) or token
         step("call", lambda: call(settings["calls"] + 1))
+    if settings.get("commands"):
+
+        def renewed():
+            nonlocal token
+            token, instance = client.renew(token)
+            return True, {"name": token.name, "instance": instance}
+
+        def replay():
+            client.post(client.sent)
+            return True, {}
+
+        def show():
+            text = lambda path: token.element.findtext(path)
+            return True, {
+                "cookie": text(f"{{{DNSE}}}Cookie"),
+                "identifier": text(f"{{{C}}}Identifier"),
+                "instance": text(f"{{{C}}}Instance"),
+                "expires": getattr(client, "expires", None),
+            }
+
+        for line in iter(sys.stdin.readline, ""):
+            command = json.loads(line)
+            client.connect(command.get("url", settings["url"]))
+            client.offset, client.is_spoilt = command.get("offset", 0), command.get("spoil", False)
+            change(token, command)
+            work = {
+                "call": lambda: call(0),
+                "renew": renewed,
+                "cancel": lambda: (True, {"action": client.cancel(token)}),
+                "replay": replay,
+                "token": show,
+            }
+            step(command["do"], work[command["do"]])
+        return
     if token is not None and settings.get("cancel", True):
         step("cancel", lambda: (True, {"action": client.cancel(token)}))
         step("call", lambda: call(settings["calls"] + 1))

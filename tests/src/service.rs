@@ -141,6 +141,15 @@ impl Demo {
         demo
     }
 
+    /// Another node of the same domain: a copy of this one's files, before it is served.
+    pub fn copied(&self) -> Self {
+        let demo = Self { folder: tempfile::tempdir().expect("there is room for temporary files") };
+        let mut command = Command::new("cp");
+        command.arg("-a").arg(self.path(".")).arg(demo.path(""));
+        finish(command).code(0);
+        demo
+    }
+
     /// Where the gateway of [`Demo::with_gateway`] listens.
     pub fn gateway(&self) -> SocketAddr {
         let text = fs::read_to_string(self.path("rcmpd.toml")).expect("there is a configuration");

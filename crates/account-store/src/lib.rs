@@ -80,6 +80,8 @@ pub use password_hashes::{PasswordHash, PasswordHashes};
 #[cfg(feature = "profile")]
 pub use profile::ProfileStore;
 pub use rules::RID_FIRST;
+#[cfg(feature = "tokens")]
+pub use sqlite::{MESSAGES_MAX, SqliteTokens, TOKENS_MAX, TokenHash};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SealingKey, SqliteStore};
 pub use store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};

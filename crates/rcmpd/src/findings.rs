@@ -431,6 +431,8 @@ pub async fn check(config: &Config) -> Checked {
     if let Some(section) = &config.tlsnego {
         let found = checked.add(crate::tlsnego::findings(config, section));
         checked.warnings.extend(found.into_iter().flatten());
+        let cookie = section.cookie.iter().flat_map(crate::tlsnego::check_files);
+        cookie.for_each(|file| _ = checked.add(file));
     }
     checked.add(audit_log::check(&config.audit));
     checked.add(Forwarding::load(config, None));
@@ -510,6 +512,10 @@ fn secrets(config: &Config, checked: &mut Checked) {
     let tickets = config.sidecar.iter().filter_map(|sidecar| sidecar.ticket.as_ref());
     for key in tickets.flat_map(|ticket| &ticket.keys) {
         checked.secret("a key of [sidecar.ticket]", key, true);
+    }
+    let cookies = config.tlsnego.iter().filter_map(|tlsnego| tlsnego.cookie.as_ref());
+    for key in cookies.flat_map(|cookie| &cookie.keys) {
+        checked.secret("a key of [tlsnego.cookie]", key, true);
     }
 }
 

@@ -27,6 +27,7 @@ pub mod sso;
 pub mod stores;
 pub mod telemetry;
 pub mod terminal;
+mod ticket_roots;
 pub mod tlsnego;
 pub mod trust;
 pub mod trust_secret;

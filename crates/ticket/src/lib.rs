@@ -9,6 +9,8 @@
 //!   use.
 //! - A **one-time** ticket ([`seal_once`], [`redeem`]) is redeemed by an insert into a store that all nodes
 //!   share ([`Redemption`]). If the store does not answer, the ticket is refused.
+//! - A **state** ticket ([`seal_state`], [`open_state`]) holds what its issuer keeps of a session, for any node.
+//!   It is bound to nothing: its issuer checks whose it is.
 //!
 //! Times and salts are arguments: this crate reads no clock and draws no random number.
 //!
@@ -17,7 +19,7 @@
 //! | offset | octets | field |
 //! | --- | --- | --- |
 //! | 0 | 1 | version, 1 |
-//! | 1 | 1 | kind: 1 reusable, 2 one-time |
+//! | 1 | 1 | kind: 1 reusable, 2 one-time, 3 state |
 //! | 2 | 4 | generation of the root; integers are little-endian |
 //! | 6 | 32 | salt, random for each ticket; the id of a one-time ticket |
 //! | 38 | n | sealed claims |
@@ -35,7 +37,15 @@
 //! | 32 | SHA-256 of the certificate, in a reusable ticket only |
 //! | 2 + n | length and octets of the data |
 //!
-//! A ticket has at most [`TICKET_MAX`] octets. As a cookie it is base64url without padding: [`to_cookie`],
+//! Of a state ticket they are:
+//!
+//! | octets | field |
+//! | --- | --- |
+//! | 8 | expires: FILETIME |
+//! | 1 + n | length and text of the audience |
+//! | n | the state |
+//!
+//! A ticket has at most [`TICKET_MAX`] octets, a state ticket [`STATE_TICKET_MAX`]. As a cookie it is base64url without padding: [`to_cookie`],
 //! [`from_cookie`].
 
 mod redemption;
@@ -66,6 +76,10 @@ pub const TICKET_MAX: usize = HEADER_LEN
     + 32
     + (2 + DATA_MAX)
     + TAG_LEN;
+/// Octets of state in a ticket. The longest one is sent in each message of a session.
+pub const STATE_MAX: usize = 20 << 10;
+/// Octets of the longest state ticket.
+pub const STATE_TICKET_MAX: usize = HEADER_LEN + 8 + (1 + Name::LEN_MAX) + STATE_MAX + TAG_LEN;
 /// A ticket that lives longer than a working day outlives the account's facts that it stands for.
 pub const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How far the clocks of two nodes may differ: a ticket of a node whose clock is ahead counts at once.
@@ -76,6 +90,7 @@ pub const SALT_LEN: usize = 32;
 const VERSION: u8 = 1;
 const REUSABLE: u8 = 1;
 const ONE_TIME: u8 = 2;
+const STATE: u8 = 3;
 const HEADER_LEN: usize = 1 + 1 + 4 + SALT_LEN;
 const TAG_LEN: usize = 16;
 const KEY_LEN: usize = 32;
@@ -129,9 +144,14 @@ pub struct Claims {
 /// Why claims are not sealed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ClaimsError {
-    /// More than [`DATA_MAX`].
-    #[error("{0} octets of data are more than a ticket may have ({DATA_MAX})")]
-    TooLong(usize),
+    /// More than [`DATA_MAX`], or than [`STATE_MAX`].
+    #[error("{len} octets of data are more than a ticket may have ({max})")]
+    TooLong {
+        /// How many they are.
+        len: usize,
+        /// How many they may be.
+        max: usize,
+    },
     /// It expires before it is issued, or lives longer than [`LIFETIME_MAX`].
     #[error("a ticket lives more than 0 s and at most {} s", LIFETIME_MAX.as_secs())]
     Lifetime,
@@ -255,6 +275,42 @@ pub async fn redeem(
     }
 }
 
+/// Seals what the issuer keeps of a session, for any node of the farm until it expires. `salt` is random and
+/// never used again.
+pub fn seal_state(
+    roots: &Roots,
+    purpose: &Name,
+    audience: &Name,
+    (state, expires): (&[u8], FileTime),
+    salt: [u8; SALT_LEN],
+) -> Result<Vec<u8>, ClaimsError> {
+    if state.len() > STATE_MAX {
+        return Err(ClaimsError::TooLong { len: state.len(), max: STATE_MAX });
+    }
+    let text = audience.0.as_bytes();
+    let (expires, len) = (expires.0.to_le_bytes(), [text.len() as u8]);
+    Ok(encrypt(roots, purpose, STATE, salt, &[&expires, &len, text, state]))
+}
+
+/// Opens a state ticket.
+pub fn open_state(
+    roots: &Roots,
+    purpose: &Name,
+    audience: &Name,
+    now: FileTime,
+    ticket: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, Refused> {
+    let (_, plain) = decrypt(roots, purpose, STATE, ticket)?;
+    let mut reader = Reader::new(&plain);
+    let expires = FileTime(reader.u64("expires")?);
+    let sealed_for = read_audience(&mut reader)?;
+    check_audience(&sealed_for, audience)?;
+    if expires <= now {
+        return Err(Refused::Expired);
+    }
+    Ok(Zeroizing::new(reader.rest().to_vec()))
+}
+
 /// A ticket as the value of a cookie.
 pub fn to_cookie(ticket: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(ticket)
@@ -280,16 +336,18 @@ impl Header {
     /// The header, the sealed claims and the tag.
     fn read(ticket: &[u8]) -> Result<(Self, &[u8], [u8; TAG_LEN]), Refused> {
         let mut reader = Reader::new(ticket);
-        if ticket.len() > TICKET_MAX {
-            return Err(reader.error("ticket", DecodeErrorKind::TooLong).into());
-        }
         match reader.u8("ticket version")? {
             VERSION => {}
             other => return Err(Refused::Version(other)),
         }
         let kind = reader.u8("ticket kind")?;
-        if ![REUSABLE, ONE_TIME].contains(&kind) {
-            return Err(reader.error("ticket kind", DecodeErrorKind::BadValue).into());
+        let max = match kind {
+            REUSABLE | ONE_TIME => TICKET_MAX,
+            STATE => STATE_TICKET_MAX,
+            _ => return Err(reader.error("ticket kind", DecodeErrorKind::BadValue).into()),
+        };
+        if ticket.len() > max {
+            return Err(reader.error("ticket", DecodeErrorKind::TooLong).into());
         }
         let header =
             Self { kind, generation: reader.u32("ticket generation")?, salt: reader.array("ticket salt")? };
@@ -309,31 +367,77 @@ fn seal(
 ) -> Result<Vec<u8>, ClaimsError> {
     let Claims { issued, expires, audience, account, data } = claims;
     if data.len() > DATA_MAX {
-        return Err(ClaimsError::TooLong(data.len()));
+        return Err(ClaimsError::TooLong { len: data.len(), max: DATA_MAX });
     }
     if expires <= issued || expires.since(*issued) > LIFETIME_MAX {
         return Err(ClaimsError::Lifetime);
     }
+    let kind = if certificate.is_some() { REUSABLE } else { ONE_TIME };
+    let (issued, expires) = (issued.0.to_le_bytes(), expires.0.to_le_bytes());
+    let mut sid = Vec::new();
+    account.encode(&mut sid);
+    let parts: [&[u8]; 8] = [
+        &issued,
+        &expires,
+        &[audience.0.len() as u8],
+        audience.0.as_bytes(),
+        &sid,
+        certificate.map_or(&[], |certificate| certificate),
+        &(data.len() as u16).to_le_bytes(),
+        data,
+    ];
+    Ok(encrypt(roots, purpose, kind, salt, &parts))
+}
+
+/// A ticket around these parts.
+fn encrypt(roots: &Roots, purpose: &Name, kind: u8, salt: [u8; SALT_LEN], parts: &[&[u8]]) -> Vec<u8> {
     let root = roots.sealing();
-    let mut ticket = vec![VERSION, if certificate.is_some() { REUSABLE } else { ONE_TIME }];
+    // Room for all of it: a vector that grows leaves copies of what is sealed behind.
+    let len = parts.iter().map(|part| part.len()).sum::<usize>();
+    let mut ticket = Vec::with_capacity(HEADER_LEN + len + TAG_LEN);
+    ticket.extend([VERSION, kind]);
     ticket.extend(root.generation().to_le_bytes());
     ticket.extend(salt);
-    let header = ticket.clone();
-    ticket.extend(issued.0.to_le_bytes());
-    ticket.extend(expires.0.to_le_bytes());
-    ticket.push(audience.0.len() as u8);
-    ticket.extend(audience.0.as_bytes());
-    account.encode(&mut ticket);
-    ticket.extend(certificate.into_iter().flatten());
-    ticket.extend((data.len() as u16).to_le_bytes());
-    ticket.extend(data);
+    parts.iter().for_each(|part| ticket.extend(*part));
     let (cipher, nonce) = cipher(root, purpose, &salt);
+    let (header, plain) = ticket.split_at_mut(HEADER_LEN);
     // INVARIANT: the lengths are far below the 64 GiB of RFC 8452.
-    let tag = cipher
-        .encrypt_inout_detached(&nonce, &header, (&mut ticket[HEADER_LEN..]).into())
-        .expect("the claims are short");
+    let tag = cipher.encrypt_inout_detached(&nonce, header, plain.into()).expect("what is sealed is short");
     ticket.extend(tag);
-    Ok(ticket)
+    ticket
+}
+
+/// Header and plain text of a ticket of this kind.
+fn decrypt(
+    roots: &Roots,
+    purpose: &Name,
+    kind: u8,
+    ticket: &[u8],
+) -> Result<(Header, Zeroizing<Vec<u8>>), Refused> {
+    let (header, sealed, tag) = Header::read(ticket)?;
+    if header.kind != kind {
+        return Err(Refused::Kind);
+    }
+    let root = roots.get(header.generation).ok_or(Refused::Generation(header.generation))?;
+    let (cipher, nonce) = cipher(root, purpose, &header.salt);
+    let mut plain = Zeroizing::new(sealed.to_vec());
+    cipher
+        .decrypt_inout_detached(&nonce, &ticket[..HEADER_LEN], plain.as_mut_slice().into(), &Tag::from(tag))
+        .map_err(|_| Refused::Seal)?;
+    Ok((header, plain))
+}
+
+fn read_audience(reader: &mut Reader<'_>) -> Result<Name, DecodeError> {
+    let len = reader.u8("audience")?;
+    let audience = std::str::from_utf8(reader.take("audience", len.into())?).ok().and_then(Name::new);
+    audience.ok_or_else(|| reader.error("audience", DecodeErrorKind::BadText))
+}
+
+fn check_audience(sealed_for: &Name, audience: &Name) -> Result<(), Refused> {
+    match bool::from(sealed_for.0.as_bytes().ct_eq(audience.0.as_bytes())) {
+        true => Ok(()),
+        false => Err(Refused::Audience),
+    }
 }
 
 /// Header and claims of a ticket of this kind that counts now, and the certificate of a reusable one. The
@@ -346,20 +450,9 @@ fn open(
     kind: u8,
     ticket: &[u8],
 ) -> Result<(Header, Claims, Option<CertificateHash>), Refused> {
-    let (header, sealed, tag) = Header::read(ticket)?;
-    if header.kind != kind {
-        return Err(Refused::Kind);
-    }
-    let root = roots.get(header.generation).ok_or(Refused::Generation(header.generation))?;
-    let (cipher, nonce) = cipher(root, purpose, &header.salt);
-    let mut plain = Zeroizing::new(sealed.to_vec());
-    cipher
-        .decrypt_inout_detached(&nonce, &ticket[..HEADER_LEN], plain.as_mut_slice().into(), &Tag::from(tag))
-        .map_err(|_| Refused::Seal)?;
+    let (header, plain) = decrypt(roots, purpose, kind, ticket)?;
     let (claims, certificate) = read_claims(&plain, kind)?;
-    if !bool::from(claims.audience.0.as_bytes().ct_eq(audience.0.as_bytes())) {
-        return Err(Refused::Audience);
-    }
+    check_audience(&claims.audience, audience)?;
     if claims.expires <= claims.issued || claims.expires.since(claims.issued) > LIFETIME_MAX {
         return Err(Refused::Lifetime);
     }
@@ -375,9 +468,7 @@ fn open(
 fn read_claims(plain: &[u8], kind: u8) -> Result<(Claims, Option<CertificateHash>), DecodeError> {
     let mut reader = Reader::new(plain);
     let (issued, expires) = (FileTime(reader.u64("issued")?), FileTime(reader.u64("expires")?));
-    let len = reader.u8("audience")?;
-    let audience = std::str::from_utf8(reader.take("audience", len.into())?).ok().and_then(Name::new);
-    let audience = audience.ok_or_else(|| reader.error("audience", DecodeErrorKind::BadText))?;
+    let audience = read_audience(&mut reader)?;
     let account = Sid::decode(&mut reader)?;
     let certificate = match kind {
         REUSABLE => Some(reader.array("certificate")?),

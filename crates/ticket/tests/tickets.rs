@@ -8,8 +8,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use ticket::{
     CertificateHash, Claims, ClaimsError, DATA_MAX, MemoryRedemption, Name, Redeemed, Redemption,
-    RedemptionFailed, Refused, Root, Roots, RootsError, SALT_LEN, TICKET_MAX, TicketId, from_cookie,
-    open_reusable, redeem, seal_once, seal_reusable, to_cookie,
+    RedemptionFailed, Refused, Root, Roots, RootsError, SALT_LEN, STATE_MAX, STATE_TICKET_MAX, TICKET_MAX,
+    TicketId, from_cookie, open_reusable, open_state, redeem, seal_once, seal_reusable, seal_state,
+    to_cookie,
 };
 
 fn vector(name: &str) -> Vec<u8> {
@@ -144,6 +145,64 @@ fn tickets_are_refused_at_each_length_and_with_each_bit_changed() {
     assert_eq!(open(&[&[2], &ticket[1..]].concat()), Err(Refused::Version(2)));
 }
 
+/// As in `state.bin`.
+const STATE: &[u8] = b"of a session";
+
+fn open_state_at(seconds: i64, audience: &str, ticket: &[u8]) -> Result<Vec<u8>, Refused> {
+    let opened = open_state(&roots(), &name("session"), &name(audience), at(seconds), ticket);
+    opened.map(|state| state.to_vec())
+}
+
+#[test]
+fn state_opens_at_each_node_until_it_expires_and_for_its_purpose_alone() {
+    let (ticket, sealed) = (vector("state.bin"), (STATE, at(3600)));
+    let ours = seal_state(&roots(), &name("session"), &name("web.example"), sealed, octets(SALT));
+    assert_eq!(ours, Ok(ticket.clone()));
+    assert_eq!(open_state_at(3599, "web.example", &ticket), Ok(STATE.to_vec()));
+    assert_eq!(open_state_at(3600, "web.example", &ticket), Err(Refused::Expired));
+    assert_eq!(open_state_at(0, "api.example", &ticket), Err(Refused::Audience));
+    let other = |roots: Roots, purpose| {
+        open_state(&roots, &name(purpose), &name("web.example"), at(0), &ticket).map(drop)
+    };
+    assert_eq!(other(roots(), "sessions"), Err(Refused::Seal));
+    let root = |generation, from| Roots::new(vec![Root::new(generation, octets(from))]).expect("a root");
+    assert_eq!(other(root(7, 1), "session"), Err(Refused::Seal));
+    assert_eq!(other(root(8, 0), "session"), Err(Refused::Generation(7)));
+    // It is no ticket of a client, and a ticket of a client is no state.
+    assert_eq!(open(&ticket), Err(Refused::Kind));
+    assert_eq!(redeem_at(0, &ticket, &MemoryRedemption::new(1)), Err(Refused::Kind));
+    for file in ["reusable.bin", "one-time.bin"] {
+        let mut turned = vector(file);
+        assert_eq!(open_state_at(0, "web.example", &turned), Err(Refused::Kind));
+        turned[1] = 3;
+        assert_eq!(open_state_at(0, "web.example", &turned), Err(Refused::Seal));
+    }
+}
+
+#[test]
+fn state_is_refused_at_each_length_and_with_each_bit_changed() {
+    let ticket = vector("state.bin");
+    let open = |ticket: &[u8]| open_state_at(0, "web.example", ticket);
+    for len in 0..ticket.len() {
+        open(&ticket[..len]).expect_err("cut short");
+    }
+    for bit in 0..ticket.len() * 8 {
+        let mut changed = ticket.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        open(&changed).expect_err("changed");
+    }
+    open(&[ticket.as_slice(), &[0]].concat()).expect_err("longer");
+    let seal = |len| {
+        let state = vec![7; len];
+        let audience = name(&"a".repeat(64));
+        seal_state(&roots(), &name("session"), &audience, (&state, at(1)), octets(SALT))
+    };
+    assert_eq!(seal(STATE_MAX).map(|ticket| ticket.len()), Ok(STATE_TICKET_MAX));
+    assert_eq!(seal(STATE_MAX + 1), Err(ClaimsError::TooLong { len: STATE_MAX + 1, max: STATE_MAX }));
+    let longer = [&ticket[..38], &vec![0; STATE_TICKET_MAX]].concat();
+    assert_eq!(open(&longer).expect_err("too long").reason(), "format");
+}
+
 #[test]
 fn claims_that_no_ticket_may_have_are_neither_sealed_nor_taken() {
     assert_eq!(open(&vector("long-life.bin")), Err(Refused::Lifetime));
@@ -155,7 +214,7 @@ fn claims_that_no_ticket_may_have_are_neither_sealed_nor_taken() {
     assert_eq!(seal(&Claims { expires: at(24 * 3600 + 1), ..claims() }), lifetime);
     assert_eq!(
         seal(&Claims { data: vec![0; DATA_MAX + 1], ..claims() }),
-        Err(ClaimsError::TooLong(DATA_MAX + 1))
+        Err(ClaimsError::TooLong { len: DATA_MAX + 1, max: DATA_MAX })
     );
     for text in ["", "with space", "ü", "a\0b", &"a".repeat(65)] {
         assert_eq!(Name::new(text), None);

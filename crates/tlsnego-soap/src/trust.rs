@@ -8,7 +8,7 @@ use dtyp::FileTime;
 use std::borrow::Cow;
 use tlsnego_service::fault::Reason;
 use tlsnego_service::message::{Authenticator, BinaryExchange, Request, Response, TokenResponse};
-use tlsnego_service::names::TRUST;
+use tlsnego_service::names::{DOT_NET_SECURITY, TRUST};
 use xml_security::names::{
     ADDRESSING, BASE64_BINARY, CONTEXT_TOKEN, CONVERSATION, ENCRYPTION, Name, UTILITY,
 };
@@ -260,7 +260,7 @@ pub(crate) fn write_token_response(
     append_optional(document, element, "TokenType", response.token_type.as_deref());
     let identifier = response.identifier.as_deref().unwrap_or_default().to_owned();
     let name = TokenName::Context { identifier, instance: None };
-    append_token(document, element, &name, id);
+    append_token(document, element, &name, id, None);
     append_applies_to(document, element, response.applies_to.as_deref())?;
     append_references(document, element, &name, id);
     let proof = document.append_element(element, TRUST.name("RequestedProofToken"));
@@ -290,9 +290,28 @@ pub(crate) fn write_authenticator(
     document.append_base64(hash, authenticator.combined_hash.as_deref().unwrap_or_default());
 }
 
-fn append_token(document: &mut Document, response: NodeId, name: &TokenName, id: &str) {
+fn append_token(
+    document: &mut Document,
+    response: NodeId,
+    name: &TokenName,
+    id: &str,
+    cookie: Option<&[u8]>,
+) {
     let requested = document.append_element(response, TRUST.name("RequestedSecurityToken"));
-    name.write_context(document, requested, id);
+    if let (Some(token), Some(cookie)) = (name.write_context(document, requested, id), cookie) {
+        append_cookie(document, token, cookie);
+    }
+}
+
+/// Adds the cookie to a token, as .NET does.
+pub(crate) fn append_cookie(document: &mut Document, token: NodeId, cookie: &[u8]) {
+    let node = document.append_element(token, DOT_NET_SECURITY.name("Cookie"));
+    document.append_base64(node, cookie);
+}
+
+/// The cookie in a token, if there is one and no more.
+pub(crate) fn cookie(document: &Document, token: NodeId) -> Option<Vec<u8>> {
+    document.base64(document.only(token, DOT_NET_SECURITY.name("Cookie"))?)
 }
 
 fn append_references(document: &mut Document, response: NodeId, name: &TokenName, id: &str) {
@@ -398,11 +417,12 @@ pub(crate) struct SessionResponse {
 }
 
 impl SessionResponse {
-    pub(crate) fn write(&self, document: &mut Document, body: NodeId, id: &str) {
+    /// Writes it; the cookie becomes part of the token.
+    pub(crate) fn write(&self, document: &mut Document, body: NodeId, id: &str, cookie: Option<&[u8]>) {
         let element = document.append_element(body, TRUST.name("RequestSecurityTokenResponse"));
         append_context(document, element, self.context.as_deref());
         append_optional(document, element, "TokenType", Some(CONTEXT_TOKEN));
-        append_token(document, element, &self.name, id);
+        append_token(document, element, &self.name, id, cookie);
         append_references(document, element, &self.name, id);
         let proof = document.append_element(element, TRUST.name("RequestedProofToken"));
         document.append_text_element(proof, TRUST.name("ComputedKey"), COMPUTED_KEY);

@@ -69,8 +69,8 @@ pub use envelope::{ADDRESSING_MAX, Envelope};
 pub use key::{Key, p_sha1, sha1};
 pub use layout::{CarriedKind, CarriedToken, DerivedKey, Layout, ProtectedParts};
 pub use open::{
-    ContextToken, DERIVED_KEYS_MAX, Direction, Endorsement, Keys, NoKey, OpenError, OpenPolicy, Opened,
-    Presence, SKEW_DEFAULT, WINDOW_DEFAULT, open, open_document,
+    CONTEXTS_MAX, ContextToken, DERIVED_KEYS_MAX, Direction, Endorsement, Keys, NoKey, OpenError, OpenPolicy,
+    Opened, Presence, SKEW_DEFAULT, WINDOW_DEFAULT, open, open_document,
 };
 pub use parse::{ATTRIBUTES_MAX, DECLARATIONS_MAX, DEPTH_MAX, MESSAGE_MAX, NODES_MAX, ParseLimits, XmlError};
 pub use reason::Reason;

@@ -326,7 +326,7 @@ struct Header {
 }
 
 /// SecurityContextTokens in one header: the one that protects it, and one that endorses.
-const CONTEXTS_MAX: usize = 2;
+pub const CONTEXTS_MAX: usize = 2;
 /// Certificates in one header.
 const CERTIFICATES_MAX: usize = 2;
 

@@ -19,6 +19,7 @@ mod sso_kerberos;
 mod sso_ntlm;
 mod third_party_store;
 mod tlsnego;
+mod tlsnego_cookie;
 mod trusts;
 mod upstream;
 mod web;

@@ -11,13 +11,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 /// A plain SOAP 1.2 service: it answers with the body and with who called.
-struct Echo {
+pub(crate) struct Echo {
     child: Child,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Echo {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let address = free_port();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/soap-echo");
         let child = Command::new("python3").arg(script).arg(address.port().to_string()).spawn();
@@ -45,8 +45,8 @@ fn der(demo: &Demo, name: &str) -> String {
     hex(&output.stdout)
 }
 
-/// Runs the client of Python, OpenSSL and lxml, and returns its steps.
-fn client(service: &Service, more: Value) -> Vec<Value> {
+/// What the client of Python, OpenSSL and lxml is told, without a user.
+pub(crate) fn settings(service: &Service, more: Value) -> Value {
     let url = format!("http://{}/service", service.gateway());
     let mut settings = json!({
         "url": url,
@@ -59,9 +59,16 @@ fn client(service: &Service, more: Value) -> Vec<Value> {
     for (name, value) in more.as_object().expect("an object") {
         settings[name] = value.clone();
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/tlsnego_client.py");
+    settings
+}
+
+pub(crate) const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/tlsnego_client.py");
+
+/// Runs the client, and returns its steps.
+fn client(service: &Service, more: Value) -> Vec<Value> {
+    let settings = settings(service, more);
     let mut child = Command::new(SAMBA_PYTHON)
-        .arg(script)
+        .arg(CLIENT)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -82,19 +89,19 @@ fn calls(steps: &[Value]) -> Vec<&Value> {
         .collect()
 }
 
-fn step<'a>(steps: &'a [Value], name: &str) -> &'a Value {
+pub(crate) fn step<'a>(steps: &'a [Value], name: &str) -> &'a Value {
     steps.iter().find(|step| step["step"] == name).unwrap_or_else(|| panic!("no {name}: {steps:?}"))
 }
 
-fn alice(service: &Service) -> Value {
+pub(crate) fn alice(service: &Service) -> Value {
     json!({ "user": "alice", "password": service.password("alice") })
 }
 
-fn with(base: Value, more: Value) -> Value {
+pub(crate) fn with(base: Value, more: Value) -> Value {
     rcmpd_tests::peers::with(base, more)
 }
 
-const BAD_TOKEN: &str = "{http://schemas.xmlsoap.org/ws/2005/02/sc}BadContextToken 500 http://www.w3.org/2005/08/addressing/soap/fault";
+pub(crate) const BAD_TOKEN: &str = "{http://schemas.xmlsoap.org/ws/2005/02/sc}BadContextToken 500 http://www.w3.org/2005/08/addressing/soap/fault";
 
 #[test]
 fn session_names_an_account_and_keeps_its_name_until_it_is_cancelled() {

@@ -375,3 +375,90 @@ fn session_ends_when_its_account_is_disabled_or_has_another_password() {
         service.audit("session_ended").iter().filter(|line| line["reason"] == "account").count() == 2
     });
 }
+
+/// A demo with a gateway whose sessions are in cookies.
+fn with_cookies() -> Demo {
+    let demo = Demo::with_gateway("127.0.0.1:1".parse().unwrap(), "");
+    demo.rcmpd(&["sidecar", "ticket-key", "farm-1.key", "--generation", "1"]).code(0);
+    demo.configure(
+        "[tlsnego.cookie]\nkeys = [\"file:farm-1.key\"]\naudience = \"orders\"\nstore = \"sessions.db\"\n",
+    );
+    demo
+}
+
+#[test]
+fn roots_and_stores_that_do_not_protect_sessions_are_refused_before_the_start() {
+    let (check, serve) = (["check-config", "rcmpd.toml"], ["serve", "-c", "rcmpd.toml"]);
+    let demo = with_cookies();
+    demo.rcmpd(&check).code(0);
+    assert!(!demo.path("sessions.db").exists(), "a check writes nothing");
+    let mode = |name: &str, mode| {
+        std::fs::set_permissions(demo.path(name), std::os::unix::fs::PermissionsExt::from_mode(mode))
+            .unwrap();
+    };
+    let refuses = |what: &str| {
+        for command in [&check[..], &serve] {
+            let told = demo.rcmpd(command).code(1).stderr;
+            assert!(told.contains(what), "{what}: {told}");
+        }
+    };
+    // The root: readable by others, gone, another text, the master secret's.
+    mode("farm-1.key", 0o644);
+    refuses("farm-1.key");
+    refuses("chmod");
+    mode("farm-1.key", 0o600);
+    std::fs::rename(demo.path("farm-1.key"), demo.path("aside.key")).unwrap();
+    refuses("cannot use");
+    refuses("farm-1.key");
+    write_secret(demo.path("farm-1.key"), "correct-horse-battery\n");
+    refuses("this is not a line rcmpd-ticket-root");
+    std::fs::rename(demo.path("aside.key"), demo.path("farm-1.key")).unwrap();
+    // The store: in a folder that others may write to, and a database for something else.
+    std::fs::create_dir(demo.path("open")).unwrap();
+    mode("open", 0o777);
+    let text = std::fs::read_to_string(demo.path("rcmpd.toml")).unwrap();
+    let with = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        demo.edit(|_| text.replace(from, to));
+    };
+    with("sessions.db", "open/sessions.db");
+    refuses("chmod go-w");
+    with("sessions.db", "missing/sessions.db");
+    refuses("missing");
+    with("\"sessions.db\"", "\"accounts.db\"");
+    refuses("is a database for something else");
+    with("\"sessions.db\"", "\"audit.log\"");
+    refuses("audit.log");
+    // What the file itself has wrong.
+    for (from, to, what) in [
+        ("[\"file:farm-1.key\"]", "[]", "0 keys are configured"),
+        (
+            "[\"file:farm-1.key\"]",
+            "[\"file:farm-1.key\", \"file:farm-1.key\"]",
+            "two roots have generation 1",
+        ),
+        ("[\"file:farm-1.key\"]", "[\"file:farm-1.key\"]\nseal_with = 9", "none has the generation 9"),
+        ("audience = \"orders\"", "audience = \"my orders\"", "this is not the name of a farm"),
+        ("credential  =", "idle_timeout_s = 60\ncredential  =", "sessions in cookies have no idle timeout"),
+    ] {
+        with(from, to);
+        refuses(what);
+    }
+}
+
+#[test]
+fn root_in_a_file_of_the_master_secret_is_refused() {
+    let demo = Demo::with_master_secret();
+    demo.configure(
+        "[tlsnego]\nlisten = \"127.0.0.1:0\"\naddresses = [\"http://a.example/\"]\ncertificate = \"certs/site.pem\"\n\
+         key = \"certs/site.key\"\ncredential = \"username\"\nupstream = \"http://127.0.0.1:1/\"\n\
+         [tlsnego.cookie]\nkeys = [\"file:root.key\"]\naudience = \"orders\"\nstore = \"sessions.db\"\n",
+    );
+    // A link is the same file.
+    std::os::unix::fs::symlink("sso/seal.key", demo.path("root.key")).unwrap();
+    for command in [["check-config", "-c", "rcmpd.toml"], ["serve", "-c", "rcmpd.toml"]] {
+        let told = demo.rcmpd(&command).code(1).stderr;
+        assert!(told.contains("which [sso] names for the master secret"), "{told}");
+        assert!(told.contains("rcmpd sidecar ticket-key"), "{told}");
+    }
+}

@@ -20,7 +20,11 @@ mod rows;
 mod schema;
 mod sealing;
 mod serving;
+#[cfg(any(feature = "redemption", feature = "tokens"))]
+mod shared_file;
 mod tables;
+#[cfg(feature = "tokens")]
+mod tokens;
 mod user_secrets;
 mod watch;
 mod worker;
@@ -29,6 +33,8 @@ mod worker;
 pub use redemption::SqliteRedemption;
 pub use sealing::SealingKey;
 pub use serving::Serving;
+#[cfg(feature = "tokens")]
+pub use tokens::{MESSAGES_MAX, SqliteTokens, TOKENS_MAX, TokenHash};
 
 use crate::file_access::{FileAccess, beside_database, database_files};
 use crate::machines::MachineRecord;

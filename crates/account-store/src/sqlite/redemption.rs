@@ -3,30 +3,23 @@
 //! The file is one of its own, beside the accounts: it changes with each redemption, and no cached answer
 //! depends on it. A redemption is on the disk before it counts.
 
+use super::failed;
+use super::shared_file::{self, OpenedFile};
 use super::worker::Worker;
-use super::{connect, failed};
-use crate::file_access::{FileAccess, database_files};
 use crate::store::StoreError;
 use dtyp::FileTime;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
-use std::fs::OpenOptions;
-use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use ticket::{LIFETIME_MAX, Redeemed, Redemption, RedemptionFailed, TicketId};
 
-/// How long a redemption waits for those of other processes: a client waits for it.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Ids that may go are removed with a redemption, so many at a time: more go than come, and no redemption
 /// waits for a long one.
 const REMOVED_MAX: u32 = 16;
 /// How much longer than it has to an id stays. A process whose clock is ahead removes none that another one
 /// still needs.
 const KEPT_MORE: Duration = LIFETIME_MAX;
-/// Permissions of a folder that are refused: writing by its group or by every user, also with the sticky bit.
-const FOLDER_REFUSED: u32 = 0o022;
 /// Marks the file, so that no other database is taken for it: "rcmr".
 const APPLICATION_ID: i32 = 0x7263_6d72;
 const SCHEMA: &str = "
@@ -37,12 +30,8 @@ const SCHEMA: &str = "
     CREATE INDEX IF NOT EXISTS redeemed_keep_until ON redeemed (keep_until);
 ";
 
-/// A store of redeemed tickets for the processes of one machine. SQLite's locks do not reach across a network
-/// file system, so nodes on several machines need another [`Redemption`].
-///
-/// A folder that other users may write to is refused, and each redemption checks that the file is still the
-/// one that was opened: a copy that is put in its place lacks the tickets that were redeemed since, and other
-/// processes would open it.
+/// A store of redeemed tickets for the processes of one machine. Nodes on several machines need another
+/// [`Redemption`].
 pub struct SqliteRedemption {
     connection: Arc<Mutex<Connection>>,
     file: Arc<OpenedFile>,
@@ -55,88 +44,12 @@ impl std::fmt::Debug for SqliteRedemption {
     }
 }
 
-/// A file that was opened: its path and its device and inode.
-struct OpenedFile {
-    path: PathBuf,
-    id: (u64, u64),
-}
-
-impl OpenedFile {
-    fn new(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { path: path.to_owned(), id: Self::id_at(path)? })
-    }
-
-    fn id_at(path: &Path) -> Result<(u64, u64), StoreError> {
-        let metadata = path.metadata().map_err(|error| unavailable(path, &error))?;
-        Ok((metadata.dev(), metadata.ino()))
-    }
-
-    /// Refuses if another file has the path now.
-    fn check(&self) -> Result<(), StoreError> {
-        match Self::id_at(&self.path)? == self.id {
-            true => Ok(()),
-            false => Err(StoreError::Refused(format!(
-                "{} was replaced while it was open, and tickets that were redeemed are not in it: end all processes that use it before it is replaced",
-                self.path.display()
-            ))),
-        }
-    }
-}
-
-fn unavailable(path: &Path, error: &dyn std::fmt::Display) -> StoreError {
-    StoreError::Unavailable(format!("{} {error}", path.display()))
-}
-
-/// Refuses a folder in which other users may put another file in the place of the database.
-fn check_folder(of: &Path) -> Result<(), StoreError> {
-    let folder = of.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mode = folder.metadata().map_err(|error| unavailable(folder, &error))?.permissions().mode();
-    match mode & FOLDER_REFUSED {
-        0 => Ok(()),
-        _ => Err(StoreError::Refused(format!(
-            "{} can be written to by users other than its owner (mode {:03o}), who could replace {}: chmod go-w",
-            folder.display(),
-            mode & 0o7777,
-            of.display()
-        ))),
-    }
-}
-
 impl SqliteRedemption {
     /// Opens the file, or makes it, readable by its owner only. A file that other users may read or change,
     /// or whose folder they may write to, is refused: a ticket whose id is removed counts again.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let at = |error: &dyn std::fmt::Display| unavailable(path, error);
-        check_folder(path)?;
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(at(&error)),
-            _ => {}
-        }
-        for file in database_files(path) {
-            FileAccess::Owner.check_path(&file).map_err(|error| at(&error))?;
-        }
-        // If the path is a link, the file is in another folder.
-        check_folder(&path.canonicalize().map_err(|error| at(&error))?)?;
-        let file = OpenedFile::new(path)?;
-        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE, BUSY_TIMEOUT)?;
-        connection.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
-        connection.pragma_update(None, "synchronous", "full").map_err(failed)?;
-        let transaction =
-            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-        let id: i32 =
-            transaction.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(failed)?;
-        let tables = "SELECT count(*) FROM sqlite_schema";
-        let tables: u32 = transaction.query_row(tables, [], |row| row.get(0)).map_err(failed)?;
-        if id != APPLICATION_ID && (id != 0 || tables != 0) {
-            return Err(StoreError::Refused(format!(
-                "{} is a database for something else: name another file",
-                path.display()
-            )));
-        }
-        transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
-        transaction.execute_batch(SCHEMA).map_err(failed)?;
-        transaction.commit().map_err(failed)?;
-        file.check()?;
+        let schema = |transaction: &Transaction<'_>| transaction.execute_batch(SCHEMA);
+        let (connection, file) = shared_file::open(path, APPLICATION_ID, schema)?;
         let connection = Arc::new(Mutex::new(connection));
         Ok(Self { connection, file: Arc::new(file), worker: Worker::default() })
     }
@@ -189,6 +102,7 @@ fn insert_once(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
     use std::pin::pin;
     use std::task::{Context, Poll, Wake, Waker};
     use std::thread::{self, Thread};

@@ -34,6 +34,7 @@ impl Config {
     /// not, or whose audit log would be written into another file that is named. A file that is not there is
     /// left to what reads it.
     pub fn check_files(&self) -> anyhow::Result<()> {
+        self.check_ticket_roots()?;
         let files = self.files();
         for (path, access) in &files {
             access.check_path(path).map_err(|error| anyhow!("{} {error}", path.display()))?;
@@ -52,6 +53,30 @@ impl Config {
             bail!("audit.heads.path is the audit log itself ({}): name another file", heads.path.display());
         }
         Ok(())
+    }
+
+    /// Refuses a root of tickets that is in a file of the master secret: its administrators can ask for that
+    /// one.
+    fn check_ticket_roots(&self) -> anyhow::Result<()> {
+        let of_master_secret: Vec<_> = self.sso.iter().flat_map(files_of_sso).collect();
+        for (section, key) in self.ticket_keys() {
+            let SecretRef::File(path) = key else { continue };
+            if of_master_secret.iter().any(|other| is_same_file(other, path)) {
+                bail!(
+                    "a key of {section} is {}, which [sso] names for the master secret: make a key for tickets alone with `rcmpd sidecar ticket-key`",
+                    path.display()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The roots of tickets, with the section of each.
+    fn ticket_keys(&self) -> impl Iterator<Item = (&'static str, &SecretRef)> {
+        let tickets = self.sidecar.iter().filter_map(|sidecar| sidecar.ticket.as_ref());
+        let tickets = tickets.flat_map(|ticket| &ticket.keys).map(|key| ("[sidecar.ticket]", key));
+        let cookies = self.tlsnego.iter().filter_map(|tlsnego| tlsnego.cookie.as_ref());
+        tickets.chain(cookies.flat_map(|cookie| &cookie.keys).map(|key| ("[tlsnego.cookie]", key)))
     }
 
     /// The key by which lines of the audit log, or its heads, would be written into this file.
@@ -98,8 +123,7 @@ impl Config {
         let domains = self.checked_domains().map(|(_, domain)| domain);
         let secrets = secrets.chain(domains.filter_map(|domain| domain.peer.secret.as_ref()));
         let listeners = || self.sidecar.iter().flat_map(|sidecar| &sidecar.listen);
-        let tickets = self.sidecar.iter().filter_map(|sidecar| sidecar.ticket.as_ref());
-        let secrets = secrets.chain(tickets.flat_map(|ticket| &ticket.keys));
+        let secrets = secrets.chain(self.ticket_keys().map(|(_, key)| key));
         for secret in secrets.chain(listeners().filter_map(|listen| listen.secret.as_ref())) {
             if let SecretRef::File(path) = secret {
                 add(path, Group);
@@ -113,7 +137,11 @@ impl Config {
                 add(path, ReadByAll);
             }
         }
-        self.tlsnego.iter().for_each(|tlsnego| add(&tlsnego.certificate.1, Group));
+        if let Some(tlsnego) = &self.tlsnego {
+            add(&tlsnego.certificate.1, Group);
+            let store = tlsnego.cookie.iter().flat_map(|cookie| database_files(&cookie.store));
+            store.for_each(|path| add(&path, Owner));
+        }
         for key in self.forward.proof_key.iter().chain(self.audit.heads.iter().map(|heads| &heads.key)) {
             add(key, Owner);
         }

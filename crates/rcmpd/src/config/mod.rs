@@ -35,7 +35,7 @@ pub use sidecar::{
     Ticket, Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,
 };
 pub use sso::{Kerberos, Sso};
-pub use tlsnego::{BINDINGS, SUITES, Tlsnego};
+pub use tlsnego::{BINDINGS, SUITES, Tlsnego, TlsnegoCookie};
 pub use trust::{Ocsp, TrustFiles, usual_key_purposes};
 
 use crate::stores::{BUILT_IN, Settings, added};

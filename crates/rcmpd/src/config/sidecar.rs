@@ -997,8 +997,23 @@ impl Checker<'_> {
         })
     }
 
+    /// References to the roots of tickets.
+    pub(super) fn ticket_keys(&mut self, given: &Spanned<Vec<Spanned<String>>>) -> Vec<SecretRef> {
+        let count = given.get_ref().len();
+        if !(1..=ticket::Roots::MAX).contains(&count) {
+            let help = format!("name 1 to {} keys of `rcmpd sidecar ticket-key`", ticket::Roots::MAX);
+            self.problem(given.span(), format!("{count} keys are configured"), help);
+        }
+        given.get_ref().iter().filter_map(|key| self.secret(key)).collect()
+    }
+
     /// The name of a farm or scope.
-    fn ticket_name(&mut self, given: &Spanned<String>, of: &str, example: &str) -> Option<ticket::Name> {
+    pub(super) fn ticket_name(
+        &mut self,
+        given: &Spanned<String>,
+        of: &str,
+        example: &str,
+    ) -> Option<ticket::Name> {
         let name = ticket::Name::new(given.get_ref());
         if name.is_none() {
             self.problem(
@@ -1044,12 +1059,7 @@ impl Checker<'_> {
                 "use dialect = \"nginx\" or \"envoy-grpc\", a listener with an upstream, or [sidecar.proxy]",
             );
         }
-        let count = section.keys.get_ref().len();
-        if !(1..=ticket::Roots::MAX).contains(&count) {
-            let help = format!("name 1 to {} keys of `rcmpd sidecar ticket-key`", ticket::Roots::MAX);
-            self.problem(section.keys.span(), format!("{count} keys are configured"), help);
-        }
-        let keys = section.keys.get_ref().iter().filter_map(|key| self.secret(key)).collect();
+        let keys = self.ticket_keys(&section.keys);
         let audience = self.ticket_name(&section.audience, "farm", "shop.contoso.example");
         let scope = section.scope.as_ref().and_then(|given| self.ticket_name(given, "scope", "staff"));
         let given = section.cookie.as_ref();

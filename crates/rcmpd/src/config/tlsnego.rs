@@ -1,7 +1,7 @@
 //! `[tlsnego]`: the token service for SOAP clients, as a gateway in front of a plain SOAP 1.2 service.
 
 use super::checked_domain::{CheckedDomainContext, CheckedDomainSection};
-use super::{CheckedDomain, Checker, UP_TO_A_DAY_S};
+use super::{CheckedDomain, Checker, SecretRef, UP_TO_A_DAY_S};
 use serde::Deserialize;
 use sso_service::{AccessRules, LocalDomain};
 use std::net::SocketAddr;
@@ -40,6 +40,8 @@ pub struct Tlsnego {
     pub skew: Skew,
     /// Lives of tokens and sessions.
     pub times: SessionTimes,
+    /// Sessions in cookies, which each node of a farm serves; none if they are in a table of this process.
+    pub cookie: Option<TlsnegoCookie>,
     /// Longest message in octets.
     pub message_len_max: usize,
     /// Whether clients may read the WSDL, and the WSDL of the service behind the gateway.
@@ -52,6 +54,19 @@ pub struct Tlsnego {
     pub domains: Vec<CheckedDomain>,
     /// Which SIDs those users may have. There are no administrators in it.
     pub sid_rules: AccessRules,
+}
+
+/// `[tlsnego.cookie]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsnegoCookie {
+    /// Lines of roots, as `rcmpd sidecar ticket-key` writes them.
+    pub keys: Vec<SecretRef>,
+    /// The generation that seals; the highest one if it is not named.
+    pub seal_with: Option<u32>,
+    /// The name of the farm.
+    pub audience: ticket::Name,
+    /// The file in which the nodes of this machine keep accepted messages and ended sessions.
+    pub store: PathBuf,
 }
 
 impl Tlsnego {
@@ -86,6 +101,16 @@ pub(super) struct Section {
     local: Option<Spanned<bool>>,
     #[serde(default)]
     domain: Vec<Spanned<CheckedDomainSection>>,
+    cookie: Option<CookieSection>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CookieSection {
+    keys: Spanned<Vec<Spanned<String>>>,
+    seal_with: Option<u32>,
+    audience: Spanned<String>,
+    store: PathBuf,
 }
 
 /// What `[tlsnego]` needs of the rest of the file.
@@ -204,6 +229,13 @@ impl Checker<'_> {
         let established =
             self.seconds(section.session_s.as_ref(), UP_TO_A_DAY_S, defaults.established.as_secs());
         let idle = self.seconds(section.idle_timeout_s.as_ref(), UP_TO_A_DAY_S, defaults.idle.as_secs());
+        if let (Some(idle), Some(_)) = (&section.idle_timeout_s, &section.cookie) {
+            self.problem(
+                idle.span(),
+                "sessions in cookies have no idle timeout: no node knows when another one served them last",
+                "remove it, and set session_s",
+            );
+        }
         // The only token of such clients lives as long as a session.
         let is_for_calls = bindings.contains(&Binding { negotiate: true, establish: false });
         let times = SessionTimes {
@@ -227,6 +259,7 @@ impl Checker<'_> {
         }
         let mut sid_filters = Vec::new();
         let domains = self.checked_domains(section.domain, beside.domains, &mut sid_filters);
+        let cookie = section.cookie.and_then(|cookie| self.tlsnego_cookie(cookie));
         let own_domain = beside.domain.clone().filter(|_| local && beside.has_accounts);
         Some(Tlsnego {
             listen: self.listens(&section.listen)?,
@@ -244,6 +277,7 @@ impl Checker<'_> {
             versions: if section.tls13 { TlsVersions::Tls12And13 } else { TlsVersions::Tls12 },
             skew: Skew(skew),
             times,
+            cookie,
             message_len_max: message_kib << 10,
             metadata: has_metadata.then(|| section.wsdl.map(|wsdl| self.path(wsdl.get_ref()))),
             passwords: PasswordSettings { parallel: checks, accepted, ..passwords },
@@ -251,6 +285,13 @@ impl Checker<'_> {
             domains,
             sid_rules: AccessRules { own_domain, sid_filters, ..AccessRules::default() },
         })
+    }
+
+    fn tlsnego_cookie(&mut self, section: CookieSection) -> Option<TlsnegoCookie> {
+        let keys = self.ticket_keys(&section.keys);
+        let audience = self.ticket_name(&section.audience, "farm", "orders.contoso.example");
+        let (seal_with, store) = (section.seal_with, self.path(&section.store));
+        Some(TlsnegoCookie { keys, seal_with, audience: audience?, store })
     }
 
     fn tlsnego_bindings(&mut self, given: Option<&Spanned<Vec<Spanned<String>>>>) -> Vec<Binding> {

@@ -29,6 +29,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
+use tlsnego_service::session::StoreFailed;
+use tlsnego_soap::server::Ending;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -314,11 +316,19 @@ fn gateway<'a>(shared: &'a Shared, headers: &HeaderMap) -> Result<&'a Tlsnego, (
 
 /// All sessions of the TLSNEGO gateway.
 async fn sessions(State(shared): State<Shared>, headers: HeaderMap) -> Response {
-    gateway(&shared, &headers).map(|tlsnego| Json(tlsnego.sessions())).into_response()
+    match gateway(&shared, &headers) {
+        Ok(tlsnego) => tlsnego.sessions().await.map(Json).map_err(store_failed).into_response(),
+        Err(refused) => refused.into_response(),
+    }
 }
 
 /// What is answered about a session that is not there.
 const NO_SESSION: (StatusCode, &str) = (StatusCode::NOT_FOUND, "there is no such session\n");
+
+/// Without the shared store it is not known which sessions ended.
+fn store_failed(failed: StoreFailed) -> (StatusCode, String) {
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{failed}\n"))
+}
 
 /// One of them.
 async fn session(
@@ -326,8 +336,14 @@ async fn session(
     extract::Path(name): extract::Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    let session = gateway(&shared, &headers).and_then(|tlsnego| tlsnego.session(&name).ok_or(NO_SESSION));
-    session.map(Json).into_response()
+    match gateway(&shared, &headers) {
+        Ok(tlsnego) => match tlsnego.session(&name).await {
+            Ok(Some(session)) => Json(session).into_response(),
+            Ok(None) => NO_SESSION.into_response(),
+            Err(failed) => store_failed(failed).into_response(),
+        },
+        Err(refused) => refused.into_response(),
+    }
 }
 
 /// Ends one of them.
@@ -336,9 +352,14 @@ async fn end_session(
     extract::Path(name): extract::Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    match gateway(&shared, &headers).map(|tlsnego| tlsnego.end(&name)) {
-        Ok(true) => StatusCode::NO_CONTENT.into_response(),
-        Ok(false) => NO_SESSION.into_response(),
+    match gateway(&shared, &headers) {
+        Ok(tlsnego) => match tlsnego.end(&name).await {
+            Ok(Ending::Ended) => StatusCode::NO_CONTENT.into_response(),
+            // The name is not known here, so it may be none.
+            Ok(Ending::Noted) => StatusCode::ACCEPTED.into_response(),
+            Ok(Ending::Unknown) => NO_SESSION.into_response(),
+            Err(failed) => store_failed(failed).into_response(),
+        },
         Err(refused) => refused.into_response(),
     }
 }

@@ -458,6 +458,9 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
         (Some(running), Some(section)) => Some((running, running.service.load(section).await?)),
         _ => None,
     };
+    let tlsnego = running.tlsnego.zip(new.tlsnego.as_ref());
+    let tlsnego = tlsnego.map(|(running, section)| anyhow::Ok((running, running.reload(section)?)));
+    let tlsnego = tlsnego.transpose()?;
     // What can fail comes first.
     running.audit.reopen(&new.audit)?;
     let mut revision = None;
@@ -471,6 +474,9 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
     }
     if let Some((running, policy)) = sso {
         running.take_over(policy).await;
+    }
+    if let Some((running, reloaded)) = tlsnego {
+        running.take_over(reloaded);
     }
     if let Some(current) = running.current {
         warn_of_findings(&new, &current.0.load_full(), running.machines.map(Arc::as_ref)).await;
@@ -530,7 +536,10 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
             "[sso] other than administrators, operators, backup_recipients, allow_delegated, ndr_range and sids",
             sso.as_ref().map(fixed_of_sso) == old.sso.as_ref().map(fixed_of_sso),
         ),
-        ("[tlsnego]", *tlsnego == old.tlsnego),
+        (
+            "[tlsnego] other than keys and seal_with of [tlsnego.cookie]",
+            tlsnego.as_ref().map(fixed_of_tlsnego) == old.tlsnego.as_ref().map(fixed_of_tlsnego),
+        ),
         (
             "audit.required or audit.account_mib_per_hour",
             // There is a budget only where lines are required.
@@ -558,6 +567,13 @@ const fn reached_by(
 fn fixed_of_sso(sso: &config::Sso) -> config::Sso {
     let (rules, ndr_range) = (AccessRules::default(), NdrRange::Idl);
     config::Sso { rules, ndr_range, operators: Vec::new(), backup_recipients: Vec::new(), ..sso.clone() }
+}
+
+/// The gateway without what a reload replaces.
+fn fixed_of_tlsnego(tlsnego: &config::Tlsnego) -> config::Tlsnego {
+    let cookie = tlsnego.cookie.clone();
+    let cookie = cookie.map(|cookie| config::TlsnegoCookie { keys: Vec::new(), seal_with: None, ..cookie });
+    config::Tlsnego { cookie, ..tlsnego.clone() }
 }
 
 /// Levels are part of the configuration and change with it; everything else about stores stays.

@@ -1,12 +1,11 @@
 //! The roots of a farm's tickets, and the digest of the policy by which they are made.
 
 use crate::config::{self, Config};
-use anyhow::Context;
+use crate::ticket_roots;
 use ed25519_file::PublicKey;
 use sha2::{Digest, Sha256};
 use sidecar::{Farm, POLICY_LEN};
 use std::path::PathBuf;
-use ticket::{Root, Roots};
 use trust_tokio::certificates;
 
 /// Reads what `[sidecar.ticket]` names.
@@ -15,18 +14,8 @@ pub(super) fn farm(
     sidecar: &config::Sidecar,
     ticket: &config::Ticket,
 ) -> anyhow::Result<Farm> {
-    let unusable = "cannot use the keys of [sidecar.ticket]";
-    let read = |key: &config::SecretRef| anyhow::Ok(Root::from_line(&key.read()?)?);
-    let roots = ticket.keys.iter().map(read).collect::<anyhow::Result<_>>().context(unusable)?;
-    let roots = Roots::new(roots).context(unusable)?;
-    let roots = match ticket.seal_with {
-        None => roots,
-        Some(generation) => roots
-            .sealing_with(generation)
-            .with_context(|| format!("{unusable}: none has the generation {generation} of seal_with"))?,
-    };
     Ok(Farm {
-        roots,
+        roots: ticket_roots::read(&ticket.keys, ticket.seal_with, "[sidecar.ticket]")?,
         audience: ticket.audience.clone(),
         cookie: ticket.cookie.clone(),
         lifetime: ticket.lifetime,

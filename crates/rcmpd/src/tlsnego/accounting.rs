@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 use sidecar::headers::{Facts, Format, Layout};
 use std::net::IpAddr;
 use std::sync::Arc;
+use tlsnego_service::fault::Reason;
 use tlsnego_service::session::{Ended, Session};
+use tlsnego_soap::refusal::Refusal;
 use tlsnego_soap::server::Event;
 use tlsnego_tokio::gateway::{self, AccountRefused, CallOutcome};
 use tracing::field::Empty;
@@ -27,6 +29,8 @@ const SESSION_INSTANCE: HeaderName = HeaderName::from_static("x-session-instance
 pub(super) struct Accounting {
     accounts: Accounts,
     audit: Arc<AuditLog>,
+    /// Whether the sessions are in cookies.
+    in_cookies: bool,
     format: Format,
     layout: Layout,
     pub(super) counters: Counters,
@@ -34,12 +38,13 @@ pub(super) struct Accounting {
 }
 
 impl Accounting {
-    pub(super) fn new(accounts: Accounts, audit: Arc<AuditLog>) -> Self {
+    pub(super) fn new(accounts: Accounts, audit: Arc<AuditLog>, in_cookies: bool) -> Self {
         let format = Format::default();
         let layout = format.layout();
         Self {
             accounts,
             audit,
+            in_cookies,
             layout,
             format,
             counters: Counters::default(),
@@ -53,6 +58,9 @@ impl Accounting {
         let mut line = as_json(session);
         if let (Value::Object(line), Value::Object(more)) = (&mut line, more) {
             line.insert("event".to_owned(), event.into());
+            if self.in_cookies {
+                line.insert("cookie".to_owned(), true.into());
+            }
             line.extend(more);
         }
         let sid = identity.account.parse::<Sid>().ok();
@@ -120,7 +128,13 @@ impl gateway::Accounting for Accounting {
             }
             Event::Refused(refusal) => {
                 let (reason, error) = (refusal.name(), refusal.to_string());
-                self.limiter.once(reason, || info!(%source, reason, error, "Rejected a SOAP message"));
+                self.limiter.once(reason, || match refusal {
+                    // It is not this client's fault, and others get it as well.
+                    Refusal::Trust(Reason::Store(_)) => {
+                        warn!(%source, reason, error, "Rejected a SOAP message");
+                    }
+                    _ => info!(%source, reason, error, "Rejected a SOAP message"),
+                });
                 true
             }
         }

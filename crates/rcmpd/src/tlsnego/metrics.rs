@@ -1,6 +1,7 @@
 //! Metrics of the gateway.
 
 use super::ThisGateway;
+use super::cookies::Shared;
 use dcerpc_tokio::{NO_LABELS, encode_family};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
@@ -87,7 +88,7 @@ impl Counters {
     }
 }
 
-pub(super) fn register(gateway: &Arc<ThisGateway>, registry: &mut Registry) {
+pub(super) fn register(gateway: &Arc<ThisGateway>, shared: Option<Shared>, registry: &mut Registry) {
     let counters = &gateway.accounting().counters;
     for kind in KINDS {
         drop(counters.calls.get_or_create(&CallLabels { kind: kind.as_str(), result: "answered" }));
@@ -117,28 +118,51 @@ pub(super) fn register(gateway: &Arc<ThisGateway>, registry: &mut Registry) {
         "Sessions that ended without a Cancel of their client, by reason",
         counters.ended.clone(),
     );
-    registry.register_collector(Box::new(Gauges(Arc::clone(gateway))));
+    registry.register_collector(Box::new(Gauges { gateway: Arc::clone(gateway), shared }));
 }
 
 /// Collects what is there now.
-#[derive(Debug)]
-struct Gauges(Arc<ThisGateway>);
+struct Gauges {
+    gateway: Arc<ThisGateway>,
+    shared: Option<Shared>,
+}
+
+impl fmt::Debug for Gauges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gauges")
+    }
+}
 
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let server = self.0.server();
-        let gauges = [
-            ("tlsnego_sessions", "Tokens that are valid now", server.sessions().len()),
+        let server = self.gateway.server();
+        let tokens = server.tokens();
+        let mut gauges = vec![
+            ("tlsnego_sessions", "Tokens that are valid now", tokens.len() as u64),
             (
                 "tlsnego_sessions_pending",
                 "Established sessions that were not used yet",
-                server.sessions().pending(),
+                tokens.pending() as u64,
             ),
-            ("tlsnego_negotiations", "Negotiations in progress", server.negotiations().len()),
-            ("tlsnego_replay_entries", "Messages that are remembered against replay", server.replay().len()),
+            ("tlsnego_negotiations", "Negotiations in progress", server.negotiations().len() as u64),
         ];
+        let replay = "Messages that are remembered against replay";
+        match &self.shared {
+            None => gauges.push(("tlsnego_replay_entries", replay, server.replay().len() as u64)),
+            // A store that does not answer has no samples.
+            Some(shared) => {
+                if let Ok((messages, ended)) = shared.0.sizes() {
+                    gauges.push(("tlsnego_replay_entries", replay, messages));
+                    gauges.push((
+                        "tlsnego_ended_entries",
+                        "Tokens in cookies that ended before their time or had failures, in the shared store",
+                        ended,
+                    ));
+                }
+            }
+        }
         for (name, help, value) in gauges {
-            encode_family(&mut encoder, (name, help, None), [(NO_LABELS, ConstGauge::new(value as u64))])?;
+            encode_family(&mut encoder, (name, help, None), [(NO_LABELS, ConstGauge::new(value))])?;
         }
         Ok(())
     }

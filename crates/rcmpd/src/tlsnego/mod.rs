@@ -8,11 +8,13 @@
 mod accounting;
 mod accounts;
 mod certificates;
+mod cookies;
 mod domains;
 mod metrics;
 mod passwords;
 
 pub use certificates::findings;
+pub use cookies::check_files;
 
 use crate::clock::{now, uptime};
 use crate::config::{self, Config};
@@ -24,6 +26,7 @@ use accounts::Accounts;
 use anyhow::Context;
 use audit_log::AuditLog;
 use certificates::MappedCertificates;
+use cookies::{Sealer, Shared};
 use dcerpc_tokio::listen_on;
 use domains::UserDomains;
 use listener_tokio::connections::ConnectionMeter;
@@ -33,10 +36,11 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use ticket::Roots;
 use tlsnego_service::Moment;
 use tlsnego_service::password::Passwords;
-use tlsnego_service::session::Session;
-use tlsnego_soap::server::{Server, Settings};
+use tlsnego_service::session::{Session, StoreFailed};
+use tlsnego_soap::server::{Ending, Server, Settings};
 use tlsnego_tokio::gateway::{self, Gateway};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +63,8 @@ type ThisGateway = Gateway<UserPasswords, MappedCertificates, Accounting>;
 pub struct Tlsnego {
     gateway: Arc<ThisGateway>,
     domains: Arc<UserDomains>,
+    cookies: Option<Cookies>,
+    audit: Arc<AuditLog>,
     /// Of the files of the certificate and the key when they were read.
     made_of: Option<[u8; 32]>,
 }
@@ -69,11 +75,21 @@ impl std::fmt::Debug for Tlsnego {
     }
 }
 
+/// Sessions in cookies.
+#[derive(Clone)]
+struct Cookies {
+    sealer: Arc<Sealer>,
+    shared: Shared,
+}
+
 /// The service with its listener.
 pub struct Bound {
     listener: TcpListener,
     address: SocketAddr,
 }
+
+/// What a reload replaces.
+pub struct Reloaded(Option<Roots>);
 
 /// Both clocks.
 pub(crate) fn moment() -> Moment {
@@ -120,14 +136,35 @@ impl Tlsnego {
             Arc::new(random::fill),
         );
         let server = server.context("cannot serve [tlsnego]")?.started_at(now());
+        let cookies = section.cookie.as_ref().map(cookies::open).transpose()?;
+        let cookies = cookies.map(|(sealer, shared)| Cookies { sealer: Arc::new(sealer), shared });
+        let server = match &cookies {
+            Some(Cookies { sealer, shared }) => {
+                server.with_cookies(Arc::clone(sealer) as _, Arc::new(shared.clone()))
+            }
+            None => server,
+        };
         let upstream = gateway::Settings {
             upstream: section.upstream.clone(),
             upstream_timeout: section.upstream_timeout,
             message_len_max: section.message_len_max,
             calls_max: gateway::CALLS_MAX,
         };
-        let accounting = Accounting::new(accounts, Arc::clone(audit));
-        Ok(Self { gateway: Gateway::new(server, upstream, accounting, moment), domains, made_of })
+        let accounting = Accounting::new(accounts, Arc::clone(audit), cookies.is_some());
+        let gateway = Gateway::new(server, upstream, accounting, moment);
+        Ok(Self { gateway, domains, cookies, audit: Arc::clone(audit), made_of })
+    }
+
+    /// What another configuration has as the roots of cookies; nothing changes yet.
+    pub fn reload(&self, section: &config::Tlsnego) -> anyhow::Result<Reloaded> {
+        Ok(Reloaded(section.cookie.as_ref().map(cookies::roots).transpose()?))
+    }
+
+    /// Goes by it from now on.
+    pub fn take_over(&self, Reloaded(roots): Reloaded) {
+        if let (Some(cookies), Some(roots)) = (&self.cookies, roots) {
+            cookies.sealer.take_over(roots);
+        }
     }
 
     /// Says at a reload what only a restart takes over.
@@ -164,24 +201,34 @@ impl Tlsnego {
 
     /// Registers what is counted.
     pub(crate) fn register(&self, registry: &mut Registry) {
-        metrics::register(&self.gateway, registry);
+        let shared = self.cookies.as_ref().map(|cookies| cookies.shared.clone());
+        metrics::register(&self.gateway, shared, registry);
     }
 
-    /// The sessions, the oldest first.
-    pub fn sessions(&self) -> Vec<Value> {
-        let mut sessions = self.gateway.server().sessions().list();
+    /// The sessions, the oldest first; of sessions in cookies, those that this process opened or served.
+    pub async fn sessions(&self) -> Result<Vec<Value>, StoreFailed> {
+        let mut sessions = self.gateway.server().tokens().list(moment()).await?;
         sessions.sort_by(|one, other| (one.since, &one.name).cmp(&(other.since, &other.name)));
-        sessions.iter().map(|session| as_json(session)).collect()
+        Ok(sessions.iter().map(|session| as_json(session)).collect())
     }
 
     /// A session by its name.
-    pub fn session(&self, name: &str) -> Option<Value> {
-        self.gateway.server().sessions().get(name).map(|session| as_json(&session))
+    pub async fn session(&self, name: &str) -> Result<Option<Value>, StoreFailed> {
+        let session = self.gateway.server().tokens().get(name, moment()).await?;
+        Ok(session.map(|session| as_json(&session)))
     }
 
-    /// Ends a session for an operator. False if there is none of this name.
-    pub fn end(&self, name: &str) -> bool {
-        self.gateway.server().sessions().end(name)
+    /// Ends a session for an operator.
+    pub async fn end(&self, name: &str) -> Result<Ending, StoreFailed> {
+        let ending = self.gateway.server().tokens().end_by_name(name, moment()).await?;
+        if ending == Ending::Noted {
+            // Whose it is, another node knows.
+            info!(session = name, "Session of another node ended by the operator");
+            let event =
+                json!({ "event": "session_ended", "name": name, "cookie": true, "reason": "operator" });
+            self.audit.note(None, &event);
+        }
+        Ok(ending)
     }
 }
 

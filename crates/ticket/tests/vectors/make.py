@@ -21,18 +21,23 @@ def filetime(unix):
     return (unix + 11_644_473_600) * 10_000_000
 
 
-def ticket(kind, issued=1_800_000_000, expires=1_800_003_600, data=b"alice", version=1):
+def sealed(kind, claims, version=1):
     root = bytes(range(32))
     header = bytes([version, kind]) + struct.pack("<I", 7) + SALT
-    claims = struct.pack("<QQB", filetime(issued), filetime(expires), 11) + b"web.example" + SID
-    claims += bytes(range(0x80, 0xA0)) if kind == 1 else b""
-    claims += struct.pack("<H", len(data)) + data
     derived = HKDF(hashes.SHA256(), 44, SALT, b"rcmpd ticket 1: session").derive(root)
     return header + AESGCMSIV(derived[:32]).encrypt(derived[32:], claims, header)
 
 
+def ticket(kind, issued=1_800_000_000, expires=1_800_003_600, data=b"alice", version=1):
+    claims = struct.pack("<QQB", filetime(issued), filetime(expires), 11) + b"web.example" + SID
+    claims += bytes(range(0x80, 0xA0)) if kind == 1 else b""
+    claims += struct.pack("<H", len(data)) + data
+    return sealed(kind, claims, version)
+
+
 (HERE / "reusable.bin").write_bytes(ticket(1))
 (HERE / "one-time.bin").write_bytes(ticket(2))
+(HERE / "state.bin").write_bytes(sealed(3, struct.pack("<QB", filetime(1_800_003_600), 11) + b"web.exampleof a session"))
 # What our own side does not seal, and has to refuse.
 (HERE / "long-life.bin").write_bytes(ticket(1, expires=1_800_000_000 + 86_401))
 (HERE / "backwards.bin").write_bytes(ticket(1, expires=1_800_000_000))

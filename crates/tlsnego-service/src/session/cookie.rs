@@ -8,27 +8,31 @@
 use super::renewal::{Purpose, renewal_due};
 use super::table::{Keyed, Refusal};
 use super::{Credential, Identity, Session, SessionKind};
+use crate::failures::FAILURES_MAX;
 use crate::fault::Reason;
-use crate::key::Key;
+use crate::key::{Key, KeySize};
 use crate::names::CONTEXT_LEN_MAX;
 use dtyp::{Decode, DecodeError, DecodeErrorKind, Encode, FileTime, Reader};
+use sha2::{Digest, Sha256};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// Most octets of an identity's detail in a cookie: the cookie travels in each request.
 pub const DETAIL_LEN_MAX: usize = 16 << 10;
-
-/// How far the clocks of two nodes may differ. What is kept for all nodes is kept for twice as long beyond
-/// its time: one node may be ahead when it forgets, and another one behind when it asks.
-pub const NODE_SKEW: Duration = Duration::from_secs(60);
+/// Longest life of a session in a cookie. For so long is kept that a name was ended of which no more is known.
+pub const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 const VERSION: u8 = 1;
 /// Octets of the longest state: fixed fields, the key, four texts, and the detail, each with its length.
 const STATE_LEN_MAX: usize = 3 + 3 * 8 + (4 + 32) + 4 * (1 + 4 + CONTEXT_LEN_MAX) + (4 + DETAIL_LEN_MAX);
 
+/// The future of an object-safe async method.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 /// Seals the state of sessions under the farm's ticket root.
-pub trait TicketSealer {
+pub trait TicketSealer: Send + Sync {
     /// Seals `state`. The ticket is not opened from `expires` on.
     fn seal(&self, state: &[u8], expires: FileTime) -> Result<Vec<u8>, String>;
 
@@ -47,44 +51,45 @@ impl From<StoreFailed> for Reason {
     }
 }
 
-/// A token, or one generation of its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TokenId<'a> {
-    /// Name of the session.
-    pub name: &'a str,
-    /// The generation: `Some(None)` is the one without `c:Instance`. None for all of them.
-    pub generation: Option<Option<&'a str>>,
-}
+/// SHA-256 of a message, or of the name of a session or of one generation of its key.
+pub type TokenHash = [u8; 32];
 
-/// Tokens that ended before their time, in a store that all nodes share.
-pub trait EndedTokens {
-    /// Ends a token at a time. It has to be kept until `keep_until` at least. If it was ended before, the
-    /// earlier end counts.
-    fn end(
-        &self,
-        token: TokenId<'_>,
-        at: FileTime,
-        keep_until: FileTime,
-    ) -> impl Future<Output = Result<(), StoreFailed>> + Send;
+/// What all nodes of a farm know together: messages that were accepted, and tokens that ended before their
+/// time. If it does not answer, or has no room, the message that asks is refused.
+pub trait SharedTokens: Send + Sync {
+    /// Since when it knows everything. It may have lost what was before.
+    fn begun(&self) -> FileTime;
 
-    /// The earliest end of a session or of this generation of it; none if it did not end before its time.
-    fn end_of(
+    /// Inserts a message, which has to be kept until `keep_until` at least. Of all calls with the same one in
+    /// the whole farm, one gets true.
+    fn insert_message(
         &self,
-        name: &str,
-        instance: Option<&str>,
-    ) -> impl Future<Output = Result<Option<FileTime>, StoreFailed>> + Send;
-}
-
-/// Messages that were accepted, in a store that all nodes share.
-pub trait SharedReplay {
-    /// Inserts the value of a primary signature, which has to be kept until `keep_until` at least. Of all
-    /// calls with the same value in the whole farm, one gets true.
-    fn insert_once(
-        &self,
-        signature_value: &[u8],
+        message: TokenHash,
         now: FileTime,
         keep_until: FileTime,
-    ) -> impl Future<Output = Result<bool, StoreFailed>> + Send;
+    ) -> BoxFuture<'_, Result<bool, StoreFailed>>;
+
+    /// Ends a token at a time. It has to be kept until `keep_until` at least. If it was ended before, the
+    /// earlier end counts.
+    fn end_token(
+        &self,
+        token: TokenHash,
+        at: FileTime,
+        now: FileTime,
+        keep_until: FileTime,
+    ) -> BoxFuture<'_, Result<(), StoreFailed>>;
+
+    /// Counts a failure of a token, and returns how many it has in the farm. With `max` of them it ends.
+    fn fail_token(
+        &self,
+        token: TokenHash,
+        max: u32,
+        now: FileTime,
+        keep_until: FileTime,
+    ) -> BoxFuture<'_, Result<u32, StoreFailed>>;
+
+    /// The earliest end of these tokens; none if none ended before its time.
+    fn end_of(&self, tokens: [TokenHash; 2]) -> BoxFuture<'_, Result<Option<FileTime>, StoreFailed>>;
 }
 
 /// A session with its key, as a cookie holds it.
@@ -98,28 +103,55 @@ pub struct CookieState {
     pub renewal: FileTime,
 }
 
-/// Sessions in cookies.
-#[derive(Debug)]
-pub struct CookieSessions<S, E, R> {
-    sealer: S,
-    ended: E,
-    replay: R,
+/// What the sessions of a service have in common. A node that is configured otherwise does not serve them.
+#[derive(Clone, Copy, Debug)]
+pub struct CookieSettings {
+    /// By what its clients prove who they are.
+    pub credential: Credential,
+    /// The size of all keys.
+    pub key_size: KeySize,
+    /// How far two clocks may differ, those of two nodes included.
+    pub skew: Duration,
+    /// For so long a key counts after its renewal.
+    pub rollover: Duration,
 }
 
-impl<S: TicketSealer, E: EndedTokens, R: SharedReplay> CookieSessions<S, E, R> {
-    /// Over a sealer and the two shared stores.
-    pub const fn new(sealer: S, ended: E, replay: R) -> Self {
-        Self { sealer, ended, replay }
+/// Sessions in cookies.
+pub struct CookieSessions {
+    sealer: Arc<dyn TicketSealer>,
+    shared: Arc<dyn SharedTokens>,
+    settings: CookieSettings,
+}
+
+impl std::fmt::Debug for CookieSessions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CookieSessions").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl CookieSessions {
+    /// Over a sealer and the shared store.
+    pub fn new(
+        sealer: Arc<dyn TicketSealer>,
+        shared: Arc<dyn SharedTokens>,
+        settings: CookieSettings,
+    ) -> Self {
+        Self { sealer, shared, settings }
     }
 
-    /// The cookie of a session.
-    pub fn seal(&self, state: &CookieState) -> Result<Vec<u8>, Reason> {
+    /// The cookie of a session with a key that is issued now.
+    pub fn seal(&self, session: &Session, key: &Key, now: FileTime) -> Result<Vec<u8>, Reason> {
+        if session.until.since(session.since) > LIFETIME_MAX {
+            return Err(Reason::Cookie("the session lives too long for a cookie".to_owned()));
+        }
+        let renewal = renewal_due(now, session.until);
+        let state = CookieState { session: session.clone(), key: key.clone(), renewal };
         // Room for all of it: a vector that grows leaves copies of the key behind.
         let mut octets = Zeroizing::new(Vec::with_capacity(STATE_LEN_MAX));
         state.encode(&mut octets);
         // What cannot be read again is not issued.
         CookieState::read(&octets).map_err(|error| Reason::Cookie(error.to_string()))?;
-        self.sealer.seal(&octets, state.session.until).map_err(Reason::Cookie)
+        self.sealer.seal(&octets, session.until).map_err(Reason::Cookie)
     }
 
     /// Opens the cookie of a token with this Identifier and Instance. A key that is due for renewal opens no
@@ -130,62 +162,117 @@ impl<S: TicketSealer, E: EndedTokens, R: SharedReplay> CookieSessions<S, E, R> {
         (name, instance): (&str, Option<&str>),
         purpose: Purpose,
         now: FileTime,
-    ) -> Result<CookieState, Refusal> {
+    ) -> Result<Keyed, Refusal> {
         let octets = self.sealer.open(cookie, now).map_err(Reason::Cookie)?;
         let state = CookieState::read(&octets).map_err(|error| Reason::Cookie(error.to_string()))?;
-        let session = &state.session;
+        let CookieState { session, key, renewal } = state;
         if session.name != name || session.instance.as_deref() != instance {
             return Err(Reason::Cookie("it is the cookie of another token".to_owned()).into());
         }
         if session.until <= now {
             return Err(Reason::UnknownToken.into());
         }
-        match self.ended.end_of(name, instance).await.map_err(Reason::from)? {
+        self.check(&session, &key)?;
+        let tokens = [token_hash(name, None), token_hash(name, Some(instance))];
+        let end = self.shared.end_of(tokens).await.map_err(Reason::from)?;
+        let is_due = session.is_renewal_due(purpose, renewal, now);
+        let keyed = Keyed { session: Arc::new(session), key };
+        match end {
             Some(end) if end <= now => Err(Reason::UnknownToken.into()),
-            None if session.is_renewal_due(purpose, state.renewal, now) => {
-                let secured_by = Keyed { session: Arc::new(session.clone()), key: state.key.clone() };
-                Err(Refusal { reason: Reason::RenewalDue, secured_by: Some(secured_by) })
-            }
-            _ => Ok(state),
+            None if is_due => Err(Refusal { reason: Reason::RenewalDue, secured_by: Some(keyed) }),
+            _ => Ok(keyed),
         }
     }
 
-    /// A call under the token was verified: it counts once in the farm.
+    /// Whether this node would have issued the token. The shared store may have begun after it, and then it is
+    /// not known whether the token was ended.
+    fn check(&self, session: &Session, key: &Key) -> Result<(), Reason> {
+        let CookieSettings { credential, key_size, .. } = self.settings;
+        let proves = match (session.kind, credential) {
+            (SessionKind::Negotiated, Credential::UserName) => Credential::None,
+            (_, credential) => credential,
+        };
+        let refused = |what: &str| Err(Reason::Cookie(what.to_owned()));
+        if session.credential != proves {
+            return refused("its session was opened with another kind of credential");
+        }
+        if key.as_bytes().len() != key_size.octets() {
+            return refused("its session was opened with another algorithm suite");
+        }
+        if session.since < self.shared.begun() {
+            return refused("its session was opened before the store of ended sessions was made");
+        }
+        Ok(())
+    }
+
+    /// A message that was created then was verified: it counts once in the farm.
     pub async fn accept(
         &self,
         signature_value: &[u8],
-        keep_until: FileTime,
+        (created, keep_until): (FileTime, FileTime),
         now: FileTime,
     ) -> Result<(), Reason> {
-        match self.replay.insert_once(signature_value, now, keep_until + 2 * NODE_SKEW).await? {
+        // What was accepted before the store begun is not known.
+        if created < self.shared.begun() {
+            return Err(Reason::Replay);
+        }
+        let message = Sha256::digest(signature_value).into();
+        match self.shared.insert_message(message, now, keep_until + self.settings.skew).await? {
             true => Ok(()),
             false => Err(Reason::Replay),
         }
     }
 
-    /// Ends a session in the whole farm: Cancel under itself, too many failures, or an operator.
-    pub async fn end(&self, session: &Session, now: FileTime) -> Result<(), Reason> {
-        let token = TokenId { name: &session.name, generation: None };
-        Ok(self.ended.end(token, now, session.until + 2 * NODE_SKEW).await?)
+    /// Whether a session was ended in the farm before its time.
+    pub async fn is_ended(&self, name: &str, now: FileTime) -> Result<bool, StoreFailed> {
+        let token = token_hash(name, None);
+        Ok(self.shared.end_of([token, token]).await?.is_some_and(|end| end <= now))
     }
 
-    /// The state with a new key. The one before it counts for `rollover`; if that is not written, there is no
-    /// renewal.
+    /// Ends a session in the whole farm: Cancel under itself, or an operator. Of a name alone it is not known
+    /// until when its cookie counts.
+    pub async fn end(&self, name: &str, until: Option<FileTime>, now: FileTime) -> Result<(), StoreFailed> {
+        let keep_until = until.unwrap_or(now + LIFETIME_MAX) + self.settings.skew;
+        self.shared.end_token(token_hash(name, None), now, now, keep_until).await
+    }
+
+    /// A message under the session did not decrypt or verify. True if that was the one that ended it.
+    pub async fn failed(&self, session: &Session, now: FileTime) -> Result<bool, StoreFailed> {
+        let (token, keep_until) = (token_hash(&session.name, None), session.until + self.settings.skew);
+        Ok(self.shared.fail_token(token, FAILURES_MAX, now, keep_until).await? == FAILURES_MAX)
+    }
+
+    /// The session with a new key, and its cookie. The key before it counts for the rollover; if that is not
+    /// written, there is no renewal.
     pub async fn renew(
         &self,
-        state: &CookieState,
+        session: &Session,
         identity: Option<&Identity>,
         (instance, key): (String, Key),
-        rollover: Duration,
         now: FileTime,
-    ) -> Result<CookieState, Reason> {
-        let session = &state.session;
+    ) -> Result<(Session, Vec<u8>), Reason> {
         session.check_renew(identity)?;
-        let token = TokenId { name: &session.name, generation: Some(session.instance.as_deref()) };
-        self.ended.end(token, now + rollover, session.until + 2 * NODE_SKEW).await?;
-        let renewal = renewal_due(now, session.until);
-        Ok(CookieState { session: Session { instance: Some(instance), ..session.clone() }, key, renewal })
+        let renewed = Session { instance: Some(instance), ..session.clone() };
+        let cookie = self.seal(&renewed, &key, now)?;
+        let before = token_hash(&session.name, Some(session.instance.as_deref()));
+        let keep_until = session.until + self.settings.skew;
+        self.shared.end_token(before, now + self.settings.rollover, now, keep_until).await?;
+        Ok((renewed, cookie))
     }
+}
+
+/// Names a session, or the generation of its key with this `c:Instance` or without one.
+fn token_hash(name: &str, generation: Option<Option<&str>>) -> TokenHash {
+    let mut hash = Sha256::new();
+    hash.update((name.len() as u64).to_le_bytes());
+    hash.update(name);
+    hash.update([match generation {
+        None => 0,
+        Some(None) => 1,
+        Some(Some(_)) => 2,
+    }]);
+    hash.update(generation.flatten().unwrap_or_default());
+    hash.finalize().into()
 }
 
 impl CookieState {

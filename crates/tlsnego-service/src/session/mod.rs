@@ -1,13 +1,15 @@
 //! What a session is called, and whose it is: one type for every way in which messages are secured.
 
 mod cookie;
+mod known;
 mod renewal;
 mod table;
 
 pub use cookie::{
-    CookieSessions, CookieState, DETAIL_LEN_MAX, EndedTokens, NODE_SKEW, SharedReplay, StoreFailed,
-    TicketSealer, TokenId,
+    BoxFuture, CookieSessions, CookieSettings, CookieState, DETAIL_LEN_MAX, LIFETIME_MAX, SharedTokens,
+    StoreFailed, TicketSealer, TokenHash,
 };
+pub use known::KnownSessions;
 pub use renewal::{Purpose, renewal_due};
 pub use table::{
     Ended, Generation, Keyed, NewSession, PENDING_MAX, Refusal, Renewal, SESSIONS_MAX, SessionTimes, Sessions,

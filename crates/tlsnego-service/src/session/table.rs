@@ -24,7 +24,7 @@ pub const PENDING_MAX: usize = 128;
 /// Sessions that ended before their time, which clients are told of.
 const ENDED_MAX: usize = 1_024;
 /// Ended sessions that the caller has not taken yet: as many as can end at once.
-const DEPARTED_MAX: usize = 2 * SESSIONS_MAX;
+pub(super) const DEPARTED_MAX: usize = 2 * SESSIONS_MAX;
 /// How often the whole table is searched for what is over, if it is full.
 const SEARCH_PAUSE: Duration = Duration::from_secs(1);
 
@@ -47,6 +47,14 @@ impl SessionTimes {
     pub const CALLS: Duration = Duration::from_secs(10 * 3600);
     /// A negotiated token that is only used to establish a session.
     pub const BOOTSTRAP: Duration = Duration::from_secs(15 * 60);
+
+    /// How long a token of this kind lives.
+    pub const fn of(&self, kind: SessionKind) -> Duration {
+        match kind {
+            SessionKind::Established => self.established,
+            SessionKind::Negotiated | SessionKind::OneShot => self.negotiated,
+        }
+    }
 }
 
 impl Default for SessionTimes {
@@ -139,9 +147,18 @@ pub struct Sessions {
 
 /// The account or address that a token counts for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Holder {
+pub(super) enum Holder {
     Account(String),
     Source(IpAddr),
+}
+
+impl Holder {
+    pub(super) fn of(identity: Option<&Identity>, source: IpAddr) -> Self {
+        match identity {
+            Some(identity) => Self::Account(identity.account.clone()),
+            None => Self::Source(source_of(source)),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -304,12 +321,8 @@ impl Sessions {
         self.end_before_time(name, EndReason::Operator)
     }
 
-    /// Ends a session whose account is not what it was when the session was opened.
-    pub fn end_of_account(&self, name: &str) -> bool {
-        self.end_before_time(name, EndReason::Account)
-    }
-
-    fn end_before_time(&self, name: &str, reason: EndReason) -> bool {
+    /// Ends a session before its time. False if there is none of this name.
+    pub fn end_before_time(&self, name: &str, reason: EndReason) -> bool {
         let mut table = self.lock();
         let Some((ticket, _)) = table.get(name) else { return false };
         table.end(ticket, Some(reason));
@@ -362,14 +375,8 @@ impl Sessions {
         now: Moment,
     ) -> Result<Arc<Session>, Reason> {
         let NewSession { name, key, identity, credential, source } = new;
-        let lifetime = match kind {
-            SessionKind::Established => self.times.established,
-            SessionKind::Negotiated | SessionKind::OneShot => self.times.negotiated,
-        };
-        let holder = match &identity {
-            Some(identity) => Holder::Account(identity.account.clone()),
-            None => Holder::Source(source_of(source)),
-        };
+        let lifetime = self.times.of(kind);
+        let holder = Holder::of(identity.as_ref(), source);
         let session = Arc::new(Session {
             kind,
             name: name.clone(),

@@ -2,39 +2,34 @@
 
 use crate::support::*;
 use dtyp::FileTime;
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::pin::pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
 use std::time::Duration;
 use tlsnego_service::Moment;
 use tlsnego_service::fault::{Fault, Reason};
 use tlsnego_service::key::{Key, KeySize};
 use tlsnego_service::session::{
-    CookieSessions, CookieState, Credential, EndReason, EndedTokens, Generation, Identity, NewSession,
-    PENDING_MAX, Purpose, Renewal, SESSIONS_MAX, Session, SessionKind, SessionTimes, Sessions, SharedReplay,
-    StoreFailed, TicketSealer, TokenId, renewal_due,
+    Credential, EndReason, Generation, Identity, NewSession, PENDING_MAX, Purpose, Renewal, SESSIONS_MAX,
+    Session, SessionKind, SessionTimes, Sessions,
 };
-use zeroize::Zeroizing;
 
-const HOUR: Duration = Duration::from_secs(3_600);
-const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
 
-fn at(uptime: Duration) -> Moment {
+pub(crate) fn at(uptime: Duration) -> Moment {
     Moment { wall: FileTime::from_unix(1_800_000_000) + uptime, uptime }
 }
 
-fn key(n: u8) -> Key {
+pub(crate) fn key(n: u8) -> Key {
     Key::from_random(KeySize::Bits256, &[n; 32])
 }
 
-fn alice() -> Identity {
+pub(crate) fn alice() -> Identity {
     Identity { account: "S-1-5-21-1-2-3-1104".to_owned(), detail: Arc::from(b"CONTOSO\\alice".as_slice()) }
 }
 
-fn bob() -> Identity {
+pub(crate) fn bob() -> Identity {
     Identity { account: "S-1-5-21-1-2-3-1105".to_owned(), ..alice() }
 }
 
@@ -227,186 +222,4 @@ fn one_shot_messages_have_a_name_of_their_own() {
     );
     assert_eq!((message.kind.as_str(), message.name.as_str()), ("one-shot", "q1gD7nTxkS0W9t5cUZ0yY0iW0sM="));
     assert_eq!((message.instance, message.parent), (None, None));
-}
-
-/// Sealing for tests: the octets with the expiry before them, and a check value behind.
-#[derive(Clone, Copy)]
-struct Sealer(u8);
-
-impl TicketSealer for Sealer {
-    fn seal(&self, state: &[u8], expires: FileTime) -> Result<Vec<u8>, String> {
-        Ok([&expires.0.to_le_bytes()[..], state, &[self.0]].concat())
-    }
-
-    fn open(&self, ticket: &[u8], now: FileTime) -> Result<Zeroizing<Vec<u8>>, String> {
-        let (root, state) = ticket.split_last().ok_or("empty")?;
-        let (expires, state) = state.split_first_chunk().ok_or("short")?;
-        match *root == self.0 && FileTime(u64::from_le_bytes(*expires)) > now {
-            true => Ok(Zeroizing::new(state.to_vec())),
-            false => Err("it does not open".to_owned()),
-        }
-    }
-}
-
-type TokenName = (String, Option<Option<String>>);
-
-#[derive(Default)]
-struct Shared {
-    ended: Mutex<HashMap<TokenName, FileTime>>,
-    seen: Mutex<Vec<(Vec<u8>, FileTime)>>,
-    is_down: Mutex<bool>,
-}
-
-impl Shared {
-    fn up(&self) -> Result<(), StoreFailed> {
-        match *self.is_down.lock().expect("no test panicked") {
-            true => Err(StoreFailed("connection refused".to_owned())),
-            false => Ok(()),
-        }
-    }
-}
-
-impl EndedTokens for &Shared {
-    async fn end(&self, token: TokenId<'_>, at: FileTime, _: FileTime) -> Result<(), StoreFailed> {
-        self.up()?;
-        let name = (token.name.to_owned(), token.generation.map(|instance| instance.map(str::to_owned)));
-        let mut ended = self.ended.lock().expect("no test panicked");
-        let end = ended.entry(name).or_insert(at);
-        *end = (*end).min(at);
-        Ok(())
-    }
-
-    async fn end_of(&self, name: &str, instance: Option<&str>) -> Result<Option<FileTime>, StoreFailed> {
-        self.up()?;
-        let ended = self.ended.lock().expect("no test panicked");
-        let all = [None, Some(instance.map(str::to_owned))];
-        Ok(all.into_iter().filter_map(|generation| ended.get(&(name.to_owned(), generation)).copied()).min())
-    }
-}
-
-impl SharedReplay for &Shared {
-    async fn insert_once(
-        &self,
-        value: &[u8],
-        _: FileTime,
-        keep_until: FileTime,
-    ) -> Result<bool, StoreFailed> {
-        self.up()?;
-        let mut seen = self.seen.lock().expect("no test panicked");
-        let is_new = !seen.iter().any(|(it, _)| it == value);
-        seen.push((value.to_vec(), keep_until));
-        Ok(is_new)
-    }
-}
-
-/// What a future that never waits gives.
-fn now<T>(future: impl Future<Output = T>) -> T {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => panic!("it waits"),
-    }
-}
-
-fn state() -> CookieState {
-    let (since, until) = (at(NOW).wall, at(NOW).wall + 10 * HOUR);
-    let session = Session {
-        kind: SessionKind::Established,
-        name: "urn:session".to_owned(),
-        instance: None,
-        parent: Some("urn:bootstrap".to_owned()),
-        identity: Some(alice()),
-        credential: Credential::Certificate,
-        since,
-        until,
-    };
-    CookieState { session, key: key(1), renewal: renewal_due(since, until) }
-}
-
-#[test]
-fn every_node_serves_a_session_whose_state_is_in_its_cookie() {
-    let shared = Shared::default();
-    let [one, two] = [(); 2].map(|()| CookieSessions::new(Sealer(7), &shared, &shared));
-    let start = at(NOW).wall;
-    let cookie = one.seal(&state()).expect("it is sealed");
-    let open = |cookie: &[u8], name, instance, at| {
-        now(two.open(cookie, (name, instance), Purpose::Message, at)).map_err(|refusal| refusal.reason)
-    };
-    assert_eq!(open(&cookie, "urn:session", None, start), Ok(state()));
-    // It is the cookie of one token, and of its lifetime.
-    for (name, instance) in [("urn:other", None), ("urn:session", Some("urn:instance"))] {
-        let reason = open(&cookie, name, instance, start).expect_err("another token");
-        assert_eq!(reason.fault(), Fault::BadContextToken);
-    }
-    assert!(open(&cookie, "urn:session", None, start + 10 * HOUR).is_err());
-    let stranger = CookieSessions::new(Sealer(8), &shared, &shared);
-    assert!(now(stranger.open(&cookie, ("urn:session", None), Purpose::Message, start)).is_err());
-
-    // A message counts once in the farm.
-    assert_eq!(now(one.accept(b"signature", start, start)), Ok(()));
-    assert_eq!(now(two.accept(b"signature", start, start)), Err(Reason::Replay));
-    let kept = shared.seen.lock().expect("no test panicked")[0].1;
-    assert_eq!(kept, start + 2 * MINUTE, "one clock may be a minute ahead, and another one behind");
-
-    // After Renew the first key counts for the rollover, on each node.
-    let due = start + 450 * MINUTE;
-    assert_eq!(open(&cookie, "urn:session", None, due), Err(Reason::RenewalDue));
-    let instance = || ("urn:instance".to_owned(), key(2));
-    assert!(now(one.renew(&state(), Some(&bob()), instance(), 5 * MINUTE, due)).is_err());
-    let renewed =
-        now(one.renew(&state(), Some(&alice()), instance(), 5 * MINUTE, due)).expect("it is renewed");
-    assert_eq!((renewed.session.until, &renewed.session.identity), (state().session.until, &Some(alice())));
-    let renewed_cookie = one.seal(&renewed).expect("it is sealed");
-    assert_eq!(open(&renewed_cookie, "urn:session", Some("urn:instance"), due), Ok(renewed.clone()));
-    assert_eq!(open(&cookie, "urn:session", None, due + 4 * MINUTE), Ok(state()));
-    assert_eq!(open(&cookie, "urn:session", None, due + 5 * MINUTE), Err(Reason::UnknownToken));
-
-    // Cancel counts on each node, for all keys.
-    now(one.end(&renewed.session, due)).expect("it is written");
-    for (cookie, instance) in [(&cookie, None), (&renewed_cookie, Some("urn:instance"))] {
-        assert_eq!(open(cookie, "urn:session", instance, due), Err(Reason::UnknownToken));
-    }
-}
-
-#[test]
-fn a_shared_store_that_does_not_answer_refuses() {
-    let shared = Shared::default();
-    let sessions = CookieSessions::new(Sealer(7), &shared, &shared);
-    let start = at(NOW).wall;
-    let cookie = sessions.seal(&state()).expect("it is sealed");
-    *shared.is_down.lock().expect("no test panicked") = true;
-    let refused = now(sessions.open(&cookie, ("urn:session", None), Purpose::Message, start));
-    assert!(matches!(refused.map_err(|refusal| refusal.reason), Err(Reason::Store(_))));
-    assert!(matches!(now(sessions.accept(b"signature", start, start)), Err(Reason::Store(_))));
-    assert!(matches!(now(sessions.end(&state().session, start)), Err(Reason::Store(_))));
-    let renewal = ("urn:instance".to_owned(), key(2));
-    assert!(now(sessions.renew(&state(), Some(&alice()), renewal, MINUTE, start)).is_err());
-}
-
-#[test]
-fn cookies_are_read_whole_or_not_at_all() {
-    let shared = Shared::default();
-    let sessions = CookieSessions::new(Sealer(7), &shared, &shared);
-    let start = at(NOW).wall;
-    let anonymous = CookieState {
-        session: Session { identity: None, parent: None, credential: Credential::None, ..state().session },
-        ..state()
-    };
-    for state in [state(), anonymous] {
-        let cookie = sessions.seal(&state).expect("it is sealed");
-        let open = |cookie: &[u8]| now(sessions.open(cookie, ("urn:session", None), Purpose::Message, start));
-        assert_eq!(open(&cookie).expect("it opens"), state);
-        let octets = &cookie[8..cookie.len() - 1];
-        for len in 0..octets.len() {
-            let cut = Sealer(7).seal(&octets[..len], state.session.until).expect("it is sealed");
-            assert!(open(&cut).is_err(), "{len}");
-        }
-        let longer = Sealer(7).seal(&[octets, &[0]].concat(), state.session.until).expect("it is sealed");
-        assert!(open(&longer).is_err());
-    }
-    let one_shot =
-        CookieState { session: Session { kind: SessionKind::OneShot, ..state().session }, ..state() };
-    assert!(sessions.seal(&one_shot).is_err(), "a message without a token has no cookie");
-    let long = Identity { account: "x".to_owned(), detail: vec![0; 16 * 1_024 + 1].into() };
-    let long = CookieState { session: Session { identity: Some(long), ..state().session }, ..state() };
-    assert!(sessions.seal(&long).is_err());
 }

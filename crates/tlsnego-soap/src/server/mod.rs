@@ -3,9 +3,11 @@
 
 pub mod metadata;
 mod secured;
+mod tokens;
 
 pub use secured::{Call, CallFault};
 pub(crate) use secured::{confirms, session_name};
+pub use tokens::{Ending, Tokens};
 
 use crate::address::Address;
 use crate::http::{HttpRequest, HttpResponse};
@@ -27,9 +29,11 @@ use tlsnego_service::negotiation::{
 };
 use tlsnego_service::password::{PasswordStore, Passwords};
 use tlsnego_service::session::{
-    Credential, Ended, Identity, Keyed, NewSession, Session, SessionTimes, Sessions,
+    CookieSessions, CookieSettings, Credential, EndReason, Ended, Identity, Keyed, NewSession, Session,
+    SessionTimes, SharedTokens, StoreFailed, TicketSealer,
 };
 use tlsnego_service::{Credentials, Moment, TlsVersions, UnusableCredentials};
+use tokens::Issued;
 use xml_security::{Certificate, DecryptionKey, ParseLimits, Suite, TokenName};
 use zeroize::Zeroizing;
 
@@ -95,7 +99,7 @@ pub struct ServiceCertificate {
 pub struct Server<P, M> {
     settings: Settings,
     negotiations: Negotiations,
-    sessions: Sessions,
+    tokens: Tokens,
     replay: ReplayCache,
     failures: Failures,
     passwords: Passwords<P>,
@@ -200,7 +204,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         })?;
         Ok(Self {
             negotiations: Negotiations::new(tls),
-            sessions: Sessions::new(settings.times),
+            tokens: Tokens::in_table(settings.times),
             replay: ReplayCache::default(),
             failures: Failures::default(),
             passwords,
@@ -214,9 +218,19 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
     }
 
     /// Refuses messages with a key of their own that were created before: what was seen of those is forgotten
-    /// when a service restarts. Messages under a token need none of this, because tokens are forgotten, too.
+    /// when a service restarts. Messages under a token need none of this, because tokens are forgotten, too. With
+    /// cookies, a shared store remembers what was seen.
     pub fn started_at(self, started: FileTime) -> Self {
         Self { started, ..self }
+    }
+
+    /// Keeps sessions in cookies instead of a table, so that each node with the same seal and store serves them.
+    pub fn with_cookies(self, sealer: Arc<dyn TicketSealer>, shared: Arc<dyn SharedTokens>) -> Self {
+        let Settings { credential, suite, times, skew, .. } = self.settings;
+        let of_all =
+            CookieSettings { credential, key_size: suite.into(), skew: skew.0, rollover: times.rollover };
+        let sessions = CookieSessions::new(sealer, shared, of_all);
+        Self { tokens: Tokens::in_cookies(sessions, times), ..self }
     }
 
     /// What is published of the service, for the listener's GET.
@@ -225,8 +239,13 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
     }
 
     /// The sessions, for an operator and for metrics.
-    pub fn sessions(&self) -> &Sessions {
-        &self.sessions
+    pub const fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// Ends a session before its time.
+    pub async fn end(&self, session: &Arc<Session>, why: EndReason, now: Moment) -> Result<(), StoreFailed> {
+        self.tokens.end(session, why, now).await
     }
 
     /// The negotiations in progress, for metrics.
@@ -249,7 +268,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
     pub fn expire(&self, now: Moment) -> Vec<Ended> {
         self.negotiations.expire(now.uptime);
         self.replay.expire(now.wall);
-        self.sessions.expire(now)
+        self.tokens.expire(now)
     }
 
     /// Takes a request.
@@ -360,8 +379,12 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         let combined_hash = Some(issued.combined_hash.to_vec().into());
         trust::write_authenticator(document, collection, &Authenticator { context, combined_hash });
         let new = NewSession { name, key: issued.key, identity, credential, source: request.source };
+        let Issued { session, cookie } = self.tokens.add(new, None, now)?;
+        if let Some(cookie) = cookie {
+            let token = trust::requested_token(document, response)?;
+            trust::append_cookie(document, token.ok_or(Reason::Missing("SecurityContextToken"))?, &cookie);
+        }
         let response = draft.unsecured(200)?;
-        let session = self.sessions.negotiated(new, now)?;
         Ok(Reply { response, event: Event::Opened(session) })
     }
 

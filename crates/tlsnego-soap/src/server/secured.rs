@@ -1,5 +1,6 @@
 //! Messages under a token: who sends them, and what they may do.
 
+use super::tokens::{Carried, Issued, Tokens};
 use super::{Answer, Binding, CertificateMapper, Event, Failure, Reply, Server};
 use crate::http::{HttpRequest, HttpResponse};
 use crate::message::{Draft, Incoming};
@@ -20,8 +21,8 @@ use tlsnego_service::message::check_token_type;
 use tlsnego_service::names::{self, TRUST};
 use tlsnego_service::password::PasswordStore;
 use tlsnego_service::session::{
-    Credential, Generation, Identity, Keyed, NewSession, Purpose, Refusal as SessionRefusal, Renewal,
-    Session, SessionKind, Sessions,
+    Credential, Identity, Keyed, NewSession, Purpose, Refusal as SessionRefusal, Renewal, Session,
+    SessionKind,
 };
 use xml_security::names::SOAP;
 use xml_security::{
@@ -169,25 +170,37 @@ impl Operation {
 
 /// Keys of this service for one message.
 struct ServerKeys<'s> {
-    sessions: &'s Sessions,
+    tokens: &'s Tokens,
+    carried: Carried,
     failures: &'s Failures,
     preset: Option<&'s (Certificate, DecryptionKey)>,
     purpose: Purpose,
     now: Moment,
-    found: Vec<Keyed>,
+    found: Vec<(TokenName, Keyed)>,
     refused: Option<SessionRefusal>,
+}
+
+impl ServerKeys<'_> {
+    fn find(&self, token: ContextToken<'_>) -> Result<Keyed, SessionRefusal> {
+        let keyed = self.tokens.find(token, &self.carried, self.purpose, self.now)?;
+        // A table counts failures itself. Of cookies, this process counts, too: there is no wait between this and
+        // its count, so at most one message of each thread is tried beyond the limit.
+        let has_failed = self.tokens.cookies().is_some()
+            && self.failures.check(token.identifier, self.now.uptime).is_err();
+        if has_failed { Err(Reason::UnknownToken.into()) } else { Ok(keyed) }
+    }
 }
 
 impl Keys for ServerKeys<'_> {
     fn context(&mut self, token: ContextToken<'_>) -> Result<xml_security::Key, NoKey> {
-        let generation = match (token.element, token.instance) {
-            (None, None) => Generation::Newest,
-            (_, instance) => Generation::Exact(instance),
-        };
-        match self.sessions.find(token.identifier, generation, self.purpose, self.now) {
+        match self.find(token) {
             Ok(keyed) => {
                 let key = (&keyed.key).into();
-                self.found.push(keyed);
+                let name = TokenName::Context {
+                    identifier: token.identifier.to_owned(),
+                    instance: token.instance.map(str::to_owned),
+                };
+                self.found.push((name, keyed));
                 Ok(key)
             }
             Err(refusal) => {
@@ -214,6 +227,18 @@ impl Keys for ServerKeys<'_> {
     }
 }
 
+/// A message that does not open, and the session in a cookie on which it counts.
+struct NotOpened {
+    failure: Failure,
+    counts_on: Option<Arc<Session>>,
+}
+
+impl<F: Into<Failure>> From<F> for NotOpened {
+    fn from(failure: F) -> Self {
+        Self { failure: failure.into(), counts_on: None }
+    }
+}
+
 /// How a verified message is protected.
 struct Protection {
     /// The session of its token; none under an EncryptedKey.
@@ -230,15 +255,21 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         request: &HttpRequest<'_>,
         now: Moment,
     ) -> Result<Answer, Failure> {
-        let Incoming { document, action, message_id, .. } = incoming;
+        let Incoming { document, envelope, action, message_id, .. } = incoming;
         let operation = Operation::of(&action)?;
-        let (opened, protection) = self.open(document, operation, request.source, now)?;
-        if protection.keyed.is_none() && opened.timestamp.created < self.started {
-            return Err(Reason::Replay.into());
-        }
-        self.replay.insert(opened.replay_key(), opened.replay_until, now.wall)?;
+        let carried = self.tokens.carried((&document, envelope.header), operation.purpose(), now).await;
+        let (opened, protection) = match self.open(document, carried, operation, request.source, now) {
+            Ok(opened) => opened,
+            Err(NotOpened { failure, counts_on }) => {
+                if let Some(session) = counts_on {
+                    self.tokens.failed_in_cookie(&session, now).await.map_err(Reason::from)?;
+                }
+                return Err(failure);
+            }
+        };
+        self.accept(&opened, &protection, now).await?;
         if let Some(keyed) = &protection.keyed {
-            self.sessions.used(&keyed.session.name, now);
+            self.tokens.used(&keyed.session, request.source, now);
         }
         self.check_policy(operation, &opened, &protection)?;
         let (identity, credential) = self.who(operation, &opened, &protection, request.source, now).await?;
@@ -265,21 +296,35 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
                 let owner = (identity, credential, request.source);
                 self.establish(&opened, &protection, owner, relates_to, now)?
             }
-            Operation::Renew => self.renew(&opened, &protection, identity.as_ref(), relates_to, now)?,
-            Operation::Cancel => self.cancel(&opened, &protection, relates_to)?,
+            Operation::Renew => {
+                let owner = (identity.as_ref(), request.source);
+                self.renew(&opened, &protection, owner, relates_to, now).await?
+            }
+            Operation::Cancel => self.cancel(&opened, &protection, relates_to, now).await?,
         };
         let response = channel.secure(draft, 200, now)?;
         Ok(Answer::Reply(Reply { response, event }))
+    }
+
+    /// A verified message counts once: in this process, or in the whole farm if sessions are in cookies.
+    async fn accept(&self, opened: &Opened, protection: &Protection, now: Moment) -> Result<(), Reason> {
+        let (value, until, created) = (opened.replay_key(), opened.replay_until, opened.timestamp.created);
+        match self.tokens.cookies() {
+            Some(cookies) => cookies.accept(value, (created, until), now.wall).await,
+            None if protection.keyed.is_none() && created < self.started => Err(Reason::Replay),
+            None => self.replay.insert(value, until, now.wall),
+        }
     }
 
     /// Decrypts and verifies. Failures are counted where a sender of changed copies would learn from them.
     fn open(
         &self,
         document: Document,
+        carried: Carried,
         operation: Operation,
         source: IpAddr,
         now: Moment,
-    ) -> Result<(Opened, Protection), Failure> {
+    ) -> Result<(Opened, Protection), NotOpened> {
         let policy = OpenPolicy {
             // `check_policy` decides, when it is known which token protects the message.
             username: Presence::Optional,
@@ -289,7 +334,8 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             ..OpenPolicy::request(self.settings.suite, now.wall)
         };
         let mut keys = ServerKeys {
-            sessions: &self.sessions,
+            tokens: &self.tokens,
+            carried,
             failures: &self.failures,
             preset: self.preset.as_ref(),
             purpose: operation.purpose(),
@@ -299,30 +345,20 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         };
         let opened = open_document(document, &policy, &mut keys, &mut |octets| (self.random)(octets));
         let ServerKeys { found, refused, .. } = keys;
+        let session_of =
+            |name: &TokenName| found.iter().find(|(found, _)| found == name).map(|(_, keyed)| keyed.clone());
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 if let Some(SessionRefusal { reason, secured_by }) = refused {
-                    return Err(Failure { refusal: reason.into(), secured_by });
+                    return Err(Failure { refusal: reason.into(), secured_by }.into());
                 }
                 let OpenError::Rejected(rejected) = error else { return Err(Reason::UnknownToken.into()) };
-                match rejected.token() {
-                    Some(TokenName::Context { identifier, .. }) => {
-                        self.sessions.failed(identifier);
-                    }
-                    Some(TokenName::EncryptedKey(sha1)) => {
-                        self.failures.failed(&encrypted_key_name(sha1), source, now.uptime);
-                    }
-                    None => {}
-                }
-                return Err(rejected.reason().clone().into());
+                let counts_on =
+                    rejected.token().and_then(|token| self.failed(token, session_of, source, now));
+                let failure = rejected.reason().clone().into();
+                return Err(NotOpened { failure, counts_on });
             }
-        };
-        let session_of = |name: &TokenName| match name {
-            TokenName::Context { identifier, .. } => {
-                found.iter().find(|keyed| keyed.session.name == *identifier).cloned()
-            }
-            TokenName::EncryptedKey(_) => None,
         };
         let endorsed_by = match &opened.endorsement {
             Some(Endorsement::Token(name)) => session_of(name),
@@ -330,6 +366,27 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         };
         let protection = Protection { keyed: session_of(&opened.token), endorsed_by };
         Ok((opened, protection))
+    }
+
+    /// Counts a message that did not decrypt or verify. Returns the session in a cookie on which it counts in the
+    /// whole farm as well.
+    fn failed(
+        &self,
+        token: &TokenName,
+        session_of: impl Fn(&TokenName) -> Option<Keyed>,
+        source: IpAddr,
+        now: Moment,
+    ) -> Option<Arc<Session>> {
+        match token {
+            TokenName::Context { identifier, .. } if self.tokens.cookies().is_none() => {
+                self.tokens.failed_in_table(identifier);
+                None
+            }
+            _ => {
+                self.failures.failed(&session_name(token), source, now.uptime);
+                session_of(token).map(|keyed| keyed.session)
+            }
+        }
     }
 
     /// Whether a message under this token may do this, and has the credentials that it has to have: the one
@@ -426,39 +483,40 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             None => session_name(&opened.token),
         };
         let new = NewSession { name: urn(&self.random), key, identity, credential, source };
-        let session = self.sessions.establish(new, &parent, now)?;
-        let draft = self.session_reply(ESTABLISHED, asked.context, entropy, &session, (now, relates_to));
-        Ok((draft, Event::Opened(session)))
+        let issued = self.tokens.add(new, Some(&parent), now)?;
+        let draft = self.session_reply(ESTABLISHED, asked.context, entropy, &issued, (now, relates_to));
+        Ok((draft, Event::Opened(issued.session)))
     }
 
-    fn renew(
+    async fn renew(
         &self,
         opened: &Opened,
         protection: &Protection,
-        identity: Option<&Identity>,
+        (identity, source): (Option<&Identity>, IpAddr),
         relates_to: Option<&str>,
         now: Moment,
     ) -> Result<(Draft, Event), Refusal> {
         let asked = SessionRequest::read(&opened.document, opened.envelope.body, Some("RenewTarget"), true)?;
         // Under the session's own token, or endorsed by it under the bootstrap.
         let proved = protection.endorsed_by.as_ref().or(protection.keyed.as_ref());
-        let name = renewed_name(&asked, proved)?;
+        let session = renewed_session(&asked, proved)?;
         let (key, entropy) = self.new_key(&asked, names::RENEW)?;
         let renewal = Renewal { identity, instance: urn(&self.random), key };
-        let session = self.sessions.renew(name, renewal, now)?;
+        let issued = self.tokens.renew(session, renewal, (source, now)).await?;
         if let (Some(bootstrap), Some(_)) = (&protection.keyed, &protection.endorsed_by) {
-            // Its purpose is fulfilled, as after RST/SCT. That it is gone already is no error.
-            let _ = self.sessions.cancel(&bootstrap.session.name, &bootstrap.session.name);
+            // As after RST/SCT.
+            self.tokens.bootstrapped(&bootstrap.session.name);
         }
-        let draft = self.session_reply(RENEWED, asked.context, entropy, &session, (now, relates_to));
-        Ok((draft, Event::Renewed(session)))
+        let draft = self.session_reply(RENEWED, asked.context, entropy, &issued, (now, relates_to));
+        Ok((draft, Event::Renewed(issued.session)))
     }
 
-    fn cancel(
+    async fn cancel(
         &self,
         opened: &Opened,
         protection: &Protection,
         relates_to: Option<&str>,
+        now: Moment,
     ) -> Result<(Draft, Event), Refusal> {
         let asked =
             SessionRequest::read(&opened.document, opened.envelope.body, Some("CancelTarget"), false)?;
@@ -467,7 +525,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         else {
             return Err(Reason::Missing("CancelTarget").into());
         };
-        let session = self.sessions.cancel(identifier, &keyed.session.name)?;
+        let session = self.tokens.cancel(identifier, &keyed.session, now).await?;
         let mut draft = Draft::reply(CANCELLED, relates_to);
         trust::write_cancelled(&mut draft.document, draft.body, asked.context.as_deref());
         Ok((draft, Event::Cancelled(session)))
@@ -493,7 +551,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         action: &str,
         context: Option<String>,
         entropy: Zeroizing<Vec<u8>>,
-        session: &Session,
+        Issued { session, cookie }: &Issued,
         (now, relates_to): (Moment, Option<&str>),
     ) -> Draft {
         let response = SessionResponse {
@@ -504,7 +562,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             key_size: KeySize::from(self.settings.suite).bits(),
         };
         let mut draft = Draft::reply(action, relates_to);
-        response.write(&mut draft.document, draft.body, &local_id(&self.random));
+        response.write(&mut draft.document, draft.body, &local_id(&self.random), cookie.as_deref());
         draft
     }
 }
@@ -515,11 +573,11 @@ pub(crate) fn confirms(is_under_context: bool, credential: Credential) -> bool {
     !is_under_context && credential != Credential::UserName
 }
 
-/// The token that Renew names, which has to be the one that proves it.
-fn renewed_name<'a>(asked: &SessionRequest, proved: Option<&'a Keyed>) -> Result<&'a str, Reason> {
+/// The session of the token that Renew names, which has to be the one that proves it.
+fn renewed_session<'a>(asked: &SessionRequest, proved: Option<&'a Keyed>) -> Result<&'a Session, Reason> {
     match (&asked.target, proved) {
         (Some(TokenName::Context { identifier, .. }), Some(keyed)) if *identifier == keyed.session.name => {
-            Ok(&keyed.session.name)
+            Ok(&keyed.session)
         }
         _ => Err(Reason::NotAllowed("the request is not signed by the token that it names")),
     }

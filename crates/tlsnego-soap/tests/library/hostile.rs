@@ -575,7 +575,11 @@ fn a_token_does_only_what_it_is_for() {
         assert!(matches!(refusal, Refusal::Trust(Reason::NotAllowed(_))), "{refusal}");
     }
     assert_eq!(
-        of_session.sessions().list().iter().filter(|it| it.kind == SessionKind::Established).count(),
+        run(of_session.tokens().list(now()))
+            .expect("a table")
+            .iter()
+            .filter(|it| it.kind == SessionKind::Established)
+            .count(),
         2
     );
     for token in [&session, &other] {

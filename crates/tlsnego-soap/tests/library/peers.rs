@@ -141,7 +141,7 @@ fn a_python_client_calls_in_every_way_with_every_credential() {
             }
             assert_eq!(next()["action"], "http://schemas.xmlsoap.org/ws/2005/02/trust/RSTR/SCT/Cancel");
             assert_eq!(next()["error"], BAD_TOKEN);
-            assert!(service.sessions().is_empty(), "the place is free at once");
+            assert!(service.tokens().is_empty(), "the place is free at once");
         }
     }
 }

@@ -2,14 +2,17 @@
 
 use dtyp::FileTime;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 use tlsnego_service::freshness::Skew;
 use tlsnego_service::password::{PasswordSettings, PasswordStore, Passwords};
-use tlsnego_service::session::{Credential, Identity, SessionTimes, StoreFailed};
+use tlsnego_service::session::{
+    BoxFuture, Credential, Identity, SessionTimes, SharedTokens, StoreFailed, TicketSealer, TokenHash,
+};
 use tlsnego_service::{Credentials, Moment, TlsVersions};
 use tlsnego_soap::address::Address;
 use tlsnego_soap::server::{
@@ -17,6 +20,7 @@ use tlsnego_soap::server::{
 };
 use tlsnego_soap::{HttpRequest, HttpResponse, Random};
 use xml_security::{Certificate, DecryptionKey, Document, ParseLimits, SigningKey, Suite};
+use zeroize::Zeroizing;
 
 /// Debian's, which has lxml and `cryptography`.
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
@@ -155,6 +159,83 @@ pub(crate) fn service_with(
     let passwords = Passwords::new(OnePassword, [7; 32], PasswordSettings::default());
     let mapper = OneCertificate(certificates.client.der.clone());
     Server::new(settings, certificate, passwords, mapper, random()).expect("a certificate for TLS")
+}
+
+/// The same service, with its sessions in cookies that are not sealed, and a store in memory.
+pub(crate) fn with_cookies(service: Service) -> Service {
+    service.with_cookies(Arc::new(Open), Arc::<InMemory>::default())
+}
+
+struct Open;
+
+impl TicketSealer for Open {
+    fn seal(&self, state: &[u8], _: FileTime) -> Result<Vec<u8>, String> {
+        Ok(state.to_vec())
+    }
+
+    fn open(&self, ticket: &[u8], _: FileTime) -> Result<Zeroizing<Vec<u8>>, String> {
+        Ok(Zeroizing::new(ticket.to_vec()))
+    }
+}
+
+#[derive(Default)]
+struct InMemory {
+    messages: Mutex<HashSet<TokenHash>>,
+    ended: Mutex<HashMap<TokenHash, FileTime>>,
+    failures: Mutex<HashMap<TokenHash, u32>>,
+}
+
+fn ready<T: Send + 'static>(value: T) -> BoxFuture<'static, Result<T, StoreFailed>> {
+    Box::pin(std::future::ready(Ok(value)))
+}
+
+impl SharedTokens for InMemory {
+    fn begun(&self) -> FileTime {
+        FileTime::UNSET
+    }
+
+    fn insert_message(
+        &self,
+        message: TokenHash,
+        _: FileTime,
+        _: FileTime,
+    ) -> BoxFuture<'_, Result<bool, StoreFailed>> {
+        ready(self.messages.lock().expect("no panic").insert(message))
+    }
+
+    fn end_token(
+        &self,
+        token: TokenHash,
+        at: FileTime,
+        _: FileTime,
+        _: FileTime,
+    ) -> BoxFuture<'_, Result<(), StoreFailed>> {
+        let mut ended = self.ended.lock().expect("no panic");
+        let end = ended.entry(token).or_insert(at);
+        *end = at.min(*end);
+        ready(())
+    }
+
+    fn fail_token(
+        &self,
+        token: TokenHash,
+        max: u32,
+        now: FileTime,
+        _: FileTime,
+    ) -> BoxFuture<'_, Result<u32, StoreFailed>> {
+        let mut failures = self.failures.lock().expect("no panic");
+        let count = failures.entry(token).or_default();
+        *count += 1;
+        if *count >= max {
+            self.ended.lock().expect("no panic").entry(token).or_insert(now);
+        }
+        ready(*count)
+    }
+
+    fn end_of(&self, tokens: [TokenHash; 2]) -> BoxFuture<'_, Result<Option<FileTime>, StoreFailed>> {
+        let ended = self.ended.lock().expect("no panic");
+        ready(tokens.iter().filter_map(|token| ended.get(token).copied()).min())
+    }
 }
 
 pub(crate) fn service_certificate(certificates: &Certificates) -> ServiceCertificate {

@@ -23,7 +23,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tlsnego_service::password::PasswordStore;
-use tlsnego_service::session::{Ended, Session};
+use tlsnego_service::session::{EndReason, Ended, Session};
 use tlsnego_soap::refusal::Refusal;
 use tlsnego_soap::server::metadata::WSDL_CONTENT_TYPE;
 use tlsnego_soap::server::{Answer, Call, CallFault, CertificateMapper, Event, Server};
@@ -309,7 +309,8 @@ where
                     return reply.response;
                 }
                 if let Event::Opened(session) | Event::Renewed(session) = &reply.event {
-                    self.server.sessions().end(&session.name);
+                    // Its client does not get the token, and a session that cannot be ended is of no use to it.
+                    let _ = self.server.end(session, EndReason::Operator, now).await;
                 }
                 HttpResponse { status: 503, body: Vec::new() }
             }
@@ -369,12 +370,17 @@ where
     async fn ask(&self, call: &Call) -> Result<upstream::Answer, Failure> {
         let _turn = self.calls.try_acquire().map_err(|_| Failure::Busy(self.settings.calls_max))?;
         let headers = self.accounting.headers(&call.session).await;
-        let headers = headers.map_err(|AccountRefused { error, ends_session }| {
-            if ends_session {
-                self.server.sessions().end_of_account(&call.session.name);
+        let headers = match headers {
+            Ok(headers) => headers,
+            Err(AccountRefused { error, ends_session: false }) => return Err(Failure::Account(error)),
+            Err(AccountRefused { error, ends_session: true }) => {
+                let ended = self.server.end(&call.session, EndReason::Account, (self.clock)()).await;
+                return Err(Failure::Account(match ended {
+                    Ok(()) => error,
+                    Err(failed) => format!("{error}; the session was not ended: {failed}"),
+                }));
             }
-            Failure::Account(error)
-        })?;
+        };
         let body = call.body().map_err(|refusal| Failure::Body(refusal.to_string()))?;
         self.upstream.ask(&call.action, headers, &body).await
     }

@@ -52,12 +52,18 @@ pub(super) async fn run(command: SessionCommand) -> anyhow::Result<u8> {
             let config = load(&config.config)?;
             let (status, body) = admin_port::ask(&config, Method::DELETE, &path(&name)).await?;
             found(status, &name)?;
-            if status != StatusCode::NO_CONTENT {
-                bail!("{}", refused(status, &body));
-            }
-            match json.json {
-                true => output::json(&json!({ "cancelled": name })),
-                false => output::line(&format!("Cancelled {name}")),
+            // Of a session in a cookie, the node that is asked may know nothing but the name.
+            let is_known = match status {
+                StatusCode::NO_CONTENT => true,
+                StatusCode::ACCEPTED => false,
+                _ => bail!("{}", refused(status, &body)),
+            };
+            match (json.json, is_known) {
+                (true, _) => output::json(&json!({ "cancelled": name, "known": is_known })),
+                (false, true) => output::line(&format!("Cancelled {name}")),
+                (false, false) => output::line(&format!(
+                    "Cancelled {name}, which this node has not seen: if it is a session, no node serves it any more"
+                )),
             }
             Ok(0)
         }
