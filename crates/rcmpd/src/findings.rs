@@ -488,6 +488,9 @@ fn secrets(config: &Config, checked: &mut Checked) {
     if let Some(client) = &config.client {
         checked.secret("client.secret", &client.secret, is_remote);
     }
+    if let Some(StoreKind::Ldap(ldap)) = config.store.as_ref().map(|store| &store.kind) {
+        checked.secret("store.ldap.secret", &ldap.secret, false);
+    }
     for peer in &config.peers {
         if let Some(secret) = &peer.secret {
             checked.secret(&format!("the secret of [[peer]] {}", peer.domain), secret, false);

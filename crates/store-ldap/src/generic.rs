@@ -56,6 +56,8 @@ pub struct GenericSettings {
     pub mapping: Option<Attribute>,
     /// The name that people read.
     pub display_name: Option<Attribute>,
+    /// When the entry was made, such as `createTimestamp`.
+    pub created: Option<Attribute>,
     /// A group's name, such as `cn`.
     pub group_name: Attribute,
     /// A group's number, such as `gidNumber`.
@@ -172,7 +174,9 @@ impl StatePreset {
                     entry.text("nsAccountLock")?.map(str::to_ascii_lowercase).as_deref(),
                     None | Some("false")
                 );
-                account.flags = account.flags.with(AccountFlags::DISABLED, is_locked);
+                if is_locked {
+                    account.flags = account.flags.with(AccountFlags::DISABLED, true);
+                }
             }
             Self::Kerberos => end(entry.time("krbPrincipalExpiration")?),
             Self::Shadow => {
@@ -283,13 +287,9 @@ fn attributes(generic: &GenericSettings) -> Vec<&str> {
         &generic.service_principal_name,
         &generic.mapping,
         &generic.display_name,
+        &generic.created,
     ];
-    let mut names = vec![
-        generic.name.as_str(),
-        generic.number.as_str(),
-        generic.primary_group.as_str(),
-        "createTimestamp",
-    ];
+    let mut names = vec![generic.name.as_str(), generic.number.as_str(), generic.primary_group.as_str()];
     names.extend(optional.into_iter().flatten().map(Attribute::as_str));
     names.extend(provable(generic));
     names
@@ -375,7 +375,9 @@ impl Reader<'_> {
             account.profile.full_name =
                 entry.texts(display_name.as_str())?.into_iter().next().unwrap_or_default();
         }
-        account.created = entry.time("createTimestamp")?.unwrap_or(FileTime::UNSET);
+        if let Some(created) = &generic.created {
+            account.created = entry.time(created.as_str())?.unwrap_or(FileTime::UNSET);
+        }
         let primary: u32 = entry.required(generic.primary_group.as_str())?;
         let primary_sid =
             self.group_sid(primary).map_err(|why| entry.wrong(generic.primary_group.as_str(), &why))?;

@@ -2,6 +2,7 @@
 
 use crate::ad::AdSettings;
 use crate::generic::GenericSettings;
+use crate::meter::Meter;
 use crate::widen::Accents;
 use account_store::{BoxFuture, Domain};
 use rustls_pki_types::CertificateDer;
@@ -134,6 +135,8 @@ pub struct Settings {
     pub accents: Accents,
     /// How long a decision that was made from an answer may be used.
     pub fresh: Duration,
+    /// Counts what the store does.
+    pub meter: Arc<Meter>,
 }
 
 impl fmt::Debug for Settings {

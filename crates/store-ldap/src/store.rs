@@ -8,7 +8,7 @@ use crate::schema;
 use crate::settings::Settings;
 use account_store::index::Place;
 use account_store::{AccountStore, BoxFuture, Domain, Matches, Query, Revision, StoreError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -22,6 +22,7 @@ const ATTEMPTS_MAX: usize = 4;
 pub struct LdapStore {
     shared: Arc<Shared>,
     runtime: Handle,
+    is_watched: Once,
 }
 
 struct Shared {
@@ -55,17 +56,16 @@ impl LdapStore {
     pub fn open(settings: Settings) -> Result<Self, StoreError> {
         let runtime = Handle::current();
         let settings = Arc::new(settings);
-        let meter = Arc::new(Meter::default());
+        let meter = Arc::clone(&settings.meter);
         let pool = Pool::new(Arc::clone(&settings), Arc::clone(&meter)).map_err(StoreError::Refused)?;
         let health = Health { revision: Revision::unique(), answered: Instant::now(), failed: None };
         let shared = Arc::new(Shared { settings, pool, health: Mutex::new(health), meter });
-        runtime.spawn(watch(Arc::downgrade(&shared)));
-        Ok(Self { shared, runtime })
+        Ok(Self { shared, runtime, is_watched: Once::new() })
     }
 
-    /// What it has done.
-    pub fn meter(&self) -> Arc<Meter> {
-        Arc::clone(&self.shared.meter)
+    /// Looks at the directory from the first use on: a command that only checks a configuration asks no server.
+    fn watch(&self) {
+        self.is_watched.call_once(|| drop(self.runtime.spawn(watch(Arc::downgrade(&self.shared)))));
     }
 }
 
@@ -78,6 +78,7 @@ impl AccountStore for LdapStore {
         let Some(place) = matching::wanted(self.domain(), query) else {
             return Box::pin(std::future::ready(Ok(Matches::None)));
         };
+        self.watch();
         let (shared, query) = (Arc::clone(&self.shared), query.clone());
         // A question that nobody waits for any more ends in a task of its own: if its connection were closed,
         // clients that cancel could make the store connect and bind again and again.
@@ -91,6 +92,7 @@ impl AccountStore for LdapStore {
     }
 
     fn revision(&self) -> Result<Revision, StoreError> {
+        self.watch();
         let settings = &self.shared.settings;
         let health = self.shared.health();
         match &health.failed {
@@ -256,6 +258,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Looks at the directory until the store is dropped, and makes a new revision each time: a directory has no
 /// feed of changes that all servers agree on, so decisions are used for a time ([`Settings::fresh`]).
 async fn watch(store: Weak<Shared>) {
+    let mut is_first = true;
     loop {
         let Some(shared) = store.upgrade() else { return };
         let mut looked = shared.look().await;
@@ -267,8 +270,11 @@ async fn watch(store: Weak<Shared>) {
         let interval = shared.settings.fresh;
         if looked.is_ok() {
             shared.check_idle(interval).await;
-            shared.health().revision = Revision::unique();
+            if !is_first {
+                shared.health().revision = Revision::unique();
+            }
         }
+        is_first = false;
         let wait = if looked.is_ok() { interval } else { RETRY.min(interval) };
         drop(shared);
         tokio::time::sleep(wait).await;

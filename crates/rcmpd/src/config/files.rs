@@ -112,6 +112,13 @@ impl Config {
             if let StoreKind::Memory(path) = &store.kind {
                 add(path, ReadByAll);
             }
+            if let StoreKind::Ldap(ldap) = &store.kind {
+                ldap.ca.iter().for_each(|path| add(path, ReadByAll));
+                if let SecretRef::File(path) = &ldap.secret {
+                    add(path, Group);
+                    add(&crate::trust_secret::next(path), Group);
+                }
+            }
         }
         self.tlsnego.iter().for_each(|tlsnego| add(&tlsnego.certificate.1, Group));
         for key in self.forward.proof_key.iter().chain(self.audit.heads.iter().map(|heads| &heads.key)) {
