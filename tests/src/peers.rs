@@ -14,6 +14,7 @@ fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// The place of a script of the peers.
 pub fn script(name: &str) -> PathBuf {
     here().join("peers").join(name)
 }

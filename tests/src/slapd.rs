@@ -97,8 +97,7 @@ include /etc/ldap/schema/nis.schema
 include {own}
 modulepath /usr/lib/ldap
 moduleload back_mdb
-moduleload ppolicy
-moduleload memberof
+{modules}
 pidfile {pid}
 TLSCACertificateFile {ca}
 TLSCertificateFile {certificate}
@@ -121,6 +120,13 @@ index altSecurityIdentities eq,sub
             certificate = path("server.pem"),
             key = path("server.key"),
             db = path("db"),
+            modules = ["ppolicy", "memberof"]
+                .map(|name| if options.overlays.contains(name) {
+                    format!("moduleload {name}")
+                } else {
+                    String::new()
+                })
+                .join("\n"),
             global = options.global,
             access = options.access,
             overlays = options.overlays,

@@ -38,7 +38,12 @@ type Answer = Arc<dyn Fn(u8) -> (Vec<u8>, bool) + Send + Sync>;
 
 /// Serves LDAP over TLS: binds and the first three searches of a connection are answered well, or by `bind`;
 /// others by `search`.
-async fn serve(listener: tokio::net::TcpListener, tls: tokio_rustls::TlsAcceptor, bind: Option<Answer>, search: Answer) {
+async fn serve(
+    listener: tokio::net::TcpListener,
+    tls: tokio_rustls::TlsAcceptor,
+    bind: Option<Answer>,
+    search: Answer,
+) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let (tls, bind, search) = (tls.clone(), bind.clone(), Arc::clone(&search));
@@ -72,7 +77,8 @@ fn hostile(bind: Option<Answer>, search: Answer) -> (Opened, tempfile::TempDir) 
     let chain = certificates(&folder.path().join("server.pem"));
     let key = PrivateKeyDer::from_pem_file(folder.path().join("server.key")).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config =
+        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -132,18 +138,24 @@ fn whatever_a_directory_sends_is_an_error_and_no_panic() {
     let rows: Vec<(&str, Answer)> = vec![
         ("nested elements", once(move |id| message(id, &element(0x64, &[&[4, 0], &deep[..]].concat())))),
         ("a length of 4 GiB", once(|_| vec![0x30, 0x84, 0xff, 0xff, 0xff, 0xff, 2, 1])),
-        ("a value of 4 GiB", once(|id| [vec![0x30, 0x0b, 2, 1, id, 0x64, 6, 4, 0x84], vec![0xff; 4]].concat())),
+        (
+            "a value of 4 GiB",
+            once(|id| [vec![0x30, 0x0b, 2, 1, id, 0x64, 6, 4, 0x84], vec![0xff; 4]].concat()),
+        ),
         ("an indefinite length", once(|_| vec![0x30, 0x80, 0, 0])),
         ("zeros without end", endless(|_| vec![0; 64 << 10])),
         ("entries without end", endless(|id| entry(id, 100).repeat(50))),
         ("large entries without end", endless(|id| entry(id, 19_000))),
         ("too many values", once(|id| entry(id, 100_000))),
         ("references without end", endless(|id| message(id, &element(0x73, &[4, 1, b'x'])).repeat(100))),
-        ("a reference alone", once(|id| [message(id, &element(0x73, &[4, 1, b'x'])), result(id, 0x65, 0)].concat())),
+        (
+            "a reference alone",
+            once(|id| [message(id, &element(0x73, &[4, 1, b'x'])), result(id, 0x65, 0)].concat()),
+        ),
         ("wrong IDs", once(|id| [entry(id + 1, 1), result(id + 1, 0x65, 0)].concat())),
         ("ID 0", once(|_| result(0, 0x65, 0))),
         ("a notice of disconnection", once(|_| result(0, 0x78, 52))),
-        ("another operation", once(|id| result(id, 0x61, 0))),
+        ("another operation", once(|id| result(id, 0x69, 0))),
         ("an intermediate response", once(|id| message(id, &element(0x79, b"")))),
         ("a result without a code", once(|id| message(id, &element(0x65, b"")))),
         ("a negative code", once(|id| result(id, 0x65, 0xff))),
@@ -161,7 +173,10 @@ fn whatever_a_directory_sends_is_an_error_and_no_panic() {
             };
             let (opened, _folder) = hostile(bind, search);
             let found = opened.find(name("alice"));
-            assert!(found.as_ref().is_err_and(|error| error.to_string().contains("store: ")), "{what}: {found:?}");
+            assert!(
+                found.as_ref().is_err_and(|error| error.to_string().contains("store: ")),
+                "{what}: {found:?}"
+            );
         }
     }
     assert_eq!(panics.load(Ordering::Relaxed), 0);
@@ -177,7 +192,8 @@ fn each_result_code_but_success_is_an_error() {
     for code in (1..=127).filter(|code| *code != 4) {
         let (opened, _folder) = hostile(None, once(move |id| result(id, 0x65, code)));
         let error = opened.find(name("alice")).expect_err("it is no success").to_string();
-        let named = code == 32 || error.contains(&format!("({code})")) || error.contains(&format!("result {code}"));
+        let named =
+            code == 32 || error.contains(&format!("({code})")) || error.contains(&format!("result {code}"));
         assert!(error.contains("store: ") && named, "{code}: {error}");
     }
     let (opened, _folder) = hostile(None, once(|id| result(id, 0x65, 4)));

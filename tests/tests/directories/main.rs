@@ -14,8 +14,8 @@ use rcmpd_tests::slapd::{GROUPS, PEOPLE, READER, SECRET, Slapd};
 use std::sync::Arc;
 use std::time::Duration;
 use store_ldap::{
-    Accents, Attribute, GenericSettings, GroupMembership, LdapStore, Meter, RidRange, Schema, Server, Servers,
-    Settings, StatePreset, TlsMode,
+    Accents, Attribute, GenericSettings, GroupMembership, LdapStore, Meter, RidRange, Schema, Server,
+    Servers, Settings, StatePreset, TlsMode,
 };
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;

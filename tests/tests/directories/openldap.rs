@@ -357,7 +357,11 @@ fn input_that_no_directory_holds_finds_nobody_and_fails_nothing() {
         assert_eq!(opened.find(query).unwrap(), Matches::None);
     }
     let meter = &opened.meter;
-    assert_eq!((meter.questions(), meter.connections()), (1, before), "nothing was sent, no connection was lost");
+    assert_eq!(
+        (meter.questions(), meter.connections()),
+        (1, before),
+        "nothing was sent, no connection was lost"
+    );
     assert_eq!(meter.failures().map(|(_, count)| count).sum::<u64>(), 0);
 }
 

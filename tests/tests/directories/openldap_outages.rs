@@ -7,7 +7,9 @@ use super::{Opened, certificates, ldaps, name, posix, settings};
 use account_store::{AccountStore, Matches, StoreError};
 use rcmpd_tests::eventually;
 use rcmpd_tests::slapd::{Options, SECRET, Slapd};
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use store_ldap::{Servers, Settings, TlsMode};
 
@@ -43,7 +45,9 @@ fn under_load(opened: &Opened, during: impl FnOnce(&Load)) -> Load {
                     assert!(begun.elapsed() < TIMEOUT + SLACK, "{:?}", begun.elapsed());
                     match found {
                         Ok(Matches::One(record)) => {
-                            assert!(is_there && record.account.sid.split_rid().unwrap().1 == 100_000 + who as u32);
+                            assert!(
+                                is_there && record.account.sid.split_rid().unwrap().1 == 100_000 + who as u32
+                            );
                             assert_eq!(record.memberships.len(), 1);
                             load.answered.fetch_add(1, Ordering::Relaxed);
                         }
@@ -87,10 +91,18 @@ fn a_directory_that_stops_or_stands_still_gives_errors_and_comes_back() {
     under_load(&opened, |load| {
         wait_for(&load.answered, "questions are answered");
         for round in 0..2 {
-            if round == 0 { slapd.stop() } else { slapd.signal("STOP") }
+            if round == 0 {
+                slapd.stop()
+            } else {
+                slapd.signal("STOP")
+            }
             wait_for(&load.failed, "questions fail");
             eventually("cached decisions are not used", || opened.store.revision().is_err());
-            if round == 0 { slapd.run() } else { slapd.signal("CONT") }
+            if round == 0 {
+                slapd.run()
+            } else {
+                slapd.signal("CONT")
+            }
             wait_for(&load.answered, "questions are answered again");
             eventually("the store can be used", || opened.store.revision().is_ok());
         }
@@ -186,21 +198,23 @@ fn the_secret_is_in_no_capture_of_a_failing_connection() {
     ] {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let served = std::thread::spawn(move || {
-            use std::io::{Read, Write};
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut request = [0; 31];
-            stream.read_exact(&mut request).unwrap();
-            stream.write_all(answer).unwrap();
-            let mut rest = Vec::new();
-            let _ = stream.read_to_end(&mut rest);
-            rest
+        let rest = Arc::new(Mutex::new(Vec::new()));
+        let recorded = Arc::clone(&rest);
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut request = [0; 31];
+                stream.read_exact(&mut request).unwrap();
+                stream.write_all(answer).unwrap();
+                let mut more = Vec::new();
+                let _ = stream.read_to_end(&mut more);
+                recorded.lock().unwrap().extend(more);
+            }
         });
         let mut failing = short(&slapd);
         failing.servers = Servers::Listed(vec![store_ldap::Server { tls: TlsMode::StartTls, ..ldaps(port) }]);
         let opened = Opened::of(failing);
         opened.fails(name("user1"), why);
         drop(opened);
-        assert_eq!(served.join().unwrap(), b"", "{why}: nothing is sent after it");
+        assert_eq!(*rest.lock().unwrap(), b"", "{why}: nothing is sent after it");
     }
 }
