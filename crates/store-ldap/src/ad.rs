@@ -13,7 +13,7 @@ use crate::entry::{self, Entry};
 use crate::failed::Failed;
 use crate::filter::{Attribute, Filter};
 use crate::matching::{self, Found};
-use crate::settings::Settings;
+use crate::settings::{AdSettings, Settings};
 use crate::widen;
 use account_store::fold::casefold;
 use account_store::index::{KeyKind, Place};
@@ -25,14 +25,6 @@ use dtyp::{Encode, FileTime, Sid};
 use ldap3::Scope;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// What there is to say about a domain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdSettings {
-    /// The base of all searches, such as `DC=corp,DC=example`: the domain's own naming context, or a part of it
-    /// that has the groups, too.
-    pub base: String,
-}
 
 /// Groups of one account: as many as one answer carries.
 pub(crate) const GROUPS_MAX: usize = 5000;

@@ -1,6 +1,6 @@
 //! When to try again: servers that failed, and secrets that were refused. Values, with the time as an argument.
 
-use crate::settings::Server;
+use crate::server::Server;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;

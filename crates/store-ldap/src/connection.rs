@@ -10,7 +10,7 @@ use crate::entry::Entry;
 use crate::failed::{Failed, code_name};
 use crate::filter::Filter;
 use crate::message::{self, Answered, Asked};
-use crate::settings::{Server, TlsMode};
+use crate::server::{Server, TlsMode};
 use ldap3::controls::RawControl;
 use ldap3::{
     DerefAliases, Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchOptions, StdStream,

@@ -14,7 +14,7 @@ use crate::entry::Entry;
 use crate::failed::Failed;
 use crate::filter::{Attribute, Filter};
 use crate::matching::{self, Found};
-use crate::settings::Settings;
+use crate::settings::{GenericSettings, GroupMembership, RidRange, Settings, StatePreset};
 use crate::widen;
 use account_store::fold::wide;
 use account_store::index::Place;
@@ -23,7 +23,7 @@ use account_store::{
 };
 use dtyp::{FileTime, Sid};
 use ldap3::Scope;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Groups in groups, one level below the other.
@@ -31,163 +31,39 @@ const DEPTH_MAX: usize = 32;
 /// Names or numbers that one search asks for.
 const BATCH: usize = 50;
 
-/// The directory's attributes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GenericSettings {
-    /// Accounts are below this entry; entries elsewhere do not count.
-    pub user_base: String,
-    /// Groups are below this entry.
-    pub group_base: String,
-    /// Object class of accounts, such as `posixAccount`.
-    pub user_class: String,
-    /// Object class of groups, such as `posixGroup`.
-    pub group_class: String,
-    /// The account's name, such as `uid`.
-    pub name: Attribute,
-    /// The account's number, such as `uidNumber`.
-    pub number: Attribute,
-    /// The number of the account's primary group, such as `gidNumber`.
-    pub primary_group: Attribute,
-    /// The user principal name, if accounts have one.
-    pub user_principal_name: Option<Attribute>,
-    /// Service principal names.
-    pub service_principal_name: Option<Attribute>,
-    /// Mappings of certificates, as `altSecurityIdentities` has them.
-    pub mapping: Option<Attribute>,
-    /// The name that people read.
-    pub display_name: Option<Attribute>,
-    /// When the entry was made, such as `createTimestamp`.
-    pub created: Option<Attribute>,
-    /// A group's name, such as `cn`.
-    pub group_name: Attribute,
-    /// A group's number, such as `gidNumber`.
-    pub group_number: Attribute,
-    /// How groups and members know each other.
-    pub membership: GroupMembership,
-    /// Relative identifiers of accounts.
-    pub user_rids: RidRange,
-    /// Relative identifiers of groups.
-    pub group_rids: RidRange,
-    /// Relative identifiers below 1000 that are wanted all the same.
-    pub listed_rids: BTreeSet<u32>,
-    /// What says that an account may not log on.
-    pub state: Vec<StatePreset>,
-}
-
-/// How groups and members know each other.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GroupMembership {
-    /// An attribute of groups with the names (DN) of members, which may be groups.
-    Member(Attribute),
-    /// An attribute of groups with the names of accounts (`memberUid`); groups are in no group.
-    MemberUid(Attribute),
-    /// An attribute of members with the names (DN) of their groups.
-    MemberOf(Attribute),
-}
-
-/// Numbers, and the relative identifiers that they become.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RidRange {
-    /// The first number.
-    pub first: u32,
-    /// The last number.
-    pub last: u32,
-    /// The relative identifier of the first number.
-    pub rid: u32,
-}
-
-impl RidRange {
-    /// The relative identifier of a number in the range.
-    fn rid(&self, number: u32) -> Option<u32> {
-        let offset = number.checked_sub(self.first).filter(|_| number <= self.last)?;
-        self.rid.checked_add(offset)
-    }
-
-    /// The number of a relative identifier.
-    fn number(&self, rid: u32) -> Option<u32> {
-        let number = self.first.checked_add(rid.checked_sub(self.rid)?)?;
-        (number <= self.last).then_some(number)
-    }
-
-    /// Whether a relative identifier is of both ranges.
-    pub fn overlaps(&self, other: &Self) -> bool {
-        let end = |range: &Self| u64::from(range.rid) + u64::from(range.last.saturating_sub(range.first));
-        u64::from(self.rid) <= end(other) && u64::from(other.rid) <= end(self)
-    }
-}
-
-/// Attributes that say that an account may not log on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StatePreset {
-    /// OpenLDAP's password policy: `pwdAccountLockedTime`, `pwdEndTime`.
-    Ppolicy,
-    /// 389 and IPA: `nsAccountLock`.
-    NsAccountLock,
-    /// IPA and MIT Kerberos: `krbPrincipalExpiration`.
-    Kerberos,
-    /// `shadowExpire`, in days.
-    Shadow,
-}
-
-impl StatePreset {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Ppolicy, Self::NsAccountLock, Self::Kerberos, Self::Shadow];
-
-    /// Its name in a configuration.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ppolicy => "ppolicy",
-            Self::NsAccountLock => "nsAccountLock",
-            Self::Kerberos => "krbPrincipalExpiration",
-            Self::Shadow => "shadowExpire",
+/// What the attributes of a preset say about an account.
+fn apply_state(preset: StatePreset, entry: &Entry, account: &mut Account) -> Result<(), Failed> {
+    let mut end = |time: Option<FileTime>| {
+        if let Some(time) = time {
+            account.expires = account.expires.min(time);
         }
-    }
-
-    const fn attributes(self) -> &'static [&'static str] {
-        match self {
-            Self::Ppolicy => &["pwdAccountLockedTime", "pwdEndTime"],
-            Self::NsAccountLock => &["nsAccountLock"],
-            Self::Kerberos => &["krbPrincipalExpiration"],
-            Self::Shadow => &["shadowExpire"],
-        }
-    }
-
-    /// What the attributes say.
-    fn apply(self, entry: &Entry, account: &mut Account) -> Result<(), Failed> {
-        let mut end = |time: Option<FileTime>| {
-            if let Some(time) = time {
-                account.expires = account.expires.min(time);
-            }
-        };
-        match self {
-            Self::Ppolicy => {
-                end(entry.time("pwdEndTime")?);
-                match entry.text("pwdAccountLockedTime")? {
-                    None => {}
-                    // Locked for ever (draft-behera-ldap-password-policy 5.3.3).
-                    Some("000001010000Z") => account.flags = account.flags.with(AccountFlags::DISABLED, true),
-                    Some(_) => account.flags = account.flags.with(AccountFlags::LOCKED, true),
-                }
-            }
-            Self::NsAccountLock => {
-                let is_locked = !matches!(
-                    entry.text("nsAccountLock")?.map(str::to_ascii_lowercase).as_deref(),
-                    None | Some("false")
-                );
-                if is_locked {
-                    account.flags = account.flags.with(AccountFlags::DISABLED, true);
-                }
-            }
-            Self::Kerberos => end(entry.time("krbPrincipalExpiration")?),
-            Self::Shadow => {
-                let days: Option<i64> = entry.number("shadowExpire")?;
-                end(days
-                    .filter(|days| *days >= 0)
-                    .map(|days| FileTime::from_unix(days.saturating_mul(86_400))));
+    };
+    match preset {
+        StatePreset::Ppolicy => {
+            end(entry.time("pwdEndTime")?);
+            match entry.text("pwdAccountLockedTime")? {
+                None => {}
+                // Locked for ever (draft-behera-ldap-password-policy 5.3.3).
+                Some("000001010000Z") => account.flags = account.flags.with(AccountFlags::DISABLED, true),
+                Some(_) => account.flags = account.flags.with(AccountFlags::LOCKED, true),
             }
         }
-        Ok(())
+        StatePreset::NsAccountLock => {
+            let is_locked = !matches!(
+                entry.text("nsAccountLock")?.map(str::to_ascii_lowercase).as_deref(),
+                None | Some("false")
+            );
+            if is_locked {
+                account.flags = account.flags.with(AccountFlags::DISABLED, true);
+            }
+        }
+        StatePreset::Kerberos => end(entry.time("krbPrincipalExpiration")?),
+        StatePreset::Shadow => {
+            let days: Option<i64> = entry.number("shadowExpire")?;
+            end(days.filter(|days| *days >= 0).map(|days| FileTime::from_unix(days.saturating_mul(86_400))));
+        }
     }
+    Ok(())
 }
 
 /// Checks after a bind: the store's account reads its own entry and both bases.
@@ -369,7 +245,7 @@ impl Reader<'_> {
         self.check_number(entry).await?;
         let mut account = Account { sid, ..keys };
         for preset in &generic.state {
-            preset.apply(entry, &mut account)?;
+            apply_state(*preset, entry, &mut account)?;
         }
         if let Some(display_name) = &generic.display_name {
             account.profile.full_name =
@@ -589,8 +465,7 @@ mod tests {
     fn each_preset_bars_an_account() {
         let apply = |preset: StatePreset, attributes: &[(&str, &[&str])]| {
             let mut account = Account::new("alice", "S-1-5-21-1-2-3-1000".parse().expect("a SID"));
-            preset
-                .apply(&Entry::new("uid=alice", attributes), &mut account)
+            apply_state(preset, &Entry::new("uid=alice", attributes), &mut account)
                 .map(|()| (account.flags, account.expires))
         };
         let normal = AccountFlags::NORMAL;

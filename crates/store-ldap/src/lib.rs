@@ -32,14 +32,19 @@ mod message;
 mod meter;
 mod pool;
 mod schema;
+mod server;
 mod settings;
 mod store;
 mod widen;
 
-pub use ad::AdSettings;
 pub use filter::Attribute;
-pub use generic::{GenericSettings, GroupMembership, RidRange, StatePreset};
+#[doc(hidden)]
+pub use message::check_any;
 pub use meter::{Meter, STEPS};
-pub use settings::{Discover, ReadSecrets, Schema, Server, Servers, Settings, TlsMode};
+pub use server::{Server, TlsMode};
+pub use settings::{
+    AdSettings, Discover, GenericSettings, GroupMembership, ReadSecrets, RidRange, Schema, Servers, Settings,
+    StatePreset,
+};
 pub use store::LdapStore;
 pub use widen::Accents;

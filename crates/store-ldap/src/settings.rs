@@ -1,82 +1,16 @@
 //! What a store is made of. Whoever reads a configuration fills this; nothing here reads a file.
 
-use crate::ad::AdSettings;
-use crate::generic::GenericSettings;
+use crate::filter::Attribute;
 use crate::meter::Meter;
+use crate::server::Server;
 use crate::widen::Accents;
 use account_store::{BoxFuture, Domain};
 use rustls_pki_types::CertificateDer;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
-
-/// How a connection becomes TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TlsMode {
-    /// From the first byte (`ldaps://`).
-    Ldaps,
-    /// By StartTLS, before anything else (`ldap://`).
-    StartTls,
-}
-
-/// A server of the directory.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Server {
-    /// Its DNS name or address, which its certificate has to have.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-    /// How it speaks TLS.
-    pub tls: TlsMode,
-}
-
-impl Server {
-    /// Reads `ldaps://HOST[:PORT]` or `ldap://HOST[:PORT]`, without a path.
-    pub fn parse(url: &str) -> Option<Self> {
-        let (scheme, rest) = url.split_once("://")?;
-        let (tls, default) = match scheme.to_ascii_lowercase().as_str() {
-            "ldaps" => (TlsMode::Ldaps, 636),
-            "ldap" => (TlsMode::StartTls, 389),
-            _ => return None,
-        };
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, port) = match rest.strip_prefix('[') {
-            Some(rest) => {
-                let (host, after) = rest.split_once(']')?;
-                host.parse::<std::net::Ipv6Addr>().ok()?;
-                (
-                    host,
-                    after
-                        .strip_prefix(':')
-                        .or_else(|| after.is_empty().then_some(""))
-                        .filter(|port| !after.starts_with(':') || !port.is_empty())?,
-                )
-            }
-            None => match rest.split_once(':') {
-                Some((_, "")) => return None,
-                Some((host, port)) => (host, port),
-                None => (rest, ""),
-            },
-        };
-        let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '_');
-        let port = if port.is_empty() { default } else { port.parse().ok().filter(|port| *port != 0)? };
-        (!host.is_empty() && host.chars().all(is_host)).then(|| Self { host: host.to_owned(), port, tls })
-    }
-}
-
-impl fmt::Display for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.tls {
-            TlsMode::Ldaps => "ldaps",
-            TlsMode::StartTls => "ldap",
-        };
-        match self.host.contains(':') {
-            true => write!(f, "{scheme}://[{}]:{}", self.host, self.port),
-            false => write!(f, "{scheme}://{}:{}", self.host, self.port),
-        }
-    }
-}
 
 /// Looks the servers up, in the order in which to try them.
 pub trait Discover: Send + Sync {
@@ -96,6 +30,136 @@ pub enum Servers {
 /// Reads the secret of the store's account: the present one, and the next one if there is one. Read again
 /// whenever a connection is made.
 pub type ReadSecrets = dyn Fn() -> Result<Vec<Zeroizing<String>>, String> + Send + Sync;
+
+/// What there is to say about a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdSettings {
+    /// The base of all searches, such as `DC=corp,DC=example`: the domain's own naming context, or a part of it
+    /// that has the groups, too.
+    pub base: String,
+}
+
+/// The directory's attributes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GenericSettings {
+    /// Accounts are below this entry; entries elsewhere do not count.
+    pub user_base: String,
+    /// Groups are below this entry.
+    pub group_base: String,
+    /// Object class of accounts, such as `posixAccount`.
+    pub user_class: String,
+    /// Object class of groups, such as `posixGroup`.
+    pub group_class: String,
+    /// The account's name, such as `uid`.
+    pub name: Attribute,
+    /// The account's number, such as `uidNumber`.
+    pub number: Attribute,
+    /// The number of the account's primary group, such as `gidNumber`.
+    pub primary_group: Attribute,
+    /// The user principal name, if accounts have one.
+    pub user_principal_name: Option<Attribute>,
+    /// Service principal names.
+    pub service_principal_name: Option<Attribute>,
+    /// Mappings of certificates, as `altSecurityIdentities` has them.
+    pub mapping: Option<Attribute>,
+    /// The name that people read.
+    pub display_name: Option<Attribute>,
+    /// When the entry was made, such as `createTimestamp`.
+    pub created: Option<Attribute>,
+    /// A group's name, such as `cn`.
+    pub group_name: Attribute,
+    /// A group's number, such as `gidNumber`.
+    pub group_number: Attribute,
+    /// How groups and members know each other.
+    pub membership: GroupMembership,
+    /// Relative identifiers of accounts.
+    pub user_rids: RidRange,
+    /// Relative identifiers of groups.
+    pub group_rids: RidRange,
+    /// Relative identifiers below 1000 that are wanted all the same.
+    pub listed_rids: BTreeSet<u32>,
+    /// What says that an account may not log on.
+    pub state: Vec<StatePreset>,
+}
+
+/// How groups and members know each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupMembership {
+    /// An attribute of groups with the names (DN) of members, which may be groups.
+    Member(Attribute),
+    /// An attribute of groups with the names of accounts (`memberUid`); groups are in no group.
+    MemberUid(Attribute),
+    /// An attribute of members with the names (DN) of their groups.
+    MemberOf(Attribute),
+}
+
+/// Numbers, and the relative identifiers that they become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RidRange {
+    /// The first number.
+    pub first: u32,
+    /// The last number.
+    pub last: u32,
+    /// The relative identifier of the first number.
+    pub rid: u32,
+}
+
+impl RidRange {
+    /// The relative identifier of a number in the range.
+    pub(crate) fn rid(&self, number: u32) -> Option<u32> {
+        let offset = number.checked_sub(self.first).filter(|_| number <= self.last)?;
+        self.rid.checked_add(offset)
+    }
+
+    /// The number of a relative identifier.
+    pub(crate) fn number(&self, rid: u32) -> Option<u32> {
+        let number = self.first.checked_add(rid.checked_sub(self.rid)?)?;
+        (number <= self.last).then_some(number)
+    }
+
+    /// Whether a relative identifier is of both ranges.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let end = |range: &Self| u64::from(range.rid) + u64::from(range.last.saturating_sub(range.first));
+        u64::from(self.rid) <= end(other) && u64::from(other.rid) <= end(self)
+    }
+}
+
+/// Attributes that say that an account may not log on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatePreset {
+    /// OpenLDAP's password policy: `pwdAccountLockedTime`, `pwdEndTime`.
+    Ppolicy,
+    /// 389 and IPA: `nsAccountLock`.
+    NsAccountLock,
+    /// IPA and MIT Kerberos: `krbPrincipalExpiration`.
+    Kerberos,
+    /// `shadowExpire`, in days.
+    Shadow,
+}
+
+impl StatePreset {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Ppolicy, Self::NsAccountLock, Self::Kerberos, Self::Shadow];
+
+    /// Its name in a configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ppolicy => "ppolicy",
+            Self::NsAccountLock => "nsAccountLock",
+            Self::Kerberos => "krbPrincipalExpiration",
+            Self::Shadow => "shadowExpire",
+        }
+    }
+
+    pub(crate) const fn attributes(self) -> &'static [&'static str] {
+        match self {
+            Self::Ppolicy => &["pwdAccountLockedTime", "pwdEndTime"],
+            Self::NsAccountLock => &["nsAccountLock"],
+            Self::Kerberos => &["krbPrincipalExpiration"],
+            Self::Shadow => &["shadowExpire"],
+        }
+    }
+}
 
 /// How a directory describes accounts and groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,41 +209,5 @@ impl fmt::Debug for Settings {
             .field("bind_dn", &self.bind_dn)
             .field("schema", &self.schema)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn servers_are_urls_without_a_path() {
-        for (url, shown) in [
-            ("ldaps://dc1.example", "ldaps://dc1.example:636"),
-            ("LDAP://dc1.example/", "ldap://dc1.example:389"),
-            ("ldaps://127.0.0.1:10636", "ldaps://127.0.0.1:10636"),
-            ("ldaps://[::1]:10636", "ldaps://[::1]:10636"),
-            ("ldaps://[::1]", "ldaps://[::1]:636"),
-        ] {
-            assert_eq!(Server::parse(url).map(|server| server.to_string()).as_deref(), Some(shown), "{url}");
-        }
-        for url in [
-            "",
-            "dc1",
-            "ldapi:///",
-            "http://a",
-            "ldaps://",
-            "ldaps://a:0",
-            "ldaps://a:",
-            "ldaps://a:x",
-            "ldaps://a/b",
-            "ldaps://a@b",
-            "ldaps://[::1",
-            "ldaps://[::1]:",
-            "ldaps://[a]",
-            "ldaps://[::1]x",
-        ] {
-            assert_eq!(Server::parse(url), None, "{url}");
-        }
     }
 }

@@ -207,8 +207,8 @@ path = "audit.log"
 "#
         )
     });
-    demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
     demo.rcmpd(&["domain", "add", "-c", "rcmpd.toml"]).code(0);
+    demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
     let machine = ["machine", "add", "WEB01$", "--secret-file", "machines/WEB01.secret"];
     demo.rcmpd(&[&machine[..], &["--permission", "rcmp", "-c", "rcmpd.toml"]].concat()).code(0);
     demo.serve()
