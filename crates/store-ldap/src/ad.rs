@@ -39,7 +39,7 @@ mod group_type {
     pub(super) const SECURITY: u32 = 0x8000_0000;
 }
 
-const ACCOUNT: [&str; 24] = [
+const ACCOUNT: [&str; 22] = [
     "objectGUID",
     "objectSid",
     "sAMAccountName",
@@ -62,8 +62,6 @@ const ACCOUNT: [&str; 24] = [
     "homeDrive",
     "sIDHistory",
     "msDS-UserPasswordExpiryTimeComputed",
-    "mail",
-    "objectClass",
 ];
 
 /// Checks after a bind: the account of the store reads its own entry, and the base is of the domain. An
@@ -490,6 +488,18 @@ mod tests {
             let error = read(&less).expect_err("it is missing").to_string();
             assert!(error.contains(whole[without].0), "{error}");
         }
+    }
+
+    /// Samba refuses such a user principal name itself.
+    #[test]
+    fn the_name_of_an_account_is_a_user_principal_name_of_its_own() {
+        let place =
+            |text: &str| account_store::index::place(&domain(), &Query::UserPrincipalName(text.to_owned()));
+        assert!(is_implicit(&domain(), "Bob", &place("bob@CONTOSO.example")));
+        for other in ["bob@contoso.com", "bobby@contoso.example", "bob"] {
+            assert!(!is_implicit(&domain(), "Bob", &place(other)), "{other}");
+        }
+        assert!(!is_implicit(&domain(), "Bob", &Place::Name("bob@contoso.example".to_owned())));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use ldap3::{
 };
 use rustls_pki_types::ServerName;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -101,11 +101,12 @@ impl Connection {
     /// Connects, with TLS before anything else is said. The caller limits the time.
     pub(crate) async fn open(
         server: &Server,
+        addresses: Option<Vec<IpAddr>>,
         tls: &TlsConnector,
         connect_timeout: Duration,
     ) -> Result<Self, Failed> {
         let at = |error: &dyn std::fmt::Display| format!("{server}: {error}");
-        let mut stream = connect(server, connect_timeout).await?;
+        let mut stream = connect(server, addresses, connect_timeout).await?;
         if server.tls == TlsMode::StartTls {
             start_tls(&mut stream).await.map_err(|why| Failed::Tls(at(&format!("StartTLS: {why}"))))?;
         }
@@ -228,10 +229,20 @@ fn with_text(code: u32, text: &str) -> String {
 }
 
 /// The first address of a server that accepts a connection. Each has its share of the time.
-async fn connect(server: &Server, timeout: Duration) -> Result<TcpStream, Failed> {
+async fn connect(
+    server: &Server,
+    addresses: Option<Vec<IpAddr>>,
+    timeout: Duration,
+) -> Result<TcpStream, Failed> {
     let failed = |why: &dyn std::fmt::Display| Failed::Connect(format!("{server}: {why}"));
-    let found = lookup_host((server.host.as_str(), server.port)).await.map_err(|error| failed(&error))?;
-    let addresses: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
+    let addresses: Vec<SocketAddr> = match addresses {
+        Some(addresses) => addresses.into_iter().map(|address| (address, server.port).into()).collect(),
+        None => {
+            let found =
+                lookup_host((server.host.as_str(), server.port)).await.map_err(|error| failed(&error))?;
+            found.take(ADDRESSES_MAX).collect()
+        }
+    };
     let share = timeout / u32::try_from(addresses.len().max(1)).unwrap_or(1);
     let mut why = "it has no address".to_owned();
     for address in addresses {

@@ -240,7 +240,14 @@ impl Pool {
 
     async fn open_and_bind(&self, server: &Server, deadline: Instant) -> Result<Pooled, Failed> {
         let time = deadline.saturating_duration_since(Instant::now());
-        let mut connection = Connection::open(server, &self.tls, time).await?;
+        let addresses = match &self.settings.servers {
+            Servers::Listed(_) => None,
+            Servers::Discovered(discover) => {
+                let found = discover.addresses(server).await;
+                found.map_err(|why| Failed::Connect(format!("{server}: {why}")))?
+            }
+        };
+        let mut connection = Connection::open(server, addresses, &self.tls, time).await?;
         self.bind(&mut connection).await?;
         schema::probe(&mut connection, &self.settings).await?;
         self.meter.connected();

@@ -8,6 +8,7 @@ use account_store::{BoxFuture, Domain};
 use rustls_pki_types::CertificateDer;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -16,6 +17,11 @@ use zeroize::Zeroizing;
 pub trait Discover: Send + Sync {
     /// The servers and how long they are valid, or why there are none.
     fn servers(&self) -> BoxFuture<'_, Result<(Vec<Server>, Duration), String>>;
+
+    /// The addresses of a server; `None` if the system's resolver knows them.
+    fn addresses<'a>(&'a self, _server: &'a Server) -> BoxFuture<'a, Result<Option<Vec<IpAddr>>, String>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 }
 
 /// Where the servers are.

@@ -172,7 +172,7 @@ fn serve(dc: &SambaDc, demo: Demo) -> Service {
     let (dns, netbios, sid, address) =
         (dc.text("dns"), dc.text("netbios"), dc.text("sid"), dc.text("address"));
     write_secret(demo.path("directory.secret"), format!("{SECRET}\n"));
-    let (ca, bind_dn) = (ca(dc), bind_dn(dc));
+    let (ca, bind_dn, site) = (ca(dc), bind_dn(dc), dc.text("site"));
     let ca = ca.display();
     demo.edit(|_| {
         format!(
@@ -189,7 +189,9 @@ endpoint_mapper = "127.0.0.1:0"
 kind = "ldap"
 [store.ldap]
 schema  = "ad"
-servers = ["ldaps://{address}"]
+discovery = "dns"
+site    = "{site}"
+dns     = ["{address}:53"]
 ca      = ["{ca}"]
 bind_dn = "{bind_dn}"
 secret  = "file:directory.secret"
@@ -383,4 +385,33 @@ fn locks_and_rights(dc: &SambaDc, opened: &Opened) {
     let is_locked = || opened.one(name("bob")).account.flags.contains(AccountFlags::LOCKED);
     assert!(is_locked(), "bob is locked");
     eventually_within(Duration::from_secs(180), "the lock ends without a change", || !is_locked());
+    // A wrong secret, however often it is asked for, does not lock the store's own account.
+    let mut wrong = settings(dc, TlsMode::Ldaps);
+    wrong.secrets = Arc::new(|| Ok(vec![Zeroizing::new("wrong".to_owned())]));
+    let wrong = Opened::of(wrong);
+    (0..50).for_each(|_| wrong.fails(name("bob"), "store: bind: "));
+    let again = || Opened::of(settings(dc, TlsMode::Ldaps));
+    again().one(name("bob"));
+    // What its account may not read is no permission: nils is disabled.
+    assert!(again().one(name("nils")).account.flags.contains(AccountFlags::DISABLED));
+    let readers = format!("CN=Pre-Windows 2000 Compatible Access,CN=Builtin,{}", base(dc));
+    let member = format!("CN=S-1-5-11,CN=ForeignSecurityPrincipals,{}", base(dc));
+    modify(dc, &format!("dn: {readers}\nchangetype: modify\ndelete: member\nmember: {member}\n"));
+    let opened = again();
+    opened.fails(name("nils"), "store: data: ");
+    opened.fails(name("bob"), "may not be read by the store's account");
+    modify(dc, &format!("dn: {readers}\nchangetype: modify\nadd: member\nmember: {member}\n"));
+    samba_tool(dc, &["user", "disable", "rcmpd"]);
+    again().fails(name("bob"), "store: bind: ");
+}
+
+/// Changes an entry of the DC's database.
+fn modify(dc: &SambaDc, ldif: &str) {
+    let folder = dc.text("folder");
+    let file = format!("{folder}/change.ldif");
+    std::fs::write(&file, ldif).expect("the folder can be written");
+    let mut command = dc.beside("ldbmodify");
+    command.args(["-H", &format!("{folder}/private/sam.ldb"), &file]);
+    let done = command.output().expect("ldbmodify starts");
+    assert!(done.status.success(), "{ldif}: {}", String::from_utf8_lossy(&done.stderr));
 }

@@ -9,6 +9,7 @@ use netlogon_tokio::Discovery;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::counter::ConstCounter;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store_ldap::{Discover, LdapStore, Meter, Server, Servers, Settings, TlsMode};
@@ -36,6 +37,17 @@ impl Discover for Dns {
             let servers =
                 located.found.into_iter().map(|found| Server { host: found.host, port, tls: self.tls });
             Ok((servers.collect(), located.ttl))
+        })
+    }
+
+    fn addresses<'a>(&'a self, server: &'a Server) -> BoxFuture<'a, Result<Option<Vec<IpAddr>>, String>> {
+        Box::pin(async {
+            match self.discovery.has_resolvers() {
+                true => {
+                    self.discovery.addresses(&server.host).await.map(Some).map_err(|error| error.to_string())
+                }
+                false => Ok(None),
+            }
         })
     }
 }
