@@ -15,6 +15,7 @@ pub mod crl;
 pub mod dialect;
 pub mod foreign;
 pub mod keytab;
+pub mod ldap;
 pub mod name;
 pub mod ndr;
 pub mod negotiation;

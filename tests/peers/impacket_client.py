@@ -180,6 +180,9 @@ def read_pac(data):
                               "sid": f"{domain}-{logon['UserId']}", "primary_group": logon["PrimaryGroupId"],
                               "groups": [f"{domain}-{group['RelativeId']}" for group in logon["GroupIds"]],
                               "extra": [extra["Sid"].formatCanonical() for extra in logon["ExtraSids"]] if logon["SidCount"] else []}
+            if logon["ResourceGroupCount"]:
+                local = logon["ResourceGroupDomainSid"].formatCanonical()
+                found["logon"]["resource"] = [f"{local}-{group['RelativeId']}" for group in logon["ResourceGroupIds"]]
         elif info["ulType"] == pac.PAC_CLIENT_INFO_TYPE:
             client = pac.PAC_CLIENT_INFO(body)
             found["client"] = {"id": int.from_bytes(body[:8], "little"), "name": client["Name"].decode("utf-16-le")}

@@ -161,7 +161,7 @@ def configuration(folder):
         "ntp signd socket directory": folder / "run" / "ntp_signd", "winbindd socket directory": "/run/samba/winbindd",
         "binddns dir": folder / "state", "log file": folder / "log" / "samba.log", "logging": "file", "log level": 1,
         "tls enabled": "yes", "tls keyfile": folder / "private" / "tls" / "key.pem", "tls certfile": folder / "private" / "tls" / "cert.pem",
-        "tls cafile": folder / "private" / "tls" / "cert.pem",
+        "tls cafile": folder / "private" / "tls" / "ca.pem",
     }
     for name in ("etc", "run/ncalrpc", "run/ntp_signd", "log", "state"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -180,10 +180,14 @@ def provision(folder):
     tls = folder / "private" / "tls"
     shutil.rmtree(tls, ignore_errors=True)
     tls.mkdir(mode=0o700)
-    # Samba's own certificate has an RSA-4096 key and no subjectAltName.
-    call("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "3650",
-         "-subj", f"/CN={SERVER.lower()}.{DNS}", "-addext", f"subjectAltName=DNS:{SERVER.lower()}.{DNS},IP:{ADDRESS}",
-         "-keyout", tls / "key.pem", "-out", tls / "cert.pem")
+    # Samba's own certificate has an RSA-4096 key and no subjectAltName. Others refuse a CA's certificate as that of a server.
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    call("openssl", "req", "-x509", *key, "-days", "3650", "-subj", f"/CN={NETBIOS} Directory CA", "-keyout", tls / "ca.key",
+         "-out", tls / "ca.pem")
+    call("openssl", "req", *key, "-subj", f"/CN={SERVER.lower()}.{DNS}", "-keyout", tls / "key.pem", "-out", tls / "server.csr")
+    (tls / "server.cnf").write_text(f"basicConstraints=CA:FALSE\nsubjectAltName=DNS:{SERVER.lower()}.{DNS},IP:{ADDRESS}\n")
+    call("openssl", "x509", "-req", "-in", tls / "server.csr", "-CA", tls / "ca.pem", "-CAkey", tls / "ca.key", "-CAcreateserial",
+         "-days", "3650", "-extfile", tls / "server.cnf", "-out", tls / "cert.pem")
     (tls / "key.pem").chmod(0o600)
     # Samba's bindings belong inside: outside, any interpreter will do.
     from samba.auth import system_session

@@ -14,7 +14,8 @@ fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn script(name: &str) -> PathBuf {
+/// The place of a script of the peers.
+pub fn script(name: &str) -> PathBuf {
     here().join("peers").join(name)
 }
 

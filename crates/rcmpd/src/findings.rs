@@ -122,6 +122,13 @@ pub fn lax(config: &Config) -> Vec<Warning> {
     if config.rpc.as_ref().is_some_and(|rpc| rpc.misses.per_second == 0) {
         found.push(Warning::new("No rate limit for certificates that map no account: misses_per_s is 0"));
     }
+    if let Some(StoreKind::Ldap(ldap)) = config.store.as_ref().map(|store| &store.kind)
+        && matches!(&ldap.schema, store_ldap::Schema::Generic(generic) if generic.state.is_empty())
+    {
+        found.push(Warning::new(
+            "Nothing says that an account of the directory may not log on: store.ldap.generic.state is empty",
+        ));
+    }
     for listen in config.sidecar.iter().flat_map(|sidecar| &sidecar.listen) {
         let what = match &listen.settings.at {
             Place::Unix(socket) if socket.mode & OTHERS_WRITE != 0 => {
@@ -489,6 +496,9 @@ fn secrets(config: &Config, checked: &mut Checked) {
     let is_remote = config.sidecar.as_ref().is_some_and(|sidecar| sidecar.source == Source::Remote);
     if let Some(client) = &config.client {
         checked.secret("client.secret", &client.secret, is_remote);
+    }
+    if let Some(StoreKind::Ldap(ldap)) = config.store.as_ref().map(|store| &store.kind) {
+        checked.secret("store.ldap.secret", &ldap.secret, false);
     }
     for peer in &config.peers {
         if let Some(secret) = &peer.secret {

@@ -4,11 +4,13 @@
 //! accounts are in the same database, or in a store of another kind, which a build may add ([`Kinds`]).
 
 mod kinds;
+mod ldap;
 mod passwords;
 mod served;
 
 pub use kinds::{Accounts, Kinds, OpenError, Settings};
 pub(crate) use kinds::{BUILT_IN, added};
+pub(crate) use ldap::encode as encode_ldap;
 pub use passwords::{PasswordForms, Passwords};
 pub use served::ServedDatabase;
 
@@ -264,6 +266,9 @@ pub async fn writable(config: &Config) -> anyhow::Result<Writable> {
         StoreKind::Profile(_) => {
             bail!("accounts are the [[store.level]] of the configuration: change them there")
         }
+        StoreKind::Ldap(_) => {
+            bail!("accounts are in a directory (kind = \"ldap\"): change them there")
+        }
         StoreKind::Added(kind, settings) => match open_added(config, kind, settings).await?.admin {
             Some(accounts) => Ok(Writable { accounts, machines: machines(config)?, passwords: None }),
             None => bail!(
@@ -288,6 +293,7 @@ pub async fn accounts(config: &Config, machines: &Arc<dyn DomainStore>) -> anyho
             let levels = levels.collect::<anyhow::Result<Vec<_>>>()?;
             Ok(Accounts::read_only(Arc::new(ProfileStore::new(config.domain.clone(), levels)?)))
         }
+        StoreKind::Ldap(ldap) => ldap::open(config, ldap),
         StoreKind::Added(kind, settings) => open_added(config, kind, settings).await,
     }
 }

@@ -34,6 +34,7 @@ pages! {
     commands: "docs/commands.md", 0;
     concepts: "docs/concepts.md", 0;
     configuration: "docs/configuration.md", 0;
+    directories: "docs/directories.md", 0;
     domains: "docs/domains.md", 0;
     embedding: "docs/embedding.md", 0;
     glossary: "docs/glossary.md", 0;

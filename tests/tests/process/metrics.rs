@@ -45,6 +45,26 @@ fn service() -> Service {
     service
 }
 
+/// A service whose accounts are in a directory that does not answer.
+fn directory() -> Service {
+    let demo = Demo::new();
+    write_secret(demo.path("directory.secret"), "correct-horse-battery\n");
+    demo.edit(|text| {
+        let (before, rest) = text.split_once("[store]").expect("there is a store");
+        let (_, after) = rest.split_once("[channels]").expect("there are machines");
+        format!(
+            "{before}[store]\nkind = \"ldap\"\n[store.ldap]\nschema = \"ad\"\nservers = [\"ldaps://127.0.0.1:1\"]\n\
+             ca = [\"certs/ca.pem\"]\nbind_dn = \"CN=rcmpd,DC=contoso,DC=example\"\nsecret = \"file:directory.secret\"\n\
+             fresh_s = 1\ntimeout_s = 1\n[channels]\npath = \"accounts.db\"\n{after}"
+        )
+    });
+    let service = demo.serve();
+    eventually("the directory does not answer", || service.get("/ready").0 == 503);
+    let usable = service.get("/metrics").1.contains("rcmpd_store_usable 0");
+    assert!(usable && service.get("/live").0 == 200);
+    service
+}
+
 /// A master secret server, after a delivery and a wrong password.
 fn master_secret() -> Service {
     let service = Demo::with_master_secret().serve();
@@ -101,6 +121,7 @@ fn scrapers_read_openmetrics_and_every_metric_is_documented() {
     let mut families = read_metrics(&text, "openmetrics");
     families.extend(read_metrics(&master_secret().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
     families.extend(read_metrics(&gateway().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
+    families.extend(read_metrics(&directory().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
     // The documents name samples, and their labels.
     let mut exported: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for sample in samples(&families) {

@@ -136,6 +136,13 @@ impl Config {
             if let StoreKind::Memory(path) = &store.kind {
                 add(path, ReadByAll);
             }
+            if let StoreKind::Ldap(ldap) = &store.kind {
+                ldap.ca.iter().for_each(|path| add(path, ReadByAll));
+                if let SecretRef::File(path) = &ldap.secret {
+                    add(path, Group);
+                    add(&crate::trust_secret::next(path), Group);
+                }
+            }
         }
         if let Some(tlsnego) = &self.tlsnego {
             add(&tlsnego.certificate.1, Group);

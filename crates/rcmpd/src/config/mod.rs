@@ -7,6 +7,7 @@ mod checked_domain;
 mod checker;
 mod diagnostics;
 pub(crate) mod files;
+mod ldap;
 mod mapping;
 mod mapping_keys;
 mod ntlm;
@@ -22,6 +23,7 @@ mod trust;
 
 pub use checked_domain::CheckedDomain;
 pub use diagnostics::{ConfigError, Problem};
+pub use ldap::{Ldap, LdapServers};
 pub use mapping::{AuthorityEntry, Mapping};
 pub use ntlm::Ntlm;
 pub use operators::{OVERFLOW_UID, Operator, OperatorSocket, SHARED};
@@ -129,6 +131,8 @@ pub enum StoreKind {
     Memory(PathBuf),
     /// Fixed accounts by issuer, `[[store.level]]`.
     Profile(Vec<Level>),
+    /// A directory, `[store.ldap]`.
+    Ldap(Box<Ldap>),
     /// A kind that this build adds, with its settings.
     Added(String, Settings),
 }
@@ -244,6 +248,7 @@ struct StoreSection {
     #[serde(default)]
     level: Vec<LevelSection>,
     settings: Option<Spanned<toml::Table>>,
+    ldap: Option<Spanned<ldap::LdapSection>>,
 }
 
 #[derive(Deserialize)]
@@ -317,7 +322,7 @@ struct HeadsSection {
 }
 
 /// Targets of the log: the crates, and the audit log where it has no file.
-const LOG_TARGETS: [&str; 23] = [
+const LOG_TARGETS: [&str; 24] = [
     "account_store",
     "audit",
     "audit_log",
@@ -337,6 +342,7 @@ const LOG_TARGETS: [&str; 23] = [
     "sidecar_tokio",
     "sso_secret",
     "sso_service",
+    "store_ldap",
     "tlsnego_service",
     "tlsnego_soap",
     "tlsnego_tokio",
@@ -452,7 +458,8 @@ impl Checker<'_> {
         let peer_names: Vec<String> =
             file.peer.iter().map(|peer| peer.get_ref().domain.get_ref().to_uppercase()).collect();
         let peers = self.peers(file.peer, &domain);
-        let store = file.store.as_ref().and_then(|store| self.store(store, file.channels.as_ref()));
+        let store =
+            file.store.as_ref().and_then(|store| self.store(store, file.channels.as_ref(), &domain.dns));
         let serves = file.rpc.is_some();
         let rpc = file.rpc.map(|rpc| self.rpc(rpc));
         let mapping_span = file.mapping.as_ref().map(Spanned::span);
@@ -602,8 +609,13 @@ impl Checker<'_> {
         }
     }
 
-    fn store(&mut self, section: &StoreSection, channels: Option<&ChannelsSection>) -> Option<Store> {
-        let kind = self.store_kind(section)?;
+    fn store(
+        &mut self,
+        section: &StoreSection,
+        channels: Option<&ChannelsSection>,
+        dns: &str,
+    ) -> Option<Store> {
+        let kind = self.store_kind(section, dns)?;
         if let Some(store) = channels.and_then(|channels| channels.store.as_ref())
             && store.get_ref() != "sqlite"
         {
@@ -641,13 +653,20 @@ impl Checker<'_> {
         Some(Store { kind, machines, key })
     }
 
-    fn store_kind(&mut self, section: &StoreSection) -> Option<StoreKind> {
+    fn store_kind(&mut self, section: &StoreSection, dns: &str) -> Option<StoreKind> {
         let kind = section.kind.get_ref().as_str();
         if kind != "profile" && !section.level.is_empty() {
             self.problem(
                 section.kind.span(),
                 "[[store.level]] belongs to kind = \"profile\"",
                 "remove the levels, or say kind = \"profile\"",
+            );
+        }
+        if let Some(ldap) = section.ldap.as_ref().filter(|_| kind != "ldap") {
+            self.problem(
+                ldap.span(),
+                "[store.ldap] belongs to kind = \"ldap\"",
+                "remove it, or say kind = \"ldap\"",
             );
         }
         let is_added = added().any(|added| added == kind);
@@ -700,7 +719,27 @@ impl Checker<'_> {
                 }
                 Some(StoreKind::Profile(section.level.iter().map(|level| self.level(level)).collect()))
             }
-            ("postgres" | "ldap", _) => {
+            ("ldap", path) => {
+                if path.is_some() {
+                    self.problem(
+                        section.kind.span(),
+                        "this kind of store has no file",
+                        "remove path; the directory is described in [store.ldap]",
+                    );
+                }
+                match &section.ldap {
+                    Some(ldap) => self.ldap(ldap, dns).map(|ldap| StoreKind::Ldap(Box::new(ldap))),
+                    None => {
+                        self.problem(
+                            section.kind.span(),
+                            "the directory is not described",
+                            "add [store.ldap]; docs/directories.md has examples",
+                        );
+                        None
+                    }
+                }
+            }
+            ("postgres", _) => {
                 self.problem(
                     section.kind.span(),
                     format!("kind = \"{kind}\" cannot be served by this version"),

@@ -250,7 +250,9 @@ fn each_wrong_value_is_reported() {
         ("WEB01$", "WEB01", "this is not a machine account"),
         ("file:machines/WEB01.secret", "hunter2", "this is not a reference to a secret"),
         ("file:machines/WEB01.secret", "cred:../x", "this is not a reference to a secret"),
-        ("\"sqlite\"", "\"ldap\"", "kind = \"ldap\" cannot be served by this version"),
+        ("\"sqlite\"", "\"postgres\"", "kind = \"postgres\" cannot be served by this version"),
+        ("\"sqlite\"", "\"ldap\"", "the directory is not described"),
+        ("\"sqlite\"", "\"ldap\"", "this kind of store has no file"),
         ("\"sqlite\"", "\"memory\"", "this kind of store has no machine accounts"),
         ("\"sqlite\"", "\"profile\"", "this kind of store has no file"),
         ("\"sqlite\"", "\"profile\"", "there are no levels"),
@@ -675,7 +677,99 @@ fn an_added_kind_of_store_has_a_path_and_settings() {
     // It is a name like the others in the help for a wrong name.
     let text = GOOD.replace("\"sqlite\"", "\"shlef\"");
     let wrong = parse(&text, Path::new("/etc/rcmpd")).expect_err("it is wrong");
-    assert_eq!(wrong[0].help, "use kind = \"sqlite\", \"memory\", \"profile\" or \"shelf\"");
+    assert_eq!(wrong[0].help, "use kind = \"sqlite\", \"memory\", \"profile\", \"ldap\" or \"shelf\"");
+}
+
+const DIRECTORY: &str = "kind = \"ldap\"
+[store.ldap]
+schema = \"generic\"
+servers = [\"ldaps://dc1.contoso.example\", \"ldap://[::1]:10389\"]
+ca = [\"ca.pem\"]
+bind_dn = \"cn=rcmpd,dc=contoso,dc=example\"
+secret = \"file:directory.secret\"
+[store.ldap.generic]
+user_base = \"ou=people,dc=contoso,dc=example\"
+group_base = \"ou=groups,dc=contoso,dc=example\"
+user_class = \"posixAccount\"
+group_class = \"posixGroup\"
+name = \"uid\"
+number = \"uidNumber\"
+primary_group = \"gidNumber\"
+group_name = \"cn\"
+group_number = \"gidNumber\"
+membership = \"memberUid\"
+membership_attribute = \"memberUid\"
+user_rids = { first = 1000, last = 1999, rid = 100000 }
+group_rids = { first = 1000, last = 1999, rid = 101000 }
+state = [\"ppolicy\"]
+[channels]
+path = \"machines.db\"";
+
+#[test]
+fn a_directory_is_described_whole_or_refused() {
+    let text = GOOD.replace("kind = \"sqlite\"\npath = \"accounts.db\"", DIRECTORY);
+    let ldap = |text: &str| match parse(text, Path::new("/etc/rcmpd"))
+        .expect("it is good")
+        .store
+        .expect("it is there")
+        .kind
+    {
+        StoreKind::Ldap(ldap) => *ldap,
+        other => panic!("{other:?}"),
+    };
+    let found = ldap(&text);
+    assert_eq!(found.ca, [Path::new("/etc/rcmpd/ca.pem")]);
+    assert_eq!((found.timeout.as_secs(), found.idle_timeout.as_secs(), found.fresh.as_secs()), (5, 600, 10));
+    assert!(matches!(&found.servers, LdapServers::Listed(servers) if servers.len() == 2));
+    let start = text.find("[store.ldap.generic]").expect("it is there");
+    let end = text.find("[channels]").expect("it is there");
+    let ad = format!("{}{}", &text[..start], &text[end..]).replace("\"generic\"", "\"ad\"");
+    let base = store_ldap::AdSettings { base: "DC=contoso,DC=example".to_owned() };
+    assert_eq!(ldap(&ad).schema, store_ldap::Schema::Ad(base), "of the domain's DNS name");
+    let servers = "servers = [\"ldaps://dc1.contoso.example\", \"ldap://[::1]:10389\"]";
+    let discovered = ldap(&ad.replace(servers, "discovery = \"dns\"\nsite = \"Berlin\"\ntls = \"starttls\""));
+    let (site, tls) = (Some("Berlin".to_owned()), store_ldap::TlsMode::StartTls);
+    assert_eq!(discovered.servers, LdapServers::Discovered { site, dns: vec![], tls });
+    for (from, to, expected) in [
+        (
+            "ldaps://dc1.contoso.example",
+            "http://dc1.contoso.example",
+            "this is not the URL of a directory server",
+        ),
+        ("ldaps://dc1.contoso.example", "dc1.contoso.example", "this is not the URL of a directory server"),
+        (servers, "servers = []", "no server is named"),
+        (servers, "", "there are no servers"),
+        (servers, "discovery = \"ldap\"", "unknown discovery"),
+        ("schema", "discovery = \"dns\"\nschema", "there are two sources of servers"),
+        ("schema", "site = \"Berlin\"\nschema", "site belongs to discovery"),
+        ("[\"ca.pem\"]", "[]", "no CA is named"),
+        ("\"cn=rcmpd,dc=contoso,dc=example\"", "\"\"", "this is not a distinguished name"),
+        ("\"file:directory.secret\"", "\"hunter2\"", "this is not a reference to a secret"),
+        ("\"generic\"", "\"ad\"", "[store.ldap.generic] belongs to schema = \"generic\""),
+        ("\"generic\"", "\"nis\"", "unknown schema"),
+        ("\"uid\"", "\"uid)(a\"", "this is not the name of an attribute"),
+        ("membership = \"memberUid\"", "membership = \"members\"", "unknown membership"),
+        ("rid = 101000", "rid = 100999", "an account and a group could have the same SID"),
+        ("rid = 100000", "rid = 0", "this is not a range of numbers"),
+        ("rid = 100000", "rid = 4294967000", "this is not a range of numbers"),
+        ("\"ppolicy\"", "\"nothing\"", "unknown preset of account state"),
+        ("schema", "idle_timeout_s = 900\nschema", "this is out of range"),
+        ("schema", "accents = \"none\"\nschema", "unknown value of accents"),
+        ("schema", "base = \"dc=x\"\nschema", "base belongs to schema = \"ad\""),
+        ("path = \"machines.db\"", "", "this kind of store has no machine accounts"),
+        (
+            "path = \"machines.db\"",
+            "path = \"machines.db\"\nstore = \"ldap\"",
+            "machine secrets cannot be stored there",
+        ),
+    ] {
+        let wrong = text.replacen(from, to, 1);
+        assert_ne!(wrong, text, "{from}");
+        let found = problems(&wrong);
+        assert!(found.iter().any(|what| what.starts_with(expected)), "{expected}: {found:?}");
+    }
+    let other_kind = text.replace("kind = \"ldap\"", "kind = \"sqlite\"\npath = \"a.db\"");
+    assert!(problems(&other_kind).contains(&"[store.ldap] belongs to kind = \"ldap\"".to_owned()));
 }
 
 #[test]

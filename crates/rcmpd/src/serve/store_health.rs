@@ -79,10 +79,10 @@ impl fmt::Debug for StoreHealth {
 
 impl Collector for StoreHealth {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let help =
-            "1 while the account store can be used, 0 if its file was replaced, removed or cannot be read";
+        let help = "1 while the account store can be used, 0 if its file was replaced, removed or cannot be read, or if the directory does not answer";
         let usable = ConstGauge::new(u32::from(self.was_usable()));
-        encode_family(&mut encoder, ("store_usable", help, None), [(NO_LABELS, usable)])
+        encode_family(&mut encoder, ("store_usable", help, None), [(NO_LABELS, usable)])?;
+        crate::stores::encode_ldap(&mut encoder)
     }
 }
 

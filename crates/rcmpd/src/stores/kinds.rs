@@ -28,7 +28,7 @@ use std::sync::{Arc, OnceLock};
 pub type OpenError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The kinds that `rcmpd` has itself.
-pub(crate) const BUILT_IN: [&str; 3] = ["sqlite", "memory", "profile"];
+pub(crate) const BUILT_IN: [&str; 4] = ["sqlite", "memory", "profile", "ldap"];
 
 /// The accounts of a configuration, with what their kind of store can do.
 #[derive(Clone)]

@@ -1,0 +1,116 @@
+//! Accounts in a directory, as `[store.ldap]` names it.
+
+use super::Accounts;
+use crate::config::{self, Config, LdapServers, SecretRef};
+use account_store::BoxFuture;
+use anyhow::Context;
+use dcerpc_tokio::{NO_LABELS, encode_family};
+use netlogon_tokio::Discovery;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::counter::ConstCounter;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use store_ldap::{Discover, LdapStore, Meter, Server, Servers, Settings, TlsMode};
+use trust_tokio::certificates;
+use zeroize::Zeroizing;
+
+/// Counts of all stores of this process, one after the other: a reload opens the store again.
+static METER: OnceLock<Arc<Meter>> = OnceLock::new();
+
+/// The servers that the domain's SRV records name.
+struct Dns {
+    discovery: Discovery,
+    tls: TlsMode,
+}
+
+impl Discover for Dns {
+    fn servers(&self) -> BoxFuture<'_, Result<(Vec<Server>, Duration), String>> {
+        Box::pin(async {
+            let located = self.discovery.servers().await.map_err(|error| error.to_string())?;
+            // A record's port is that of LDAP without TLS.
+            let port = match self.tls {
+                TlsMode::Ldaps => 636,
+                TlsMode::StartTls => 389,
+            };
+            let servers =
+                located.found.into_iter().map(|found| Server { host: found.host, port, tls: self.tls });
+            Ok((servers.collect(), located.ttl))
+        })
+    }
+
+    fn addresses<'a>(&'a self, server: &'a Server) -> BoxFuture<'a, Result<Option<Vec<IpAddr>>, String>> {
+        Box::pin(async {
+            match self.discovery.has_resolvers() {
+                true => {
+                    self.discovery.addresses(&server.host).await.map(Some).map_err(|error| error.to_string())
+                }
+                false => Ok(None),
+            }
+        })
+    }
+}
+
+/// Opens the accounts. No server is asked before the first question.
+pub(super) fn open(config: &Config, ldap: &config::Ldap) -> anyhow::Result<Accounts> {
+    let servers = match &ldap.servers {
+        LdapServers::Listed(servers) => Servers::Listed(servers.clone()),
+        LdapServers::Discovered { site, dns, tls } => {
+            let discovery = Discovery::new(&config.domain.dns, site.as_deref(), dns);
+            let discovery = discovery.context("cannot look for the servers of store.ldap")?;
+            Servers::Discovered(Arc::new(Dns { discovery, tls: *tls }))
+        }
+    };
+    let mut ca = Vec::new();
+    for path in &ldap.ca {
+        let trusted = certificates::read_trusted(path).context("cannot use store.ldap.ca")?;
+        ca.extend(trusted.into_iter().map(Into::into));
+    }
+    let secret = ldap.secret.clone();
+    let store = LdapStore::open(Settings {
+        domain: config.domain.clone(),
+        servers,
+        ca,
+        bind_dn: ldap.bind_dn.clone(),
+        secrets: Arc::new(move || read_secrets(&secret)),
+        schema: ldap.schema.clone(),
+        timeout: ldap.timeout,
+        connections_max: ldap.connections_max,
+        idle_timeout: ldap.idle_timeout,
+        age_max: ldap.age_max,
+        candidates_max: ldap.candidates_max,
+        accents: ldap.accents,
+        fresh: ldap.fresh,
+        meter: Arc::clone(METER.get_or_init(Arc::default)),
+    });
+    Ok(Accounts::read_only(Arc::new(store?)))
+}
+
+/// The present secret, and the next one if its file is there.
+fn read_secrets(secret: &SecretRef) -> Result<Vec<Zeroizing<String>>, String> {
+    let present = secret.read().map_err(|error| error.to_string())?;
+    let next = match secret {
+        SecretRef::File(path) => {
+            let next = crate::trust_secret::next(path);
+            next.exists().then(|| SecretRef::File(next).read().ok()).flatten()
+        }
+        _ => None,
+    };
+    Ok([present].into_iter().chain(next).collect())
+}
+
+/// Writes the metrics, if a directory is asked.
+pub(crate) fn encode(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let Some(meter) = METER.get() else { return Ok(()) };
+    let one = |count| [(NO_LABELS, ConstCounter::new(count))];
+    let help = "look-ups that the directory was asked for";
+    encode_family(encoder, ("store_ldap_questions", help, None), one(meter.questions()))?;
+    let help = "LDAP searches that were sent for look-ups";
+    encode_family(encoder, ("store_ldap_searches", help, None), one(meter.requests()))?;
+    let help = "connections to the directory that were made and bound";
+    encode_family(encoder, ("store_ldap_connections", help, None), one(meter.connections()))?;
+    let help = "failures of servers and of look-ups, by step";
+    let failures = meter.failures().map(|(step, count)| ([("step", step)], ConstCounter::new(count)));
+    encode_family(encoder, ("store_ldap_failures", help, None), failures)
+}

@@ -1,0 +1,510 @@
+//! Active Directory and Samba: which entries are accounts and groups, and what their attributes mean.
+//!
+//! A look-up reads three times over one connection: the candidates; `tokenGroups` of the account that matches,
+//! which works in a base search only; the groups of these SIDs. The second read goes by `<GUID=…>` and has to
+//! bring the same objectSid, so an account that is renamed or moved meanwhile is still itself.
+//!
+//! Absence counts as "no restriction" only if another value of the same property set ([MS-ADTS] 3.1.1.2.3.3)
+//! could be read: `userAccountControl` for state and expiry, `logonCount` for logon hours, `tokenGroups`, which
+//! always has a value, for groups.
+
+use crate::connection::{Connection, Search};
+use crate::entry::{self, Entry};
+use crate::failed::Failed;
+use crate::filter::{Attribute, Filter};
+use crate::matching::{self, Found};
+use crate::settings::{AdSettings, Settings};
+use crate::widen;
+use account_store::fold::casefold;
+use account_store::index::{KeyKind, Place};
+use account_store::{
+    Account, AccountFlags, AccountKind, Domain, GroupScope, Matches, Membership, Profile, Query, Record,
+    rules,
+};
+use dtyp::{Encode, FileTime, Sid};
+use ldap3::Scope;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Groups of one account: as many as one answer carries.
+pub(crate) const GROUPS_MAX: usize = 5000;
+/// Groups that one search asks for.
+const BATCH: usize = 100;
+
+/// ADS_GROUP_TYPE ([MS-ADTS] 2.2.12).
+mod group_type {
+    pub(super) const GLOBAL: u32 = 0x2;
+    pub(super) const LOCAL: u32 = 0x4;
+    pub(super) const UNIVERSAL: u32 = 0x8;
+    pub(super) const SECURITY: u32 = 0x8000_0000;
+}
+
+const ACCOUNT: [&str; 22] = [
+    "objectGUID",
+    "objectSid",
+    "sAMAccountName",
+    "userPrincipalName",
+    "servicePrincipalName",
+    "altSecurityIdentities",
+    "userAccountControl",
+    "msDS-User-Account-Control-Computed",
+    "primaryGroupID",
+    "accountExpires",
+    "logonHours",
+    "logonCount",
+    "badPwdCount",
+    "pwdLastSet",
+    "whenCreated",
+    "displayName",
+    "scriptPath",
+    "profilePath",
+    "homeDirectory",
+    "homeDrive",
+    "sIDHistory",
+    "msDS-UserPasswordExpiryTimeComputed",
+];
+
+/// Checks after a bind: the account of the store reads its own entry, and the base is of the domain. An
+/// anonymous bind, or one of an account without rights, does not.
+pub(crate) async fn probe(
+    connection: &mut Connection,
+    settings: &Settings,
+    ad: &AdSettings,
+) -> Result<(), Failed> {
+    let any = Filter::Present(Attribute::known("objectClass"));
+    let read = async |connection: &mut Connection, base: &str, attribute| {
+        let search = Search {
+            base,
+            scope: Scope::Base,
+            filter: &any,
+            attributes: &[attribute],
+            entries_max: 1,
+            domain_scope: true,
+        };
+        let entry = connection.search(search).await?.and_then(|mut answer| answer.entries.pop());
+        entry.ok_or_else(|| Failed::Bind(format!("the store's account may not read {base:?}")))
+    };
+    read(connection, &settings.bind_dn, "objectClass").await?;
+    let base = read(connection, &ad.base, "objectSid").await?;
+    match base.sid("objectSid")? {
+        Some(sid) if sid != settings.domain.sid => Err(Failed::Data(format!(
+            "{:?} is of domain {sid}, and [domain] has the SID {}",
+            ad.base, settings.domain.sid
+        ))),
+        // A part of the domain has none.
+        _ => Ok(()),
+    }
+}
+
+/// Looks accounts up.
+pub(crate) async fn find(
+    connection: &mut Connection,
+    settings: &Settings,
+    ad: &AdSettings,
+    query: &Query,
+    place: &Place,
+) -> Result<Matches, Failed> {
+    let Some(filter) = filter(&settings.domain, query, settings) else { return Ok(Matches::None) };
+    let answer =
+        search(connection, &ad.base, Scope::Subtree, &filter, &ACCOUNT, settings.candidates_max).await?;
+    let answer = answer.ok_or_else(|| Failed::Search(format!("the base {:?} is not there", ad.base)))?;
+    let candidates = answer.entries.iter().map(|entry| Candidate::read(entry, &settings.domain));
+    let candidates = candidates.collect::<Result<Vec<_>, _>>()?;
+    let is_claimed = |candidate: &Candidate<'_>| {
+        matching::is_at(&settings.domain, &candidate.keys, place)
+            || is_implicit(&settings.domain, &candidate.keys.name, place)
+    };
+    let matching: Vec<_> = candidates.iter().filter(|candidate| is_claimed(candidate)).collect();
+    let count = answer.entries.len();
+    let found =
+        matching::decide(matching, |one| &one.keys.name, count, settings.candidates_max, answer.is_cut)?;
+    match found {
+        Found::None => Ok(Matches::None),
+        Found::Many(names) => Ok(names),
+        // An account that has the name by its sAMAccountName alone stands in the way of others, and is not found.
+        Found::One(one) if !matching::is_at(&settings.domain, &one.keys, place) => Ok(Matches::None),
+        Found::One(one) => {
+            let mut account = one.account()?;
+            let memberships = memberships(connection, settings, ad, one, &mut account).await?;
+            rules::check_account(&account).map_err(|error| Failed::Data(error.to_string()))?;
+            Ok(Matches::One(Arc::new(Record { account, memberships })))
+        }
+    }
+}
+
+async fn search(
+    connection: &mut Connection,
+    base: &str,
+    scope: Scope,
+    filter: &Filter,
+    attributes: &[&str],
+    entries_max: usize,
+) -> Result<Option<crate::connection::Answer>, Failed> {
+    let domain_scope = true;
+    connection.search(Search { base, scope, filter, attributes, entries_max, domain_scope }).await
+}
+
+fn filter(domain: &Domain, query: &Query, settings: &Settings) -> Option<Filter> {
+    let named = |attribute, text: &str| widen::name(&Attribute::known(attribute), text);
+    let of_query = match query {
+        Query::UserPrincipalName(text) => {
+            let explicit = named("userPrincipalName", text);
+            // `sAMAccountName@domain` is a name of that account, whatever userPrincipalName others have.
+            match text.rsplit_once('@').filter(|(_, suffix)| suffix.eq_ignore_ascii_case(&domain.dns)) {
+                Some((name, _)) if !name.is_empty() => {
+                    Filter::Or(vec![explicit, named("sAMAccountName", name)])
+                }
+                _ => explicit,
+            }
+        }
+        Query::ServicePrincipalName(text) => named("servicePrincipalName", text),
+        Query::AltSecurityIdentity(text) => {
+            widen::identity(&Attribute::known("altSecurityIdentities"), text, settings.accents)?
+        }
+        Query::Name(text) => named("sAMAccountName", text),
+        Query::Sid(sid) => Filter::Equal(Attribute::known("objectSid"), packed(sid)),
+        _ => return None,
+    };
+    // Users, computers and managed service accounts.
+    Some(Filter::And(vec![Filter::equal(&Attribute::known("objectClass"), "user"), of_query]))
+}
+
+fn packed(sid: &Sid) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(sid.packed_len());
+    sid.encode(&mut bytes);
+    bytes
+}
+
+/// Whether a user principal name is the one that every account has by its name.
+fn is_implicit(domain: &Domain, name: &str, place: &Place) -> bool {
+    match place {
+        Place::Key(KeyKind::UserPrincipalName, wanted) => {
+            *wanted == casefold(&format!("{name}@{}", domain.dns))
+        }
+        _ => false,
+    }
+}
+
+/// An entry that may be the account.
+struct Candidate<'a> {
+    entry: &'a Entry,
+    /// Name, SID and what certificates are compared with; nothing else is read yet.
+    keys: Account,
+}
+
+impl<'a> Candidate<'a> {
+    fn read(entry: &'a Entry, domain: &Domain) -> Result<Self, Failed> {
+        let missing = |name| entry.wrong(name, "is missing, or may not be read by the store's account");
+        let sid = entry.sid("objectSid")?.ok_or_else(|| missing("objectSid"))?;
+        if sid.rid_in(&domain.sid).is_none() {
+            return Err(entry.wrong("objectSid", "is of another domain"));
+        }
+        let name = entry.text("sAMAccountName")?.ok_or_else(|| missing("sAMAccountName"))?;
+        let keys = Account {
+            user_principal_name: entry.texts("userPrincipalName")?.pop(),
+            service_principal_names: entry.texts("servicePrincipalName")?,
+            alt_security_identities: entry.texts("altSecurityIdentities")?,
+            ..Account::new(name, sid)
+        };
+        Ok(Self { entry, keys })
+    }
+
+    /// The whole account, without its groups.
+    fn account(&self) -> Result<Account, Failed> {
+        let entry = self.entry;
+        let text = |name| Ok::<_, Failed>(entry.text(name)?.unwrap_or_default().to_owned());
+        let control: i32 = entry.required("userAccountControl")?;
+        let computed: i32 = entry.required("msDS-User-Account-Control-Computed")?;
+        let is_locked = AccountFlags(computed.cast_unsigned()).contains(AccountFlags::LOCKED);
+        let logon_count: u32 = entry.required("logonCount")?;
+        let bad_password_count: u32 = entry.number("badPwdCount")?.unwrap_or_default();
+        let mut extra_sids = Vec::new();
+        for value in entry.values("sIDHistory") {
+            let sid = entry::sid(value).ok_or_else(|| entry.wrong("sIDHistory", "is not a SID"))?;
+            let is_own = sid.rid_in(&self.domain()).is_some();
+            if is_own || !is_account_sid(&sid) {
+                return Err(entry
+                    .wrong("sIDHistory", &format!("has {sid}, which only this domain's own entries have")));
+            }
+            extra_sids.push(sid);
+        }
+        let kind = if self.keys.name.ends_with('$') { AccountKind::Computer } else { AccountKind::User };
+        Ok(Account {
+            kind,
+            flags: AccountFlags(control.cast_unsigned()).with(AccountFlags::LOCKED, is_locked),
+            primary_group_id: entry.required("primaryGroupID")?,
+            expires: expiry(entry, "accountExpires")?,
+            created: entry.time("whenCreated")?.unwrap_or(FileTime::UNSET),
+            password_last_set: FileTime(entry.number::<u64>("pwdLastSet")?.unwrap_or_default()),
+            password_must_change: expiry(entry, "msDS-UserPasswordExpiryTimeComputed")?,
+            logon_hours: logon_hours(entry)?,
+            logon_count: u16::try_from(logon_count).unwrap_or(u16::MAX),
+            bad_password_count: u16::try_from(bad_password_count).unwrap_or(u16::MAX),
+            profile: Profile {
+                full_name: text("displayName")?,
+                logon_script: text("scriptPath")?,
+                profile_path: text("profilePath")?,
+                home_directory: text("homeDirectory")?,
+                home_directory_drive: text("homeDrive")?,
+            },
+            extra_sids,
+            ..self.keys.clone()
+        })
+    }
+
+    fn domain(&self) -> Sid {
+        self.keys.sid.split_rid().map_or(self.keys.sid, |(domain, _)| domain)
+    }
+}
+
+/// A time of [MS-ADTS] 2.2.18: 0 and all that is after the year 9999 are never.
+fn expiry(entry: &Entry, name: &str) -> Result<FileTime, Failed> {
+    /// 9999-12-31T23:59:59Z, as FILETIME.
+    const LAST: i64 = 2_650_467_743_990_000_000;
+    Ok(match entry.number::<i64>(name)? {
+        Some(time @ 1..=LAST) => FileTime(time.cast_unsigned()),
+        _ => FileTime::NEVER,
+    })
+}
+
+fn logon_hours(entry: &Entry) -> Result<Option<[u8; 21]>, Failed> {
+    match entry.values("logonHours") {
+        [] => Ok(None),
+        [hours] => {
+            let hours = hours.as_slice().try_into();
+            hours.map(Some).map_err(|_| entry.wrong("logonHours", "does not have 21 bytes"))
+        }
+        _ => Err(entry.wrong("logonHours", "has several values")),
+    }
+}
+
+/// A SID of an account domain, with a RID.
+fn is_account_sid(sid: &Sid) -> bool {
+    sid.split_rid().is_some_and(|(domain, rid)| domain.is_domain() && rid != 0)
+}
+
+/// Of the group `BUILTIN`, whose groups are local to each server and in no PAC.
+fn is_builtin(sid: &Sid) -> bool {
+    sid.authority() == 5 && sid.sub_authorities().first() == Some(&32)
+}
+
+/// The groups of an account. Those of other domains become extra SIDs.
+async fn memberships(
+    connection: &mut Connection,
+    settings: &Settings,
+    ad: &AdSettings,
+    candidate: &Candidate<'_>,
+    account: &mut Account,
+) -> Result<Vec<Membership>, Failed> {
+    let guid = candidate.entry.guid("objectGUID")?;
+    let guid =
+        guid.ok_or_else(|| candidate.entry.wrong("objectGUID", "may not be read by the store's account"))?;
+    let sids = token_groups(connection, &guid, account).await?;
+    let mut own = BTreeSet::new();
+    for sid in sids {
+        match sid.rid_in(&settings.domain.sid) {
+            Some(_) => drop(own.insert(sid)),
+            None if is_builtin(&sid) => {}
+            None if is_account_sid(&sid) => {
+                if !account.extra_sids.contains(&sid) {
+                    account.extra_sids.push(sid);
+                }
+            }
+            None => {
+                return Err(candidate
+                    .entry
+                    .wrong("tokenGroups", &format!("has {sid}, which is no group of a domain")));
+            }
+        }
+    }
+    let primary = settings.domain.sid.with_rid(account.primary_group_id);
+    if primary.is_none_or(|primary| !own.contains(&primary)) {
+        return Err(candidate.entry.wrong("tokenGroups", "lacks the primary group, or may not be read"));
+    }
+    let own: Vec<Sid> = own.into_iter().collect();
+    groups(connection, ad, &own).await
+}
+
+/// `tokenGroups`, read to its end.
+async fn token_groups(
+    connection: &mut Connection,
+    guid: &[u8; 16],
+    account: &Account,
+) -> Result<BTreeSet<Sid>, Failed> {
+    let base = format!("<GUID={}>", guid_text(guid));
+    let any = Filter::Present(Attribute::known("objectClass"));
+    let mut sids = BTreeSet::new();
+    let mut from = None;
+    loop {
+        let attribute = from.map_or("tokenGroups".to_owned(), |from| format!("tokenGroups;range={from}-*"));
+        let answer = search(connection, &base, Scope::Base, &any, &["objectSid", &attribute], 1).await?;
+        let entry = answer.and_then(|mut answer| answer.entries.pop()).ok_or(Failed::Changed)?;
+        if entry.sid("objectSid")? != Some(account.sid) {
+            return Err(Failed::Changed);
+        }
+        let (values, next) = match entry.range("tokenGroups") {
+            Some(range) => range,
+            None => (entry.values("tokenGroups"), None),
+        };
+        for value in values {
+            sids.insert(entry::sid(value).ok_or_else(|| entry.wrong("tokenGroups", "is not a SID"))?);
+        }
+        if sids.len() > GROUPS_MAX {
+            return Err(entry.wrong("tokenGroups", "has more than 5000 groups"));
+        }
+        match next {
+            // A server that repeats itself ends here.
+            Some(next) if from.is_none_or(|from| next > from) => from = Some(next),
+            Some(_) => return Err(entry.wrong("tokenGroups", "comes in ranges that do not end")),
+            None if sids.is_empty() => {
+                return Err(entry.wrong("tokenGroups", "may not be read by the store's account"));
+            }
+            None => return Ok(sids),
+        }
+    }
+}
+
+/// [MS-DTYP] 2.3.4.3: the first three parts are little-endian.
+fn guid_text(guid: &[u8; 16]) -> String {
+    let order = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
+    let hex = dtyp::hex(&order.map(|at: usize| guid[at]));
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// Name and scope of the security groups with these SIDs. Each SID has to be an entry that can be read.
+async fn groups(
+    connection: &mut Connection,
+    ad: &AdSettings,
+    sids: &[Sid],
+) -> Result<Vec<Membership>, Failed> {
+    let by_sid = Attribute::known("objectSid");
+    let mut known = BTreeMap::new();
+    for batch in sids.chunks(BATCH) {
+        let filter = Filter::any(batch.iter().map(|sid| Filter::Equal(by_sid.clone(), packed(sid))));
+        let attributes = ["objectSid", "sAMAccountName", "groupType"];
+        let answer = search(connection, &ad.base, Scope::Subtree, &filter, &attributes, batch.len()).await?;
+        for entry in answer.ok_or(Failed::Changed)?.whole("groups")? {
+            if let Some(sid) = entry.sid("objectSid")? {
+                known.insert(sid, membership(&entry, sid)?);
+            }
+        }
+    }
+    let mut memberships = Vec::with_capacity(sids.len());
+    for sid in sids {
+        match known.remove(sid) {
+            Some(membership) => memberships.extend(membership),
+            None => {
+                return Err(Failed::Data(format!(
+                    "the group {sid} may not be read by the store's account, or is outside of the base {:?}",
+                    ad.base
+                )));
+            }
+        }
+    }
+    Ok(memberships)
+}
+
+/// A group as it stands in a PAC; `None` for a distribution group.
+fn membership(entry: &Entry, sid: Sid) -> Result<Option<Membership>, Failed> {
+    let kind = entry.required::<i32>("groupType")?.cast_unsigned();
+    if kind & group_type::SECURITY == 0 {
+        return Ok(None);
+    }
+    let scope = match kind & (group_type::GLOBAL | group_type::LOCAL | group_type::UNIVERSAL) {
+        group_type::GLOBAL => GroupScope::Global,
+        group_type::LOCAL => GroupScope::Local,
+        group_type::UNIVERSAL => GroupScope::Universal,
+        _ => return Err(entry.wrong("groupType", "has a scope that is not known")),
+    };
+    let name = entry.text("sAMAccountName")?.filter(|name| rules::check_name("group", name).is_ok());
+    Ok(Some(Membership { sid, name: name.map(str::to_owned), scope }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use account_store::battery::domain;
+
+    #[test]
+    fn expiry_is_never_for_zero_and_after_the_year_9999() {
+        for (value, expected) in [
+            ("0", FileTime::NEVER),
+            ("9223372036854775807", FileTime::NEVER),
+            ("-1", FileTime::NEVER),
+            ("2650467743990000001", FileTime::NEVER),
+            ("132223104000000000", FileTime(132_223_104_000_000_000)),
+        ] {
+            assert_eq!(
+                expiry(&Entry::new("CN=a", &[("accountExpires", &[value])]), "accountExpires"),
+                Ok(expected)
+            );
+        }
+        assert!(expiry(&Entry::new("CN=a", &[("accountExpires", &["soon"])]), "accountExpires").is_err());
+    }
+
+    #[test]
+    fn groups_are_of_the_pac_by_their_type() {
+        let sid: Sid = "S-1-5-21-1-2-3-1100".parse().expect("a SID");
+        for (kind, expected) in [
+            ("-2147483646", Some(GroupScope::Global)),
+            ("-2147483644", Some(GroupScope::Local)),
+            ("-2147483640", Some(GroupScope::Universal)),
+            ("2", None),
+            ("8", None),
+        ] {
+            let entry = Entry::new("CN=g", &[("groupType", &[kind]), ("sAMAccountName", &["g"])]);
+            let scope = membership(&entry, sid).expect("a group").map(|membership| membership.scope);
+            assert_eq!(scope, expected, "{kind}");
+        }
+        for kind in ["-2147483648", "-2147483634", "x"] {
+            assert!(membership(&Entry::new("CN=g", &[("groupType", &[kind])]), sid).is_err(), "{kind}");
+        }
+        assert!(
+            membership(&Entry::new("CN=g", &[]), sid).is_err(),
+            "a scope that cannot be read is no scope"
+        );
+    }
+
+    #[test]
+    fn absence_is_no_permission() {
+        let whole: &[(&str, &[&str])] = &[
+            ("sAMAccountName", &["alice"]),
+            ("userAccountControl", &["512"]),
+            ("msDS-User-Account-Control-Computed", &["16"]),
+            ("primaryGroupID", &["513"]),
+            ("logonCount", &["0"]),
+        ];
+        let keys = Account::new("alice", domain().sid.with_rid(1100).expect("room"));
+        let read = |attributes: &[(&str, &[&str])]| {
+            let entry = Entry::new("CN=alice", attributes);
+            Candidate { entry: &entry, keys: keys.clone() }.account()
+        };
+        let account = read(whole).expect("an account");
+        assert!(account.flags.contains(AccountFlags::LOCKED), "locked by the computed state alone");
+        assert_eq!((account.expires, account.logon_hours), (FileTime::NEVER, None));
+        for without in 1..whole.len() {
+            let less: Vec<_> =
+                whole.iter().enumerate().filter(|(at, _)| *at != without).map(|(_, it)| *it).collect();
+            let error = read(&less).expect_err("it is missing").to_string();
+            assert!(error.contains(whole[without].0), "{error}");
+        }
+    }
+
+    /// Samba refuses such a user principal name itself.
+    #[test]
+    fn the_name_of_an_account_is_a_user_principal_name_of_its_own() {
+        let place =
+            |text: &str| account_store::index::place(&domain(), &Query::UserPrincipalName(text.to_owned()));
+        assert!(is_implicit(&domain(), "Bob", &place("bob@CONTOSO.example")));
+        for other in ["bob@contoso.com", "bobby@contoso.example", "bob"] {
+            assert!(!is_implicit(&domain(), "Bob", &place(other)), "{other}");
+        }
+        assert!(!is_implicit(&domain(), "Bob", &Place::Name("bob@contoso.example".to_owned())));
+    }
+
+    #[test]
+    fn guids_are_written_as_windows_writes_them() {
+        let guid = std::array::from_fn(|at| at as u8);
+        assert_eq!(guid_text(&guid), "03020100-0504-0706-0809-0a0b0c0d0e0f");
+    }
+}

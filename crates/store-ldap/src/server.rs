@@ -1,0 +1,106 @@
+//! A server of the directory, and how it speaks TLS.
+
+use std::fmt;
+
+/// How a connection becomes TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TlsMode {
+    /// From the first byte (`ldaps://`).
+    Ldaps,
+    /// By StartTLS, before anything else (`ldap://`).
+    StartTls,
+}
+
+/// A server of the directory.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Server {
+    /// Its DNS name or address, which its certificate has to have.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// How it speaks TLS.
+    pub tls: TlsMode,
+}
+
+impl Server {
+    /// Reads `ldaps://HOST[:PORT]` or `ldap://HOST[:PORT]`, without a path.
+    pub fn parse(url: &str) -> Option<Self> {
+        let (scheme, rest) = url.split_once("://")?;
+        let (tls, default) = match scheme.to_ascii_lowercase().as_str() {
+            "ldaps" => (TlsMode::Ldaps, 636),
+            "ldap" => (TlsMode::StartTls, 389),
+            _ => return None,
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (host, port) = match rest.strip_prefix('[') {
+            Some(rest) => {
+                let (host, after) = rest.split_once(']')?;
+                host.parse::<std::net::Ipv6Addr>().ok()?;
+                (
+                    host,
+                    after
+                        .strip_prefix(':')
+                        .or_else(|| after.is_empty().then_some(""))
+                        .filter(|port| !after.starts_with(':') || !port.is_empty())?,
+                )
+            }
+            None => match rest.split_once(':') {
+                Some((_, "")) => return None,
+                Some((host, port)) => (host, port),
+                None => (rest, ""),
+            },
+        };
+        let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '_');
+        let port = if port.is_empty() { default } else { port.parse().ok().filter(|port| *port != 0)? };
+        (!host.is_empty() && host.chars().all(is_host)).then(|| Self { host: host.to_owned(), port, tls })
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.tls {
+            TlsMode::Ldaps => "ldaps",
+            TlsMode::StartTls => "ldap",
+        };
+        match self.host.contains(':') {
+            true => write!(f, "{scheme}://[{}]:{}", self.host, self.port),
+            false => write!(f, "{scheme}://{}:{}", self.host, self.port),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_urls_without_a_path() {
+        for (url, shown) in [
+            ("ldaps://dc1.example", "ldaps://dc1.example:636"),
+            ("LDAP://dc1.example/", "ldap://dc1.example:389"),
+            ("ldaps://127.0.0.1:10636", "ldaps://127.0.0.1:10636"),
+            ("ldaps://[::1]:10636", "ldaps://[::1]:10636"),
+            ("ldaps://[::1]", "ldaps://[::1]:636"),
+        ] {
+            assert_eq!(Server::parse(url).map(|server| server.to_string()).as_deref(), Some(shown), "{url}");
+        }
+        for url in [
+            "",
+            "dc1",
+            "ldapi:///",
+            "http://a",
+            "ldaps://",
+            "ldaps://a:0",
+            "ldaps://a:",
+            "ldaps://a:x",
+            "ldaps://a/b",
+            "ldaps://a@b",
+            "ldaps://[::1",
+            "ldaps://[::1]:",
+            "ldaps://[a]",
+            "ldaps://[::1]x",
+        ] {
+            assert_eq!(Server::parse(url), None, "{url}");
+        }
+    }
+}

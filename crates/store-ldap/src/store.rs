@@ -1,0 +1,282 @@
+//! The store: questions to the directory within a deadline, and whether the directory can be asked.
+
+use crate::failed::Failed;
+use crate::matching;
+use crate::meter::Meter;
+use crate::pool::{Pool, Pooled, attempt_end};
+use crate::schema;
+use crate::settings::Settings;
+use account_store::index::Place;
+use account_store::{AccountStore, BoxFuture, Domain, Matches, Query, Revision, StoreError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{info, warn};
+
+/// Attempts of one question: over a connection that was idle, over a new one, at another server.
+const ATTEMPTS_MAX: usize = 4;
+
+/// Accounts in an LDAP directory.
+pub struct LdapStore {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    is_watched: Once,
+}
+
+struct Shared {
+    settings: Arc<Settings>,
+    pool: Pool,
+    health: Mutex<Health>,
+    meter: Arc<Meter>,
+}
+
+/// What is known about the directory.
+struct Health {
+    revision: Revision,
+    /// When it last answered.
+    answered: Instant,
+    /// Why it did not, since then.
+    failed: Option<String>,
+}
+
+impl std::fmt::Debug for LdapStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LdapStore({:?})", self.shared.settings)
+    }
+}
+
+impl LdapStore {
+    /// A store that connects when it is asked. Its tasks run in the present runtime, and end with it.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn open(settings: Settings) -> Result<Self, StoreError> {
+        let runtime = Handle::current();
+        let settings = Arc::new(settings);
+        let meter = Arc::clone(&settings.meter);
+        let pool = Pool::new(Arc::clone(&settings), Arc::clone(&meter)).map_err(StoreError::Refused)?;
+        let health = Health { revision: Revision::unique(), answered: Instant::now(), failed: None };
+        let shared = Arc::new(Shared { settings, pool, health: Mutex::new(health), meter });
+        Ok(Self { shared, runtime, is_watched: Once::new() })
+    }
+
+    /// Looks at the directory from the first use on: a command that only checks a configuration asks no server.
+    fn watch(&self) {
+        self.is_watched.call_once(|| drop(self.runtime.spawn(watch(Arc::downgrade(&self.shared)))));
+    }
+}
+
+impl AccountStore for LdapStore {
+    fn domain(&self) -> &Domain {
+        &self.shared.settings.domain
+    }
+
+    fn find<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Matches, StoreError>> {
+        let Some(place) = matching::wanted(self.domain(), query) else {
+            return Box::pin(std::future::ready(Ok(Matches::None)));
+        };
+        self.watch();
+        let (shared, query) = (Arc::clone(&self.shared), query.clone());
+        // A question that nobody waits for any more ends in a task of its own: if its connection were closed,
+        // clients that cancel could make the store connect and bind again and again.
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            self.runtime.spawn(async move { shared.answer(query, place, answer).await });
+            let ended =
+                || StoreError::Unavailable("store: the question was ended by the shutdown".to_owned());
+            answered.await.unwrap_or_else(|_| Err(ended()))
+        })
+    }
+
+    fn revision(&self) -> Result<Revision, StoreError> {
+        self.watch();
+        let settings = &self.shared.settings;
+        let health = self.shared.health();
+        match &health.failed {
+            Some(why) if health.answered.elapsed() > settings.fresh + settings.timeout => {
+                Err(StoreError::Unavailable(why.clone()))
+            }
+            _ => Ok(health.revision),
+        }
+    }
+}
+
+impl Shared {
+    fn health(&self) -> MutexGuard<'_, Health> {
+        // It is whole between any two statements.
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers a question within its time. Whoever waits for a connection and is gone asks nothing.
+    async fn answer(
+        &self,
+        query: Query,
+        place: Place,
+        mut answer: oneshot::Sender<Result<Matches, StoreError>>,
+    ) {
+        let deadline = Instant::now() + self.settings.timeout;
+        let permit = tokio::select! {
+            permit = self.pool.permits.acquire() => permit,
+            () = answer.closed() => return,
+            () = sleep_until(deadline) => {
+                self.meter.failed("busy");
+                let why = format!("store: busy: all {} connections are in use", self.settings.connections_max);
+                let _ = answer.send(Err(StoreError::Unavailable(why)));
+                return;
+            }
+        };
+        let found = self.ask(&query, &place, deadline).await;
+        drop(permit);
+        self.note(&found);
+        let _ = answer.send(found.map_err(StoreError::from));
+    }
+
+    /// What a question says about the directory.
+    fn note<T>(&self, found: &Result<T, Failed>) {
+        let mut health = self.health();
+        match found {
+            Ok(_) => {
+                health.answered = Instant::now();
+                if health.failed.take().is_some() {
+                    info!("Directory answers again");
+                }
+            }
+            Err(failed) => {
+                self.meter.failed(failed.step());
+                let is_of_one_account = matches!(failed, Failed::Data(_) | Failed::Changed);
+                let is_first = health.failed.is_none();
+                if is_of_one_account {
+                    drop(health);
+                    warn!(error = %failed, "Directory data cannot be used: the account is not mapped");
+                } else {
+                    health.failed = Some(failed.to_string());
+                    drop(health);
+                    if is_first {
+                        warn!(error = %failed, "Directory does not answer: no certificate can be mapped");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks over one connection, and over another one if that fails. One answer never mixes two servers.
+    async fn ask(&self, query: &Query, place: &Place, deadline: Instant) -> Result<Matches, Failed> {
+        self.meter.asked();
+        let mut changed = false;
+        let mut last = None;
+        for _ in 0..ATTEMPTS_MAX {
+            let mut pooled = match self.pool.connection(deadline).await {
+                Ok(pooled) => pooled,
+                // The failure of the attempt before says more than that its server is backed off.
+                Err(failed) => return Err(last.unwrap_or(failed)),
+            };
+            // If there is another server, it gets its share of the time.
+            let end = attempt_end(deadline, if self.pool.has_others() { 2 } else { 1 });
+            let found = self.ask_over(&mut pooled, query, place, end).await;
+            match found {
+                Ok(matches) => {
+                    self.pool.put(pooled);
+                    return Ok(matches);
+                }
+                Err(Failed::Changed) if !changed => {
+                    changed = true;
+                    self.pool.put(pooled);
+                    last = Some(Failed::Changed);
+                }
+                // A connection that died while nobody used it says nothing about the server.
+                Err(failed @ Failed::Connection(_)) if pooled.is_used => last = Some(failed),
+                Err(failed) if failed.is_of_server() => {
+                    self.pool.server_failed(pooled.connection.server(), &failed);
+                    last = Some(failed);
+                }
+                Err(failed) => {
+                    self.pool.put(pooled);
+                    return Err(failed);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Failed::Timeout("no attempt is left".to_owned())))
+    }
+
+    async fn ask_over(
+        &self,
+        pooled: &mut Pooled,
+        query: &Query,
+        place: &Place,
+        end: Instant,
+    ) -> Result<Matches, Failed> {
+        let server = pooled.connection.server().clone();
+        let before = pooled.connection.searches();
+        let found = timeout_at(end, schema::find(&mut pooled.connection, &self.settings, query, place)).await;
+        self.meter.requested(pooled.connection.searches() - before);
+        found.unwrap_or_else(|_| Err(Failed::Timeout(format!("{server}: no answer in time"))))
+    }
+
+    /// Looks whether the directory answers.
+    async fn look(&self) -> Result<(), Failed> {
+        let deadline = Instant::now() + self.settings.timeout;
+        let Ok(_permit) = self.pool.permits.try_acquire() else {
+            // Questions are asked, and they say.
+            return Ok(());
+        };
+        let mut pooled = self.pool.connection(deadline).await?;
+        let probed = timeout_at(deadline, schema::probe(&mut pooled.connection, &self.settings)).await;
+        let server = pooled.connection.server().clone();
+        match probed.unwrap_or_else(|_| Err(Failed::Timeout(format!("{server}: no answer in time")))) {
+            Ok(()) => {
+                self.pool.put(pooled);
+                Ok(())
+            }
+            Err(failed) => {
+                if failed.is_of_server() && !(pooled.is_used && matches!(failed, Failed::Connection(_))) {
+                    self.pool.server_failed(&server, &failed);
+                }
+                Err(failed)
+            }
+        }
+    }
+
+    /// Looks after connections that nobody has used for a while.
+    async fn check_idle(&self, interval: Duration) {
+        for _ in 0..self.pool.idle_count() {
+            let Some(mut pooled) = self.pool.oldest_idle(interval) else { return };
+            let deadline = Instant::now() + self.settings.timeout;
+            let probed = timeout_at(deadline, schema::probe(&mut pooled.connection, &self.settings)).await;
+            if matches!(probed, Ok(Ok(()))) {
+                self.pool.put(pooled);
+            }
+        }
+    }
+}
+
+/// How soon the directory is looked at again after a failure, if its back-off allows it.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Looks at the directory until the store is dropped, and makes a new revision each time: a directory has no
+/// feed of changes that all servers agree on, so decisions are used for a time ([`Settings::fresh`]).
+async fn watch(store: Weak<Shared>) {
+    let mut is_first = true;
+    loop {
+        let Some(shared) = store.upgrade() else { return };
+        let mut looked = shared.look().await;
+        if matches!(&looked, Err(Failed::Connection(_))) {
+            // It may have died while nobody used it.
+            looked = shared.look().await;
+        }
+        shared.note(&looked);
+        let interval = shared.settings.fresh;
+        if looked.is_ok() {
+            shared.check_idle(interval).await;
+            if !is_first {
+                shared.health().revision = Revision::unique();
+            }
+        }
+        is_first = false;
+        let wait = if looked.is_ok() { interval } else { RETRY.min(interval) };
+        drop(shared);
+        tokio::time::sleep(wait).await;
+    }
+}

@@ -1,0 +1,220 @@
+//! Directories that stop, stand still and come back, under load. No answer is wrong, each error says that it is the
+//! store's, and the store goes on by itself.
+
+use super::openldap::{account, group};
+use super::proxy::Proxy;
+use super::{Opened, certificates, ldaps, name, posix, settings};
+use account_store::{AccountStore, Matches, StoreError};
+use rcmpd_tests::eventually;
+use rcmpd_tests::slapd::{Options, SECRET, Slapd};
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use store_ldap::{Servers, Settings, TlsMode};
+
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// A busy machine is slow, and not more wrong for it.
+const SLACK: Duration = Duration::from_secs(20);
+
+fn people() -> String {
+    let people = (0..20).map(|n| account(&format!("user{n}"), 1000 + n, &[])).collect::<String>();
+    people + &group("users", 1000, &[])
+}
+
+/// What the questions of a while were answered with.
+#[derive(Debug, Default)]
+struct Load {
+    answered: AtomicUsize,
+    failed: AtomicUsize,
+}
+
+/// Asks from four threads while `during` runs. The checker knows the truth: who has which SID, and who is not there.
+fn under_load(opened: &Opened, during: impl FnOnce(&Load)) -> Load {
+    let (load, is_over) = (Load::default(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (load, is_over) = (&load, &is_over);
+            scope.spawn(move || {
+                let mut n = thread;
+                while !is_over.load(Ordering::Relaxed) {
+                    n += 7;
+                    let (who, is_there) = (n % 30, n % 30 < 20);
+                    let begun = Instant::now();
+                    let found = opened.runtime.block_on(opened.store.find(&name(&format!("user{who}"))));
+                    assert!(begun.elapsed() < TIMEOUT + SLACK, "{:?}", begun.elapsed());
+                    match found {
+                        Ok(Matches::One(record)) => {
+                            assert!(
+                                is_there && record.account.sid.split_rid().unwrap().1 == 100_000 + who as u32
+                            );
+                            assert_eq!(record.memberships.len(), 1);
+                            load.answered.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Ok(Matches::None) => {
+                            assert!(!is_there, "user{who} is there");
+                            load.answered.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(StoreError::Unavailable(why)) => {
+                            assert!(why.starts_with("store: "), "{why}");
+                            load.failed.fetch_add(1, Ordering::Relaxed);
+                            std::thread::sleep(Duration::from_millis(20));
+                        }
+                        other => panic!("user{who}: {other:?}"),
+                    }
+                }
+            });
+        }
+        // The threads end also if it panics.
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| during(&load)));
+        is_over.store(true, Ordering::Relaxed);
+        if let Err(panic) = done {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    load
+}
+
+fn wait_for(counter: &AtomicUsize, what: &str) {
+    let before = counter.load(Ordering::Relaxed);
+    eventually(what, || counter.load(Ordering::Relaxed) > before + 20);
+}
+
+fn short(slapd: &Slapd) -> Settings {
+    Settings { timeout: TIMEOUT, fresh: Duration::from_secs(1), ..settings(slapd, posix()) }
+}
+
+#[test]
+fn a_directory_that_stops_or_stands_still_gives_errors_and_comes_back() {
+    let mut slapd = Slapd::start(&people());
+    let opened = Opened::of(short(&slapd));
+    under_load(&opened, |load| {
+        wait_for(&load.answered, "questions are answered");
+        for round in 0..2 {
+            if round == 0 {
+                slapd.stop()
+            } else {
+                slapd.signal("STOP")
+            }
+            wait_for(&load.failed, "questions fail");
+            eventually("cached decisions are not used", || opened.store.revision().is_err());
+            if round == 0 {
+                slapd.run()
+            } else {
+                slapd.signal("CONT")
+            }
+            wait_for(&load.answered, "questions are answered again");
+            eventually("the store can be used", || opened.store.revision().is_ok());
+        }
+    });
+}
+
+#[test]
+fn a_directory_behind_a_black_hole_gives_errors_and_comes_back() {
+    let slapd = Slapd::start(&people());
+    let proxy = Proxy::start(slapd.ldaps);
+    let mut behind = short(&slapd);
+    behind.servers = Servers::Listed(vec![ldaps(proxy.port)]);
+    let opened = Opened::of(behind);
+    under_load(&opened, |load| {
+        wait_for(&load.answered, "questions are answered");
+        proxy.stand_still(true);
+        wait_for(&load.failed, "questions fail");
+        proxy.stand_still(false);
+        wait_for(&load.answered, "questions are answered again");
+    });
+}
+
+#[test]
+fn while_one_server_is_left_no_question_fails() {
+    let (mut first, second) = (Slapd::start(&people()), Slapd::start(&people()));
+    let mut both = short(&first);
+    // Half of the time is for the second server, whatever the first one does.
+    both.timeout = Duration::from_secs(20);
+    both.servers = Servers::Listed(vec![ldaps(first.ldaps), ldaps(second.ldaps)]);
+    both.ca.extend(certificates(&second.path("ca.pem")));
+    let opened = Opened::of(both);
+    let load = under_load(&opened, |load| {
+        wait_for(&load.answered, "questions are answered");
+        first.stop();
+        wait_for(&load.answered, "questions are answered by the second server");
+        first.run();
+        wait_for(&load.answered, "questions are answered");
+        first.signal("STOP");
+        wait_for(&load.answered, "questions are answered by the second server");
+        first.signal("CONT");
+        wait_for(&load.answered, "questions are answered");
+    });
+    assert_eq!(load.failed.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn idle_connections_that_the_server_closes_are_replaced() {
+    let slapd = Slapd::with(&people(), &Options { global: "idletimeout 1", ..Options::default() });
+    let opened = Opened::of(settings(&slapd, posix()));
+    for _ in 0..3 {
+        let before = opened.meter.connections();
+        opened.one(name("user1"));
+        let failures = || opened.meter.failures().map(|(_, count)| count).sum::<u64>();
+        assert_eq!(failures(), 0);
+        // slapd closes it after a second.
+        std::thread::sleep(Duration::from_millis(2500));
+        opened.one(name("user1"));
+        assert!(opened.meter.connections() > before);
+    }
+}
+
+#[test]
+fn the_secret_is_in_no_capture_of_a_failing_connection() {
+    let contains = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|part| part == text.as_bytes());
+    for (subject_alt_name, tls, own_ca) in [
+        ("", TlsMode::Ldaps, true),
+        ("", TlsMode::StartTls, true),
+        ("DNS:other.example", TlsMode::Ldaps, true),
+        ("IP:127.0.0.1", TlsMode::Ldaps, false),
+        ("IP:127.0.0.1", TlsMode::StartTls, false),
+    ] {
+        let slapd = Slapd::with(&people(), &Options { subject_alt_name, ..Options::default() });
+        let proxy = Proxy::start(if tls == TlsMode::Ldaps { slapd.ldaps } else { slapd.ldap });
+        let mut failing = short(&slapd);
+        failing.servers = Servers::Listed(vec![store_ldap::Server { tls, ..ldaps(proxy.port) }]);
+        let other = tempfile::tempdir().unwrap();
+        if !own_ca {
+            rcmpd_tests::slapd::certificates(other.path(), "");
+            failing.ca = certificates(&other.path().join("ca.pem"));
+        }
+        Opened::of(failing).fails(name("user1"), "store: tls: ");
+        let sent = proxy.sent();
+        assert!(!sent.is_empty() && !contains(&sent, SECRET) && !contains(&sent, "cn=rcmpd"));
+    }
+    // A server that refuses StartTLS; and one that sends bytes before TLS.
+    let slapd = Slapd::start(&people());
+    for (answer, why) in [
+        (&b"\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x35\x04\x00\x04\x00"[..], "StartTLS: the server refuses it"),
+        (b"\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x00\x04\x00\x04\x00\x30\x0c\x02\x01\x02\x61\x07\x0a\x01\x00\x04\x00\x04\x00", "bytes before TLS"),
+        (b"\x30\x0c\x02\x01\x01\x61\x07\x0a\x01\x00\x04\x00\x04\x00", "another operation"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "no LDAP message"),
+        (b"\x30\x84\xff\xff\xff\xff", "more than 1 MiB"),
+    ] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let rest = Arc::new(Mutex::new(Vec::new()));
+        let recorded = Arc::clone(&rest);
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut request = [0; 31];
+                stream.read_exact(&mut request).unwrap();
+                stream.write_all(answer).unwrap();
+                let mut more = Vec::new();
+                let _ = stream.read_to_end(&mut more);
+                recorded.lock().unwrap().extend(more);
+            }
+        });
+        let mut failing = short(&slapd);
+        failing.servers = Servers::Listed(vec![store_ldap::Server { tls: TlsMode::StartTls, ..ldaps(port) }]);
+        let opened = Opened::of(failing);
+        opened.fails(name("user1"), why);
+        drop(opened);
+        assert_eq!(*rest.lock().unwrap(), b"", "{why}: nothing is sent after it");
+    }
+}

@@ -1,0 +1,417 @@
+//! Samba as an Active Directory domain controller.
+
+use super::{Opened, certificates, identity, name, upn};
+use account_store::{AccountFlags, Domain, GroupScope, Matches, Membership, Query};
+use rcmpd_tests::peers::{SAMBA_PYTHON, SambaDc, impacket, impacket_python, run, script, with};
+use rcmpd_tests::{Demo, Service, eventually_within, write_secret};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+use store_ldap::{Accents, AdSettings, Schema, Server, Servers, Settings, TlsMode};
+use zeroize::Zeroizing;
+
+const SECRET: &str = "Directory-reader-1";
+const PASSWORD: &str = "Alice-password-1";
+/// groupType of global, local and universal security groups, and of a global distribution group.
+const GLOBAL: i64 = -2_147_483_646;
+const LOCAL: i64 = -2_147_483_644;
+const UNIVERSAL: i64 = -2_147_483_640;
+const DISTRIBUTION: i64 = 2;
+/// How long a decision may outlive a change.
+const FRESH_S: u64 = 1;
+
+/// Goes where the DC's addresses are, with this thread and all that it starts.
+fn enter(dc: &SambaDc) {
+    let namespace = std::fs::File::open(format!("/proc/{}/ns/net", dc.text("pid"))).expect("the DC runs");
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("run as root");
+}
+
+/// Makes users and groups, and gives their SIDs.
+fn people(dc: &SambaDc, given: &Value) -> Value {
+    let mut command = dc.beside(SAMBA_PYTHON);
+    command.arg(script("samba_people.py")).arg(dc.text("folder")).arg(given.to_string());
+    output(command)
+}
+
+fn output(mut command: std::process::Command) -> Value {
+    let done = command.output().expect("it starts");
+    let stderr = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{command:?}: {stderr}");
+    serde_json::from_slice(&done.stdout).unwrap_or(Value::Null)
+}
+
+fn samba_tool(dc: &SambaDc, arguments: &[&str]) {
+    let mut command = dc.beside("samba-tool");
+    let folder = dc.text("folder");
+    let database = format!("{folder}/private/sam.ldb");
+    command.args(arguments).args(["-H", &database, "-s", &format!("{folder}/etc/smb.conf")]);
+    let done = command.output().expect("samba-tool starts");
+    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// The domain's people: alice is in groups of each kind.
+fn fill(dc: &SambaDc, alice_s_mapping: &str) -> Value {
+    let strong = |issuer: &str| format!("X509:<I>O=Contoso,CN={issuer}<SR>0504030201");
+    let user = |attributes: Value| json!({ "password": PASSWORD, "attributes": attributes });
+    people(
+        dc,
+        &json!({
+            "users": {
+                "rcmpd": { "password": SECRET },
+                "alice": user(json!({ "altSecurityIdentities": [alice_s_mapping, "X509:<S>CN=Jos\u{e9}"], "displayName": ["Alice Adams"],
+                                      "userPrincipalName": ["alice@contoso.com"], "servicePrincipalName": ["host/alice.fabrikam.example"] })),
+                "bob": user(json!({})),
+                "twin1": user(json!({ "altSecurityIdentities": [strong("C\u{f4}ntoso CA")] })),
+                "twin2": user(json!({ "altSecurityIdentities": [strong("Contoso CA")] })),
+            },
+            "groups": {
+                "Web Team": { "type": GLOBAL, "members": ["alice"] },
+                "All Staff": { "type": UNIVERSAL, "members": ["Web Team"] },
+                "Local Readers": { "type": LOCAL, "members": ["All Staff"] },
+                "Newsletter": { "type": DISTRIBUTION, "members": ["alice"] },
+                "Administrators": { "type": 0, "members": ["alice"] },
+            },
+        }),
+    )
+}
+
+fn base(dc: &SambaDc) -> String {
+    dc.text("dns").split('.').map(|label| format!("DC={label}")).collect::<Vec<_>>().join(",")
+}
+
+fn bind_dn(dc: &SambaDc) -> String {
+    format!("CN=rcmpd,CN=Users,{}", base(dc))
+}
+
+fn ca(dc: &SambaDc) -> std::path::PathBuf {
+    format!("{}/private/tls/ca.pem", dc.text("folder")).into()
+}
+
+fn settings(dc: &SambaDc, tls: TlsMode) -> Settings {
+    let port = if tls == TlsMode::Ldaps { 636 } else { 389 };
+    Settings {
+        domain: Domain {
+            netbios: dc.text("netbios"),
+            dns: dc.text("dns"),
+            sid: dc.text("sid").parse().expect("a SID"),
+        },
+        servers: Servers::Listed(vec![Server { host: dc.text("address"), port, tls }]),
+        ca: certificates(&ca(dc)),
+        bind_dn: bind_dn(dc),
+        secrets: Arc::new(|| Ok(vec![Zeroizing::new(SECRET.to_owned())])),
+        schema: Schema::Ad(AdSettings { base: base(dc) }),
+        timeout: Duration::from_secs(30),
+        connections_max: 4,
+        idle_timeout: Duration::from_secs(600),
+        age_max: Duration::from_secs(3600),
+        candidates_max: 100,
+        accents: Accents::Wildcards,
+        fresh: Duration::from_secs(FRESH_S),
+        meter: Arc::default(),
+    }
+}
+
+/// A certificate of the demo's CA for alice, which has no SID.
+fn certificate(demo: &Demo) -> String {
+    let folder = demo.path("certs");
+    let run = |arguments: &[&str]| rcmpd_tests::openssl::openssl(&folder, arguments);
+    run(&[
+        "req",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-subj",
+        "/CN=alice of fabrikam",
+        "-keyout",
+        "dir.key",
+        "-out",
+        "dir.csr",
+    ]);
+    std::fs::write(folder.join("dir.cnf"), "extendedKeyUsage=clientAuth\n")
+        .expect("the folder can be written");
+    run(&[
+        "x509",
+        "-req",
+        "-in",
+        "dir.csr",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-set_serial",
+        "0x1122334455667788",
+        "-days",
+        "30",
+        "-extfile",
+        "dir.cnf",
+        "-out",
+        "dir.pem",
+    ]);
+    demo.certificate("dir")
+}
+
+/// The mapping of issuer and serial number of a certificate.
+fn mapping(certificate: &str) -> String {
+    let mut command = std::process::Command::new(rcmpd_tests::binary());
+    command.args(["mapping", "strings", certificate]);
+    let done = command.output().expect("it starts");
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    let at = text.lines().find_map(|line| {
+        Some(line[line.find("X509:<I>")?..].trim().to_owned()).filter(|line| line.contains("<SR>"))
+    });
+    at.unwrap_or_else(|| panic!("{text}"))
+}
+
+/// The service of the DC's domain, over the DC's directory.
+fn serve(dc: &SambaDc, demo: Demo) -> Service {
+    let (dns, netbios, sid, address) =
+        (dc.text("dns"), dc.text("netbios"), dc.text("sid"), dc.text("address"));
+    write_secret(demo.path("directory.secret"), format!("{SECRET}\n"));
+    let (ca, bind_dn, site) = (ca(dc), bind_dn(dc), dc.text("site"));
+    let ca = ca.display();
+    demo.edit(|_| {
+        format!(
+            r#"
+[domain]
+netbios = "{netbios}"
+dns     = "{dns}"
+sid     = "{sid}"
+server  = "FABMAP1"
+[rpc]
+listen          = ["127.0.0.1:0"]
+endpoint_mapper = "127.0.0.1:0"
+[store]
+kind = "ldap"
+[store.ldap]
+schema  = "ad"
+discovery = "dns"
+site    = "{site}"
+dns     = ["{address}:53"]
+ca      = ["{ca}"]
+bind_dn = "{bind_dn}"
+secret  = "file:directory.secret"
+fresh_s = {FRESH_S}
+timeout_s = 20
+[channels]
+store = "sqlite"
+path  = "fabrikam.db"
+[mapping]
+anchors = ["certs/ca.pem"]
+[admin]
+listen = "127.0.0.1:0"
+[audit]
+path = "audit.log"
+"#
+        )
+    });
+    demo.rcmpd(&["domain", "add", "-c", "rcmpd.toml"]).code(0);
+    demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
+    let machine = ["machine", "add", "WEB01$", "--secret-file", "machines/WEB01.secret"];
+    demo.rcmpd(&[&machine[..], &["--permission", "rcmp", "-c", "rcmpd.toml"]].concat()).code(0);
+    demo.serve()
+}
+
+/// SIDs of the domain among those of a list.
+fn of_domain(dc: &SambaDc, sids: impl IntoIterator<Item = String>) -> BTreeSet<String> {
+    let prefix = format!("{}-", dc.text("sid"));
+    sids.into_iter().filter(|sid| sid.starts_with(&prefix)).collect()
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    list.as_array().expect("a list").iter().map(|text| text.as_str().expect("text").to_owned()).collect()
+}
+
+#[test]
+fn impacket_gets_alices_pac_whose_groups_equal_the_controllers_own_reply() {
+    let dc = SambaDc::start();
+    enter(&dc);
+    let demo = Demo::new();
+    let certificate = certificate(&demo);
+    let made = fill(&dc, &mapping(&certificate));
+    let service = serve(&dc, demo);
+    let ask = || {
+        let given = json!({ "domain": dc.text("netbios"), "questions": [{ "certificate": certificate }] });
+        let done = impacket(&service, given);
+        assert_eq!(done["error"], Value::Null, "{done:#}");
+        done["answers"][0].clone()
+    };
+    let answer = ask();
+    assert_eq!(answer["status"], "0x00000000", "{answer:#}");
+    let logon = &answer["pac"]["logon"];
+    assert_eq!(logon["sid"], made["users"]["alice"], "{answer:#}");
+    // What the DC itself says of her.
+    let theirs = json!({ "user": "alice", "password": PASSWORD });
+    let theirs = with(dc.target("WEB02$"), theirs);
+    let theirs = run(std::process::Command::new(impacket_python()), "samba_logon.py", &theirs);
+    assert_eq!(theirs["status"], "0x00000000", "{theirs:#}");
+    let ours =
+        ["groups", "extra", "resource"].iter().flat_map(|list| strings(&logon[list])).collect::<Vec<_>>();
+    let expected = of_domain(&dc, strings(&theirs["sids"]));
+    assert_eq!(of_domain(&dc, ours.clone()), expected, "{logon:#} {theirs:#}");
+    let sid = |group: &str| made["groups"][group].as_str().expect("it was made").to_owned();
+    for group in ["Web Team", "All Staff", "Local Readers"] {
+        assert!(expected.contains(&sid(group)), "{group}");
+    }
+    assert_eq!(strings(&logon["resource"]), [sid("Local Readers")], "{logon:#}");
+    assert!(
+        !ours.contains(&sid("Newsletter")) && ours.iter().all(|sid| !sid.starts_with("S-1-5-32-")),
+        "{ours:?}"
+    );
+    // Disabled there, refused here.
+    samba_tool(&dc, &["user", "disable", "alice"]);
+    eventually_within(Duration::from_secs(30), "alice is refused", || ask()["status"] == "0xC000006D");
+    samba_tool(&dc, &["user", "enable", "alice"]);
+    eventually_within(Duration::from_secs(30), "alice is mapped again", || ask()["status"] == "0x00000000");
+    assert_eq!(service.get("/ready").0, 200);
+    let metrics = service.get("/metrics").1;
+    for family in [
+        "rcmpd_store_ldap_questions_total",
+        "rcmpd_store_ldap_searches_total",
+        "rcmpd_store_ldap_connections_total",
+    ] {
+        assert!(metrics.contains(family), "{family}");
+    }
+}
+
+#[test]
+fn accounts_are_found_by_each_query_and_twins_are_ambiguous() {
+    let dc = SambaDc::start();
+    enter(&dc);
+    let issuer_serial = "X509:<I>O=Fabrikam,CN=CA<SR>8877665544332211";
+    let made = fill(&dc, issuer_serial);
+    let opened = Opened::of(settings(&dc, TlsMode::Ldaps));
+    let alice = opened.one(name("ALICE"));
+    assert_eq!(Value::from(alice.account.sid.to_string()), made["users"]["alice"]);
+    assert_eq!((alice.account.profile.full_name.as_str(), alice.account.logon_hours), ("Alice Adams", None));
+    assert!(
+        alice.account.flags.contains(AccountFlags::NORMAL) && alice.account.created.to_unix() > 1_700_000_000
+    );
+    for query in [
+        upn("Alice@Contoso.com"),
+        Query::ServicePrincipalName("HOST/alice.fabrikam.example".to_owned()),
+        identity(issuer_serial),
+        identity("X509:<I>O=F\u{e4}brikam,CN=ca<SR>8877665544332211"),
+        identity("X509:<S>CN=jose"),
+        Query::Sid(alice.account.sid),
+    ] {
+        assert_eq!(opened.one(query), alice);
+    }
+    let scope = |group: &str| {
+        let is_it = |membership: &&Membership| membership.name.as_deref() == Some(group);
+        alice.memberships.iter().find(is_it).map(|membership| membership.scope)
+    };
+    for (group, expected) in [
+        ("Domain Users", Some(GroupScope::Global)),
+        ("Web Team", Some(GroupScope::Global)),
+        ("All Staff", Some(GroupScope::Universal)),
+        ("Local Readers", Some(GroupScope::Local)),
+        ("Newsletter", None),
+        ("Administrators", None),
+    ] {
+        assert_eq!(scope(group), expected, "{group}");
+    }
+    // Samba keeps accents apart, and cuts values at a NUL.
+    for issuer in ["Contoso CA", "C\u{f4}ntoso CA"] {
+        let twins = opened.find(identity(&format!("X509:<I>O=Contoso,CN={issuer}<SR>0504030201"))).unwrap();
+        assert_eq!(twins, Matches::Many(vec!["twin1".to_owned(), "twin2".to_owned()]));
+    }
+    assert_eq!(opened.find(upn("alice@contoso.com\0.evil.example")).unwrap(), Matches::None);
+    assert_eq!(opened.find(name("nobody")).unwrap(), Matches::None);
+    assert_eq!(
+        opened.find(upn("alice@fabrikam.example")).unwrap(),
+        Matches::None,
+        "an implicit name is not looked up"
+    );
+    assert!(opened.one(name("nils")).account.flags.contains(AccountFlags::DISABLED));
+    assert!(opened.one(name("olga")).account.expires.to_unix() < 2_000_000_000);
+    assert_eq!(Opened::of(settings(&dc, TlsMode::StartTls)).one(name("alice")), alice);
+    // Few requests for each look-up: candidates, tokenGroups, groups.
+    let (questions, searches) = (opened.meter.questions(), opened.meter.requests());
+    opened.one(name("alice"));
+    assert_eq!((opened.meter.questions() - questions, opened.meter.requests() - searches), (1, 3));
+    renames_under_load(&dc, &opened, &alice.account.sid);
+    locks_and_rights(&dc, &opened);
+}
+
+/// alice is renamed and moved all the time, and stays herself.
+fn renames_under_load(dc: &SambaDc, opened: &Opened, sid: &dtyp::Sid) {
+    let mut command = dc.beside(SAMBA_PYTHON);
+    let folder = dc.text("folder");
+    let script = "
+import sys
+from samba.auth import system_session
+from samba.param import LoadParm
+from samba.samdb import SamDB
+folder, count = sys.argv[1], int(sys.argv[2])
+loaded = LoadParm()
+loaded.load(folder + '/etc/smb.conf')
+sam = SamDB(url=folder + '/private/sam.ldb', session_info=system_session(loaded), lp=loaded)
+base = sam.domain_dn()
+sam.create_ou('OU=elsewhere,' + base)
+for number in range(count):
+    now = sam.search(base, expression='(sAMAccountName=alice)', attrs=['cn'])[0].dn
+    sam.rename(now, f'CN=alice {number},' + ('OU=elsewhere,' if number % 2 else 'CN=Users,') + base)
+";
+    command.args(["-c", script, &folder, "100"]);
+    let mut moving = command.spawn().expect("Python starts");
+    let mut asked = 0;
+    while moving.try_wait().expect("it can be waited for").is_none() || asked == 0 {
+        assert_eq!(opened.one(upn("alice@contoso.com")).account.sid, *sid);
+        asked += 1;
+    }
+    assert!(moving.wait().expect("it ends").success());
+}
+
+/// A lock that ends by itself, and attributes that the store may not read.
+fn locks_and_rights(dc: &SambaDc, opened: &Opened) {
+    let policy = [
+        "domain",
+        "passwordsettings",
+        "set",
+        "--account-lockout-threshold=2",
+        "--account-lockout-duration=1",
+    ];
+    samba_tool(dc, &[&policy[..], &["--reset-account-lockout-after=1"]].concat());
+    let wrong = || {
+        let given = with(dc.target("WEB03$"), json!({ "user": "bob", "password": "wrong" }));
+        run(std::process::Command::new(impacket_python()), "samba_logon.py", &given);
+    };
+    (0..3).for_each(|_| wrong());
+    let is_locked = || opened.one(name("bob")).account.flags.contains(AccountFlags::LOCKED);
+    assert!(is_locked(), "bob is locked");
+    eventually_within(Duration::from_secs(180), "the lock ends without a change", || !is_locked());
+    // A wrong secret, however often it is asked for, does not lock the store's own account.
+    let mut wrong = settings(dc, TlsMode::Ldaps);
+    wrong.secrets = Arc::new(|| Ok(vec![Zeroizing::new("wrong".to_owned())]));
+    let wrong = Opened::of(wrong);
+    (0..50).for_each(|_| wrong.fails(name("bob"), "store: bind: "));
+    let again = || Opened::of(settings(dc, TlsMode::Ldaps));
+    again().one(name("bob"));
+    // What its account may not read is no permission: nils is disabled.
+    assert!(again().one(name("nils")).account.flags.contains(AccountFlags::DISABLED));
+    let readers = format!("CN=Pre-Windows 2000 Compatible Access,CN=Builtin,{}", base(dc));
+    let member = format!("CN=S-1-5-11,CN=ForeignSecurityPrincipals,{}", base(dc));
+    modify(dc, &format!("dn: {readers}\nchangetype: modify\ndelete: member\nmember: {member}\n"));
+    let opened = again();
+    opened.fails(name("nils"), "store: data: ");
+    opened.fails(name("bob"), "may not be read by the store's account");
+    modify(dc, &format!("dn: {readers}\nchangetype: modify\nadd: member\nmember: {member}\n"));
+    samba_tool(dc, &["user", "disable", "rcmpd"]);
+    again().fails(name("bob"), "store: bind: ");
+}
+
+/// Changes an entry of the DC's database.
+fn modify(dc: &SambaDc, ldif: &str) {
+    let folder = dc.text("folder");
+    let file = format!("{folder}/change.ldif");
+    std::fs::write(&file, ldif).expect("the folder can be written");
+    let mut command = dc.beside("ldbmodify");
+    command.args(["-H", &format!("{folder}/private/sam.ldb"), &file]);
+    let done = command.output().expect("ldbmodify starts");
+    assert!(done.status.success(), "{ldif}: {}", String::from_utf8_lossy(&done.stderr));
+}
