@@ -79,7 +79,7 @@ fn master_secret() -> Service {
 
 /// A gateway for SOAP clients, after a wrong password.
 fn gateway() -> Service {
-    let service = Demo::with_gateway("127.0.0.1:1".parse().unwrap(), "").serve();
+    let service = crate::tlsnego::with_cookies().serve();
     let url = format!("http://{}/service", service.gateway());
     fs::write(service.path("body.xml"), "<a/>").unwrap();
     let call = ["tlsnego", "call", &url, "--action", "urn:a", "--body", "body.xml", "--ca", "certs/ca.pem"];

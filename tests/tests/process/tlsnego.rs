@@ -377,7 +377,7 @@ fn session_ends_when_its_account_is_disabled_or_has_another_password() {
 }
 
 /// A demo with a gateway whose sessions are in cookies.
-fn with_cookies() -> Demo {
+pub(crate) fn with_cookies() -> Demo {
     let demo = Demo::with_gateway("127.0.0.1:1".parse().unwrap(), "");
     demo.rcmpd(&["sidecar", "ticket-key", "farm-1.key", "--generation", "1"]).code(0);
     demo.configure(
