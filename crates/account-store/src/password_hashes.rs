@@ -144,8 +144,8 @@ impl PasswordHash {
     }
 }
 
-/// The memory of one computation. That of a hash of usual cost is used again: each thread of the allocator would
-/// keep 19 MiB of its own. That of a costlier one is given back.
+/// The memory of one computation. That of a hash of usual cost is used again: each thread of the allocator
+/// would keep 19 MiB of its own. That of a costlier one is given back.
 struct Memory(Vec<Block>);
 
 static KEPT: Mutex<Vec<Memory>> = Mutex::new(Vec::new());

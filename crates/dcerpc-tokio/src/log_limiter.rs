@@ -8,8 +8,8 @@ use tokio::time::Instant;
 /// Between two log messages about the same event.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// When each event was last logged, and how many were not logged since. The keys are literals in the code, so the
-/// table does not grow.
+/// When each event was last logged, and how many were not logged since. The keys are literals in the code, so
+/// the table does not grow.
 #[derive(Debug, Default)]
 pub struct LogLimiter(Mutex<HashMap<&'static str, (Instant, u64)>>);
 

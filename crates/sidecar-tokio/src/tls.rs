@@ -55,8 +55,8 @@ pub(super) fn server_config(
         .with_context(|| format!("{} and {} cannot be used together", certificate.display(), key.display()))
 }
 
-/// A configuration with a certificate from a file, which asks for no client certificates. Fails if certificate and
-/// key cannot be read, or do not belong together.
+/// A configuration with a certificate from a file, which asks for no client certificates. Fails if
+/// certificate and key cannot be read, or do not belong together.
 pub fn without_clients(
     certificate: &Path,
     key: &Path,
