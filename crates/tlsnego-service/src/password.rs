@@ -206,8 +206,8 @@ impl Guess<'_> {
         self.guessed.iter().fold(false, failed)
     }
 
-    /// Whether the answer waits, after a check.
-    fn is_slow_after(mut self, verdict: &Verdict) -> bool {
+    /// Counts the verdict of a check. Whether the answer waits.
+    fn settle(mut self, verdict: &Verdict) -> bool {
         self.is_open = false;
         match verdict {
             Ok(None) => self.failed(),
@@ -317,7 +317,7 @@ impl<S: PasswordStore> Passwords<S> {
                         _ => self.settings.rejected,
                     };
                     asking.finish(&verdict, (name, source), (revision, now + limit));
-                    let is_slow = guess.is_slow_after(&verdict);
+                    let is_slow = guess.settle(&verdict);
                     return Ok((verdict, is_slow));
                 }
             }
