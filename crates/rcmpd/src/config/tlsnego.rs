@@ -24,6 +24,10 @@ pub struct Tlsnego {
     pub addresses: Vec<Address>,
     /// The certificate of the service with its chain, and the key.
     pub certificate: (PathBuf, PathBuf),
+    /// The certificate and the key of the listener, if it speaks TLS.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// The file that keeps a restart from making messages new.
+    pub state: Option<PathBuf>,
     /// The service: `http://HOST:PORT/PATH`.
     pub upstream: http::Uri,
     /// How long the service may take to answer.
@@ -68,6 +72,8 @@ pub(super) struct Section {
     addresses: Spanned<Vec<Spanned<String>>>,
     certificate: PathBuf,
     key: PathBuf,
+    tls: Option<TlsFiles>,
+    state: Option<PathBuf>,
     upstream: Spanned<String>,
     upstream_timeout_s: Option<Spanned<u64>>,
     credential: Spanned<String>,
@@ -86,6 +92,13 @@ pub(super) struct Section {
     local: Option<Spanned<bool>>,
     #[serde(default)]
     domain: Vec<Spanned<CheckedDomainSection>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TlsFiles {
+    certificate: PathBuf,
+    key: PathBuf,
 }
 
 /// What `[tlsnego]` needs of the rest of the file.
@@ -232,6 +245,8 @@ impl Checker<'_> {
             listen: self.listens(&section.listen)?,
             addresses,
             certificate: (self.path(&section.certificate), self.path(&section.key)),
+            tls: section.tls.map(|tls| (self.path(&tls.certificate), self.path(&tls.key))),
+            state: section.state.map(|path| self.path(&path)),
             upstream: self.upstream_of_gateway(&section.upstream)?,
             upstream_timeout: self.seconds(
                 section.upstream_timeout_s.as_ref(),

@@ -187,7 +187,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let tlsnego = match &config.tlsnego {
         Some(section) => {
             for finding in tlsnego::findings(&config, section)? {
-                warn!(finding, "Check the certificate of [tlsnego]");
+                warn!(finding, "Check [tlsnego]");
             }
             Some((Tlsnego::load(&config, section, passwords, current.as_ref(), &audit)?, section))
         }
@@ -448,6 +448,10 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
         (Some(running), Some(section)) => Some((running, running.service.load(section).await?)),
         _ => None,
     };
+    let tlsnego = match (running.tlsnego, &new.tlsnego) {
+        (Some(running), Some(section)) => running.reload(section)?.map(|reloaded| (running, reloaded)),
+        _ => None,
+    };
     // What can fail comes first.
     running.audit.reopen(&new.audit)?;
     let mut revision = None;
@@ -465,8 +469,8 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
     if let Some(current) = running.current {
         warn_of_findings(&new, &current.0.load_full(), running.machines.map(Arc::as_ref)).await;
     }
-    if let (Some(tlsnego), Some(section)) = (running.tlsnego, &new.tlsnego) {
-        tlsnego.warn_of_changes(section);
+    if let Some((running, reloaded)) = tlsnego {
+        running.take_over(reloaded);
     }
     *loaded = Loaded { sections: new.sections, refused: None };
     Ok(revision)

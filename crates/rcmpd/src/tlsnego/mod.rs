@@ -9,6 +9,8 @@ mod accounting;
 mod accounts;
 mod certificates;
 mod domains;
+mod horizon;
+mod mapped;
 mod metrics;
 mod passwords;
 
@@ -22,21 +24,25 @@ use account_store::{AccountStore, PasswordHashes};
 use accounting::Accounting;
 use accounts::Accounts;
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use audit_log::AuditLog;
-use certificates::MappedCertificates;
 use dcerpc_tokio::listen_on;
 use domains::UserDomains;
 use listener_tokio::connections::ConnectionMeter;
+use mapped::MappedCertificates;
+use metrics::Counters;
 use netlogon_tokio::Servers;
 use passwords::{LocalPasswords, UserPasswords};
 use prometheus_client::registry::Registry;
+use rustls::ServerConfig;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tlsnego_service::Moment;
 use tlsnego_service::password::Passwords;
 use tlsnego_service::session::Session;
-use tlsnego_soap::server::{Server, Settings};
+use tlsnego_soap::server::metadata::Metadata;
+use tlsnego_soap::server::{Server, ServiceCertificate, Settings};
 use tlsnego_tokio::gateway::{self, Gateway};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -59,7 +65,15 @@ type ThisGateway = Gateway<UserPasswords, MappedCertificates, Accounting>;
 pub struct Tlsnego {
     gateway: Arc<ThisGateway>,
     domains: Arc<UserDomains>,
-    /// Of the files of the certificate and the key when they were read.
+    /// Of the files of certificates and keys when they were read.
+    made_of: Arc<ArcSwap<Option<[u8; 32]>>>,
+}
+
+/// What a reload takes over: certificates that were renewed.
+pub struct Reloaded {
+    certificate: ServiceCertificate,
+    metadata: Option<Arc<Metadata>>,
+    tls: Option<Arc<ServerConfig>>,
     made_of: Option<[u8; 32]>,
 }
 
@@ -73,6 +87,20 @@ impl std::fmt::Debug for Tlsnego {
 pub struct Bound {
     listener: TcpListener,
     address: SocketAddr,
+}
+
+/// What the service accepts. Metadata is not made yet.
+fn settings(section: &config::Tlsnego) -> Settings {
+    Settings {
+        metadata: None,
+        addresses: section.addresses.clone(),
+        suite: section.suite,
+        bindings: section.bindings.clone(),
+        credential: section.credential,
+        times: section.times,
+        skew: section.skew,
+        limits: ParseLimits { octets: section.message_len_max, ..ParseLimits::default() },
+    }
 }
 
 /// Both clocks.
@@ -93,53 +121,71 @@ impl Tlsnego {
         let certificate = certificates::of_service(section).context("cannot serve [tlsnego]")?;
         let (accounts, hashes) = stores.map(|Stores { accounts, hashes }| (accounts, hashes)).unzip();
         let hashes = hashes.flatten();
-        let accounts = Accounts::new(config, accounts, hashes.clone());
+        let mapped = MappedCertificates::new(config, policy, audit);
+        let accounts = Accounts::new(config, accounts, hashes.clone(), mapped.clone());
         let local = section
             .has_local_users()
             .then(|| LocalPasswords::new(accounts.clone(), hashes, section.passwords.parallel));
         let domains = Arc::new(UserDomains::new(config, section)?);
-        let passwords = UserPasswords::new(local, Arc::clone(&domains), Arc::clone(audit));
+        let counters = Counters::default();
+        let slowed = counters.slowed.clone();
+        let passwords = UserPasswords::new(local, Arc::clone(&domains), Arc::clone(audit), slowed);
         let mut key = [0; 32];
         getrandom::fill(&mut key).context("the operating system has no randomness")?;
-        let mut settings = Settings {
-            metadata: None,
-            addresses: section.addresses.clone(),
-            suite: section.suite,
-            bindings: section.bindings.clone(),
-            credential: section.credential,
-            times: section.times,
-            skew: section.skew,
-            limits: ParseLimits { octets: section.message_len_max, ..ParseLimits::default() },
-        };
+        let mut settings = settings(section);
         settings.metadata = certificates::metadata(section, &settings, &certificate)?.map(Arc::new);
         let server = Server::new(
             settings,
             certificate,
             Passwords::new(passwords, key, section.passwords).with_queues(domains.parallel()),
-            MappedCertificates::new(config, policy, audit),
+            mapped,
             Arc::new(random::fill),
         );
-        let server = server.context("cannot serve [tlsnego]")?.started_at(now());
+        let server = server.context("cannot serve [tlsnego]")?;
+        let server = match &section.state {
+            Some(path) => {
+                let (started, horizon) = horizon::open(path, section.skew)?;
+                server.started_at(started).with_horizon(horizon)
+            }
+            None => server.started_at(now()),
+        };
         let upstream = gateway::Settings {
             upstream: section.upstream.clone(),
             upstream_timeout: section.upstream_timeout,
             message_len_max: section.message_len_max,
             calls_max: gateway::CALLS_MAX,
+            calls_of_caller_max: gateway::CALLS_OF_CALLER_MAX,
+            unproved_len_max: gateway::unproved_len_max(section.message_len_max),
         };
-        let accounting = Accounting::new(accounts, Arc::clone(audit));
-        Ok(Self { gateway: Gateway::new(server, upstream, accounting, moment), domains, made_of })
+        let accounting = Accounting::new(accounts, Arc::clone(audit), counters);
+        let gateway = Gateway::new(server, upstream, accounting, moment);
+        gateway.set_tls(certificates::of_listener(section)?);
+        Ok(Self { gateway, domains, made_of: Arc::new(ArcSwap::from_pointee(made_of)) })
     }
 
-    /// Says at a reload what only a restart takes over.
-    pub fn warn_of_changes(&self, section: &config::Tlsnego) {
-        if certificates::digest(section) != self.made_of {
-            let (certificate, key) = &section.certificate;
-            warn!(
-                certificate = %certificate.display(), key = %key.display(),
-                advice = "restart the service",
-                "Certificate or key of [tlsnego] has changed, and is not used before a restart"
-            );
+    /// Reads the certificates again; nothing changes yet. None if their files are as they were.
+    pub fn reload(&self, section: &config::Tlsnego) -> anyhow::Result<Option<Reloaded>> {
+        let made_of = certificates::digest(section);
+        if made_of.is_some() && made_of == **self.made_of.load() {
+            return Ok(None);
         }
+        let certificate = certificates::of_service(section).context("cannot reload [tlsnego]")?;
+        let metadata = certificates::metadata(section, &settings(section), &certificate)?.map(Arc::new);
+        certificates::check(section)?;
+        let tls = certificates::of_listener(section)?;
+        Ok(Some(Reloaded { certificate, metadata, tls, made_of }))
+    }
+
+    /// Shows the certificates of a reload from now on. Sessions, negotiations and connections stay.
+    pub fn take_over(&self, reloaded: Reloaded) {
+        let Reloaded { certificate, metadata, tls, made_of } = reloaded;
+        if let Err(error) = self.gateway.server().set_certificate(certificate, metadata) {
+            warn!(%error, "The renewed certificate of [tlsnego] cannot be used: the previous one stays");
+            return;
+        }
+        self.gateway.set_tls(tls);
+        self.made_of.store(Arc::new(made_of));
+        info!("The certificates of [tlsnego] have changed, and are used from now on");
     }
 
     /// Binds the address of the configuration.
