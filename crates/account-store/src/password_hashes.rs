@@ -144,7 +144,8 @@ impl PasswordHash {
     }
 }
 
-/// The memory of one computation. It is used again: each thread of the allocator would keep 19 MiB of its own.
+/// The memory of one computation. That of a hash of usual cost is used again: each thread of the allocator
+/// would keep 19 MiB of its own. That of a costlier one is given back.
 struct Memory(Vec<Block>);
 
 static KEPT: Mutex<Vec<Memory>> = Mutex::new(Vec::new());
@@ -163,7 +164,7 @@ impl Memory {
     fn keep(mut self) {
         self.0.fill(Block::new());
         let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < KEPT_MAX {
+        if kept.len() < KEPT_MAX && self.0.capacity() * Block::SIZE <= (Cost::NEW.memory_kib as usize) << 10 {
             kept.push(self);
         }
     }
@@ -213,6 +214,17 @@ mod tests {
         }
         for wrong in ["", "Grüße 7", "Grüße 7$ ", "grüße 7$"] {
             assert!(!read(FOREIGN).verify(wrong).expect("there is memory"), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn memory_of_a_costlier_hash_is_given_back() {
+        for text in [FOREIGN, STRONGER, FOREIGN] {
+            read(text).verify("pass word").expect("there is memory");
+            let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+            // 19 MiB each, whatever was computed before.
+            assert!(kept.iter().all(|memory| memory.0.capacity() <= 19_456));
+            assert!((1..=2).contains(&kept.len()) || text == STRONGER);
         }
     }
 

@@ -24,6 +24,16 @@ const MEMORY: Duration = Duration::from_secs(15 * 60);
 const ENTRIES_MAX: usize = 10_000;
 const PER_SOURCE_MAX: usize = 1_000;
 
+/// So much of a user name counts: names in the table are a client's choice.
+const NAME_LEN_MAX: usize = 64;
+
+/// What guesses at a user name count for, whatever its case: the name without the suffix of a user principal
+/// name.
+pub fn guessed_name(user: &str) -> String {
+    let name = user.rsplit_once('@').map_or(user, |(name, _)| name);
+    name.to_lowercase().chars().take(NAME_LEN_MAX).collect()
+}
+
 /// Failures by account and source. Times are monotonic.
 #[derive(Debug)]
 pub struct Backoff {

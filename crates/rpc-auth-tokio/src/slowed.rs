@@ -1,13 +1,9 @@
-use dcerpc::backoff::{ANSWER_TIME, Backoff};
+use dcerpc::backoff::{ANSWER_TIME, Backoff, guessed_name};
 use dcerpc::limits::source_of;
 use rpc_auth::BoxFuture;
 use rpc_auth::ntlm::{NtlmProof, ProofChecker, ProofVerdict, StoreChoice};
 use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
-
-/// So much of a name counts, without the suffix of a user principal name: names in the table are a client's
-/// choice.
-const NAME_LEN_MAX: usize = 64;
 
 /// Makes guesses slow ([`dcerpc::backoff`]), and keeps no user out.
 ///
@@ -36,8 +32,7 @@ impl SlowedChecker {
             StoreChoice::Domain(at) => format!("domain {at}"),
             StoreChoice::Unknown => "none".to_owned(),
         };
-        let name = proof.user.rsplit_once('@').map_or(&proof.user[..], |(name, _)| name);
-        let name: String = name.to_lowercase().chars().take(NAME_LEN_MAX).collect();
+        let name = guessed_name(&proof.user);
         let account = verdict.account().map(|account| format!("{store} account {account}"));
         account.into_iter().chain([format!("{store} name {name}")]).collect()
     }

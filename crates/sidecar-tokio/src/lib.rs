@@ -28,7 +28,6 @@ pub mod tls;
 pub mod unix;
 mod unproved;
 pub mod upstream;
-mod watched;
 
 pub use files::ReadFiles;
 

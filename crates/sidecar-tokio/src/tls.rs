@@ -55,16 +55,24 @@ pub(super) fn server_config(
         .with_context(|| format!("{} and {} cannot be used together", certificate.display(), key.display()))
 }
 
-/// Whether a certificate and a key can be read and belong together.
-pub fn check_pair(certificate: &Path, key: &Path, files: &dyn ReadFiles) -> anyhow::Result<()> {
+/// A configuration with a certificate from a file, which asks for no client certificates. Fails if
+/// certificate and key cannot be read, or do not belong together.
+pub fn without_clients(
+    certificate: &Path,
+    key: &Path,
+    files: &dyn ReadFiles,
+) -> anyhow::Result<ServerConfig> {
     let chain = files.chain(certificate)?.into_iter().map(CertificateDer::from).collect();
-    let checked = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+    ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(chain, private_key(key, files)?);
-    checked
-        .map(drop)
+        .with_single_cert(chain, private_key(key, files)?)
         .with_context(|| format!("{} and {} cannot be used together", certificate.display(), key.display()))
+}
+
+/// Whether a certificate and a key can be read and belong together.
+pub fn check_pair(certificate: &Path, key: &Path, files: &dyn ReadFiles) -> anyhow::Result<()> {
+    without_clients(certificate, key, files).map(drop)
 }
 
 /// A key of a certificate.

@@ -1,8 +1,8 @@
 //! How much is read of a client that has not proved who it is.
 
-use super::watched::Watch;
 use dcerpc::limits::source_of;
 use dcerpc::quota::{FairTable, Ticket};
+use listener_tokio::watched::Watch;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -106,8 +106,8 @@ impl<P: Fn() -> bool> Watch for Unproved<P> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::watched::Watched;
     use super::*;
+    use listener_tokio::watched::Watched;
     use std::cell::Cell;
     use std::net::Ipv4Addr;
     use tokio::io::AsyncReadExt;

@@ -146,6 +146,9 @@ pub enum Reason {
         "{0} passwords wait for a check, the limit; there is room again when the account store or domain controller has checked one"
     )]
     TooManyPasswords(usize),
+    /// What the message does happens only with a line of the audit log, and there is none.
+    #[error("not audited: {0}")]
+    NotAudited(String),
     /// The peer cannot do TLS 1.2.
     #[error(
         "the client offers {version} and no TLS 1.2: a client on .NET Framework needs a target of 4.7 or newer, \
@@ -214,6 +217,7 @@ impl Reason {
             Self::TooManyNegotiations(_) => "negotiations",
             Self::TooManyPending(_) => "pending",
             Self::TooManyPasswords(_) => "passwords",
+            Self::NotAudited(_) => "audit",
             Self::OldTls { .. } => "old-tls",
             Self::Tls(_) => "tls",
             Self::UnexpectedData(_) => "unexpected-data",
@@ -244,9 +248,10 @@ impl Reason {
             | Self::TimedOut
             | Self::TooLong(_)
             | Self::NotAllowed(_) => Fault::InvalidRequest,
-            Self::TooManyNegotiations(_) | Self::TooManyPending(_) | Self::TooManyPasswords(_) => {
-                Fault::ServerTooBusy
-            }
+            Self::TooManyNegotiations(_)
+            | Self::TooManyPending(_)
+            | Self::TooManyPasswords(_)
+            | Self::NotAudited(_) => Fault::ServerTooBusy,
             Self::OldTls { .. }
             | Self::Tls(_)
             | Self::UnexpectedData(_)

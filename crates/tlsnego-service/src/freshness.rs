@@ -2,15 +2,21 @@
 //! timestamp itself is checked by [`xml_security::Timestamp::check`].
 
 use crate::fault::Reason;
+use crate::session::StoreFailed;
 use dtyp::FileTime;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use xml_security::SKEW_DEFAULT;
 
 /// Messages that are remembered, as .NET has it: some 70 MiB. Beyond it messages are refused.
 pub const REPLAY_ENTRIES_MAX: usize = 900_000;
+
+/// By so much more than a message needs is written, so that messages of clients whose clocks are ahead a
+/// little cost a write each ten seconds at most.
+const HORIZON_STEP: Duration = Duration::from_secs(10);
 
 /// How far the clocks of client and server may differ: one setting for negotiations, for requests under
 /// bootstrap tokens, for RST/SCT and for calls.
@@ -21,6 +27,42 @@ impl Default for Skew {
     /// As .NET has it.
     fn default() -> Self {
         Self(SKEW_DEFAULT)
+    }
+}
+
+/// The time before which all messages were created that a service accepted, kept beyond its restart: by then
+/// what was seen is forgotten. Messages that were created before the restart need none of it, so that only
+/// those of clients whose clocks are ahead are written.
+pub struct Horizon {
+    kept: Mutex<FileTime>,
+    keep: Box<dyn Fn(FileTime) -> Result<(), StoreFailed> + Send + Sync>,
+}
+
+impl fmt::Debug for Horizon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Horizon").finish_non_exhaustive()
+    }
+}
+
+impl Horizon {
+    /// With what is kept, and what keeps another time: on the disk, before it returns.
+    pub fn new(
+        kept: FileTime,
+        keep: impl Fn(FileTime) -> Result<(), StoreFailed> + Send + Sync + 'static,
+    ) -> Self {
+        Self { kept: Mutex::new(kept), keep: Box::new(keep) }
+    }
+
+    /// Before a message is accepted that was created then. An error refuses it.
+    pub fn cover(&self, created: FileTime, now: FileTime) -> Result<(), Reason> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if created < now || created < *kept {
+            return Ok(());
+        }
+        let next = created + HORIZON_STEP;
+        (self.keep)(next)?;
+        *kept = next;
+        Ok(())
     }
 }
 
@@ -145,6 +187,29 @@ mod tests {
         assert!(check(at(96), at(95), now).is_err());
         assert!(check(at(94), at(95), now).is_err(), "expired five minutes ago");
         assert!(check(at(94), at(95), now - Duration::from_secs(1)).is_ok());
+    }
+
+    #[test]
+    fn messages_of_clients_whose_clocks_are_ahead_are_written_down_and_seldom() {
+        let written: std::sync::Arc<Mutex<Vec<FileTime>>> = std::sync::Arc::default();
+        let keep = std::sync::Arc::clone(&written);
+        let horizon = Horizon::new(FileTime::UNSET, move |time| {
+            let mut written = keep.lock().expect("no panic");
+            if written.len() == 3 {
+                return Err(StoreFailed("the disk is full".to_owned()));
+            }
+            written.push(time);
+            Ok(())
+        });
+        let seconds = |n: u64| at(0) + Duration::from_secs(n);
+        // When a message was created and came, and how many times are written then.
+        for (created, now, count) in [(0, 1, 0), (2, 1, 1), (11, 1, 1), (12, 1, 2), (240, 1, 3), (13, 14, 3)]
+        {
+            assert_eq!(horizon.cover(seconds(created), seconds(now)), Ok(()), "{created}");
+            assert_eq!(written.lock().expect("no panic").len(), count, "{created}");
+        }
+        assert!(written.lock().expect("no panic").last().is_some_and(|last| *last > seconds(240)));
+        assert!(matches!(horizon.cover(seconds(290), seconds(1)), Err(Reason::Store(_))));
     }
 
     #[test]

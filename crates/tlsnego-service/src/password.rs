@@ -1,15 +1,21 @@
-//! Checks of passwords in UsernameTokens: a right one is cached, a wrong one is asked once, and few are
-//! checked at once.
+//! Checks of passwords in UsernameTokens: a right one is cached, a wrong one is asked once, few are checked
+//! at once, and guesses are slow.
 //!
 //! A client sends its password with each call, and a check costs argon2id or a question to a domain
 //! controller. So a verdict is cached under HMAC-SHA-256 of name and password by a key of the process. It
 //! counts for a limited time, and only as long as the account has the revision that it had. Equal questions
 //! at the same time make one check.
+//!
+//! Guesses are slowed as everywhere ([`dcerpc::backoff`]): after some wrong passwords for an account from an
+//! address, each answer for this pair comes a fixed time after the message, right or wrong. No number of
+//! guesses keeps the right password out. They are checked one after the other, in a queue of their own, so
+//! that other accounts behind the same address notice nothing.
 
 mod turns;
 
 use crate::fault::Reason;
 use crate::session::{Identity, StoreFailed};
+use dcerpc::backoff::{ANSWER_TIME, Backoff};
 use dcerpc::limits::source_of;
 use dcerpc::quota::{FairTable, Ticket};
 use hmac::{Hmac, KeyInit, Mac};
@@ -20,6 +26,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -38,10 +45,12 @@ pub const TEXT_LEN_MAX: usize = 1_024;
 
 /// Checks passwords.
 pub trait PasswordStore: Send + Sync {
-    /// A number that changes with the account's password, state and groups. None if the store cannot tell,
-    /// such as a domain controller: then the time limit alone ends a verdict. Asked before each check, and
-    /// before a cached verdict is used.
-    fn revision(&self, name: &str) -> impl Future<Output = Result<Option<u64>, StoreFailed>> + Send;
+    /// What a look-up found.
+    type Account: Send;
+
+    /// Looks an account up, before each check and before a cached verdict is used. A name without an account
+    /// is no error.
+    fn find(&self, name: &str) -> impl Future<Output = Result<Found<Self::Account>, StoreFailed>> + Send;
 
     /// In which queue the check of a name waits for its turn: 0, or one of [`Passwords::with_queues`]. What
     /// asks another server has a queue of its own, so that a server that is slow delays its own names alone.
@@ -54,7 +63,28 @@ pub trait PasswordStore: Send + Sync {
         &self,
         name: &str,
         password: &str,
+        account: Self::Account,
     ) -> impl Future<Output = Result<Option<Identity>, StoreFailed>> + Send;
+
+    /// Is ready so long after it was called.
+    fn after(&self, time: Duration) -> impl Future<Output = ()> + Send;
+
+    /// An answer is delayed, because passwords of this name were guessed from this address.
+    fn slowed(&self, _name: &str, _source: IpAddr) {}
+}
+
+/// What a name means now.
+#[derive(Clone, Debug)]
+pub struct Found<A> {
+    /// For the check.
+    pub account: A,
+    /// A number that changes with the account's password, state and groups. None if the store cannot tell,
+    /// such as a domain controller: then the time limit alone ends a verdict.
+    pub revision: Option<u64>,
+    /// What a wrong password counts for, however the client spelled the name: the account, if there is one,
+    /// and the name. The name counts even where the account is known, because otherwise the time would tell
+    /// which names have an account.
+    pub guessed: Vec<String>,
 }
 
 /// How long verdicts are cached, and how many checks run at once.
@@ -81,8 +111,23 @@ pub struct Passwords<S> {
     key: Zeroizing<[u8; 32]>,
     settings: PasswordSettings,
     verdicts: Mutex<Verdicts>,
+    backoff: Backoff,
     /// The queues of checks; there is one at least.
-    turns: Vec<Turns>,
+    queues: Vec<Queue>,
+}
+
+/// The checks of one store.
+struct Queue {
+    usual: Turns,
+    /// Those of accounts that are guessed at.
+    guesses: Turns,
+}
+
+impl Queue {
+    fn new(parallel: usize) -> Self {
+        let turns = |at_once| Turns::new(at_once, WAITING_MAX);
+        Self { usual: turns(parallel.max(1)), guesses: turns(1) }
+    }
 }
 
 impl<S> fmt::Debug for Passwords<S> {
@@ -138,6 +183,47 @@ enum Next<'p, S> {
     Wait(Arc<Check>),
 }
 
+/// A password that may be a guess. Dropped before its verdict, it counts as a wrong one: its client has
+/// learned that it is not the cached one.
+struct Guess<'p> {
+    backoff: &'p Backoff,
+    guessed: Vec<String>,
+    source: IpAddr,
+    now: Duration,
+    is_open: bool,
+}
+
+impl Guess<'_> {
+    /// Whether the answer waits.
+    fn is_slow(&self) -> bool {
+        self.guessed.iter().any(|guessed| self.backoff.is_slow(self.now, guessed, self.source))
+    }
+
+    /// Counts a wrong password for the account and for the name, whichever is slow.
+    fn failed(&self) -> bool {
+        let failed =
+            |is_slow, guessed: &String| self.backoff.failed(self.now, guessed, self.source) | is_slow;
+        self.guessed.iter().fold(false, failed)
+    }
+
+    /// Counts the verdict of a check. Whether the answer waits.
+    fn settle(mut self, verdict: &Verdict) -> bool {
+        self.is_open = false;
+        match verdict {
+            Ok(None) => self.failed(),
+            Ok(Some(_)) | Err(_) => self.is_slow(),
+        }
+    }
+}
+
+impl Drop for Guess<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.failed();
+        }
+    }
+}
+
 /// The question that others wait for. Dropped, it is abandoned.
 struct Asking<'p, S> {
     passwords: &'p Passwords<S>,
@@ -158,21 +244,23 @@ impl<S: PasswordStore> Passwords<S> {
             key: Zeroizing::new(key),
             settings,
             verdicts: Mutex::new(verdicts),
-            turns: vec![Turns::new(settings.parallel.max(1), WAITING_MAX)],
+            backoff: Backoff::default(),
+            queues: vec![Queue::new(settings.parallel)],
         }
     }
 
     /// Adds queues 1 and up, with the number of checks at once in each.
     #[must_use]
     pub fn with_queues(mut self, parallel: impl IntoIterator<Item = usize>) -> Self {
-        self.turns.extend(parallel.into_iter().map(|parallel| Turns::new(parallel.max(1), WAITING_MAX)));
+        self.queues.extend(parallel.into_iter().map(Queue::new));
         self
     }
 
     /// The queue of a name. A number that no queue has means the first.
-    fn turns(&self, name: &str) -> &Turns {
+    fn turns(&self, name: &str, is_slow: bool) -> &Turns {
         // INVARIANT: `new` makes the first.
-        self.turns.get(self.store.queue(name)).unwrap_or(&self.turns[0])
+        let queue = self.queues.get(self.store.queue(name)).unwrap_or(&self.queues[0]);
+        if is_slow { &queue.guesses } else { &queue.usual }
     }
 
     /// Whose password it is; none if it is wrong. `now` is monotonic.
@@ -187,31 +275,52 @@ impl<S: PasswordStore> Passwords<S> {
             return Ok(None);
         }
         let source = source_of(source);
+        let answer_due = pin!(self.store.after(ANSWER_TIME));
+        let (verdict, is_slow) = self.verdict(name, password, source, now).await?;
+        if is_slow {
+            self.store.slowed(name, source);
+            answer_due.await;
+        }
+        Ok(verdict?)
+    }
+
+    /// The verdict, and whether it has to wait.
+    async fn verdict(
+        &self,
+        name: &str,
+        password: &str,
+        source: IpAddr,
+        now: Duration,
+    ) -> Result<(Verdict, bool), Reason> {
         let digest = self.digest(name, password);
         loop {
             // Before the check: if the account changes meanwhile, the verdict does not count on the next
             // call.
-            let revision = self.store.revision(name).await?;
-            let verdict = match self.next(digest, revision, now) {
-                Next::Known(identity) => return Ok(identity),
+            let Found { account, revision, guessed } = self.store.find(name).await?;
+            let mut guess = Guess { backoff: &self.backoff, guessed, source, now, is_open: false };
+            match self.next(digest, revision, now) {
+                Next::Known(identity) => return Ok((Ok(identity), guess.is_slow())),
                 Next::Wait(check) => match check.outcome().await {
-                    Outcome::Verdict(verdict) => verdict,
-                    Outcome::Abandoned => continue,
+                    Outcome::Verdict(verdict) => return Ok((verdict, guess.is_slow())),
+                    Outcome::Abandoned => {}
                 },
                 Next::Ask(asking) => {
-                    let verdict = match self.turns(name).take(source).await {
-                        Some(_turn) => self.store.check(name, password).await,
-                        None => return Err(Reason::TooManyPasswords(WAITING_MAX)),
+                    let is_slow = guess.is_slow();
+                    guess.is_open = true;
+                    let Some(_turn) = self.turns(name, is_slow).take(source).await else {
+                        guess.is_open = false;
+                        return Err(Reason::TooManyPasswords(WAITING_MAX));
                     };
+                    let verdict = self.store.check(name, password, account).await;
                     let limit = match &verdict {
                         Ok(Some(_)) => self.settings.accepted,
                         _ => self.settings.rejected,
                     };
                     asking.finish(&verdict, (name, source), (revision, now + limit));
-                    verdict
+                    let is_slow = guess.settle(&verdict);
+                    return Ok((verdict, is_slow));
                 }
-            };
-            return Ok(verdict?);
+            }
         }
     }
 }

@@ -204,6 +204,25 @@ impl Refusal {
         }
     }
 
+    /// What to set, if a refusal is a difference of settings. For the log.
+    pub fn advice(&self) -> Option<&'static str> {
+        let without_scheme =
+            |url: &str| Some(url.split_once("://")?.1.trim_end_matches('/').to_ascii_lowercase());
+        match self {
+            Self::Address { to, addresses } => {
+                let to = Some(without_scheme(to)?);
+                addresses.split(", ").any(|address| without_scheme(address) == to).then_some(
+                    "http and https differ: add the URL that clients have to addresses, with https if TLS ends at a web server in front",
+                )
+            }
+            Self::Security(xml_security::Reason::Algorithm(_))
+            | Self::Trust(Reason::Unsupported { what: "KeySize", .. }) => {
+                Some("set suite to the algorithmSuite of the client's binding")
+            }
+            _ => None,
+        }
+    }
+
     /// One word for metrics and audit records.
     pub fn name(&self) -> &'static str {
         match self {
@@ -226,4 +245,33 @@ impl Refusal {
 /// Text of a peer for the log: shortened.
 pub(crate) fn shortened(text: &str) -> String {
     text.chars().take(128).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_of_settings_comes_with_the_setting() {
+        let address = |to: &str, addresses: &str| {
+            let refusal = Refusal::Address { to: to.to_owned(), addresses: addresses.to_owned() };
+            refusal.advice().is_some_and(|advice| advice.contains("addresses"))
+        };
+        let ours = "http://other.example/a, https://orders.example/service";
+        for to in
+            ["http://orders.example/service", "HTTP://Orders.example/service/", "https://other.example/a"]
+        {
+            assert!(address(to, ours), "{to}");
+        }
+        for to in
+            ["http://orders.example/other", "http://orders.example:8080/service", "http://", "orders", ""]
+        {
+            assert!(!address(to, ours), "{to}");
+        }
+        let suite = |refusal: Refusal| refusal.advice().is_some_and(|advice| advice.contains("suite"));
+        assert!(suite(xml_security::Reason::Algorithm("DigestMethod").into()));
+        assert!(suite(Reason::unsupported("KeySize", "128").into()));
+        assert!(!suite(Reason::unsupported("RequestType", "128").into()));
+        assert_eq!(Refusal::from(xml_security::Reason::Digest).advice(), None);
+    }
 }

@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// An answer of the service behind the gateway, by the number of the request.
 type Script = dyn Fn(usize) -> String + Send + Sync;
@@ -328,11 +328,14 @@ struct Endpoint(std::process::Child, String);
 
 impl Endpoint {
     fn start(service: &Service, user: &str) -> Self {
+        Self::start_with(service, ["--user", user, "--password-file", &format!("users/{user}.password")])
+    }
+
+    fn start_with(service: &Service, who: [&str; 4]) -> Self {
         let (url, endpoint) = (format!("http://{}/service", service.gateway()), free_port().to_string());
-        let password = format!("users/{user}.password");
         let child = Command::new(binary())
-            .args(["tlsnego", "endpoint", &url, "--listen", &endpoint, "--user", user])
-            .args(["--password-file", &password, "--ca", "certs/ca.pem"])
+            .args(["tlsnego", "endpoint", &url, "--listen", &endpoint, "--ca", "certs/ca.pem"])
+            .args(who)
             .current_dir(service.path(""))
             .stderr(Stdio::null())
             .spawn();
@@ -374,6 +377,187 @@ fn session_ends_when_its_account_is_disabled_or_has_another_password() {
     eventually("both sessions ended for their accounts", || {
         service.audit("session_ended").iter().filter(|line| line["reason"] == "account").count() == 2
     });
+    // The log does not blame the service.
+    let log = service.log();
+    assert!(log.contains("A call was refused: its account may not be used"), "{log}");
+    assert!(!log.contains("A call got no answer of the service"), "{log}");
+}
+
+/// Calls by a certificate of the demo.
+fn call_by_certificate(service: &Service, who: &str) -> Finished {
+    let url = format!("http://{}/service", service.gateway());
+    let [certificate, key] = ["pem", "key"].map(|end| format!("certs/{who}.{end}"));
+    std::fs::write(service.path("body.xml"), "<Echo xmlns=\"urn:echo\"/>").unwrap();
+    let call =
+        ["tlsnego", "call", &url, "--action", "urn:echo/Echo", "--body", "body.xml", "--ca", "certs/ca.pem"];
+    service.rcmpd(&[&call[..], &["--cert", &certificate, "--key", &key]].concat())
+}
+
+/// A demo whose clients have certificates.
+fn with_certificates(upstream: SocketAddr) -> Demo {
+    let demo = Demo::with_gateway(upstream, "");
+    demo.edit(|text| text.replace("credential  = \"username\"", "credential  = \"certificate\""));
+    demo
+}
+
+#[test]
+fn session_by_a_certificate_ends_when_the_certificate_is_mapped_no_more() {
+    let upstream = Upstream::start(|_| echoed());
+    let service = with_certificates(upstream.address).serve();
+    let alice = Endpoint::start_with(&service, ["--cert", "certs/alice.pem", "--key", "certs/alice.key"]);
+    assert_eq!((alice.call(), alice.call()), ("200".to_owned(), "200".to_owned()));
+    assert_eq!(service.audit("session_opened").len(), 2, "the token and the session");
+    // Her certificate has her UPN, by which it is mapped. The account itself stays as it is.
+    service.rcmpd(&["account", "set", "alice", "--upn", "", "-c", "rcmpd.toml"]).code(0);
+    assert_eq!(alice.call(), "500");
+    assert_eq!(upstream.asked().len(), 2, "the call did not reach the service");
+    eventually("the session ended for its account", || {
+        service.audit("session_ended").iter().any(|line| line["reason"] == "account")
+    });
+    assert!(service.log().contains("its certificate is mapped no more"), "{}", service.log());
+}
+
+#[test]
+fn certificate_without_an_account_has_one_decision_in_the_audit_log_however_often_it_is_shown() {
+    let upstream = Upstream::start(|_| echoed());
+    let service = with_certificates(upstream.address).serve();
+    let begun = Instant::now();
+    for _ in 0..5 {
+        assert_ne!(call_by_certificate(&service, "mallory").code, 0);
+        call_by_certificate(&service, "alice").code(0);
+    }
+    let decisions = service.audit("map");
+    // One a minute for each of the two, and the calls need some seconds.
+    let most = 1 + begun.elapsed().as_secs() as usize / 60;
+    for is_mapped in [false, true] {
+        let count = decisions.iter().filter(|line| line["account_sid"].is_string() == is_mapped).count();
+        assert!((1..=most).contains(&count), "{decisions:?}");
+    }
+    assert!(decisions.iter().all(|line| line["asker"] == "tlsnego"), "{decisions:?}");
+    assert_eq!(service.audit("session_opened").len(), 10, "two tokens for each session");
+}
+
+#[test]
+fn guesses_at_one_account_are_slow_and_keep_no_user_out() {
+    let upstream = Upstream::start(|_| echoed());
+    let service = Demo::with_gateway(upstream.address, "").serve();
+    let slowed = || {
+        let metrics = service.get("/metrics").1;
+        let count =
+            metrics.lines().find_map(|line| line.strip_prefix("rcmpd_tlsnego_passwords_slowed_total "));
+        count.expect("it is counted").parse::<u32>().unwrap()
+    };
+    let right = service.password("alice");
+    for n in 0..7 {
+        write_secret(service.path("users/alice.password"), format!("guess {n}\n"));
+        let refused = call(&service, "alice", &[]).code(7);
+        assert!(!refused.stderr.contains("busy"), "{refused:?}");
+        // Five cost nothing.
+        assert_eq!(slowed(), (n + 1_u32).saturating_sub(5), "{n}");
+    }
+    // An account that is not there is slowed in the same way.
+    for n in 0..6 {
+        write_secret(service.path("users/nobody.password"), format!("guess {n}\n"));
+        call(&service, "nobody", &[]).code(7);
+    }
+    assert_eq!(slowed(), 3);
+    call(&service, "bob", &[]).code(0);
+    assert_eq!(slowed(), 3, "bob at the same address is not slowed");
+    write_secret(service.path("users/alice.password"), format!("{right}\n"));
+    call(&service, "alice", &[]).code(0);
+    assert_eq!(slowed(), 4, "alice is served, late");
+    assert!(service.log().contains("Passwords of an account are guessed"), "{}", service.log());
+    let counted = "rcmpd_tlsnego_refused_total{reason=\"password\",fault=\"FailedAuthentication\"} 13";
+    let metrics = service.get("/metrics").1;
+    assert!(metrics.contains(counted), "{metrics}");
+}
+
+#[test]
+fn renewed_certificates_are_shown_after_sighup_and_sessions_stay() {
+    let upstream = Upstream::start(|_| echoed());
+    let demo = Demo::with_gateway(
+        upstream.address,
+        "bindings = [\"session\", \"one-shot\"]\ntls = { certificate = \"web.pem\", key = \"web.key\" }",
+    );
+    demo.edit(|text| {
+        text.replace("\"http://127.0.0.1:", "\"https://127.0.0.1:")
+            .replace("upstream    = \"https", "upstream    = \"http")
+    });
+    let make = |name: &str| {
+        let [certificate, key] = ["pem", "key"].map(|end| format!("{name}.{end}"));
+        let request =
+            ["req", "-x509", "-newkey", "rsa:2048", "-noenc", "-days", "30", "-subj", "/CN=127.0.0.1"];
+        let files = [
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-out",
+            &certificate,
+            "-keyout",
+            &key,
+        ];
+        rcmpd_tests::openssl::openssl(&demo.path(""), &[&request[..], &files].concat());
+    };
+    // One-shot messages need an RSA key.
+    ["web1", "web2", "site1", "site2"].iter().for_each(|name| make(name));
+    let put = |demo: &Demo, from: &str, to: &str| {
+        for end in ["pem", "key"] {
+            let text = std::fs::read(demo.path(&format!("{from}.{end}"))).unwrap();
+            write_secret(demo.path(&format!("{to}.{end}")), text);
+        }
+    };
+    put(&demo, "web1", "web");
+    put(&demo, "site1", "certs/site");
+    let both = ["web1.pem", "web2.pem"].map(|name| std::fs::read_to_string(demo.path(name)).unwrap());
+    std::fs::write(demo.path("both.pem"), both.concat()).unwrap();
+    let service = demo.serve();
+    let url = format!("https://{}/service", service.gateway());
+    let user = ["--user", "alice", "--password-file", "users/alice.password"];
+    std::fs::write(service.path("body.xml"), "<Echo xmlns=\"urn:echo\"/>").unwrap();
+    let call = |site: &str, web: &str, binding: &str| {
+        let call =
+            ["tlsnego", "call", &url, "--action", "urn:echo", "--body", "body.xml", "--binding", binding];
+        let trust = ["--server-cert", site, "--https-ca", web];
+        service.rcmpd(&[&call[..], &user, &trust].concat()).code
+    };
+    for binding in ["session", "one-shot"] {
+        assert_eq!(call("site1.pem", "web1.pem", binding), 0, "{binding}");
+        assert_ne!(call("site2.pem", "web1.pem", binding), 0, "{binding}");
+        assert_ne!(call("site1.pem", "web2.pem", binding), 0, "{binding}");
+    }
+    // A session that stays.
+    let endpoint = free_port().to_string();
+    let child = Command::new(binary())
+        .args(["tlsnego", "endpoint", &url, "--listen", &endpoint])
+        .args(user)
+        .args(["--server-cert", "site1.pem", "--https-ca", "both.pem"])
+        .current_dir(service.path(""))
+        .stderr(Stdio::null())
+        .spawn();
+    eventually("the endpoint listens", || std::net::TcpStream::connect(&endpoint).is_ok());
+    let open = Endpoint(child.unwrap(), endpoint);
+    assert_eq!(open.call(), "200");
+    let opened = service.audit("session_opened").len();
+    // A certificate without its key changes nothing.
+    std::fs::copy(service.path("site2.pem"), service.path("certs/site.pem")).unwrap();
+    service.signal(Signal::HUP);
+    eventually("it is refused", || service.log().contains("Not reloaded"));
+    assert_eq!(call("site1.pem", "web1.pem", "one-shot"), 0);
+    put(&service, "site2", "certs/site");
+    put(&service, "web2", "web");
+    service.signal(Signal::HUP);
+    eventually("they are taken over", || {
+        service.log().contains("The certificates of [tlsnego] have changed")
+    });
+    for binding in ["session", "one-shot"] {
+        assert_eq!(call("site2.pem", "web2.pem", binding), 0, "{binding}");
+        assert_ne!(call("site1.pem", "web2.pem", binding), 0, "{binding}");
+        assert_ne!(call("site2.pem", "web1.pem", binding), 0, "{binding}");
+    }
+    assert_eq!(open.call(), "200");
+    // One token and one session for each call with a session, and none for the one that stays.
+    assert_eq!(service.audit("session_opened").len(), opened + 1);
 }
 
 /// A demo with a gateway whose sessions are in cookies.

@@ -108,6 +108,7 @@ impl Config {
         });
         let named = own.chain(certificates).chain(published).chain(of_mappings).cloned();
         let named = named.chain(self.tlsnego.iter().map(|it| it.certificate.0.clone()));
+        let named = named.chain(self.tlsnego.iter().filter_map(|it| Some(it.tls.clone()?.0)));
         let named = named.chain(self.tlsnego.iter().filter_map(|it| it.metadata.clone().flatten()));
         named.chain(self.sso.iter().flat_map(files_of_sso))
     }
@@ -149,6 +150,7 @@ impl Config {
             let store = tlsnego.cookie.iter().flat_map(|cookie| database_files(&cookie.store));
             store.for_each(|path| add(&path, Owner));
         }
+        self.tlsnego.iter().filter_map(|it| it.tls.as_ref()).for_each(|(_, key)| add(key, Group));
         for key in self.forward.proof_key.iter().chain(self.audit.heads.iter().map(|heads| &heads.key)) {
             add(key, Owner);
         }

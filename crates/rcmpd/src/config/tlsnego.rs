@@ -24,6 +24,10 @@ pub struct Tlsnego {
     pub addresses: Vec<Address>,
     /// The certificate of the service with its chain, and the key.
     pub certificate: (PathBuf, PathBuf),
+    /// The certificate and the key of the listener, if it speaks TLS.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// The file that keeps a restart from making messages new.
+    pub state: Option<PathBuf>,
     /// The service: `http://HOST:PORT/PATH`.
     pub upstream: http::Uri,
     /// How long the service may take to answer.
@@ -83,6 +87,8 @@ pub(super) struct Section {
     addresses: Spanned<Vec<Spanned<String>>>,
     certificate: PathBuf,
     key: PathBuf,
+    tls: Option<TlsFiles>,
+    state: Option<PathBuf>,
     upstream: Spanned<String>,
     upstream_timeout_s: Option<Spanned<u64>>,
     credential: Spanned<String>,
@@ -111,6 +117,13 @@ struct CookieSection {
     seal_with: Option<u32>,
     audience: Spanned<String>,
     store: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TlsFiles {
+    certificate: PathBuf,
+    key: PathBuf,
 }
 
 /// What `[tlsnego]` needs of the rest of the file.
@@ -236,6 +249,13 @@ impl Checker<'_> {
                 "remove it, and set session_s",
             );
         }
+        if section.state.is_some() && section.cookie.is_some() {
+            self.problem(
+                span.clone(),
+                "state and [tlsnego.cookie] exclude each other: the store of cookies remembers messages over a restart",
+                "remove state",
+            );
+        }
         // The only token of such clients lives as long as a session.
         let is_for_calls = bindings.contains(&Binding { negotiate: true, establish: false });
         let times = SessionTimes {
@@ -265,6 +285,8 @@ impl Checker<'_> {
             listen: self.listens(&section.listen)?,
             addresses,
             certificate: (self.path(&section.certificate), self.path(&section.key)),
+            tls: section.tls.map(|tls| (self.path(&tls.certificate), self.path(&tls.key))),
+            state: section.state.map(|path| self.path(&path)),
             upstream: self.upstream_of_gateway(&section.upstream)?,
             upstream_timeout: self.seconds(
                 section.upstream_timeout_s.as_ref(),

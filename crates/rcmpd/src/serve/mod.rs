@@ -188,7 +188,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let tlsnego = match &config.tlsnego {
         Some(section) => {
             for finding in tlsnego::findings(&config, section)? {
-                warn!(finding, "Check the certificate of [tlsnego]");
+                warn!(finding, "Check [tlsnego]");
             }
             Some((Tlsnego::load(&config, section, passwords, current.as_ref(), &audit)?, section))
         }
@@ -475,14 +475,11 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
     if let Some((running, policy)) = sso {
         running.take_over(policy).await;
     }
-    if let Some((running, reloaded)) = tlsnego {
-        running.take_over(reloaded);
-    }
     if let Some(current) = running.current {
         warn_of_findings(&new, &current.0.load_full(), running.machines.map(Arc::as_ref)).await;
     }
-    if let (Some(tlsnego), Some(section)) = (running.tlsnego, &new.tlsnego) {
-        tlsnego.warn_of_changes(section);
+    if let Some((running, reloaded)) = tlsnego {
+        running.take_over(reloaded);
     }
     *loaded = Loaded { sections: new.sections, refused: None };
     Ok(revision)

@@ -16,7 +16,7 @@ use tlsnego_service::fault::Reason;
 use tlsnego_service::session::{Ended, Session};
 use tlsnego_soap::refusal::Refusal;
 use tlsnego_soap::server::Event;
-use tlsnego_tokio::gateway::{self, AccountRefused, CallOutcome};
+use tlsnego_tokio::gateway::{self, AccountRefused, CallOutcome, Failure};
 use tracing::field::Empty;
 use tracing::{Span, debug, debug_span, info, warn};
 
@@ -38,23 +38,21 @@ pub(super) struct Accounting {
 }
 
 impl Accounting {
-    pub(super) fn new(accounts: Accounts, audit: Arc<AuditLog>, in_cookies: bool) -> Self {
+    pub(super) fn new(
+        accounts: Accounts,
+        audit: Arc<AuditLog>,
+        counters: Counters,
+        in_cookies: bool,
+    ) -> Self {
         let format = Format::default();
         let layout = format.layout();
-        Self {
-            accounts,
-            audit,
-            in_cookies,
-            layout,
-            format,
-            counters: Counters::default(),
-            limiter: LogLimiter::default(),
-        }
+        Self { accounts, audit, in_cookies, layout, format, counters, limiter: LogLimiter::default() }
     }
 
-    /// A line about a session. Anonymous ones have none: every client can open any number of them.
-    fn audited(&self, event: &str, session: &Session, more: Value) -> bool {
-        let Some(identity) = &session.identity else { return true };
+    /// A line about a session, within the budget of its account. Anonymous ones have none: every client can
+    /// open any number of them.
+    fn audited(&self, event: &str, session: &Session, more: Value) -> Result<(), String> {
+        let Some(identity) = &session.identity else { return Ok(()) };
         let mut line = as_json(session);
         if let (Value::Object(line), Value::Object(more)) = (&mut line, more) {
             line.insert("event".to_owned(), event.into());
@@ -64,7 +62,8 @@ impl Accounting {
             line.extend(more);
         }
         let sid = identity.account.parse::<Sid>().ok();
-        self.audit.event(sid.map(|sid| (identity.account.as_str(), sid)), &line).is_ok()
+        let account = sid.map(|sid| (identity.account.as_str(), sid));
+        self.audit.event(account, &line).map_err(|reason| format!("{event}: {}", reason.text()))
     }
 }
 
@@ -111,33 +110,34 @@ impl gateway::Accounting for Accounting {
         span
     }
 
-    fn answered(&self, event: &Event, source: IpAddr) -> bool {
-        self.counters.answered(event);
-        note(event.name(), event.session());
+    fn answered(&self, event: &Event, source: IpAddr) -> Result<(), String> {
         let from = || json!({ "source": source });
         match event {
-            Event::Leg | Event::Metadata => true,
+            Event::Leg | Event::Metadata => {}
             Event::Opened(session) => {
+                self.audited("session_opened", session, from())?;
                 debug!(kind = session.kind.as_str(), session = session.name, %source, "Session opened");
-                self.audited("session_opened", session, from())
             }
-            Event::Renewed(session) => self.audited("session_renewed", session, from()),
+            Event::Renewed(session) => self.audited("session_renewed", session, from())?,
             Event::Cancelled(session) => {
-                self.audited("session_ended", session, json!({ "source": source, "reason": "cancelled" }));
-                true
+                // It has ended, with a line or without.
+                let more = json!({ "source": source, "reason": "cancelled" });
+                let _ = self.audited("session_ended", session, more);
             }
             Event::Refused(refusal) => {
-                let (reason, error) = (refusal.name(), refusal.to_string());
-                self.limiter.once(reason, || match refusal {
+                let (reason, error, advice) = (refusal.name(), refusal.to_string(), refusal.advice());
+                self.limiter.counted(reason, |left_out| match refusal {
                     // It is not this client's fault, and others get it as well.
                     Refusal::Trust(Reason::Store(_)) => {
-                        warn!(%source, reason, error, "Rejected a SOAP message");
+                        warn!(%source, reason, error, advice, left_out, "Rejected a SOAP message");
                     }
-                    _ => info!(%source, reason, error, "Rejected a SOAP message"),
+                    _ => info!(%source, reason, error, advice, left_out, "Rejected a SOAP message"),
                 });
-                true
             }
         }
+        self.counters.answered(event);
+        note(event.name(), event.session());
+        Ok(())
     }
 
     fn called(&self, session: &Session, action: &str, outcome: &CallOutcome, source: IpAddr, upstream: &Uri) {
@@ -150,9 +150,26 @@ impl gateway::Accounting for Accounting {
         };
         let reason = outcome.name();
         let session = session.name.as_str();
-        self.limiter.once(reason, || {
+        self.limiter.counted(reason, |left_out| {
             let action: String = action.chars().take(128).collect();
-            warn!(%source, session, action, %upstream, reason, error, "A call got no answer of the service");
+            match outcome {
+                // The service was not asked.
+                CallOutcome::Failed(Failure::Account(_)) => {
+                    info!(%source, session, action, reason, error, left_out, "A call was refused: its account may not be used");
+                }
+                CallOutcome::Failed(Failure::Busy { .. }) => {
+                    warn!(%source, session, action, reason, error, left_out, "A call was refused: too many calls in progress");
+                }
+                CallOutcome::Failed(Failure::Action) => {
+                    info!(%source, session, action, reason, error, left_out, "A call was refused: its action cannot be sent");
+                }
+                CallOutcome::NotWritten(_) => {
+                    warn!(%source, session, action, reason, error, left_out, "The reply to a call cannot be written");
+                }
+                _ => {
+                    warn!(%source, session, action, %upstream, reason, error, left_out, "A call got no answer of the service");
+                }
+            }
         });
     }
 
@@ -160,6 +177,6 @@ impl gateway::Accounting for Accounting {
         let reason = why_ended(ended.reason);
         self.counters.ended(ended);
         debug!(session = ended.session.name, reason, "Session ended");
-        self.audited("session_ended", &ended.session, json!({ "reason": reason }));
+        let _ = self.audited("session_ended", &ended.session, json!({ "reason": reason }));
     }
 }

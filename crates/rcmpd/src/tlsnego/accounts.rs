@@ -1,9 +1,12 @@
 //! Accounts of SOAP clients, as they are at each call.
 
+use super::mapped::MappedCertificates;
 use crate::clock::now;
 use crate::config::Config;
 use crate::sidecar::of_record;
 use account_store::{AccountStore, Domain, Matches, PasswordHash, PasswordHashes, Query, Record, StoreError};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use dtyp::{FileTime, Sid};
 use rcmp_service::mapping::restriction;
 use serde::{Deserialize, Serialize};
@@ -18,6 +21,7 @@ use tlsnego_tokio::gateway::AccountRefused;
 pub(super) struct Accounts {
     store: Option<Arc<dyn AccountStore>>,
     hashes: Option<Arc<dyn PasswordHashes>>,
+    certificates: MappedCertificates,
     domain: Domain,
 }
 
@@ -28,6 +32,8 @@ struct Detail {
     mark: Option<u64>,
     /// Until when the account counts, by its certificate.
     not_after: Option<u64>,
+    /// Of a local account that was proved by a certificate: that certificate, in DER and base64.
+    certificate: Option<String>,
     /// An account of another domain.
     elsewhere: Option<Elsewhere>,
 }
@@ -56,12 +62,13 @@ impl Accounts {
         config: &Config,
         store: Option<Arc<dyn AccountStore>>,
         hashes: Option<Arc<dyn PasswordHashes>>,
+        certificates: MappedCertificates,
     ) -> Self {
-        Self { store, hashes, domain: config.domain.clone() }
+        Self { store, hashes, certificates, domain: config.domain.clone() }
     }
 
-    /// The account that a user name means: `alice`, `CONTOSO\alice`, `contoso.example\alice` or a user principal
-    /// name. Otherwise why there is none that may be used now.
+    /// The account that a user name means: `alice`, `CONTOSO\alice`, `contoso.example\alice` or a user
+    /// principal name. Otherwise why there is none that may be used now.
     pub(super) async fn named(&self, name: &str) -> Result<Result<Arc<Record>, &'static str>, String> {
         let Some(store) = &self.store else { return Ok(Err(UNKNOWN)) };
         let query = match name.split_once('\\') {
@@ -79,7 +86,17 @@ impl Accounts {
     }
 
     /// An account that a certificate is mapped to, as a session has it.
+    pub(super) fn of_certificate(identity: &Identity, leaf: &[u8]) -> session::Identity {
+        let certificate = identity.is_ours.then(|| STANDARD.encode(leaf));
+        Detail { certificate, ..Self::detail_of(identity) }.into_identity(identity.sid)
+    }
+
+    /// An account as its domain described it, as a session has it.
     pub(super) fn of_identity(identity: &Identity) -> session::Identity {
+        Self::detail_of(identity).into_identity(identity.sid)
+    }
+
+    fn detail_of(identity: &Identity) -> Detail {
         let elsewhere = (!identity.is_ours).then(|| Elsewhere {
             domain: identity.domain.clone(),
             account: identity.account.clone(),
@@ -87,11 +104,12 @@ impl Accounts {
             full_name: identity.full_name.clone(),
             groups: identity.groups.iter().map(|group| group.sid.to_string()).collect(),
         });
-        Detail { not_after: Some(identity.not_after.0), elsewhere, mark: None }.into_identity(identity.sid)
+        Detail { not_after: Some(identity.not_after.0), elsewhere, ..Detail::default() }
     }
 
     /// The account of a session as it is now: a local one is looked up again, so what was withdrawn of its
-    /// groups, another password, or the account itself, counts from this call on.
+    /// groups, another password, another mapping of its certificate, or the account itself, counts from this
+    /// call on.
     pub(super) async fn current(&self, identity: &session::Identity) -> Result<Identity, AccountRefused> {
         let ends = |error: &str| AccountRefused { error: error.to_owned(), ends_session: true };
         let stays = |error: String| AccountRefused { error, ends_session: false };
@@ -103,6 +121,17 @@ impl Accounts {
         }
         if let Some(elsewhere) = detail.elsewhere {
             return elsewhere.identity(sid).ok_or_else(|| ends("a group has no SID"));
+        }
+        if let Some(certificate) = detail.certificate {
+            let leaf = STANDARD.decode(certificate).map_err(|_| ends("its certificate cannot be read"))?;
+            let mapped = self.certificates.account(leaf.into(), Vec::new()).await;
+            let mapped = mapped.map_err(|no| AccountRefused {
+                error: format!("its certificate is mapped no more: {}", no.why),
+                ends_session: !no.is_undecided,
+            })?;
+            if mapped.sid != sid {
+                return Err(ends("its certificate is mapped to another account"));
+            }
         }
         let store = self.store.as_ref().ok_or_else(|| ends("there is no account store"))?;
         let record = usable(store.find(&Query::Sid(sid)).await).map_err(stays)?;
@@ -128,10 +157,10 @@ pub(super) fn mark(record: &Record, hash: &PasswordHash) -> u64 {
 }
 
 /// No account has the name.
-const UNKNOWN: &str = "unknown";
+pub(super) const UNKNOWN: &str = "unknown";
 
-/// The account of a look-up, or why it may not be used now. An entry of another domain is never used by a password
-/// of ours.
+/// The account of a look-up, or why it may not be used now. An entry of another domain is never used by a
+/// password of ours.
 fn usable(found: Result<Matches, StoreError>) -> Result<Result<Arc<Record>, &'static str>, String> {
     let record = match found.map_err(|error| error.to_string())? {
         Matches::One(record) => record,

@@ -2,15 +2,14 @@
 
 use super::accounts::Accounts;
 use super::domains::misfits;
+use super::mapped::MappedCertificates;
 use crate::clock::now;
 use crate::config::{self, Config};
-use crate::deciders::CurrentPolicy;
 use crate::sidecar;
-use ::sidecar::Identify;
-use ::sidecar::dialect::ClientCertificate;
 use anyhow::{Context, bail};
-use audit_log::AuditLog;
+use bytes::Bytes;
 use rcmp_service::certificate;
+use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use sidecar_tokio::{ReadFiles, tls};
@@ -22,32 +21,12 @@ use tlsnego_soap::server::{CertificateMapper, ServiceCertificate, Settings};
 use xml_security::{Certificate, DecryptionKey};
 use zeroize::Zeroizing;
 
-/// Certificates of clients.
-pub(super) struct MappedCertificates(Option<Arc<dyn Identify>>);
-
-impl MappedCertificates {
-    pub(super) fn new(config: &Config, policy: Option<&CurrentPolicy>, audit: &Arc<AuditLog>) -> Self {
-        Self(policy.map(|policy| sidecar::embedded("tlsnego", config, policy, audit)))
-    }
-}
-
 impl CertificateMapper for MappedCertificates {
     async fn map(&self, chain: &[CertificateDer<'static>]) -> Result<Identity, String> {
-        let identify = self.0.as_ref().ok_or("there is no [mapping]")?;
-        let mut chain = chain.iter().map(|certificate| bytes::Bytes::copy_from_slice(certificate));
+        let mut chain = chain.iter().map(|certificate| Bytes::copy_from_slice(certificate));
         let leaf = chain.next().ok_or("there is no certificate")?;
-        let refused = |refusal: ::sidecar::Refusal| refusal.name().to_owned();
-        let presented = ClientCertificate::new(leaf, chain.collect()).map_err(refused)?;
-        let now = now();
-        let inputs = identify.decision_inputs(&presented, now).map_err(refused)?;
-        // No web server has validated it.
-        if inputs.path.is_none() {
-            return Err("the certificate is not validated ([mapping] validation)".to_owned());
-        }
-        let mut decision = [0; 16];
-        getrandom::fill(&mut decision).map_err(|error| error.to_string())?;
-        let identified = identify.identify(&presented, &dtyp::hex(&decision), None, now).await;
-        Ok(Accounts::of_identity(&identified.map_err(refused)?))
+        let account = self.account(leaf.clone(), chain.collect()).await.map_err(|no| no.why)?;
+        Ok(Accounts::of_certificate(&account, &leaf))
     }
 }
 
@@ -90,12 +69,33 @@ fn contract(section: &config::Tlsnego) -> anyhow::Result<Option<Contract>> {
     contract.map(Some).with_context(|| format!("cannot use tlsnego.wsdl {}", path.display()))
 }
 
-/// A digest of the files of the certificate and the key, as they are now.
+/// A digest of the files of certificates, keys and the WSDL, as they are now. None if one cannot be read.
 pub(super) fn digest(section: &config::Tlsnego) -> Option<[u8; 32]> {
+    let pairs = [Some(&section.certificate), section.tls.as_ref()].into_iter().flatten();
+    let files = pairs.flat_map(|(certificate, key)| [certificate, key]);
+    let mut digest = Sha256::new();
+    for path in files.chain(section.metadata.iter().flatten()) {
+        let text = Zeroizing::new(std::fs::read(path).ok()?);
+        digest.update(text.len().to_le_bytes());
+        digest.update(&*text);
+    }
+    Some(digest.finalize().into())
+}
+
+/// TLS of the listener, if it speaks TLS.
+pub(super) fn of_listener(section: &config::Tlsnego) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+    let Some((certificate, key)) = &section.tls else { return Ok(None) };
+    let mut tls =
+        tls::without_clients(certificate, key, &sidecar::Files).context("cannot use tlsnego.tls")?;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Some(Arc::new(tls)))
+}
+
+/// Whether each certificate belongs to its key.
+pub(super) fn check(section: &config::Tlsnego) -> anyhow::Result<()> {
     let (certificate, key) = &section.certificate;
-    let files = [certificate, key].map(|path| std::fs::read(path).ok().map(Zeroizing::new));
-    let [Some(certificate), Some(key)] = files else { return None };
-    Some(Sha256::new().chain_update(&*certificate).chain_update(&*key).finalize().into())
+    tls::check_pair(certificate, key, &sidecar::Files).context("cannot serve [tlsnego]")?;
+    of_listener(section).map(drop)
 }
 
 /// What clients read to configure themselves.
@@ -112,8 +112,7 @@ pub(super) fn metadata(
 
 /// What an operator should look at before clients do. Fails if the service could not be served.
 pub fn findings(config: &Config, section: &config::Tlsnego) -> anyhow::Result<Vec<String>> {
-    let (certificate, key) = &section.certificate;
-    tls::check_pair(certificate, key, &sidecar::Files).context("cannot serve [tlsnego]")?;
+    check(section)?;
     let service = of_service(section).context("cannot serve [tlsnego]")?;
     contract(section)?;
     if section.credential == Credential::Certificate
@@ -130,6 +129,12 @@ pub fn findings(config: &Config, section: &config::Tlsnego) -> anyhow::Result<Ve
         bail!(misfit);
     }
     let mut warnings = Vec::new();
+    if section.state.is_none() && is_preset(section) {
+        warnings.push(
+            "[tlsnego] has bindings without negotiation and no state: after a restart, messages of clients whose clocks are ahead can be replayed for as long as they are ahead"
+                .to_owned(),
+        );
+    }
     let path = section.certificate.0.display();
     let Some(leaf) = service.tls.chain.first() else { return Ok(warnings) };
     let certificate =

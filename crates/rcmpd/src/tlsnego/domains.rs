@@ -1,5 +1,5 @@
-//! Passwords of users of other domains: each is checked by a controller of its domain, as a network logon over
-//! our secure channel.
+//! Passwords of users of other domains: each is checked by a controller of its domain, as a network logon
+//! over our secure channel.
 
 use super::accounts::Accounts;
 use crate::checked_domains::CheckedDomain;
@@ -29,7 +29,8 @@ pub(super) struct UserDomains {
 struct UserDomain {
     domain: CheckedDomain,
     sid: Sid,
-    /// This server as a member of the domain: hardened controllers compare it with the account of the channel.
+    /// This server as a member of the domain: hardened controllers compare it with the account of the
+    /// channel.
     server: ServerNames,
     connections_max: usize,
 }
@@ -41,6 +42,13 @@ pub(super) struct DomainUser<'n> {
     pub(super) at: usize,
     domain: &'n str,
     user: &'n str,
+}
+
+impl DomainUser<'_> {
+    /// The name without the domain in front.
+    pub(super) const fn name(&self) -> &str {
+        self.user
+    }
 }
 
 /// This server in a domain.

@@ -22,6 +22,8 @@ pub(super) struct Counters {
     refused: Family<RefusedLabels, Counter>,
     calls: Family<CallLabels, Counter>,
     ended: Family<EndedLabels, Counter>,
+    /// Answers that were delayed for guesses.
+    pub(super) slowed: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -117,6 +119,11 @@ pub(super) fn register(gateway: &Arc<ThisGateway>, shared: Option<Shared>, regis
         "tlsnego_sessions_ended",
         "Sessions that ended without a Cancel of their client, by reason",
         counters.ended.clone(),
+    );
+    registry.register(
+        "tlsnego_passwords_slowed",
+        "Answers that were delayed because passwords of the account were guessed from the address",
+        counters.slowed.clone(),
     );
     registry.register_collector(Box::new(Gauges { gateway: Arc::clone(gateway), shared }));
 }

@@ -10,6 +10,8 @@ mod accounts;
 mod certificates;
 mod cookies;
 mod domains;
+mod horizon;
+mod mapped;
 mod metrics;
 mod passwords;
 
@@ -24,15 +26,18 @@ use account_store::{AccountStore, PasswordHashes};
 use accounting::Accounting;
 use accounts::Accounts;
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use audit_log::AuditLog;
-use certificates::MappedCertificates;
 use cookies::{Sealer, Shared};
 use dcerpc_tokio::listen_on;
 use domains::UserDomains;
 use listener_tokio::connections::ConnectionMeter;
+use mapped::MappedCertificates;
+use metrics::Counters;
 use netlogon_tokio::Servers;
 use passwords::{LocalPasswords, UserPasswords};
 use prometheus_client::registry::Registry;
+use rustls::ServerConfig;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,7 +45,8 @@ use ticket::Roots;
 use tlsnego_service::Moment;
 use tlsnego_service::password::Passwords;
 use tlsnego_service::session::{Session, StoreFailed};
-use tlsnego_soap::server::{Ending, Server, Settings};
+use tlsnego_soap::server::metadata::Metadata;
+use tlsnego_soap::server::{Ending, Server, ServiceCertificate, Settings};
 use tlsnego_tokio::gateway::{self, Gateway};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -65,7 +71,23 @@ pub struct Tlsnego {
     domains: Arc<UserDomains>,
     cookies: Option<Cookies>,
     audit: Arc<AuditLog>,
-    /// Of the files of the certificate and the key when they were read.
+    /// Of the files of certificates and keys when they were read.
+    made_of: Arc<ArcSwap<Option<[u8; 32]>>>,
+}
+
+/// What a reload takes over.
+pub struct Reloaded {
+    /// Of cookies.
+    roots: Option<Roots>,
+    /// None if their files are as they were.
+    certificates: Option<Renewed>,
+}
+
+/// Certificates that were renewed.
+struct Renewed {
+    certificate: ServiceCertificate,
+    metadata: Option<Arc<Metadata>>,
+    tls: Option<Arc<ServerConfig>>,
     made_of: Option<[u8; 32]>,
 }
 
@@ -88,8 +110,19 @@ pub struct Bound {
     address: SocketAddr,
 }
 
-/// What a reload replaces.
-pub struct Reloaded(Option<Roots>);
+/// What the service accepts. Metadata is not made yet.
+fn settings(section: &config::Tlsnego) -> Settings {
+    Settings {
+        metadata: None,
+        addresses: section.addresses.clone(),
+        suite: section.suite,
+        bindings: section.bindings.clone(),
+        credential: section.credential,
+        times: section.times,
+        skew: section.skew,
+        limits: ParseLimits { octets: section.message_len_max, ..ParseLimits::default() },
+    }
+}
 
 /// Both clocks.
 pub(crate) fn moment() -> Moment {
@@ -109,33 +142,34 @@ impl Tlsnego {
         let certificate = certificates::of_service(section).context("cannot serve [tlsnego]")?;
         let (accounts, hashes) = stores.map(|Stores { accounts, hashes }| (accounts, hashes)).unzip();
         let hashes = hashes.flatten();
-        let accounts = Accounts::new(config, accounts, hashes.clone());
+        let mapped = MappedCertificates::new(config, policy, audit);
+        let accounts = Accounts::new(config, accounts, hashes.clone(), mapped.clone());
         let local = section
             .has_local_users()
             .then(|| LocalPasswords::new(accounts.clone(), hashes, section.passwords.parallel));
         let domains = Arc::new(UserDomains::new(config, section)?);
-        let passwords = UserPasswords::new(local, Arc::clone(&domains), Arc::clone(audit));
+        let counters = Counters::default();
+        let slowed = counters.slowed.clone();
+        let passwords = UserPasswords::new(local, Arc::clone(&domains), Arc::clone(audit), slowed);
         let mut key = [0; 32];
         getrandom::fill(&mut key).context("the operating system has no randomness")?;
-        let mut settings = Settings {
-            metadata: None,
-            addresses: section.addresses.clone(),
-            suite: section.suite,
-            bindings: section.bindings.clone(),
-            credential: section.credential,
-            times: section.times,
-            skew: section.skew,
-            limits: ParseLimits { octets: section.message_len_max, ..ParseLimits::default() },
-        };
+        let mut settings = settings(section);
         settings.metadata = certificates::metadata(section, &settings, &certificate)?.map(Arc::new);
         let server = Server::new(
             settings,
             certificate,
             Passwords::new(passwords, key, section.passwords).with_queues(domains.parallel()),
-            MappedCertificates::new(config, policy, audit),
+            mapped,
             Arc::new(random::fill),
         );
-        let server = server.context("cannot serve [tlsnego]")?.started_at(now());
+        let server = server.context("cannot serve [tlsnego]")?;
+        let server = match &section.state {
+            Some(path) => {
+                let (started, horizon) = horizon::open(path, section.skew)?;
+                server.started_at(started).with_horizon(horizon)
+            }
+            None => server.started_at(now()),
+        };
         let cookies = section.cookie.as_ref().map(cookies::open).transpose()?;
         let cookies = cookies.map(|(sealer, shared)| Cookies { sealer: Arc::new(sealer), shared });
         let server = match &cookies {
@@ -149,34 +183,47 @@ impl Tlsnego {
             upstream_timeout: section.upstream_timeout,
             message_len_max: section.message_len_max,
             calls_max: gateway::CALLS_MAX,
+            calls_of_caller_max: gateway::CALLS_OF_CALLER_MAX,
+            unproved_len_max: gateway::unproved_len_max(section.message_len_max),
         };
-        let accounting = Accounting::new(accounts, Arc::clone(audit), cookies.is_some());
+        let accounting = Accounting::new(accounts, Arc::clone(audit), counters, cookies.is_some());
         let gateway = Gateway::new(server, upstream, accounting, moment);
+        gateway.set_tls(certificates::of_listener(section)?);
+        let made_of = Arc::new(ArcSwap::from_pointee(made_of));
         Ok(Self { gateway, domains, cookies, audit: Arc::clone(audit), made_of })
     }
 
-    /// What another configuration has as the roots of cookies; nothing changes yet.
+    /// Reads the keys of cookies and the certificates again; nothing changes yet.
     pub fn reload(&self, section: &config::Tlsnego) -> anyhow::Result<Reloaded> {
-        Ok(Reloaded(section.cookie.as_ref().map(cookies::roots).transpose()?))
+        let roots = section.cookie.as_ref().map(cookies::roots).transpose()?;
+        Ok(Reloaded { roots, certificates: self.renewed(section)? })
     }
 
-    /// Goes by it from now on.
-    pub fn take_over(&self, Reloaded(roots): Reloaded) {
+    fn renewed(&self, section: &config::Tlsnego) -> anyhow::Result<Option<Renewed>> {
+        let made_of = certificates::digest(section);
+        if made_of.is_some() && made_of == **self.made_of.load() {
+            return Ok(None);
+        }
+        let certificate = certificates::of_service(section).context("cannot reload [tlsnego]")?;
+        let metadata = certificates::metadata(section, &settings(section), &certificate)?.map(Arc::new);
+        certificates::check(section)?;
+        let tls = certificates::of_listener(section)?;
+        Ok(Some(Renewed { certificate, metadata, tls, made_of }))
+    }
+
+    /// Goes by a reload from now on. Sessions, negotiations and connections stay.
+    pub fn take_over(&self, Reloaded { roots, certificates }: Reloaded) {
         if let (Some(cookies), Some(roots)) = (&self.cookies, roots) {
             cookies.sealer.take_over(roots);
         }
-    }
-
-    /// Says at a reload what only a restart takes over.
-    pub fn warn_of_changes(&self, section: &config::Tlsnego) {
-        if certificates::digest(section) != self.made_of {
-            let (certificate, key) = &section.certificate;
-            warn!(
-                certificate = %certificate.display(), key = %key.display(),
-                advice = "restart the service",
-                "Certificate or key of [tlsnego] has changed, and is not used before a restart"
-            );
+        let Some(Renewed { certificate, metadata, tls, made_of }) = certificates else { return };
+        if let Err(error) = self.gateway.server().set_certificate(certificate, metadata) {
+            warn!(%error, "The renewed certificate of [tlsnego] cannot be used: the previous one stays");
+            return;
         }
+        self.gateway.set_tls(tls);
+        self.made_of.store(Arc::new(made_of));
+        info!("The certificates of [tlsnego] have changed, and are used from now on");
     }
 
     /// Binds the address of the configuration.

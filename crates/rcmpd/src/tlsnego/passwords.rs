@@ -1,17 +1,21 @@
 //! Passwords in UsernameTokens, checked against the accounts of the local store or by a domain controller.
 
-use super::accounts::{Accounts, mark};
+use super::accounts::{Accounts, UNKNOWN, mark};
 use super::domains::UserDomains;
 use crate::clock::uptime;
 use account_store::{PasswordHash, PasswordHashes, Record};
 use audit_log::AuditLog;
+use dcerpc::backoff::guessed_name;
+use dcerpc_tokio::LogLimiter;
+use prometheus_client::metrics::counter::Counter;
 use serde_json::json;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tlsnego_service::password::PasswordStore;
+use tlsnego_service::password::{Found, PasswordStore};
 use tlsnego_service::session::{Identity, StoreFailed};
 use tokio::sync::Semaphore;
-use tracing::info;
+use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 /// The account has no argon2id hash.
@@ -38,6 +42,8 @@ pub(super) struct UserPasswords {
     domains: Arc<UserDomains>,
     audit: Arc<AuditLog>,
     lines: Mutex<Lines>,
+    slowed: Counter,
+    limiter: LogLimiter,
 }
 
 impl UserPasswords {
@@ -45,8 +51,9 @@ impl UserPasswords {
         local: Option<LocalPasswords>,
         domains: Arc<UserDomains>,
         audit: Arc<AuditLog>,
+        slowed: Counter,
     ) -> Self {
-        Self { local, domains, audit, lines: Mutex::default() }
+        Self { local, domains, audit, lines: Mutex::default(), slowed, limiter: LogLimiter::default() }
     }
 
     /// Says why a password was refused, in the log and the audit log.
@@ -75,13 +82,25 @@ impl UserPasswords {
 }
 
 impl PasswordStore for UserPasswords {
-    /// None for a user of a domain: its controller does not say what has changed.
-    async fn revision(&self, name: &str) -> Result<Option<u64>, StoreFailed> {
-        match &self.local {
-            _ if self.domains.user(name).is_some() => Ok(None),
-            Some(local) => local.revision(name).await,
-            None => Ok(Some(0)),
+    /// A local account.
+    type Account = Local;
+
+    /// A user of a domain has no revision: its controller does not say what has changed.
+    async fn find(&self, name: &str) -> Result<Found<Local>, StoreFailed> {
+        if let Some(user) = self.domains.user(name) {
+            let guessed = vec![format!("domain {} name {}", user.at, guessed_name(user.name()))];
+            return Ok(Found { account: Err(UNKNOWN), revision: None, guessed });
         }
+        let account = match &self.local {
+            Some(local) => local.find(name).await?,
+            None => Err("no local accounts are configured"),
+        };
+        let user = name.rsplit_once('\\').map_or(name, |(_, user)| user);
+        let mut guessed = vec![format!("local name {}", guessed_name(user))];
+        guessed.extend(account.iter().map(|(record, _)| format!("local account {}", record.account.sid)));
+        // An account that is gone, disabled or without a password has the revision 0.
+        let revision = account.as_ref().map_or(0, |(record, hash)| mark(record, hash));
+        Ok(Found { account, revision: Some(revision), guessed })
     }
 
     /// Each domain has its own, after the one of local accounts.
@@ -89,15 +108,38 @@ impl PasswordStore for UserPasswords {
         self.domains.user(name).map_or(0, |user| user.at + 1)
     }
 
-    async fn check(&self, name: &str, password: &str) -> Result<Option<Identity>, StoreFailed> {
+    async fn check(
+        &self,
+        name: &str,
+        password: &str,
+        account: Local,
+    ) -> Result<Option<Identity>, StoreFailed> {
         let checked = match (self.domains.user(name), &self.local) {
             (Some(user), _) => self.domains.check(user, password).await?,
-            (None, Some(local)) => local.check(name, password).await?.map_err(str::to_owned),
+            (None, Some(local)) => local.check(account, password).await?.map_err(str::to_owned),
             (None, None) => Err("no local accounts are configured".to_owned()),
         };
         Ok(checked.inspect_err(|reason| self.refused(name, reason)).ok())
     }
+
+    fn after(&self, time: Duration) -> impl Future<Output = ()> + Send {
+        tokio::time::sleep(time)
+    }
+
+    fn slowed(&self, name: &str, source: IpAddr) {
+        self.slowed.inc();
+        self.limiter.once("slowed", || {
+            let user: String = name.chars().take(128).collect();
+            warn!(
+                user, %source,
+                "Passwords of an account are guessed from an address: answers to it are delayed by 2 s"
+            );
+        });
+    }
 }
+
+/// A local account with its hash, or why its password is refused.
+type Local = Result<(Arc<Record>, PasswordHash), &'static str>;
 
 /// The accounts with a password.
 pub(super) struct LocalPasswords {
@@ -113,10 +155,7 @@ impl LocalPasswords {
     }
 
     /// The account that a name means, and its hash; otherwise which is missing, for the log.
-    async fn find(
-        &self,
-        name: &str,
-    ) -> Result<Result<(Arc<Record>, PasswordHash), &'static str>, StoreFailed> {
+    async fn find(&self, name: &str) -> Result<Local, StoreFailed> {
         let record = match self.accounts.named(name).await.map_err(StoreFailed)? {
             Ok(record) => record,
             Err(why) => return Ok(Err(why)),
@@ -127,15 +166,12 @@ impl LocalPasswords {
         Ok(hash.map(|hash| (record, hash)).ok_or(NO_PASSWORD))
     }
 
-    /// Of the account and its hash. An account that is gone, disabled or without a password has the revision 0.
-    async fn revision(&self, name: &str) -> Result<Option<u64>, StoreFailed> {
-        let Ok((record, hash)) = self.find(name).await? else { return Ok(Some(0)) };
-        Ok(Some(mark(&record, &hash)))
-    }
-
     /// Whose password it is, or why it is refused.
-    async fn check(&self, name: &str, password: &str) -> Result<Result<Identity, &'static str>, StoreFailed> {
-        let found = self.find(name).await?;
+    async fn check(
+        &self,
+        found: Local,
+        password: &str,
+    ) -> Result<Result<Identity, &'static str>, StoreFailed> {
         let password = Zeroizing::new(password.to_owned());
         // argon2id takes tens of milliseconds of a core. An account that is not there takes them, too.
         let Ok(turn) = Arc::clone(&self.running).acquire_owned().await else {

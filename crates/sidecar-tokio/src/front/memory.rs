@@ -5,16 +5,13 @@
 //! together have one budget ([`UNPROVED_LEN_MAX`]). A connection in a usual handshake holds nothing beyond
 //! it, so no budget ends it.
 
-use crate::watched::Watch;
 use dcerpc_tokio::ConnectionPermit;
 use http::HeaderMap;
+use listener_tokio::watched::{Watch, WriteTimeout};
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
-use tokio::time::{Sleep, sleep};
 
 /// What all connections together hold beyond [`FREE_LEN`] each whose clients have proved nothing.
 pub(super) const UNPROVED_LEN_MAX: usize = 16 << 20;
@@ -36,8 +33,6 @@ const DATA_LEN_MAX: usize = super::UNPROVED_CONNECTION_WINDOW as usize;
 const READ_AHEAD_LEN: usize = 16 << 10;
 /// The estimate is made anew in steps of this: most reads change nothing.
 const STEP_LEN: usize = 4 << 10;
-/// Write timeout: for a client that does not read.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The memory of one connection.
 #[derive(Debug)]
@@ -140,12 +135,12 @@ impl Drop for RequestMemory {
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) memory: Arc<Memory>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timeout: WriteTimeout,
 }
 
 impl Client {
-    pub(super) const fn new(memory: Arc<Memory>) -> Self {
-        Self { memory, timer: None }
+    pub(super) fn new(memory: Arc<Memory>) -> Self {
+        Self { memory, timeout: WriteTimeout::default() }
     }
 }
 
@@ -160,12 +155,7 @@ impl Watch for Client {
     }
 
     fn written<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.timer = None;
-            return polled;
-        }
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
-        timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        self.timeout.check(polled, cx)
     }
 }
 

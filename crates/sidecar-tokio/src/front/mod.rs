@@ -33,7 +33,6 @@ use super::upstream::{
     Body, Client, REQUESTS_MAX, RequestOrigin, Timeouts, Upstream, authority, count_not_passed_on, no_host,
     plain, refusal as refuse, strip, with_cookie,
 };
-use super::watched::Watched;
 use crate::Clock;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -46,6 +45,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use listener_tokio::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT, Rejection};
 use listener_tokio::lingering::Lingering;
+use listener_tokio::watched::Watched;
 use memory::{Memory, Resets, UNPROVED_LEN_MAX};
 use requests::{Counted, Requests};
 use rustls::ServerConfig;

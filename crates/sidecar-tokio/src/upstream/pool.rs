@@ -12,7 +12,6 @@
 //! answer is still to be read, and hyper gives the answer up for the failed write. So a failed write ends a
 //! connection only after all of the answer is read ([`AnswerFirst`]).
 
-use super::super::watched::{Watch, Watched};
 use super::body::{Paced, Stream};
 use super::failure::Failure;
 use super::hop;
@@ -24,6 +23,7 @@ use hyper::body::{Body, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use listener_tokio::connections::h2_errors;
+use listener_tokio::watched::{Watch, Watched};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,6 @@
 use super::*;
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::Context;
 
 const NOW: Duration = Duration::from_secs(1_000);
@@ -21,11 +21,24 @@ struct Store {
     may_end: AtomicUsize,
     fails: AtomicUsize,
     has_no_revisions: bool,
+    /// Whether answers that wait are due.
+    is_due: AtomicBool,
+    /// Answers that waited.
+    slowed: AtomicUsize,
 }
 
 impl PasswordStore for &Store {
-    async fn revision(&self, _: &str) -> Result<Option<u64>, StoreFailed> {
-        Ok((!self.has_no_revisions).then(|| self.revision.load(Ordering::Relaxed)))
+    type Account = ();
+
+    /// `DOMAIN\name` is another spelling of the name, and `x.y` another name of the account `y`.
+    async fn find(&self, name: &str) -> Result<Found<()>, StoreFailed> {
+        let name = name.rsplit('\\').next().unwrap_or_default();
+        let account = name.rsplit('.').next().unwrap_or_default();
+        Ok(Found {
+            account: (),
+            revision: (!self.has_no_revisions).then(|| self.revision.load(Ordering::Relaxed)),
+            guessed: vec![format!("name {name}"), format!("account {account}")],
+        })
     }
 
     /// Names of `slow` ask another server.
@@ -33,7 +46,16 @@ impl PasswordStore for &Store {
         usize::from(name.starts_with("slow"))
     }
 
-    async fn check(&self, name: &str, password: &str) -> Result<Option<Identity>, StoreFailed> {
+    async fn after(&self, time: Duration) {
+        assert_eq!(time, ANSWER_TIME);
+        poll_fn(|_| if self.is_due.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
+    fn slowed(&self, _: &str, _: IpAddr) {
+        self.slowed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    async fn check(&self, name: &str, password: &str, (): ()) -> Result<Option<Identity>, StoreFailed> {
         self.checks.fetch_add(1, Ordering::Relaxed);
         self.order.lock().expect("no test panicked").push(name.to_owned());
         let at_once = self.at_once.fetch_add(1, Ordering::Relaxed) + 1;
@@ -222,7 +244,7 @@ fn turns_that_are_given_up_go_to_the_next() {
     for question in &mut questions {
         assert!(poll(question.as_mut()).is_ready());
     }
-    assert_eq!(passwords.turns[0].free(), 2);
+    assert_eq!(passwords.queues[0].usual.free(), 2);
 }
 
 #[test]
@@ -250,4 +272,79 @@ fn a_server_that_does_not_answer_delays_its_own_names_alone() {
     store.may_end.store(1, Ordering::Relaxed);
     assert_eq!(check(&passwords, "alice", "ecila", NOW).as_deref(), Some("alice"));
     assert_eq!(store.checks.load(Ordering::Relaxed), 4);
+}
+
+/// Whether the answer comes at once.
+fn is_fast(passwords: &Passwords<&Store>, name: &str, password: &str, from: u8) -> bool {
+    poll(pin!(passwords.check(name, password, source(from), NOW))).is_ready()
+}
+
+/// Guesses as often as costs nothing.
+fn guess_freely(passwords: &Passwords<&Store>, name: &str) {
+    for n in 0..5 {
+        assert!(is_fast(passwords, name, &format!("wrong {n}"), 1), "{n}");
+    }
+}
+
+#[test]
+fn guesses_become_slow_for_their_account_and_address_and_keep_the_right_password_in() {
+    let store = quick();
+    let passwords = passwords(&store);
+    assert!(is_fast(&passwords, "alice", "ecila", 1), "it is cached");
+    guess_freely(&passwords, "alice");
+    // Wrong, wrong as before, right, and right for another spelling or another name of the account.
+    for (name, password) in [
+        ("alice", "wrong"),
+        ("alice", "wrong 1"),
+        ("alice", "ecila"),
+        (r"CONTOSO\alice", r"ecila\OSOTNOC"),
+        ("a.alice", "ecila.a"),
+    ] {
+        assert!(!is_fast(&passwords, name, password, 1), "{name} {password}");
+    }
+    assert_eq!(store.slowed.load(Ordering::Relaxed), 5);
+    assert!(is_fast(&passwords, "alice", "ecila", 2), "at another address");
+    assert!(is_fast(&passwords, "bob", "bob", 1), "another account at this one");
+    // What waited is answered, whatever was guessed.
+    store.is_due.store(true, Ordering::Relaxed);
+    assert_eq!(check(&passwords, "alice", "ecila", NOW).as_deref(), Some("alice"));
+    assert_eq!(check(&passwords, "alice", "wrong 2", NOW), None);
+}
+
+#[test]
+fn a_password_that_is_repeated_is_no_new_guess() {
+    let store = quick();
+    let passwords = passwords(&store);
+    for _ in 0..100 {
+        assert!(is_fast(&passwords, "alice", "old", 1));
+    }
+    assert!(is_fast(&passwords, "alice", "ecila", 1));
+}
+
+#[test]
+fn guesses_that_are_given_up_count() {
+    let store = Store::default();
+    let passwords = passwords(&store);
+    // A client that hangs up when the answer does not come as soon as that of a cached password.
+    for n in 0..5 {
+        assert!(!is_fast(&passwords, "alice", &format!("wrong {n}"), 1));
+    }
+    store.may_end.store(usize::MAX, Ordering::Relaxed);
+    assert!(!is_fast(&passwords, "alice", "ecila", 1));
+    assert_eq!(store.slowed.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn guesses_at_one_account_leave_the_queue_to_others_behind_their_address() {
+    let store = quick();
+    let passwords = passwords(&store);
+    guess_freely(&passwords, "alice");
+    store.may_end.store(0, Ordering::Relaxed);
+    let texts: Vec<_> = (0..WAITING_MAX + 100).map(|n| format!("guess {n}")).collect();
+    let mut guesses: Vec<_> =
+        texts.iter().map(|text| Box::pin(passwords.check("alice", text, source(1), NOW))).collect();
+    let refused: usize = guesses.iter_mut().map(|guess| usize::from(poll(guess.as_mut()).is_ready())).sum();
+    assert_eq!((store.at_once.load(Ordering::Relaxed), refused), (1, 99));
+    store.may_end.store(1, Ordering::Relaxed);
+    assert!(is_fast(&passwords, "bob", "bob", 1));
 }

@@ -18,10 +18,10 @@ use crate::{Random, local_id, trust, urn};
 use dtyp::FileTime;
 use metadata::Metadata;
 use rustls_pki_types::CertificateDer;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use tlsnego_service::failures::Failures;
 use tlsnego_service::fault::Reason;
-use tlsnego_service::freshness::{ReplayCache, Skew};
+use tlsnego_service::freshness::{Horizon, ReplayCache, Skew};
 use tlsnego_service::message::Authenticator;
 use tlsnego_service::names::TRUST;
 use tlsnego_service::negotiation::{
@@ -104,9 +104,17 @@ pub struct Server<P, M> {
     failures: Failures,
     passwords: Passwords<P>,
     certificates: M,
-    preset: Option<(Certificate, DecryptionKey)>,
+    shown: RwLock<Shown>,
     random: Random,
     started: FileTime,
+    horizon: Option<Horizon>,
+}
+
+/// What goes with the certificate of the service.
+#[derive(Clone)]
+struct Shown {
+    preset: Option<Arc<(Certificate, DecryptionKey)>>,
+    metadata: Option<Arc<Metadata>>,
 }
 
 impl<P, M> std::fmt::Debug for Server<P, M> {
@@ -184,6 +192,26 @@ impl<R: Into<Refusal>> From<R> for Failure {
     }
 }
 
+/// What a certificate is used for.
+fn parts_of(
+    settings: &Settings,
+    certificate: ServiceCertificate,
+    metadata: Option<Arc<Metadata>>,
+) -> Result<(TlsServer, Shown), UnusableCredentials> {
+    let tls = TlsServer::new(ServerSettings {
+        credentials: certificate.tls,
+        versions: certificate.versions,
+        client_certificates: match settings.credential {
+            Credential::Certificate => ClientCertificates::Required,
+            Credential::None | Credential::UserName => ClientCertificates::NotAsked,
+        },
+        key_size: settings.suite.into(),
+    })?;
+    // Where no binding uses it, no message of a client costs an RSA operation.
+    let preset = certificate.preset.filter(|_| settings.bindings.iter().any(|binding| !binding.negotiate));
+    Ok((tls, Shown { preset: preset.map(Arc::new), metadata }))
+}
+
 impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
     /// Fails if the certificate cannot be used for TLS.
     pub fn new(
@@ -193,15 +221,8 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         certificates: M,
         random: Random,
     ) -> Result<Self, UnusableCredentials> {
-        let tls = TlsServer::new(ServerSettings {
-            credentials: certificate.tls,
-            versions: certificate.versions,
-            client_certificates: match settings.credential {
-                Credential::Certificate => ClientCertificates::Required,
-                Credential::None | Credential::UserName => ClientCertificates::NotAsked,
-            },
-            key_size: settings.suite.into(),
-        })?;
+        let metadata = settings.metadata.clone();
+        let (tls, shown) = parts_of(&settings, certificate, metadata)?;
         Ok(Self {
             negotiations: Negotiations::new(tls),
             tokens: Tokens::in_table(settings.times),
@@ -209,11 +230,11 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             failures: Failures::default(),
             passwords,
             certificates,
-            // Where no binding uses it, no message of a client costs an RSA operation.
-            preset: certificate.preset.filter(|_| settings.bindings.iter().any(|binding| !binding.negotiate)),
+            shown: RwLock::new(shown),
             random,
             settings,
             started: FileTime::UNSET,
+            horizon: None,
         })
     }
 
@@ -233,9 +254,37 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         Self { tokens: Tokens::in_cookies(sessions, times), ..self }
     }
 
+    /// Before a message with a key of its own is accepted whose client has a clock that is ahead, this is
+    /// told, so that [`Self::started_at`] covers the message after a restart.
+    pub fn with_horizon(self, horizon: Horizon) -> Self {
+        Self { horizon: Some(horizon), ..self }
+    }
+
+    /// Shows another certificate from now on, such as a renewed one, and publishes other metadata. Sessions
+    /// and negotiations in progress go on.
+    pub fn set_certificate(
+        &self,
+        certificate: ServiceCertificate,
+        metadata: Option<Arc<Metadata>>,
+    ) -> Result<(), UnusableCredentials> {
+        let (tls, shown) = parts_of(&self.settings, certificate, metadata)?;
+        self.negotiations.set_server(tls);
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
+        Ok(())
+    }
+
+    fn shown(&self) -> Shown {
+        self.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What is published of the service, for the listener's GET.
-    pub fn metadata(&self) -> Option<&Metadata> {
-        self.settings.metadata.as_deref()
+    pub fn metadata(&self) -> Option<Arc<Metadata>> {
+        self.shown().metadata
+    }
+
+    /// The answer to a message that the caller refuses.
+    pub fn refuse(&self, refusal: Refusal, now: Moment) -> Reply {
+        self.refusal(refusal.into(), None, now)
     }
 
     /// The sessions, for an operator and for metrics.
@@ -290,9 +339,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         request: &HttpRequest<'_>,
         now: Moment,
     ) -> Result<Answer, Failure> {
-        if let (false, GET, Some(metadata)) =
-            (incoming.is_secured, &*incoming.action, &self.settings.metadata)
-        {
+        if let (false, GET, Some(metadata)) = (incoming.is_secured, &*incoming.action, self.metadata()) {
             incoming.check(metadata.addresses())?;
             let response = metadata.exchange(incoming.message_id.as_deref())?;
             return Ok(Answer::Reply(Reply { response, event: Event::Metadata }));
@@ -389,6 +436,10 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
     }
 
     fn refused(&self, failure: Failure, relates_to: Option<&str>, now: Moment) -> Answer {
+        Answer::Reply(self.refusal(failure, relates_to, now))
+    }
+
+    fn refusal(&self, failure: Failure, relates_to: Option<&str>, now: Moment) -> Reply {
         let Failure { refusal, secured_by } = failure;
         let fault = refusal.fault();
         let draft = Draft::fault(&fault, relates_to);
@@ -411,6 +462,6 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         };
         // What cannot be written has no body; the status says that it failed.
         let response = response.unwrap_or(HttpResponse { status: 500, body: Vec::new() });
-        Answer::Reply(Reply { response, event: Event::Refused(refusal) })
+        Reply { response, event: Event::Refused(refusal) }
     }
 }

@@ -273,6 +273,9 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         }
         self.check_policy(operation, &opened, &protection)?;
         let (identity, credential) = self.who(operation, &opened, &protection, request.source, now).await?;
+        if let (None, Some(horizon)) = (&protection.keyed, &self.horizon) {
+            horizon.cover(opened.timestamp.created, now.wall)?;
+        }
 
         let mut channel =
             Channel::new(self.settings.suite, opened.token.clone(), opened.key.clone(), &self.random);
@@ -333,11 +336,12 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             limits: self.settings.limits,
             ..OpenPolicy::request(self.settings.suite, now.wall)
         };
+        let preset = self.shown().preset;
         let mut keys = ServerKeys {
             tokens: &self.tokens,
             carried,
             failures: &self.failures,
-            preset: self.preset.as_ref(),
+            preset: preset.as_deref(),
             purpose: operation.purpose(),
             now,
             found: Vec::new(),

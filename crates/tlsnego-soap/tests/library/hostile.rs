@@ -4,9 +4,11 @@
 use crate::matrix::*;
 use crate::support::*;
 use dtyp::FileTime;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tlsnego_service::Moment;
 use tlsnego_service::fault::Reason;
+use tlsnego_service::freshness::Horizon;
 use tlsnego_service::session::{Credential, PENDING_MAX, SessionKind};
 use tlsnego_soap::CONTENT_TYPE;
 use tlsnego_soap::client::{Client, ClientError, ContextToken, Proof, Under};
@@ -471,6 +473,50 @@ fn a_message_counts_once_and_in_its_time() {
             client().establish(Under::Certificate(&preset), Proof::UserName(&user), wall).expect("RST/SCT");
         assert!(matches!(post(&service, CONTENT_TYPE, &octets).event, Some(Event::Opened(_))));
     }
+}
+
+#[test]
+fn no_message_counts_again_after_a_restart_whatever_the_clock_of_its_client() {
+    let certificates = Certificates::new();
+    let preset = certificates.service.certificate();
+    let user = user();
+    let kept = Arc::new(Mutex::new(FileTime::UNSET));
+    let start = || {
+        let keep = Arc::clone(&kept);
+        let before = *kept.lock().expect("no panic");
+        let horizon = Horizon::new(before, move |time| {
+            *keep.lock().expect("no panic") = time;
+            Ok(())
+        });
+        let service = service(&certificates, &Binding::ALL, Credential::UserName);
+        service.started_at(now().wall.max(before)).with_horizon(horizon)
+    };
+    let call = |under: Under<'_>, wall: FileTime| {
+        client().call(under, Proof::UserName(&user), (ECHO, &body("x")), wall).expect("a call").0
+    };
+    let minutes = |n: u64| Duration::from_secs(60 * n);
+    let first = start();
+    let ahead = call(Under::Certificate(&preset), now().wall + minutes(2));
+    let on_time = call(Under::Certificate(&preset), now().wall);
+    // A token is forgotten with what was seen under it, so its messages are not written down.
+    let token = negotiate(&first, &certificates, Credential::UserName);
+    assert!(post(&first, CONTENT_TYPE, &call(Under::Token(&token), now().wall + minutes(4))).call.is_some());
+    for octets in [&ahead, &on_time] {
+        assert!(post(&first, CONTENT_TYPE, octets).call.is_some());
+    }
+    let second = start();
+    for octets in [&ahead, &on_time] {
+        let said = post(&second, CONTENT_TYPE, octets);
+        assert!(said.call.is_none());
+        assert_eq!(reason(said.event), Refusal::Trust(Reason::Replay));
+        assert!(fault(&said.response.body).codes[1].ends_with(":InvalidSecurity"));
+    }
+    // Messages that were created later count.
+    assert!(
+        post(&second, CONTENT_TYPE, &call(Under::Certificate(&preset), now().wall + minutes(3)))
+            .call
+            .is_some()
+    );
 }
 
 fn establish(

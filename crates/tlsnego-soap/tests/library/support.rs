@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 use tlsnego_service::freshness::Skew;
-use tlsnego_service::password::{PasswordSettings, PasswordStore, Passwords};
+use tlsnego_service::password::{Found, PasswordSettings, PasswordStore, Passwords};
 use tlsnego_service::session::{
     BoxFuture, Credential, Identity, SessionTimes, SharedTokens, StoreFailed, TicketSealer, TokenHash,
 };
@@ -75,11 +75,15 @@ impl Pair {
 pub(crate) struct OnePassword;
 
 impl PasswordStore for OnePassword {
-    async fn revision(&self, _: &str) -> Result<Option<u64>, StoreFailed> {
-        Ok(Some(1))
+    type Account = ();
+
+    async fn find(&self, name: &str) -> Result<Found<()>, StoreFailed> {
+        Ok(Found { account: (), revision: Some(1), guessed: vec![name.to_owned()] })
     }
 
-    async fn check(&self, name: &str, password: &str) -> Result<Option<Identity>, StoreFailed> {
+    async fn after(&self, _: Duration) {}
+
+    async fn check(&self, name: &str, password: &str, (): ()) -> Result<Option<Identity>, StoreFailed> {
         Ok((name == USER && password == PASSWORD).then(|| identity("S-1-5-21-1-2-3-1001")))
     }
 }

@@ -4,33 +4,41 @@
 //! What a client sends as HTTP headers never reaches the service: each request to it is made anew. Its action
 //! is the one that was signed.
 
+mod calls;
+mod memory;
 mod upstream;
 
 use crate::Clock;
 use bytes::Bytes;
+use calls::Calls;
 use dcerpc_tokio::{ConnectionLimits, ConnectionPermit};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::Full;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use listener_tokio::connections::{ConnectionMeter, Connections};
+use listener_tokio::connections::{ConnectionMeter, Connections, Rejection};
 use listener_tokio::lingering::Lingering;
+use listener_tokio::watched::Watched;
+use memory::{Client, Memory};
+use rustls::ServerConfig;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+use tlsnego_service::fault::Reason;
 use tlsnego_service::password::PasswordStore;
 use tlsnego_service::session::{EndReason, Ended, Session};
 use tlsnego_soap::refusal::Refusal;
 use tlsnego_soap::server::metadata::WSDL_CONTENT_TYPE;
 use tlsnego_soap::server::{Answer, Call, CallFault, CertificateMapper, Event, Server};
 use tlsnego_soap::{HttpRequest, HttpResponse};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span};
@@ -48,6 +56,11 @@ pub struct Settings {
     pub message_len_max: usize,
     /// Calls that the service has not answered yet, such as [`CALLS_MAX`].
     pub calls_max: usize,
+    /// Those of one account, or of anonymous clients at one address, such as [`CALLS_OF_CALLER_MAX`].
+    pub calls_of_caller_max: usize,
+    /// Octets of messages that are not verified, and of answers that are not read, such as
+    /// [`unproved_len_max`].
+    pub unproved_len_max: usize,
 }
 
 /// What became of a verified call.
@@ -96,8 +109,9 @@ pub trait Accounting: Send + Sync + 'static {
     /// The span of a request with these headers.
     fn span(&self, headers: &HeaderMap) -> Span;
 
-    /// A message was answered. False ends a session that it opened: what has to be audited could not be.
-    fn answered(&self, event: &Event, source: IpAddr) -> bool;
+    /// A message was answered. The error refuses it, and ends the session that it opened or renewed: what has
+    /// to be audited could not be.
+    fn answered(&self, event: &Event, source: IpAddr) -> Result<(), String>;
 
     /// A call was answered.
     fn called(&self, session: &Session, action: &str, outcome: &CallOutcome, source: IpAddr, upstream: &Uri);
@@ -112,7 +126,8 @@ pub struct Gateway<P, M, A> {
     upstream: Upstream,
     accounting: A,
     connections: Arc<Connections<()>>,
-    calls: Semaphore,
+    calls: Calls,
+    tls: RwLock<Option<Arc<ServerConfig>>>,
     settings: Settings,
     clock: Clock,
 }
@@ -131,6 +146,8 @@ const STARTED_MAX: usize = 1_024;
 /// Calls that the service has not answered yet. A call goes on if its client hangs up, so connections do not
 /// bound them; each has a connection to the service.
 pub const CALLS_MAX: usize = STARTED_MAX;
+/// Those of one account: a client that hangs up again and again leaves three quarters to others.
+pub const CALLS_OF_CALLER_MAX: usize = CALLS_MAX / 4;
 /// A web server in front of the gateway is one address.
 const LIMITS: ConnectionLimits = ConnectionLimits {
     unproved_max: CONNECTIONS_MAX,
@@ -149,6 +166,11 @@ const HEAD_LEN_MAX: usize = 16 << 10;
 /// How often ended sessions are looked for.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// What all connections together may hold: 64 MiB, or four messages of the greatest length.
+pub fn unproved_len_max(message_len_max: usize) -> usize {
+    (64 << 20).max(4 * message_len_max)
+}
+
 impl<P, M, A> Gateway<P, M, A>
 where
     P: PasswordStore + 'static,
@@ -157,10 +179,16 @@ where
 {
     /// In front of a service. Opens no connection.
     pub fn new(server: Server<P, M>, settings: Settings, accounting: A, clock: Clock) -> Arc<Self> {
-        let connections = Arc::new(Connections::new("tlsnego", LIMITS));
+        let connections = Arc::new(Connections::with_memory("tlsnego", LIMITS, settings.unproved_len_max));
         let upstream = Upstream::new(&settings);
-        let calls = Semaphore::new(settings.calls_max);
-        Arc::new(Self { server, upstream, accounting, connections, calls, settings, clock })
+        let calls = Calls::new(settings.calls_max, settings.calls_of_caller_max);
+        let tls = RwLock::new(None);
+        Arc::new(Self { server, upstream, accounting, connections, calls, tls, settings, clock })
+    }
+
+    /// Serves new connections over TLS, or without. Those that are open stay as they are.
+    pub fn set_tls(&self, tls: Option<Arc<ServerConfig>>) {
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = tls;
     }
 
     /// The sessions and negotiations.
@@ -235,14 +263,46 @@ where
         permit.advance();
         // Replies are written in one piece.
         let _ = stream.set_nodelay(true);
-        let gateway = Arc::clone(&self);
-        let service = service_fn(move |request| {
-            let gateway = Arc::clone(&gateway);
-            async move { Ok::<_, Infallible>(gateway.answer(request, address.ip()).await) }
+        let permit = Arc::new(permit);
+        let memory = Memory::new(Arc::clone(&permit));
+        let stream = Watched::new(Lingering::new(stream), Client::new(&memory));
+        let tls = self.tls.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(tls) = tls else { return self.http(stream, address, (&permit, &memory), shutdown).await };
+        let handshake = timeout(HEAD_TIMEOUT, TlsAcceptor::from(tls).accept(stream));
+        let handshake = tokio::select! {
+            biased;
+            handshake = handshake => handshake,
+            () = shutdown.cancelled() => return,
+            () = permit.evicted() => {
+                self.connections.evicted(false);
+                return;
+            }
+        };
+        match handshake {
+            Ok(Ok(stream)) => self.http(stream, address, (&permit, &memory), shutdown).await,
+            Ok(Err(error)) => self.connections.rejected(Rejection::Handshake, Some(address), &error),
+            Err(error) => self.connections.rejected(Rejection::HandshakeTimeout, Some(address), &error),
+        }
+    }
+
+    async fn http(
+        self: Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        address: SocketAddr,
+        (permit, memory): (&ConnectionPermit<()>, &Arc<Memory>),
+        shutdown: CancellationToken,
+    ) {
+        let service = service_fn(|request| {
+            let (gateway, memory) = (Arc::clone(&self), Arc::clone(memory));
+            async move {
+                let answer = gateway.answer(request, address.ip(), &memory).await;
+                memory.answered(usize::try_from(answer.body().size_hint().lower()).unwrap_or(usize::MAX));
+                Ok::<_, Infallible>(answer)
+            }
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
-        let connection = builder.serve_connection(TokioIo::new(Lingering::new(stream)), service);
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             // What has come is answered before the connection makes room for another one.
@@ -261,7 +321,12 @@ where
         }
     }
 
-    async fn answer(self: &Arc<Self>, request: Request<Incoming>, source: IpAddr) -> Response<Full<Bytes>> {
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        source: IpAddr,
+        memory: &Memory,
+    ) -> Response<Full<Bytes>> {
         if matches!(*request.method(), Method::GET | Method::HEAD)
             && let Some(wsdl) =
                 self.server.metadata().and_then(|metadata| metadata.answer(request.uri().query()))
@@ -284,41 +349,38 @@ where
         }
         let content_type = request.headers().get(CONTENT_TYPE).cloned();
         let span = self.accounting.span(request.headers());
-        let body = Limited::new(request.into_body(), self.settings.message_len_max).collect();
+        let body = memory::body(request.into_body(), self.settings.message_len_max, memory);
         let body = match timeout(BODY_TIMEOUT, body).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-                return plain(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "the message is longer than this service takes\n",
-                );
-            }
-            Ok(Err(_)) => return plain(StatusCode::BAD_REQUEST, "the message did not come whole\n"),
+            Ok(Ok(body)) => body,
+            Ok(Err((status, text))) => return plain(status, text),
             Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the message did not come in time\n"),
         };
         let content_type = content_type.as_ref().and_then(|value| value.to_str().ok());
         let request = HttpRequest { content_type, body: &body, source };
-        soap(self.receive(&request).instrument(span).await)
+        soap(self.receive(&request, memory).instrument(span).await)
     }
 
-    async fn receive(self: &Arc<Self>, request: &HttpRequest<'_>) -> HttpResponse {
+    async fn receive(self: &Arc<Self>, request: &HttpRequest<'_>, memory: &Memory) -> HttpResponse {
         let now = (self.clock)();
         match self.server.receive(request, now).await {
             Answer::Reply(reply) => {
-                if self.accounting.answered(&reply.event, request.source) {
+                let Err(why) = self.accounting.answered(&reply.event, request.source) else {
                     return reply.response;
-                }
+                };
                 if let Event::Opened(session) | Event::Renewed(session) = &reply.event {
                     // Its client does not get the token, and a session that cannot be ended is of no use to it.
                     let _ = self.server.end(session, EndReason::Operator, now).await;
                 }
-                HttpResponse { status: 503, body: Vec::new() }
+                let refused = self.server.refuse(Reason::NotAudited(why).into(), now);
+                let _ = self.accounting.answered(&refused.event, request.source);
+                refused.response
             }
             Answer::Call(call) => {
+                memory.request(0);
                 // In a task of its own: a client that hangs up leaves no call without an outcome.
                 let (gateway, source) = (Arc::clone(self), request.source);
                 let called = async move {
-                    let (response, outcome) = gateway.call(&call).await;
+                    let (response, outcome) = gateway.call(&call, source).await;
                     let upstream = &gateway.settings.upstream;
                     gateway.accounting.called(&call.session, &call.action, &outcome, source, upstream);
                     response
@@ -330,8 +392,8 @@ where
     }
 
     /// Asks the service, and secures its answer.
-    async fn call(&self, call: &Call) -> (HttpResponse, CallOutcome) {
-        let asked = self.ask(call).await;
+    async fn call(&self, call: &Call, source: IpAddr) -> (HttpResponse, CallOutcome) {
+        let asked = self.ask(call, source).await;
         // The answer has the time at which it is written.
         let now = (self.clock)();
         let failed = |failure: Failure| {
@@ -367,8 +429,8 @@ where
     }
 
     /// What the service answers.
-    async fn ask(&self, call: &Call) -> Result<upstream::Answer, Failure> {
-        let _turn = self.calls.try_acquire().map_err(|_| Failure::Busy(self.settings.calls_max))?;
+    async fn ask(&self, call: &Call, source: IpAddr) -> Result<upstream::Answer, Failure> {
+        let _in_progress = self.calls.begin(&call.session, source)?;
         let headers = self.accounting.headers(&call.session).await;
         let headers = match headers {
             Ok(headers) => headers,

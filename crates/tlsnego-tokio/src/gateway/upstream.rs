@@ -13,8 +13,13 @@ pub enum Failure {
     #[error("the account of the session cannot be used: {0}")]
     Account(String),
     /// As many calls as there may be wait for the service. This one was not sent.
-    #[error("the service has not answered {0} other calls yet")]
-    Busy(usize),
+    #[error("the service has not answered {calls} other calls {of} yet, the limit")]
+    Busy {
+        /// The limit.
+        calls: usize,
+        /// Whose calls they are.
+        of: &'static str,
+    },
     /// The action is no URI that an HTTP header holds.
     #[error("the action is no URI")]
     Action,
@@ -40,7 +45,7 @@ impl Failure {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Account(_) => "account",
-            Self::Busy(_) => "busy",
+            Self::Busy { .. } => "busy",
             Self::Action => "action",
             Self::Body(_) => "body",
             Self::Connection(_) => "connection",

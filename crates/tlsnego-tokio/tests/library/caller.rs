@@ -156,26 +156,11 @@ async fn each_binding_calls_renews_and_cancels_with_each_credential() {
 async fn https_needs_a_certificate_that_its_settings_accept() {
     let certificates = Arc::new(Certificates::new());
     let host = Host::plain(&certificates, SESSION, Credential::UserName);
-    let pair = &certificates.service;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![pair.der.clone().into()], pair.key())
-        .expect("a pair");
-    let listening = listen(&host, loopback(), Some(Arc::new(tls))).await;
+    let listening = listen(&host, loopback(), Some(Arc::new(tls_of(&certificates.service)))).await;
     for (trusted, is_trusted) in [(&certificates.service, true), (&certificates.client, false)] {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(trusted.der.clone().into()).expect("a root");
-        let https = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         let mut settings = settings(&certificates, listening.address, SESSION, Credential::UserName);
         settings.url = format!("https://localhost:{}/echo", listening.address.port()).parse().expect("a URL");
-        settings.https = Some(Arc::new(https));
+        settings.https = Some(Arc::new(https_to(trusted)));
         let called = echo(&mut Caller::new(settings, now), "x").await;
         assert_eq!(called.is_ok(), is_trusted, "{called:?}");
         if let Err(error) = called {
@@ -280,8 +265,8 @@ async fn calls_over_a_restart_run_as_often_as_they_are_reported() {
     let certificates = Arc::new(Certificates::new());
     for binding in [SESSION, Binding { negotiate: true, establish: false }] {
         for credential in [Credential::UserName, Credential::Certificate] {
-            // All sessions are lost after call 30. Before call 60 the whole service ends, and it is back before
-            // call 62.
+            // All sessions are lost after call 30. Before call 60 the whole service ends, and it is back
+            // before call 62.
             let is_lost = AtomicBool::new(false);
             let host = Host::new(&certificates, binding, credential, now, move |host, _, status, body| {
                 if host.ran() == 30 && !is_lost.swap(true, Ordering::SeqCst) {
@@ -431,7 +416,8 @@ async fn a_session_that_an_observer_ended_is_opened_anew() {
     let (mut caller, _listening) = caller_of(&certificates, &host, |_| {}).await;
     echo(&mut caller, "x").await.expect("a reply");
     let before = name(&caller);
-    // An observer of an Identifier can send messages under it that do not decrypt: the third ends the session.
+    // An observer of an Identifier can send messages under it that do not decrypt: the third ends the
+    // session.
     let call = seen.lock().expect("no panic").clone();
     let end = b"</e:CipherValue>";
     let at = call.windows(end.len()).rposition(|window| window == end).expect("a cipher value");

@@ -8,7 +8,9 @@ use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use listener_tokio::connections::Rejection;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tlsnego_service::session::{Credential, Ended, Session};
@@ -16,7 +18,8 @@ use tlsnego_soap::CONTENT_TYPE;
 use tlsnego_soap::server::Event;
 use tlsnego_tokio::client::{Answer, Caller};
 use tlsnego_tokio::gateway::{AccountRefused, Accounting, CallOutcome, Gateway, Settings};
-use tokio::net::TcpListener;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,11 +27,19 @@ use tracing::Span;
 
 /// Lets every account call, and keeps the outcomes.
 #[derive(Clone, Default)]
-struct Outcomes(Arc<Mutex<Vec<&'static str>>>);
+struct Outcomes {
+    all: Arc<Mutex<Vec<&'static str>>>,
+    /// The audit log takes no renewals.
+    is_full: Arc<AtomicBool>,
+}
 
 impl Outcomes {
     fn all(&self) -> Vec<&'static str> {
-        self.0.lock().expect("no panic").clone()
+        self.all.lock().expect("no panic").clone()
+    }
+
+    fn kept(&self, outcome: &'static str) {
+        self.all.lock().expect("no panic").push(outcome);
     }
 }
 
@@ -41,12 +52,19 @@ impl Accounting for Outcomes {
         Span::none()
     }
 
-    fn answered(&self, _: &Event, _: IpAddr) -> bool {
-        true
+    fn answered(&self, event: &Event, _: IpAddr) -> Result<(), String> {
+        match event {
+            Event::Renewed(_) if self.is_full.load(Ordering::Relaxed) => Err("it is full".to_owned()),
+            Event::Refused(refusal) => {
+                self.kept(refusal.name());
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn called(&self, _: &Session, _: &str, outcome: &CallOutcome, _: IpAddr, _: &Uri) {
-        self.0.lock().expect("no panic").push(outcome.name());
+        self.kept(outcome.name());
     }
 
     fn ended(&self, _: &Ended) {}
@@ -87,21 +105,40 @@ impl Slow {
     }
 }
 
+fn upstream(address: SocketAddr) -> Settings {
+    Settings {
+        upstream: format!("http://{address}/").parse().expect("a URL"),
+        upstream_timeout: TIMEOUT,
+        message_len_max: 1 << 20,
+        calls_max: 100,
+        calls_of_caller_max: 100,
+        unproved_len_max: usize::MAX,
+    }
+}
+
+type ThisGateway = Gateway<OnePassword, OneCertificate, Outcomes>;
+
+/// A gateway at a port of its own.
+async fn serve(
+    certificates: &Certificates,
+    credential: Credential,
+    settings: Settings,
+    outcomes: &Outcomes,
+) -> (SocketAddr, Arc<ThisGateway>) {
+    let server = server(certificates, SESSION, credential);
+    let gateway = Gateway::new(server, settings, outcomes.clone(), now);
+    let listener = TcpListener::bind(loopback()).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(Arc::clone(&gateway).serve(listener, CancellationToken::new(), TaskTracker::new()));
+    (address, gateway)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_hang_up_do_not_have_more_calls_in_progress_than_the_limit() {
     let certificates = Certificates::new();
     let (slow, outcomes) = (Slow::start().await, Outcomes::default());
-    let upstream = Settings {
-        upstream: format!("http://{}/", slow.address).parse().expect("a URL"),
-        upstream_timeout: TIMEOUT,
-        message_len_max: 1 << 20,
-        calls_max: 2,
-    };
-    let server = server(&certificates, SESSION, Credential::UserName);
-    let gateway = Gateway::new(server, upstream, outcomes.clone(), now);
-    let listener = TcpListener::bind(loopback()).await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    tokio::spawn(gateway.serve(listener, CancellationToken::new(), TaskTracker::new()));
+    let two = Settings { calls_max: 2, ..upstream(slow.address) };
+    let (address, _) = serve(&certificates, Credential::UserName, two, &outcomes).await;
     let caller = || Caller::new(settings(&certificates, address, SESSION, Credential::UserName), now);
 
     for _ in 0..2 {
@@ -125,4 +162,135 @@ async fn clients_that_hang_up_do_not_have_more_calls_in_progress_than_the_limit(
     let Ok(Answer::Reply(reply)) = third.call(ECHO, &body("x")).await else { panic!("a reply") };
     assert!(!reply.is_fault);
     assert_eq!(outcomes.all(), ["busy", "answered", "answered", "answered"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_account_leaves_calls_to_others() {
+    let certificates = Certificates::new();
+    let (slow, outcomes) = (Slow::start().await, Outcomes::default());
+    let of_two = Settings { calls_of_caller_max: 2, ..upstream(slow.address) };
+    // A service with each kind of credential, because the test has one account of each.
+    for credential in [Credential::UserName, Credential::None] {
+        let (address, _) = serve(&certificates, credential, of_two.clone(), &outcomes).await;
+        let caller = || Caller::new(settings(&certificates, address, SESSION, credential), now);
+        for _ in 0..2 {
+            let mut caller = caller();
+            tokio::spawn(async move { caller.call(ECHO, &body("x")).await.map(drop) });
+            slow.asked.acquire().await.expect("it is open").forget();
+        }
+        let Ok(Answer::Reply(refused)) = caller().call(ECHO, &body("x")).await else { panic!("a fault") };
+        assert!(refused.is_fault, "{credential:?}");
+    }
+    assert_eq!(outcomes.all(), ["busy", "busy"]);
+    assert_eq!(slow.asked.available_permits(), 0, "the service was not asked");
+}
+
+/// A connection from a loopback address with another last octet than that of the clients.
+async fn connect_from(last: u8, address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).expect("an address");
+    socket.connect(address).await.expect("it listens")
+}
+
+/// Whether the other side has closed it.
+fn is_closed(stream: &TcpStream) -> bool {
+    match stream.try_read(&mut [0; 1]) {
+        Ok(read) => read == 0,
+        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_do_not_end_have_a_budget_and_a_client_is_served_meanwhile() {
+    const BODY: usize = 200 << 10;
+    let certificates = Certificates::new();
+    let (slow, outcomes) = (Slow::start().await, Outcomes::default());
+    slow.may_answer.add_permits(100);
+    let small = Settings { unproved_len_max: 1 << 20, ..upstream(slow.address) };
+    let (address, gateway) = serve(&certificates, Credential::UserName, small, &outcomes).await;
+    let mut flood = Vec::new();
+    for n in 0..40 {
+        let mut stream = connect_from(2, address).await;
+        let head = format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {}\r\n\r\n",
+            BODY + 1
+        );
+        // It may be closed while it writes.
+        let _ = stream.write_all(head.as_bytes()).await;
+        let _ = stream.write_all(&vec![b' '; BODY]).await;
+        flood.push(stream);
+        if n % 10 == 0 {
+            // With a longer body than one of the flood may hold.
+            let mut caller =
+                Caller::new(settings(&certificates, address, SESSION, Credential::UserName), now);
+            let text = "x".repeat(50_000);
+            let Ok(Answer::Reply(reply)) = caller.call(ECHO, &body(&text)).await else { panic!("a reply") };
+            assert!(!reply.is_fault);
+        }
+    }
+    // As many as fit are open.
+    let open = || flood.iter().filter(|stream| !is_closed(stream)).count();
+    let ends = std::time::Instant::now() + TIMEOUT;
+    while open() > (1 << 20) / BODY {
+        assert!(std::time::Instant::now() < ends, "{} bodies are held", open());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(open() > 0, "what fits is not ended");
+    let counts = format!("{:?}", gateway.meter(address.to_string()));
+    assert!(counts.contains("has_budget: true"), "{counts}");
+    assert_eq!(outcomes.all(), ["answered"; 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listener_with_tls_serves_nothing_without_it() {
+    let certificates = Certificates::new();
+    let (slow, outcomes) = (Slow::start().await, Outcomes::default());
+    slow.may_answer.add_permits(100);
+    let (address, gateway) =
+        serve(&certificates, Credential::UserName, upstream(slow.address), &outcomes).await;
+    gateway.set_tls(Some(Arc::new(tls_of(&certificates.service))));
+    let mut over_tls = settings(&certificates, address, SESSION, Credential::UserName);
+    over_tls.url = format!("https://localhost:{}/echo", address.port()).parse().expect("a URL");
+    over_tls.https = Some(Arc::new(https_to(&certificates.service)));
+    Caller::new(over_tls, now).call(ECHO, &body("x")).await.expect("a reply");
+    let mut plain = Caller::new(settings(&certificates, address, SESSION, Credential::UserName), now);
+    plain.call(ECHO, &body("x")).await.expect_err("it speaks no TLS");
+    assert_eq!(outcomes.all(), ["answered"]);
+    let rejected = gateway.meter(address.to_string()).counts().rejected;
+    let at = Rejection::ALL.iter().position(|why| *why == Rejection::Handshake).expect("it is one");
+    assert!(rejected[at] > 0, "{rejected:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewal_without_a_line_of_the_audit_log_is_refused_and_ends_the_session() {
+    let certificates = Certificates::new();
+    let (slow, outcomes) = (Slow::start().await, Outcomes::default());
+    slow.may_answer.add_permits(100);
+    let (address, gateway) =
+        serve(&certificates, Credential::UserName, upstream(slow.address), &outcomes).await;
+    let mut caller = Caller::new(settings(&certificates, address, SESSION, Credential::UserName), now);
+    caller.call(ECHO, &body("x")).await.expect("a reply");
+    caller.renew().await.expect("a new key");
+    outcomes.is_full.store(true, Ordering::Relaxed);
+    let refused = caller.renew().await.expect_err("there is no line").to_string();
+    assert!(refused.contains("ServerTooBusy"), "{refused}");
+    let sessions = gateway.server().tokens().list(now()).await.expect("a table");
+    assert!(sessions.iter().all(|session| session.instance.is_none()));
+    assert_eq!(outcomes.all(), ["answered", "audit"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_renewed_while_sessions_go_on() {
+    let (before, after) = (Certificates::new(), Certificates::new());
+    let (slow, outcomes) = (Slow::start().await, Outcomes::default());
+    slow.may_answer.add_permits(100);
+    let (address, gateway) = serve(&before, Credential::UserName, upstream(slow.address), &outcomes).await;
+    let caller =
+        |known: &Certificates| Caller::new(settings(known, address, SESSION, Credential::UserName), now);
+    let mut open = caller(&before);
+    open.call(ECHO, &body("x")).await.expect("a reply");
+    gateway.server().set_certificate(service_certificate(&after.service), None).expect("a certificate");
+    open.call(ECHO, &body("x")).await.expect("its session goes on");
+    caller(&after).call(ECHO, &body("x")).await.expect("the new certificate is shown");
+    caller(&before).call(ECHO, &body("x")).await.expect_err("and the old one is not");
 }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tlsnego_service::freshness::Skew;
-use tlsnego_service::password::{PasswordSettings, PasswordStore, Passwords};
+use tlsnego_service::password::{Found, PasswordSettings, PasswordStore, Passwords};
 use tlsnego_service::session::{Credential, Identity, SessionTimes, StoreFailed};
 use tlsnego_service::{Credentials, Moment, TlsVersions};
 use tlsnego_soap::address::Address;
@@ -67,11 +67,15 @@ impl Pair {
 pub(crate) struct OnePassword;
 
 impl PasswordStore for OnePassword {
-    async fn revision(&self, _: &str) -> Result<Option<u64>, StoreFailed> {
-        Ok(Some(1))
+    type Account = ();
+
+    async fn find(&self, name: &str) -> Result<Found<()>, StoreFailed> {
+        Ok(Found { account: (), revision: Some(1), guessed: vec![name.to_owned()] })
     }
 
-    async fn check(&self, name: &str, password: &str) -> Result<Option<Identity>, StoreFailed> {
+    async fn after(&self, _: Duration) {}
+
+    async fn check(&self, name: &str, password: &str, (): ()) -> Result<Option<Identity>, StoreFailed> {
         Ok((name == USER && password == PASSWORD).then(|| identity("S-1-5-21-1-2-3-1001")))
     }
 }
@@ -247,6 +251,15 @@ pub(crate) fn enveloped(body: &[u8]) -> Vec<u8> {
     envelope.write().expect("XML")
 }
 
+pub(crate) fn service_certificate(pair: &Pair) -> ServiceCertificate {
+    let key = DecryptionKey::from_pkcs8(&pair.pkcs8).expect("an RSA key");
+    ServiceCertificate {
+        tls: pair.credentials(),
+        versions: TlsVersions::Tls12And13,
+        preset: Some((pair.certificate(), key)),
+    }
+}
+
 pub(crate) fn server(
     certificates: &Certificates,
     binding: Binding,
@@ -262,16 +275,31 @@ pub(crate) fn server(
         skew: Skew::default(),
         limits: ParseLimits::default(),
     };
-    let pair = &certificates.service;
-    let key = DecryptionKey::from_pkcs8(&pair.pkcs8).expect("an RSA key");
-    let certificate = ServiceCertificate {
-        tls: pair.credentials(),
-        versions: TlsVersions::Tls12And13,
-        preset: Some((pair.certificate(), key)),
-    };
+    let certificate = service_certificate(&certificates.service);
     let passwords = Passwords::new(OnePassword, [7; 32], PasswordSettings::default());
     let mapper = OneCertificate(certificates.client.der.clone());
     Server::new(settings, certificate, passwords, mapper, random()).expect("a certificate for TLS")
+}
+
+/// TLS of a listener.
+pub(crate) fn tls_of(pair: &Pair) -> rustls::ServerConfig {
+    rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![pair.der.clone().into()], pair.key())
+        .expect("a pair")
+}
+
+/// TLS of a client that trusts this certificate.
+pub(crate) fn https_to(trusted: &Pair) -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted.der.clone().into()).expect("a root");
+    rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
 }
 
 /// A listener with its connections.
