@@ -205,7 +205,7 @@ pub enum Command {
         after_help = "Exit codes: 0 mapped, 1 any other failure, 2 wrong use or no readable configuration, 3 not mapped (or, with --require-strong, not proved), 4 server not reachable in time, 5 this machine may not ask, or its secure channel was refused, 6 unusable input (or, with --verify, no valid chain), 7 nothing was decided.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --domain CONTOSO \\\n      --machine 'WEB01$' --secret-file WEB01.secret"
     )]
     Map(MapArgs),
-    /// Show each step of the decision about a certificate, without a network connection
+    /// Show each step of the decision about a certificate; no service is asked
     Explain {
         /// The certificate, PEM, DER or base64; - for standard input.
         certificate: PathBuf,

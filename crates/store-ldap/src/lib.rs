@@ -27,6 +27,7 @@ mod entry;
 mod failed;
 mod filter;
 mod generic;
+mod log_limiter;
 mod matching;
 mod message;
 mod meter;

@@ -1,8 +1,14 @@
 //! The directory finds, our comparison decides: which candidates a question names.
 
 use crate::failed::Failed;
+use crate::log_limiter::LogLimiter;
 use account_store::index::{Place, place, places};
 use account_store::{Account, Domain, Matches, Query};
+use tokio::time::Instant;
+use tracing::warn;
+
+/// Certificates choose how often this is said.
+static AMBIGUOUS: LogLimiter = LogLimiter::new();
 
 /// Longest text of a question that is sent. No account has a longer one ([`Account::TEXT_LEN_MAX`]).
 const TEXT_LEN_MAX: usize = Account::TEXT_LEN_MAX;
@@ -52,11 +58,12 @@ pub(crate) fn decide<T>(
     match matching.len() {
         2.. => Ok(Found::Many(names(&matching))),
         _ if is_cut && candidates > candidates_max => {
-            tracing::warn!(
-                target: "store_ldap",
-                candidates_max,
-                "Certificate is ambiguous: the directory has more candidates than the limit (docs/directories.md)"
-            );
+            if let Some(left_out) = AMBIGUOUS.allow(Instant::now()) {
+                warn!(
+                    candidates_max,
+                    left_out, "Certificate is ambiguous: the directory has more candidates than the limit"
+                );
+            }
             Ok(Found::Many(names(&matching)))
         }
         _ if is_cut => Err(Failed::Search(format!(

@@ -121,6 +121,11 @@ impl Pool {
         }
     }
 
+    /// Closes the idle connections to a server.
+    pub(crate) fn forget_idle(&self, server: &Server) {
+        self.state().idle.retain(|idle| idle.pooled.connection.server() != server);
+    }
+
     /// A server did not answer. Its idle connections are not used either.
     pub(crate) fn server_failed(&self, server: &Server, failed: &Failed) {
         let mut state = self.state();

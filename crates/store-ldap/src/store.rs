@@ -1,6 +1,7 @@
 //! The store: questions to the directory within a deadline, and whether the directory can be asked.
 
 use crate::failed::Failed;
+use crate::log_limiter::LogLimiter;
 use crate::matching;
 use crate::meter::Meter;
 use crate::pool::{Pool, Pooled, attempt_end};
@@ -30,11 +31,16 @@ struct Shared {
     pool: Pool,
     health: Mutex<Health>,
     meter: Arc<Meter>,
+    /// Logs of look-ups that fail, and of a directory that does.
+    unusable: LogLimiter,
+    unreachable: LogLimiter,
 }
 
 /// What is known about the directory.
 struct Health {
     revision: Revision,
+    /// When the revision was made.
+    revised: Instant,
     /// When it last answered.
     answered: Instant,
     /// Why it did not, since then.
@@ -58,8 +64,20 @@ impl LdapStore {
         let settings = Arc::new(settings);
         let meter = Arc::clone(&settings.meter);
         let pool = Pool::new(Arc::clone(&settings), Arc::clone(&meter)).map_err(StoreError::Refused)?;
-        let health = Health { revision: Revision::unique(), answered: Instant::now(), failed: None };
-        let shared = Arc::new(Shared { settings, pool, health: Mutex::new(health), meter });
+        let health = Health {
+            revision: Revision::unique(),
+            revised: Instant::now(),
+            answered: Instant::now(),
+            failed: None,
+        };
+        let shared = Arc::new(Shared {
+            settings,
+            pool,
+            health: Mutex::new(health),
+            meter,
+            unusable: LogLimiter::new(),
+            unreachable: LogLimiter::new(),
+        });
         Ok(Self { shared, runtime, is_watched: Once::new() })
     }
 
@@ -94,7 +112,11 @@ impl AccountStore for LdapStore {
     fn revision(&self) -> Result<Revision, StoreError> {
         self.watch();
         let settings = &self.shared.settings;
-        let health = self.shared.health();
+        let mut health = self.shared.health();
+        // A directory has no feed of changes that all servers agree on, so decisions are used for a time.
+        if health.revised.elapsed() >= settings.fresh {
+            (health.revision, health.revised) = (Revision::unique(), Instant::now());
+        }
         match &health.failed {
             Some(why) if health.answered.elapsed() > settings.fresh + settings.timeout => {
                 Err(StoreError::Unavailable(why.clone()))
@@ -146,17 +168,17 @@ impl Shared {
             }
             Err(failed) => {
                 self.meter.failed(failed.step());
-                let is_of_one_account = matches!(failed, Failed::Data(_) | Failed::Changed);
-                let is_first = health.failed.is_none();
-                if is_of_one_account {
+                if !failed.is_of_server() && !matches!(failed, Failed::Bind(_)) {
                     drop(health);
-                    warn!(error = %failed, "Directory data cannot be used: the account is not mapped");
-                } else {
-                    health.failed = Some(failed.to_string());
-                    drop(health);
-                    if is_first {
-                        warn!(error = %failed, "Directory does not answer: no certificate can be mapped");
+                    if let Some(left_out) = self.unusable.allow(Instant::now()) {
+                        warn!(error = %failed, left_out, "Directory data cannot be used: an account is not mapped");
                     }
+                    return;
+                }
+                let is_first = health.failed.replace(failed.to_string()).is_none();
+                drop(health);
+                if is_first && let Some(left_out) = self.unreachable.allow(Instant::now()) {
+                    warn!(error = %failed, left_out, "Directory does not answer: no certificate can be mapped");
                 }
             }
         }
@@ -187,7 +209,11 @@ impl Shared {
                     last = Some(Failed::Changed);
                 }
                 // A connection that died while nobody used it says nothing about the server.
-                Err(failed @ Failed::Connection(_)) if pooled.is_used => last = Some(failed),
+                // The others that were idle are dead, too.
+                Err(failed @ Failed::Connection(_)) if pooled.is_used => {
+                    self.pool.forget_idle(pooled.connection.server());
+                    last = Some(failed);
+                }
                 Err(failed) if failed.is_of_server() => {
                     self.pool.server_failed(pooled.connection.server(), &failed);
                     last = Some(failed);
@@ -216,12 +242,14 @@ impl Shared {
     }
 
     /// Looks whether the directory answers.
-    async fn look(&self) -> Result<(), Failed> {
+    async fn look(&self) -> Option<Result<(), Failed>> {
+        // If all connections are in use, questions say.
+        let _permit = self.pool.permits.try_acquire().ok()?;
+        Some(self.probe().await)
+    }
+
+    async fn probe(&self) -> Result<(), Failed> {
         let deadline = Instant::now() + self.settings.timeout;
-        let Ok(_permit) = self.pool.permits.try_acquire() else {
-            // Questions are asked, and they say.
-            return Ok(());
-        };
         let mut pooled = self.pool.connection(deadline).await?;
         let probed = timeout_at(deadline, schema::probe(&mut pooled.connection, &self.settings)).await;
         let server = pooled.connection.server().clone();
@@ -255,27 +283,24 @@ impl Shared {
 /// How soon the directory is looked at again after a failure, if its back-off allows it.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Looks at the directory until the store is dropped, and makes a new revision each time: a directory has no
-/// feed of changes that all servers agree on, so decisions are used for a time ([`Settings::fresh`]).
+/// Looks at the directory until the store is dropped, also while nobody asks.
 async fn watch(store: Weak<Shared>) {
-    let mut is_first = true;
     loop {
         let Some(shared) = store.upgrade() else { return };
         let mut looked = shared.look().await;
-        if matches!(&looked, Err(Failed::Connection(_))) {
+        if matches!(&looked, Some(Err(Failed::Connection(_)))) {
             // It may have died while nobody used it.
             looked = shared.look().await;
         }
-        shared.note(&looked);
         let interval = shared.settings.fresh;
-        if looked.is_ok() {
-            shared.check_idle(interval).await;
-            if !is_first {
-                shared.health().revision = Revision::unique();
-            }
+        let is_well = !matches!(&looked, Some(Err(_)));
+        if let Some(looked) = &looked {
+            shared.note(looked);
         }
-        is_first = false;
-        let wait = if looked.is_ok() { interval } else { RETRY.min(interval) };
+        if is_well {
+            shared.check_idle(interval).await;
+        }
+        let wait = if is_well { interval } else { RETRY.min(interval) };
         drop(shared);
         tokio::time::sleep(wait).await;
     }

@@ -296,7 +296,8 @@ impl Checker<'_> {
         let required = required.map(|name| self.attribute(name));
         let classes = [&section.user_class, &section.group_class].map(|name| self.attribute(name));
         let bases = [&section.user_base, &section.group_base].map(|base| self.directory_name(base));
-        let kinds: [(&str, fn(Attribute) -> GroupMembership); 3] = [
+        type Kind = fn(Attribute) -> GroupMembership;
+        let kinds: [(&str, Kind); 3] = [
             ("member", GroupMembership::Member),
             ("memberUid", GroupMembership::MemberUid),
             ("memberOf", GroupMembership::MemberOf),
