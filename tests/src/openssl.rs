@@ -170,12 +170,17 @@ impl Authority {
 
     /// Certifies a client as [`Authority::issue`] does, until a time of this or the next years.
     pub fn issue_until(&self, demo: &Demo, name: &str, end: SystemTime) {
+        self.issue_with(demo, name, &[], end);
+    }
+
+    /// The same with options of `openssl ca`.
+    pub fn issue_with(&self, demo: &Demo, name: &str, options: &[&str], end: SystemTime) {
         let (request, file) = self.request(demo, name, "clientAuth", "");
         let end = FileTime::from(end).to_string().replace(['-', ':', 'T'], "");
         let certificate = demo.certificate(name);
         let until = ["-enddate", &end, "-outdir", ".", "-notext"];
         let files = ["-in", &request, "-out", &certificate, "-extfile", &file, "-extensions", "client"];
-        self.ca(&[&until[..], &files].concat());
+        self.ca(&[options, &until[..], &files].concat());
     }
 
     /// A key and a request for a client, and the file with the extensions of its certificate.

@@ -14,7 +14,8 @@ fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn script(name: &str) -> PathBuf {
+/// A script of tests/peers.
+pub fn script(name: &str) -> PathBuf {
     here().join("peers").join(name)
 }
 

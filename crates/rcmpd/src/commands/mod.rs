@@ -5,6 +5,7 @@ mod account;
 mod admin_port;
 mod audit;
 mod check_proxy;
+mod doctor;
 mod domain;
 mod group;
 mod lookup;
@@ -18,6 +19,7 @@ mod sso;
 mod tlsnego;
 mod transfer;
 
+use crate::checked::Found;
 use crate::cli::{self, Cli, Command, ConfigFileArg, MethodArg, Parsed, WrongUse};
 use crate::config::{self, Config, ConfigError, Telemetry};
 use crate::output::{self, visible};
@@ -198,6 +200,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             let methods = methods.as_deref().map(flags);
             map::explain(&certificate, chain, &config.config, methods, url, json.json).await
         }
+        Command::Doctor(args) => doctor::run(args).await,
         Command::CheckConfig { config, json } => Ok(check_config(&config_file(&config)?, json.json).await),
         Command::Account(command) => account::run(command).await,
         Command::Group(command) => group::run(command).await,
@@ -315,7 +318,8 @@ async fn check_config(config: &Path, as_json: bool) -> u8 {
 /// The second half of a check: everything that the file names is there and can be used.
 async fn check_named(config: &Path, named: &Config, as_json: bool) -> u8 {
     let found = crate::findings::check(named).await;
-    let (problems, warnings) = (&found.problems, &found.warnings);
+    let texts = |found: Vec<Found>| found.into_iter().map(|found| found.text).collect();
+    let (problems, warnings): (Vec<String>, Vec<String>) = (texts(found.problems), texts(found.warnings));
     if as_json {
         let told =
             problems.iter().map(|text| json!({ "line": null, "column": null, "problem": text, "help": "" }));

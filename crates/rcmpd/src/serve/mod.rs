@@ -3,7 +3,7 @@
 mod channel_secrets;
 mod http;
 mod metrics;
-mod open_files;
+pub(crate) mod open_files;
 mod rcmp_package;
 mod sso;
 mod store_health;
@@ -37,7 +37,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use store_health::StoreHealth;
-use tlsnego_tokio::gateway;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -121,11 +120,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
             path.display()
         );
     }
-    let rpc_connections = config.rpc.as_ref().map_or(0, |rpc| rpc.limits.connections_max);
-    let others = config.sso.as_ref().map_or(0, |sso| sso.limits.connections_max)
-        + config.sidecar.as_ref().map_or(0, crate::sidecar::connections_max)
-        + config.tlsnego.as_ref().map_or(0, |_| gateway::CONNECTIONS_MAX + gateway::CALLS_MAX)
-        + config.admin.as_ref().map_or(0, |_| http::CONNECTIONS_MAX);
+    let (rpc_connections, others) = open_files::connections_of(&config);
     let connections_max = open_files::raise(rpc_connections, others);
     config.check_files()?;
     // What can be missing is looked at before a client is served.

@@ -47,10 +47,10 @@ impl SsoParts {
         let store = sso::store(section);
         let found = sso::check(config, section, &store);
         if let Some(problem) = found.problems.first() {
-            anyhow::bail!("the master secret cannot be served: {problem}");
+            anyhow::bail!("the master secret cannot be served: {}", problem.text);
         }
         for finding in found.warnings {
-            warn!(finding, "Master secret needs an operator");
+            warn!(finding = finding.text, "Master secret needs an operator");
         }
         let secrets = Arc::new(LiveSecrets::open(store));
         let service = Sso::new(config, section, secrets, stores, Arc::clone(audit)).await?;

@@ -18,7 +18,7 @@ mod socket_folder;
 
 pub use accounts::Stores;
 pub use authentication::providers;
-pub use findings::{SsoFindings, check};
+pub use findings::check;
 pub use keytab::WatchedKeytab;
 pub use metrics::SsoMetrics;
 pub use registration::Registration;
