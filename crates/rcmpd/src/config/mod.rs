@@ -317,7 +317,7 @@ struct HeadsSection {
 }
 
 /// Targets of the log: the crates, and the audit log where it has no file.
-const LOG_TARGETS: [&str; 23] = [
+const LOG_TARGETS: [&str; 24] = [
     "account_store",
     "audit",
     "audit_log",
@@ -337,6 +337,7 @@ const LOG_TARGETS: [&str; 23] = [
     "sidecar_tokio",
     "sso_secret",
     "sso_service",
+    "sso_tokio",
     "tlsnego_service",
     "tlsnego_soap",
     "tlsnego_tokio",

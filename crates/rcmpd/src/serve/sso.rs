@@ -2,9 +2,10 @@
 
 use crate::config::{self, Config};
 use crate::sso::operators::BoundOperators;
-use crate::sso::{self, Bound, LiveSecrets, Policy, Registration, Sso};
+use crate::sso::{self, Bound, LiveSecrets, Policy, Sso};
 use audit_log::AuditLog;
 use dcerpc_tokio::{Endpoints, Registry, SecurityProvider, Server, listen_on};
+use sso_tokio::Registration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
