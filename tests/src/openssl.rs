@@ -2,12 +2,14 @@
 //! by OCSP.
 
 use crate::service::{Demo, finish};
+use dtyp::FileTime;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::SystemTime;
 
 /// `openssl ARGUMENTS` in a folder; returns what it printed.
 #[track_caller]
@@ -33,9 +35,13 @@ default_ca = here
 [here]
 database = index.txt
 crlnumber = crlnumber
+serial = serial
+policy = subject
 default_md = sha256
 default_crl_days = 30
 unique_subject = no
+[subject]
+commonName = supplied
 [plain]
 authorityKeyIdentifier = keyid
 [delta]
@@ -101,7 +107,9 @@ impl Authority {
     fn with(demo: &Demo, name: &str, certificate: PathBuf, key: PathBuf) -> Self {
         let folder = demo.path(name);
         fs::create_dir(&folder).expect("the folder is new");
-        for (file, text) in [("ca.cnf", CONFIGURATION), ("index.txt", ""), ("crlnumber", "01\n")] {
+        for (file, text) in
+            [("ca.cnf", CONFIGURATION), ("index.txt", ""), ("crlnumber", "01\n"), ("serial", "2000\n")]
+        {
             fs::write(folder.join(file), text).expect("the folder can be written");
         }
         Self { folder, certificate, key }
@@ -156,6 +164,27 @@ impl Authority {
 
     /// The same with another extended key usage.
     pub fn issue_for(&self, demo: &Demo, name: &str, purpose: &str, extensions: &str) {
+        let (request, file) = self.request(demo, name, purpose, extensions);
+        self.certify(&self.folder.join(request), &file, "client", Path::new(&demo.certificate(name)));
+    }
+
+    /// Certifies a client as [`Authority::issue`] does, until a time of this or the next years.
+    pub fn issue_until(&self, demo: &Demo, name: &str, end: SystemTime) {
+        self.issue_with(demo, name, &[], end);
+    }
+
+    /// The same with options of `openssl ca`.
+    pub fn issue_with(&self, demo: &Demo, name: &str, options: &[&str], end: SystemTime) {
+        let (request, file) = self.request(demo, name, "clientAuth", "");
+        let end = FileTime::from(end).to_string().replace(['-', ':', 'T'], "");
+        let certificate = demo.certificate(name);
+        let until = ["-enddate", &end, "-outdir", ".", "-notext"];
+        let files = ["-in", &request, "-out", &certificate, "-extfile", &file, "-extensions", "client"];
+        self.ca(&[options, &until[..], &files].concat());
+    }
+
+    /// A key and a request for a client, and the file with the extensions of its certificate.
+    fn request(&self, demo: &Demo, name: &str, purpose: &str, extensions: &str) -> (String, String) {
         let mut text = format!("[client]\nextendedKeyUsage = {purpose}\n");
         text.push_str("subjectAltName = otherName:1.3.6.1.4.1.311.20.2.3;UTF8:alice@contoso.example\n");
         text.push_str("1.3.6.1.4.1.311.25.2 = ASN1:SEQUENCE:names\n");
@@ -171,7 +200,7 @@ impl Authority {
         openssl(&self.folder, &["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", &key]);
         let subject = format!("/CN={name}");
         self.run(&["req", "-new"], &["-subj", &subject], &["-key", &key, "-out", &request]);
-        self.certify(&self.folder.join(request), &file, "client", Path::new(&demo.certificate(name)));
+        (request, file)
     }
 
     fn ca(&self, arguments: &[&str]) {

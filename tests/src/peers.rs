@@ -14,7 +14,7 @@ fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The place of a script of the peers.
+/// A script of tests/peers.
 pub fn script(name: &str) -> PathBuf {
     here().join("peers").join(name)
 }

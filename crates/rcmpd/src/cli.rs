@@ -151,6 +151,18 @@ pub struct ConfigArg {
     pub config: PathBuf,
 }
 
+/// `rcmpd doctor`
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub config: ConfigFileArg,
+    /// How long to wait for each answer over the network, in seconds.
+    #[arg(long, default_value_t = 5, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub timeout: u64,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
 /// How commands print.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct JsonArg {
@@ -230,6 +242,14 @@ pub enum Command {
         #[command(flatten)]
         json: JsonArg,
     },
+    /// Check an installation: clock, names, ports, certificates, channels, store, limits, and all of check-config
+    ///
+    /// Each finding that needs an operator has a line that says what to do. Nothing is changed. The command
+    /// sees what its user sees: run it as the user of the service, or as root, on the machine of the service.
+    #[command(
+        after_help = "Exit codes: 0 no error was found (warnings do not count), 1 the configuration has errors, 2 wrong use or no readable configuration, 3 an error was found.\n\nExample:\n  rcmpd doctor -c FILE --json | jq '.checks[] | select(.result != \"ok\")'"
+    )]
+    Doctor(DoctorArgs),
     /// Manage accounts of the store
     #[command(subcommand)]
     Account(AccountCommand),
@@ -1346,6 +1366,8 @@ mod tests {
             "rcmpd mapping rehearse --policy P --certs D -c F",
             "rcmpd mapping import --from sssd - --issuer C.pem",
             "rcmpd check-config -c F",
+            "rcmpd doctor -c F",
+            "rcmpd doctor F --timeout 3 --json",
             "rcmpd account set alice --add-mapping X509:<SKI>00 -c F",
             "rcmpd group list -c F --json",
             "rcmpd machine set WEB01$ --disable -c F",

@@ -1,6 +1,7 @@
 //! Checks by `serve` and `check-config` beyond the text of a configuration: lax settings, names that match
 //! nothing today, and files that are missing.
 
+use crate::checked::{Area, Checked};
 use crate::clock::now;
 use crate::config::{
     Config, Level, Listen, Mapping, Peer, Place, SecretRef, Source, Sso, StoreKind, Tlsnego,
@@ -389,31 +390,16 @@ async fn grants(mapping: &Mapping, known: &Known<'_>, found: &mut Vec<Warning>) 
     }
 }
 
-/// Problems and warnings about the files and names in a configuration.
-#[derive(Debug, Default)]
-pub struct Checked {
-    /// Problems that prevent `serve` from starting, or settings without effect.
-    pub problems: Vec<String>,
-    /// Settings that an operator should check.
-    pub warnings: Vec<String>,
-}
-
-impl Checked {
-    fn add<T>(&mut self, checked: anyhow::Result<T>) -> Option<T> {
-        checked.map_err(|error| self.problems.push(crate::output::chain(&error))).ok()
-    }
-
-    /// A secret that has to be there. The environment of this command need not be that of the service.
-    fn secret(&mut self, key: &str, secret: &SecretRef, is_needed_at_start: bool) {
-        let Err(error) = secret.read() else { return };
-        match secret {
-            SecretRef::File(_) if is_needed_at_start => {
-                self.problems.push(format!("cannot use {key}: {error}"))
-            }
-            SecretRef::File(_) => self.warnings.push(format!("cannot use {key}: {error}")),
-            SecretRef::Environment(_) | SecretRef::Credential(_) => {
-                self.warnings.push(format!("{key} was not checked: {error}"));
-            }
+/// Checks that a secret is there. The environment of this command need not be that of the service.
+fn secret(checked: &mut Checked, key: &str, secret: &SecretRef, is_needed_at_start: bool) {
+    let Err(error) = secret.read() else { return };
+    match secret {
+        SecretRef::File(_) if is_needed_at_start => {
+            checked.problem(Area::Configuration, format!("cannot use {key}: {error}"));
+        }
+        SecretRef::File(_) => checked.warning(Area::Configuration, format!("cannot use {key}: {error}")),
+        SecretRef::Environment(_) | SecretRef::Credential(_) => {
+            checked.warning(Area::Configuration, format!("{key} was not checked: {error}"));
         }
     }
 }
@@ -421,111 +407,117 @@ impl Checked {
 /// Makes all checks of `serve`, without listening, writing or using the network.
 pub async fn check(config: &Config) -> Checked {
     let mut checked = Checked::default();
-    checked.add(config.check_files());
+    checked.add(Area::Permissions, config.check_files());
     let known = [lax(config), without_target(config), useless_entries(config)];
-    checked.warnings.extend(known.iter().flatten().map(Warning::to_string));
+    checked.warnings(Area::Configuration, known.iter().flatten());
     secrets(config, &mut checked);
-    if let Some(sidecar) = &config.sidecar {
-        let users = checked.add(sidecar::check_users(sidecar));
-        checked.warnings.extend(users.into_iter().flatten());
-        sidecar::check_files(config, sidecar).into_iter().for_each(|file| _ = checked.add(file));
-    }
-    if let Some(section) = &config.sso {
-        let found = crate::sso::check(config, section, &crate::sso::store(section));
-        checked.problems.extend(found.problems);
-        checked.warnings.extend(found.warnings);
-    }
-    if let Some(section) = &config.tlsnego {
-        let found = checked.add(crate::tlsnego::findings(config, section));
-        checked.warnings.extend(found.into_iter().flatten());
-        let cookie = section.cookie.iter().flat_map(crate::tlsnego::check_files);
-        cookie.for_each(|file| _ = checked.add(file));
-    }
-    checked.add(audit_log::check(&config.audit));
-    checked.add(Forwarding::load(config, None));
-    // Secure channels need the secrets of machines.
-    let needs_hashes = config.sso.as_ref().is_some_and(Sso::has_local_users);
-    let needs_passwords = config.tlsnego.as_ref().is_some_and(Tlsnego::has_local_users);
-    let needs_key = config.rpc.is_some() || needs_hashes || needs_passwords;
-    let open = if needs_key { stores::machines_with_secrets } else { stores::machines };
-    let machines = config.store.as_ref().and_then(|_| checked.add(open(config)));
-    if let Some(section) = &config.sso {
-        let users = machines.as_deref().filter(|_| needs_hashes);
-        let unknown = crate::sso::unknown_administrators(section, users.map(|users| users as _)).await;
-        checked.warnings.extend(unknown);
-    }
-    let accounts = match &machines {
-        Some(machines) => checked.add(stores::accounts(config, machines).await),
-        None => None,
-    };
+    of_services(config, &mut checked);
+    checked.add(Area::Configuration, audit_log::check(&config.audit));
+    checked.add(Area::Configuration, Forwarding::load(config, None));
+    let (machines, accounts) = of_store(config, &mut checked).await;
     let mut loaded = Vec::new();
     for mapping in
         config.mapping.iter().flat_map(|mapping| [Some(mapping), mapping.shadow.as_deref()]).flatten()
     {
-        loaded.extend(checked.add(trust::load(mapping, now())));
+        loaded.extend(checked.add(Area::Certificates, trust::load(mapping, now())));
     }
-    for warning in loaded.iter().flat_map(|loaded| &loaded.warnings) {
-        // A shadow has the same lists, unless it says otherwise.
-        if !checked.warnings.contains(warning) {
-            checked.warnings.push(warning.clone());
-        }
-    }
-    let accounts = accounts.unwrap_or_else(|| Accounts::none(config.domain.clone()));
+    // A shadow has the same lists, unless it says otherwise.
+    checked.warnings(Area::Certificates, loaded.iter().flat_map(|loaded| &loaded.warnings));
     if let Some(live) = loaded.first() {
         of_trust(config, live, &accounts, &mut checked);
     }
     if machines.is_some() {
         let nothing = matches_nothing(config, &accounts, machines.as_deref()).await;
-        checked.warnings.extend(nothing.iter().map(Warning::to_string));
+        checked.warnings(Area::Store, nothing);
     }
     checked
 }
 
+/// What the sidecar, the master secret server and the token service name.
+fn of_services(config: &Config, checked: &mut Checked) {
+    if let Some(sidecar) = &config.sidecar {
+        let users = checked.add(Area::Users, sidecar::check_users(sidecar));
+        checked.warnings(Area::Users, users.into_iter().flatten());
+        for file in sidecar::check_files(config, sidecar) {
+            checked.add(Area::Configuration, file);
+        }
+    }
+    if let Some(section) = &config.sso {
+        checked.extend(crate::sso::check(config, section, &crate::sso::store(section)));
+    }
+    if let Some(section) = &config.tlsnego {
+        let found = checked.add(Area::Configuration, crate::tlsnego::findings(config, section));
+        checked.warnings(Area::Certificates, found.into_iter().flatten());
+        for file in section.cookie.iter().flat_map(crate::tlsnego::check_files) {
+            checked.add(Area::Configuration, file);
+        }
+    }
+}
+
+/// Opens the store. Secure channels need the secrets of machines.
+async fn of_store(config: &Config, checked: &mut Checked) -> (Option<Arc<dyn DomainStore>>, Accounts) {
+    let needs_hashes = config.sso.as_ref().is_some_and(Sso::has_local_users);
+    let needs_passwords = config.tlsnego.as_ref().is_some_and(Tlsnego::has_local_users);
+    let needs_key = config.rpc.is_some() || needs_hashes || needs_passwords;
+    let open = if needs_key { stores::machines_with_secrets } else { stores::machines };
+    let machines = config.store.as_ref().and_then(|_| checked.add(Area::Store, open(config)));
+    if let Some(section) = &config.sso {
+        let users = machines.as_deref().filter(|_| needs_hashes);
+        let unknown = crate::sso::unknown_administrators(section, users.map(|users| users as _)).await;
+        checked.warnings(Area::Store, unknown);
+    }
+    let accounts = match &machines {
+        Some(machines) => checked.add(Area::Store, stores::accounts(config, machines).await),
+        None => None,
+    };
+    (machines, accounts.unwrap_or_else(|| Accounts::none(config.domain.clone())))
+}
+
 fn of_trust(config: &Config, live: &Loaded, accounts: &Accounts, checked: &mut Checked) {
-    let mapper = checked.add(live.mapper(Arc::clone(&accounts.store), config.server.clone()));
+    let mapper = live.mapper(Arc::clone(&accounts.store), config.server.clone());
+    let mapper = checked.add(Area::Configuration, mapper);
     let names = mapper.iter().flat_map(shared_names);
     let levels = live.trust.iter().flat_map(|trust| levels(config, trust));
-    let found: Vec<String> = names.chain(levels).map(|warning| warning.to_string()).collect();
-    checked.warnings.extend(found);
+    checked.warnings(Area::Configuration, names.chain(levels));
 }
 
 fn secrets(config: &Config, checked: &mut Checked) {
     if let Some(token) = config.admin.as_ref().and_then(|admin| admin.token.as_ref()) {
-        checked.secret("admin.token", token, true);
+        secret(checked, "admin.token", token, true);
     }
     let is_remote = config.sidecar.as_ref().is_some_and(|sidecar| sidecar.source == Source::Remote);
     if let Some(client) = &config.client {
-        checked.secret("client.secret", &client.secret, is_remote);
+        secret(checked, "client.secret", &client.secret, is_remote);
     }
     if let Some(StoreKind::Ldap(ldap)) = config.store.as_ref().map(|store| &store.kind) {
-        checked.secret("store.ldap.secret", &ldap.secret, false);
+        secret(checked, "store.ldap.secret", &ldap.secret, false);
     }
     for peer in &config.peers {
-        if let Some(secret) = &peer.secret {
-            checked.secret(&format!("the secret of [[peer]] {}", peer.domain), secret, false);
+        if let Some(of_peer) = &peer.secret {
+            secret(checked, &format!("the secret of [[peer]] {}", peer.domain), of_peer, false);
         }
     }
     for (section, domain) in config.checked_domains() {
-        if let Some(secret) = &domain.peer.secret {
+        if let Some(of_domain) = &domain.peer.secret {
             let key = format!("the secret of {section} {}", domain.peer.domain);
-            checked.secret(&key, secret, false);
+            secret(checked, &key, of_domain, false);
         }
     }
     for relay in &config.relays {
-        checked.secret(&format!("the secret of [[relay]] {}", relay.package), &relay.secret, false);
+        secret(checked, &format!("the secret of [[relay]] {}", relay.package), &relay.secret, false);
     }
     for listen in config.sidecar.iter().flat_map(|sidecar| &sidecar.listen) {
-        if let Some(secret) = &listen.secret {
-            checked.secret("the secret of [[sidecar.listen]]", secret, true);
+        if let Some(of_listener) = &listen.secret {
+            secret(checked, "the secret of [[sidecar.listen]]", of_listener, true);
         }
     }
     let tickets = config.sidecar.iter().filter_map(|sidecar| sidecar.ticket.as_ref());
     for key in tickets.flat_map(|ticket| &ticket.keys) {
-        checked.secret("a key of [sidecar.ticket]", key, true);
+        secret(checked, "a key of [sidecar.ticket]", key, true);
     }
     let cookies = config.tlsnego.iter().filter_map(|tlsnego| tlsnego.cookie.as_ref());
     for key in cookies.flat_map(|cookie| &cookie.keys) {
-        checked.secret("a key of [tlsnego.cookie]", key, true);
+        secret(checked, "a key of [tlsnego.cookie]", key, true);
     }
 }
 

@@ -6,6 +6,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod ask;
+pub mod checked;
 pub(crate) mod checked_domains;
 pub mod cli;
 pub mod clock;

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use dtyp::FileTime;
 use prometheus_client::registry::Registry;
 use rcmp_service::certificate::Certificate;
-use rcmp_service::trust::{KeyId, OcspResponder, Parts, PolicyInputs, Trust};
+use rcmp_service::trust::{CrlFacts, KeyId, OcspResponder, Parts, PolicyInputs, Trust};
 use rcmp_service::{Mapper, MapperParts, OcspTransport, Policy, Validation};
 use std::collections::HashMap;
 use std::path::Path;
@@ -79,6 +79,12 @@ impl Loaded {
     /// What verifies chains; `None` where they are not verified.
     pub const fn trust(&self) -> Option<&Arc<Trust>> {
         self.trust.as_ref()
+    }
+
+    /// Each CRL by its name in the configuration, with its facts if it is loaded.
+    pub fn crls(&self) -> Vec<(String, Option<CrlFacts>)> {
+        let trust = self.trust.iter();
+        trust.flat_map(|trust| self.crls.iter().map(move |crl| crl.facts(trust))).collect()
     }
 
     /// Refreshes the CRLs from now on.

@@ -119,6 +119,11 @@ impl ConfiguredCrl {
         Self { source, slot, seen: Mutex::default() }
     }
 
+    /// Its name in the configuration, with its facts if it is loaded.
+    pub fn facts(&self, trust: &Trust) -> (String, Option<CrlFacts>) {
+        (self.source.to_string(), trust.crl_facts(self.slot))
+    }
+
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -261,6 +266,11 @@ fn seconds(time: Duration) -> i64 {
     i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
+/// Whether a newer CRL should have replaced this one.
+pub fn is_near_end(facts: &CrlFacts, now: FileTime) -> bool {
+    now.to_unix() >= near_end(facts)
+}
+
 /// When a newer CRL should have replaced this one.
 fn near_end(facts: &CrlFacts) -> i64 {
     let (start, end) = (facts.this_update.to_unix(), facts.next_update.to_unix());
@@ -323,7 +333,7 @@ impl LoggedState {
                     "CRL has expired: certificates that need it are undecided until a newer one is loaded"
                 );
             }
-        } else if now.to_unix() >= near_end(facts) && self.near_end != end {
+        } else if is_near_end(facts, now) && self.near_end != end {
             self.near_end = end;
             warn!(
                 crl = %source, issuer = facts.issuer, next_update = %facts.next_update,
@@ -379,7 +389,7 @@ impl CrlSet {
 
     /// Each CRL by its name in the configuration, with its facts if it is loaded.
     pub fn facts(&self) -> impl Iterator<Item = (String, Option<CrlFacts>)> {
-        self.crls.iter().map(|crl| (crl.source.to_string(), self.trust.crl_facts(crl.slot)))
+        self.crls.iter().map(|crl| crl.facts(&self.trust))
     }
 }
 

@@ -183,4 +183,18 @@ fn is_a_peer_that_is_tested_and_rotated(dc: &SambaDc) {
     let tested = domain("test");
     assert_eq!(tested["servers"][0]["good"], true, "{tested:#}");
     assert_eq!(tested["servers"][0]["server"], dc.text("address").as_str());
+    let mut command = dc.beside(rcmpd_tests::binary());
+    command.args(["doctor", &config, "--json"]);
+    let (code, stdout, stderr) = output(command);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    let is_found = |check: &str, finding: String| {
+        let mut rows = report["checks"].as_array().unwrap().iter();
+        let row = json!({ "check": check, "result": "ok", "finding": finding, "to_do": "" });
+        assert!(rows.any(|known| *known == row), "{row} in {report:#}");
+    };
+    let (address, host) = (dc.text("address"), format!("{}.{name}", dc.text("server").to_lowercase()));
+    is_found("names", format!("the domain controllers of {netbios}: {host}"));
+    is_found("channels", format!("[[peer]] {netbios}: {address} has accepted the channel"));
+    is_found("clock", format!("it agrees with that of {address}"));
 }

@@ -8,7 +8,9 @@ use rcmpd_tests::recorder::Recorder;
 use rcmpd_tests::{Demo, Finished, Service, eventually, write_secret};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// The service's principal in realms of MIT Kerberos: Impacket asks for `host` and the address that it
@@ -315,6 +317,17 @@ fn keytab_without_aes_keys_is_an_error_before_the_start() {
         let said = said(done);
         assert!(said.contains("no AES key") && said.contains("[23]"), "{command:?}: {said}");
     }
+    let doctor = || {
+        let report = demo.rcmpd(&["doctor", "rcmpd.toml", "--json"]).code(3).json();
+        let mut checks = report["checks"].as_array().unwrap().clone();
+        checks.retain(|row| row["check"] == "keytab" && row["result"] == "error");
+        serde_json::to_string(&checks).unwrap()
+    };
+    let found = doctor();
+    assert!(found.contains("no AES key") && found.contains("mode 600"), "{found}");
+    fs::set_permissions(demo.path("sso/keytab"), fs::Permissions::from_mode(0o644)).unwrap();
+    let found = doctor();
+    assert!(found.contains("can be used by every user (mode 644): chmod 600"), "{found}");
 }
 
 /// A demo that accepts tickets of the domain for the principals of a keytab, whose administrator is that

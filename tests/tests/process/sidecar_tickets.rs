@@ -2,8 +2,10 @@
 //! for a short time.
 
 use crate::sidecar::{Answer, ask_about};
+use rcmpd_tests::openssl::{Authority, Responder};
 use rcmpd_tests::{Demo, Service, eventually, write_secret};
 use std::fs;
+use std::time::{Duration, SystemTime};
 
 /// `[sidecar]` of a node, with the lines of `[sidecar.ticket]`.
 fn ticket(of: &Demo, generations: &[u32], more: &str) -> String {
@@ -154,6 +156,132 @@ fn a_disabled_account_ends_within_the_lifetime() {
     service.rcmpd(&["account", "set", "alice", "--enable", "-c", "rcmpd.toml"]).code(0);
     eventually("she is back", || ask_about(&second, "alice", &[]).status == 200);
     assert_ne!(session(&second, "alice"), alice);
+}
+
+/// Two nodes of a farm that validate certificates by revocation, each with lists of its own; and the ticket that
+/// the first one made for alice, which the second one accepted.
+struct Revoking {
+    service: Service,
+    authority: Authority,
+    first: Service,
+    second: Service,
+    alice: String,
+}
+
+impl Revoking {
+    /// `settings` are those of the second node in `[mapping]` and for its CA. The server is asked about alice
+    /// alone, and is down from then on.
+    fn new(settings: impl Fn(&Authority, &Demo) -> (String, String)) -> Self {
+        let mut service = Demo::new().serve();
+        let authority = Authority::of(&service);
+        let farm = format!("remember_s = 1\n{}", ticket(&service, &[1], ""));
+        let node = |settings: &dyn Fn(&Authority, &Demo) -> (String, String)| {
+            let demo = Demo::web(&service, "", &farm);
+            let (mapping, of_ca) = settings(&authority, &demo);
+            let mapping = format!("[mapping]\nvalidation = \"chain+crl\"\n{mapping}");
+            demo.edit(|text| text.replace("[mapping]", &mapping));
+            demo.configure(&format!("[[mapping.authority]]\ncertificate = \"certs/ca.pem\"\n{of_ca}"));
+            demo.serve_bare()
+        };
+        let (first, second) = (node(&by_list), node(&settings));
+        let alice = session(&first, "alice");
+        service.kill();
+        assert_eq!(status(&second, "alice", &alice), 200, "{}", second.log());
+        assert_eq!(second.tickets("accepted"), 1);
+        Self { service, authority, first, second, alice }
+    }
+
+    /// What the second node says, by the ticket.
+    fn second(&self) -> u16 {
+        status(&self.second, "alice", &self.alice)
+    }
+
+    /// The last decision that the second node audited.
+    fn audited(&self) -> String {
+        let lines = fs::read_to_string(self.second.path("web.log")).unwrap();
+        lines.lines().last().expect("a decision is audited").to_owned()
+    }
+}
+
+/// A list that revokes nothing yet.
+fn by_list(authority: &Authority, demo: &Demo) -> (String, String) {
+    authority.list(&demo.path("ca.crl"), &[]);
+    ("crls = [\"ca.crl\"]\ncrl_refresh_s = 1".to_owned(), String::new())
+}
+
+#[test]
+fn a_ticket_is_no_way_around_a_list_that_revokes_its_certificate() {
+    let mut farm = Revoking::new(by_list);
+    let list = farm.second.path("ca.crl");
+    farm.authority.revoke(&farm.service.certificate("alice"), "keyCompromise");
+    farm.authority.list(&list, &[]);
+    eventually("the second node knows", || farm.second() == 403);
+    assert_eq!(status(&farm.first, "alice", &farm.alice), 200, "the list of this node does not revoke it");
+    // Not even while it is not known whether the certificate is revoked.
+    let past = ["-crl_lastupdate", "20200101000000Z", "-crl_nextupdate", "20200201000000Z"];
+    farm.second.kill();
+    farm.authority.list(&list, &past);
+    farm.second.start_again();
+    assert_eq!(farm.second(), 500, "{}", farm.second.log());
+    assert!(farm.audited().contains("\"by\":\"ticket\""), "{}", farm.audited());
+    assert!(farm.audited().contains("revocation_unknown"), "{}", farm.audited());
+}
+
+#[test]
+fn a_ticket_is_no_way_around_a_responder_that_revokes_its_certificate() {
+    let responder = std::cell::RefCell::new(None::<Responder>);
+    let farm = Revoking::new(|authority, demo| {
+        authority.know(&demo.certificate("alice"));
+        let started = responder.borrow_mut().insert(authority.respond()).address;
+        (String::new(), format!("ocsp = \"http://{started}/\""))
+    });
+    let (responder, certificate) = (responder.into_inner().unwrap(), farm.service.certificate("alice"));
+    farm.authority.revoke(&certificate, "keyCompromise");
+    eventually("the responder knows", || farm.authority.ask(&responder, &certificate).contains("revoked"));
+    // Its earlier answer is no longer known.
+    farm.second.reload();
+    assert_eq!(farm.second(), 403, "{}", farm.second.log());
+    assert!(farm.audited().contains("\"by\":\"ticket\""), "{}", farm.audited());
+    assert!(farm.audited().contains("revoked"), "{}", farm.audited());
+}
+
+/// The ticket counts where the CA is trusted, under the same name of the policy.
+#[test]
+fn a_ticket_ends_with_the_trust_in_the_ca() {
+    let mut service = Demo::new().serve();
+    let farm = ticket(&service, &[1], "");
+    let (first, second) = (node(&service, &farm), node(&service, &farm));
+    let alice = session(&first, "alice");
+    service.kill();
+    assert_eq!(status(&second, "alice", &alice), 200);
+    let other = Authority::root(&second, "other", "/CN=Another CA");
+    second.edit(|text| text.replace("certs/ca.pem", &other.certificate()));
+    second.reload();
+    assert_eq!(status(&second, "alice", &alice), 403, "{}", second.log());
+    second.edit(|text| text.replace(&other.certificate(), "certs/ca.pem"));
+    second.reload();
+    assert_eq!(status(&second, "alice", &alice), 200);
+}
+
+/// A ticket ends with its certificate, however long the farm's tickets live.
+#[test]
+fn a_ticket_ends_with_its_certificate() {
+    let service = Demo::new().serve();
+    let authority = Authority::of(&service);
+    let farm = format!("remember_s = 600\n{}", ticket(&service, &[1], "lifetime_s = 3600"));
+    let nodes = [node(&service, &farm), node(&service, &farm)];
+    let end = SystemTime::now() + Duration::from_secs(20);
+    authority.issue_until(&service, "brief", end);
+    for node in &nodes {
+        fs::copy(service.certificate("brief"), node.certificate("brief")).unwrap();
+    }
+    let [first, second] = nodes;
+    let brief = session(&first, "brief");
+    assert_eq!(status(&second, "brief", &brief), 200, "{}", second.log());
+    assert!(SystemTime::now() < end, "the machine is too slow for this test");
+    eventually("the certificate has ended", || status(&second, "brief", &brief) == 403);
+    assert_eq!(status(&first, "brief", &brief), 403);
+    assert!(SystemTime::now() >= end);
 }
 
 /// The machine account of one node may be told of accounts that another node's may not be told of.

@@ -5,7 +5,7 @@ use crate::config::Config;
 use anyhow::Context;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode, request};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -33,30 +33,45 @@ pub(super) async fn ask(config: &Config, method: Method, path: &str) -> anyhow::
     let bearer = Zeroizing::new(format!("Bearer {}", &*token));
     let mut authorization = HeaderValue::from_str(&bearer).context("admin.token is no header")?;
     authorization.set_sensitive(true);
-    let address = reachable(admin.listen);
-    let unreachable = |error: &dyn std::fmt::Display| {
+    let request = Request::builder().method(method).uri(path).header(AUTHORIZATION, authorization);
+    send(admin.listen, request, TIMEOUT).await.map_err(|error| {
+        let address = reachable(admin.listen);
         failed(
             UNREACHABLE,
             format!("the service cannot be asked at {address} (admin.listen): {error}; is it running?"),
         )
-    };
+    })
+}
+
+/// Asks for what needs no token, within this time.
+pub(super) async fn get(
+    listen: SocketAddr,
+    path: &str,
+    time: Duration,
+) -> Result<(StatusCode, Bytes), BoxError> {
+    send(listen, Request::builder().uri(path), time).await
+}
+
+/// Why there is no answer.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn send(
+    listen: SocketAddr,
+    request: request::Builder,
+    time: Duration,
+) -> Result<(StatusCode, Bytes), BoxError> {
+    let address = reachable(listen);
     let asked = async {
-        let stream = TcpStream::connect(address).await.map_err(|error| unreachable(&error))?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(&error))?;
+        let stream = TcpStream::connect(address).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, address.to_string())
-            .header(AUTHORIZATION, authorization)
-            .body(Empty::<Bytes>::new())?;
-        let answer = sender.send_request(request).await.map_err(|error| unreachable(&error))?;
+        let request = request.header(HOST, address.to_string()).body(Empty::<Bytes>::new())?;
+        let answer = sender.send_request(request).await?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_LEN_MAX).collect().await;
-        anyhow::Ok((status, body.map_err(|error| unreachable(&error))?.to_bytes()))
+        let body = Limited::new(answer.into_body(), ANSWER_LEN_MAX).collect().await?;
+        Ok((status, body.to_bytes()))
     };
-    timeout(TIMEOUT, asked).await.map_err(|_| unreachable(&"no answer in time"))?
+    timeout(time, asked).await.map_err(|_| "no answer in time")?
 }
 
 /// Where this machine reaches a listener on all of its addresses.

@@ -5,6 +5,7 @@ mod account;
 mod admin_port;
 mod audit;
 mod check_proxy;
+mod doctor;
 mod domain;
 mod group;
 mod lookup;
@@ -18,6 +19,7 @@ mod sso;
 mod tlsnego;
 mod transfer;
 
+use crate::checked::Found;
 use crate::cli::{self, Cli, Command, ConfigFileArg, MethodArg, Parsed, WrongUse};
 use crate::config::{self, Config, ConfigError, Telemetry};
 use crate::output::{self, visible};
@@ -28,7 +30,7 @@ use rcmp_service::explain::shell_path;
 use rcmp_service::message::MappingFlags;
 use serde_json::json;
 use std::fmt;
-
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -143,61 +145,20 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Quickstart { dir, port, sso, tlsnego, json } => {
             let made = quickstart::make(&dir, port, quickstart::Parts { sso, tlsnego }).await?;
-            let shown = |path: &Path| visible(&shell_path(&path.display().to_string()));
-            let (config, dir) = (shown(&made.config), shown(&dir));
             match json.json {
                 true => output::json(&json!({ "config": made.config, "files": made.files })),
-                false => output::lines(&format!(
-                    "Created a demo domain in {dir}.\n\nServe it:\n  rcmpd serve -c {config}\n\nIn another terminal, ask for the account of a certificate:\n  \
-                     rcmpd map {dir}/certs/alice.pem -c {config}     by the name and the SID in it\n  \
-                     rcmpd map {dir}/certs/bob.pem -c {config}       by issuer and serial number\n  \
-                     rcmpd map {dir}/certs/web01.pem -c {config}     a machine\n  \
-                     rcmpd map {dir}/certs/carol.pem -c {config}     refused: it has only names\n  \
-                     rcmpd map {dir}/certs/mallory.pem -c {config}   no account\n\nSee why:\n  \
-                     rcmpd explain {dir}/certs/carol.pem -c {config}{}{}",
-                    match sso {
-                        true => format!(
-                            "\n\nGet the master secret, as a node of the farm does. bob is no SSO administrator: with --user bob\n\
-                             (and his password file) the server answers SSO_E_ACCESSDENIED:\n  \
-                             rcmpd sso secret get --server 127.0.0.1:{} --user alice \\\n      \
-                             --password-file {dir}/users/alice.password --output master.key",
-                            quickstart::sso_port(port)
-                        ),
-                        false => String::new(),
-                    },
-                    match tlsnego {
-                        true => {
-                            let at = quickstart::tlsnego_port(port);
-                            format!(
-                                "\n\nCall the service at port {} through the gateway, and see each message:\n  \
-                                 rcmpd tlsnego call http://127.0.0.1:{at}/service --action urn:echo --body BODY.xml \\\n      \
-                                 --user alice --password-file {dir}/users/alice.password --ca {dir}/certs/ca.pem --trace",
-                                at.saturating_add(1)
-                            )
-                        }
-                        false => String::new(),
-                    }
-                )),
+                false => output::lines(&next_steps(&made.config, &dir, port, (sso, tlsnego))),
             }
             Ok(0)
         }
-        Command::Serve { config } => {
-            let path = config_file(&config)?;
-            if input::is_standard(&path) {
-                return Err(failed(2, "serve needs a file, which it reads again at SIGHUP"));
-            }
-            let config = load(&path)?;
-            let exporter = crate::telemetry::init(&config.telemetry)?;
-            let served = crate::serve::run(&path, config).await;
-            exporter.finish().await;
-            served.map(|()| 0)
-        }
+        Command::Serve { config } => serve(&config).await,
         Command::Map(args) => map::map(args).await,
         Command::Explain { certificate, config, methods, chain, url, json } => {
             let (chain, url) = (chain.as_deref(), url.as_deref());
             let methods = methods.as_deref().map(flags);
             map::explain(&certificate, chain, &config.config, methods, url, json.json).await
         }
+        Command::Doctor(args) => doctor::run(args).await,
         Command::CheckConfig { config, json } => Ok(check_config(&config_file(&config)?, json.json).await),
         Command::Account(command) => account::run(command).await,
         Command::Group(command) => group::run(command).await,
@@ -215,27 +176,9 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Sidecar(command) => sidecar::run(command),
         Command::Tlsnego(command) => tlsnego::run(command).await,
         Command::ProxyConfig(args) => proxy_config::run(&args),
-        Command::Page { listen, unix, anywhere } => {
-            let exporter = crate::telemetry::init(&Telemetry { log: "info".to_owned(), json: false })?;
-            let served = proxy_check::serve_page(listen, unix.as_deref(), anywhere).await;
-            exporter.finish().await;
-            served.map(|()| 0)
-        }
+        Command::Page { listen, unix, anywhere } => page(listen, unix.as_deref(), anywhere).await,
         Command::CheckProxy(args) => Ok(check_proxy::run(args).await),
-        Command::Completions { shell } => {
-            if output::is_terminal() {
-                output::message(
-                    "this is a file for the shell; `rcmpd completions --help` says where it goes",
-                );
-            }
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "rcmpd", &mut script);
-            if shell == clap_complete::Shell::Bash {
-                script.extend_from_slice(NAMES_FOR_BASH.as_bytes());
-            }
-            output::file(&script);
-            Ok(0)
-        }
+        Command::Completions { shell } => Ok(completions(shell)),
         Command::Man { command, dir } => {
             man::run(Cli::command(), &command, dir.as_deref())?;
             Ok(0)
@@ -245,6 +188,72 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             Ok(0)
         }
     }
+}
+
+/// What can be done with a new demo domain.
+fn next_steps(config: &Path, dir: &Path, port: Option<u16>, (sso, tlsnego): (bool, bool)) -> String {
+    let shown = |path: &Path| visible(&shell_path(&path.display().to_string()));
+    let (config, dir) = (shown(config), shown(dir));
+    let mut steps = format!(
+        "Created a demo domain in {dir}.\n\nServe it:\n  rcmpd serve -c {config}\n\nIn another terminal, ask for the account of a certificate:\n  \
+         rcmpd map {dir}/certs/alice.pem -c {config}     by the name and the SID in it\n  \
+         rcmpd map {dir}/certs/bob.pem -c {config}       by issuer and serial number\n  \
+         rcmpd map {dir}/certs/web01.pem -c {config}     a machine\n  \
+         rcmpd map {dir}/certs/carol.pem -c {config}     refused: it has only names\n  \
+         rcmpd map {dir}/certs/mallory.pem -c {config}   no account\n\nSee why:\n  \
+         rcmpd explain {dir}/certs/carol.pem -c {config}"
+    );
+    if sso {
+        let at = quickstart::sso_port(port);
+        steps.push_str(&format!(
+            "\n\nGet the master secret, as a node of the farm does. bob is no SSO administrator: with --user bob\n\
+             (and his password file) the server answers SSO_E_ACCESSDENIED:\n  \
+             rcmpd sso secret get --server 127.0.0.1:{at} --user alice \\\n      \
+             --password-file {dir}/users/alice.password --output master.key"
+        ));
+    }
+    if tlsnego {
+        let at = quickstart::tlsnego_port(port);
+        steps.push_str(&format!(
+            "\n\nCall the service at port {} through the gateway, and see each message:\n  \
+             rcmpd tlsnego call http://127.0.0.1:{at}/service --action urn:echo --body BODY.xml \\\n      \
+             --user alice --password-file {dir}/users/alice.password --ca {dir}/certs/ca.pem --trace",
+            at.saturating_add(1)
+        ));
+    }
+    steps
+}
+
+async fn serve(config: &ConfigFileArg) -> anyhow::Result<u8> {
+    let path = config_file(config)?;
+    if input::is_standard(&path) {
+        return Err(failed(2, "serve needs a file, which it reads again at SIGHUP"));
+    }
+    let config = load(&path)?;
+    let exporter = crate::telemetry::init(&config.telemetry)?;
+    let served = crate::serve::run(&path, config).await;
+    exporter.finish().await;
+    served.map(|()| 0)
+}
+
+async fn page(listen: Option<SocketAddr>, unix: Option<&Path>, anywhere: bool) -> anyhow::Result<u8> {
+    let exporter = crate::telemetry::init(&Telemetry { log: "info".to_owned(), json: false })?;
+    let served = proxy_check::serve_page(listen, unix, anywhere).await;
+    exporter.finish().await;
+    served.map(|()| 0)
+}
+
+fn completions(shell: clap_complete::Shell) -> u8 {
+    if output::is_terminal() {
+        output::message("this is a file for the shell; `rcmpd completions --help` says where it goes");
+    }
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "rcmpd", &mut script);
+    if shell == clap_complete::Shell::Bash {
+        script.extend_from_slice(NAMES_FOR_BASH.as_bytes());
+    }
+    output::file(&script);
+    0
 }
 
 /// Completes the names after `account show` and the like, which come from the store. They are data: nothing
@@ -315,7 +324,8 @@ async fn check_config(config: &Path, as_json: bool) -> u8 {
 /// The second half of a check: everything that the file names is there and can be used.
 async fn check_named(config: &Path, named: &Config, as_json: bool) -> u8 {
     let found = crate::findings::check(named).await;
-    let (problems, warnings) = (&found.problems, &found.warnings);
+    let texts = |found: Vec<Found>| found.into_iter().map(|found| found.text).collect();
+    let (problems, warnings): (Vec<String>, Vec<String>) = (texts(found.problems), texts(found.warnings));
     if as_json {
         let told =
             problems.iter().map(|text| json!({ "line": null, "column": null, "problem": text, "help": "" }));

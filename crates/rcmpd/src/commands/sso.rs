@@ -6,15 +6,15 @@ use crate::cli::{
     OptionalClientArgs, PlaceArgs, SecretCommand, SsoCommand,
 };
 use crate::config::{self, SecretRef};
+use crate::forward::trace;
 use crate::output::{self, visible};
 use crate::sso;
-use crate::sso::client::{Credentials, Failure, NtlmUser, Tickets, get_from_first};
 use crate::sso::operations::{BackupKey, Done, Keep, Octets, Operation, Right, SecretText, Shares};
 use crate::sso::operators::{self, ServiceAt};
 use account_store::file_access;
 use anyhow::{Context, bail};
 use dcerpc::pdu::FaultStatus;
-use dtyp::FileTime;
+use dtyp::{Encode, FileTime};
 use pem_file::input;
 use rcmp_service::explain::shell_quoted;
 use rpc_auth::ntlm::NtHash;
@@ -28,6 +28,7 @@ use sso_secret::{
 };
 use sso_service::ReturnCode;
 use sso_service::client::GetError;
+use sso_tokio::client::{Credentials, Environment, Failure, NtlmUser, Tickets, get_from_first};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -273,7 +274,12 @@ async fn ask(
     credentials: &Credentials,
     time: Duration,
 ) -> anyhow::Result<(sso_service::MasterSecret, String)> {
-    get_from_first(servers, credentials, time).await.map_err(|(failure, server)| {
+    let environment = Environment {
+        now: crate::clock::now,
+        fill: crate::random::fill,
+        extension: trace::of_environment().map(|context| context.to_bytes()),
+    };
+    get_from_first(servers, credentials, &environment, time).await.map_err(|(failure, server)| {
         let code = match &failure {
             Failure::NotAnswered(_) => UNREACHABLE,
             Failure::Refused(_) => REFUSED,

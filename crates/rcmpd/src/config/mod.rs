@@ -322,7 +322,7 @@ struct HeadsSection {
 }
 
 /// Targets of the log: the crates, and the audit log where it has no file.
-const LOG_TARGETS: [&str; 24] = [
+const LOG_TARGETS: [&str; 25] = [
     "account_store",
     "audit",
     "audit_log",
@@ -342,6 +342,7 @@ const LOG_TARGETS: [&str; 24] = [
     "sidecar_tokio",
     "sso_secret",
     "sso_service",
+    "sso_tokio",
     "store_ldap",
     "tlsnego_service",
     "tlsnego_soap",

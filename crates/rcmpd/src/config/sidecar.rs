@@ -572,48 +572,9 @@ impl Checker<'_> {
                 "validate certificates here: validation = \"chain\"",
             );
         }
-        let is_in_path = matches!(speaks, Speaks::Http(dialect) if dialect.is_in_path());
-        match (&section.upstream, is_in_path, speaks) {
-            (None, true, _) => self.problem(
-                span.clone(),
-                "with this dialect the proxy passes its requests through the sidecar, so an upstream is needed",
-                "name the application: upstream = \"http://127.0.0.1:8080\"",
-            ),
-            (
-                Some(upstream),
-                _,
-                Speaks::EnvoyGrpc | Speaks::Http(Dialect::Nginx | Dialect::Traefik | Dialect::Caddy),
-            ) => {
-                self.problem(
-                    upstream.span(),
-                    "with this dialect the proxy connects to the application itself, so there is no upstream",
-                    "remove upstream",
-                );
-            }
-            _ => {}
-        }
+        self.check_way(&section, span, speaks);
         let target = self.target(&section, speaks);
-        let at = match (&section.address, &section.unix) {
-            (Some(address), None) => Place::Tcp(self.listens(address)?),
-            (None, Some(path)) => {
-                let mode = section.mode.as_ref().map(|mode| self.mode(mode));
-                let group = match (&section.group, mode) {
-                    (Some(group), _) => SocketGroup::Named(group.get_ref().clone()),
-                    (None, None) => SocketGroup::OfPeers,
-                    (None, Some(_)) => SocketGroup::Unchanged,
-                };
-                let mode = mode.unwrap_or(SOCKET_MODE);
-                Place::Unix(UnixPlace { path: self.path(path.get_ref()), mode, group })
-            }
-            _ => {
-                self.problem(
-                    span.clone(),
-                    "a listener has either address or unix",
-                    "set address = \"127.0.0.1:9480\" or unix = \"nginx.sock\"",
-                );
-                return None;
-            }
-        };
+        let at = self.place(&section, span)?;
         let is_unix = matches!(at, Place::Unix(..));
         let secret = section.secret.as_ref().and_then(|secret| self.secret(secret));
         let help = "name the users of the proxy processes, or remove the key: without it each local process with the secret may ask";
@@ -625,19 +586,7 @@ impl Checker<'_> {
                 "use unix = \"…\", a secret or tls",
             );
         }
-        if let Some(tls) = section.tls.as_ref().filter(|_| is_unix) {
-            self.problem(
-                tls.span(),
-                "there is no TLS on a Unix socket",
-                "use peers = [\"www-data\"] or a secret",
-            );
-        }
-        if let Some(mode) = section.mode.as_ref().filter(|_| !is_unix) {
-            self.problem(mode.span(), "only a Unix socket has a mode", "remove it");
-        }
-        if let Some(group) = section.group.as_ref().filter(|_| !is_unix) {
-            self.problem(group.span(), "only a Unix socket has a group", "remove it");
-        }
+        self.check_keys_of_place(&section, is_unix);
         let tls = section.tls.filter(|_| !is_unix).map(|tls| self.listen_tls(tls));
         let knows_users = is_unix && !peers.is_empty();
         if section.secret.is_none() && tls.is_none() && !knows_users {
@@ -666,6 +615,72 @@ impl Checker<'_> {
         let peers = peers.iter().map(|peer| peer.get_ref().clone()).collect();
         let settings = sidecar_tokio::settings::Listen { speaks, target, at, peers, tls, upstream };
         Some(Listen { settings, secret })
+    }
+
+    /// Whether there is an upstream where the sidecar is in the way of requests, and none where it is not.
+    fn check_way(&mut self, section: &ListenSection, span: &Range<usize>, speaks: Speaks) {
+        let is_in_path = matches!(speaks, Speaks::Http(dialect) if dialect.is_in_path());
+        match (&section.upstream, is_in_path, speaks) {
+            (None, true, _) => self.problem(
+                span.clone(),
+                "with this dialect the proxy passes its requests through the sidecar, so an upstream is needed",
+                "name the application: upstream = \"http://127.0.0.1:8080\"",
+            ),
+            (
+                Some(upstream),
+                _,
+                Speaks::EnvoyGrpc | Speaks::Http(Dialect::Nginx | Dialect::Traefik | Dialect::Caddy),
+            ) => {
+                self.problem(
+                    upstream.span(),
+                    "with this dialect the proxy connects to the application itself, so there is no upstream",
+                    "remove upstream",
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// The address or the socket of a listener.
+    fn place(&mut self, section: &ListenSection, span: &Range<usize>) -> Option<Place> {
+        match (&section.address, &section.unix) {
+            (Some(address), None) => Some(Place::Tcp(self.listens(address)?)),
+            (None, Some(path)) => {
+                let mode = section.mode.as_ref().map(|mode| self.mode(mode));
+                let group = match (&section.group, mode) {
+                    (Some(group), _) => SocketGroup::Named(group.get_ref().clone()),
+                    (None, None) => SocketGroup::OfPeers,
+                    (None, Some(_)) => SocketGroup::Unchanged,
+                };
+                let mode = mode.unwrap_or(SOCKET_MODE);
+                Some(Place::Unix(UnixPlace { path: self.path(path.get_ref()), mode, group }))
+            }
+            _ => {
+                self.problem(
+                    span.clone(),
+                    "a listener has either address or unix",
+                    "set address = \"127.0.0.1:9480\" or unix = \"nginx.sock\"",
+                );
+                None
+            }
+        }
+    }
+
+    /// Keys that are for TCP alone, or for Unix sockets alone.
+    fn check_keys_of_place(&mut self, section: &ListenSection, is_unix: bool) {
+        if let Some(tls) = section.tls.as_ref().filter(|_| is_unix) {
+            self.problem(
+                tls.span(),
+                "there is no TLS on a Unix socket",
+                "use peers = [\"www-data\"] or a secret",
+            );
+        }
+        if let Some(mode) = section.mode.as_ref().filter(|_| !is_unix) {
+            self.problem(mode.span(), "only a Unix socket has a mode", "remove it");
+        }
+        if let Some(group) = section.group.as_ref().filter(|_| !is_unix) {
+            self.problem(group.span(), "only a Unix socket has a group", "remove it");
+        }
     }
 
     /// Where a listener reads the host and path of a request: fixed by the dialect, or configured if the

@@ -189,51 +189,8 @@ impl Checker<'_> {
         let section = section.into_inner();
         let credential = self.one_of(Some(&section.credential), &CREDENTIALS, "credential");
         let local = section.local.as_ref().is_none_or(|local| *local.get_ref());
-        match credential {
-            Some(Credential::UserName) if local && !beside.has_accounts => self.problem(
-                section.credential.span(),
-                "user names need accounts with passwords, and this store keeps none",
-                "add [store] kind = \"sqlite\", set local = false, or choose another credential",
-            ),
-            Some(Credential::UserName) if !local && section.domain.is_empty() => self.problem(
-                section.credential.span(),
-                "no user name can be accepted: there are neither local accounts nor domains",
-                "add [[tlsnego.domain]], set local = true, or choose another credential",
-            ),
-            Some(Credential::Certificate) if !beside.has_mapping => self.problem(
-                section.credential.span(),
-                "certificates need rules that map them, and there is no [mapping]",
-                "add [mapping], or choose another credential",
-            ),
-            _ => {}
-        }
-        if let Some(domain) = section.domain.first()
-            && credential.is_some_and(|credential| credential != Credential::UserName)
-        {
-            self.problem(
-                domain.span(),
-                "no client sends a password for this domain to check",
-                "set credential = \"username\", or remove [[tlsnego.domain]]",
-            );
-        }
-        if section.addresses.get_ref().is_empty() {
-            self.problem(
-                section.addresses.span(),
-                "addresses is an empty list, so every message is for another service",
-                "name the URL that clients have, as in \"https://orders.contoso.example/service\"",
-            );
-        }
-        let mut addresses = Vec::new();
-        for address in section.addresses.get_ref() {
-            match Address::new(address.get_ref()) {
-                Ok(address) => addresses.push(address),
-                Err(error) => self.problem(
-                    address.span(),
-                    error.to_string(),
-                    "write the URL that clients have, as in \"https://orders.contoso.example/service\"",
-                ),
-            }
-        }
+        self.check_credential(&section, credential, beside);
+        let addresses = self.addresses_of_gateway(&section.addresses);
         let defaults = SessionTimes::default();
         let bindings = self.tlsnego_bindings(section.bindings.as_ref());
         let suite = self.one_of(section.suite.as_ref(), &SUITES, "suite").unwrap_or(Suite::BASIC256);
@@ -314,6 +271,66 @@ impl Checker<'_> {
         let audience = self.ticket_name(&section.audience, "farm", "orders.contoso.example");
         let (seal_with, store) = (section.seal_with, self.path(&section.store));
         Some(TlsnegoCookie { keys, seal_with, audience: audience?, store })
+    }
+
+    /// Whether clients can prove who they are as `credential` has it.
+    fn check_credential(
+        &mut self,
+        section: &Section,
+        credential: Option<Credential>,
+        beside: &TlsnegoContext<'_>,
+    ) {
+        let local = section.local.as_ref().is_none_or(|local| *local.get_ref());
+        match credential {
+            Some(Credential::UserName) if local && !beside.has_accounts => self.problem(
+                section.credential.span(),
+                "user names need accounts with passwords, and this store keeps none",
+                "add [store] kind = \"sqlite\", set local = false, or choose another credential",
+            ),
+            Some(Credential::UserName) if !local && section.domain.is_empty() => self.problem(
+                section.credential.span(),
+                "no user name can be accepted: there are neither local accounts nor domains",
+                "add [[tlsnego.domain]], set local = true, or choose another credential",
+            ),
+            Some(Credential::Certificate) if !beside.has_mapping => self.problem(
+                section.credential.span(),
+                "certificates need rules that map them, and there is no [mapping]",
+                "add [mapping], or choose another credential",
+            ),
+            _ => {}
+        }
+        if let Some(domain) = section.domain.first()
+            && credential.is_some_and(|credential| credential != Credential::UserName)
+        {
+            self.problem(
+                domain.span(),
+                "no client sends a password for this domain to check",
+                "set credential = \"username\", or remove [[tlsnego.domain]]",
+            );
+        }
+    }
+
+    /// What `a:To` of a message may be.
+    fn addresses_of_gateway(&mut self, given: &Spanned<Vec<Spanned<String>>>) -> Vec<Address> {
+        if given.get_ref().is_empty() {
+            self.problem(
+                given.span(),
+                "addresses is an empty list, so every message is for another service",
+                "name the URL that clients have, as in \"https://orders.contoso.example/service\"",
+            );
+        }
+        let mut addresses = Vec::new();
+        for address in given.get_ref() {
+            match Address::new(address.get_ref()) {
+                Ok(address) => addresses.push(address),
+                Err(error) => self.problem(
+                    address.span(),
+                    error.to_string(),
+                    "write the URL that clients have, as in \"https://orders.contoso.example/service\"",
+                ),
+            }
+        }
+        addresses
     }
 
     fn tlsnego_bindings(&mut self, given: Option<&Spanned<Vec<Spanned<String>>>>) -> Vec<Binding> {

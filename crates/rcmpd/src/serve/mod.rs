@@ -3,9 +3,10 @@
 mod channel_secrets;
 mod http;
 mod metrics;
-mod open_files;
+pub(crate) mod open_files;
 mod rcmp_package;
 mod service_manager;
+mod services;
 mod sso;
 mod store_health;
 
@@ -19,10 +20,9 @@ use crate::findings;
 use crate::forward::RelayPackage;
 use crate::sidecar::Sidecar;
 use crate::stores;
-use crate::tlsnego::{self, Tlsnego};
+use crate::tlsnego::Tlsnego;
 use account_store::{DomainStore, MachineStore};
 use anyhow::{Context, bail};
-use arc_swap::ArcSwap;
 use dcerpc::endpoint_mapper::Endpoint;
 use dcerpc::pdu::SyntaxId;
 use dcerpc_tokio::{Endpoints, Interface, Peer, Registry, RpcCall, SecurityProvider, Server, listen_on};
@@ -32,15 +32,13 @@ use netlogon_transport::package::Packages;
 use netlogon_transport::server::{NETLOGON, NetlogonCall, NetlogonServer, ServerNames, ServerParts};
 use rcmp_service::MissLimits;
 use rcmp_service::message::PACKAGE_NAME;
-use sso::{RunningSso, SsoParts};
+use services::{Services, Serving, Tree};
+use sso::RunningSso;
 use sso_service::{AccessRules, NdrRange};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use store_health::StoreHealth;
-use tlsnego_tokio::gateway;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{error, info, warn};
@@ -122,178 +120,51 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
             path.display()
         );
     }
-    let rpc_connections = config.rpc.as_ref().map_or(0, |rpc| rpc.limits.connections_max);
-    let others = config.sso.as_ref().map_or(0, |sso| sso.limits.connections_max)
-        + config.sidecar.as_ref().map_or(0, crate::sidecar::connections_max)
-        + config.tlsnego.as_ref().map_or(0, |_| gateway::CONNECTIONS_MAX + gateway::CALLS_MAX)
-        + config.admin.as_ref().map_or(0, |_| http::CONNECTIONS_MAX);
+    let (rpc_connections, others) = open_files::connections_of(&config);
     let connections_max = open_files::raise(rpc_connections, others);
     config.check_files()?;
-    // What can be missing is looked at before a client is served.
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
     let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
-    let needs_hashes = config.sso.as_ref().is_some_and(config::Sso::has_local_users);
-    // Sidecars and their accounts need no secret of a machine.
-    let needs_passwords = config.tlsnego.as_ref().is_some_and(config::Tlsnego::has_local_users);
-    let needs_key = match (&config.rpc, needs_hashes, needs_passwords) {
-        (Some(_), ..) => {
-            Some("[rpc] cannot be served, because each secure channel needs the secret of its machine")
-        }
-        (None, true, _) => {
-            Some("[sso.ntlm] cannot be served, because each user needs the NT hash of the account")
-        }
-        (None, false, true) => {
-            Some("[tlsnego] cannot be served, because each user needs the password hash of the account")
-        }
-        (None, false, false) => None,
-    };
-    let served = match &config.store {
-        Some(_) => {
-            let opened = stores::served_machines(&config, needs_key.is_some());
-            Some(match needs_key {
-                Some(why) => opened.context(why)?,
-                None => opened?,
-            })
-        }
-        None => None,
-    };
-    let local_users = served.as_ref().filter(|_| needs_hashes).and_then(|served| {
-        let hashes = Arc::clone(served.hashes.as_ref()?);
-        Some(crate::sso::Stores { accounts: Arc::clone(&served.machines) as _, hashes })
-    });
-    let passwords = served.as_ref().map(|served| tlsnego::Stores {
-        accounts: Arc::clone(&served.machines) as _,
-        hashes: served.password_hashes.clone(),
-    });
-    let (machines, database) = served.map(|served| (served.machines, served.database)).unzip();
-    let accounts = accounts(&config, machines.as_ref()).await?;
-    let audit = AuditLog::open(&config.audit)?;
-    let deciders = match &config.mapping {
-        Some(mapping) => Some(Deciders::load(mapping, 1, accounts, &config, None).await?),
-        None => None,
-    };
-    let audit = Arc::new(match &deciders {
-        Some(deciders) => audit.counting(deciders.metrics.over_audit_budget()),
-        None => audit,
-    });
-    let current = deciders.map(|deciders| CurrentPolicy(Arc::new(ArcSwap::from_pointee(deciders))));
-    let store = database.map(|database| StoreHealth::new(database, current.clone()));
-    let sidecar = config.sidecar.as_ref().zip(current.as_ref());
-    let sidecar = sidecar.map(|(sidecar, current)| Sidecar::load(&config, sidecar, current, &audit));
-    let sidecar = sidecar.transpose()?;
-    let sso = match &config.sso {
-        Some(section) => Some(SsoParts::load(&config, section, local_users.as_ref(), &audit).await?),
-        None => None,
-    };
-    let tlsnego = match &config.tlsnego {
-        Some(section) => {
-            for finding in tlsnego::findings(&config, section)? {
-                warn!(finding, "Check [tlsnego]");
-            }
-            Some((Tlsnego::load(&config, section, passwords, current.as_ref(), &audit)?, section))
-        }
-        None => None,
-    };
-    // What serves clients is one tree: cancelling the token closes every listener, and connections end after
-    // what is in flight is answered. The tracker knows each of these tasks.
-    let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let mapped_endpoints = Endpoints::default();
-    let mut mapper = None;
-    let server = match (&config.rpc, &machines, &current) {
-        (Some(rpc), Some(machines), Some(current)) => {
-            let registry = registry(&config, Arc::clone(machines) as _, current.clone(), Arc::clone(&audit));
-            let limits = dcerpc_tokio::Limits { connections_max, ..rpc.limits };
-            let server = Server::new(registry, limits, shutdown.child_token(), tasks.clone());
-            let providers = sso.as_ref().map_or(&[][..], SsoParts::providers);
-            mapper = listen(rpc, &server, (&mapped_endpoints, providers), &tasks).await?;
-            Some(server)
-        }
-        _ => None,
-    };
-    let sso = match sso {
-        Some(parts) => Some(parts.serve(&config, (&mapped_endpoints, mapper), &shutdown, &tasks).await?),
-        None => None,
-    };
-    let mut connections = Vec::new();
-    if let (Some(sidecar), Some(section)) = (&sidecar, &config.sidecar) {
-        let listeners = sidecar.bind(section, &shutdown).await?;
-        connections = listeners.meters();
-        tasks.spawn(listeners.serve());
-    }
-    if let Some((tlsnego, section)) = &tlsnego {
-        connections.push(tlsnego.serve(Tlsnego::bind(section).await?, &shutdown, &tasks));
-    }
-    let tlsnego = tlsnego.map(|(tlsnego, _)| tlsnego);
+    let tree = Tree::default();
+    let services = Services::load(&config).await?;
+    let mut serving = services.serve(&config, connections_max, &tree).await?;
     let health = http::Health::default();
     if let Some(admin) = &config.admin {
-        let port = http::Port::bind(admin).await?;
-        let address = port.address();
-        info!(operators = token.is_some(), %address, "Serving the admin port");
-        connections.push(port.meter());
-        let parts = metrics::Parts {
-            server: server.as_deref().or(sso.as_ref().map(|sso| &*sso.server)),
-            sso: sso.as_ref().map(|sso| &sso.service),
-            policy: current.as_ref(),
-            audit: &audit,
-            store: store.as_ref(),
-            sidecar: sidecar.as_ref(),
-            tlsnego: tlsnego.as_ref(),
-            connections,
-        };
-        let shared = http::Shared {
-            health: health.clone(),
-            store: store.clone(),
-            sidecar: sidecar.as_ref().map(|sidecar| Arc::clone(&sidecar.current)),
-            operators: token.map(|token| Arc::new(http::Operators::new(admin, token, address))),
-            policy: current.clone(),
-            sso: sso.as_ref().map(|sso| sso.service.clone()),
-            tlsnego: tlsnego.clone(),
-            registration: sso.as_ref().and_then(|sso| sso.registration.clone()),
-            config: path.display().to_string(),
-            metrics: Arc::new(metrics::registry(parts)),
-        };
-        tokio::spawn(port.serve(shared));
+        serving.serve_admin(path, admin, token, &health).await?;
     }
-    if let Some(store) = &store {
-        tasks.spawn(shutdown.clone().run_until_cancelled_owned(store.clone().watch()));
-    }
-    if let Some(current) = &current {
+    if let Some(current) = &serving.current {
         let deciders = current.0.load_full();
         findings::shared_names(&deciders.live).iter().for_each(findings::Warning::log);
-        warn_of_findings(&config, &deciders, machines.as_deref()).await;
+        warn_of_findings(&config, &deciders, serving.machines.as_deref()).await;
     }
     health.set_ready(true);
     info!(domain = config.domain.netbios, server = config.server, "Ready");
     service_manager::ready();
-    let running = Running {
-        config: &config,
-        machines: machines.as_ref(),
-        current: current.as_ref(),
-        sidecar: sidecar.as_ref(),
-        sso: sso.as_ref(),
-        tlsnego: tlsnego.as_ref(),
-        audit: &audit,
-    };
-    signals(path, &running).await?;
+    signals(path, &serving.running(&config)).await?;
 
     health.set_ready(false);
     service_manager::stopping();
     info!("Stopping: answering calls in flight");
-    if let (Some(sso), Some(section)) = (&sso, &config.sso) {
+    stop(&config, &serving, &tree).await;
+    Ok(())
+}
+
+/// Answers the calls in flight and closes the ports.
+async fn stop(config: &Config, serving: &Serving, tree: &Tree) {
+    if let (Some(sso), Some(section)) = (&serving.sso, &config.sso) {
         sso.drain(section.drain).await;
     }
-    shutdown.cancel();
-    tasks.close();
+    tree.shutdown.cancel();
+    tree.tasks.close();
     let grace = config.rpc.as_ref().map_or(GRACE, |rpc| rpc.grace);
-    match tokio::time::timeout(grace, tasks.wait()).await {
+    match tokio::time::timeout(grace, tree.tasks.wait()).await {
         Ok(()) => info!("Stopped"),
         Err(_) => {
             warn!(grace_s = grace.as_secs(), "Stopped before all calls were answered: grace period timed out")
         }
     }
-    audit.flush();
-    audit.sign();
-    Ok(())
+    serving.audit.flush();
+    serving.audit.sign();
 }
 
 /// How long calls in flight have at the end, where `[rpc]` does not say.

@@ -1,6 +1,10 @@
 //! The limit of open files, of which each connection takes one.
 
+use super::http;
+use crate::config::Config;
+use crate::sidecar;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tlsnego_tokio::gateway;
 use tracing::warn;
 
 /// Database, logs, listeners and the runtime's own.
@@ -35,7 +39,18 @@ pub(super) fn raise(configured: usize, others: usize) -> usize {
     connections
 }
 
-fn needed(configured: usize, others: usize) -> u64 {
+/// Connections that a configuration allows: those of `[rpc]`, and those of all other listeners.
+pub(crate) fn connections_of(config: &Config) -> (usize, usize) {
+    let rpc = config.rpc.as_ref().map_or(0, |rpc| rpc.limits.connections_max);
+    let others = config.sso.as_ref().map_or(0, |sso| sso.limits.connections_max)
+        + config.sidecar.as_ref().map_or(0, sidecar::connections_max)
+        + config.tlsnego.as_ref().map_or(0, |_| gateway::CONNECTIONS_MAX + gateway::CALLS_MAX)
+        + config.admin.as_ref().map_or(0, |_| http::CONNECTIONS_MAX);
+    (rpc, others)
+}
+
+/// Open files that all connections need.
+pub(crate) fn needed(configured: usize, others: usize) -> u64 {
     (configured + others) as u64 + FILES
 }
 

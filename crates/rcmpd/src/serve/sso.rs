@@ -2,9 +2,10 @@
 
 use crate::config::{self, Config};
 use crate::sso::operators::BoundOperators;
-use crate::sso::{self, Bound, LiveSecrets, Policy, Registration, Sso};
+use crate::sso::{self, Bound, LiveSecrets, Policy, Sso};
 use audit_log::AuditLog;
 use dcerpc_tokio::{Endpoints, Registry, SecurityProvider, Server, listen_on};
+use sso_tokio::Registration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,10 +48,10 @@ impl SsoParts {
         let store = sso::store(section);
         let found = sso::check(config, section, &store);
         if let Some(problem) = found.problems.first() {
-            anyhow::bail!("the master secret cannot be served: {problem}");
+            anyhow::bail!("the master secret cannot be served: {}", problem.text);
         }
         for finding in found.warnings {
-            warn!(finding, "Master secret needs an operator");
+            warn!(finding = finding.text, "Master secret needs an operator");
         }
         let secrets = Arc::new(LiveSecrets::open(store));
         let service = Sso::new(config, section, secrets, stores, Arc::clone(audit)).await?;

@@ -92,10 +92,8 @@ impl Sidecar {
             (Source::Remote, Some(client)) => {
                 let keys = client.proof_keys.iter();
                 let keys = keys.map(|(domain, path)| Ok((domain.clone(), PublicKey::read(path)?.bytes())));
-                let identity = Remote::identity_of(client, &config.domain.netbios);
-                let at = ServerSource::Listed(vec![client.server.clone()]);
                 identify::Source::Remote(Box::new(Remote {
-                    servers: Servers::new(at, identity, ROOM, None),
+                    servers: servers_of_client(config, client),
                     domain: config.domain.netbios.clone(),
                     proof_keys: keys.collect::<anyhow::Result<_>>()?,
                     timeout: sidecar.timeout,
@@ -234,6 +232,13 @@ pub(crate) fn embedded(
     audit: &Arc<AuditLog>,
 ) -> Arc<dyn Identify> {
     identifier(embedded_source(asker, config), policy, audit)
+}
+
+/// The server of `[client]`, asked as its machine account. Opens no connection.
+pub(crate) fn servers_of_client(config: &Config, client: &config::Client) -> Servers {
+    let identity = Remote::identity_of(client, &config.domain.netbios);
+    let at = ServerSource::Listed(vec![client.server.clone()]);
+    Servers::new(at, identity, ROOM, None)
 }
 
 fn embedded_source(asker: &str, config: &Config) -> identify::Source {

@@ -3,40 +3,54 @@
 use super::domains::misfits;
 use super::keytab::{MachineAccounts, read};
 use super::operators;
+use crate::checked::{Area, Checked};
 use crate::config::{Config, SealRef, Sso};
 use rpc_auth::kerberos::RealmKind;
 use sso_secret::share::ShareFolder;
 use sso_secret::{SecretStore, State};
+use std::path::Path;
 
-/// Errors, with which the service does not start, and warnings.
-#[derive(Debug, Default)]
-pub struct SsoFindings {
-    /// Errors.
-    pub problems: Vec<String>,
-    /// Warnings.
-    pub warnings: Vec<String>,
-}
-
-/// Checks what `[sso]` names. Blocks for the disk, and for argon2id if the secret is sealed by a passphrase.
-pub fn check(config: &Config, section: &Sso, store: &SecretStore) -> SsoFindings {
-    let mut found = SsoFindings::default();
+/// Checks what `[sso]` names. The service does not start with a problem. Blocks for the disk, and for argon2id
+/// if the secret is sealed by a passphrase.
+pub fn check(config: &Config, section: &Sso, store: &SecretStore) -> Checked {
+    let mut found = Checked::default();
     if section.rules.administrators.0.is_empty() {
         let text = "no SSO administrator is configured: calls are answered with SSO_E_SSO_NOT_CONFIGURED";
-        found.warnings.push(text.to_owned());
+        found.warning(Area::Configuration, text);
     }
-    found.warnings.extend(unfiltered_realms(section));
+    found.warnings(Area::Configuration, unfiltered_realms(section));
+    of_secret(section, store, &mut found);
+    for (area, problem) in operators::problems(section) {
+        found.problem(area, problem);
+    }
+    if let SealRef::Shares(folder) = &section.seal {
+        let folder = ShareFolder::new(folder);
+        match folder.check() {
+            Ok(()) => found.warnings(Area::MasterSecret, folder.findings()),
+            Err(error) => found.problem(Area::MasterSecret, format!("cannot use sso.seal: {error}")),
+        }
+    }
+    for misfit in section.ntlm.iter().flat_map(|ntlm| misfits(config, ntlm)) {
+        found.problem(Area::Configuration, misfit);
+    }
+    if let Some(kerberos) = &section.kerberos {
+        of_keytab(&kerberos.keytab, &MachineAccounts::new(config, section), &mut found);
+    }
+    found
+}
+
+fn of_secret(section: &Sso, store: &SecretStore, found: &mut Checked) {
+    let mut warn = |text: String| found.warning(Area::MasterSecret, text);
     match store.state() {
-        State::None => found.warnings.push(format!(
+        State::None => warn(format!(
             "there is no master secret in {}: make one by `rcmpd sso secret generate`",
             section.folder.display()
         )),
         // This command may not have the credential or passphrase that the service has.
-        State::Sealed(sealed) => found.warnings.push(format!("the master secret is sealed: {sealed}")),
-        State::RolledBack(sealed) => {
-            found.warnings.push(format!("the master secret was rolled back: {sealed}"))
-        }
+        State::Sealed(sealed) => warn(format!("the master secret is sealed: {sealed}")),
+        State::RolledBack(sealed) => warn(format!("the master secret was rolled back: {sealed}")),
         State::Open(open) if open.is_copy() => {
-            found.warnings.push(
+            warn(
                 "the folder of the master secret is a copy: it is not rotated before it is adopted"
                     .to_owned(),
             );
@@ -45,36 +59,29 @@ pub fn check(config: &Config, section: &Sso, store: &SecretStore) -> SsoFindings
     }
     if let Some(facts) = store.status().facts {
         match (facts.last_backup, facts.backup_is_current) {
-            (None, _) => found.warnings.push("the master secret was never backed up".to_owned()),
+            (None, _) => warn("the master secret was never backed up".to_owned()),
             (Some(_), false) => {
-                found
-                    .warnings
-                    .push("the last backup of the master secret lacks the newest generation".to_owned());
+                warn("the last backup of the master secret lacks the newest generation".to_owned());
             }
             (Some(_), true) => {}
         }
     }
-    found.problems.extend(operators::problems(section));
-    if let SealRef::Shares(folder) = &section.seal {
-        let folder = ShareFolder::new(folder);
-        match folder.check() {
-            Ok(()) => found.warnings.extend(folder.findings()),
-            Err(error) => found.problems.push(format!("cannot use sso.seal: {error}")),
+}
+
+fn of_keytab(path: &Path, machines: &MachineAccounts, found: &mut Checked) {
+    let keytab = match read(path) {
+        Ok(keytab) => keytab,
+        Err(error) => {
+            return found.problem(Area::Keytab, format!("cannot use sso.kerberos.keytab: {error:#}"));
+        }
+    };
+    for finding in machines.findings(&keytab) {
+        let text = format!("{}: {finding}", path.display());
+        match finding.is_error() {
+            true => found.problem(Area::Keytab, text),
+            false => found.warning(Area::Keytab, text),
         }
     }
-    found.problems.extend(section.ntlm.iter().flat_map(|ntlm| misfits(config, ntlm)));
-    if let Some(kerberos) = &section.kerberos {
-        match read(&kerberos.keytab) {
-            Ok(keytab) => {
-                for finding in MachineAccounts::new(config, section).findings(&keytab) {
-                    let list = if finding.is_error() { &mut found.problems } else { &mut found.warnings };
-                    list.push(format!("{}: {finding}", kerberos.keytab.display()));
-                }
-            }
-            Err(error) => found.problems.push(format!("cannot use sso.kerberos.keytab: {error:#}")),
-        }
-    }
-    found
 }
 
 /// Realms of kind `ad` without `sids` beside others: the KDC of one can name the domain of another.

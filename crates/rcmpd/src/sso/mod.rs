@@ -2,26 +2,22 @@
 //! traits.
 
 mod accounts;
-mod aging;
 mod audit;
 mod authentication;
-pub mod client;
 mod domains;
 mod findings;
 mod keytab;
 mod metrics;
 pub mod operations;
 pub mod operators;
-mod registration;
 mod secrets;
 mod socket_folder;
 
 pub use accounts::Stores;
 pub use authentication::providers;
-pub use findings::{SsoFindings, check};
+pub use findings::check;
 pub use keytab::WatchedKeytab;
 pub use metrics::SsoMetrics;
-pub use registration::Registration;
 pub use secrets::{LiveSecrets, passphrase, seal_source, store, token_key};
 
 use crate::checked_domains::CheckedDomain;
@@ -29,7 +25,6 @@ use crate::config::{self, Config};
 use crate::forward::trace;
 use account_store::AccountStore;
 use accounts::{CurrentAccounts, PasswordMarks, look_up};
-use aging::Aging;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use audit::SsoAudit;
@@ -47,6 +42,7 @@ use rpc_auth::kerberos::ReplayCache;
 use rpc_auth_tokio::{AuthAudit, AuthCounters};
 use sso_secret::Recipient;
 use sso_service::{AccessRules, MASTER_SECRET, MasterSecretCall, MasterSecretServer, NdrRange, Outcome};
+use sso_tokio::{Aging, Clocks};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -56,6 +52,9 @@ use tower::service_fn;
 use tower::util::BoxCloneSyncService;
 use tracing::{info, warn};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+/// Those of the process.
+const CLOCKS: Clocks = Clocks { now: crate::clock::now, uptime: crate::clock::uptime };
 
 /// What a reload replaces.
 #[derive(Debug)]
@@ -265,7 +264,7 @@ impl Sso {
         };
         let registry = Registry::default().interface(interface).management();
         providers.iter().fold(registry, |registry, provider| {
-            registry.provider(Arc::new(Aging::new(Arc::clone(provider), section.max_context_age)))
+            registry.provider(Arc::new(Aging::new(Arc::clone(provider), section.max_context_age, CLOCKS)))
         })
     }
 

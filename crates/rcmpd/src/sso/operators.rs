@@ -8,6 +8,7 @@
 use super::Sso;
 use super::operations::{Done, Keep, Octets, Operation};
 use super::socket_folder;
+use crate::checked::Area;
 use crate::config::{self, OVERFLOW_UID, Operator, SHARED};
 use anyhow::{Context, bail};
 use dcerpc_tokio::{ConnectionLimiter, ConnectionLimits, ConnectionPermit};
@@ -108,16 +109,19 @@ pub(super) fn shared_accounts(section: &config::Sso) -> Vec<String> {
 }
 
 /// What keeps the socket from being bound, or lets other users take its place. Blocks for the name service.
-pub(super) fn problems(section: &config::Sso) -> Vec<String> {
-    let mut problems = shared_accounts(section);
+pub(super) fn problems(section: &config::Sso) -> Vec<(Area, String)> {
+    let in_area = |area| move |text| (area, text);
+    let mut problems: Vec<_> = shared_accounts(section).into_iter().map(in_area(Area::Users)).collect();
     if let Some(socket) = &section.operator_socket {
-        problems.extend(group(&socket.group).err().map(|error| format!("{error:#}")));
+        let group = group(&socket.group).err().map(|error| format!("{error:#}"));
+        problems.extend(group.map(in_area(Area::Users)));
         // The command may run as another user than the service.
         let owner = section.folder.metadata().map_or(0, |folder| folder.uid());
         let trusted = [0, geteuid().as_raw(), owner];
         let checked = socket_folder::check(&socket.path, &trusted, &trusted);
-        problems.extend(checked.err().map(|why| format!("cannot use {SOCKET_KEY}: {why}")));
-        problems.extend(unix::check_path(&socket.path, SOCKET_KEY).err().map(|error| format!("{error:#}")));
+        let folder = checked.err().map(|why| format!("cannot use {SOCKET_KEY}: {why}"));
+        let path = unix::check_path(&socket.path, SOCKET_KEY).err().map(|error| format!("{error:#}"));
+        problems.extend([folder, path].into_iter().flatten().map(in_area(Area::Permissions)));
     }
     problems
 }

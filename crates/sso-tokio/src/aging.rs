@@ -6,21 +6,38 @@ use dcerpc::security::{
 };
 use dcerpc::server::Authenticate;
 use dcerpc_tokio::{BoxFuture, Peer, SecurityProvider};
+use dtyp::FileTime;
 use rpc_auth::UserIdentity;
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The clocks of the system.
+#[derive(Clone, Copy, Debug)]
+pub struct Clocks {
+    /// The wall clock, for the ends of tickets.
+    pub now: fn() -> FileTime,
+    /// The monotonic clock, by which contexts end.
+    pub uptime: fn() -> Duration,
+}
+
 /// A provider whose contexts end.
-pub(super) struct Aging {
+pub struct Aging {
     provider: Arc<dyn SecurityProvider>,
     max_age: Duration,
+    clocks: Clocks,
+}
+
+impl std::fmt::Debug for Aging {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Aging of {:?}", self.provider.auth_type())
+    }
 }
 
 impl Aging {
     /// Contexts of `provider` live no longer than `max_age`, nor than what they were made from.
-    pub(super) fn new(provider: Arc<dyn SecurityProvider>, max_age: Duration) -> Self {
-        Self { provider, max_age }
+    pub fn new(provider: Arc<dyn SecurityProvider>, max_age: Duration, clocks: Clocks) -> Self {
+        Self { provider, max_age, clocks }
     }
 }
 
@@ -33,7 +50,7 @@ impl SecurityProvider for Aging {
         Box::pin(async move {
             match self.provider.accept(peer, request).await {
                 Authentication::Accepted { context, token } => {
-                    let context = Box::new(Aged::new(context, self.max_age));
+                    let context = Box::new(Aged::new(context, self.max_age, self.clocks));
                     Authentication::Accepted { context, token }
                 }
                 other => other,
@@ -46,14 +63,15 @@ struct Aged {
     context: Box<dyn SecurityContext>,
     /// By the monotonic clock.
     ends: Duration,
+    clocks: Clocks,
 }
 
 impl Aged {
-    fn new(context: Box<dyn SecurityContext>, max_age: Duration) -> Self {
+    fn new(context: Box<dyn SecurityContext>, max_age: Duration, clocks: Clocks) -> Self {
         let identity = context.identity().downcast::<UserIdentity>().ok();
-        let left = identity.and_then(|user| user.expires).map(|end| end.since(crate::clock::now()));
+        let left = identity.and_then(|user| user.expires).map(|end| end.since((clocks.now)()));
         let left = left.map_or(max_age, |left| left.min(max_age));
-        Self { context, ends: crate::clock::uptime() + left }
+        Self { context, ends: (clocks.uptime)() + left, clocks }
     }
 }
 
@@ -71,7 +89,7 @@ impl SecurityContext for Aged {
         protection: Protection,
         fragment: ProtectedFragment<'_>,
     ) -> Result<(), SecurityError> {
-        match crate::clock::uptime() < self.ends {
+        match (self.clocks.uptime)() < self.ends {
             true => self.context.unprotect(protection, fragment),
             false => Err(SecurityError::ContextExpired),
         }
@@ -93,8 +111,10 @@ impl SecurityContext for Aged {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dtyp::FileTime;
     use rpc_auth::IdentitySource;
+
+    const CLOCKS: Clocks =
+        Clocks { now: || FileTime::from_unix(1_900_000_000), uptime: || Duration::from_secs(1000) };
 
     struct Fixed(Option<FileTime>);
 
@@ -131,7 +151,7 @@ mod tests {
 
     #[test]
     fn context_ends_with_its_ticket_or_with_its_age() {
-        let now = crate::clock::now();
+        let now = FileTime::from_unix(1_900_000_000);
         let hour = Duration::from_secs(3600);
         for (expires, max_age, is_valid) in [
             (None, hour, true),
@@ -140,7 +160,7 @@ mod tests {
             (Some(now - hour), hour, false),
             (Some(now + hour), Duration::ZERO, false),
         ] {
-            let mut context = Aged::new(Box::new(Fixed(expires)), max_age);
+            let mut context = Aged::new(Box::new(Fixed(expires)), max_age, CLOCKS);
             let protection = Protection { level: AuthLevel::PRIVACY, header_signing: true };
             let fragment = ProtectedFragment { header: &[], body: &mut [], trailer: &[], token: &[] };
             let expected = if is_valid { Ok(()) } else { Err(SecurityError::ContextExpired) };

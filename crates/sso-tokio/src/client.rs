@@ -4,12 +4,11 @@
 //! the next server only if nothing was answered: no connection was made, or no bind was answered. A code or a
 //! fault ends it, because the document forbids to act on one ([MS-SSP] 3.2.4).
 
-use crate::forward::trace;
 use dcerpc::client::{ClientError, RequestStub};
 use dcerpc::ndr::NdrSyntax;
 use dcerpc::security::{AuthLevel, AuthType};
 use dcerpc_tokio::{CallError, host_and_port, resolve_endpoint};
-use dtyp::Encode;
+use dtyp::FileTime;
 use rpc_auth::Initiator;
 use rpc_auth::kerberos::{Credential, CredentialCache, KerberosInitiator, Principal, TgsRequest};
 use rpc_auth::ntlm::{NtHash, NtlmCredentials, NtlmInitiator};
@@ -57,6 +56,17 @@ pub struct Tickets {
     pub kdc: Option<String>,
 }
 
+/// What the caller hands in.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// The wall clock, for tickets.
+    pub now: fn() -> FileTime,
+    /// Fills octets with randomness of the operating system.
+    pub fill: fn(&mut [u8]),
+    /// The trace of the caller, in a part of the sealed call that other servers skip.
+    pub extension: Option<Vec<u8>>,
+}
+
 /// Why there is no secret.
 #[derive(Debug)]
 pub enum Failure {
@@ -92,11 +102,12 @@ const KDC_REPLY_LEN_MAX: u32 = 128 << 10;
 pub async fn get_from_first(
     servers: &[String],
     credentials: &Credentials,
+    environment: &Environment,
     time: Duration,
 ) -> Result<(MasterSecret, String), (Failure, String)> {
     let mut last = (Failure::NotAnswered("no server is configured".to_owned()), String::new());
     for server in servers {
-        match get(server, credentials, Instant::now() + time).await {
+        match get(server, credentials, environment, Instant::now() + time).await {
             Ok(secret) => return Ok((secret, server.clone())),
             Err(failure @ Failure::NotAnswered(_)) => last = (failure, server.clone()),
             Err(failure) => return Err((failure, server.clone())),
@@ -109,6 +120,7 @@ pub async fn get_from_first(
 pub async fn get(
     server: &str,
     credentials: &Credentials,
+    environment: &Environment,
     deadline: Instant,
 ) -> Result<MasterSecret, Failure> {
     let (host, port) = host_and_port(server)
@@ -123,7 +135,7 @@ pub async fn get(
                 ))
             })?,
     };
-    let (auth_type, initiator) = initiator(host, credentials, deadline).await?;
+    let (auth_type, initiator) = initiator(host, credentials, environment, deadline).await?;
     let bind = UserBind {
         interface: MASTER_SECRET,
         syntax: NdrSyntax::Ndr,
@@ -148,9 +160,7 @@ pub async fn get(
             _ => Failure::Refused(failed.to_string()),
         })?;
     let (opnum, stub) = client::request();
-    // In a part of the sealed call that other servers skip.
-    let extension = trace::of_environment().map(|context| context.to_bytes());
-    let request = RequestStub { extension, ..stub.into() };
+    let request = RequestStub { extension: environment.extension.clone(), ..stub.into() };
     let outcome = match connection.call(opnum, request, deadline).await {
         Ok(reply) => Ok((reply.stub, reply.order)),
         Err(CallError::Fault(status)) => Err(status),
@@ -163,11 +173,12 @@ pub async fn get(
 async fn initiator(
     host: &str,
     credentials: &Credentials,
+    environment: &Environment,
     deadline: Instant,
 ) -> Result<(AuthType, Box<dyn Initiator>), Failure> {
     let mut offers: Vec<(SpnegoMechanism, AuthType, Box<dyn Initiator>)> = Vec::new();
     if let Some(tickets) = &credentials.kerberos {
-        let credential = service_ticket(host, tickets, deadline).await?;
+        let credential = service_ticket(host, tickets, environment, deadline).await?;
         offers.push((
             SpnegoMechanism::Kerberos,
             AuthType::KERBEROS,
@@ -194,7 +205,12 @@ async fn initiator(
 }
 
 /// The ticket for the service: from the cache, or from the KDC by the ticket-granting ticket in the cache.
-async fn service_ticket(host: &str, tickets: &Tickets, deadline: Instant) -> Result<Credential, Failure> {
+async fn service_ticket(
+    host: &str,
+    tickets: &Tickets,
+    environment: &Environment,
+    deadline: Instant,
+) -> Result<Credential, Failure> {
     let unusable = |why: String| Failure::Unusable(format!("{}: {why}", tickets.cache.display()));
     let bytes =
         account_store::FileAccess::Owner.read(&tickets.cache).map_err(|error| unusable(error.to_string()))?;
@@ -202,7 +218,7 @@ async fn service_ticket(host: &str, tickets: &Tickets, deadline: Instant) -> Res
     let name = tickets.service.clone().unwrap_or_else(|| format!("host/{host}"));
     let service = Principal::parse(&name, &cache.client.realm)
         .ok_or_else(|| Failure::Unusable(format!("{name} is not the principal of a service")))?;
-    let now = crate::clock::now();
+    let now = (environment.now)();
     if let Some(credential) = cache.find(&service, now) {
         return Ok(credential.clone());
     }
@@ -214,7 +230,7 @@ async fn service_ticket(host: &str, tickets: &Tickets, deadline: Instant) -> Res
     })?;
     let refused = |refusal: rpc_auth::Refusal| Failure::Unusable(format!("{kdc}: {}", refusal.detail));
     let (request, message) =
-        TgsRequest::new(granting, service, now, &mut crate::random::fill).map_err(refused)?;
+        TgsRequest::new(granting, service, now, &mut environment.fill.clone()).map_err(refused)?;
     let reply = ask_kdc(kdc, &message, deadline)
         .await
         .map_err(|error| Failure::Unusable(format!("{kdc}: {error}")))?;
@@ -267,10 +283,15 @@ mod tests {
         });
         let user = NtlmUser { user: "alice".into(), domain: String::new(), hash: NtHash::new([7; 16]) };
         let credentials = Credentials { ntlm: Some(user), kerberos: None, negotiate: true };
+        let environment = Environment {
+            now: || FileTime::from(std::time::SystemTime::now()),
+            fill: |octets| getrandom::fill(octets).expect("the system has randomness"),
+            extension: None,
+        };
         let leaving = leaves_after_its_bind_ack().await;
         let ask = async |servers: &[&String]| {
             let servers: Vec<String> = servers.iter().map(|server| (*server).clone()).collect();
-            get_from_first(&servers, &credentials, Duration::from_secs(5))
+            get_from_first(&servers, &credentials, &environment, Duration::from_secs(5))
                 .await
                 .expect_err("there is no secret")
         };

@@ -1,0 +1,130 @@
+//! `rcmpd doctor`: all that can be found out about an installation before users notice.
+//!
+//! What is said of the configuration alone is what `check-config` says. The other checks look at this system
+//! and at the network.
+
+mod certificates;
+mod clock;
+mod ldap_time;
+mod network;
+mod owner;
+mod ports;
+mod report;
+mod system;
+
+use super::{config_file, exit_code_of};
+use crate::checked::{Area, Checked};
+use crate::cli::DoctorArgs;
+use crate::config::{self, Config, ConfigError};
+use crate::findings;
+use network::Names;
+use report::{Check, Grade, Report};
+use std::path::Path;
+use std::time::Duration;
+
+/// A check found an error. A configuration that is wrong or cannot be read has the exit code of each command.
+const ERRORS: u8 = 3;
+
+pub(super) async fn run(args: DoctorArgs) -> anyhow::Result<u8> {
+    let path = config_file(&args.config)?;
+    let (mut report, code) = match config::load(&path) {
+        Ok(config) => (examine(&path, &config, Duration::from_secs(args.timeout)).await, ERRORS),
+        Err(error) => (of_wrong_configuration(&path, &error), exit_code_of(&error)),
+    };
+    report.sort();
+    let code = if report.worst() == Grade::Error { code } else { 0 };
+    match args.json.json {
+        true => report.print_json(&path, code),
+        false => report.print(),
+    }
+    Ok(code)
+}
+
+/// Makes all checks. Each question over the network has this time.
+async fn examine(path: &Path, config: &Config, timeout: Duration) -> Report {
+    let mut report = Report::default();
+    of_configuration(config, &findings::check(config).await, &mut report);
+    let served = ports::check(path, config, &mut report).await;
+    system::limits(config, served, &mut report);
+    system::disk(config, &mut report);
+    system::service(config, timeout, &mut report).await;
+    certificates::check(config, &mut report).await;
+    clock::check_files(config, &mut report);
+    let names = Names::of(config);
+    network::names(&names, timeout, &mut report).await;
+    let controllers = network::channels(config, timeout, &mut report).await;
+    clock::check_controllers(config, &controllers, timeout, &mut report).await;
+    report
+}
+
+/// What `check-config` finds, and what it has found to be good.
+fn of_configuration(config: &Config, found: &Checked, report: &mut Report) {
+    for (list, grade) in [(&found.problems, Grade::Error), (&found.warnings, Grade::Warning)] {
+        list.iter().for_each(|found| report.add(check_of(found.area), grade, &found.text, to_do(found.area)));
+    }
+    let names_users = config.sidecar.iter().any(|sidecar| !sidecar.listen.is_empty())
+        || config.sso.as_ref().is_some_and(|sso| !sso.operators.is_empty() || sso.operator_socket.is_some());
+    let has_kerberos = config.sso.as_ref().is_some_and(|sso| sso.kerberos.is_some());
+    let looked_at = [
+        (true, Check::Configuration, "the keys, the values and the files that they name can be used"),
+        (true, Check::Permissions, "no other user can read or change a file that must be protected"),
+        (names_users, Check::Users, "this system knows each user and group that is named"),
+        (config.store.is_some(), Check::Store, "it opens, and the names in the configuration are in it"),
+        (has_kerberos, Check::Keytab, "it has AES keys, and no key of a machine account"),
+        (config.sso.is_some(), Check::MasterSecret, "the secret is open, and its last backup is current"),
+    ];
+    for (_, check, text) in looked_at.into_iter().filter(|(is_there, ..)| *is_there) {
+        if !report.has(check) {
+            report.ok(check, text);
+        }
+    }
+}
+
+const fn check_of(area: Area) -> Check {
+    match area {
+        Area::Configuration => Check::Configuration,
+        Area::Permissions => Check::Permissions,
+        Area::Users => Check::Users,
+        Area::Store => Check::Store,
+        Area::Keytab => Check::Keytab,
+        Area::MasterSecret => Check::MasterSecret,
+        Area::Certificates => Check::Certificates,
+    }
+}
+
+/// What an operator does about a finding of `check-config`.
+const fn to_do(area: Area) -> &'static str {
+    match area {
+        Area::Configuration => {
+            "change the key that the finding names; rcmpd check-config says when it is good"
+        }
+        Area::Permissions => "change the mode of the file or folder as the finding says",
+        Area::Users => "create the user or group on this system, or name another one",
+        Area::Store => "add what is missing, or correct the name; restore a damaged database from a backup",
+        Area::Keytab => "write a keytab with AES keys of the service alone, and give it mode 600 or 640",
+        Area::MasterSecret => {
+            "see `rcmpd sso secret status`; `rcmpd sso secret backup` writes a backup, and `unseal` adds a share"
+        }
+        Area::Certificates => "replace the certificate or the CRL, or correct its path",
+    }
+}
+
+/// The errors of a file that is wrong, one by one, or why it cannot be read.
+fn of_wrong_configuration(path: &Path, error: &ConfigError) -> Report {
+    let mut report = Report::default();
+    match error.places() {
+        None => report.add(
+            Check::Configuration,
+            Grade::Error,
+            error.to_string(),
+            "name the file by -c FILE, and let the user of this command read it",
+        ),
+        Some(places) => {
+            for (line, column, problem) in places {
+                let text = format!("{}:{line}:{column}: {}", path.display(), problem.what);
+                report.add(Check::Configuration, Grade::Error, text, &problem.help);
+            }
+        }
+    }
+    report
+}

@@ -1,0 +1,248 @@
+//! The services of a configuration: loaded, then serving.
+
+use super::sso::{RunningSso, SsoParts};
+use super::store_health::StoreHealth;
+use super::{AuditLog, Running, accounts, http, listen, metrics, registry};
+use crate::config::{self, Config};
+use crate::deciders::{CurrentPolicy, Deciders};
+use crate::sidecar::Sidecar;
+use crate::stores::{self, Served};
+use crate::tlsnego::{self, Tlsnego};
+use account_store::DomainStore;
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use dcerpc_tokio::{Endpoints, Server};
+use listener_tokio::connections::ConnectionMeter;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+/// What serves clients is one tree: cancelling the token closes every listener, and connections end after what
+/// is in flight is answered. The tracker knows each of these tasks.
+#[derive(Default)]
+pub(super) struct Tree {
+    pub(super) shutdown: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+/// The parts of the services. No port is bound yet, so what is missing is found before a client is served.
+pub(super) struct Services {
+    machines: Option<Arc<dyn DomainStore>>,
+    audit: Arc<AuditLog>,
+    current: Option<CurrentPolicy>,
+    store: Option<StoreHealth>,
+    sidecar: Option<Sidecar>,
+    sso: Option<SsoParts>,
+    tlsnego: Option<Tlsnego>,
+}
+
+impl Services {
+    pub(super) async fn load(config: &Config) -> anyhow::Result<Self> {
+        let opened = open_store(config)?;
+        let local_users = opened.as_ref().and_then(|opened| opened.local_users(config));
+        let passwords = opened.as_ref().map(Opened::passwords);
+        let (machines, database) = opened.map(|opened| (opened.0.machines, opened.0.database)).unzip();
+        let accounts = accounts(config, machines.as_ref()).await?;
+        let audit = AuditLog::open(&config.audit)?;
+        let deciders = match &config.mapping {
+            Some(mapping) => Some(Deciders::load(mapping, 1, accounts, config, None).await?),
+            None => None,
+        };
+        let audit = Arc::new(match &deciders {
+            Some(deciders) => audit.counting(deciders.metrics.over_audit_budget()),
+            None => audit,
+        });
+        let current = deciders.map(|deciders| CurrentPolicy(Arc::new(ArcSwap::from_pointee(deciders))));
+        let store = database.map(|database| StoreHealth::new(database, current.clone()));
+        let sidecar = config.sidecar.as_ref().zip(current.as_ref());
+        let sidecar = sidecar.map(|(sidecar, current)| Sidecar::load(config, sidecar, current, &audit));
+        let sidecar = sidecar.transpose()?;
+        let sso = match &config.sso {
+            Some(section) => Some(SsoParts::load(config, section, local_users.as_ref(), &audit).await?),
+            None => None,
+        };
+        let tlsnego = match &config.tlsnego {
+            Some(section) => {
+                for finding in tlsnego::findings(config, section)? {
+                    warn!(finding, "Check [tlsnego]");
+                }
+                Some(Tlsnego::load(config, section, passwords, current.as_ref(), &audit)?)
+            }
+            None => None,
+        };
+        Ok(Self { machines, audit, current, store, sidecar, sso, tlsnego })
+    }
+
+    /// Binds the ports and serves, with so many connections of `[rpc]` at most.
+    pub(super) async fn serve(
+        self,
+        config: &Config,
+        connections_max: usize,
+        tree: &Tree,
+    ) -> anyhow::Result<Serving> {
+        let Tree { shutdown, tasks } = tree;
+        let endpoints = Endpoints::default();
+        let (server, mapper) = self.serve_rpc(config, connections_max, &endpoints, tree).await?;
+        let Self { machines, audit, current, store, sidecar, sso, tlsnego } = self;
+        let sso = match sso {
+            Some(parts) => Some(parts.serve(config, (&endpoints, mapper), shutdown, tasks).await?),
+            None => None,
+        };
+        let mut connections = Vec::new();
+        if let (Some(sidecar), Some(section)) = (&sidecar, &config.sidecar) {
+            let listeners = sidecar.bind(section, shutdown).await?;
+            connections = listeners.meters();
+            tasks.spawn(listeners.serve());
+        }
+        if let (Some(tlsnego), Some(section)) = (&tlsnego, &config.tlsnego) {
+            connections.push(tlsnego.serve(Tlsnego::bind(section).await?, shutdown, tasks));
+        }
+        if let Some(store) = &store {
+            tasks.spawn(shutdown.clone().run_until_cancelled_owned(store.clone().watch()));
+        }
+        Ok(Serving { machines, audit, current, store, sidecar, sso, tlsnego, server, connections })
+    }
+
+    /// Serves Netlogon and the endpoint mapper, whose address is returned.
+    async fn serve_rpc(
+        &self,
+        config: &Config,
+        connections_max: usize,
+        endpoints: &Endpoints,
+        Tree { shutdown, tasks }: &Tree,
+    ) -> anyhow::Result<(Option<Arc<Server>>, Option<SocketAddr>)> {
+        let (Some(rpc), Some(machines), Some(current)) = (&config.rpc, &self.machines, &self.current) else {
+            return Ok((None, None));
+        };
+        let registry = registry(config, Arc::clone(machines) as _, current.clone(), Arc::clone(&self.audit));
+        let limits = dcerpc_tokio::Limits { connections_max, ..rpc.limits };
+        let server = Server::new(registry, limits, shutdown.child_token(), tasks.clone());
+        let providers = self.sso.as_ref().map_or(&[][..], SsoParts::providers);
+        let mapper = listen(rpc, &server, (endpoints, providers), tasks).await?;
+        Ok((Some(server), mapper))
+    }
+}
+
+/// The services, with their ports bound.
+pub(super) struct Serving {
+    pub(super) machines: Option<Arc<dyn DomainStore>>,
+    pub(super) audit: Arc<AuditLog>,
+    pub(super) current: Option<CurrentPolicy>,
+    store: Option<StoreHealth>,
+    sidecar: Option<Sidecar>,
+    pub(super) sso: Option<RunningSso>,
+    tlsnego: Option<Tlsnego>,
+    server: Option<Arc<Server>>,
+    /// What counts connections, until it is registered.
+    connections: Vec<ConnectionMeter>,
+}
+
+impl Serving {
+    /// Serves the admin port of the configuration at `path`, for as long as the process lives.
+    pub(super) async fn serve_admin(
+        &mut self,
+        path: &Path,
+        admin: &config::Admin,
+        token: Option<Zeroizing<String>>,
+        health: &http::Health,
+    ) -> anyhow::Result<()> {
+        let port = http::Port::bind(admin).await?;
+        let address = port.address();
+        info!(operators = token.is_some(), %address, "Serving the admin port");
+        let mut connections = std::mem::take(&mut self.connections);
+        connections.push(port.meter());
+        let sso = self.sso.as_ref();
+        let parts = metrics::Parts {
+            server: self.server.as_deref().or(sso.map(|sso| &*sso.server)),
+            sso: sso.map(|sso| &sso.service),
+            policy: self.current.as_ref(),
+            audit: &self.audit,
+            store: self.store.as_ref(),
+            sidecar: self.sidecar.as_ref(),
+            tlsnego: self.tlsnego.as_ref(),
+            connections,
+        };
+        let shared = http::Shared {
+            health: health.clone(),
+            store: self.store.clone(),
+            sidecar: self.sidecar.as_ref().map(|sidecar| Arc::clone(&sidecar.current)),
+            operators: token.map(|token| Arc::new(http::Operators::new(admin, token, address))),
+            policy: self.current.clone(),
+            sso: sso.map(|sso| sso.service.clone()),
+            tlsnego: self.tlsnego.clone(),
+            registration: sso.and_then(|sso| sso.registration.clone()),
+            config: path.display().to_string(),
+            metrics: Arc::new(metrics::registry(parts)),
+        };
+        tokio::spawn(port.serve(shared));
+        Ok(())
+    }
+
+    /// What a reload starts from.
+    pub(super) fn running<'a>(&'a self, config: &'a Config) -> Running<'a> {
+        Running {
+            config,
+            machines: self.machines.as_ref(),
+            current: self.current.as_ref(),
+            sidecar: self.sidecar.as_ref(),
+            sso: self.sso.as_ref(),
+            tlsnego: self.tlsnego.as_ref(),
+            audit: &self.audit,
+        }
+    }
+}
+
+/// The store of a configuration, opened.
+struct Opened(Served);
+
+impl Opened {
+    /// The users of `[sso.ntlm]`.
+    fn local_users(&self, config: &Config) -> Option<crate::sso::Stores> {
+        let has_users = config.sso.as_ref().is_some_and(config::Sso::has_local_users);
+        let hashes = self.0.hashes.as_ref().filter(|_| has_users)?;
+        Some(crate::sso::Stores { accounts: Arc::clone(&self.0.machines) as _, hashes: Arc::clone(hashes) })
+    }
+
+    /// The users of `[tlsnego]`.
+    fn passwords(&self) -> tlsnego::Stores {
+        tlsnego::Stores {
+            accounts: Arc::clone(&self.0.machines) as _,
+            hashes: self.0.password_hashes.clone(),
+        }
+    }
+}
+
+fn open_store(config: &Config) -> anyhow::Result<Option<Opened>> {
+    if config.store.is_none() {
+        return Ok(None);
+    }
+    let needed_by = key_needed_by(config);
+    let opened = stores::served_machines(config, needed_by.is_some());
+    Ok(Some(Opened(match needed_by {
+        Some(why) => opened.context(why)?,
+        None => opened?,
+    })))
+}
+
+/// What cannot be served without the key file of the store. Sidecars and their accounts need no secret of a
+/// machine.
+fn key_needed_by(config: &Config) -> Option<&'static str> {
+    let needs_hashes = config.sso.as_ref().is_some_and(config::Sso::has_local_users);
+    let needs_passwords = config.tlsnego.as_ref().is_some_and(config::Tlsnego::has_local_users);
+    match (&config.rpc, needs_hashes, needs_passwords) {
+        (Some(_), ..) => {
+            Some("[rpc] cannot be served, because each secure channel needs the secret of its machine")
+        }
+        (None, true, _) => {
+            Some("[sso.ntlm] cannot be served, because each user needs the NT hash of the account")
+        }
+        (None, false, true) => {
+            Some("[tlsnego] cannot be served, because each user needs the password hash of the account")
+        }
+        (None, false, false) => None,
+    }
+}
