@@ -258,7 +258,7 @@ fn too_many_candidates_are_ambiguous_and_a_limit_of_the_server_is_an_error() {
             account(
                 &format!("user{n}"),
                 1000 + n,
-                &[("altSecurityIdentities", &format!("X509:<S>CN=Wer {n} Ist"))],
+                &[("altSecurityIdentities", &format!("X509:<S>CN=Uwe {n} Stade"))],
             )
         })
         .collect();
@@ -267,15 +267,15 @@ fn too_many_candidates_are_ambiguous_and_a_limit_of_the_server_is_an_error() {
     let mut few = settings(&slapd, posix());
     few.candidates_max = 5;
     let few = Opened::of(few);
-    assert!(matches!(few.find(identity("X509:<S>CN=Wer Ist")), Ok(Matches::Many(_))));
-    assert_eq!(few.one(identity("X509:<S>CN=Wer 7 Ist")).account.name, "user7");
+    assert!(matches!(few.find(identity("X509:<S>CN=Uwe Stade")), Ok(Matches::Many(_))));
+    assert_eq!(few.one(identity("X509:<S>CN=Uwe 7 Stade")).account.name, "user7");
     assert_eq!(
-        Opened::of(settings(&slapd, posix())).find(identity("X509:<S>CN=Wer Ist")).unwrap(),
+        Opened::of(settings(&slapd, posix())).find(identity("X509:<S>CN=Uwe Stade")).unwrap(),
         Matches::None
     );
     let slapd = Slapd::with(&entries, &Options { global: "sizelimit 5", ..Options::default() });
     let limited = Opened::of(settings(&slapd, posix()));
-    limited.fails(identity("X509:<S>CN=Wer Ist"), "sizeLimitExceeded (4)");
+    limited.fails(identity("X509:<S>CN=Uwe Stade"), "sizeLimitExceeded (4)");
     assert_eq!(limited.one(name("user7")).account.name, "user7");
 }
 

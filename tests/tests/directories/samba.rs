@@ -318,7 +318,9 @@ fn accounts_are_found_by_each_query_and_twins_are_ambiguous() {
     // Samba keeps accents apart, and cuts values at a NUL.
     for issuer in ["Contoso CA", "C\u{f4}ntoso CA"] {
         let twins = opened.find(identity(&format!("X509:<I>O=Contoso,CN={issuer}<SR>0504030201"))).unwrap();
-        assert_eq!(twins, Matches::Many(vec!["twin1".to_owned(), "twin2".to_owned()]));
+        let Matches::Many(mut names) = twins else { panic!("{twins:?}") };
+        names.sort();
+        assert_eq!(names, ["twin1", "twin2"]);
     }
     assert_eq!(opened.find(upn("alice@contoso.com\0.evil.example")).unwrap(), Matches::None);
     assert_eq!(opened.find(name("nobody")).unwrap(), Matches::None);
