@@ -10,6 +10,7 @@ pub mod peers;
 pub mod recorder;
 pub mod refused_users;
 mod service;
+pub mod soap;
 pub mod web;
 
 pub use service::{Demo, Finished, Service, binary, eventually, eventually_within, write_secret};

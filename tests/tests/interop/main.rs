@@ -22,6 +22,7 @@ mod tlsnego;
 mod trusts;
 mod upstream;
 mod web;
+mod wss4j;
 
 // The tables of rcmp-service and their notation: the oracles here answer them too.
 #[path = "../../../crates/rcmp-service/tests/tables/differences.rs"]

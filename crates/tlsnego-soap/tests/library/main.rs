@@ -6,3 +6,4 @@ mod metadata;
 mod peers;
 mod support;
 mod trace;
+mod vector;

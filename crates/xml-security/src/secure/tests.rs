@@ -510,11 +510,17 @@ fn ids_are_unambiguous() {
         // No names, and two on one element.
         ("<s:Header>", "<s:Header><x u:Id=''/>"),
         ("<s:Header>", "<s:Header><x u:Id='1'/>"),
+        ("<s:Header>", "<s:Header><x u:Id='a b'/>"),
+        ("<s:Header>", "<s:Header><x u:Id='xpointer(/)'/>"),
         ("<s:Header>", "<s:Header><x xmlns='http://www.w3.org/2000/09/xmldsig#' Id='x' u:Id='y'/>"),
     ] {
         assert!(message.contains(from), "{from}");
         assert_eq!(reason(&message.replacen(from, into, 1)), Reason::Id, "{into}");
     }
+    // Mono's ids have colons.
+    let colons = message.replace("\"_0\"", "\"urn:uuid:0\"").replace("#_0", "#urn:uuid:0");
+    assert_ne!(colons, message);
+    assert_ne!(reason(&colons), Reason::Id, "the signature covers the id");
     // Without an id that counts there is nothing that the reference leads to.
     for (from, into) in [("<s:Body u:Id=\"_0\"", "<s:Body Id='_0'"), ("<s:Body u:Id=\"_0\"", "<s:Body")] {
         assert_eq!(reason(&message.replacen(from, into, 1)), Reason::Reference("a signature"), "{into}");
