@@ -1,4 +1,4 @@
-//! Plain SOAP 1.2 services behind a gateway, and WSS4J as a client or a service.
+//! Plain SOAP 1.2 services behind a gateway, and programs of others as clients or services.
 
 use crate::peers::SAMBA_PYTHON;
 use crate::web::free_port;
@@ -6,6 +6,7 @@ use crate::{Demo, eventually};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -140,53 +141,81 @@ pub fn open_all_bindings(demo: &Demo, credential: &str) {
     });
 }
 
-fn wss4j_command() -> Command {
-    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/peers/wss4j"));
-    command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    command
+/// A program that speaks WS-Security, as a client or as a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SoapPeer {
+    /// WSS4J: `TlsnegoWss4j.java` says what it is told, and what it answers.
+    Wss4j,
+    /// Mono's WCF: `MonoWcf.cs` does.
+    Mono,
 }
 
-/// Runs WSS4J as a client with each of these settings, and returns the steps of each.
-pub fn wss4j(settings: &[Value]) -> Vec<Vec<Value>> {
-    let mut child = wss4j_command().spawn().expect("it starts");
-    let mut input = child.stdin.take().expect("it is piped");
-    for one in settings {
-        writeln!(input, "{one}").expect("it reads");
+impl SoapPeer {
+    fn start(self) -> Child {
+        let name = match self {
+            Self::Wss4j => "wss4j",
+            Self::Mono => "mono-wcf",
+        };
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name);
+        let mut command = Command::new(program);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.spawn().unwrap_or_else(|error| panic!("{error}: {command:?}"))
     }
-    drop(input);
-    let output = child.wait_with_output().expect("it ends");
-    assert!(output.status.success(), "WSS4J failed");
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let steps: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let end = json!({ "step": "end" });
-    let mut all: Vec<_> = steps.split(|step| *step == end).map(<[Value]>::to_vec).collect();
-    assert_eq!(all.pop(), Some(Vec::new()), "it ended early: {steps:?}");
-    assert_eq!(all.len(), settings.len());
-    all
-}
 
-/// WSS4J as a service without negotiation, which answers with the body of the call.
-#[derive(Debug)]
-pub struct Wss4jService {
-    child: Child,
-    /// Its port.
-    pub port: u64,
-}
+    fn told(self, settings: &Value) -> String {
+        let settings_of = settings.as_object().expect("an object");
+        match self {
+            Self::Wss4j => format!("{settings}\n"),
+            Self::Mono => {
+                let line = |(name, value): (&String, &Value)| {
+                    format!("{name}={}\n", value.as_str().expect("a text"))
+                };
+                settings_of.iter().map(line).collect::<String>() + "\n"
+            }
+        }
+    }
 
-impl Wss4jService {
-    /// Starts one.
-    pub fn start(settings: &Value) -> Self {
-        let mut child = wss4j_command().spawn().expect("it starts");
-        writeln!(child.stdin.as_mut().expect("it is piped"), "{settings}").expect("it reads");
+    /// Runs it as a client with each of these settings, and returns the steps of each.
+    pub fn call(self, settings: &[Value]) -> Vec<Vec<Value>> {
+        let mut child = self.start();
+        let mut input = child.stdin.take().expect("it is piped");
+        for one in settings {
+            input.write_all(self.told(one).as_bytes()).expect("it reads");
+        }
+        drop(input);
+        let output = child.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "{self:?} failed");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let steps: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let end = json!({ "step": "end" });
+        let mut all: Vec<_> = steps.split(|step| *step == end).map(<[Value]>::to_vec).collect();
+        assert_eq!(all.pop(), Some(Vec::new()), "it ended early: {steps:?}");
+        assert_eq!(all.len(), settings.len());
+        all
+    }
+
+    /// Starts it as a service, which answers with the body of the call.
+    pub fn serve(self, settings: &Value) -> SoapService {
+        let mut child = self.start();
+        let told = self.told(settings);
+        child.stdin.as_mut().expect("it is piped").write_all(told.as_bytes()).expect("it reads");
         let mut line = String::new();
         let output = child.stdout.take().expect("it is piped");
         BufReader::new(output).read_line(&mut line).expect("a line");
-        let port: Value = serde_json::from_str(&line).expect("JSON");
-        Self { child, port: port["port"].as_u64().expect("a port") }
+        let ready = serde_json::from_str(&line).expect("it is ready");
+        SoapService { child, ready }
     }
 }
 
-impl Drop for Wss4jService {
+/// A service of another program.
+#[derive(Debug)]
+pub struct SoapService {
+    child: Child,
+    /// What it said when it was ready.
+    pub ready: Value,
+}
+
+impl Drop for SoapService {
     fn drop(&mut self) {
         // The end of its input ends it.
         drop(self.child.stdin.take());

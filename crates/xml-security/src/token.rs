@@ -19,6 +19,9 @@ pub const NONCE_MAX: usize = 128;
 const URI: Name<'static> = Name::plain("URI");
 pub(crate) const ALGORITHM: Name<'static> = Name::plain("Algorithm");
 const VALUE_TYPE: Name<'static> = Name::plain("ValueType");
+/// A reference within a message needs no `ValueType`. Those to derived keys have none: Mono's WCF refuses
+/// `…/sc/dk`.
+pub(crate) const NO_VALUE_TYPE: &str = "";
 
 /// The token that protects a message: its keys are derived from it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -110,7 +113,8 @@ impl KeyReference {
         Err(SHAPE)
     }
 
-    /// Writes an `o:SecurityTokenReference` below `parent`. `value_type` is that of a token of this message.
+    /// Writes an `o:SecurityTokenReference` below `parent`. `value_type` is that of a token of this message;
+    /// empty for none.
     pub fn write(&self, document: &mut Document, parent: NodeId, value_type: &str) {
         let reference = document.append_element(parent, SECURITY.name("SecurityTokenReference"));
         let is_encrypted_key =
@@ -130,7 +134,9 @@ impl KeyReference {
             Self::SubjectKeyIdentifier(octets) => identifier(names::SUBJECT_KEY_IDENTIFIER, octets),
             Self::Id(id) => {
                 let child = document.append_element(reference, SECURITY.name("Reference"));
-                document.set_attribute(child, VALUE_TYPE, value_type);
+                if value_type != NO_VALUE_TYPE {
+                    document.set_attribute(child, VALUE_TYPE, value_type);
+                }
                 document.set_attribute(child, URI, &format!("#{id}"));
             }
             Self::Token(TokenName::Context { identifier, instance }) => {

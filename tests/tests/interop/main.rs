@@ -9,6 +9,7 @@ mod envoy;
 mod front_doors;
 mod hostile;
 mod impacket;
+mod mono;
 mod odd_paths;
 mod oracles;
 mod relay;

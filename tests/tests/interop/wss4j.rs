@@ -1,8 +1,6 @@
 //! WSS4J, with JSSE for negotiations, as a client of the gateway and as a service.
 
-use rcmpd_tests::soap::{
-    Echo, SOAP, Upstream, Wss4jService, echoed, envelope, http, open_all_bindings, wss4j,
-};
+use rcmpd_tests::soap::{Echo, SOAP, SoapPeer, Upstream, echoed, envelope, http, open_all_bindings};
 use rcmpd_tests::{Demo, Service};
 use serde_json::{Value, json};
 
@@ -55,7 +53,7 @@ fn wss4j_calls_the_gateway_in_each_binding_with_each_credential() {
         let service = demo.serve();
         let all =
             BINDINGS.map(|(_, negotiate, binding)| client(&service, credential, (negotiate, binding), 4));
-        for ((name, negotiate, binding), steps) in BINDINGS.iter().zip(wss4j(&all)) {
+        for ((name, negotiate, binding), steps) in BINDINGS.iter().zip(SoapPeer::Wss4j.call(&all)) {
             let calls: Vec<_> = steps.iter().filter(|step| step["fields"].is_object()).collect();
             assert_eq!(calls.len(), 4, "{credential} {name}: {steps:?}");
             let kind = match (*negotiate, *binding) {
@@ -97,8 +95,8 @@ fn wss4j_serves_our_client_without_negotiation() {
     println!("credential   binding         WSS4J, service");
     for credential in CREDENTIALS {
         let own = json!({ "role": "serve", "server_key": file(&demo, "certs/site.rsa.key") });
-        let service = Wss4jService::start(&settings(&demo, credential, own));
-        let url = format!("http://127.0.0.1:{}/", service.port);
+        let service = SoapPeer::Wss4j.serve(&settings(&demo, credential, own));
+        let url = format!("http://127.0.0.1:{}/", service.ready["port"]);
         let proof = match credential {
             "username" => &["--user", "alice", "--password-file", "users/alice.password"][..],
             "certificate" => &["--cert", "certs/alice.rsa.pem", "--key", "certs/alice.rsa.key"],
@@ -138,7 +136,7 @@ fn wss4j_reads_the_faults_of_a_service_behind_the_gateway() {
     let service = demo.serve();
     let all =
         [("true", "session"), ("false", "call")].map(|binding| client(&service, "username", binding, 6));
-    for steps in wss4j(&all) {
+    for steps in SoapPeer::Wss4j.call(&all) {
         let calls: Vec<_> = steps.iter().filter(|step| step["step"] == "call").take(6).collect();
         let not_soap = "The service could not process the message.";
         for (call, text) in
