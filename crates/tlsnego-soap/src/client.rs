@@ -23,8 +23,8 @@ use tlsnego_service::session::{Credential, SessionKind};
 use xml_security::names::{CONTEXT_TOKEN, SOAP};
 use xml_security::{
     Certificate, ContextToken as AskedToken, Direction, Document, EndorseWith, Keys, Layout, NoKey, NodeId,
-    OpenError, OpenPolicy, Opened, ParseLimits, ProtectionToken, SecurePolicy, Signer, Suite, TokenName,
-    UsernameToken, XmlError, open_document, secure, secure_shown,
+    OpenError, OpenPolicy, Opened, ParseLimits, ProtectionToken, SecurePolicy, Signer, Suite, Timestamp,
+    TokenName, UsernameToken, XmlError, open_document, secure, secure_shown,
 };
 use zeroize::Zeroizing;
 
@@ -379,16 +379,17 @@ fn next_leg(
 }
 
 impl Negotiating {
-    /// Takes the answer.
-    pub fn receive(self, body: &[u8]) -> Result<Negotiated, ClientError> {
+    /// Takes the answer. The service's clock is compared with `now` by the lifetime of the token: nothing else
+    /// in a negotiation has a time.
+    pub fn receive(self, body: &[u8], now: FileTime) -> Result<Negotiated, ClientError> {
         let client = self.client.clone();
         client.received(body);
-        let negotiated = client.rejected(self.take(body))?;
+        let negotiated = client.rejected(self.take(body, now))?;
         client.traced_negotiated(&negotiated);
         Ok(negotiated)
     }
 
-    fn take(self, body: &[u8]) -> Result<Negotiated, ClientError> {
+    fn take(self, body: &[u8], now: FileTime) -> Result<Negotiated, ClientError> {
         let Self { client, message_id, waiting } = self;
         let incoming = Incoming::parse(body, &client.limits).map_err(unreadable)?;
         let Incoming { document, envelope, action, .. } = &incoming;
@@ -425,6 +426,8 @@ impl Negotiating {
             responses.map(|node| trust::read_authenticator(document, node)).collect::<Result<_, _>>()?;
         let canonical = trust::canonical_of_token_response(document, first);
         let token = waiting.finish(&message, &canonical, &authenticators)?;
+        let lifetime = Timestamp { created: token.created, expires: token.expires };
+        lifetime.check(now, client.skew.0).map_err(ClientError::Rejected)?;
         let element =
             trust::requested_token(document, first)?.ok_or(Reason::Missing("SecurityContextToken"))?;
         let name = TokenName::read_context(document, element).map_err(ClientError::Rejected)?;

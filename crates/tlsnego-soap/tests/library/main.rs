@@ -1,5 +1,6 @@
 //! Both sides, each beside the other and beside programs of others.
 
+mod clocks;
 mod hostile;
 mod matrix;
 mod metadata;

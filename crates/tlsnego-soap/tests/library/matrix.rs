@@ -43,7 +43,7 @@ pub(crate) fn negotiate_with(
     let (mut octets, mut negotiating) = client.negotiate(tls).expect("the first leg");
     loop {
         let answer = change(post(service, CONTENT_TYPE, &octets).response.body);
-        (octets, negotiating) = match negotiating.receive(&answer)? {
+        (octets, negotiating) = match negotiating.receive(&answer, now().wall)? {
             Negotiated::Token(token) => return Ok(token),
             Negotiated::Send(octets, negotiating) => (octets, negotiating),
             Negotiated::Certificate(unverified) => {
@@ -333,7 +333,7 @@ fn an_answer_that_is_not_secured_or_not_ours_is_no_reply() {
         assert!(error.to_string().starts_with("not authenticated: the answer cannot be read"), "{error}");
         let (_, negotiating) =
             client().negotiate(&tls_client(&certificates, Credential::None)).expect("a leg");
-        let error = negotiating.receive(answer.as_bytes()).expect_err("it is no message");
+        let error = negotiating.receive(answer.as_bytes(), now().wall).expect_err("it is no message");
         assert!(matches!(error, ClientError::Unreadable(_)), "{error}");
     }
 

@@ -123,7 +123,6 @@ fn settings(folder: &Path) -> Value {
         "folder": folder,
         "server": folder.join("service.pem"),
         "server_key": folder.join("service.key"),
-        "now": fs::read_to_string(folder.join("time")).expect("there is a time"),
         "user": USER,
         "password": PASSWORD,
     })
