@@ -8,7 +8,7 @@
 //    "user": name, "password": password, "certificate": PEM file of the client, "key": PEM file,
 //    "url": where to post, "to": a:To, "binding": "session" (RST/SCT, then calls) or "call", "negotiate": "false" to encrypt a
 //    key to the service's certificate, "version": of TLS, "calls": a number as text, "cancel": "false" to leave the session open,
-//    "size": octets of the text of a call}
+//    "size": octets of the text of a call, "trust": "1.3" for WS-Trust and WS-SecureConversation 1.3}
 //
 // "call" prints the steps that tlsnego_client.py prints; a fault that is secured is {"step": "call", "fault": its text}. "serve"
 // prints {"port": number}, and answers one-shot calls and sessions without negotiation with the body of the call. "verify" reads
@@ -85,14 +85,15 @@ import org.w3c.dom.Node;
 public class TlsnegoWss4j {
     static final String S = "http://www.w3.org/2003/05/soap-envelope";
     static final String A = "http://www.w3.org/2005/08/addressing";
-    static final String T = "http://schemas.xmlsoap.org/ws/2005/02/trust";
-    static final String C = "http://schemas.xmlsoap.org/ws/2005/02/sc";
+    static String T;
+    static String C;
     static final String O = WSConstants.WSSE_NS;
     static final String U = WSConstants.WSU_NS;
     static final String E = WSConstants.ENC_NS;
-    static final String SCT = C + "/sct";
+    static String SCT;
+    static int version;
     static final String ANONYMOUS = A + "/anonymous";
-    static final String VALUE_TYPE = " " + T + "/tlsnego";
+    static String VALUE_TYPE;
     static final String ENCODING = WSConstants.SOAPMESSAGE_NS + "#Base64Binary";
     static final String TLS_WRAP = "http://schemas.xmlsoap.org/2005/02/trust/tlsnego#TLS_Wrap";
     static final char[] NO_PASSWORD = "key".toCharArray();
@@ -122,6 +123,24 @@ public class TlsnegoWss4j {
         entry(store, "service", "server", "server_key");
         entry(store, "client", "certificate", "key");
         crypto.setKeyStore(store);
+    }
+
+    /** WS-Trust 1.3 has other URIs, and its last response stands in a collection. */
+    static void speak(boolean is13) {
+        T = is13 ? "http://docs.oasis-open.org/ws-sx/ws-trust/200512" : "http://schemas.xmlsoap.org/ws/2005/02/trust";
+        C = is13 ? ConversationConstants.WSC_NS_05_12 : ConversationConstants.WSC_NS_05_02;
+        version = is13 ? ConversationConstants.VERSION_05_12 : ConversationConstants.VERSION_05_02;
+        SCT = C + "/sct";
+        VALUE_TYPE = (is13 ? "" : " ") + "http://schemas.xmlsoap.org/ws/2005/02/trust/tlsnego";
+    }
+
+    static boolean is13() {
+        return version == ConversationConstants.VERSION_05_12;
+    }
+
+    static Element response(Element body) {
+        Node parent = is13() ? child(body, T, "RequestSecurityTokenResponseCollection") : body;
+        return child(parent, T, "RequestSecurityTokenResponse");
     }
 
     String text(String field) {
@@ -253,7 +272,7 @@ public class TlsnegoWss4j {
     }
 
     static <K extends WSSecDerivedKeyBase> K derived(K key, int length) {
-        key.setWscVersion(ConversationConstants.VERSION_05_02);
+        key.setWscVersion(version);
         key.setDerivedKeyLength(length);
         return key;
     }
@@ -544,7 +563,9 @@ public class TlsnegoWss4j {
         byte[] octets = request(action, messageId, text("to"), element).getBytes(StandardCharsets.UTF_8);
         legs.add(canonical(elements(body(parse(octets))).get(0)));
         Document answer = post(octets);
-        if (!(T + "/RSTR/Issue").equals(childText(header(answer), A, "Action"))
+        boolean isLast = child(body(answer), T, "RequestSecurityTokenResponseCollection") != null;
+        String expected = T + (is13() && isLast ? "/RSTRC/IssueFinal" : "/RSTR/Issue");
+        if (!expected.equals(childText(header(answer), A, "Action"))
             || !messageId.equals(childText(header(answer), A, "RelatesTo"))) {
             throw new Refused("headers of a leg");
         }
@@ -623,7 +644,7 @@ public class TlsnegoWss4j {
         Opened reply = ask(bootstrap, T + "/RST/SCT", "<t:RequestSecurityToken xmlns:t=\"" + T + "\"><t:TokenType>" + SCT
             + "</t:TokenType><t:RequestType>" + T + "/Issue</t:RequestType><t:Entropy><t:BinarySecret Type=\"" + T + "/Nonce\">"
             + base64(entropy) + "</t:BinarySecret></t:Entropy><t:KeySize>256</t:KeySize></t:RequestSecurityToken>", true);
-        Element response = child(reply.body(), T, "RequestSecurityTokenResponse");
+        Element response = response(reply.body());
         String algorithm = childText(child(response, T, "RequestedProofToken"), T, "ComputedKey");
         if (!(T + "/RSTR/SCT").equals(reply.action()) || !(T + "/CK/PSHA1").equals(algorithm)) {
             throw new Refused("RSTR/SCT");
@@ -665,7 +686,7 @@ public class TlsnegoWss4j {
             + "/Cancel</t:RequestType><t:CancelTarget><o:SecurityTokenReference xmlns:o=\"" + O + "\"><o:Reference URI=\""
             + token.name() + "\" ValueType=\"" + SCT + "\"/></o:SecurityTokenReference></t:CancelTarget></t:RequestSecurityToken>",
             false);
-        if (child(child(reply.body(), T, "RequestSecurityTokenResponse"), T, "RequestedTokenCancelled") == null) {
+        if (child(response(reply.body()), T, "RequestedTokenCancelled") == null) {
             throw new Refused("RSTR/SCT/Cancel");
         }
         print("cancel", ", \"action\": " + json(reply.action()));
@@ -828,7 +849,7 @@ public class TlsnegoWss4j {
                     throw new Refused("RelatesTo");
                 }
                 describe(number + "-reply", reply);
-                Element response = child(reply.body(), T, "RequestSecurityTokenResponse");
+                Element response = response(reply.body());
                 Element issued = child(child(response, T, "RequestedSecurityToken"), C, "SecurityContextToken");
                 if (issued != null) {
                     Element asked = child(request[0].body(), T, "RequestSecurityToken");
@@ -852,6 +873,7 @@ public class TlsnegoWss4j {
     public static void main(String[] arguments) throws Exception {
         WSSConfig.init();
         for (String line; (line = readLine()) != null; ) {
+            speak("1.3".equals(TlsnegoJsse.text(line, "trust")));
             TlsnegoWss4j peer = new TlsnegoWss4j(line);
             switch (peer.text("role")) {
                 case "serve" -> peer.serve();

@@ -83,5 +83,5 @@ pub use signature::{Covered, PREFIXES_MAX, REFERENCES_MAX};
 pub use suite::{Cipher, Hash, Suite};
 pub use time::{AGE_MAX, Timestamp, format_time, parse_time};
 pub use token::{KeyReference, LABEL_DEFAULT, NONCE_MAX, OFFSET_MAX, TokenName, UsernameToken};
-pub use tree::{Document, NodeId, is_ncname};
+pub use tree::{Document, NodeId, Spellings, is_ncname};
 pub use write::Unwritable;

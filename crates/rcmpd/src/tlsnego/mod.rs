@@ -108,6 +108,7 @@ impl Tlsnego {
             bindings: section.bindings.clone(),
             credential: section.credential,
             times: section.times,
+            trust13: section.trust13,
             skew: section.skew,
             limits: ParseLimits { octets: section.message_len_max, ..ParseLimits::default() },
         };

@@ -2,8 +2,8 @@
 
 use super::{Answer, Binding, CertificateMapper, Event, Failure, Reply, Server};
 use crate::http::{HttpRequest, HttpResponse};
-use crate::message::{Draft, Incoming};
-use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, RENEW, RENEWED};
+use crate::message::{Draft, Incoming, Relation};
+use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, RENEW, RENEWED, TrustVersion};
 use crate::refusal::{Refusal, SoapFault, shortened};
 use crate::trust::{self, SessionRequest, SessionResponse};
 use crate::{Random, local_id, urn};
@@ -63,6 +63,7 @@ pub struct Call {
     pub session: Arc<Session>,
     document: Document,
     body: NodeId,
+    version: TrustVersion,
     message_id: Option<String>,
     channel: Channel,
 }
@@ -91,6 +92,10 @@ impl Call {
         self.document.extract(self.body).map_err(|error| Refusal::Reply(error.to_string()))
     }
 
+    fn relation(&self) -> Relation<'_> {
+        Relation { version: self.version, message_id: self.message_id.as_deref() }
+    }
+
     /// The application's answer: a SOAP 1.2 envelope, of which the body is sent, a fault as well. Its action
     /// is sent if it has one, otherwise the call's with `Response`.
     pub fn reply(&self, envelope: &[u8], limits: &ParseLimits, now: Moment) -> Result<HttpResponse, Refusal> {
@@ -111,7 +116,7 @@ impl Call {
             None if is_fault => names::FAULT_ACTION.to_owned(),
             None => format!("{}Response", self.action),
         };
-        let mut draft = Draft::reply(&action, self.message_id.as_deref());
+        let mut draft = Draft::reply(&action, self.relation());
         draft.take_body(&document, body)?;
         self.channel.secure(draft, if is_fault { 500 } else { 200 }, now)
     }
@@ -134,7 +139,7 @@ impl Call {
             subcodes: [None, None],
             text,
         };
-        self.channel.secure(Draft::fault(&fault, self.message_id.as_deref()), fault.status, now)
+        self.channel.secure(Draft::fault(&fault, self.relation()), fault.status, now)
     }
 }
 
@@ -230,7 +235,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         request: &HttpRequest<'_>,
         now: Moment,
     ) -> Result<Answer, Failure> {
-        let Incoming { document, action, message_id, .. } = incoming;
+        let Incoming { document, version, action, message_id, .. } = incoming;
         let operation = Operation::of(&action)?;
         let (opened, protection) = self.open(document, operation, request.source, now)?;
         if protection.keyed.is_none() && opened.timestamp.created < self.started {
@@ -248,7 +253,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         if confirms(protection.keyed.is_some(), self.settings.credential) {
             channel.confirms.clone_from(&opened.signature_values);
         }
-        let relates_to = message_id.as_deref();
+        let relation = Relation { version, message_id: message_id.as_deref() };
         let (draft, event) = match operation {
             Operation::Call => {
                 let session = call_session(&opened, &protection, identity, credential);
@@ -257,16 +262,17 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
                     session,
                     body: opened.envelope.body,
                     document: opened.document,
+                    version,
                     message_id,
                     channel,
                 })));
             }
             Operation::Establish => {
                 let owner = (identity, credential, request.source);
-                self.establish(&opened, &protection, owner, relates_to, now)?
+                self.establish(&opened, &protection, owner, relation, now)?
             }
-            Operation::Renew => self.renew(&opened, &protection, identity.as_ref(), relates_to, now)?,
-            Operation::Cancel => self.cancel(&opened, &protection, relates_to)?,
+            Operation::Renew => self.renew(&opened, &protection, identity.as_ref(), relation, now)?,
+            Operation::Cancel => self.cancel(&opened, &protection, relation)?,
         };
         let response = channel.secure(draft, 200, now)?;
         Ok(Answer::Reply(Reply { response, event }))
@@ -416,7 +422,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         opened: &Opened,
         protection: &Protection,
         (identity, credential, source): (Option<Identity>, Credential, IpAddr),
-        relates_to: Option<&str>,
+        relation: Relation<'_>,
         now: Moment,
     ) -> Result<(Draft, Event), Refusal> {
         let asked = SessionRequest::read(&opened.document, opened.envelope.body, None, true)?;
@@ -427,7 +433,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         };
         let new = NewSession { name: urn(&self.random), key, identity, credential, source };
         let session = self.sessions.establish(new, &parent, now)?;
-        let draft = self.session_reply(ESTABLISHED, asked.context, entropy, &session, (now, relates_to));
+        let draft = self.session_reply(ESTABLISHED, asked.context, entropy, &session, (now, relation));
         Ok((draft, Event::Opened(session)))
     }
 
@@ -436,7 +442,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         opened: &Opened,
         protection: &Protection,
         identity: Option<&Identity>,
-        relates_to: Option<&str>,
+        relation: Relation<'_>,
         now: Moment,
     ) -> Result<(Draft, Event), Refusal> {
         let asked = SessionRequest::read(&opened.document, opened.envelope.body, Some("RenewTarget"), true)?;
@@ -450,7 +456,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             // Its purpose is fulfilled, as after RST/SCT. That it is gone already is no error.
             let _ = self.sessions.cancel(&bootstrap.session.name, &bootstrap.session.name);
         }
-        let draft = self.session_reply(RENEWED, asked.context, entropy, &session, (now, relates_to));
+        let draft = self.session_reply(RENEWED, asked.context, entropy, &session, (now, relation));
         Ok((draft, Event::Renewed(session)))
     }
 
@@ -458,7 +464,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         &self,
         opened: &Opened,
         protection: &Protection,
-        relates_to: Option<&str>,
+        relation: Relation<'_>,
     ) -> Result<(Draft, Event), Refusal> {
         let asked =
             SessionRequest::read(&opened.document, opened.envelope.body, Some("CancelTarget"), false)?;
@@ -468,8 +474,8 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             return Err(Reason::Missing("CancelTarget").into());
         };
         let session = self.sessions.cancel(identifier, &keyed.session.name)?;
-        let mut draft = Draft::reply(CANCELLED, relates_to);
-        trust::write_cancelled(&mut draft.document, draft.body, asked.context.as_deref());
+        let mut draft = Draft::reply(CANCELLED, relation);
+        trust::write_cancelled(&mut draft.document, draft.body, relation.version, asked.context.as_deref());
         Ok((draft, Event::Cancelled(session)))
     }
 
@@ -494,7 +500,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         context: Option<String>,
         entropy: Zeroizing<Vec<u8>>,
         session: &Session,
-        (now, relates_to): (Moment, Option<&str>),
+        (now, relation): (Moment, Relation<'_>),
     ) -> Draft {
         let response = SessionResponse {
             context,
@@ -503,8 +509,8 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             lifetime: (now.wall, session.until),
             key_size: KeySize::from(self.settings.suite).bits(),
         };
-        let mut draft = Draft::reply(action, relates_to);
-        response.write(&mut draft.document, draft.body, &local_id(&self.random));
+        let mut draft = Draft::reply(action, relation);
+        response.write(&mut draft.document, draft.body, relation.version, &local_id(&self.random));
         draft
     }
 }

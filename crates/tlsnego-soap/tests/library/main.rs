@@ -7,4 +7,5 @@ mod metadata;
 mod peers;
 mod support;
 mod trace;
+mod trust13;
 mod vector;

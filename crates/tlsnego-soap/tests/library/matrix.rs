@@ -5,9 +5,9 @@ use tlsnego_service::fault::Reason;
 use tlsnego_service::negotiation;
 use tlsnego_service::session::{Credential, Session, SessionKind};
 use tlsnego_service::{TlsVersions, freshness::Skew};
-use tlsnego_soap::CONTENT_TYPE;
 use tlsnego_soap::client::{Client, ClientError, ContextToken, Negotiated, Proof, Reply, Under};
 use tlsnego_soap::server::{Binding, Event};
+use tlsnego_soap::{CONTENT_TYPE, TrustVersion};
 use xml_security::{Cipher, Hash, ParseLimits, Signer, SigningKey, Suite, TokenName, UsernameToken};
 
 pub(crate) const ECHO: &str = "urn:echo";
@@ -16,6 +16,7 @@ pub(crate) fn client() -> Client {
     Client {
         to: TO.to_owned(),
         suite: Suite::BASIC256,
+        version: TrustVersion::February2005,
         skew: Skew::default(),
         limits: ParseLimits::default(),
         random: random(),

@@ -66,8 +66,11 @@ fn record(folder: &Path) {
     fs::write(folder.join("service.key"), &certificates.service.key_pem).expect("written");
 }
 
-/// What each message says: its action, and the text in its body, of which that of trust elements varies.
-fn expected() -> Vec<(String, Result<(String, Option<String>), &'static str>)> {
+/// What a message says: its action, and the text in its body if that does not vary; or the fault.
+type Said = Result<(String, Option<String>), &'static str>;
+
+/// What each message says.
+fn expected() -> Vec<(String, Said)> {
     let good = |action: &str, text: Option<String>| Ok((action.to_owned(), text));
     let mut expected = vec![
         ("1-request".to_owned(), good(&format!("{TRUST}/RST/SCT"), None)),
