@@ -11,7 +11,7 @@
 //    "size": octets of the text of a call, "trust": "1.3" for WS-Trust and WS-SecureConversation 1.3}
 //
 // "call" prints the steps that tlsnego_client.py prints; a fault that is secured is {"step": "call", "fault": its text}. "serve"
-// prints {"port": number}, and answers one-shot calls and sessions without negotiation with the body of the call. "verify" reads
+// prints {"port": number}, negotiates, establishes sessions, and answers calls with the body of the call. "verify" reads
 // an exchange that was recorded: N-request.xml and N-reply.xml in "folder", from 1; it prints what each says.
 
 import com.sun.net.httpserver.HttpExchange;
@@ -780,39 +780,109 @@ public class TlsnegoWss4j {
         }
     }
 
+    /** A handshake in progress, and the canonical octets of its legs. */
+    record Negotiation(TlsnegoJsse tls, List<byte[]> legs) {}
+
+    final Map<String, Negotiation> negotiations = new HashMap<>();
+    final Set<String> negotiated = new HashSet<>();
+
+    byte[] negotiate(Document document, String action) throws Exception {
+        Element leg = elements(body(document)).get(0);
+        String context = leg.getAttribute("Context");
+        if (action.equals(T + "/RST/Issue")) {
+            String asks = text("certificate") == null ? "" : ",\"asks\":\"" + text("certificate") + "\"";
+            negotiations.put(context, new Negotiation(new TlsnegoJsse("{\"role\":\"server\",\"versions\":[\"1.2\",\"1.2\"],\"certificate\":\""
+                + text("server") + "\",\"key\":\"" + text("server_key") + "\"" + asks + "}"), new ArrayList<>()));
+        }
+        Negotiation negotiation = negotiations.get(context);
+        TlsnegoJsse tls = negotiation.tls();
+        negotiation.legs().add(canonical(leg));
+        take(tls, leg);
+        byte[] flight = tls.sent();
+        String start = "<t:RequestSecurityTokenResponse Context=\"" + escape(context) + "\" xmlns:t=\"" + T + "\">";
+        String end = "</t:RequestSecurityTokenResponse>";
+        String messageId = childText(header(document), A, "MessageID");
+        if (!tls.done) {
+            String response = start + exchange(flight) + end;
+            negotiation.legs().add(canonical(parse(response.getBytes(StandardCharsets.UTF_8)).getDocumentElement()));
+            return reply(T + "/RSTR/Issue", messageId, response).getBytes(StandardCharsets.UTF_8);
+        }
+        negotiations.remove(context);
+        byte[] key = random(32);
+        tls.wrap(java.nio.ByteBuffer.wrap(key));
+        String name = urn();
+        sessions.put(name, key);
+        negotiated.add(name);
+        String reference = "<o:SecurityTokenReference xmlns:o=\"" + O + "\"><o:Reference URI=\"%s\"%s/></o:SecurityTokenReference>";
+        String type = "<t:TokenType>" + SCT + "</t:TokenType>";
+        String references = "<t:RequestedAttachedReference>" + String.format(reference, "#sct", "")
+            + "</t:RequestedAttachedReference><t:RequestedUnattachedReference>"
+            + String.format(reference, name, " ValueType=\"" + SCT + "\"") + "</t:RequestedUnattachedReference>";
+        String proof = "<t:RequestedProofToken><e:EncryptedKey xmlns:e=\"" + E + "\"><e:EncryptionMethod Algorithm=\"" + TLS_WRAP
+            + "\"/><e:CipherData><e:CipherValue>" + base64(tls.sent()) + "</e:CipherValue></e:CipherData></e:EncryptedKey>"
+            + "</t:RequestedProofToken>";
+        String rest = lifetime() + "<t:KeySize>256</t:KeySize>" + exchange(flight);
+        String hashed = start + type + references + rest + end;
+        negotiation.legs().add(canonical(parse(hashed.getBytes(StandardCharsets.UTF_8)).getDocumentElement()));
+        MessageDigest hash = MessageDigest.getInstance("SHA-1");
+        negotiation.legs().forEach(hash::update);
+        String body = "<t:RequestSecurityTokenResponseCollection xmlns:t=\"" + T + "\">" + start + type + issued(name) + references + proof
+            + rest + end + start + "<t:Authenticator><t:CombinedHash>" + base64(TlsnegoJsse.combined(key, hash.digest()))
+            + "</t:CombinedHash></t:Authenticator>" + end + "</t:RequestSecurityTokenResponseCollection>";
+        String last = T + (is13() ? "/RSTRC/IssueFinal" : "/RSTR/Issue");
+        return reply(last, messageId, body).getBytes(StandardCharsets.UTF_8);
+    }
+
+    static String collected(String response) {
+        String one = "<t:RequestSecurityTokenResponse xmlns:t=\"" + T + "\">" + response + "</t:RequestSecurityTokenResponse>";
+        return is13() ? "<t:RequestSecurityTokenResponseCollection xmlns:t=\"" + T + "\">" + one
+            + "</t:RequestSecurityTokenResponseCollection>" : one;
+    }
+
+    static String issued(String name) {
+        return "<t:RequestedSecurityToken><c:SecurityContextToken xmlns:c=\"" + C + "\" xmlns:u=\"" + U + "\" u:Id=\"sct\"><c:Identifier>"
+            + name + "</c:Identifier></c:SecurityContextToken></t:RequestedSecurityToken>";
+    }
+
+    static String lifetime() {
+        return "<t:Lifetime><u:Created xmlns:u=\"" + U + "\">" + Instant.now() + "</u:Created><u:Expires xmlns:u=\"" + U + "\">"
+            + Instant.now().plusSeconds(3600) + "</u:Expires></t:Lifetime>";
+    }
+
     byte[] respond(Document document) throws Exception {
+        String asked = childText(header(document), A, "Action");
+        if (asked.equals(T + "/RST/Issue") || asked.equals(T + "/RSTR/Issue")) {
+            return negotiate(document, asked);
+        }
         Element carried = child(child(header(document), O, "Security"), C, "SecurityContextToken");
         if (carried != null && !sessions.containsKey(childText(carried, C, "Identifier"))) {
             throw new Refused("BadContextToken");
         }
         Opened request = open(document, null);
         boolean isUnderSession = request.token().element() != null;
-        boolean proves = isUnderSession || (text("user") == null || text("user").equals(request.user()))
-            && (text("certificate") == null || request.hasCertificate());
+        boolean isNegotiated = negotiated.contains(request.token().name());
+        boolean isCancel = request.action().equals(T + "/RST/SCT/Cancel");
+        boolean proves = isUnderSession && (!isNegotiated || isCancel)
+            || (text("user") == null || text("user").equals(request.user()))
+            && (text("certificate") == null || isNegotiated || request.hasCertificate());
         if (!proves) {
             throw new Refused("who it is");
         }
         String action;
         String body;
         if (request.action().equals(T + "/RST/SCT")) {
-            Element asked = child(request.body(), T, "RequestSecurityToken");
+            Element wanted = child(request.body(), T, "RequestSecurityToken");
             byte[] entropy = random(32);
             String name = urn();
-            sessions.put(name, computed(octets(childText(child(asked, T, "Entropy"), T, "BinarySecret")), entropy));
+            sessions.put(name, computed(octets(childText(child(wanted, T, "Entropy"), T, "BinarySecret")), entropy));
             action = T + "/RSTR/SCT";
-            body = "<t:RequestSecurityTokenResponse xmlns:t=\"" + T + "\"><t:TokenType>" + SCT
-                + "</t:TokenType><t:RequestedSecurityToken><c:SecurityContextToken xmlns:c=\"" + C + "\" xmlns:u=\"" + U
-                + "\" u:Id=\"sct\"><c:Identifier>" + name + "</c:Identifier></c:SecurityContextToken></t:RequestedSecurityToken>"
-                + "<t:RequestedProofToken><t:ComputedKey>" + T + "/CK/PSHA1</t:ComputedKey></t:RequestedProofToken>"
-                + "<t:Entropy><t:BinarySecret Type=\"" + T + "/Nonce\">" + base64(entropy) + "</t:BinarySecret></t:Entropy>"
-                + "<t:Lifetime><u:Created xmlns:u=\"" + U + "\">" + Instant.now() + "</u:Created><u:Expires xmlns:u=\""
-                + U + "\">" + Instant.now().plusSeconds(3600) + "</u:Expires></t:Lifetime><t:KeySize>256</t:KeySize>"
-                + "</t:RequestSecurityTokenResponse>";
-        } else if (request.action().equals(T + "/RST/SCT/Cancel")) {
+            body = collected("<t:TokenType>" + SCT + "</t:TokenType>" + issued(name) + "<t:RequestedProofToken><t:ComputedKey>" + T
+                + "/CK/PSHA1</t:ComputedKey></t:RequestedProofToken><t:Entropy><t:BinarySecret Type=\"" + T + "/Nonce\">"
+                + base64(entropy) + "</t:BinarySecret></t:Entropy>" + lifetime() + "<t:KeySize>256</t:KeySize>");
+        } else if (isCancel) {
             sessions.remove(request.token().name());
             action = T + "/RSTR/SCT/Cancel";
-            body = "<t:RequestSecurityTokenResponse xmlns:t=\"" + T + "\"><t:RequestedTokenCancelled/>"
-                + "</t:RequestSecurityTokenResponse>";
+            body = collected("<t:RequestedTokenCancelled/>");
         } else {
             action = request.action() + "Response";
             StringBuilder content = new StringBuilder();

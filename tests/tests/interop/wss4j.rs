@@ -91,13 +91,14 @@ fn wss4j_calls_the_gateway_in_each_binding_with_each_credential() {
 }
 
 #[test]
-fn wss4j_serves_our_client_without_negotiation() {
+fn wss4j_serves_our_client_in_each_binding_with_each_credential() {
     let demo = Demo::with_gateway("127.0.0.1:1".parse().unwrap(), "");
     open_all_bindings(&demo, "username");
     std::fs::write(demo.path("body.xml"), "<Echo xmlns=\"urn:echo\">call &amp; more</Echo>").unwrap();
-    println!("credential   binding         WSS4J, service");
-    for credential in CREDENTIALS {
-        let own = json!({ "role": "serve", "server_key": file(&demo, "certs/site.rsa.key") });
+    println!("trust    credential   binding         WSS4J, service");
+    for (trust, credential) in CREDENTIALS.map(|it| ("2005-02", it)).into_iter().chain([("1.3", "username")])
+    {
+        let own = json!({ "role": "serve", "server_key": file(&demo, "certs/site.rsa.key"), "trust": trust });
         let service = SoapPeer::Wss4j.serve(&settings(&demo, credential, own));
         let url = format!("http://127.0.0.1:{}/", service.ready["port"]);
         let proof = match credential {
@@ -108,13 +109,13 @@ fn wss4j_serves_our_client_without_negotiation() {
         let call = |binding: &str, proof: &[&str]| {
             let arguments =
                 ["tlsnego", "call", &url, "--action", "urn:echo", "--body", "body.xml", "--count", "4"];
-            let more = ["--server-cert", "certs/site.rsa.pem", "--binding", binding];
+            let more = ["--server-cert", "certs/site.rsa.pem", "--binding", binding, "--ws-trust", trust];
             demo.rcmpd(&[&arguments[..], &more, proof].concat())
         };
-        for binding in ["preset-session", "one-shot"] {
+        for (binding, _, _) in BINDINGS {
             let called = call(binding, proof).code(0);
             assert_eq!(called.stdout.matches(">call &amp; more</Echo>").count(), 4, "{called:?}");
-            println!("{credential:12} {binding:15} 4 of 4");
+            println!("{trust:8} {credential:12} {binding:15} 4 of 4");
             // It does check who calls.
             if credential != "none" {
                 call(binding, &[]).code(7);
