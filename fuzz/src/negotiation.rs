@@ -56,7 +56,7 @@ static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
 
 fn token_request(context: &str) -> TokenRequest {
     let context = Context::new(Some(context)).expect("a URI");
-    TokenRequest { context, key_size: KeySize::Bits256, applies_to: None }
+    TokenRequest { context, key_size: KeySize::Bits256, value_type: names::TLSNEGO, applies_to: None }
 }
 
 /// One negotiation as the table has to have it.

@@ -51,7 +51,8 @@ public class TlsnegoJsse {
             }
             String pem = Files.readString(Path.of(text(settings, "key"))).replaceAll("-----[A-Z ]+-----", "");
             byte[] der = Base64.getMimeDecoder().decode(pem);
-            PrivateKey key = KeyFactory.getInstance("EC").generatePrivate(new PKCS8EncodedKeySpec(der));
+            String kind = certificate.getPublicKey().getAlgorithm();
+            PrivateKey key = KeyFactory.getInstance(kind).generatePrivate(new PKCS8EncodedKeySpec(der));
             KeyStore store = KeyStore.getInstance("PKCS12");
             store.load(null, null);
             store.setKeyEntry("own", key, new char[0], new Certificate[] {certificate});

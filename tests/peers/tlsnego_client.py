@@ -10,6 +10,7 @@ It reads a JSON object, in one line, from standard input and writes one JSON obj
    "cancel": false to leave the session open,
    "renew": true to renew the session after these calls, and to call once more,
    "negotiate": false to encrypt a key to the service's certificate instead,
+   "trust": "1.3" for WS-Trust and WS-SecureConversation 1.3,
    "commands": true to go on, after the calls, with the commands on further lines of standard input:
 
      {"do": "call", "renew", "cancel", "replay" (the message before this one, octet by octet), or "token" (shows the token),
@@ -43,8 +44,10 @@ from tlsnego_openssl import combined_hash, p_sha1
 
 S = "http://www.w3.org/2003/05/soap-envelope"
 A = "http://www.w3.org/2005/08/addressing"
-T = "http://schemas.xmlsoap.org/ws/2005/02/trust"
-C = "http://schemas.xmlsoap.org/ws/2005/02/sc"
+SETTINGS = json.loads(sys.stdin.readline())
+IS_13 = SETTINGS.get("trust") == "1.3"
+T = "http://docs.oasis-open.org/ws-sx/ws-trust/200512" if IS_13 else "http://schemas.xmlsoap.org/ws/2005/02/trust"
+C = "http://docs.oasis-open.org/ws-sx/ws-secureconversation/200512" if IS_13 else "http://schemas.xmlsoap.org/ws/2005/02/sc"
 O = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd"
 U = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-utility-1.0.xsd"
 E = "http://www.w3.org/2001/04/xmlenc#"
@@ -52,11 +55,13 @@ D = "http://www.w3.org/2000/09/xmldsig#"
 DNSE = "http://schemas.microsoft.com/ws/2006/05/security"
 K = "http://docs.oasis-open.org/wss/oasis-wss-wssecurity-secext-1.1.xsd"
 NS = {"k": K, "s": S, "a": A, "t": T, "c": C, "o": O, "u": U, "e": E, "d": D}
-VALUE_TYPE = " http://schemas.xmlsoap.org/ws/2005/02/trust/tlsnego"
+VALUE_TYPE = ("" if IS_13 else " ") + "http://schemas.xmlsoap.org/ws/2005/02/trust/tlsnego"
+# The last response of WS-Trust 1.3 stands in a collection.
+RESPONSE = "t:RequestSecurityTokenResponseCollection/t:RequestSecurityTokenResponse" if IS_13 else "t:RequestSecurityTokenResponse"
 ENCODING = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-soap-message-security-1.0#Base64Binary"
 TLS_WRAP = "http://schemas.xmlsoap.org/2005/02/trust/tlsnego#TLS_Wrap"
-SCT = "http://schemas.xmlsoap.org/ws/2005/02/sc/sct"
-DK = "http://schemas.xmlsoap.org/ws/2005/02/sc/dk"
+SCT = f"{C}/sct"
+DK = f"{C}/dk"
 ENCRYPTED_KEY = "http://docs.oasis-open.org/wss/oasis-wss-soap-message-security-1.1#EncryptedKey"
 THUMBPRINT = "http://docs.oasis-open.org/wss/oasis-wss-soap-message-security-1.1#ThumbprintSHA1"
 X509_V3 = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-x509-token-profile-1.0#X509v3"
@@ -181,7 +186,9 @@ class Client:
         sent = etree.fromstring(message.encode(), PARSER).find("s:Body", NS)[0]
         self.legs.append(c14n(sent))
         root = self.post(message)
-        if root.findtext("s:Header/a:Action", namespaces=NS) != f"{T}/RSTR/Issue":
+        action = root.findtext("s:Header/a:Action", namespaces=NS)
+        is_last = root.find("s:Body/t:RequestSecurityTokenResponseCollection", NS) is not None
+        if action != f"{T}/{'RSTRC/IssueFinal' if IS_13 and is_last else 'RSTR/Issue'}":
             raise Refused("action")
         if root.findtext("s:Header/a:RelatesTo", namespaces=NS) != message_id:
             raise Refused("RelatesTo")
@@ -401,7 +408,7 @@ class Client:
             f'<t:Entropy><t:BinarySecret Type="{T}/Nonce">{b64(entropy)}</t:BinarySecret></t:Entropy><t:KeySize>256</t:KeySize></t:RequestSecurityToken>'
         )
         action, body = self.ask(bootstrap, f"{T}/RST/SCT", body, with_user=True)
-        response = body.find("t:RequestSecurityTokenResponse", NS)
+        response = body.find(RESPONSE, NS)
         computed = response.findtext("t:RequestedProofToken/t:ComputedKey", namespaces=NS)
         if action != f"{T}/RSTR/SCT" or computed != f"{T}/CK/PSHA1":
             raise Refused("RSTR/SCT")
@@ -418,7 +425,7 @@ class Client:
             f'<t:Entropy><t:BinarySecret Type="{T}/Nonce">{b64(entropy)}</t:BinarySecret></t:Entropy><t:KeySize>256</t:KeySize></t:RequestSecurityToken>'
         )
         action, body = self.ask(token, f"{T}/RST/SCT/Renew", body)
-        response = body.find("t:RequestSecurityTokenResponse", NS)
+        response = body.find(RESPONSE, NS)
         theirs = base64.b64decode(response.findtext("t:Entropy/t:BinarySecret", namespaces=NS))
         renewed = Token(response.find("t:RequestedSecurityToken/c:SecurityContextToken", NS), p_sha1(entropy, theirs, 32))
         instance = renewed.element.findtext("c:Instance", namespaces=NS)
@@ -432,7 +439,7 @@ class Client:
             f'<o:Reference URI="{token.name}" ValueType="{SCT}"/></o:SecurityTokenReference></t:CancelTarget></t:RequestSecurityToken>'
         )
         action, body = self.ask(token, f"{T}/RST/SCT/Cancel", body)
-        if body.find("t:RequestSecurityTokenResponse/t:RequestedTokenCancelled", NS) is None:
+        if body.find(f"{RESPONSE}/t:RequestedTokenCancelled", NS) is None:
             raise Refused("RSTR/SCT/Cancel")
         return action
 
@@ -450,7 +457,7 @@ def change(token, command):
 
 
 def main():
-    settings = json.loads(sys.stdin.readline())
+    settings = SETTINGS
     client = Client(settings)
 
     def step(name, work):

@@ -11,6 +11,7 @@ pub mod recorder;
 pub mod refused_users;
 mod service;
 pub mod slapd;
+pub mod soap;
 pub mod web;
 
 pub use service::{Demo, Finished, Service, binary, eventually, eventually_within, write_secret};

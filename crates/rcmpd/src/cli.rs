@@ -14,7 +14,7 @@ pub use sso::{
     BackupKeyArgs, BackupToArgs, BlobArgs, CacheArgs, ConfigOnly, GetArgs, MechanismArg, OptionalClientArgs,
     PlaceArgs, SecretCommand, SsoCommand,
 };
-pub use tlsnego::{BindingArg, CallArgs, ServiceArgs, SessionCommand, SuiteArg, TlsnegoCommand};
+pub use tlsnego::{BindingArg, CallArgs, ServiceArgs, SessionCommand, SuiteArg, TlsnegoCommand, TrustArg};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -1417,7 +1417,7 @@ mod tests {
             "rcmpd check-proxy https://a/ --certificate C --key K --ca A -c F --header X-User",
             "rcmpd check-proxy https://a/ --certificate C --key K --ca A --other-certificate C --other-key K --other-host b",
             "rcmpd tlsnego call http://a/ --action A --body F --ca C",
-            "rcmpd tlsnego call https://a/ --action A --body - --user U --password-file F --ca C --tls13 --count 3 --trace --json",
+            "rcmpd tlsnego call https://a/ --action A --body - --user U --password-file F --ca C --tls13 --ws-trust 1.3 --count 3 --trace --json",
             "rcmpd tlsnego call http://a/ --action A --body F --cert C --key K --server-cert S --binding one-shot",
             "rcmpd tlsnego call https://a/ --action A --body F --server-cert S --https-ca C --suite tripledessha256",
             "rcmpd completions bash",

@@ -5,7 +5,9 @@
 
 pub use crate::message::ReadFault;
 use crate::message::{Draft, Incoming, header_text, only_element, read_fault};
-use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, NEGOTIATE, NEGOTIATE_NEXT, RENEW, RENEWED};
+use crate::names::{
+    CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, NEGOTIATE, NEGOTIATE_NEXT, RENEW, RENEWED, TrustVersion,
+};
 use crate::refusal::Refusal;
 use crate::server::{confirms, session_name};
 use crate::trace::{self, Content, Message, SessionName, TokenLeg, Traced, Tracer};
@@ -23,8 +25,8 @@ use tlsnego_service::session::{Credential, SessionKind};
 use xml_security::names::{CONTEXT_TOKEN, SOAP};
 use xml_security::{
     Certificate, ContextToken as AskedToken, Direction, Document, EndorseWith, Keys, Layout, NoKey, NodeId,
-    OpenError, OpenPolicy, Opened, ParseLimits, ProtectionToken, SecurePolicy, Signer, Suite, TokenName,
-    UsernameToken, XmlError, open_document, secure, secure_shown,
+    OpenError, OpenPolicy, Opened, ParseLimits, ProtectionToken, SecurePolicy, Signer, Suite, Timestamp,
+    TokenName, UsernameToken, XmlError, open_document, secure, secure_shown,
 };
 use zeroize::Zeroizing;
 
@@ -35,6 +37,8 @@ pub struct Client {
     pub to: String,
     /// Algorithms.
     pub suite: Suite,
+    /// Version of WS-Trust.
+    pub version: TrustVersion,
     /// Difference of clocks.
     pub skew: Skew,
     /// Limits of a reply.
@@ -127,10 +131,15 @@ impl Client {
     /// Begins a negotiation: the first leg.
     pub fn negotiate(&self, tls: &negotiation::Client) -> Result<(Vec<u8>, Negotiating), ClientError> {
         let context = Context::new(Some(&local_id(&self.random)))?;
-        let request = TokenRequest { context, key_size: self.suite.into(), applies_to: None };
+        let request = TokenRequest {
+            context,
+            key_size: self.suite.into(),
+            value_type: self.version.value_type(),
+            applies_to: None,
+        };
         let outgoing = tls.start(request)?;
         let message_id = urn(&self.random);
-        let mut draft = Draft::request(NEGOTIATE, &message_id, &self.to);
+        let mut draft = Draft::request(self.version, NEGOTIATE, &message_id, &self.to);
         let element = trust::write_request(&mut draft.document, draft.body, outgoing.message())?;
         let tls = outgoing.message().binary_exchange.as_ref().map(|exchange| exchange.octets.to_vec());
         let waiting = outgoing.wrote(&trust::canonical(&draft.document, element, |_| false));
@@ -265,7 +274,7 @@ impl Client {
     /// A request with its MessageID.
     fn draft<'a>(&self, action: &'a str) -> (Draft, String, &'a str) {
         let message_id = urn(&self.random);
-        (Draft::request(action, &message_id, &self.to), message_id, action)
+        (Draft::request(self.version, action, &message_id, &self.to), message_id, action)
     }
 
     fn secure(
@@ -312,7 +321,9 @@ impl Client {
         };
         let secured = secured.map_err(|error| ClientError::Message(error.to_string()))?;
         let is_under_context = matches!(under, Under::Token(_));
-        self.traced(|| Traced::Sent(secured_message(&secured.octets, action.to_owned(), plain.as_ref())));
+        self.traced(|| {
+            Traced::Sent(secured_message(&secured.octets, action.to_owned(), plain.as_ref(), self.version))
+        });
         if !is_under_context {
             self.traced(|| Traced::OneShot(SessionName::new(SessionKind::OneShot, &secured.token)));
         }
@@ -379,28 +390,31 @@ fn next_leg(
 }
 
 impl Negotiating {
-    /// Takes the answer.
-    pub fn receive(self, body: &[u8]) -> Result<Negotiated, ClientError> {
+    /// Takes the answer. The service's clock is compared with `now` by the lifetime of the token: nothing else
+    /// in a negotiation has a time.
+    pub fn receive(self, body: &[u8], now: FileTime) -> Result<Negotiated, ClientError> {
         let client = self.client.clone();
         client.received(body);
-        let negotiated = client.rejected(self.take(body))?;
+        let negotiated = client.rejected(self.take(body, now))?;
         client.traced_negotiated(&negotiated);
         Ok(negotiated)
     }
 
-    fn take(self, body: &[u8]) -> Result<Negotiated, ClientError> {
+    fn take(self, body: &[u8], now: FileTime) -> Result<Negotiated, ClientError> {
         let Self { client, message_id, waiting } = self;
         let incoming = Incoming::parse(body, &client.limits).map_err(unreadable)?;
         let Incoming { document, envelope, action, .. } = &incoming;
         if let Some(fault) = read_fault(document, envelope.body) {
             return Err(ClientError::NotAuthenticated(fault));
         }
-        if action != NEGOTIATE_NEXT {
-            return Err(Reason::Missing("the action of a negotiation").into());
-        }
+        check_version(&incoming, &client)?;
         check_relates_to(&incoming, &message_id)?;
         let element = incoming.trust_element().ok_or(Reason::Missing("the trust element"))?;
-        if document.is(element, TRUST.name("RequestSecurityTokenResponse")) {
+        let is_last = !document.is(element, TRUST.name("RequestSecurityTokenResponse"));
+        if action != if is_last { client.version.last_leg() } else { NEGOTIATE_NEXT } {
+            return Err(Reason::Missing("the action of a negotiation").into());
+        }
+        if !is_last {
             let message = trust::read_response(document, element)?;
             let canonical = trust::canonical(document, element, |_| false);
             return Ok(match waiting.receive(&message, &canonical)? {
@@ -425,6 +439,8 @@ impl Negotiating {
             responses.map(|node| trust::read_authenticator(document, node)).collect::<Result<_, _>>()?;
         let canonical = trust::canonical_of_token_response(document, first);
         let token = waiting.finish(&message, &canonical, &authenticators)?;
+        let lifetime = Timestamp { created: token.created, expires: token.expires };
+        lifetime.check(now, client.skew.0).map_err(ClientError::Rejected)?;
         let element =
             trust::requested_token(document, first)?.ok_or(Reason::Missing("SecurityContextToken"))?;
         let name = TokenName::read_context(document, element).map_err(ClientError::Rejected)?;
@@ -447,6 +463,14 @@ fn unreadable(refusal: Refusal) -> ClientError {
 
 fn extract(document: &Document, node: NodeId) -> Result<Vec<u8>, ClientError> {
     document.extract(node).map_err(|error| ClientError::Message(error.to_string()))
+}
+
+/// An answer is of the version of its request.
+fn check_version(incoming: &Incoming, client: &Client) -> Result<(), ClientError> {
+    match incoming.version == client.version {
+        true => Ok(()),
+        false => Err(Reason::NotAllowed("the answer is of another version of WS-Trust").into()),
+    }
 }
 
 fn check_relates_to(incoming: &Incoming, message_id: &str) -> Result<(), ClientError> {
@@ -525,6 +549,7 @@ impl Pending {
             let fault = read_fault(&incoming.document, incoming.envelope.body);
             return Err(ClientError::NotAuthenticated(fault.unwrap_or_default()));
         }
+        check_version(&incoming, client)?;
         let policy = OpenPolicy {
             direction: Direction::Reply { confirms: self.confirms.as_deref() },
             skew: client.skew.0,
@@ -541,7 +566,9 @@ impl Pending {
                 OpenError::Rejected(rejected) => ClientError::Rejected(rejected.reason().clone()),
             }
         })?;
-        client.traced(|| Traced::Received(secured_message(body, action.clone(), Some(&document))));
+        client.traced(|| {
+            Traced::Received(secured_message(body, action.clone(), Some(&document), client.version))
+        });
         // The header is signed, and decryption does not change it.
         relates_to?;
         let fault = read_fault(&document, envelope.body);
@@ -585,7 +612,8 @@ impl Establishing {
         let size = KeySize::from(client.suite);
         let expected = if renews.is_some() { RENEWED } else { ESTABLISHED };
         check_action(reply, expected)?;
-        let (response, element) = SessionResponse::read(&reply.document, reply.body, size.bits())?;
+        let (response, element) =
+            SessionResponse::read(&reply.document, reply.body, client.version, size.bits())?;
         // Renew keeps the Identifier, and names another generation.
         if let Some(TokenName::Context { identifier, .. }) = renews {
             let keeps = matches!(&response.name, TokenName::Context { identifier: renewed, .. } if renewed == identifier);
@@ -614,7 +642,7 @@ impl Cancelling {
         let (client, name) = (self.0.client.clone(), session_name(&self.0.token));
         let reply = self.0.receive(body, now)?;
         let cancelled = check_action(&reply, CANCELLED).and_then(|()| {
-            match trust::is_cancelled(&reply.document, reply.body) {
+            match trust::is_cancelled(&reply.document, reply.body, client.version) {
                 true => Ok(()),
                 false => Err(Reason::Missing("RequestedTokenCancelled").into()),
             }
@@ -661,9 +689,17 @@ fn leg_of(document: &Document, element: NodeId) -> Option<Content> {
 }
 
 /// Decodes a secured message; `plain` is the same with all parts in clear.
-fn secured_message(octets: &[u8], action: String, plain: Option<&Document>) -> Message {
+fn secured_message(
+    octets: &[u8],
+    action: String,
+    plain: Option<&Document>,
+    version: TrustVersion,
+) -> Message {
     let limits = ParseLimits { octets: usize::MAX, ..ParseLimits::default() };
-    let layout = Document::parse(octets, &limits).ok().and_then(|sent| Layout::read(&sent, plain?).ok());
+    let layout = Document::parse(octets, &limits).ok().and_then(|mut sent| {
+        sent.set_spellings(version.spellings());
+        Layout::read(&sent, plain?).ok()
+    });
     let content = layout.map_or(Content::Other, |layout| Content::Secured(Box::new(layout)));
     Message { len: octets.len(), action, content }
 }

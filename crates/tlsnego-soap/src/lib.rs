@@ -26,6 +26,7 @@ mod trust;
 
 pub use http::{CONTENT_TYPE, HttpRequest, HttpResponse, is_soap};
 pub use message::HEADER_LEN_MAX;
+pub use names::TrustVersion;
 
 use std::sync::Arc;
 

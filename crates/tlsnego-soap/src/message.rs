@@ -3,7 +3,9 @@
 
 use crate::address::Address;
 use crate::http::{HttpRequest, HttpResponse, check_content_type};
-use crate::names::{ADDRESSING_2004, ANONYMOUS, RELIABLE, SOAP_11, TRUST_13};
+use crate::names::{
+    ADDRESSING_2004, ANONYMOUS, CONVERSATION_13, RELIABLE, SOAP_11, TRUST_13, TrustVersion, named,
+};
 use crate::refusal::{Dialect, Refusal, SoapFault, shortened};
 use xml_security::names::{ADDRESSING, Name, SECURITY, SOAP, XML};
 use xml_security::{Document, Envelope, NodeId, ParseLimits, XmlError};
@@ -16,6 +18,8 @@ pub const HEADER_LEN_MAX: usize = 1_024;
 pub(crate) struct Incoming {
     pub(crate) document: Document,
     pub(crate) envelope: Envelope,
+    pub(crate) version: TrustVersion,
+    /// In the names of February 2005 if it is of this protocol.
     pub(crate) action: String,
     pub(crate) message_id: Option<String>,
     /// Whether it has an `o:Security` header.
@@ -30,7 +34,7 @@ impl Incoming {
     }
 
     pub(crate) fn parse(octets: &[u8], limits: &ParseLimits) -> Result<Self, Refusal> {
-        let document = Document::parse(octets, limits).map_err(|error| match error {
+        let mut document = Document::parse(octets, limits).map_err(|error| match error {
             XmlError::Encoding => Refusal::Dialect(Dialect::Encoding),
             // UTF-16 without a byte order mark is UTF-8 with octets of zero.
             _ if matches!(octets, [b'<', 0, ..] | [0, b'<', ..]) => Refusal::Dialect(Dialect::Encoding),
@@ -56,13 +60,24 @@ impl Incoming {
         let message_id = header_text(&document, &envelope, "MessageID")?;
         let is_secured =
             document.elements(envelope.header).any(|node| document.is(node, SECURITY.name("Security")));
-        Ok(Self { action, message_id, is_secured, document, envelope })
+        let version = version_of(&document, &envelope, &action);
+        document.set_spellings(version.spellings());
+        let action = match action.starts_with(TRUST_13) {
+            true => named(action.into()).into_owned(),
+            false => action,
+        };
+        Ok(Self { version, action, message_id, is_secured, document, envelope })
+    }
+
+    /// What a reply to it says about it.
+    pub(crate) fn relation(&self) -> Relation<'_> {
+        Relation { version: self.version, message_id: self.message_id.as_deref() }
     }
 
     /// Whether it is for this service, in its dialect, and asks for nothing that is not done.
-    pub(crate) fn check(&self, addresses: &[Address]) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, addresses: &[Address], trust13: bool) -> Result<(), Refusal> {
         let Self { document, envelope, action, .. } = self;
-        if action.starts_with(TRUST_13) {
+        if self.version == TrustVersion::V13 && !trust13 {
             return Err(Refusal::Dialect(Dialect::Trust13));
         }
         let is_reliable = |uri: &str| RELIABLE.contains(&uri);
@@ -105,6 +120,24 @@ impl Incoming {
     }
 }
 
+/// What a reply takes over from its request: the version of WS-Trust, and the MessageID.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Relation<'a> {
+    pub(crate) version: TrustVersion,
+    pub(crate) message_id: Option<&'a str>,
+}
+
+/// The version that the action is of, or else the tokens.
+fn version_of(document: &Document, envelope: &Envelope, action: &str) -> TrustVersion {
+    let security = document.only(envelope.header, SECURITY.name("Security"));
+    let has_token =
+        |security| document.elements(security).any(|token| document.name(token).namespace == CONVERSATION_13);
+    match action.starts_with(TRUST_13) || security.is_some_and(has_token) {
+        true => TrustVersion::V13,
+        false => TrustVersion::February2005,
+    }
+}
+
 /// The only child element.
 pub(crate) fn only_element(document: &Document, parent: NodeId) -> Option<NodeId> {
     let mut elements = document.elements(parent);
@@ -139,20 +172,22 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    fn new(action: &str) -> (Self, NodeId) {
+    fn new(version: TrustVersion, action: &str) -> (Self, NodeId) {
         let mut document = Document::new(SOAP.name("Envelope"));
+        document.set_spellings(version.spellings());
+        let action = document.spelled(action);
         let root = document.root();
         document.declare(root, ADDRESSING.prefix, ADDRESSING.uri);
         let header = document.append_element(root, SOAP.name("Header"));
-        let element = document.append_text_element(header, ADDRESSING.name("Action"), action);
+        let element = document.append_text_element(header, ADDRESSING.name("Action"), &action);
         document.set_attribute(element, SOAP.name("mustUnderstand"), "1");
         let body = document.append_element(root, SOAP.name("Body"));
         (Self { document, body }, header)
     }
 
     /// A request.
-    pub(crate) fn request(action: &str, message_id: &str, to: &str) -> Self {
-        let (mut draft, header) = Self::new(action);
+    pub(crate) fn request(version: TrustVersion, action: &str, message_id: &str, to: &str) -> Self {
+        let (mut draft, header) = Self::new(version, action);
         let document = &mut draft.document;
         document.append_text_element(header, ADDRESSING.name("MessageID"), message_id);
         let reply_to = document.append_element(header, ADDRESSING.name("ReplyTo"));
@@ -163,17 +198,17 @@ impl Draft {
     }
 
     /// A reply. A request without MessageID has a reply without RelatesTo.
-    pub(crate) fn reply(action: &str, relates_to: Option<&str>) -> Self {
-        let (mut draft, header) = Self::new(action);
-        if let Some(relates_to) = relates_to {
+    pub(crate) fn reply(action: &str, relation: Relation<'_>) -> Self {
+        let (mut draft, header) = Self::new(relation.version, action);
+        if let Some(relates_to) = relation.message_id {
             draft.document.append_text_element(header, ADDRESSING.name("RelatesTo"), relates_to);
         }
         draft
     }
 
     /// A fault.
-    pub(crate) fn fault(fault: &SoapFault, relates_to: Option<&str>) -> Self {
-        let mut draft = Self::reply(fault.action, relates_to);
+    pub(crate) fn fault(fault: &SoapFault, relation: Relation<'_>) -> Self {
+        let mut draft = Self::reply(fault.action, relation);
         let Self { document, body } = &mut draft;
         let element = document.append_element(*body, SOAP.name("Fault"));
         let mut code = document.append_element(element, SOAP.name("Code"));
@@ -212,7 +247,8 @@ impl Draft {
 /// A fault as it was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadFault {
-    /// Namespace of the innermost code; empty if the message is no fault.
+    /// Namespace of the innermost code, that of February 2005 for faults of WS-Trust 1.3; empty if the message
+    /// is no fault.
     pub namespace: String,
     /// Its local name.
     pub local: String,
@@ -239,7 +275,7 @@ pub(crate) fn read_fault(document: &Document, body: NodeId) -> Option<ReadFault>
     let value = document.only(code, SOAP.name("Value"))?;
     let text = document.text(value)?;
     let (prefix, local) = text.trim().split_once(':').unwrap_or(("", text.trim()));
-    let namespace = document.namespace_at(value, prefix)?.to_owned();
+    let namespace = named(document.namespace_at(value, prefix)?.into()).into_owned();
     let reason = document.only(fault, SOAP.name("Reason"));
     let reason = reason.and_then(|reason| document.elements(reason).next());
     let reason = reason.and_then(|text| document.text(text)).unwrap_or_default();

@@ -50,6 +50,14 @@ impl Dialect {
         }
     }
 
+    /// What the service could be set to instead. That is not for the client.
+    const fn own_setting(self) -> &'static str {
+        match self {
+            Self::Trust13 => "; the setting trust13 of this service is false",
+            _ => "",
+        }
+    }
+
     /// One word for metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -70,7 +78,7 @@ impl Dialect {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Another dialect.
-    #[error("{}", .0.advice())]
+    #[error("{}{}", .0.advice(), .0.own_setting())]
     Dialect(Dialect),
     /// `a:To` is none of the service's addresses.
     #[error("the message is for {to:?}, and the addresses of this service are {addresses}")]

@@ -2,7 +2,7 @@
 
 use crate::Random;
 use crate::message::plain;
-use crate::names::{COMPUTED_KEY, NONCE, POLICY, SPNEGO};
+use crate::names::{COMPUTED_KEY, NONCE, POLICY, SPNEGO, TrustVersion, named};
 use crate::refusal::{Dialect, Refusal};
 use dtyp::FileTime;
 use std::borrow::Cow;
@@ -63,6 +63,15 @@ fn text<'d>(
     document.text(node).map(Some).ok_or(Reason::Missing(name.local))
 }
 
+/// The URI in an element, in the names of February 2005.
+fn uri<'d>(
+    document: &'d Document,
+    parent: NodeId,
+    name: Name<'static>,
+) -> Result<Option<Cow<'d, str>>, Reason> {
+    Ok(text(document, parent, name)?.map(named))
+}
+
 fn octets<'d>(
     document: &'d Document,
     parent: NodeId,
@@ -104,8 +113,8 @@ fn applies_to<'d>(document: &'d Document, parent: NodeId) -> Result<Option<Cow<'
 pub(crate) fn read_request(document: &Document, element: NodeId) -> Result<Request<'_>, Refusal> {
     Ok(Request {
         context: context(document, element),
-        token_type: text(document, element, TRUST.name("TokenType"))?,
-        request_type: text(document, element, TRUST.name("RequestType"))?,
+        token_type: uri(document, element, TRUST.name("TokenType"))?,
+        request_type: uri(document, element, TRUST.name("RequestType"))?,
         key_size: text(document, element, TRUST.name("KeySize"))?,
         binary_exchange: binary_exchange(document, element)?,
         applies_to: applies_to(document, element)?,
@@ -137,7 +146,7 @@ pub(crate) fn read_token_response(
     };
     Ok(TokenResponse {
         context: context(document, element),
-        token_type: text(document, element, TRUST.name("TokenType"))?,
+        token_type: uri(document, element, TRUST.name("TokenType"))?,
         identifier,
         applies_to: applies_to(document, element)?,
         wrap_algorithm: method.and_then(|method| plain(document, method, "Algorithm")).map(Cow::Borrowed),
@@ -206,7 +215,8 @@ fn append_exchange(document: &mut Document, parent: NodeId, exchange: Option<&Bi
 
 fn append_optional(document: &mut Document, parent: NodeId, local: &'static str, text: Option<&str>) {
     if let Some(text) = text {
-        document.append_text_element(parent, TRUST.name(local), text);
+        let text = document.spelled(text);
+        document.append_text_element(parent, TRUST.name(local), &text);
     }
 }
 
@@ -331,7 +341,8 @@ fn append_lifetime(document: &mut Document, response: NodeId, lifetime: Option<(
 fn append_entropy(document: &mut Document, parent: NodeId, entropy: &[u8]) {
     let node = document.append_element(parent, TRUST.name("Entropy"));
     let secret = document.append_element(node, TRUST.name("BinarySecret"));
-    document.set_attribute(secret, Name::plain("Type"), NONCE);
+    let nonce = document.spelled(NONCE);
+    document.set_attribute(secret, Name::plain("Type"), &nonce);
     document.append_base64(secret, entropy);
 }
 
@@ -339,11 +350,33 @@ fn entropy(document: &Document, parent: NodeId) -> Result<Zeroizing<Vec<u8>>, Re
     const WHAT: Reason = Reason::Missing("Entropy");
     let node = child(document, parent, TRUST.name("Entropy"))?.ok_or(WHAT)?;
     let secret = child(document, node, TRUST.name("BinarySecret"))?.ok_or(WHAT)?;
-    if let Some(other) = plain(document, secret, "Type").filter(|found| *found != NONCE) {
+    if let Some(other) = plain(document, secret, "Type").filter(|found| *found != document.spelled(NONCE)) {
         return Err(Reason::unsupported("Type of BinarySecret", other));
     }
     let octets = document.base64(secret).map(Zeroizing::new).ok_or(WHAT)?;
     ENTROPY_LEN.contains(&octets.len()).then_some(octets).ok_or(WHAT)
+}
+
+/// The response to RST/SCT, Renew or Cancel, in its place.
+fn append_response(document: &mut Document, body: NodeId, version: TrustVersion) -> NodeId {
+    let parent = match version.collects() {
+        true => document.append_element(body, TRUST.name("RequestSecurityTokenResponseCollection")),
+        false => body,
+    };
+    document.append_element(parent, TRUST.name("RequestSecurityTokenResponse"))
+}
+
+/// The same of a message that was read.
+fn only_response(document: &Document, body: NodeId, version: TrustVersion) -> Option<NodeId> {
+    let first = crate::message::only_element(document, body)?;
+    let response = match version.collects() {
+        true if document.is(first, TRUST.name("RequestSecurityTokenResponseCollection")) => {
+            crate::message::only_element(document, first)?
+        }
+        true => return None,
+        false => first,
+    };
+    document.is(response, TRUST.name("RequestSecurityTokenResponse")).then_some(response)
 }
 
 /// RST/SCT, Renew or Cancel.
@@ -369,7 +402,7 @@ impl SessionRequest {
         let element = crate::message::only_element(document, body)
             .filter(|node| document.is(*node, TRUST.name("RequestSecurityToken")))
             .ok_or(Reason::Missing("RequestSecurityToken"))?;
-        let owned = |local| Ok::<_, Reason>(text(document, element, TRUST.name(local))?.map(Cow::into_owned));
+        let owned = |local| Ok::<_, Reason>(uri(document, element, TRUST.name(local))?.map(Cow::into_owned));
         let target = match target {
             None => None,
             Some(local) => {
@@ -417,31 +450,41 @@ pub(crate) struct SessionResponse {
 }
 
 impl SessionResponse {
-    /// Writes it; the cookie becomes part of the token.
-    pub(crate) fn write(&self, document: &mut Document, body: NodeId, id: &str, cookie: Option<&[u8]>) {
-        let element = document.append_element(body, TRUST.name("RequestSecurityTokenResponse"));
+    /// Writes it; the cookie becomes part of the token with this id.
+    pub(crate) fn write(
+        &self,
+        document: &mut Document,
+        body: NodeId,
+        version: TrustVersion,
+        (id, cookie): (&str, Option<&[u8]>),
+    ) {
+        let element = append_response(document, body, version);
         append_context(document, element, self.context.as_deref());
         append_optional(document, element, "TokenType", Some(CONTEXT_TOKEN));
         append_token(document, element, &self.name, id, cookie);
         append_references(document, element, &self.name, id);
         let proof = document.append_element(element, TRUST.name("RequestedProofToken"));
-        document.append_text_element(proof, TRUST.name("ComputedKey"), COMPUTED_KEY);
+        append_optional(document, proof, "ComputedKey", Some(COMPUTED_KEY));
         append_entropy(document, element, &self.entropy);
         append_lifetime(document, element, Some(self.lifetime));
         append_optional(document, element, "KeySize", Some(&self.key_size.to_string()));
     }
 
     /// Reads one, with the element of its token.
-    pub(crate) fn read(document: &Document, body: NodeId, key_size: u32) -> Result<(Self, NodeId), Reason> {
-        let element = crate::message::only_element(document, body)
-            .filter(|node| document.is(*node, TRUST.name("RequestSecurityTokenResponse")))
-            .ok_or(Reason::Missing("RequestSecurityTokenResponse"))?;
+    pub(crate) fn read(
+        document: &Document,
+        body: NodeId,
+        version: TrustVersion,
+        key_size: u32,
+    ) -> Result<(Self, NodeId), Reason> {
+        let element =
+            only_response(document, body, version).ok_or(Reason::Missing("RequestSecurityTokenResponse"))?;
         let token = requested_token(document, element)?.ok_or(Reason::Missing("SecurityContextToken"))?;
         let name = TokenName::read_context(document, token)
             .map_err(|_| Reason::Missing("Identifier of SecurityContextToken"))?;
         let proof = child(document, element, TRUST.name("RequestedProofToken"))?;
         let computed = match proof {
-            Some(proof) => text(document, proof, TRUST.name("ComputedKey"))?,
+            Some(proof) => uri(document, proof, TRUST.name("ComputedKey"))?,
             None => None,
         };
         if computed.as_deref().map(str::trim) != Some(COMPUTED_KEY) {
@@ -460,15 +503,19 @@ impl SessionResponse {
 }
 
 /// Writes the answer to Cancel.
-pub(crate) fn write_cancelled(document: &mut Document, body: NodeId, context: Option<&str>) {
-    let element = document.append_element(body, TRUST.name("RequestSecurityTokenResponse"));
+pub(crate) fn write_cancelled(
+    document: &mut Document,
+    body: NodeId,
+    version: TrustVersion,
+    context: Option<&str>,
+) {
+    let element = append_response(document, body, version);
     append_context(document, element, context);
     document.append_element(element, TRUST.name("RequestedTokenCancelled"));
 }
 
 /// Whether a body is the answer to Cancel.
-pub(crate) fn is_cancelled(document: &Document, body: NodeId) -> bool {
-    crate::message::only_element(document, body)
-        .filter(|node| document.is(*node, TRUST.name("RequestSecurityTokenResponse")))
+pub(crate) fn is_cancelled(document: &Document, body: NodeId, version: TrustVersion) -> bool {
+    only_response(document, body, version)
         .is_some_and(|node| document.only(node, TRUST.name("RequestedTokenCancelled")).is_some())
 }

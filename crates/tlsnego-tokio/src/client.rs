@@ -223,7 +223,7 @@ impl Caller {
         let (mut octets, mut negotiating) = self.settings.client.negotiate(tls)?;
         loop {
             let answer = self.post(octets).await?;
-            (octets, negotiating) = match negotiating.receive(&answer.body)? {
+            (octets, negotiating) = match negotiating.receive(&answer.body, self.now())? {
                 Negotiated::Token(token) => return Ok(Some(token)),
                 Negotiated::Send(octets, negotiating) => (octets, negotiating),
                 Negotiated::Certificate(unverified) => {

@@ -4,13 +4,14 @@
 //! Parts are decrypted in place: what comes out is read in the namespaces of its place and becomes part of
 //! the one tree.
 
+use crate::c14n::canonicalize;
 use crate::ids::Ids;
 use crate::key::Key;
-use crate::names::{self, DERIVED_KEY, ENCRYPTION, Name, SIGNATURE};
+use crate::names::{self, ENCRYPTION, Name, SIGNATURE};
 use crate::parse::ParseLimits;
 use crate::reason::Reason;
 use crate::suite::Cipher;
-use crate::token::{ALGORITHM, KeyReference, read_cipher_value, write_cipher_value};
+use crate::token::{ALGORITHM, KeyReference, NO_VALUE_TYPE, read_cipher_value, write_cipher_value};
 use crate::tree::{Document, NodeId};
 use crate::write::Unwritable;
 
@@ -148,11 +149,11 @@ impl PartWriter<'_> {
         let mut vector = [0; 16];
         let vector = &mut vector[..self.cipher.block_len()];
         random(vector);
-        let nodes = match part_type {
-            PartType::Element => vec![node],
-            PartType::Content => document.children(node).collect(),
-        };
-        let plain = zeroize::Zeroizing::new(document.write_nodes(nodes)?);
+        let plain = zeroize::Zeroizing::new(match part_type {
+            // It declares its namespaces itself: Mono's WCF reads an element out of its place.
+            PartType::Element => canonicalize(document, node, &[]),
+            PartType::Content => document.write_nodes(document.children(node))?,
+        });
         let encrypted = self.cipher.encrypt(self.key, vector, &plain);
         let (parent, uri) = match part_type {
             PartType::Element => (document.parent(node).ok_or(Unwritable)?, names::TYPE_ELEMENT),
@@ -167,7 +168,7 @@ impl PartWriter<'_> {
         document.set_attribute(data, TYPE, uri);
         let method = document.append_element(data, ENCRYPTION.name("EncryptionMethod"));
         document.set_attribute(method, ALGORITHM, self.cipher.uri());
-        KeyReference::Id(self.key_id.to_owned()).write_key_info(document, data, DERIVED_KEY);
+        KeyReference::Id(self.key_id.to_owned()).write_key_info(document, data, NO_VALUE_TYPE);
         write_cipher_value(document, data, &encrypted);
         if part_type == PartType::Element {
             document.detach(data);

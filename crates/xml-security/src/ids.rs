@@ -5,6 +5,12 @@ use crate::reason::Reason;
 use crate::tree::{Document, NodeId, is_ncname};
 use std::collections::HashMap;
 
+/// Whether it is a Name of XML. An id of XML schema has no colon, but Mono's WCF writes `urn:uuid:…` on a
+/// UsernameToken. No reader takes such a name for a pointer of another form: those have parentheses.
+fn is_name(id: &str) -> bool {
+    is_ncname(&id.replace(':', "_"))
+}
+
 /// Elements by their ids, each id once.
 #[derive(Debug)]
 pub(crate) struct Ids(HashMap<String, NodeId>);
@@ -31,7 +37,7 @@ impl Ids {
                 let is_id = name.local == "Id"
                     && (name.namespace == UTILITY.uri || (name.namespace.is_empty() && is_security));
                 if is_id {
-                    if own.replace(value).is_some() || !is_ncname(value) {
+                    if own.replace(value).is_some() || !is_name(value) {
                         return Err(Reason::Id);
                     }
                 } else if !name.namespace.is_empty() || is_security {

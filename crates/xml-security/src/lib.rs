@@ -70,7 +70,7 @@ pub use key::{Key, p_sha1, sha1};
 pub use layout::{CarriedKind, CarriedToken, DerivedKey, Layout, ProtectedParts};
 pub use open::{
     CONTEXTS_MAX, ContextToken, DERIVED_KEYS_MAX, Direction, Endorsement, Keys, NoKey, OpenError, OpenPolicy,
-    Opened, Presence, SKEW_DEFAULT, WINDOW_DEFAULT, open, open_document,
+    Opened, Presence, SKEW_DEFAULT, open, open_document,
 };
 pub use parse::{ATTRIBUTES_MAX, DECLARATIONS_MAX, DEPTH_MAX, MESSAGE_MAX, NODES_MAX, ParseLimits, XmlError};
 pub use reason::Reason;
@@ -81,7 +81,7 @@ pub use secure::{
 };
 pub use signature::{Covered, PREFIXES_MAX, REFERENCES_MAX};
 pub use suite::{Cipher, Hash, Suite};
-pub use time::{Timestamp, format_time, parse_time};
+pub use time::{AGE_MAX, Timestamp, format_time, parse_time};
 pub use token::{KeyReference, LABEL_DEFAULT, NONCE_MAX, OFFSET_MAX, TokenName, UsernameToken};
-pub use tree::{Document, NodeId, is_ncname};
+pub use tree::{Document, NodeId, Spellings, is_ncname};
 pub use write::Unwritable;

@@ -100,8 +100,6 @@ pub const DERIVE_P_SHA1: &str = "http://schemas.xmlsoap.org/ws/2005/02/sc/dk/p_s
 
 /// `ValueType` of a reference to a SecurityContextToken.
 pub const CONTEXT_TOKEN: &str = "http://schemas.xmlsoap.org/ws/2005/02/sc/sct";
-/// `ValueType` of a reference to a DerivedKeyToken.
-pub const DERIVED_KEY: &str = "http://schemas.xmlsoap.org/ws/2005/02/sc/dk";
 /// `ValueType` of a reference to an EncryptedKey in the message.
 pub const ENCRYPTED_KEY: &str =
     "http://docs.oasis-open.org/wss/oasis-wss-soap-message-security-1.1#EncryptedKey";

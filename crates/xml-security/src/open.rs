@@ -22,8 +22,6 @@ use zeroize::Zeroizing;
 /// DerivedKeyTokens of one message. Each costs up to five HMACs; a message has two, and one more for a second
 /// signature.
 pub const DERIVED_KEYS_MAX: usize = 8;
-/// Age of a message that is granted beside the skew, as in WCF.
-pub const WINDOW_DEFAULT: Duration = Duration::from_secs(5 * 60);
 /// Difference of clocks that is granted, as in WCF.
 pub const SKEW_DEFAULT: Duration = Duration::from_secs(5 * 60);
 
@@ -133,8 +131,6 @@ pub struct OpenPolicy<'a> {
     pub endorsing: Presence,
     /// Now.
     pub now: FileTime,
-    /// Age of a message beside the skew.
-    pub window: Duration,
     /// Difference of clocks.
     pub skew: Duration,
     /// Limits of the message.
@@ -142,7 +138,7 @@ pub struct OpenPolicy<'a> {
 }
 
 impl OpenPolicy<'_> {
-    /// A request under a suite without user name and second signature, with the default window, skew and
+    /// A request under a suite without user name and second signature, with the default skew and
     /// limits.
     pub fn request(suite: Suite, now: FileTime) -> Self {
         Self {
@@ -151,7 +147,6 @@ impl OpenPolicy<'_> {
             username: Presence::Forbidden,
             endorsing: Presence::Forbidden,
             now,
-            window: WINDOW_DEFAULT,
             skew: SKEW_DEFAULT,
             limits: ParseLimits::default(),
         }
@@ -249,7 +244,7 @@ pub fn open_document(
     let ids = Ids::of(&document, Some(envelope.body))?;
     let header = Header::read(&document, security)?;
     let timestamp = Timestamp::read(&document, header.timestamp)?;
-    let replay_until = timestamp.check(policy.now, policy.window, policy.skew)?;
+    let replay_until = timestamp.check(policy.now, policy.skew)?;
 
     let parts = listed_parts(&document, &header.reference_lists, &ids)?;
     let parts: Vec<_> = parts

@@ -5,8 +5,8 @@ use crate::envelope::Envelope;
 use crate::ids::Ids;
 use crate::key::{Key, sha1};
 use crate::names::{
-    self, BASE64_BINARY, CONTEXT_TOKEN, DERIVED_KEY, ENCRYPTED_KEY, ENCRYPTION, Name, PLAIN_ID, SECURITY,
-    SECURITY_11, SOAP, UTILITY, UTILITY_ID, X509_V3,
+    self, BASE64_BINARY, CONTEXT_TOKEN, ENCRYPTED_KEY, ENCRYPTION, Name, PLAIN_ID, SECURITY, SECURITY_11,
+    SOAP, UTILITY, UTILITY_ID, X509_V3,
 };
 use crate::parse::ParseLimits;
 use crate::reason::Reason;
@@ -14,7 +14,9 @@ use crate::rsa::{Certificate, RsaError, Signer};
 use crate::signature::{SignWith, sign};
 use crate::suite::Suite;
 use crate::time::format_time;
-use crate::token::{DerivedKeyToken, EncryptedKey, KeyReference, LABEL_DEFAULT, TokenName, UsernameToken};
+use crate::token::{
+    DerivedKeyToken, EncryptedKey, KeyReference, LABEL_DEFAULT, NO_VALUE_TYPE, TokenName, UsernameToken,
+};
 use crate::tree::{Document, NodeId, encode_base64};
 use crate::write::Unwritable;
 use dtyp::FileTime;
@@ -215,7 +217,7 @@ pub(crate) fn secure_in_steps(
         move |document: &mut Document, node| reference.write_key_info(document, node, value_type)
     };
     let with = SignWith::Key(&signature_key);
-    let write_key = key_info(&signature_key_id, DERIVED_KEY);
+    let write_key = key_info(&signature_key_id, NO_VALUE_TYPE);
     steps.before_signing(writer.document, &mut targets);
     let (primary, value) = sign(writer.document, security, &targets, hash, &with, write_key)?;
     encrypted.push((primary, PartType::Element));
@@ -225,7 +227,7 @@ pub(crate) fn secure_in_steps(
         writer.document.set_attribute(primary, PLAIN_ID, &id);
         let (with, value_type) = match endorsing_key {
             EndorsingKey::Signer(signer) => (SignWith::Signer(*signer), X509_V3),
-            EndorsingKey::Key(key) => (SignWith::Key(key), DERIVED_KEY),
+            EndorsingKey::Key(key) => (SignWith::Key(key), NO_VALUE_TYPE),
         };
         let write_key = key_info(endorsing_id, value_type);
         let (node, value) = sign(writer.document, security, &[(primary, id)], hash, &with, write_key)?;
@@ -296,7 +298,7 @@ impl<'a> Writer<'a> {
                 name: name.clone(),
                 key: key.clone(),
                 reference: KeyReference::Token(name.clone()),
-                value_type: "",
+                value_type: NO_VALUE_TYPE,
             }),
             ProtectionToken::EncryptTo(certificate) => {
                 let mut octets = zeroize::Zeroizing::new(vec![0; policy.suite.key_len()]);

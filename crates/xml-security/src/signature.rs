@@ -142,18 +142,19 @@ impl UnverifiedSignature {
         if is_made_by_key { Ok(()) } else { Err(Reason::Signature) }
     }
 
-    /// Verifies it under the key of a certificate, which the caller has to validate.
+    /// Verifies it under the key of a certificate, which the caller has to validate. RSA with SHA-256 is taken
+    /// in each suite, because Mono's WCF has no other.
     pub(crate) fn verify_rsa(
         &self,
         document: &Document,
         hash: Hash,
         certificate: &Certificate,
     ) -> Result<(), Reason> {
-        if self.method != hash.rsa_uri() {
-            return Err(Reason::Algorithm("SignatureMethod"));
-        }
+        let is_used = |signed: &Hash| self.method == signed.rsa_uri();
+        let signed =
+            [hash, Hash::Sha256].into_iter().find(is_used).ok_or(Reason::Algorithm("SignatureMethod"))?;
         self.check_digests(document, hash)?;
-        if certificate.verifies(hash, &self.signed_octets(document), &self.value) {
+        if certificate.verifies(signed, &self.signed_octets(document), &self.value) {
             Ok(())
         } else {
             Err(Reason::Signature)

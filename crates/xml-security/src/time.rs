@@ -1,11 +1,15 @@
-//! `u:Timestamp` (WS-Security 1.1, section 10): dates in UTC, as .NET writes them, and the window in which
-//! they count.
+//! `u:Timestamp` (WS-Security 1.1, section 10): dates in UTC, as .NET writes them, and how long they
+//! count.
 
 use crate::names::UTILITY;
 use crate::reason::Reason;
 use crate::tree::{Document, NodeId};
 use dtyp::FileTime;
 use std::time::Duration;
+
+/// How old a message may be, whatever its Expires says. The difference of clocks is a part of it: WCF grants
+/// both, and so takes messages of a clock that is nearly ten minutes behind.
+pub const AGE_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// When a message was made, and until when it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,24 +33,25 @@ impl Timestamp {
         Ok(Self { created, expires })
     }
 
-    /// Whether the message counts now: it was made at most `window` ago, not in the future, is not expired,
-    /// and `skew` is granted on each. Returns until when its signature is cached: from then on a copy is too
-    /// old.
+    /// Whether the message counts now: its clock differs by less than `skew`, it is not expired, and not older
+    /// than [`AGE_MAX`], or than a larger skew. Returns until when its signature is cached: from then on a
+    /// copy is too old.
     ///
     /// # Errors
     /// If it does not count.
-    pub fn check(&self, now: FileTime, window: Duration, skew: Duration) -> Result<FileTime, Reason> {
+    pub fn check(&self, now: FileTime, skew: Duration) -> Result<FileTime, Reason> {
         let Self { created, expires } = *self;
+        let age = AGE_MAX.max(skew);
         let problem = if expires <= created {
             "it expires before it is created"
-        } else if expires + skew <= now {
-            "expired"
         } else if created >= now + skew {
             "created in the future"
-        } else if created + window + skew <= now {
+        } else if created + age <= now {
             "created too long ago"
+        } else if expires + skew <= now {
+            "expired"
         } else {
-            return Ok(expires.min(created + window) + skew);
+            return Ok((expires + skew).min(created + age));
         };
         let from_future = created > now;
         let offset = if from_future { created.since(now) } else { now.since(created) };
@@ -124,26 +129,34 @@ mod tests {
     }
 
     #[test]
-    fn the_window_is_exact() {
-        // WCF: a window of five minutes and a skew of five minutes.
+    fn the_limits_are_exact() {
         let minutes = |n: u64| Duration::from_secs(60 * n);
         let now = FileTime::from_unix(1_800_000_000);
         let check = |created: FileTime, valid: Duration| {
-            Timestamp { created, expires: created + valid }.check(now, minutes(5), minutes(5))
+            Timestamp { created, expires: created + valid }.check(now, minutes(5))
         };
         let second = Duration::from_secs(1);
         check(now + minutes(5) - second, minutes(5)).expect("nearly in the future");
         check(now + minutes(5), minutes(5)).expect_err("in the future");
-        check(now - minutes(10) + second, minutes(5)).expect("nearly expired");
-        check(now - minutes(10), minutes(5)).expect_err("expired");
-        check(now - minutes(10) + second, minutes(60)).expect("nearly too old");
-        check(now - minutes(10), minutes(60)).expect_err("too old");
+        check(now - minutes(5) + second, minutes(5)).expect("nearly too old");
+        check(now - minutes(5), minutes(5)).expect_err("too old");
+        check(now - minutes(5), minutes(60)).expect_err("too old");
         check(now, Duration::ZERO).expect_err("expires when it is created");
+        let late = check(now - minutes(6), minutes(5)).expect_err("too old");
+        assert_eq!(late.to_string(), "timestamp rejected: created too long ago, clock offset -360 s");
+        // The skew is granted to Expires as well, and a larger one to the age.
+        let with = |age: u64, valid: Duration, skew: u64| {
+            let created = now - minutes(age);
+            Timestamp { created, expires: created + valid }.check(now, minutes(skew))
+        };
+        with(3, minutes(1), 3).expect("within the skew");
         assert_eq!(
-            check(now - minutes(11), minutes(5)),
-            Err(Reason::Timestamp { problem: "expired", offset: minutes(11), from_future: false })
+            with(3, minutes(1), 2),
+            Err(Reason::Timestamp { problem: "expired", offset: minutes(3), from_future: false })
         );
-        let late = check(now - minutes(10) - second, minutes(5)).expect_err("expired");
-        assert_eq!(late.to_string(), "timestamp rejected: expired, clock offset -601 s");
+        with(4, minutes(5), 0).expect("without a skew it may take a while to arrive");
+        with(5, minutes(6), 0).expect_err("too old");
+        with(9, minutes(5), 10).expect("within a large skew");
+        with(10, minutes(5), 10).expect_err("outside of a large skew");
     }
 }

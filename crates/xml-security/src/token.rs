@@ -19,6 +19,9 @@ pub const NONCE_MAX: usize = 128;
 const URI: Name<'static> = Name::plain("URI");
 pub(crate) const ALGORITHM: Name<'static> = Name::plain("Algorithm");
 const VALUE_TYPE: Name<'static> = Name::plain("ValueType");
+/// A reference within a message needs no `ValueType`. Those to derived keys have none: Mono's WCF refuses
+/// `…/sc/dk`.
+pub(crate) const NO_VALUE_TYPE: &str = "";
 
 /// The token that protects a message: its keys are derived from it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,10 +81,12 @@ impl KeyReference {
             let uri = document.attribute(child, URI).ok_or(SHAPE)?;
             return match (uri.strip_prefix('#'), value_type) {
                 (Some(id), _) => Ok(Self::Id(id.to_owned())),
-                (None, Some(names::CONTEXT_TOKEN)) => Ok(Self::Token(TokenName::Context {
-                    identifier: uri.to_owned(),
-                    instance: document.attribute(child, CONVERSATION.name("Instance")).map(str::to_owned),
-                })),
+                (None, Some(found)) if found == document.spelled(names::CONTEXT_TOKEN) => {
+                    Ok(Self::Token(TokenName::Context {
+                        identifier: uri.to_owned(),
+                        instance: document.attribute(child, CONVERSATION.name("Instance")).map(str::to_owned),
+                    }))
+                }
                 _ => Err(SHAPE),
             };
         }
@@ -110,7 +115,8 @@ impl KeyReference {
         Err(SHAPE)
     }
 
-    /// Writes an `o:SecurityTokenReference` below `parent`. `value_type` is that of a token of this message.
+    /// Writes an `o:SecurityTokenReference` below `parent`. `value_type` is that of a token of this message;
+    /// empty for none.
     pub fn write(&self, document: &mut Document, parent: NodeId, value_type: &str) {
         let reference = document.append_element(parent, SECURITY.name("SecurityTokenReference"));
         let is_encrypted_key =
@@ -130,13 +136,17 @@ impl KeyReference {
             Self::SubjectKeyIdentifier(octets) => identifier(names::SUBJECT_KEY_IDENTIFIER, octets),
             Self::Id(id) => {
                 let child = document.append_element(reference, SECURITY.name("Reference"));
-                document.set_attribute(child, VALUE_TYPE, value_type);
+                if value_type != NO_VALUE_TYPE {
+                    let value_type = document.spelled(value_type);
+                    document.set_attribute(child, VALUE_TYPE, &value_type);
+                }
                 document.set_attribute(child, URI, &format!("#{id}"));
             }
             Self::Token(TokenName::Context { identifier, instance }) => {
                 let child = document.append_element(reference, SECURITY.name("Reference"));
                 document.set_attribute(child, URI, identifier);
-                document.set_attribute(child, VALUE_TYPE, names::CONTEXT_TOKEN);
+                let value_type = document.spelled(names::CONTEXT_TOKEN);
+                document.set_attribute(child, VALUE_TYPE, &value_type);
                 if let Some(instance) = instance {
                     document.set_attribute(child, CONVERSATION.name("Instance"), instance);
                 }
@@ -210,7 +220,8 @@ impl DerivedKeyToken {
     /// Reads one, in any order of its children. Properties and other algorithms than P_SHA1 are refused.
     pub(crate) fn read(document: &Document, node: NodeId) -> Result<Self, Reason> {
         const SHAPE: Reason = Reason::Shape("c:DerivedKeyToken");
-        if !matches!(document.attribute(node, ALGORITHM), None | Some(names::DERIVE_P_SHA1)) {
+        let is_p_sha1 = |found: &str| found == document.spelled(names::DERIVE_P_SHA1);
+        if !document.attribute(node, ALGORITHM).is_none_or(is_p_sha1) {
             return Err(Reason::Algorithm("c:DerivedKeyToken"));
         }
         let (mut base, mut generation, mut offset, mut length, mut label, mut nonce) =

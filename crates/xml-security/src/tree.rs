@@ -95,7 +95,11 @@ pub struct Document {
     unwritable: bool,
     /// Octets of namespaces that canonical forms write for the names that were read, at most.
     rendered: usize,
+    spellings: Spellings,
 }
+
+/// URIs that a document spells otherwise: as the names of this crate have them, and as they stand there.
+pub type Spellings = &'static [(&'static str, &'static str)];
 
 impl std::fmt::Debug for Document {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -127,6 +131,26 @@ impl Document {
             root: NodeId(0),
             unwritable: false,
             rendered: 0,
+            spellings: &[],
+        }
+    }
+
+    /// From now on, names of these namespaces mean the others, when they are looked for and when they are
+    /// written. It serves a dialect that differs in nothing but its URIs.
+    pub fn set_spellings(&mut self, spellings: Spellings) {
+        self.spellings = spellings;
+    }
+
+    /// A URI, such as an action or a type of token, as this document spells it.
+    pub fn spelled<'u>(&self, uri: &'u str) -> Cow<'u, str> {
+        let found = self.spellings.iter().find_map(|(known, other)| Some((uri.strip_prefix(known)?, other)));
+        found.map_or(Cow::Borrowed(uri), |(rest, other)| Cow::Owned(format!("{other}{rest}")))
+    }
+
+    fn spelled_name<'n>(&self, name: Name<'n>) -> Name<'n> {
+        match self.spellings.iter().find(|(known, _)| *known == name.namespace) {
+            Some((_, other)) => Name { namespace: other, ..name },
+            None => name,
         }
     }
 
@@ -283,6 +307,7 @@ impl Document {
 
     /// Whether the node is an element of this name.
     pub fn is(&self, id: NodeId, name: Name<'_>) -> bool {
+        let name = self.spelled_name(name);
         self.as_element(id).is_some_and(|element| {
             self.is_text(element.local, name.local) && self.is_text(element.namespace, name.namespace)
         })
@@ -290,7 +315,8 @@ impl Document {
 
     /// Whether the node is an element of this namespace.
     pub fn is_of(&self, id: NodeId, namespace: Namespace) -> bool {
-        self.as_element(id).is_some_and(|element| self.is_text(element.namespace, namespace.uri))
+        let uri = self.spelled_name(namespace.name("")).namespace;
+        self.as_element(id).is_some_and(|element| self.is_text(element.namespace, uri))
     }
 
     /// Name of an element as it was written; an empty name for a text.
@@ -314,6 +340,7 @@ impl Document {
 
     /// Value of an attribute.
     pub fn attribute(&self, id: NodeId, name: Name<'_>) -> Option<&str> {
+        let name = self.spelled_name(name);
         let attributes = &self.as_element(id)?.attributes;
         let is_it = |attribute: &&Attribute| {
             self.is_text(attribute.local, name.local) && self.is_text(attribute.namespace, name.namespace)
@@ -425,6 +452,7 @@ impl Document {
     }
 
     fn add_element(&mut self, parent: Option<NodeId>, name: Name<'_>) -> NodeId {
+        let name = self.spelled_name(name);
         self.unwritable |= !is_ncname(name.local);
         let [prefix, local] = [name.prefix, name.local].map(|text| self.push_text(text));
         let id = self.new_element(prefix, local, Span::default());
@@ -441,6 +469,7 @@ impl Document {
     /// Sets an attribute, and declares its namespace where that is needed. An attribute in a namespace needs
     /// a prefix.
     pub fn set_attribute(&mut self, id: NodeId, name: Name<'_>, value: &str) {
+        let name = self.spelled_name(name);
         self.unwritable |= !is_ncname(name.local)
             || !are_chars(value)
             || name.prefix.is_empty() != name.namespace.is_empty();
@@ -464,7 +493,7 @@ impl Document {
     /// Declares a prefix on an element, for names that stand in values. Nothing changes if the prefix is
     /// declared so already.
     pub fn declare(&mut self, id: NodeId, prefix: &str, namespace: &str) {
-        self.bind(id, Name { prefix, namespace, local: "" });
+        self.bind(id, self.spelled_name(Name { prefix, namespace, local: "" }));
     }
 
     /// Makes the prefix of `name` stand for its namespace at an element.

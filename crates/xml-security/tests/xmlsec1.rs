@@ -248,7 +248,8 @@ fn openssl_unwraps_what_we_wrap() {
 /// A message that xmlsec1 signs and encrypts from templates.
 struct Template {
     suite: Suite,
-    is_endorsed: bool,
+    /// Hash of the endorsing signature, if it has one.
+    endorses: Option<Hash>,
     prefixes: &'static str,
     around: &'static str,
     body: &'static str,
@@ -316,12 +317,12 @@ impl Template {
         };
         let mut parts = vec!["body", "user", "signature"];
         let mut more = String::new();
-        if self.is_endorsed {
+        if let Some(endorsing) = self.endorses {
             more = format!(
                 "<o:BinarySecurityToken u:Id='certificate' \
                  ValueType='http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-x509-token-profile-1.0#X509v3'>{}</o:BinarySecurityToken>{}",
                 STANDARD.encode(CLIENT.certificate.der()),
-                self.signature("endorsing", hash.rsa_uri(), "certificate", &["primary"])
+                self.signature("endorsing", endorsing.rsa_uri(), "certificate", &["primary"])
             );
             parts.push("endorsement");
         }
@@ -356,7 +357,7 @@ impl Template {
         let at = |id: &str| format!("//*[@Id='{id}' and local-name()='Signature']");
         let mut octets =
             xmlsec.run("--sign", &["--hmackey", text(&signature_key), "--node-xpath", &at("primary")], &file);
-        if self.is_endorsed {
+        if self.endorses.is_some() {
             let file = xmlsec.file("message.xml", &octets);
             octets = xmlsec.run(
                 "--sign",
@@ -405,19 +406,33 @@ impl Template {
 
 #[test]
 fn we_open_what_xmlsec1_signs_and_encrypts() {
-    for (number, suite) in suites().enumerate() {
-        let is_endorsed = number < 2;
-        let template = Template { suite, is_endorsed, prefixes: "", around: "", body: BODY };
+    let endorsed = [
+        (Suite::BASIC256, Some(Hash::Sha1)),
+        (Suite::BASIC256_SHA256, Some(Hash::Sha256)),
+        // Mono's WCF.
+        (Suite::BASIC256, Some(Hash::Sha256)),
+    ];
+    for (suite, endorses) in suites().map(|suite| (suite, None)).chain(endorsed) {
+        let template = Template { suite, endorses, prefixes: "", around: "", body: BODY };
         let octets = template.make();
         let opened = template.open(&octets);
         let opened = opened
             .unwrap_or_else(|error| panic!("{suite:?}: {error:?}: {}", String::from_utf8_lossy(&octets)));
         assert_eq!(opened.username, Some(user()));
-        let endorsement = is_endorsed.then(|| Endorsement::Certificate(CLIENT.certificate.clone()));
+        let endorsement = endorses.map(|_| Endorsement::Certificate(CLIENT.certificate.clone()));
         assert_eq!(opened.endorsement, endorsement);
         let to = opened.envelope.addressing(&opened.document, "To").expect("it is there");
         assert_eq!(opened.document.text(to).as_deref(), Some("http://x/?a&b"));
     }
+    // Never a weaker hash than that of the suite.
+    let weaker = Template {
+        suite: Suite::BASIC256_SHA256,
+        endorses: Some(Hash::Sha1),
+        prefixes: "",
+        around: "",
+        body: BODY,
+    };
+    weaker.open(&weaker.make()).expect_err("SHA-1 in a suite with SHA-256");
 }
 
 /// The PrefixList protects prefixes that only values use, and `#default` is the default namespace.
@@ -425,7 +440,7 @@ fn we_open_what_xmlsec1_signs_and_encrypts() {
 fn prefix_lists_mean_what_they_mean_to_xmlsec1() {
     let around = "xmlns='urn:default' xmlns:b='urn:b'";
     let body = "<x xmlns:xsi='http://www.w3.org/2001/XMLSchema-instance' xsi:type='b:int'><y xmlns=''/></x>";
-    let template = |prefixes| Template { suite: Suite::BASIC256, is_endorsed: false, prefixes, around, body };
+    let template = |prefixes| Template { suite: Suite::BASIC256, endorses: None, prefixes, around, body };
     let listed = template("b #default zz");
     let octets = listed.make();
     let opened = listed.open(&octets).expect("the prefix is signed");

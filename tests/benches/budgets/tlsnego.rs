@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tlsnego_service::freshness::Skew;
 use tlsnego_service::{Moment, TlsVersions, negotiation};
+use tlsnego_soap::TrustVersion;
 use tlsnego_soap::client::Client;
 use tlsnego_tokio::client::{Answer, Bootstrap, Caller, ServerCertificates, Settings};
 use xml_security::{ParseLimits, Suite, UsernameToken};
@@ -95,6 +96,7 @@ fn caller(service: &Service, establish: bool) -> Caller {
     let client = Client {
         to: url.clone(),
         suite: Suite::BASIC256,
+        version: TrustVersion::February2005,
         skew: Skew::default(),
         limits: ParseLimits::default(),
         random: Arc::new(|octets: &mut [u8]| getrandom::fill(octets).unwrap()),

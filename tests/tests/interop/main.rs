@@ -9,6 +9,7 @@ mod envoy;
 mod front_doors;
 mod hostile;
 mod impacket;
+mod mono;
 mod odd_paths;
 mod oracles;
 mod relay;
@@ -23,6 +24,7 @@ mod tlsnego_cookie;
 mod trusts;
 mod upstream;
 mod web;
+mod wss4j;
 
 // The tables of rcmp-service and their notation: the oracles here answer them too.
 #[path = "../../../crates/rcmp-service/tests/tables/differences.rs"]

@@ -3,36 +3,12 @@
 use crate::sso::{enter, with_checked_domain};
 use dtyp::hex;
 use rcmpd_tests::peers::{SAMBA_PYTHON, SambaDc};
+use rcmpd_tests::soap::Echo;
 use rcmpd_tests::web::free_port;
 use rcmpd_tests::{Demo, Service, eventually};
 use serde_json::{Value, json};
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
-
-/// A plain SOAP 1.2 service: it answers with the body and with who called.
-pub(crate) struct Echo {
-    child: Child,
-    pub(crate) address: SocketAddr,
-}
-
-impl Echo {
-    pub(crate) fn start() -> Self {
-        let address = free_port();
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/soap-echo");
-        let child = Command::new("python3").arg(script).arg(address.port().to_string()).spawn();
-        let child = child.expect("Python starts");
-        eventually("the service listens", || TcpStream::connect(address).is_ok());
-        Self { child, address }
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use std::process::{Command, Stdio};
 
 /// DER of a certificate of a demo, in hexadecimal.
 fn der(demo: &Demo, name: &str) -> String {

@@ -1,9 +1,10 @@
 //! Nodes of a farm whose sessions are in cookies, called by a client that shares no code with them.
 
-use crate::tlsnego::{BAD_TOKEN, CLIENT, Echo, alice, settings, step, with};
+use crate::tlsnego::{BAD_TOKEN, CLIENT, alice, settings, step, with};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcmpd_tests::peers::SAMBA_PYTHON;
+use rcmpd_tests::soap::Echo;
 use rcmpd_tests::web::free_port;
 use rcmpd_tests::{Demo, Service, eventually, write_secret};
 use serde_json::{Value, json};

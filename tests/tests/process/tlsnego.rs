@@ -2,95 +2,13 @@
 
 use crate::telemetry::{Collector, attribute};
 use dtyp::hex;
+use rcmpd_tests::soap::{SOAP, Upstream, echoed, envelope, http};
 use rcmpd_tests::web::free_port;
 use rcmpd_tests::{Demo, Finished, Service, binary, eventually, write_secret};
 use rustix::process::Signal;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-
-/// An answer of the service behind the gateway, by the number of the request.
-type Script = dyn Fn(usize) -> String + Send + Sync;
-
-/// At the end of an answer: the service closes the connection after it.
-const CLOSES: char = '\0';
-
-/// A service that answers as a test says, and keeps what it was asked.
-struct Upstream {
-    address: SocketAddr,
-    asked: Arc<Mutex<Vec<String>>>,
-}
-
-impl Upstream {
-    fn start(script: impl Fn(usize) -> String + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        let script: Arc<Script> = Arc::new(script);
-        let (seen, count) = (Arc::clone(&asked), Arc::new(AtomicUsize::new(0)));
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (seen, count, script) = (Arc::clone(&seen), Arc::clone(&count), Arc::clone(&script));
-                std::thread::spawn(move || {
-                    let mut reader = BufReader::new(stream.unwrap());
-                    while let Some(request) = read_request(&mut reader) {
-                        seen.lock().unwrap().push(request);
-                        let answer = script(count.fetch_add(1, Ordering::SeqCst));
-                        if answer.is_empty() {
-                            // No answer in time.
-                            std::thread::sleep(Duration::from_secs(5));
-                        }
-                        let whole = answer.strip_suffix(CLOSES);
-                        let written = reader.get_mut().write_all(whole.unwrap_or(&answer).as_bytes());
-                        if written.is_err() || whole.is_some() {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
-        Self { address, asked }
-    }
-
-    fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
-    }
-}
-
-fn read_request(reader: &mut impl BufRead) -> Option<String> {
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        if reader.read_line(&mut head).ok()? == 0 {
-            return None;
-        }
-    }
-    let length = head
-        .lines()
-        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
-    let mut body = vec![0; length.unwrap_or(0)];
-    reader.read_exact(&mut body).ok()?;
-    Some(head + &String::from_utf8(body).ok()?)
-}
-
-fn http(status: &str, content_type: &str, body: &str) -> String {
-    let length = body.len();
-    format!("HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n{body}")
-}
-
-const SOAP: &str = "application/soap+xml; charset=utf-8";
-
-fn envelope(body: &str) -> String {
-    format!(
-        "<s:Envelope xmlns:s=\"http://www.w3.org/2003/05/soap-envelope\"><s:Body>{body}</s:Body></s:Envelope>"
-    )
-}
-
-fn echoed() -> String {
-    http("200 OK", SOAP, &envelope("<EchoResponse xmlns=\"urn:echo\">good</EchoResponse>"))
-}
+use std::time::Instant;
 
 /// Calls as a user of the demo, with our own client.
 fn call(service: &Service, user: &str, more: &[&str]) -> Finished {

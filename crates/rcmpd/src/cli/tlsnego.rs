@@ -158,6 +158,9 @@ pub struct ServiceArgs {
     /// Offer TLS 1.3 in the negotiation, beside TLS 1.2.
     #[arg(long)]
     pub tls13: bool,
+    /// The version of WS-Trust and WS-SecureConversation.
+    #[arg(long, value_enum, value_name = "VERSION", default_value_t)]
+    pub ws_trust: TrustArg,
     /// How far the clocks of this host and of the service may differ, in seconds.
     #[arg(long, value_name = "S", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub skew: u64,
@@ -179,6 +182,18 @@ pub enum BindingArg {
     PresetSession,
     /// Each call has a key of its own, for the known certificate of the service (both "false").
     OneShot,
+}
+
+/// Versions of WS-Trust.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TrustArg {
+    /// That of WSHttpBinding.
+    #[default]
+    #[value(name = "2005-02")]
+    February2005,
+    /// That of WS2007HttpBinding.
+    #[value(name = "1.3")]
+    V13,
 }
 
 /// Algorithm suites.

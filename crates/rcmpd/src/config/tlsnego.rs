@@ -40,6 +40,8 @@ pub struct Tlsnego {
     pub suite: Suite,
     /// TLS versions of negotiations.
     pub versions: TlsVersions,
+    /// Whether clients may speak WS-Trust 1.3 as well.
+    pub trust13: bool,
     /// Difference of clocks.
     pub skew: Skew,
     /// Lives of tokens and sessions.
@@ -96,6 +98,8 @@ pub(super) struct Section {
     suite: Option<Spanned<String>>,
     #[serde(default)]
     tls13: bool,
+    #[serde(default)]
+    trust13: bool,
     clock_skew_s: Option<Spanned<u64>>,
     session_s: Option<Spanned<u64>>,
     idle_timeout_s: Option<Spanned<u64>>,
@@ -254,6 +258,7 @@ impl Checker<'_> {
             bindings,
             suite,
             versions: if section.tls13 { TlsVersions::Tls12And13 } else { TlsVersions::Tls12 },
+            trust13: section.trust13,
             skew: Skew(skew),
             times,
             cookie,

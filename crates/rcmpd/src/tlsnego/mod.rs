@@ -119,6 +119,7 @@ fn settings(section: &config::Tlsnego) -> Settings {
         bindings: section.bindings.clone(),
         credential: section.credential,
         times: section.times,
+        trust13: section.trust13,
         skew: section.skew,
         limits: ParseLimits { octets: section.message_len_max, ..ParseLimits::default() },
     }

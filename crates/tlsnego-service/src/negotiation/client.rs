@@ -27,6 +27,9 @@ pub struct TokenRequest {
     pub context: Context,
     /// The key size of the algorithm suite.
     pub key_size: KeySize,
+    /// How the value type of BinaryExchange is spelled: [`names::TLSNEGO`], or
+    /// [`names::TLSNEGO_WITHOUT_SPACE`] in WS-Trust 1.3.
+    pub value_type: &'static str,
     /// The canonical octets of `wsp:AppliesTo`. .NET sends none.
     pub applies_to: Option<Vec<u8>>,
 }
@@ -37,6 +40,7 @@ struct Negotiation {
     transcript: Transcript,
     context: Context,
     key_size: KeySize,
+    value_type: &'static str,
     /// The caller accepted the server's certificate.
     is_server_accepted: bool,
 }
@@ -87,18 +91,19 @@ impl Client {
 
     /// The first leg.
     pub fn start(&self, request: TokenRequest) -> Result<Outgoing<Request<'static>>, Reason> {
-        let TokenRequest { context, key_size, applies_to } = request;
+        let TokenRequest { context, key_size, value_type, applies_to } = request;
         let mut tls = Tls::client(&self.config)?;
         let message = Request {
             context: Some(context.as_str().to_owned().into()),
             token_type: Some(CONTEXT_TOKEN.into()),
             request_type: Some(names::ISSUE.into()),
             key_size: Some(key_size.bits().to_string().into()),
-            binary_exchange: Some(exchange(names::TLSNEGO, tls.flight()?)),
+            binary_exchange: Some(exchange(value_type, tls.flight()?)),
             applies_to: applies_to.map(Into::into),
         };
         let transcript = Transcript::default();
-        let negotiation = Negotiation { tls, transcript, context, key_size, is_server_accepted: false };
+        let negotiation =
+            Negotiation { tls, transcript, context, key_size, value_type, is_server_accepted: false };
         Ok(Outgoing { message, negotiation })
     }
 }
@@ -121,7 +126,7 @@ impl Waiting {
     pub fn receive(self, response: &Response<'_>, canonical: &[u8]) -> Result<Step, Reason> {
         let Self(mut negotiation) = self;
         check_context(response.context.as_deref(), negotiation.context.as_str())?;
-        let octets = later_exchange(response.binary_exchange.as_ref(), names::TLSNEGO)?;
+        let octets = later_exchange(response.binary_exchange.as_ref(), negotiation.value_type)?;
         negotiation.transcript.received(canonical)?;
         negotiation.tls.receive(octets)?;
         match !negotiation.is_server_accepted && negotiation.tls.peer_certificates().is_some() {
@@ -139,7 +144,8 @@ impl Waiting {
         canonical: &[u8],
         authenticators: &[Authenticator<'_>],
     ) -> Result<Token, Reason> {
-        let Self(Negotiation { mut tls, mut transcript, context, key_size, is_server_accepted }) = self;
+        let Self(Negotiation { mut tls, mut transcript, context, key_size, value_type, is_server_accepted }) =
+            self;
         check_context(response.context.as_deref(), context.as_str())?;
         let [authenticator] = authenticators else { return Err(Reason::Missing("Authenticator")) };
         check_context(authenticator.context.as_deref(), context.as_str())?;
@@ -147,7 +153,7 @@ impl Waiting {
 
         // The record with the key follows these in the server's sequence.
         if response.binary_exchange.is_some() {
-            tls.receive(later_exchange(response.binary_exchange.as_ref(), names::TLSNEGO)?)?;
+            tls.receive(later_exchange(response.binary_exchange.as_ref(), value_type)?)?;
         }
         if tls.is_handshaking() || !is_server_accepted {
             return Err(Reason::Tls("the token came before the end of the handshake".to_owned()));
@@ -205,7 +211,7 @@ impl Negotiation {
     fn next(mut self) -> Result<Outgoing<Response<'static>>, Reason> {
         let message = Response {
             context: Some(self.context.as_str().to_owned().into()),
-            binary_exchange: Some(exchange(names::TLSNEGO, self.tls.flight()?)),
+            binary_exchange: Some(exchange(self.value_type, self.tls.flight()?)),
         };
         Ok(Outgoing { message, negotiation: self })
     }

@@ -197,6 +197,7 @@ fn applies_to_is_echoed() {
     let request = TokenRequest {
         context: Context::new(Some(CONTEXT)).expect("a Context"),
         key_size: KeySize::Bits256,
+        value_type: names::TLSNEGO,
         applies_to: Some(b"<wsp:AppliesTo/>".to_vec()),
     };
     let first = client(None, Tls12).start(request).expect("leg 1");

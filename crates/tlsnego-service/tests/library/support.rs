@@ -90,7 +90,14 @@ pub(crate) fn client(certificate: Option<&Certificate>, versions: TlsVersions) -
 
 pub(crate) fn start(client: &Client, context: &str) -> Outgoing<message::Request<'static>> {
     let context = Context::new(Some(context)).expect("a Context");
-    client.start(TokenRequest { context, key_size: KeySize::Bits256, applies_to: None }).expect("it starts")
+    client
+        .start(TokenRequest {
+            context,
+            key_size: KeySize::Bits256,
+            value_type: tlsnego_service::names::TLSNEGO,
+            applies_to: None,
+        })
+        .expect("it starts")
 }
 
 pub(crate) fn grant() -> Grant {

@@ -11,8 +11,8 @@ pub use tokens::{Ending, Tokens};
 
 use crate::address::Address;
 use crate::http::{HttpRequest, HttpResponse};
-use crate::message::{Draft, Incoming};
-use crate::names::{GET, NEGOTIATE, NEGOTIATE_NEXT};
+use crate::message::{Draft, Incoming, Relation};
+use crate::names::{GET, NEGOTIATE, NEGOTIATE_NEXT, TrustVersion};
 use crate::refusal::Refusal;
 use crate::{Random, local_id, trust, urn};
 use dtyp::FileTime;
@@ -69,6 +69,8 @@ pub struct Settings {
     pub credential: Credential,
     /// Lives of tokens.
     pub times: SessionTimes,
+    /// Whether clients may speak WS-Trust 1.3 as well. What is published stays that of February 2005.
+    pub trust13: bool,
     /// Difference of clocks.
     pub skew: Skew,
     /// Limits of a message.
@@ -284,7 +286,8 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
 
     /// The answer to a message that the caller refuses.
     pub fn refuse(&self, refusal: Refusal, now: Moment) -> Reply {
-        self.refusal(refusal.into(), None, now)
+        let relation = Relation { version: TrustVersion::default(), message_id: None };
+        self.refusal(refusal.into(), relation, now)
     }
 
     /// The sessions, for an operator and for metrics.
@@ -324,12 +327,17 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
     pub async fn receive(&self, request: &HttpRequest<'_>, now: Moment) -> Answer {
         let incoming = match Incoming::read(request, &self.settings.limits) {
             Ok(incoming) => incoming,
-            Err(refusal) => return self.refused(refusal.into(), None, now),
+            Err(refusal) => {
+                let relation = Relation { version: TrustVersion::default(), message_id: None };
+                return self.refused(refusal.into(), relation, now);
+            }
         };
-        let relates_to = incoming.message_id.clone();
+        let (version, message_id) = (incoming.version, incoming.message_id.clone());
         match self.answer(incoming, request, now).await {
             Ok(answer) => answer,
-            Err(failure) => self.refused(failure, relates_to.as_deref(), now),
+            Err(failure) => {
+                self.refused(failure, Relation { version, message_id: message_id.as_deref() }, now)
+            }
         }
     }
 
@@ -340,11 +348,11 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         now: Moment,
     ) -> Result<Answer, Failure> {
         if let (false, GET, Some(metadata)) = (incoming.is_secured, &*incoming.action, self.metadata()) {
-            incoming.check(metadata.addresses())?;
-            let response = metadata.exchange(incoming.message_id.as_deref())?;
+            incoming.check(metadata.addresses(), false)?;
+            let response = metadata.exchange(incoming.relation())?;
             return Ok(Answer::Reply(Reply { response, event: Event::Metadata }));
         }
-        incoming.check(&self.settings.addresses)?;
+        incoming.check(&self.settings.addresses, self.settings.trust13)?;
         match (incoming.is_secured, &*incoming.action) {
             (false, NEGOTIATE | NEGOTIATE_NEXT) => {
                 Ok(Answer::Reply(self.negotiate(&incoming, request, now).await?))
@@ -381,21 +389,21 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             }
             _ => return Err(Reason::Missing("the trust element of this action").into()),
         };
-        let mut draft = Draft::reply(NEGOTIATE_NEXT, incoming.message_id.as_deref());
         match leg {
             Leg::Reply(reply) => {
+                let mut draft = Draft::reply(NEGOTIATE_NEXT, incoming.relation());
                 let element = trust::write_response(&mut draft.document, draft.body, reply.message());
                 reply.wrote(&trust::canonical(&draft.document, element, |_| false));
                 Ok(Reply { response: draft.unsecured(200)?, event: Event::Leg })
             }
-            Leg::Established(established) => self.issue(draft, established, request, now).await,
+            Leg::Established(established) => self.issue(incoming.relation(), established, request, now).await,
         }
     }
 
     /// The last leg.
     async fn issue(
         &self,
-        mut draft: Draft,
+        relation: Relation<'_>,
         established: Established,
         request: &HttpRequest<'_>,
         now: Moment,
@@ -419,6 +427,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         };
         let issuing = established.issue(grant, now.uptime)?;
         let context = issuing.message().context.clone();
+        let mut draft = Draft::reply(relation.version.last_leg(), relation);
         let Draft { document, body } = &mut draft;
         let id = local_id(&self.random);
         let (collection, response) = trust::write_token_response(document, *body, issuing.message(), &id)?;
@@ -435,15 +444,15 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         Ok(Reply { response, event: Event::Opened(session) })
     }
 
-    fn refused(&self, failure: Failure, relates_to: Option<&str>, now: Moment) -> Answer {
-        Answer::Reply(self.refusal(failure, relates_to, now))
+    fn refused(&self, failure: Failure, relation: Relation<'_>, now: Moment) -> Answer {
+        Answer::Reply(self.refusal(failure, relation, now))
     }
 
-    fn refusal(&self, failure: Failure, relates_to: Option<&str>, now: Moment) -> Reply {
+    fn refusal(&self, failure: Failure, relation: Relation<'_>, now: Moment) -> Reply {
         let Failure { refusal, secured_by } = failure;
         let fault = refusal.fault();
-        let draft = Draft::fault(&fault, relates_to);
-        let response = match (secured_by, relates_to) {
+        let draft = Draft::fault(&fault, relation);
+        let response = match (secured_by, relation.message_id) {
             // A secured reply has to say what it answers.
             (Some(keyed), Some(_)) => {
                 let session = &keyed.session;

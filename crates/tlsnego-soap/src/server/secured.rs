@@ -3,8 +3,8 @@
 use super::tokens::{Carried, Issued, Tokens};
 use super::{Answer, Binding, CertificateMapper, Event, Failure, Reply, Server};
 use crate::http::{HttpRequest, HttpResponse};
-use crate::message::{Draft, Incoming};
-use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, RENEW, RENEWED};
+use crate::message::{Draft, Incoming, Relation};
+use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, RENEW, RENEWED, TrustVersion};
 use crate::refusal::{Refusal, SoapFault, shortened};
 use crate::trust::{self, SessionRequest, SessionResponse};
 use crate::{Random, local_id, urn};
@@ -64,6 +64,7 @@ pub struct Call {
     pub session: Arc<Session>,
     document: Document,
     body: NodeId,
+    version: TrustVersion,
     message_id: Option<String>,
     channel: Channel,
 }
@@ -92,6 +93,10 @@ impl Call {
         self.document.extract(self.body).map_err(|error| Refusal::Reply(error.to_string()))
     }
 
+    fn relation(&self) -> Relation<'_> {
+        Relation { version: self.version, message_id: self.message_id.as_deref() }
+    }
+
     /// The application's answer: a SOAP 1.2 envelope, of which the body is sent, a fault as well. Its action
     /// is sent if it has one, otherwise the call's with `Response`.
     pub fn reply(&self, envelope: &[u8], limits: &ParseLimits, now: Moment) -> Result<HttpResponse, Refusal> {
@@ -112,7 +117,7 @@ impl Call {
             None if is_fault => names::FAULT_ACTION.to_owned(),
             None => format!("{}Response", self.action),
         };
-        let mut draft = Draft::reply(&action, self.message_id.as_deref());
+        let mut draft = Draft::reply(&action, self.relation());
         draft.take_body(&document, body)?;
         self.channel.secure(draft, if is_fault { 500 } else { 200 }, now)
     }
@@ -135,7 +140,7 @@ impl Call {
             subcodes: [None, None],
             text,
         };
-        self.channel.secure(Draft::fault(&fault, self.message_id.as_deref()), fault.status, now)
+        self.channel.secure(Draft::fault(&fault, self.relation()), fault.status, now)
     }
 }
 
@@ -255,7 +260,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         request: &HttpRequest<'_>,
         now: Moment,
     ) -> Result<Answer, Failure> {
-        let Incoming { document, envelope, action, message_id, .. } = incoming;
+        let Incoming { document, envelope, version, action, message_id, .. } = incoming;
         let operation = Operation::of(&action)?;
         let carried = self.tokens.carried((&document, envelope.header), operation.purpose(), now).await;
         let (opened, protection) = match self.open(document, carried, operation, request.source, now) {
@@ -282,7 +287,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         if confirms(protection.keyed.is_some(), self.settings.credential) {
             channel.confirms.clone_from(&opened.signature_values);
         }
-        let relates_to = message_id.as_deref();
+        let relation = Relation { version, message_id: message_id.as_deref() };
         let (draft, event) = match operation {
             Operation::Call => {
                 let session = call_session(&opened, &protection, identity, credential);
@@ -291,19 +296,20 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
                     session,
                     body: opened.envelope.body,
                     document: opened.document,
+                    version,
                     message_id,
                     channel,
                 })));
             }
             Operation::Establish => {
                 let owner = (identity, credential, request.source);
-                self.establish(&opened, &protection, owner, relates_to, now)?
+                self.establish(&opened, &protection, owner, relation, now)?
             }
             Operation::Renew => {
                 let owner = (identity.as_ref(), request.source);
-                self.renew(&opened, &protection, owner, relates_to, now).await?
+                self.renew(&opened, &protection, owner, relation, now).await?
             }
-            Operation::Cancel => self.cancel(&opened, &protection, relates_to, now).await?,
+            Operation::Cancel => self.cancel(&opened, &protection, relation, now).await?,
         };
         let response = channel.secure(draft, 200, now)?;
         Ok(Answer::Reply(Reply { response, event }))
@@ -477,7 +483,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         opened: &Opened,
         protection: &Protection,
         (identity, credential, source): (Option<Identity>, Credential, IpAddr),
-        relates_to: Option<&str>,
+        relation: Relation<'_>,
         now: Moment,
     ) -> Result<(Draft, Event), Refusal> {
         let asked = SessionRequest::read(&opened.document, opened.envelope.body, None, true)?;
@@ -488,7 +494,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         };
         let new = NewSession { name: urn(&self.random), key, identity, credential, source };
         let issued = self.tokens.add(new, Some(&parent), now)?;
-        let draft = self.session_reply(ESTABLISHED, asked.context, entropy, &issued, (now, relates_to));
+        let draft = self.session_reply(ESTABLISHED, asked.context, entropy, &issued, (now, relation));
         Ok((draft, Event::Opened(issued.session)))
     }
 
@@ -497,7 +503,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         opened: &Opened,
         protection: &Protection,
         (identity, source): (Option<&Identity>, IpAddr),
-        relates_to: Option<&str>,
+        relation: Relation<'_>,
         now: Moment,
     ) -> Result<(Draft, Event), Refusal> {
         let asked = SessionRequest::read(&opened.document, opened.envelope.body, Some("RenewTarget"), true)?;
@@ -511,7 +517,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             // As after RST/SCT.
             self.tokens.bootstrapped(&bootstrap.session.name);
         }
-        let draft = self.session_reply(RENEWED, asked.context, entropy, &issued, (now, relates_to));
+        let draft = self.session_reply(RENEWED, asked.context, entropy, &issued, (now, relation));
         Ok((draft, Event::Renewed(issued.session)))
     }
 
@@ -519,7 +525,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         &self,
         opened: &Opened,
         protection: &Protection,
-        relates_to: Option<&str>,
+        relation: Relation<'_>,
         now: Moment,
     ) -> Result<(Draft, Event), Refusal> {
         let asked =
@@ -530,8 +536,8 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             return Err(Reason::Missing("CancelTarget").into());
         };
         let session = self.tokens.cancel(identifier, &keyed.session, now).await?;
-        let mut draft = Draft::reply(CANCELLED, relates_to);
-        trust::write_cancelled(&mut draft.document, draft.body, asked.context.as_deref());
+        let mut draft = Draft::reply(CANCELLED, relation);
+        trust::write_cancelled(&mut draft.document, draft.body, relation.version, asked.context.as_deref());
         Ok((draft, Event::Cancelled(session)))
     }
 
@@ -556,7 +562,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         context: Option<String>,
         entropy: Zeroizing<Vec<u8>>,
         Issued { session, cookie }: &Issued,
-        (now, relates_to): (Moment, Option<&str>),
+        (now, relation): (Moment, Relation<'_>),
     ) -> Draft {
         let response = SessionResponse {
             context,
@@ -565,8 +571,9 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             lifetime: (now.wall, session.until),
             key_size: KeySize::from(self.settings.suite).bits(),
         };
-        let mut draft = Draft::reply(action, relates_to);
-        response.write(&mut draft.document, draft.body, &local_id(&self.random), cookie.as_deref());
+        let mut draft = Draft::reply(action, relation);
+        let id = local_id(&self.random);
+        response.write(&mut draft.document, draft.body, relation.version, (&id, cookie.as_deref()));
         draft
     }
 }

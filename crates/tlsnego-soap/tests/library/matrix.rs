@@ -5,9 +5,9 @@ use tlsnego_service::fault::Reason;
 use tlsnego_service::negotiation;
 use tlsnego_service::session::{Credential, Session, SessionKind};
 use tlsnego_service::{TlsVersions, freshness::Skew};
-use tlsnego_soap::CONTENT_TYPE;
 use tlsnego_soap::client::{Client, ClientError, ContextToken, Negotiated, Proof, Reply, Under};
 use tlsnego_soap::server::{Binding, Event};
+use tlsnego_soap::{CONTENT_TYPE, TrustVersion};
 use xml_security::{Cipher, Hash, ParseLimits, Signer, SigningKey, Suite, TokenName, UsernameToken};
 
 pub(crate) const ECHO: &str = "urn:echo";
@@ -16,6 +16,7 @@ pub(crate) fn client() -> Client {
     Client {
         to: TO.to_owned(),
         suite: Suite::BASIC256,
+        version: TrustVersion::February2005,
         skew: Skew::default(),
         limits: ParseLimits::default(),
         random: random(),
@@ -43,7 +44,7 @@ pub(crate) fn negotiate_with(
     let (mut octets, mut negotiating) = client.negotiate(tls).expect("the first leg");
     loop {
         let answer = change(post(service, CONTENT_TYPE, &octets).response.body);
-        (octets, negotiating) = match negotiating.receive(&answer)? {
+        (octets, negotiating) = match negotiating.receive(&answer, now().wall)? {
             Negotiated::Token(token) => return Ok(token),
             Negotiated::Send(octets, negotiating) => (octets, negotiating),
             Negotiated::Certificate(unverified) => {
@@ -340,7 +341,7 @@ fn an_answer_that_is_not_secured_or_not_ours_is_no_reply() {
         assert!(error.to_string().starts_with("not authenticated: the answer cannot be read"), "{error}");
         let (_, negotiating) =
             client().negotiate(&tls_client(&certificates, Credential::None)).expect("a leg");
-        let error = negotiating.receive(answer.as_bytes()).expect_err("it is no message");
+        let error = negotiating.receive(answer.as_bytes(), now().wall).expect_err("it is no message");
         assert!(matches!(error, ClientError::Unreadable(_)), "{error}");
     }
 

@@ -50,7 +50,12 @@ fn serve(service: &Service, stream: TcpStream, change: &Change) {
 }
 
 /// Runs the client, and returns its steps.
-fn python(service: &Service, certificates: &Certificates, settings: Value, change: &Change) -> Vec<Value> {
+pub(crate) fn python(
+    service: &Service,
+    certificates: &Certificates,
+    settings: Value,
+    change: &Change,
+) -> Vec<Value> {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/peers/tlsnego_client.py");
     let mut child = Command::new(PYTHON)
@@ -85,6 +90,12 @@ const BAD_TOKEN: &str = "{http://schemas.xmlsoap.org/ws/2005/02/sc}BadContextTok
 
 #[test]
 fn a_python_client_calls_in_every_way_with_every_credential() {
+    for trust in ["2005-02", "1.3"] {
+        call_in_every_way(trust);
+    }
+}
+
+fn call_in_every_way(trust: &str) {
     let certificates = Certificates::new();
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str, text: &str| {
@@ -100,12 +111,15 @@ fn a_python_client_calls_in_every_way_with_every_credential() {
             (Credential::UserName, json!({ "user": USER, "password": PASSWORD })),
             (Credential::Certificate, json!({ "certificate": certificate, "key": key })),
         ] {
-            let service = service(&certificates, &[binding], credential);
+            let service = service_with(&certificates, &[binding], credential, |settings| {
+                settings.trust13 = trust == "1.3"
+            });
             let mut settings = settings;
+            settings["trust"] = trust.into();
             settings["binding"] = if binding.establish { "session" } else { "call" }.into();
             settings["negotiate"] = binding.negotiate.into();
             let steps = python(&service, &certificates, settings, &|_| {});
-            println!("{binding:?} {}: {} steps", credential.as_str(), steps.len());
+            println!("{trust} {binding:?} {}: {} steps", credential.as_str(), steps.len());
             let mut steps = steps.iter();
             let mut next = || steps.next().expect("another step");
             if binding.negotiate {
@@ -139,8 +153,21 @@ fn a_python_client_calls_in_every_way_with_every_credential() {
                 assert!(steps.next().is_none());
                 continue;
             }
-            assert_eq!(next()["action"], "http://schemas.xmlsoap.org/ws/2005/02/trust/RSTR/SCT/Cancel");
-            assert_eq!(next()["error"], BAD_TOKEN);
+            let (cancelled, unknown) = match trust {
+                "1.3" => (
+                    "http://docs.oasis-open.org/ws-sx/ws-trust/200512/RSTR/SCT/Cancel".to_owned(),
+                    BAD_TOKEN.replace(
+                        "http://schemas.xmlsoap.org/ws/2005/02/sc",
+                        "http://docs.oasis-open.org/ws-sx/ws-secureconversation/200512",
+                    ),
+                ),
+                _ => (
+                    "http://schemas.xmlsoap.org/ws/2005/02/trust/RSTR/SCT/Cancel".to_owned(),
+                    BAD_TOKEN.to_owned(),
+                ),
+            };
+            assert_eq!(next()["action"], cancelled);
+            assert_eq!(next()["error"], unknown);
             assert!(service.tokens().is_empty(), "the place is free at once");
         }
     }

@@ -154,6 +154,7 @@ pub(crate) fn service_with(
         bindings: bindings.to_vec(),
         credential,
         times: SessionTimes::default(),
+        trust13: false,
         skew: Skew::default(),
         limits: ParseLimits::default(),
         metadata: None,

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use tlsnego_service::freshness::Skew;
 use tlsnego_service::session::Credential;
 use tlsnego_service::{Moment, TlsVersions, negotiation};
+use tlsnego_soap::TrustVersion;
 use tlsnego_soap::client::{Client, ClientError};
 use tlsnego_soap::server::Binding;
 use tlsnego_tokio::Clock;
@@ -43,6 +44,7 @@ pub(crate) fn settings(
     let client = Client {
         to: TO.to_owned(),
         suite: Suite::BASIC256,
+        version: TrustVersion::February2005,
         skew: Skew::default(),
         limits: ParseLimits::default(),
         random: random(),

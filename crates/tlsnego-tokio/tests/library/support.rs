@@ -272,6 +272,7 @@ pub(crate) fn server(
         bindings: vec![binding],
         credential,
         times: SessionTimes::default(),
+        trust13: false,
         skew: Skew::default(),
         limits: ParseLimits::default(),
     };

@@ -203,7 +203,7 @@ fn every_mode_opens_in_both_directions() {
                 assert_eq!(opened.token, sent.token);
                 assert_eq!(opened.key.expose(), sent.key.expose());
                 assert_eq!(opened.signature_values, sent.signature_values);
-                assert_eq!(opened.replay_until, NOW + Duration::from_secs(600));
+                assert_eq!(opened.replay_until, NOW + Duration::from_secs(300));
                 assert_eq!(service.unwrapped, usize::from(!is_context));
                 match (&opened.endorsement, credential) {
                     (Some(Endorsement::Certificate(found)), "certificate") => {
@@ -510,11 +510,17 @@ fn ids_are_unambiguous() {
         // No names, and two on one element.
         ("<s:Header>", "<s:Header><x u:Id=''/>"),
         ("<s:Header>", "<s:Header><x u:Id='1'/>"),
+        ("<s:Header>", "<s:Header><x u:Id='a b'/>"),
+        ("<s:Header>", "<s:Header><x u:Id='xpointer(/)'/>"),
         ("<s:Header>", "<s:Header><x xmlns='http://www.w3.org/2000/09/xmldsig#' Id='x' u:Id='y'/>"),
     ] {
         assert!(message.contains(from), "{from}");
         assert_eq!(reason(&message.replacen(from, into, 1)), Reason::Id, "{into}");
     }
+    // Mono's ids have colons.
+    let colons = message.replace("\"_0\"", "\"urn:uuid:0\"").replace("#_0", "#urn:uuid:0");
+    assert_ne!(colons, message);
+    assert_ne!(reason(&colons), Reason::Id, "the signature covers the id");
     // Without an id that counts there is nothing that the reference leads to.
     for (from, into) in [("<s:Body u:Id=\"_0\"", "<s:Body Id='_0'"), ("<s:Body u:Id=\"_0\"", "<s:Body")] {
         assert_eq!(reason(&message.replacen(from, into, 1)), Reason::Reference("a signature"), "{into}");
@@ -1024,14 +1030,14 @@ fn timestamps_are_checked_before_any_key_is_used() {
         open(message.as_bytes(), &policy, &mut Side::default(), &mut count()).map(|_| ())
     };
     let minutes = |n: u64| Duration::from_secs(60 * n);
-    for fine in [NOW, NOW + minutes(4), NOW - minutes(4), NOW + minutes(9)] {
+    for fine in [NOW, NOW + minutes(4), NOW - minutes(4)] {
         assert_eq!(at(fine).expect_err("no keys"), OpenError::UnknownContext);
     }
     for (now, problem, offset, from_future) in [
-        (NOW + minutes(11), "expired", minutes(11), false),
+        (NOW + minutes(6), "created too long ago", minutes(6), false),
         (NOW - minutes(6), "created in the future", minutes(6), true),
     ] {
-        let Err(OpenError::Rejected(rejected)) = at(now) else { panic!("it is not in the window") };
+        let Err(OpenError::Rejected(rejected)) = at(now) else { panic!("its time is over") };
         assert_eq!(*rejected.reason(), Reason::Timestamp { problem, offset, from_future });
     }
 }

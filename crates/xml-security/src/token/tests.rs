@@ -84,7 +84,7 @@ fn references_are_written_as_they_are_read() {
     ] {
         let mut document = Document::new(names::UTILITY.name("Test"));
         let root = document.root();
-        reference.write(&mut document, root, names::DERIVED_KEY);
+        reference.write(&mut document, root, NO_VALUE_TYPE);
         let child = document.elements(root).next().expect("it was written");
         assert_eq!(KeyReference::read(&document, child), Ok(reference));
     }

@@ -1,7 +1,7 @@
 //! `rcmpd tlsnego call`.
 
 use super::trace;
-use crate::cli::{BindingArg, CallArgs, ServiceArgs, SuiteArg};
+use crate::cli::{BindingArg, CallArgs, ServiceArgs, SuiteArg, TrustArg};
 use crate::commands::{UNREACHABLE, UNUSABLE, failed};
 use crate::config::SecretRef;
 use crate::tlsnego::moment;
@@ -23,6 +23,7 @@ use std::time::Duration;
 use tlsnego_service::fault::Fault;
 use tlsnego_service::freshness::Skew;
 use tlsnego_service::{Credentials, TlsVersions, negotiation};
+use tlsnego_soap::TrustVersion;
 use tlsnego_soap::client::{Client, ClientError, ReadFault};
 use tlsnego_soap::trace::Tracer;
 use tlsnego_tokio::client::{Answer, Bootstrap, CallError, Caller, ServerCertificates, Settings};
@@ -294,6 +295,10 @@ pub(super) fn settings(args: &ServiceArgs, trace: Option<Tracer>) -> anyhow::Res
         client: Client {
             to: to.clone(),
             suite: suite(args.suite),
+            version: match args.ws_trust {
+                TrustArg::February2005 => TrustVersion::February2005,
+                TrustArg::V13 => TrustVersion::V13,
+            },
             skew: Skew(Duration::from_secs(args.skew)),
             limits: ParseLimits::default(),
             random: Arc::new(random::fill),

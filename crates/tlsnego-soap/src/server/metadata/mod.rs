@@ -11,7 +11,7 @@ pub use contract::{Contract, ContractError, WSDL_MAX};
 
 use crate::address::Address;
 use crate::http::HttpResponse;
-use crate::message::Draft;
+use crate::message::{Draft, Relation};
 use crate::names::{GET_RESPONSE, POLICY};
 use crate::refusal::Refusal;
 use crate::server::{Binding, ServiceCertificate, Settings};
@@ -91,8 +91,8 @@ impl Metadata {
     }
 
     /// The answer to a Get.
-    pub(crate) fn exchange(&self, relates_to: Option<&str>) -> Result<HttpResponse, Refusal> {
-        let mut response = Draft::reply(GET_RESPONSE, relates_to).unsecured(200)?;
+    pub(crate) fn exchange(&self, relation: Relation<'_>) -> Result<HttpResponse, Refusal> {
+        let mut response = Draft::reply(GET_RESPONSE, relation).unsecured(200)?;
         // The metadata is not parsed again for each request.
         const EMPTY: &[u8] = b"<s:Body/></s:Envelope>";
         let head = response.body.strip_suffix(EMPTY).ok_or(Refusal::Reply("no empty body".to_owned()))?;
