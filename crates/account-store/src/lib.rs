@@ -46,6 +46,8 @@ pub mod admin;
 pub mod alt_security_identity;
 #[cfg(any(feature = "battery", all(test, feature = "memory")))]
 pub mod battery;
+#[cfg(feature = "database")]
+pub mod columns;
 pub mod distinguished_name;
 pub mod file_access;
 pub mod fold;
@@ -60,12 +62,14 @@ pub mod privileged;
 #[cfg(feature = "profile")]
 pub mod profile;
 pub mod rules;
+#[cfg(feature = "database")]
+pub mod sealing;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod store;
 pub mod unmatchable;
 #[cfg(feature = "memory")]
-mod writer;
+pub mod writer;
 
 pub use account::{Account, AccountFlags, AccountKind, Group, GroupScope, Membership, Profile};
 pub use admin::{AccountAdmin, AccountListing, Change, Changes, DomainStore, MachineAdmin, Put};
@@ -80,7 +84,9 @@ pub use password_hashes::{PasswordHash, PasswordHashes};
 #[cfg(feature = "profile")]
 pub use profile::ProfileStore;
 pub use rules::RID_FIRST;
+#[cfg(feature = "database")]
+pub use sealing::SealingKey;
 #[cfg(feature = "sqlite")]
-pub use sqlite::{SealingKey, SqliteStore};
+pub use sqlite::SqliteStore;
 pub use store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};
 pub use unmatchable::Unmatchable;

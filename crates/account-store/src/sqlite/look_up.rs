@@ -1,7 +1,8 @@
 //! Questions about accounts: from the cache, else by one key and one row.
 
-use super::{Inner, SqliteStore, damaged, failed, lock, rows, schema, watch::Revisions};
+use super::{Inner, SqliteStore, failed, lock, rows, schema, watch::Revisions};
 use crate::account::{Account, GroupScope, Membership};
+use crate::columns::damaged;
 use crate::index::{self, Place};
 use crate::store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};
 use rusqlite::{Connection, ToSql};
