@@ -46,6 +46,8 @@ pub mod admin;
 pub mod alt_security_identity;
 #[cfg(any(feature = "battery", all(test, feature = "memory")))]
 pub mod battery;
+#[cfg(feature = "cache")]
+pub mod cache;
 #[cfg(feature = "database")]
 pub mod columns;
 pub mod distinguished_name;
@@ -74,6 +76,8 @@ pub mod writer;
 pub use account::{Account, AccountFlags, AccountKind, Group, GroupScope, Membership, Profile};
 pub use admin::{AccountAdmin, AccountListing, Change, Changes, DomainStore, MachineAdmin, Put};
 pub use alt_security_identity::AltSecurityIdentity;
+#[cfg(feature = "cache")]
+pub use cache::{CacheSettings, CachedStore};
 pub use distinguished_name::DistinguishedName;
 pub use file_access::{FileAccess, FileRefused};
 pub use machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
