@@ -112,6 +112,14 @@ impl Postgres {
         self.folder.path().join("data")
     }
 
+    /// Writes a file that the server reads.
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.data().join(name);
+        fs::write(&path, text).expect("the folder is ours");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
+        give(&path);
+    }
+
     /// Its port.
     pub fn port(&self) -> u16 {
         self.port

@@ -41,6 +41,7 @@ async fn poll_once(inner: &Inner, connection: &mut Option<Connection>) -> Result
         inner.primary.flush();
     }
     inner.seen.polled(started);
+    debug!(?numbers, "Polled");
     Ok(())
 }
 

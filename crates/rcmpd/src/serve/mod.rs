@@ -148,7 +148,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     };
     let served = match &config.store {
         Some(_) => {
-            let opened = stores::served_machines(&config, needs_key.is_some());
+            let opened = stores::served_machines(&config, needs_key.is_some()).await;
             Some(match needs_key {
                 Some(why) => opened.context(why)?,
                 None => opened?,
