@@ -27,9 +27,11 @@ mod poll;
 mod pool;
 mod rows;
 mod schema;
+mod sealed;
 mod settings;
 mod tables;
 mod tls;
+mod transaction;
 mod user_secrets;
 mod writing;
 

@@ -44,26 +44,26 @@ const BY_KEY: &str = concat!(
     ", k.rid, ",
     columns!("a."),
     " FROM @.revision r LEFT JOIN @.account_key k ON k.kind = $1 AND k.key = $2",
-    " LEFT JOIN @.account a ON a.rid = k.rid LIMIT $3"
+    " LEFT JOIN @.account a ON a.rid = k.rid WHERE r.id = 1 LIMIT $3"
 );
 const BY_NAME: &str = concat!(
     "SELECT ",
     numbers!(),
     ", a.rid, ",
     columns!("a."),
-    " FROM @.revision r LEFT JOIN @.account a ON a.name_key = $1"
+    " FROM @.revision r LEFT JOIN @.account a ON a.name_key = $1 WHERE r.id = 1"
 );
 const BY_RID: &str = concat!(
     "SELECT ",
     numbers!(),
     ", a.rid, ",
     columns!("a."),
-    " FROM @.revision r LEFT JOIN @.account a ON a.rid = $1"
+    " FROM @.revision r LEFT JOIN @.account a ON a.rid = $1 WHERE r.id = 1"
 );
 const GROUPS: &str = concat!(
     "SELECT ",
     numbers!(),
-    ", g.rid, g.name, g.scope FROM @.revision r LEFT JOIN @.account_group g ON g.rid = ANY($1)"
+    ", g.rid, g.name, g.scope FROM @.revision r LEFT JOIN @.account_group g ON g.rid = ANY($1) WHERE r.id = 1"
 );
 
 impl AccountStore for PostgresStore {

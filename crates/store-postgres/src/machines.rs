@@ -3,26 +3,18 @@
 
 use crate::PostgresStore;
 use crate::connection::Param;
-use crate::rows::{get, name_key, number, sid};
+use crate::rows::{get, name_key, number};
+use crate::sealed::{machine, machine_columns, opened};
 use crate::tables::Tables;
-use account_store::columns::{Word, list_from_json, sids_from_json, sids_to_json, to_json};
 use account_store::fold::casefold;
-use account_store::sealing::Seal;
 use account_store::writer::Writer;
 use account_store::{
-    AccountFlags, BoxFuture, Change, Domain, Machine, MachineAdmin, MachineRecord, MachineStore, NtHash, Put,
+    AccountFlags, BoxFuture, Change, Machine, MachineAdmin, MachineRecord, MachineStore, NtHash, Put,
     Revision, SealingKey, Secrets, StoreError, rules,
 };
 use dtyp::{FileTime, Sid};
 use std::sync::Arc;
-use tokio_postgres::Row;
 use tokio_postgres::types::Type;
-
-macro_rules! machine_columns {
-    () => {
-        "m.rid, m.name, m.kind, m.enabled, m.rcmp, m.scope_domains, m.scope_groups, m.current_since, m.sealed"
-    };
-}
 
 impl MachineStore for PostgresStore {
     fn machine<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Arc<MachineRecord>>, StoreError>> {
@@ -142,7 +134,12 @@ impl PostgresStore {
                 tables.query(sql, &[])?.iter().map(|row| machine(domain, row)).collect::<Result<_, _>>()?;
             for machine in &machines {
                 let rid = rules::rid_named(domain, &machine.sid)?;
-                write_sealed(tables, &seal, rid, machine, &Secrets::first(NtHash::unknown()?, now))?;
+                tables.write_sealed_machine(
+                    Some(&seal),
+                    rid,
+                    machine,
+                    &Secrets::first(NtHash::unknown()?, now),
+                )?;
             }
             tables.execute("DELETE FROM @.nt_hash", &[])?;
             tables.execute("DELETE FROM @.password_hash", &[])?;
@@ -169,76 +166,9 @@ fn change_secrets(
     change: impl FnOnce(&mut Secrets) -> bool,
 ) -> Result<(), StoreError> {
     let rid = rules::rid_named(tables.domain(), sid)?;
-    let (machine, mut secrets) = read(tables, rid)?.ok_or_else(|| unknown(sid))?;
+    let (machine, mut secrets) = tables.read_machine(rid)?.ok_or_else(|| unknown(sid))?;
     match change(&mut secrets) {
-        true => write(tables, rid, &machine, &secrets),
+        true => tables.write_sealed_machine(None, rid, &machine, &secrets),
         false => Ok(()),
     }
-}
-
-/// The machine with this identifier, and its secrets.
-pub(crate) fn read(tables: &mut Tables<'_>, rid: u32) -> Result<Option<(Machine, Secrets)>, StoreError> {
-    let sql = concat!("SELECT ", machine_columns!(), " FROM @.machine m WHERE m.rid = $1");
-    let rows = tables.query(sql, &[(&i64::from(rid), Type::INT8)])?;
-    let inner = tables.transaction().inner;
-    let seal = inner.seal()?;
-    rows.first().map(|row| opened(inner.domain(), seal, row)).transpose()
-}
-
-pub(crate) fn write(
-    tables: &mut Tables<'_>,
-    rid: u32,
-    machine: &Machine,
-    secrets: &Secrets,
-) -> Result<(), StoreError> {
-    let seal = tables.transaction().inner.seal()?;
-    write_sealed(tables, seal, rid, machine, secrets)
-}
-
-fn write_sealed(
-    tables: &mut Tables<'_>,
-    seal: &Seal,
-    rid: u32,
-    machine: &Machine,
-    secrets: &Secrets,
-) -> Result<(), StoreError> {
-    let sql = "INSERT INTO @.machine (rid, name, name_key, kind, enabled, rcmp, scope_domains, scope_groups, current_since, sealed)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-        ON CONFLICT (rid) DO UPDATE SET name = excluded.name, name_key = excluded.name_key, kind = excluded.kind,
-        enabled = excluded.enabled, rcmp = excluded.rcmp, scope_domains = excluded.scope_domains,
-        scope_groups = excluded.scope_groups, current_since = excluded.current_since, sealed = excluded.sealed";
-    let params: [Param<'_>; 10] = [
-        (&i64::from(rid), Type::INT8),
-        (&machine.name, Type::TEXT),
-        (&name_key(&casefold(&machine.name)), Type::TEXT),
-        (&machine.kind.word(), Type::TEXT),
-        (&machine.enabled, Type::BOOL),
-        (&machine.rcmp, Type::BOOL),
-        (&to_json(&machine.domains), Type::TEXT),
-        (&sids_to_json(&machine.groups), Type::TEXT),
-        (&secrets.current_since.0.cast_signed(), Type::INT8),
-        (&seal.seal(machine, secrets)?, Type::BYTEA),
-    ];
-    tables.execute(sql, &params)?;
-    tables.machines_changed();
-    Ok(())
-}
-
-fn opened(domain: &Domain, seal: &Seal, row: &Row) -> Result<(Machine, Secrets), StoreError> {
-    let machine = machine(domain, row)?;
-    let current_since = FileTime(get::<i64>(row, 7)?.cast_unsigned());
-    let secrets = seal.open(&machine, current_since, get(row, 8)?)?;
-    Ok((machine, secrets))
-}
-
-fn machine(domain: &Domain, row: &Row) -> Result<Machine, StoreError> {
-    Ok(Machine {
-        sid: sid(domain, row, 0)?,
-        name: get(row, 1)?,
-        kind: Word::from_word(get(row, 2)?)?,
-        enabled: get(row, 3)?,
-        rcmp: get(row, 4)?,
-        domains: list_from_json(get(row, 5)?)?,
-        groups: sids_from_json(get(row, 6)?)?,
-    })
 }

@@ -6,7 +6,7 @@
 
 use crate::connection::{Connection, Param};
 use crate::failure::Failure;
-use crate::identity::Identity;
+use crate::identity::{Identity, VERSION};
 use crate::rows::{self, ACCOUNTS_AFTER};
 use crate::settings::Settings;
 use account_store::columns::damaged;
@@ -111,8 +111,7 @@ CREATE TABLE IF NOT EXISTS @.nt_hash (rid bigint PRIMARY KEY, sealed bytea NOT N
 CREATE TABLE IF NOT EXISTS @.password_hash (rid bigint PRIMARY KEY, sealed bytea NOT NULL);
 "#];
 
-/// The version of the tables that this program uses.
-pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
+const _: () = assert!(MIGRATIONS.len() as i64 == VERSION, "each version has its migration");
 
 /// Tables are made, and keys made anew, in this time. A large store takes minutes.
 const TIMEOUT: Duration = Duration::from_secs(1800);

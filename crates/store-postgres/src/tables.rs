@@ -7,8 +7,7 @@
 use crate::connection::Param;
 use crate::rows::{self, ACCOUNT_BY_RID, Keys, columns, get, name_key, number};
 use crate::schema::note_twin;
-use crate::writing::{Changed, Transaction};
-use crate::{machines, user_secrets};
+use crate::transaction::{Changed, Transaction};
 use account_store::columns::{Word, damaged, pack_rids, sids_to_json, to_json};
 use account_store::fold::{casefold, wide};
 use account_store::writer::{Named, Rows};
@@ -444,7 +443,7 @@ impl Rows for &mut Tables<'_> {
         match old {
             Some(old) => {
                 self.delete_keys(rid, old)?;
-                user_secrets::reseal(self, rid, old, account)?;
+                self.reseal(rid, old, account)?;
                 self.update_account(rid, account, groups)?;
                 self.known.names.remove(&casefold(&old.name));
             }
@@ -558,7 +557,7 @@ impl Rows for &mut Tables<'_> {
     }
 
     fn write_machine(&mut self, rid: u32, machine: Machine, secrets: Option<Secrets>) -> Result<()> {
-        let old = match machines::read(self, rid) {
+        let old = match self.read_machine(rid) {
             // New secrets are the way out of damaged ones.
             Err(StoreError::Damaged(_)) if secrets.is_some() => None,
             old => old?,
@@ -572,7 +571,7 @@ impl Rows for &mut Tables<'_> {
         if old.is_some_and(|old| old.0 == machine && old.1 == secrets) {
             return Ok(());
         }
-        machines::write(self, rid, &machine, &secrets)?;
+        self.write_sealed_machine(None, rid, &machine, &secrets)?;
         self.known.names.clear();
         self.known.machines.insert(rid, Some(casefold(&machine.name)));
         self.next_rid = self.next_rid.max(rid.saturating_add(1));

@@ -1,7 +1,7 @@
 //! What becomes of questions while a server is changed, stopped, killed and replaced.
 
 #[path = "../../../tests/src/postgres.rs"]
-#[expect(dead_code, unreachable_pub, reason = "the module is one of the harness, too")]
+#[expect(unreachable_pub, reason = "the module is one of the harness, too")]
 mod postgres;
 
 use account_store::{
@@ -109,7 +109,11 @@ async fn changes_of_others_are_seen_by_notify_and_without_it() {
         assert_eq!(find(store, name("user1000")).await.expect("it answers"), Some(user(1000)));
     }
     // A change by SQL counts when it changes the revision, too.
-    server.sql("UPDATE rcmpd.account SET flags = 514; UPDATE rcmpd.revision SET accounts = accounts + 1, accounts_epoch = 5");
+    server.sql(
+        "BEGIN; UPDATE rcmpd.account SET flags = flags | 2 WHERE name_key = 'user1000';
+         UPDATE rcmpd.revision SET accounts = accounts + 1, accounts_epoch = (random() * 9e18)::bigint,
+         machines = machines + 1, machines_epoch = (random() * 9e18)::bigint; COMMIT",
+    );
     eventually("the change by SQL is seen", async || quick.revision().expect("it answers") != mine).await;
 }
 

@@ -22,6 +22,7 @@ mod metrics;
 mod names;
 mod passwords;
 mod paths;
+mod postgres;
 mod revocation;
 mod rogue;
 mod screens;
