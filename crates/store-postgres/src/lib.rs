@@ -196,6 +196,12 @@ impl Inner {
         .await
     }
 
+    /// Closes all connections that were opened until now.
+    fn flush(&self) {
+        self.primary.flush();
+        self.replicas.iter().for_each(Pool::flush);
+    }
+
     fn answered<T>(&self, pooled: Pooled<'_>, answer: T) -> T {
         pooled.keep();
         Counts::count(&self.counters.asked_primary);

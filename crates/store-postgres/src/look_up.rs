@@ -7,7 +7,7 @@ use crate::identity::{numbers, numbers_of};
 use crate::numbers::{Noted, Number, Numbers};
 use crate::pool::{Pool, Pooled, Role};
 use crate::rows::{self, columns, get};
-use crate::{Inner, PostgresStore};
+use crate::{Inner, PostgresStore, late};
 use account_store::columns::{Word, damaged};
 use account_store::index::{self, Place};
 use account_store::{
@@ -111,13 +111,16 @@ enum Found {
 /// How an attempt ended that gave no answer.
 enum Again {
     /// Another server, or the same one once more, may answer.
-    Ask,
+    Ask(StoreError),
     Failed(StoreError),
 }
 
 impl From<Failure> for Again {
     fn from(failure: Failure) -> Self {
-        Self::Failed(failure.into())
+        match failure {
+            Failure::Ended(error) => Self::Ask(error),
+            failure => Self::Failed(failure.into()),
+        }
     }
 }
 
@@ -130,27 +133,25 @@ impl From<StoreError> for Again {
 impl Inner {
     async fn find(&self, place: Place) -> Result<Matches, StoreError> {
         self.in_time(async {
-            let (mut refused, mut is_stale) = (None, false);
+            let (mut last, mut on_new) = (None, false);
             for attempt in 0..ATTEMPTS {
                 let replica = if attempt == 0 { self.replica() } else { None };
+                // What a replica cannot answer, the primary may. After that, only a new connection can do
+                // better.
                 let answer = match replica {
-                    Some(replica) => self.ask_replica(replica, &place).await,
-                    None => self.attempt(&self.primary, &place, is_stale).await,
+                    Some(replica) => match self.ask_replica(replica, &place).await {
+                        Err(Again::Failed(error)) => Err(Again::Ask(error)),
+                        answer => answer,
+                    },
+                    None => self.attempt(&self.primary, &place, std::mem::replace(&mut on_new, true)).await,
                 };
-                is_stale = is_stale || replica.is_none();
                 match answer {
                     Ok(matches) => return Ok(matches),
-                    Err(Again::Ask) => {}
-                    // What a replica cannot answer, the primary may.
-                    Err(Again::Failed(_)) if replica.is_some() => {}
-                    Err(Again::Failed(error)) => {
-                        refused = Some(error);
-                        break;
-                    }
+                    Err(Again::Failed(error)) => return Err(error),
+                    Err(Again::Ask(error)) => last = Some(error),
                 }
             }
-            let changing = || StoreError::Unavailable("the store changes all the time".to_owned());
-            Err(refused.unwrap_or_else(changing))
+            Err(last.unwrap_or_else(|| late(&self.settings)))
         })
         .await
     }
@@ -167,7 +168,7 @@ impl Inner {
         let answer = timeout(self.settings.timeout / 3, self.attempt(replica, place, false)).await;
         answer.unwrap_or_else(|_| {
             replica.does_not_answer();
-            Err(Again::Ask)
+            Err(Again::Ask(late(&self.settings)))
         })
     }
 
@@ -180,7 +181,7 @@ impl Inner {
         let found = match self.ask(&mut pooled, place).await {
             Err(Failure::Ended(error)) => {
                 Counters::count(&self.counters.repeated);
-                return Err(if on_new { Again::Failed(error) } else { Again::Ask });
+                return Err(if on_new { Again::Failed(error) } else { Again::Ask(error) });
             }
             found => found?,
         };
@@ -225,7 +226,7 @@ impl Inner {
                 tokio::time::sleep(ASK_AGAIN).await;
             }
         }
-        Err(Again::Ask)
+        Err(Again::Ask(StoreError::Unavailable("PostgreSQL has an older revision than was seen".to_owned())))
     }
 
     async fn ask(&self, pooled: &mut Pooled<'_>, place: &Place) -> Result<(Numbers, Found), Failure> {
@@ -286,7 +287,7 @@ impl Inner {
         let rows = pooled.connection.query_often(GROUPS, &[(&rids, Type::INT8_ARRAY)]).await?;
         let first = rows.first().ok_or_else(|| damaged("the revision"))?;
         if numbers_of(first)?.groups != numbers.groups {
-            return Err(Again::Ask);
+            return Err(Again::Ask(StoreError::Unavailable("groups change all the time".to_owned())));
         }
         let mut found: HashMap<u32, Option<(String, GroupScope)>> =
             groups.iter().map(|rid| (*rid, None)).collect();

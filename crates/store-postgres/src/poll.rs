@@ -29,7 +29,9 @@ async fn poll_once(inner: &Inner, connection: &mut Option<Connection>) -> Result
         *connection = Some(listen(inner).await?);
     }
     let Some(asked) = connection else { return Ok(()) };
-    let numbers = inner.expected.check(&Identity::read(asked).await?)?;
+    let found = Identity::read(asked).await?;
+    // What was opened for the former store asks no more; a new connection is checked when it is opened.
+    let numbers = inner.expected.check(&found).inspect_err(|_| inner.flush())?;
     if inner.seen.note(numbers) == Noted::Other {
         // An answer under way may have brought newer ones, or a server that was the primary answers.
         if !inner.seen.take_over(numbers, asked.opened) {
@@ -38,7 +40,7 @@ async fn poll_once(inner: &Inner, connection: &mut Option<Connection>) -> Result
         warn!(
             "PostgreSQL has another history: a back-up was restored, or a standby without the last changes promoted"
         );
-        inner.primary.flush();
+        inner.flush();
     }
     inner.seen.polled(started);
     debug!(?numbers, "Polled");

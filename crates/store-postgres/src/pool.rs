@@ -13,7 +13,7 @@ use account_store::StoreError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 /// Firewalls and servers end connections that are idle for longer, often without a trace.
@@ -127,7 +127,7 @@ impl Pool {
 
     /// Opens a connection beside those that are counted, with the numbers that it saw first.
     pub(crate) async fn connect(&self) -> Result<(Connection, Numbers), StoreError> {
-        self.check_backoff()?;
+        self.wait_for_turn().await?;
         let all = self.settings.timeout * 2 / 3;
         let each = all / u32::try_from(self.servers.len()).unwrap_or(u32::MAX).max(1);
         let first = self.state().preferred;
@@ -160,15 +160,24 @@ impl Pool {
         Ok((connection, numbers))
     }
 
-    /// Fails while the servers are left alone. The one who may try keeps the others waiting meanwhile.
-    fn check_backoff(&self) -> Result<(), StoreError> {
-        let mut state = self.state();
-        let Some(failed) = &state.failed else { return Ok(()) };
-        let now = Instant::now();
-        if now < state.not_before {
-            return Err(failed.clone());
-        }
-        state.not_before = now + self.settings.timeout;
+    /// Fails while the servers are left alone. The one who may try keeps the others waiting meanwhile. After
+    /// one failure, which may be that of one connection, questions wait for the short pause and try.
+    async fn wait_for_turn(&self) -> Result<(), StoreError> {
+        let pause = {
+            let mut state = self.state();
+            let Some(failed) = &state.failed else { return Ok(()) };
+            let now = Instant::now();
+            match (state.failures, now < state.not_before) {
+                (1, true) => state.not_before - now,
+                (1, false) => return Ok(()),
+                (_, true) => return Err(failed.clone()),
+                (_, false) => {
+                    state.not_before = now + self.settings.timeout;
+                    return Ok(());
+                }
+            }
+        };
+        sleep(pause).await;
         Ok(())
     }
 

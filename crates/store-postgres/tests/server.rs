@@ -163,6 +163,8 @@ async fn a_newer_schema_is_refused_at_start_and_while_serving() {
     let error = PostgresStore::open(settings.clone(), None).await.map(drop).expect_err("it is newer");
     assert!(error.to_string().contains("use a newer program"), "{error}");
     eventually("the store is not used", async || store.revision().is_err()).await;
+    let error = find(&store, name("user1000")).await.expect_err("its tables are newer").to_string();
+    assert!(error.contains("have version 99"), "{error}");
     let error = store.revision().expect_err("it is newer").to_string();
     assert!(error.contains("have version 99"), "{error}");
     server.sql("UPDATE rcmpd.schema_version SET version = 1");
