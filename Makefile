@@ -101,6 +101,7 @@ bench:
 	$(CARGO) bench --locked -p rcmpd-tests
 	$(CARGO) bench --locked -p rcmp-service --bench crl
 	$(CARGO) bench --locked -p rcmp-service --bench path
+	$(CARGO) bench --locked -p store-postgres --bench lookup
 
 FUZZ_SECONDS ?= 60
 fuzz:

@@ -47,7 +47,7 @@ impl RefusedUsers {
     pub async fn new(demo: &Demo, wrap: impl FnOnce(Stores) -> Stores) -> Self {
         let config = rcmpd::config::load(&demo.path("rcmpd.toml")).expect("a good configuration");
         let section = config.sso.as_ref().expect("it has [sso]");
-        let served = rcmpd::stores::served_machines(&config, true).expect("the store opens");
+        let served = rcmpd::stores::served_machines(&config, true).await.expect("the store opens");
         let hashes = served.hashes.expect("it has hashes");
         let stores = wrap(Stores { accounts: served.machines as _, hashes });
         let secrets = Arc::new(LiveSecrets::open(rcmpd::sso::store(section)));

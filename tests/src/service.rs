@@ -150,6 +150,34 @@ impl Demo {
         demo
     }
 
+    /// Moves the accounts and machines into PostgreSQL, by the commands that an operator has for it. `more` is
+    /// added to `[store.postgres]`.
+    pub fn into_postgres(self, server: &crate::postgres::Postgres, more: &str) -> Self {
+        self.rcmpd(&["export", "moved.jsonl", "-c", "rcmpd.toml"]).code(0);
+        write_secret(self.path("postgres.secret"), crate::postgres::PASSWORD);
+        let section = format!(
+            "kind = \"postgres\"\n[store.postgres]\nservers = [\"{}\"]\nsslmode = \"disable\"\ndatabase = \"{}\"\nuser = \"{}\"\n\
+             password = \"file:postgres.secret\"\n{more}\n",
+            server.address(),
+            crate::postgres::DATABASE,
+            crate::postgres::USER,
+        );
+        self.edit(|text| {
+            let embedded = "kind = \"sqlite\"\npath = \"accounts.db\"\n";
+            assert!(text.contains(embedded), "{text}");
+            text.replace(embedded, &section).replace("store = \"sqlite\"", "store = \"postgres\"")
+        });
+        let secret = ["--secret-file", "machines/WEB01.secret"];
+        for command in [
+            &["domain", "add"][..],
+            &["import", "--replace", "moved.jsonl"],
+            &["machine", "set", "WEB01$", secret[0], secret[1]],
+        ] {
+            self.rcmpd(&[command, &["-c", "rcmpd.toml"]].concat()).code(0);
+        }
+        self
+    }
+
     /// Where the gateway of [`Demo::with_gateway`] listens.
     pub fn gateway(&self) -> SocketAddr {
         let text = fs::read_to_string(self.path("rcmpd.toml")).expect("there is a configuration");

@@ -32,6 +32,9 @@ pub enum Put {
 /// is given twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
+    /// The changes that follow are those of this line of a file, from 1; an error that one of them breaks a
+    /// rule names it. A store may have read further lines by then.
+    Line(u64),
     /// Writes an account with all its fields; except with [`Put::Replace`], memberships stay.
     PutAccount(Put, Box<Account>),
     /// Removes an account, its memberships and its machine.

@@ -48,15 +48,7 @@ pub enum LinesError {
         /// What is wrong with it.
         why: String,
     },
-    /// What one line asks for.
-    #[error("line {line}: {error}")]
-    Entry {
-        /// Counted from one.
-        line: u64,
-        /// The store's reason.
-        error: StoreError,
-    },
-    /// The store, for no line in particular.
+    /// The store, whose errors name the line they are about.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The file.
@@ -345,14 +337,12 @@ pub async fn import_seen(
         ready: VecDeque::new(),
         counts: Counts::default(),
         error: None,
-        at_end: false,
     };
     let applied = store.apply(&mut source).await;
     match (applied, source.error) {
         (_, Some(error)) => Err(error),
         (Ok(()), None) => Ok(source.counts),
-        (Err(error), None) if source.at_end => Err(error.into()),
-        (Err(error), None) => Err(LinesError::Entry { line: source.line, error }),
+        (Err(error), None) => Err(error.into()),
     }
 }
 
@@ -371,7 +361,6 @@ struct Source<'a> {
     ready: VecDeque<Change>,
     counts: Counts,
     error: Option<LinesError>,
-    at_end: bool,
 }
 
 impl Iterator for Source<'_> {
@@ -384,10 +373,7 @@ impl Iterator for Source<'_> {
             }
             match self.next_line() {
                 Ok(true) => {}
-                Ok(false) => {
-                    self.at_end = true;
-                    return None;
-                }
+                Ok(false) => return None,
                 Err(error) => {
                     let refused = StoreError::Refused(error.to_string());
                     self.error = Some(error);
@@ -434,7 +420,9 @@ impl Source<'_> {
         let is_object = text.trim_ascii_start().starts_with(b"{");
         let is_table = !text.trim_ascii_start().starts_with(b"[")
             && text.iter().any(|byte| matches!(byte, b',' | b';' | b'\t'));
-        match serde_json::from_slice(text).map_err(|error| json_error(&error, is_object, is_table))? {
+        let line = serde_json::from_slice(text).map_err(|error| json_error(&error, is_object, is_table))?;
+        self.ready.push_back(Change::Line(self.line));
+        match line {
             Line::Account(line) => {
                 self.counts.accounts += 1;
                 let put = self.options.put(line.created.is_none());

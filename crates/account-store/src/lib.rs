@@ -46,6 +46,10 @@ pub mod admin;
 pub mod alt_security_identity;
 #[cfg(any(feature = "battery", all(test, feature = "memory")))]
 pub mod battery;
+#[cfg(feature = "cache")]
+pub mod cache;
+#[cfg(feature = "database")]
+pub mod columns;
 pub mod distinguished_name;
 pub mod file_access;
 pub mod fold;
@@ -60,16 +64,20 @@ pub mod privileged;
 #[cfg(feature = "profile")]
 pub mod profile;
 pub mod rules;
+#[cfg(feature = "database")]
+pub mod sealing;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod store;
 pub mod unmatchable;
 #[cfg(feature = "memory")]
-mod writer;
+pub mod writer;
 
 pub use account::{Account, AccountFlags, AccountKind, Group, GroupScope, Membership, Profile};
 pub use admin::{AccountAdmin, AccountListing, Change, Changes, DomainStore, MachineAdmin, Put};
 pub use alt_security_identity::AltSecurityIdentity;
+#[cfg(feature = "cache")]
+pub use cache::{CacheSettings, CachedStore};
 pub use distinguished_name::DistinguishedName;
 pub use file_access::{FileAccess, FileRefused};
 pub use machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
@@ -80,9 +88,11 @@ pub use password_hashes::{PasswordHash, PasswordHashes};
 #[cfg(feature = "profile")]
 pub use profile::ProfileStore;
 pub use rules::RID_FIRST;
+#[cfg(feature = "database")]
+pub use sealing::SealingKey;
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteStore;
 #[cfg(feature = "tokens")]
 pub use sqlite::{MESSAGES_MAX, SqliteTokens, TOKENS_MAX, TokenHash};
-#[cfg(feature = "sqlite")]
-pub use sqlite::{SealingKey, SqliteStore};
 pub use store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};
 pub use unmatchable::Unmatchable;

@@ -141,7 +141,7 @@ impl Secrets {
     /// [`MachineStore::rotate`]; whether anything changed, or `None` if another secret than the current one
     /// was expected.
     #[cfg(feature = "memory")]
-    pub(crate) fn rotate(&mut self, expected: Option<NtHash>, secret: NtHash, now: FileTime) -> Option<bool> {
+    pub fn rotate(&mut self, expected: Option<NtHash>, secret: NtHash, now: FileTime) -> Option<bool> {
         if expected.is_some_and(|expected| self.current != expected) {
             return None;
         }
@@ -155,7 +155,7 @@ impl Secrets {
 
     /// [`MachineStore::drop_previous`]; whether anything changed.
     #[cfg(feature = "memory")]
-    pub(crate) fn drop_previous(&mut self, current: &NtHash) -> bool {
+    pub fn drop_previous(&mut self, current: &NtHash) -> bool {
         self.current == *current && self.previous.take().is_some()
     }
 }

@@ -27,7 +27,7 @@ const LIST_LEN_MAX: usize = 1024;
 
 /// The relative identifier to write an entry under; `None` for the next free one.
 #[cfg(feature = "memory")]
-pub(crate) fn rid_to_write(domain: &Domain, put: Put, sid: &Sid) -> Result<Option<u32>, StoreError> {
+pub fn rid_to_write(domain: &Domain, put: Put, sid: &Sid) -> Result<Option<u32>, StoreError> {
     match sid.rid_in(&domain.sid) {
         Some(rid) if rid != 0 => Ok(Some(rid)),
         None if put != Put::Existing && *sid == domain.sid => Ok(None),
@@ -40,7 +40,7 @@ pub(crate) fn rid_to_write(domain: &Domain, put: Put, sid: &Sid) -> Result<Optio
 
 /// The relative identifier of an entry that is named in a change.
 #[cfg(feature = "memory")]
-pub(crate) fn rid_named(domain: &Domain, sid: &Sid) -> Result<u32, StoreError> {
+pub fn rid_named(domain: &Domain, sid: &Sid) -> Result<u32, StoreError> {
     rid_to_write(domain, Put::Existing, sid).map(|rid| rid.unwrap_or_default())
 }
 

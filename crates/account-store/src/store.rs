@@ -156,13 +156,12 @@ impl Revision {
     }
 
     /// The revision whose name is stored with the contents.
-    #[cfg(feature = "sqlite")]
-    pub(crate) const fn stored(number: u64, epoch: u64, noticed: u64) -> Self {
+    pub const fn stored(number: u64, epoch: u64, noticed: u64) -> Self {
         Self { number, epoch, noticed }
     }
 
     /// Counts a change, or what may be a change.
-    pub(crate) fn notice() -> u64 {
+    pub fn notice() -> u64 {
         NOTICED.fetch_add(1, Ordering::Relaxed) + 1
     }
 
@@ -192,7 +191,7 @@ impl Hash for Revision {
 }
 
 /// Why a store could not answer. Never a decision.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// The database or directory cannot be reached, is locked, or is being restored.

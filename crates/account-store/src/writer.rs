@@ -16,8 +16,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// What a backend keeps, by relative identifier, within one transaction. Names are folded.
-pub(crate) trait Rows {
-    /// Who has this name.
+pub trait Rows {
+    /// Which entries have this name.
     fn named(&mut self, name: &str) -> Result<Named>;
 
     /// The folded names that were noted under a wider key; some may be in use no more.
@@ -25,9 +25,13 @@ pub(crate) trait Rows {
     /// Notes a folded name whose wider key is another text.
     fn note_twin(&mut self, name: &str, wide: &str) -> Result<()>;
 
+    /// The account with this identifier.
     fn account(&mut self, rid: u32) -> Result<Option<Account>>;
+    /// The primary group of an account; `None` if there is no such account.
     fn primary_group(&mut self, account: u32) -> Result<Option<u32>>;
+    /// Accounts whose primary group this is.
     fn accounts_with_primary_group(&mut self, group: u32) -> Result<Vec<u32>>;
+    /// Writes an account, in the place of `old` or as a new one.
     /// `groups` are the account's groups, ascending; `None` leaves those of an existing account.
     fn write_account(
         &mut self,
@@ -36,16 +40,25 @@ pub(crate) trait Rows {
         old: Option<&Account>,
         groups: Option<&[u32]>,
     ) -> Result<()>;
+    /// Writes all groups that an account is in, ascending.
     fn write_groups_of(&mut self, account: u32, groups: &[u32]) -> Result<()>;
+    /// Removes an account, with its keys, its secrets and the machine that shares its identifier.
     fn delete_account(&mut self, rid: u32, account: &Account) -> Result<()>;
 
+    /// The group with this identifier.
     fn group(&mut self, rid: u32) -> Result<Option<Group>>;
+    /// Writes a group, in the place of `old` or as a new one.
     fn write_group(&mut self, rid: u32, group: &Group, old: Option<&Group>) -> Result<()>;
+    /// Removes a group; its memberships are removed before.
     fn delete_group(&mut self, rid: u32, group: &Group) -> Result<()>;
 
+    /// The groups that have this direct member, ascending.
     fn parents(&mut self, member: u32) -> Result<Vec<u32>>;
+    /// The direct members of a group, ascending.
     fn members(&mut self, group: u32) -> Result<Vec<u32>>;
+    /// Writes a membership; one that exists stays.
     fn insert_member(&mut self, group: u32, member: u32) -> Result<()>;
+    /// Removes a membership; one that is not there is no error.
     fn delete_member(&mut self, group: u32, member: u32) -> Result<()>;
 
     /// The folded name of the machine with this identifier.
@@ -57,19 +70,24 @@ pub(crate) trait Rows {
         machine: crate::Machine,
         secrets: Option<crate::Secrets>,
     ) -> Result<()>;
+    /// Removes a machine.
     fn delete_machine(&mut self, rid: u32) -> Result<()>;
 
     /// The next relative identifier to give, and its successor when the change is done.
     fn next_rid(&mut self) -> Result<u32>;
+    /// Notes the next relative identifier to give.
     fn set_next_rid(&mut self, rid: u32) -> Result<()>;
 }
 
 /// The identifiers of those that have one name. Only an account and a machine can have it both.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Named {
-    pub(crate) account: Option<u32>,
-    pub(crate) group: Option<u32>,
-    pub(crate) machine: Option<u32>,
+pub struct Named {
+    /// The account.
+    pub account: Option<u32>,
+    /// The group.
+    pub group: Option<u32>,
+    /// The machine.
+    pub machine: Option<u32>,
 }
 
 /// What a relative identifier is of.
@@ -80,7 +98,7 @@ enum Kind {
 }
 
 /// One change in the making.
-pub(crate) struct Writer<'a, R> {
+pub struct Writer<'a, R> {
     rows: R,
     domain: &'a Domain,
     next_rid: Option<u32>,
@@ -102,10 +120,13 @@ pub(crate) struct Writer<'a, R> {
     replaced_machines: BTreeSet<u32>,
     /// Groups that keep the members in `made` alone.
     only_members: BTreeSet<u32>,
+    /// The line of the changes that are made now; 0 for none.
+    line: u64,
 }
 
 impl<'a, R: Rows> Writer<'a, R> {
-    pub(crate) fn new(domain: &'a Domain, rows: R) -> Self {
+    /// A change to `rows`.
+    pub fn new(domain: &'a Domain, rows: R) -> Self {
         Self {
             rows,
             domain,
@@ -120,11 +141,31 @@ impl<'a, R: Rows> Writer<'a, R> {
             replaced: BTreeSet::new(),
             replaced_machines: BTreeSet::new(),
             only_members: BTreeSet::new(),
+            line: 0,
         }
     }
 
-    pub(crate) fn change(&mut self, change: Change) -> Result<()> {
+    /// The rows, for a backend that prepares them for the steps to come.
+    pub fn rows(&mut self) -> &mut R {
+        &mut self.rows
+    }
+
+    /// Makes one step.
+    pub fn change(&mut self, change: Change) -> Result<()> {
+        if let Change::Line(line) = change {
+            self.line = line;
+            return Ok(());
+        }
+        self.step(change).map_err(|error| match error {
+            StoreError::Refused(why) => StoreError::Refused(at_line(self.line, why)),
+            StoreError::Exists(what) => StoreError::Exists(at_line(self.line, what)),
+            error => error,
+        })
+    }
+
+    fn step(&mut self, change: Change) -> Result<()> {
         match change {
+            Change::Line(_) => Ok(()),
             Change::PutAccount(put, account) => self.put_account(put, *account),
             Change::RemoveAccount(sid) => self.remove_account(rules::rid_named(self.domain, &sid)?),
             Change::PutGroup(put, group) => self.put_group(put, group),
@@ -412,7 +453,7 @@ impl<'a, R: Rows> Writer<'a, R> {
     }
 
     /// The last step: everything that is derived is made true again.
-    pub(crate) fn finish(mut self) -> Result<R> {
+    pub fn finish(mut self) -> Result<R> {
         for (group, member, line) in std::mem::take(&mut self.unnamed) {
             let unknown =
                 |what, name| StoreError::Refused(at_line(line, format!("there is no {what} {name:?}")));

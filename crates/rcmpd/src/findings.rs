@@ -459,8 +459,11 @@ async fn of_store(config: &Config, checked: &mut Checked) -> (Option<Arc<dyn Dom
     let needs_hashes = config.sso.as_ref().is_some_and(Sso::has_local_users);
     let needs_passwords = config.tlsnego.as_ref().is_some_and(Tlsnego::has_local_users);
     let needs_key = config.rpc.is_some() || needs_hashes || needs_passwords;
-    let open = if needs_key { stores::machines_with_secrets } else { stores::machines };
-    let machines = config.store.as_ref().and_then(|_| checked.add(Area::Store, open(config)));
+    let machines = match (&config.store, needs_key) {
+        (None, _) => None,
+        (Some(_), true) => checked.add(Area::Store, stores::machines_with_secrets(config).await),
+        (Some(_), false) => checked.add(Area::Store, stores::machines(config).await),
+    };
     if let Some(section) = &config.sso {
         let users = machines.as_deref().filter(|_| needs_hashes);
         let unknown = crate::sso::unknown_administrators(section, users.map(|users| users as _)).await;

@@ -3,6 +3,7 @@
 //! Everything else of `rcmpd` knows stores by their traits. Machines are in a database of this program;
 //! accounts are in the same database, or in a store of another kind, which a build may add ([`Kinds`]).
 
+mod database;
 mod kinds;
 mod ldap;
 mod passwords;
@@ -14,15 +15,15 @@ pub(crate) use ldap::encode as encode_ldap;
 pub use passwords::{PasswordForms, Passwords};
 pub use served::ServedDatabase;
 
+use self::database::Database;
 use crate::config::{self, Config, StoreKind};
 use crate::output;
 use account_store::file_access::database_files;
 use account_store::profile::{self, ProfileStore};
 use account_store::sqlite::{SealingKey, SqliteStore};
 use account_store::{
-    Account, AccountAdmin, AccountListing, AccountStore, Change, Domain, DomainStore, FileAccess, Group,
-    GroupScope, Membership, MemoryStore, NtHashes, PasswordHashes, Put, Record, StoreError, Unmatchable,
-    json_lines,
+    Account, AccountAdmin, AccountStore, Change, Domain, DomainStore, FileAccess, Group, GroupScope,
+    Membership, MemoryStore, NtHashes, PasswordHashes, Put, Record, StoreError, Unmatchable, json_lines,
 };
 use anyhow::{Context, anyhow, bail};
 use dtyp::Sid;
@@ -30,6 +31,7 @@ use std::collections::HashMap;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use store_postgres::PostgresStore;
 use tracing::warn;
 
 /// Groups that every domain has, and that new accounts are members of.
@@ -40,10 +42,10 @@ const GROUPS: [(u32, &str); 2] = [(513, "Domain Users"), (515, "Domain Computers
 pub async fn create(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
     let store = section(config)?;
     let mut made = Vec::new();
-    if store.machines.exists() {
-        bail!("{} already exists", store.machines.display());
+    if let Some(path) = store.machines.as_ref().filter(|path| path.exists()) {
+        bail!("{} already exists", path.display());
     }
-    for path in [&store.machines, &store.key] {
+    for path in store.machines.iter().chain([&store.key]) {
         if let Some(folder) =
             path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists())
         {
@@ -71,16 +73,26 @@ async fn fill(config: &Config, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
         SealingKey::create(&store.key)?;
         made.push(store.key.clone());
     }
-    SqliteStore::create(&store.machines, &config.domain)
-        .with_context(|| format!("cannot create {}", store.machines.display()))?;
-    made.push(store.machines.clone());
+    match (&store.kind, &store.machines) {
+        (StoreKind::Postgres(postgres), _) => {
+            PostgresStore::create(&database::settings(postgres)?, &config.domain)
+                .await
+                .with_context(|| format!("cannot make a store in {}", database::place(postgres)))?;
+        }
+        (_, Some(path)) => {
+            SqliteStore::create(path, &config.domain)
+                .with_context(|| format!("cannot create {}", path.display()))?;
+            made.push(path.clone());
+        }
+        (_, None) => bail!("the configuration names no database for machines"),
+    }
     let groups = GROUPS.map(|(rid, name)| {
         let sid = config.domain.sid.with_rid(rid).context("a domain's SID has room for a RID")?;
         let group = Group { name: name.to_owned(), sid, scope: GroupScope::Global };
         anyhow::Ok(Change::PutGroup(Put::New, group))
     });
     let groups = groups.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    machines_with_secrets(config)?.apply(&mut groups.into_iter().map(Ok)).await?;
+    machines_with_secrets(config).await?.apply(&mut groups.into_iter().map(Ok)).await?;
     Ok(())
 }
 
@@ -90,34 +102,35 @@ const LOST_KEY: &str = "put the key file back from its copy; if there is none, `
 
 /// The database with the machines. If the key file cannot be used, it is opened without: accounts can be read
 /// and changed, queries about the secrets of machines fail, and a warning says so.
-pub fn machines(config: &Config) -> anyhow::Result<Arc<dyn DomainStore>> {
-    Ok(open_without_lost_secrets(config)?)
+pub async fn machines(config: &Config) -> anyhow::Result<Arc<dyn DomainStore>> {
+    Ok(open_without_lost_secrets(config).await?.store())
 }
 
 /// The database with the machines and their secrets.
-pub fn machines_with_secrets(config: &Config) -> anyhow::Result<Arc<dyn DomainStore>> {
-    Ok(open_whole(config)?)
+pub async fn machines_with_secrets(config: &Config) -> anyhow::Result<Arc<dyn DomainStore>> {
+    Ok(open_whole(config).await?.store())
 }
 
 /// The database with the machines for a service, which needs their secrets if it has secure channels.
-pub fn served_machines(config: &Config, with_secrets: bool) -> anyhow::Result<Served> {
-    let store = match with_secrets {
-        true => open_whole(config)?,
-        false => open_without_lost_secrets(config)?,
+pub async fn served_machines(config: &Config, with_secrets: bool) -> anyhow::Result<Served> {
+    let opened = match with_secrets {
+        true => open_whole(config).await?,
+        false => open_without_lost_secrets(config).await?,
     };
-    let database = ServedDatabase::new(Arc::clone(&store));
+    let database = opened.served();
     let (hashes, password_hashes) = match is_one_database(config) {
-        true => (Some(Arc::clone(&store) as _), Some(Arc::clone(&store) as _)),
+        true => (Some(opened.nt_hashes()), Some(opened.password_hashes())),
         false => (None, None),
     };
-    Ok(Served { machines: store, database, hashes, password_hashes })
+    Ok(Served { machines: opened.store(), database, hashes, password_hashes })
 }
 
 /// The database of a service.
 pub struct Served {
     /// The machines; where one database has everything, the accounts, too.
     pub machines: Arc<dyn DomainStore>,
-    /// The files of that database, which are checked for replacement and removal while they are served.
+    /// Whether that database can be used: its files are checked for replacement and removal while they are
+    /// served, and its server is polled.
     pub database: ServedDatabase,
     /// The NT hashes of its accounts, if it has the accounts.
     pub hashes: Option<Arc<dyn NtHashes>>,
@@ -126,11 +139,11 @@ pub struct Served {
 }
 
 /// The passwords of accounts, to be written.
-pub fn passwords(config: &Config) -> anyhow::Result<Passwords> {
+pub async fn passwords(config: &Config) -> anyhow::Result<Passwords> {
     if !is_one_database(config) {
-        bail!("only accounts of kind = \"sqlite\" have passwords");
+        bail!("only accounts of kind = \"sqlite\" or \"postgres\" have passwords");
     }
-    Ok(Passwords::of(open_whole(config)?))
+    Ok(open_whole(config).await?.passwords())
 }
 
 /// A new database.
@@ -146,26 +159,27 @@ pub fn make_database(path: &Path, key: &Path, domain: &Domain) -> Result<Made, S
     let key = SealingKey::create(key)?;
     SqliteStore::create(path, domain)?;
     let store = Arc::new(SqliteStore::open(path, Some(&key))?);
-    Ok(Made { store: Arc::clone(&store) as _, passwords: Passwords::of(store) })
+    let database = Database::Sqlite(store);
+    Ok(Made { store: database.store(), passwords: database.passwords() })
 }
 
-fn open_without_lost_secrets(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
-    match open_with_secrets(config)? {
+async fn open_without_lost_secrets(config: &Config) -> anyhow::Result<Database> {
+    match open_with_secrets(config).await? {
         Ok(store) => Ok(store),
         Err(lost) => {
             output::warning(&format!("machine secrets cannot be used: {lost}"));
-            open(config, None)?.context("it was opened without a key")
+            open(config, None).await?.context("it was opened without a key")
         }
     }
 }
 
-fn open_whole(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
-    open_with_secrets(config)?.map_err(|lost| anyhow!("machine secrets cannot be used: {lost}"))
+async fn open_whole(config: &Config) -> anyhow::Result<Database> {
+    open_with_secrets(config).await?.map_err(|lost| anyhow!("machine secrets cannot be used: {lost}"))
 }
 
 /// Makes a new key file for the database with the machines, and replaces all secrets in it by random ones.
 /// Returns the names of the machines.
-pub fn forget_secrets(config: &Config) -> anyhow::Result<Vec<String>> {
+pub async fn forget_secrets(config: &Config) -> anyhow::Result<Vec<String>> {
     let key = &database_made(config)?.key;
     if key.exists() {
         let shown = key.display();
@@ -174,9 +188,9 @@ pub fn forget_secrets(config: &Config) -> anyhow::Result<Vec<String>> {
              Nothing was changed"
         );
     }
-    let store = open(config, None)?.context("it was opened without a key")?;
+    let store = open(config, None).await?.context("it was opened without a key")?;
     let made = SealingKey::create(key)?;
-    store.forget_secrets(&made, crate::clock::now()).map_err(|error| {
+    store.forget_secrets(&made, crate::clock::now()).await.map_err(|error| {
         let _ = std::fs::remove_file(key);
         error.into()
     })
@@ -186,7 +200,7 @@ pub fn forget_secrets(config: &Config) -> anyhow::Result<Vec<String>> {
 /// file, which is made with it.
 fn database_made(config: &Config) -> anyhow::Result<&config::Store> {
     let store = section(config)?;
-    let path = &store.machines;
+    let Some(path) = &store.machines else { return Ok(store) };
     if !path.try_exists().with_context(|| format!("cannot open the account store {}", path.display()))? {
         bail!(
             "{} does not exist; `rcmpd domain add` creates it for the domain of the configuration",
@@ -198,10 +212,11 @@ fn database_made(config: &Config) -> anyhow::Result<&config::Store> {
 
 /// The database with the machines and their secrets, or why its key file cannot be used and what to do about
 /// it.
-fn open_with_secrets(config: &Config) -> anyhow::Result<Result<Arc<SqliteStore>, String>> {
+async fn open_with_secrets(config: &Config) -> anyhow::Result<Result<Database, String>> {
     let path = &database_made(config)?.key;
     match SealingKey::open(path) {
-        Ok(key) => Ok(open(config, Some(&key))?
+        Ok(key) => Ok(open(config, Some(&key))
+            .await?
             .ok_or_else(|| format!("{}: {}: {LOST_KEY}", path.display(), StoreError::OtherKey))),
         // The error says what to do, and a new key would cost every machine its secret.
         Err(StoreError::Unavailable(why)) if FileAccess::Owner.check_path(path).is_err() => Ok(Err(why)),
@@ -211,13 +226,35 @@ fn open_with_secrets(config: &Config) -> anyhow::Result<Result<Arc<SqliteStore>,
 }
 
 /// Opens the database; `None` if its secrets are sealed under another key.
-fn open(config: &Config, key: Option<&SealingKey>) -> anyhow::Result<Option<Arc<SqliteStore>>> {
-    let path = &database_made(config)?.machines;
+async fn open(config: &Config, key: Option<&SealingKey>) -> anyhow::Result<Option<Database>> {
+    let store = database_made(config)?;
+    match (&store.kind, &store.machines) {
+        (StoreKind::Postgres(postgres), _) => open_server(config, postgres, key).await,
+        (_, Some(path)) => open_file(config, path, key),
+        (_, None) => bail!("the configuration names no database for machines"),
+    }
+}
+
+async fn open_server(
+    config: &Config,
+    postgres: &config::Postgres,
+    key: Option<&SealingKey>,
+) -> anyhow::Result<Option<Database>> {
+    let place = database::place(postgres);
+    let opened = match PostgresStore::open(database::settings(postgres)?, key).await {
+        Err(StoreError::OtherKey) => return Ok(None),
+        opened => opened.with_context(|| format!("cannot open the account store in {place}"))?,
+    };
+    check_domain(&place, opened.domain(), config)?;
+    Ok(Some(Database::Postgres(Arc::new(opened))))
+}
+
+fn open_file(config: &Config, path: &Path, key: Option<&SealingKey>) -> anyhow::Result<Option<Database>> {
     let opened = match SqliteStore::open(path, key) {
         Err(StoreError::OtherKey) => return Ok(None),
         opened => opened.with_context(|| format!("cannot open the account store {}", path.display()))?,
     };
-    check_domain(path, opened.domain(), config)?;
+    check_domain(&path.display().to_string(), opened.domain(), config)?;
     if let Some(process) = opened.served_otherwise() {
         output::warning(&format!(
             "the running service (process {process}) does not read this {}: the file, its -wal or its -shm was \
@@ -225,14 +262,18 @@ fn open(config: &Config, key: Option<&SealingKey>) -> anyhow::Result<Option<Arc<
             path.display()
         ));
     }
-    Ok(Some(Arc::new(opened)))
+    Ok(Some(Database::Sqlite(Arc::new(opened))))
 }
 
 /// The names that groups have in the database of a configuration; none if it has no database with accounts,
 /// or this user cannot read it.
 pub async fn group_names(config: &Config, groups: impl Iterator<Item = Sid>) -> HashMap<Sid, String> {
     let mut names = HashMap::new();
-    let Some(Ok(Some(store))) = is_one_database(config).then(|| open(config, None)) else { return names };
+    if !is_one_database(config) {
+        return names;
+    }
+    let Ok(Some(opened)) = open(config, None).await else { return names };
+    let store = opened.store();
     for sid in groups {
         if let Ok(Some(group)) = store.group_by_sid(&sid).await {
             names.insert(sid, group.name);
@@ -255,9 +296,10 @@ pub struct Writable {
 /// The accounts of a configuration, to be changed. Refused if its kind of store is read-only.
 pub async fn writable(config: &Config) -> anyhow::Result<Writable> {
     match &section(config)?.kind {
-        StoreKind::Sqlite(_) => {
-            let store = open_without_lost_secrets(config)?;
-            let passwords = Some(Passwords::of(Arc::clone(&store)));
+        StoreKind::Sqlite(_) | StoreKind::Postgres(_) => {
+            let opened = open_without_lost_secrets(config).await?;
+            let store = opened.store();
+            let passwords = Some(opened.passwords());
             Ok(Writable { accounts: Arc::clone(&store) as _, machines: store, passwords })
         }
         StoreKind::Memory(path) => {
@@ -270,7 +312,7 @@ pub async fn writable(config: &Config) -> anyhow::Result<Writable> {
             bail!("accounts are in a directory (kind = \"ldap\"): change them there")
         }
         StoreKind::Added(kind, settings) => match open_added(config, kind, settings).await?.admin {
-            Some(accounts) => Ok(Writable { accounts, machines: machines(config)?, passwords: None }),
+            Some(accounts) => Ok(Writable { accounts, machines: machines(config).await?, passwords: None }),
             None => bail!(
                 "stores of kind = \"{kind}\" are read-only: change the accounts where they are kept, and reload"
             ),
@@ -280,13 +322,16 @@ pub async fn writable(config: &Config) -> anyhow::Result<Writable> {
 
 /// Whether the database with the machines has the accounts, too.
 pub fn is_one_database(config: &Config) -> bool {
-    config.store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_)))
+    config.store.as_ref().is_some_and(|store| store.has_accounts())
 }
 
 /// The accounts, for look-ups; `machines` are those of the same configuration.
 pub async fn accounts(config: &Config, machines: &Arc<dyn DomainStore>) -> anyhow::Result<Accounts> {
     match &section(config)?.kind {
         StoreKind::Sqlite(_) => Ok(Accounts::writable(Arc::clone(machines) as _)),
+        StoreKind::Postgres(postgres) => {
+            Ok(Accounts::writable(Arc::clone(machines) as _).cached(postgres.cache))
+        }
         StoreKind::Memory(path) => Ok(Accounts::listed(Arc::new(memory(path, &config.domain).await?))),
         StoreKind::Profile(levels) => {
             let levels = levels.iter().map(|level| record(level, &config.domain));
@@ -307,11 +352,10 @@ fn section(config: &Config) -> anyhow::Result<&config::Store> {
     config.store.as_ref().context("the configuration has no [store]")
 }
 
-fn check_domain(path: &Path, found: &Domain, config: &Config) -> anyhow::Result<()> {
+fn check_domain(place: &str, found: &Domain, config: &Config) -> anyhow::Result<()> {
     if *found != config.domain {
         bail!(
-            "{} holds the accounts of {} ({}), but [domain] is {} ({})",
-            path.display(),
+            "{place} holds the accounts of {} ({}), but [domain] is {} ({})",
             found.netbios,
             found.sid,
             config.domain.netbios,

@@ -47,6 +47,7 @@ pages! {
     tlsnego: "docs/tlsnego.md", 0;
     metrics: "docs/metrics.md", 0;
     operating: "docs/operating.md", 0;
+    postgres: "docs/postgres.md", 3;
     smart_cards: "docs/smart-cards.md", 0;
     tutorial: "docs/tutorial.md", 0;
     web_servers: "docs/web-servers.md", 0;

@@ -1,8 +1,9 @@
 //! Impacket as a client: opnums 4, 26, 21 and 39, NDR, no header signing, inner encryption of its own.
 
 use crate::{ACCOUNTS, LOGON_FAILURE, SUCCESS, sid};
-use rcmpd_tests::Demo;
 use rcmpd_tests::peers::{impacket, question, question_with};
+use rcmpd_tests::postgres::Postgres;
+use rcmpd_tests::{Demo, eventually};
 use serde_json::{Value, json};
 
 #[test]
@@ -41,6 +42,34 @@ fn each_demo_certificate_gets_its_answer() {
         assert_eq!(answer["pac"]["requestor"], sid(&service, account.rid));
         assert_eq!(answer["pac"]["types"], json!([1, 10, 12, 18]));
     }
+}
+
+#[test]
+fn accounts_in_postgresql_get_the_same_pac_until_they_are_disabled() {
+    let server = Postgres::start();
+    let service = Demo::new().with_carol().into_postgres(&server, "poll_ms = 60000").serve();
+    let questions: Vec<Value> = ACCOUNTS.iter().map(|account| question(&service, account.who)).collect();
+    let done = impacket(&service, json!({ "questions": questions }));
+    assert_eq!(done["error"], Value::Null, "{done:#}");
+    for (account, answer) in ACCOUNTS.iter().zip(done["answers"].as_array().unwrap()) {
+        assert_eq!(answer["status"], SUCCESS, "{}: {answer:#}", account.who);
+        let logon = &answer["pac"]["logon"];
+        assert_eq!(logon["user"], account.account);
+        assert_eq!(logon["sid"], sid(&service, account.rid));
+        assert_eq!(logon["primary_group"], account.primary_group);
+        let mut groups: Vec<String> = serde_json::from_value(logon["groups"].clone()).unwrap();
+        groups.sort();
+        let mut expected: Vec<String> = account.groups.iter().map(|rid| sid(&service, *rid)).collect();
+        expected.sort();
+        assert_eq!(groups, expected, "{}", account.who);
+    }
+    service.rcmpd(&["account", "set", "alice", "--disable", "-c", "rcmpd.toml"]).code(0);
+    // NOTIFY, long before the next poll.
+    eventually("alice is disabled", || {
+        let done = impacket(&service, json!({ "questions": [question(&service, "alice")] }));
+        assert_eq!(done["error"], Value::Null, "{done:#}");
+        done["answers"][0]["status"] == LOGON_FAILURE
+    });
 }
 
 #[test]

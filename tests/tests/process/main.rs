@@ -24,6 +24,7 @@ mod metrics;
 mod names;
 mod passwords;
 mod paths;
+mod postgres;
 mod revocation;
 mod rogue;
 mod screens;

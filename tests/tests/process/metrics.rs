@@ -3,6 +3,7 @@
 use crate::sidecar::{ask_about, sidecar};
 use rcmpd_tests::openssl::Authority;
 use rcmpd_tests::peers::read_metrics;
+use rcmpd_tests::postgres::Postgres;
 use rcmpd_tests::{Demo, Service, eventually, write_secret};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,6 +90,14 @@ fn gateway() -> Service {
     service
 }
 
+/// A service whose accounts are in PostgreSQL, and that server.
+fn on_postgres() -> (Service, Postgres) {
+    let server = Postgres::start();
+    let service = Demo::new().into_postgres(&server, "").serve();
+    service.map("alice").code(0);
+    (service, server)
+}
+
 /// The names on the page about metrics, each with the labels that it names there. The labels of peers are in
 /// the text.
 fn documented() -> BTreeMap<String, BTreeSet<String>> {
@@ -122,6 +131,8 @@ fn scrapers_read_openmetrics_and_every_metric_is_documented() {
     families.extend(read_metrics(&master_secret().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
     families.extend(read_metrics(&gateway().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
     families.extend(read_metrics(&directory().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
+    let (with_server, _server) = on_postgres();
+    families.extend(read_metrics(&with_server.get_with("/metrics", PROMETHEUS).1, "openmetrics"));
     // The documents name samples, and their labels.
     let mut exported: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for sample in samples(&families) {

@@ -27,7 +27,7 @@ fn forms(demo: &Demo, name: &str) -> Value {
 /// What a service finds in the database.
 fn is_password_of(demo: &Demo, name: &str, password: &str) -> Option<bool> {
     let config = rcmpd::config::load(&demo.path("rcmpd.toml")).expect("a good configuration");
-    let served = rcmpd::stores::served_machines(&config, true).expect("the store opens");
+    let served = now(rcmpd::stores::served_machines(&config, true)).expect("the store opens");
     let sid = account(demo, "show", name, &["--json"]).code(0).json()["sid"].as_str().unwrap().to_owned();
     let hash = served.password_hashes.expect("it keeps passwords");
     let hash = now(hash.password_hash(&sid.parse().unwrap())).expect("it is read");

@@ -3,6 +3,7 @@
 use super::{Inner, SqliteStore, failed, rows, tables::Tables};
 use crate::account::{Account, Group};
 use crate::admin::{AccountAdmin, AccountListing, Changes};
+use crate::columns::damaged;
 use crate::fold::casefold;
 use crate::store::{BoxFuture, StoreError};
 use crate::writer::Writer;
@@ -23,9 +24,8 @@ impl SqliteStore {
     fn edges(&self, sql: &str, of: &Sid) -> Result<Vec<Sid>, StoreError> {
         let domain = &self.inner.domain;
         let Some(of) = of.rid_in(&domain.sid) else { return Ok(Vec::new()) };
-        let sid = |row: &Row<'_>| {
-            domain.sid.with_rid(row.get(0).map_err(failed)?).ok_or_else(|| super::damaged("a SID"))
-        };
+        let sid =
+            |row: &Row<'_>| domain.sid.with_rid(row.get(0).map_err(failed)?).ok_or_else(|| damaged("a SID"));
         self.inner.read_checked(|connection| rows::all(connection, sql, [of], sid))
     }
 }

@@ -1,7 +1,8 @@
 //! Questions about accounts: from the cache, else by one key and one row.
 
-use super::{Inner, SqliteStore, damaged, failed, lock, rows, schema, watch::Revisions};
+use super::{Inner, SqliteStore, failed, lock, rows, schema, watch::Revisions};
 use crate::account::{Account, GroupScope, Membership};
+use crate::columns::damaged;
 use crate::index::{self, Place};
 use crate::store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};
 use rusqlite::{Connection, ToSql};
@@ -178,24 +179,6 @@ pub(super) struct Weigh;
 
 impl quick_cache::Weighter<Query, (Revision, Matches)> for Weigh {
     fn weight(&self, query: &Query, (_, matches): &(Revision, Matches)) -> u64 {
-        let key = match query {
-            Query::UserPrincipalName(text)
-            | Query::ServicePrincipalName(text)
-            | Query::AltSecurityIdentity(text)
-            | Query::Name(text) => text.len(),
-            Query::Sid(_) => 0,
-        };
-        let value = match matches {
-            Matches::None => 0,
-            Matches::One(record) => {
-                let account = &record.account;
-                let names = account.service_principal_names.iter().chain(&account.alt_security_identities);
-                512 + names.map(|text| 24 + text.len()).sum::<usize>()
-                    + (account.extra_sids.len() + record.memberships.len()) * 128
-                    + account.profile.full_name.len()
-            }
-            Matches::Many(names) => names.iter().map(|name| 24 + name.len()).sum(),
-        };
-        (256 + key + value) as u64
+        crate::cache::weight(query, matches)
     }
 }

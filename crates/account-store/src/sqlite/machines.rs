@@ -1,15 +1,13 @@
 //! Machines and their sealed secrets.
 
-use super::{
-    Inner, SealingKey, SqliteStore, damaged, failed, rows,
-    sealing::{Seal, no_key},
-    user_secrets,
-};
+use super::{Inner, SqliteStore, failed, rows, user_secrets};
 use crate::account::AccountFlags;
 use crate::admin::{Change, MachineAdmin, Put};
+use crate::columns::{Word, damaged, sids_from_json, sids_to_json, to_json};
 use crate::fold::casefold;
-use crate::machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
+use crate::machines::{Machine, MachineRecord, MachineStore, NtHash, Secrets};
 use crate::rules;
+use crate::sealing::{Seal, SealingKey, no_key};
 use crate::store::{BoxFuture, Domain, Revision, StoreError};
 use dtyp::{FileTime, Sid};
 use rusqlite::{Connection, Row, params};
@@ -100,7 +98,8 @@ impl SqliteStore {
                 write(&seal, transaction, rid, machine, &Secrets::first(NtHash::unknown()?, now))?;
             }
             user_secrets::forget(transaction)?;
-            seal.note(transaction)?;
+            let sql = "UPDATE domain SET sealing_key_check = ?1";
+            transaction.execute(sql, [seal.check().as_slice()]).map_err(failed)?;
             Ok(machines.into_iter().map(|machine| machine.name).collect())
         })
     }
@@ -191,11 +190,11 @@ pub(super) fn write(
         rid,
         machine.name,
         casefold(&machine.name),
-        kind_name(machine.kind),
+        machine.kind.word(),
         machine.enabled,
         machine.rcmp,
-        rows::to_json(&machine.domains),
-        rows::sids_to_json(&machine.groups),
+        to_json(&machine.domains),
+        sids_to_json(&machine.groups),
         secrets.current_since.0,
         seal.seal(machine, secrets)?,
     ];
@@ -210,37 +209,19 @@ fn opened(domain: &Domain, seal: &Seal, row: &Row<'_>) -> Result<(Machine, Secre
     Ok((machine, secrets))
 }
 
-const KINDS: [(ChannelKind, &str); 5] = [
-    (ChannelKind::Workstation, "workstation"),
-    (ChannelKind::TrustedDnsDomain, "trusted_dns_domain"),
-    (ChannelKind::TrustedDomain, "trusted_domain"),
-    (ChannelKind::Server, "server"),
-    (ChannelKind::CdcServer, "cdc_server"),
-];
-
-fn kind_name(kind: ChannelKind) -> &'static str {
-    // INVARIANT: the table has every kind; `kinds_have_names` counts them.
-    KINDS.iter().find(|(known, _)| *known == kind).map_or("", |(_, name)| name)
-}
-
 fn machine(domain: &Domain, row: &Row<'_>) -> Result<Machine, StoreError> {
     let flag = |column| match row.get::<_, i64>(column).map_err(failed)? {
         0 => Ok(false),
         1 => Ok(true),
         _ => Err(damaged("a flag of a machine")),
     };
-    let kind = rows::text(row, 2)?;
     Ok(Machine {
         sid: domain.sid.with_rid(row.get(0).map_err(failed)?).ok_or_else(|| damaged("a SID"))?,
         name: rows::text(row, 1)?.to_owned(),
-        kind: KINDS
-            .iter()
-            .find(|(_, name)| *name == kind)
-            .map(|(kind, _)| *kind)
-            .ok_or_else(|| damaged("machine.kind"))?,
+        kind: Word::from_word(rows::text(row, 2)?)?,
         enabled: flag(3)?,
         rcmp: flag(4)?,
         domains: rows::list(row, 5)?,
-        groups: rows::sids(&rows::list::<String>(row, 6)?)?,
+        groups: sids_from_json(rows::text(row, 6)?)?,
     })
 }

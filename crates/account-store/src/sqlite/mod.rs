@@ -18,7 +18,6 @@ mod machines;
 mod redemption;
 mod rows;
 mod schema;
-mod sealing;
 mod serving;
 #[cfg(any(feature = "redemption", feature = "tokens"))]
 mod shared_file;
@@ -29,21 +28,21 @@ mod user_secrets;
 mod watch;
 mod worker;
 
+pub use crate::sealing::SealingKey;
 #[cfg(feature = "redemption")]
 pub use redemption::SqliteRedemption;
-pub use sealing::SealingKey;
 pub use serving::Serving;
 #[cfg(feature = "tokens")]
 pub use tokens::{MESSAGES_MAX, SqliteTokens, TOKENS_MAX, TokenHash};
 
 use crate::file_access::{FileAccess, beside_database, database_files};
 use crate::machines::MachineRecord;
+use crate::sealing::Seal;
 use crate::store::{Domain, Matches, Query, Revision, StoreError};
 use look_up::{GroupNames, Weigh};
 use quick_cache::sync::Cache;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
-use sealing::Seal;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -120,7 +119,7 @@ impl SqliteStore {
         let held = Held::new(path)?;
         let mut writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE, WRITE_BUSY_TIMEOUT)?;
         let domain = schema::prepare(path, &mut writer)?;
-        let seal = key.map(|key| key.seal(&mut writer)).transpose()?;
+        let seal = key.map(|key| schema::seal(key, &writer)).transpose()?;
         let reader = read_connection(path)?;
         let watch = Watch::open(held, path, &writer)?;
         let inner = Inner {
@@ -288,11 +287,6 @@ fn failed(error: rusqlite::Error) -> StoreError {
         true => StoreError::Damaged(error.to_string()),
         false => StoreError::Unavailable(error.to_string()),
     }
-}
-
-/// A value that is not in the form in which it is written here.
-fn damaged(what: &str) -> StoreError {
-    StoreError::Damaged(format!("{what} cannot be understood"))
 }
 
 #[cfg(test)]

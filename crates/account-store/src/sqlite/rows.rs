@@ -1,13 +1,13 @@
 //! Rows to values, and values to keys.
 
-use super::{damaged, failed};
-use crate::account::{Account, AccountFlags, AccountKind, Group, GroupScope};
+use super::failed;
+use crate::account::{Account, AccountFlags, Group};
+use crate::columns::{Word, damaged, from_json, list_from_json, sids_from_json, unpack_rids};
 use crate::fold::{casefold, wide};
 use crate::index::{self, KeyKind};
 use crate::store::{Domain, StoreError};
 use dtyp::{FileTime, Sid};
 use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction, params};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
@@ -91,11 +91,7 @@ pub(super) fn account(domain: &Domain, row: &Row<'_>) -> Result<Account, StoreEr
     Ok(Account {
         name: account_name(row)?,
         sid: domain.sid.with_rid(rid).ok_or_else(|| damaged("a SID"))?,
-        kind: match text(row, 2)? {
-            "user" => AccountKind::User,
-            "computer" => AccountKind::Computer,
-            _ => return Err(damaged("account.kind")),
-        },
+        kind: Word::from_word(text(row, 2)?)?,
         user_principal_name: row.get(3).map_err(failed)?,
         service_principal_names: list(row, 4)?,
         alt_security_identities: list(row, 5)?,
@@ -113,7 +109,7 @@ pub(super) fn account(domain: &Domain, row: &Row<'_>) -> Result<Account, StoreEr
             "{}" => Default::default(),
             profile => from_json(profile)?,
         },
-        extra_sids: sids(&list::<String>(row, 17)?)?,
+        extra_sids: sids_from_json(text(row, 17)?)?,
         home_domain: row.get(19).map_err(failed)?,
     })
 }
@@ -124,10 +120,7 @@ pub(super) fn account_name(row: &Row<'_>) -> Result<String, StoreError> {
 
 pub(super) fn group_rids(row: &Row<'_>) -> Result<Vec<u32>, StoreError> {
     let blob = row.get_ref(18).map_err(failed)?.as_blob().map_err(|_| damaged("group_rids"))?;
-    match blob.as_chunks() {
-        (rids, []) => Ok(rids.iter().copied().map(u32::from_le_bytes).collect()),
-        _ => Err(damaged("group_rids")),
-    }
+    unpack_rids(blob)
 }
 
 /// The revision of the groups at the moment of a look-up, with its random number.
@@ -141,27 +134,7 @@ pub(super) fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a str, Store
 
 /// A list in JSON.
 pub(super) fn list<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<Vec<T>, StoreError> {
-    match text(row, column)? {
-        "[]" => Ok(Vec::new()),
-        json => from_json(json),
-    }
-}
-
-pub(super) fn sids(texts: &[String]) -> Result<Vec<Sid>, StoreError> {
-    texts.iter().map(|sid| sid.parse().map_err(|_| damaged("a SID"))).collect()
-}
-
-fn from_json<T: DeserializeOwned>(json: &str) -> Result<T, StoreError> {
-    serde_json::from_str(json).map_err(|_| damaged("a list"))
-}
-
-pub(super) fn to_json<T: Serialize>(value: &T) -> String {
-    // INVARIANT: strings, lists of them and structs of them have a form in JSON.
-    serde_json::to_string(value).expect("plain values have a form in JSON")
-}
-
-pub(super) fn sids_to_json(sids: &[Sid]) -> String {
-    to_json(&sids.iter().map(Sid::to_string).collect::<Vec<_>>())
+    list_from_json(text(row, column)?)
 }
 
 pub(super) fn group(domain: &Domain, connection: &Connection, rid: u32) -> Result<Option<Group>, StoreError> {
@@ -174,12 +147,7 @@ pub(super) fn group_of_row(domain: &Domain, row: &Row<'_>) -> Result<Group, Stor
     Ok(Group {
         sid: domain.sid.with_rid(row.get(0).map_err(failed)?).ok_or_else(|| damaged("a SID"))?,
         name: text(row, 1)?.to_owned(),
-        scope: match text(row, 2)? {
-            "global" => GroupScope::Global,
-            "universal" => GroupScope::Universal,
-            "local" => GroupScope::Local,
-            _ => return Err(damaged("account_group.scope")),
-        },
+        scope: Word::from_word(text(row, 2)?)?,
     })
 }
 

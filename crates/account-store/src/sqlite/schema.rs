@@ -1,14 +1,14 @@
 //! The tables, and how files come to have them.
 
 use super::contents::{Numbers, Row};
-use super::{
-    LOG_LEN_MAX, WRITE_BUSY_TIMEOUT, WRITE_CACHE_KIB, connect, damaged, failed, rows, sealing::Seal,
-};
+use super::{LOG_LEN_MAX, WRITE_BUSY_TIMEOUT, WRITE_CACHE_KIB, connect, failed, rows};
+use crate::columns::damaged;
 use crate::file_access::beside_database;
 use crate::fold;
 use crate::rules::RID_FIRST;
+use crate::sealing::{Seal, SealingKey};
 use crate::store::{Domain, StoreError};
-use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -299,6 +299,23 @@ fn renew_keys(connection: &mut Connection) -> Result<(), StoreError> {
         transaction.execute("UPDATE domain SET fold = ?1", [&version]).map_err(failed)?;
     }
     transaction.commit().map_err(failed)
+}
+
+/// What seals the rows of a store; a store that was sealed with another key is refused.
+pub(super) fn seal(key: &SealingKey, connection: &Connection) -> Result<Seal, StoreError> {
+    let seal = key.new_seal();
+    let known = || {
+        let mut statement = connection.prepare("SELECT sealing_key_check FROM domain")?;
+        statement.query_row([], |row| row.get::<_, Option<Vec<u8>>>(0)).optional()
+    };
+    if known().map_err(failed)?.flatten().is_none() {
+        let sql = "UPDATE domain SET sealing_key_check = ?1 WHERE sealing_key_check IS NULL";
+        connection.execute(sql, [seal.check().as_slice()]).map_err(failed)?;
+    }
+    match known().map_err(failed)?.flatten() {
+        Some(known) if seal.has_check(&known) => Ok(seal),
+        _ => Err(StoreError::OtherKey),
+    }
 }
 
 /// What a store checks each time that the contents are others: a back-up of another domain, of another key or

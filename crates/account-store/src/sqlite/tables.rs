@@ -1,15 +1,15 @@
 //! Changes to the tables, within a transaction.
 
 use super::rows::{
-    ACCOUNT_BY_RID, account, all, columns, group, key_hash, note_twin, one, rid_of, run, sids_to_json, text,
-    to_json, write_keys,
+    ACCOUNT_BY_RID, account, all, columns, group, key_hash, note_twin, one, rid_of, run, text, write_keys,
 };
-use super::sealing::{Seal, no_key};
-use super::{damaged, failed, machines, user_secrets};
-use crate::account::{Account, AccountKind, Group, GroupScope};
+use super::{failed, machines, user_secrets};
+use crate::account::{Account, Group};
+use crate::columns::{Word, damaged, pack_rids, sids_to_json, to_json};
 use crate::fold::casefold;
 use crate::index;
 use crate::machines::{Machine, NtHash, Secrets};
+use crate::sealing::{Seal, no_key};
 use crate::store::{Domain, StoreError};
 use crate::writer::{Named, Rows};
 use dtyp::FileTime;
@@ -34,10 +34,6 @@ impl Tables<'_> {
     fn rids(&self, sql: &str, of: u32) -> Result<Vec<u32>, StoreError> {
         all(self.connection, sql, [of], |row| row.get(0).map_err(failed))
     }
-}
-
-fn pack(rids: &[u32]) -> Vec<u8> {
-    rids.iter().flat_map(|rid| rid.to_le_bytes()).collect()
 }
 
 const INSERT_ACCOUNT: &str = concat!(
@@ -100,17 +96,13 @@ impl Rows for Tables<'_> {
             Some(_) => UPDATE_ACCOUNT,
             None => INSERT_ACCOUNT,
         };
-        let kind = match account.kind {
-            AccountKind::User => "user",
-            AccountKind::Computer => "computer",
-        };
         run(
             self.connection,
             sql,
             params![
                 rid,
                 account.name,
-                kind,
+                account.kind.word(),
                 account.user_principal_name,
                 to_json(&account.service_principal_names),
                 to_json(&account.alt_security_identities),
@@ -126,7 +118,7 @@ impl Rows for Tables<'_> {
                 account.bad_password_count,
                 to_json(&account.profile),
                 sids_to_json(&account.extra_sids),
-                groups.map(pack),
+                groups.map(pack_rids),
                 account.home_domain,
                 casefold(&account.name),
             ],
@@ -136,7 +128,7 @@ impl Rows for Tables<'_> {
 
     fn write_groups_of(&mut self, account: u32, groups: &[u32]) -> Result<(), StoreError> {
         let sql = "UPDATE account SET group_rids = ?2 WHERE rid = ?1 AND group_rids <> ?2";
-        run(self.connection, sql, params![account, pack(groups)])
+        run(self.connection, sql, params![account, pack_rids(groups)])
     }
 
     fn delete_account(&mut self, rid: u32, account: &Account) -> Result<(), StoreError> {
@@ -149,14 +141,9 @@ impl Rows for Tables<'_> {
     }
 
     fn write_group(&mut self, rid: u32, group: &Group, _old: Option<&Group>) -> Result<(), StoreError> {
-        let scope = match group.scope {
-            GroupScope::Global => "global",
-            GroupScope::Universal => "universal",
-            GroupScope::Local => "local",
-        };
         let sql = "INSERT INTO account_group (rid, name, name_key, scope) VALUES (?1, ?2, ?3, ?4)
             ON CONFLICT (rid) DO UPDATE SET (name, name_key, scope) = (?2, ?3, ?4)";
-        run(self.connection, sql, params![rid, group.name, casefold(&group.name), scope])
+        run(self.connection, sql, params![rid, group.name, casefold(&group.name), group.scope.word()])
     }
 
     fn delete_group(&mut self, rid: u32, _group: &Group) -> Result<(), StoreError> {

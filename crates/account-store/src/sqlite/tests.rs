@@ -1,8 +1,8 @@
-use super::sealing::UserSecretKind;
 use super::{SealingKey, SqliteStore};
 use crate::battery::{
     self, add, alice, apply, domain, find, group, machine, member, now, one, secrets, sid, user, web01,
 };
+use crate::sealing::UserSecretKind;
 use crate::{
     Account, AccountAdmin, AccountFlags, AccountListing, AccountStore, Change, Machine, MachineAdmin,
     MachineStore, Matches, MemoryStore, NtHash, NtHashes, PasswordHash, PasswordHashes, Put, Query,
@@ -408,7 +408,8 @@ fn key_files_are_their_owner_s_alone() {
     );
     assert!(matches!(SealingKey::create(&path), Err(StoreError::Refused(_))), "never made twice");
     assert_eq!(fs::read(&path).expect("it is there"), bytes);
-    assert_eq!(SealingKey::open(&path).expect("it opens").0, made.0);
+    let reopened = SealingKey::open(&path).expect("it opens").new_seal();
+    assert_eq!(reopened.check(), made.new_seal().check());
     assert_eq!(format!("{made:?}"), "[redacted]");
     for mode in [0o640, 0o604, 0o620, 0o610] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it is ours");

@@ -1,13 +1,13 @@
 //! NT hashes and password hashes of users, sealed, each kind in a table of its own: most accounts have none.
 
 use super::rows::{ACCOUNT_BY_RID, account, one, run};
-use super::sealing::{Seal, UserSecretKind, no_key};
-use super::{Inner, SqliteStore, damaged, failed};
+use super::{Inner, SqliteStore, failed};
 use crate::account::Account;
 use crate::machines::NtHash;
 use crate::nt_hashes::NtHashes;
 use crate::password_hashes::{PasswordHash, PasswordHashes};
 use crate::rules;
+use crate::sealing::{Seal, UserSecret, UserSecretKind, no_key};
 use crate::store::{BoxFuture, StoreError};
 use dtyp::Sid;
 use rusqlite::{Connection, params};
@@ -34,39 +34,6 @@ impl PasswordHashes for SqliteStore {
         hash: Option<PasswordHash>,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(std::future::ready(self.inner.set_user_secret(&sid, hash)))
-    }
-}
-
-/// A secret of a user as it is sealed.
-trait UserSecret: Sized {
-    const KIND: UserSecretKind;
-
-    fn to_plain(&self) -> Zeroizing<Vec<u8>>;
-
-    fn from_plain(plain: &[u8]) -> Result<Self, StoreError>;
-}
-
-impl UserSecret for NtHash {
-    const KIND: UserSecretKind = UserSecretKind::NtHash;
-
-    fn to_plain(&self) -> Zeroizing<Vec<u8>> {
-        Zeroizing::new(self.expose().to_vec())
-    }
-
-    fn from_plain(plain: &[u8]) -> Result<Self, StoreError> {
-        plain.try_into().map(Self::new).map_err(|_| damaged("a sealed NT hash"))
-    }
-}
-
-impl UserSecret for PasswordHash {
-    const KIND: UserSecretKind = UserSecretKind::PasswordHash;
-
-    fn to_plain(&self) -> Zeroizing<Vec<u8>> {
-        Zeroizing::new(self.to_phc().as_bytes().to_vec())
-    }
-
-    fn from_plain(plain: &[u8]) -> Result<Self, StoreError> {
-        Self::from_phc(std::str::from_utf8(plain).map_err(|_| damaged("a sealed password hash"))?)
     }
 }
 

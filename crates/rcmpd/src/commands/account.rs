@@ -28,7 +28,10 @@ pub(super) async fn run(command: AccountCommand) -> anyhow::Result<u8> {
         AccountCommand::Add { name, fields, config, json } => {
             check_name(&name)?;
             let password = PasswordChange::read(&fields, false)?;
-            let passwords = password.as_ref().map(|_| passwords(&config)).transpose()?;
+            let passwords = match &password {
+                Some(_) => Some(passwords(&config).await?),
+                None => None,
+            };
             let writable = store(&config).await?;
             let store = &*writable.accounts;
             // Before the account is compared with others, among which is this one.
@@ -44,7 +47,10 @@ pub(super) async fn run(command: AccountCommand) -> anyhow::Result<u8> {
         }
         AccountCommand::Set { name, rename, fields, changes, config, json } => {
             let password = PasswordChange::read(&fields, changes.no_password)?;
-            let passwords = password.as_ref().map(|_| passwords(&config)).transpose()?;
+            let passwords = match &password {
+                Some(_) => Some(passwords(&config).await?),
+                None => None,
+            };
             let writable = store(&config).await?;
             let store = &*writable.accounts;
             let record = lookup::account(store, &name).await?;
@@ -152,8 +158,8 @@ fn secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
 }
 
 /// Where the passwords of accounts are. It is opened before anything is written.
-fn passwords(config: &ConfigArg) -> anyhow::Result<Passwords> {
-    stores::passwords(&load(&config.config)?)
+async fn passwords(config: &ConfigArg) -> anyhow::Result<Passwords> {
+    stores::passwords(&load(&config.config)?).await
 }
 
 /// An account with nothing but a name. The domain's own SID stands for the next free one.

@@ -27,19 +27,21 @@ const PAGE: usize = 1000;
 pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
     match command {
         MachineCommand::Add(machine) => add(machine).await,
-        MachineCommand::Show { name, config, json } => show(&*store(&config)?, &name, json.json).await,
+        MachineCommand::Show { name, config, json } => show(&*store(&config).await?, &name, json.json).await,
         MachineCommand::List { text, config, json } => {
-            list(&*store(&config)?, text.as_deref(), json.json).await
+            list(&*store(&config).await?, text.as_deref(), json.json).await
         }
         MachineCommand::Set(changes) => set(changes).await,
-        MachineCommand::Remove { name, config, json } => remove(&*store(&config)?, &name, json.json).await,
+        MachineCommand::Remove { name, config, json } => {
+            remove(&*store(&config).await?, &name, json.json).await
+        }
     }
 }
 
 async fn add(machine: AddMachine) -> anyhow::Result<u8> {
     let AddMachine { name, secret_file: file, permission, domain, group, kind, config, json } = machine;
     let config = load(&config.config)?;
-    let store = stores::machines_with_secrets(&config)?;
+    let store = stores::machines_with_secrets(&config).await?;
     if !name.ends_with('$') {
         bail!("{name}: the name of a machine account ends in a dollar sign, as in 'WEB01$'");
     }
@@ -108,7 +110,7 @@ async fn set(changes: SetMachine) -> anyhow::Result<u8> {
     let password = secret_file.map(|file| read_secret(&file)).transpose()?;
     password.iter().for_each(|password| warn_of_short_secret(password));
     let config = load(&config.config)?;
-    let store = stores::machines_with_secrets(&config)?;
+    let store = stores::machines_with_secrets(&config).await?;
     let record = find(&*store, &name).await?;
     let mut machine = record.machine.clone();
     if !domain.is_empty() || all_domains {
@@ -205,8 +207,8 @@ async fn groups(config: &Config, store: &dyn DomainStore, names: &[String]) -> a
                         config
                             .store
                             .as_ref()
-                            .map(|store| store.machines.display().to_string())
-                            .unwrap_or_default()
+                            .and_then(|store| store.machines.as_ref())
+                            .map_or_else(|| "the store".to_owned(), |path| path.display().to_string())
                     ),
                 }
             }
@@ -218,8 +220,8 @@ async fn groups(config: &Config, store: &dyn DomainStore, names: &[String]) -> a
     Ok(groups)
 }
 
-fn store(config: &ConfigArg) -> anyhow::Result<Arc<dyn DomainStore>> {
-    stores::machines(&load(&config.config)?)
+async fn store(config: &ConfigArg) -> anyhow::Result<Arc<dyn DomainStore>> {
+    stores::machines(&load(&config.config)?).await
 }
 
 async fn find(store: &dyn DomainStore, name: &str) -> anyhow::Result<Arc<MachineRecord>> {

@@ -218,7 +218,7 @@ pub(super) async fn explain(
     let Some(request) = request.encode() else {
         return Err(failed(UNUSABLE, chain.too_long()));
     };
-    let accounts = stores::accounts(&config, &stores::machines(&config)?).await?;
+    let accounts = stores::accounts(&config, &stores::machines(&config).await?).await?;
     let mapper = trust::mapper(mapping, Arc::clone(&accounts.store), config.server.clone()).await?;
     let forwarding = Forwarding::load(&config, None)?;
     let (answer, explanation) = crate::explain::explain(

@@ -120,7 +120,7 @@ async fn deciders(
 ) -> anyhow::Result<(Arc<Mapper>, Accounts, Arc<dyn DomainStore>, config::Config)> {
     let config = config::load(&config.config)?;
     let mapping = config.mapping.as_ref().context("the configuration has no [mapping]")?;
-    let machines = stores::machines(&config)?;
+    let machines = stores::machines(&config).await?;
     let accounts = stores::accounts(&config, &machines).await?;
     let mapper = trust::mapper(mapping, Arc::clone(&accounts.store), config.server.clone()).await?;
     Ok((Arc::new(mapper), accounts, machines, config))

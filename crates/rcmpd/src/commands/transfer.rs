@@ -103,7 +103,7 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
     bar.finish_and_clear();
     let counts = imported.map_err(|error| {
         let (hint, is_of_file) = match &error {
-            LinesError::Entry { error: StoreError::Exists(_), .. } => {
+            LinesError::Store(StoreError::Exists(_)) => {
                 ("; with --replace, existing entries are replaced", false)
             }
             LinesError::Line { .. } | LinesError::Io(_) => ("", true),

@@ -133,7 +133,14 @@ impl Config {
         }
         if let Some(store) = &self.store {
             add(&store.key, Owner);
-            database_files(&store.machines).iter().for_each(|path| add(path, ReadByAll));
+            let files = store.machines.iter().flat_map(|path| database_files(path));
+            files.for_each(|path| add(&path, ReadByAll));
+            if let StoreKind::Postgres(postgres) = &store.kind {
+                postgres.ca.iter().for_each(|path| add(path, ReadByAll));
+                if let Some(SecretRef::File(path)) = &postgres.password {
+                    add(path, Group);
+                }
+            }
             if let StoreKind::Memory(path) = &store.kind {
                 add(path, ReadByAll);
             }

@@ -13,6 +13,7 @@ mod mapping_keys;
 mod ntlm;
 mod operators;
 mod peers;
+mod postgres;
 mod seal_ref;
 mod secret_ref;
 mod sections;
@@ -29,6 +30,7 @@ pub use ntlm::Ntlm;
 pub use operators::{OVERFLOW_UID, Operator, OperatorSocket, SHARED};
 pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Servers};
 use pem_file::input;
+pub use postgres::Postgres;
 pub use seal_ref::{FORMS as SEAL_FORMS, SealRef, TokenRef};
 pub use secret_ref::{SecretMissing, SecretRef};
 pub use sections::{Gone, Sections};
@@ -45,6 +47,7 @@ use account_store::{DistinguishedName, Domain, FileAccess, FileRefused, RID_FIRS
 use audit_log::HeadSettings;
 use checker::{Checker, UP_TO_A_DAY_S};
 use dtyp::Sid;
+use postgres::PostgresSection;
 use rcmp_service::Misses;
 use serde::Deserialize;
 use sso_service::LocalDomain;
@@ -116,10 +119,18 @@ pub struct Rpc {
 pub struct Store {
     /// Where accounts are.
     pub kind: StoreKind,
-    /// The database file with the machines; that of the accounts, where there is one.
-    pub machines: PathBuf,
+    /// The database file with the machines; that of the accounts, where there is one. `None` if a server has
+    /// them.
+    pub machines: Option<PathBuf>,
     /// The key file that seals the secrets of machines.
     pub key: PathBuf,
+}
+
+impl Store {
+    /// Whether the database with the machines has the accounts, too.
+    pub fn has_accounts(&self) -> bool {
+        matches!(self.kind, StoreKind::Sqlite(_) | StoreKind::Postgres(_))
+    }
 }
 
 /// `store.kind`.
@@ -127,6 +138,8 @@ pub struct Store {
 pub enum StoreKind {
     /// The embedded database, with this file.
     Sqlite(PathBuf),
+    /// A database on a server.
+    Postgres(Box<Postgres>),
     /// JSON Lines, read at start and at a reload.
     Memory(PathBuf),
     /// Fixed accounts by issuer, `[[store.level]]`.
@@ -249,6 +262,7 @@ struct StoreSection {
     level: Vec<LevelSection>,
     settings: Option<Spanned<toml::Table>>,
     ldap: Option<Spanned<ldap::LdapSection>>,
+    postgres: Option<Spanned<PostgresSection>>,
 }
 
 #[derive(Deserialize)]
@@ -506,7 +520,7 @@ impl Checker<'_> {
             domain: &domain.netbios,
         };
         let sidecar = file.sidecar.map(|sidecar| self.sidecar(sidecar, &beside));
-        let has_accounts = store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_)));
+        let has_accounts = store.as_ref().is_some_and(Store::has_accounts);
         let server = file.domain.server.get_ref().to_uppercase();
         let domains = checked_domain::CheckedDomainContext { server: &server, ours: &domain };
         let local_domain = domain.sid.map(|sid| LocalDomain { netbios: domain.netbios.clone(), sid });
@@ -617,18 +631,29 @@ impl Checker<'_> {
         dns: &str,
     ) -> Option<Store> {
         let kind = self.store_kind(section, dns)?;
+        let here = if matches!(kind, StoreKind::Postgres(_)) { "postgres" } else { "sqlite" };
         if let Some(store) = channels.and_then(|channels| channels.store.as_ref())
-            && store.get_ref() != "sqlite"
+            && store.get_ref() != here
         {
             self.problem(
                 store.span(),
                 "machine secrets cannot be stored there",
-                "use store = \"sqlite\"; they never go into LDAP",
+                format!("use store = \"{here}\"; they never go into LDAP"),
             );
         }
         let path = channels.and_then(|channels| channels.path.as_ref());
         let machines = match (&kind, path) {
-            (StoreKind::Sqlite(accounts), None) => accounts.clone(),
+            (StoreKind::Postgres(_), path) => {
+                if let Some(path) = path {
+                    self.problem(
+                        path.span(),
+                        "machine accounts are in the database of [store.postgres]",
+                        "remove this path",
+                    );
+                }
+                None
+            }
+            (StoreKind::Sqlite(accounts), None) => Some(accounts.clone()),
             (StoreKind::Sqlite(accounts), Some(path)) => {
                 if self.path(path.get_ref()) != *accounts {
                     self.problem(
@@ -637,9 +662,9 @@ impl Checker<'_> {
                         "remove this path",
                     );
                 }
-                accounts.clone()
+                Some(accounts.clone())
             }
-            (_, Some(path)) => self.path(path.get_ref()),
+            (_, Some(path)) => Some(self.path(path.get_ref())),
             (_, None) => {
                 self.problem(
                     section.kind.span(),
@@ -650,7 +675,8 @@ impl Checker<'_> {
             }
         };
         let key = channels.and_then(|channels| channels.key.as_deref());
-        let key = key.map_or_else(|| machines.with_extension("key"), |key| self.path(key));
+        let beside = machines.clone().unwrap_or_else(|| self.path(Path::new("accounts")));
+        let key = key.map_or_else(|| beside.with_extension("key"), |key| self.path(key));
         Some(Store { kind, machines, key })
     }
 
@@ -676,6 +702,13 @@ impl Checker<'_> {
                 settings.span(),
                 format!("[store.settings] does not belong to kind = \"{kind}\""),
                 "remove it: only kinds of store that a build adds have settings",
+            );
+        }
+        if let Some(postgres) = section.postgres.as_ref().filter(|_| kind != "postgres") {
+            self.problem(
+                postgres.span(),
+                format!("[store.postgres] does not belong to kind = \"{kind}\""),
+                "remove it, or say kind = \"postgres\"",
             );
         }
         match (kind, &section.path) {
@@ -740,13 +773,23 @@ impl Checker<'_> {
                     }
                 }
             }
-            ("postgres", _) => {
-                self.problem(
-                    section.kind.span(),
-                    format!("kind = \"{kind}\" cannot be served by this version"),
-                    store_kinds(),
-                );
-                None
+            ("postgres", path) => {
+                if path.is_some() {
+                    self.problem(
+                        section.kind.span(),
+                        "this kind of store has no file",
+                        "remove path; its server is named in [store.postgres]",
+                    );
+                }
+                let Some(postgres) = &section.postgres else {
+                    self.problem(
+                        section.kind.span(),
+                        "[store.postgres] is missing",
+                        "say where the database is: servers, database, user, password and ca",
+                    );
+                    return None;
+                };
+                self.postgres(postgres.get_ref()).map(|postgres| StoreKind::Postgres(Box::new(postgres)))
             }
             _ => {
                 self.problem(section.kind.span(), "this is not a kind of store", store_kinds());

@@ -48,7 +48,7 @@ fn a_good_file_is_understood() {
     assert_eq!(config.domain.netbios, "CONTOSO");
     let store = config.store.expect("it is there");
     assert_eq!(store.kind, StoreKind::Sqlite("/etc/rcmpd/accounts.db".into()), "relative to the file");
-    assert_eq!(store.machines, Path::new("/etc/rcmpd/accounts.db"));
+    assert_eq!(store.machines.as_deref(), Some(Path::new("/etc/rcmpd/accounts.db")));
     assert_eq!(store.key, Path::new("/etc/rcmpd/accounts.key"));
     let client = config.client.expect("it is there");
     assert_eq!(client.secret, SecretRef::File("/etc/rcmpd/machines/WEB01.secret".into()));
@@ -788,7 +788,7 @@ store = \"sqlite\"
 path = \"machines.db\"",
         );
     let store = parse(&text, Path::new("/etc/rcmpd")).expect("it is good").store.expect("it is there");
-    assert_eq!(store.machines, Path::new("/etc/rcmpd/machines.db"));
+    assert_eq!(store.machines.as_deref(), Some(Path::new("/etc/rcmpd/machines.db")));
     assert_eq!(store.key, Path::new("/etc/rcmpd/machines.key"));
     let StoreKind::Profile(levels) = store.kind else { panic!("{:?}", store.kind) };
     assert_eq!((levels[0].name.as_str(), levels[0].rid), ("partner", 5001));
@@ -1630,5 +1630,61 @@ fn each_wrong_value_of_a_gateway_is_reported() {
         let wrong = format!("{GOOD}{}", GATEWAY.replacen(from, to, 1));
         let found = problems(&wrong);
         assert!(found.iter().any(|what| what.starts_with(expect)), "{to}: {found:?}");
+    }
+}
+
+#[test]
+fn a_store_in_postgresql_has_a_server_that_is_local_or_asked_over_tls() {
+    let text = |section: &str, channels: &str| {
+        let text = GOOD
+            .replace("kind = \"sqlite\"\npath = \"accounts.db\"", &format!("kind = \"postgres\"\n{section}"));
+        assert!(text.contains("postgres"));
+        format!("{text}\n{channels}")
+    };
+    const FULL: &str = "[store.postgres]\nservers = [\"db1.example\", \"db2.example:6432\"]\nreplicas = [\"[::1]:5433\"]\n\
+        ca = \"ca.pem\"\ndatabase = \"rcmpd\"\nuser = \"u\"\npassword = \"file:pg.secret\"\nstale_if_error_s = 30";
+    let store =
+        parse(&text(FULL, ""), Path::new("/etc/rcmpd")).expect("it is good").store.expect("it is there");
+    assert!(store.has_accounts() && store.machines.is_none());
+    assert_eq!(store.key, Path::new("/etc/rcmpd/accounts.key"));
+    let StoreKind::Postgres(postgres) = store.kind else { panic!("{:?}", store.kind) };
+    assert_eq!(postgres.servers[1].to_string(), "db2.example:6432");
+    assert_eq!(postgres.ca.as_deref(), Some(Path::new("/etc/rcmpd/ca.pem")));
+    assert_eq!(postgres.cache.stale_if_error, Duration::from_secs(30));
+    for socket in ["/run/postgresql", "/run/postgresql:5433"] {
+        let section = format!("[store.postgres]\nservers = [\"{socket}\"]\ndatabase = \"d\"\nuser = \"u\"");
+        assert!(parse(&text(&section, ""), Path::new("/etc/rcmpd")).is_ok(), "{socket}");
+    }
+    for (from, to, why) in [
+        ("ca = \"ca.pem\"\n", "", "TLS needs the CA of its certificate"),
+        ("ca = \"ca.pem\"", "sslmode = \"disable\"", "this server is not on this machine"),
+        ("ca = \"ca.pem\"", "ca = \"ca.pem\"\nsslmode = \"disable\"", "TLS is disabled"),
+        ("ca = \"ca.pem\"", "sslmode = \"require\"", "does not check the server"),
+        ("[\"db1.example\", \"db2.example:6432\"]", "[]", "no server is named"),
+        ("db1.example", "db1.example:0", "this is not a server of PostgreSQL"),
+        ("\"file:pg.secret\"", "\"hunter2\"", "this is not a reference to a secret"),
+        ("user = \"u\"", "user = \"u\"\nschema = \"a;b\"", "this is not a name of a schema"),
+        ("user = \"u\"", "user = \"\"", "this is not the name of a role"),
+        ("user = \"u\"", "user = \"u\"\ntimeout_ms = 50", "this is out of range"),
+        ("user = \"u\"", "user = \"u\"\nconnections = 1", "this is out of range"),
+        ("kind = \"postgres\"", "kind = \"postgres\"\npath = \"a.db\"", "this kind of store has no file"),
+        (
+            "kind = \"postgres\"",
+            "kind = \"memory\"\npath = \"a\"",
+            "[store.postgres] does not belong to kind",
+        ),
+        (FULL, "", "[store.postgres] is missing"),
+    ] {
+        let whole = text(FULL, "");
+        assert!(whole.contains(from), "{from}");
+        let told = problems(&whole.replace(from, to)).join("\n");
+        assert!(told.contains(why) && !told.contains("hunter2"), "{to}: {told}");
+    }
+    for channels in ["path = \"machines.db\"", "store = \"sqlite\""] {
+        let told = problems(&text(FULL, &format!("[channels]\n{channels}"))).join("\n");
+        assert!(
+            told.contains("machine accounts are in") || told.contains("cannot be stored there"),
+            "{told}"
+        );
     }
 }

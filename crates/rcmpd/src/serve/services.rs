@@ -42,7 +42,7 @@ pub(super) struct Services {
 
 impl Services {
     pub(super) async fn load(config: &Config) -> anyhow::Result<Self> {
-        let opened = open_store(config)?;
+        let opened = open_store(config).await?;
         let local_users = opened.as_ref().and_then(|opened| opened.local_users(config));
         let passwords = opened.as_ref().map(Opened::passwords);
         let (machines, database) = opened.map(|opened| (opened.0.machines, opened.0.database)).unzip();
@@ -216,12 +216,12 @@ impl Opened {
     }
 }
 
-fn open_store(config: &Config) -> anyhow::Result<Option<Opened>> {
+async fn open_store(config: &Config) -> anyhow::Result<Option<Opened>> {
     if config.store.is_none() {
         return Ok(None);
     }
     let needed_by = key_needed_by(config);
-    let opened = stores::served_machines(config, needed_by.is_some());
+    let opened = stores::served_machines(config, needed_by.is_some()).await;
     Ok(Some(Opened(match needed_by {
         Some(why) => opened.context(why)?,
         None => opened?,

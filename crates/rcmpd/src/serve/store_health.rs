@@ -2,15 +2,18 @@
 
 use crate::deciders::CurrentPolicy;
 use crate::stores::ServedDatabase;
-use account_store::StoreError;
+use account_store::{CachedStore, StoreError};
 use dcerpc_tokio::{NO_LABELS, encode_family};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use store_postgres::Counters;
 use tracing::{error, info};
 
 /// How often the stores are looked at where no query does. Each query looks for itself, so this is for logs,
@@ -79,11 +82,62 @@ impl fmt::Debug for StoreHealth {
 
 impl Collector for StoreHealth {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "1 while the account store can be used, 0 if its file was replaced, removed or cannot be read, or if the directory does not answer";
+        let help = "1 while the account store can be used, 0 if its file was replaced, removed or cannot be read, or its server or directory does not answer";
         let usable = ConstGauge::new(u32::from(self.was_usable()));
         encode_family(&mut encoder, ("store_usable", help, None), [(NO_LABELS, usable)])?;
+        if let Some(counters) = self.0.database.counters() {
+            encode_server(&mut encoder, &counters)?;
+        }
+        let cache = self.0.policy.as_ref().and_then(|policy| policy.0.load().accounts.cache.clone());
+        cache.map_or(Ok(()), |cache| encode_cache(&mut encoder, &cache))?;
         crate::stores::encode_ldap(&mut encoder)
     }
+}
+
+/// What a store on a server counts.
+fn encode_server(encoder: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Result {
+    let Counters { asked_primary, asked_replica, lagging, repeated, timeouts, connects, connect_failures } =
+        counters;
+    let help = "Questions to the database of the accounts: answered by the primary or a replica, not used because the replica lags, \
+                asked once more because the connection had ended, or ended by the timeout";
+    let questions = [
+        ("primary", asked_primary),
+        ("replica", asked_replica),
+        ("lagging", lagging),
+        ("repeated", repeated),
+        ("timeout", timeouts),
+    ];
+    encode_family(encoder, ("store_questions", help, None), questions.map(counted))?;
+    let help = "Connections to the database of the accounts that were opened, or could not be";
+    let connections = [("opened", connects), ("failed", connect_failures)];
+    encode_family(encoder, ("store_connects", help, None), connections.map(counted))
+}
+
+/// What the cache in front of a store counts.
+fn encode_cache(encoder: &mut DescriptorEncoder<'_>, cache: &CachedStore) -> fmt::Result {
+    let counters = cache.counters();
+    let help = "Look-ups of accounts by how the cache answered: from memory, from memory that there is no such account, by asking the \
+                store, with the answer to an equal look-up, or with an older answer because the store could not answer";
+    let hits = [
+        ("hit", &counters.hits),
+        ("absent", &counters.absent_hits),
+        ("miss", &counters.misses),
+        ("joined", &counters.joined),
+        ("stale", &counters.stale),
+    ];
+    encode_family(encoder, ("store_lookups", help, None), hits.map(counted))?;
+    let help = "Memory of the cache of accounts";
+    let bytes = ConstGauge::new(cache.bytes());
+    encode_family(encoder, ("store_cache", help, Some(Unit::Bytes)), [(NO_LABELS, bytes)])
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+fn counted((outcome, counter): (&'static str, &AtomicU64)) -> (OutcomeLabels, ConstCounter<u64>) {
+    (OutcomeLabels { outcome }, ConstCounter::new(counter.load(Ordering::Relaxed)))
 }
 
 impl Inner {

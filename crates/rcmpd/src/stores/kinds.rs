@@ -18,7 +18,10 @@
 //! ```
 
 use account_store::admin::each_account;
-use account_store::{Account, AccountAdmin, AccountListing, AccountStore, BoxFuture, Domain, MemoryStore};
+use account_store::{
+    Account, AccountAdmin, AccountListing, AccountStore, BoxFuture, CacheSettings, CachedStore, Domain,
+    MemoryStore,
+};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +31,7 @@ use std::sync::{Arc, OnceLock};
 pub type OpenError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The kinds that `rcmpd` has itself.
-pub(crate) const BUILT_IN: [&str; 4] = ["sqlite", "memory", "profile", "ldap"];
+pub(crate) const BUILT_IN: [&str; 5] = ["sqlite", "postgres", "memory", "profile", "ldap"];
 
 /// The accounts of a configuration, with what their kind of store can do.
 #[derive(Clone)]
@@ -39,22 +42,35 @@ pub struct Accounts {
     pub listing: Option<Arc<dyn AccountListing>>,
     /// For commands that change accounts; `None` if the store is read-only.
     pub admin: Option<Arc<dyn AccountAdmin>>,
+    /// The cache in front of the store, where that is elsewhere.
+    pub(crate) cache: Option<Arc<CachedStore>>,
 }
 
 impl Accounts {
     /// Accounts that can be looked up one by one, and not be listed.
     pub fn read_only(store: Arc<dyn AccountStore>) -> Self {
-        Self { store, listing: None, admin: None }
+        Self { store, listing: None, admin: None, cache: None }
     }
 
     /// Accounts that can be listed, and not be changed by commands.
     pub fn listed(listing: Arc<dyn AccountListing>) -> Self {
-        Self { store: Arc::clone(&listing) as _, listing: Some(listing), admin: None }
+        Self { store: Arc::clone(&listing) as _, listing: Some(listing), admin: None, cache: None }
     }
 
     /// Accounts that can be listed and changed.
     pub fn writable(admin: Arc<dyn AccountAdmin>) -> Self {
-        Self { store: Arc::clone(&admin) as _, listing: Some(Arc::clone(&admin) as _), admin: Some(admin) }
+        Self {
+            store: Arc::clone(&admin) as _,
+            listing: Some(Arc::clone(&admin) as _),
+            admin: Some(admin),
+            cache: None,
+        }
+    }
+
+    /// The same, with a cache in front of the look-ups.
+    pub(crate) fn cached(self, settings: CacheSettings) -> Self {
+        let cache = Arc::new(CachedStore::new(self.store, settings));
+        Self { store: Arc::clone(&cache) as _, cache: Some(cache), ..self }
     }
 
     /// No accounts, for a service that decides about none itself.

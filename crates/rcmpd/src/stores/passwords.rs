@@ -1,6 +1,5 @@
 //! The forms in which a store keeps a user's password: an argon2id hash, and an NT hash.
 
-use account_store::sqlite::SqliteStore;
 use account_store::{NtHash, NtHashes, PasswordHash, PasswordHashes, StoreError};
 use anyhow::Context;
 use dtyp::Sid;
@@ -23,8 +22,8 @@ pub struct PasswordForms {
 }
 
 impl Passwords {
-    pub(super) fn of(store: Arc<SqliteStore>) -> Self {
-        Self { nt_hashes: Arc::clone(&store) as _, password_hashes: store }
+    pub(super) fn new(nt_hashes: Arc<dyn NtHashes>, password_hashes: Arc<dyn PasswordHashes>) -> Self {
+        Self { nt_hashes, password_hashes }
     }
 
     /// Stores a password: its argon2id hash and, if `with_nt_hash`, its NT hash. Otherwise the account has no

@@ -22,7 +22,8 @@ const TO_DO: &str = "synchronize the clock (systemd-timesyncd, chrony) with that
 
 /// A file of the service that was changed in the future says that the clock was set back.
 pub(super) fn check_files(config: &Config, report: &mut Report) {
-    let database = config.store.iter().flat_map(|store| database_files(&store.machines));
+    let database = config.store.iter().filter_map(|store| store.machines.as_ref());
+    let database = database.flat_map(|path| database_files(path));
     let files: Vec<PathBuf> = database.chain(config.audit.path.clone()).collect();
     let changed = files.iter().filter_map(|path| {
         Some((FileTime::from(path.metadata().ok()?.modified().ok()?), path))

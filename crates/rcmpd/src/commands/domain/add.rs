@@ -162,7 +162,7 @@ async fn make_account(
     secret: &Path,
     made: &mut Vec<PathBuf>,
 ) -> anyhow::Result<()> {
-    let store = stores::machines_with_secrets(config)?;
+    let store = stores::machines_with_secrets(config).await?;
     let account = format!("{name}$");
     if let Some(known) = store.machine(&account).await? {
         bail!("the machine account {} already exists; remove it first", known.machine.name);

@@ -43,7 +43,7 @@ pub(super) async fn run(command: DomainCommand) -> anyhow::Result<u8> {
         }
         DomainCommand::Rekey { forget_secrets: _, config, json } => {
             let config = load(&config.config)?;
-            let machines = crate::stores::forget_secrets(&config)?;
+            let machines = crate::stores::forget_secrets(&config).await?;
             let key = config.store.as_ref().map(|store| &store.key);
             match json.json {
                 true => output::json(&json!({ "key": key, "forgotten": machines })),

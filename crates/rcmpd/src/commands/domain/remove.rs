@@ -40,7 +40,7 @@ pub(super) async fn remove(name: &str, path: &Path, as_json: bool) -> anyhow::Re
     let account = format!("{}$", peer.domain);
     let machine = match old.store.is_some() {
         true => {
-            let store = stores::machines(&old)?;
+            let store = stores::machines(&old).await?;
             let known = store.machine(&account).await;
             let is_trust = |kind| matches!(kind, ChannelKind::TrustedDomain | ChannelKind::TrustedDnsDomain);
             let sid = known?.filter(|record| is_trust(record.machine.kind)).map(|record| record.machine.sid);

@@ -7,15 +7,15 @@
 //! The NT hash and the password hash of a user are sealed in the same way, each kind under another derived
 //! key, together with the SID, the name, the flags and the expiry of the account.
 
-use super::{damaged, failed};
 use crate::account::Account;
+use crate::columns::damaged;
 use crate::file_access::{FileAccess, write_new};
 use crate::machines::{Machine, NtHash, Secrets};
+use crate::password_hashes::PasswordHash;
 use crate::store::StoreError;
 use aes_gcm_siv::aead::{AeadInOut, KeyInit};
 use aes_gcm_siv::{Aes256GcmSiv, Nonce, Tag};
 use hkdf::Hkdf;
-use rusqlite::{Connection, OptionalExtension};
 use sha2::Sha256;
 use std::io::Read;
 use std::path::Path;
@@ -24,7 +24,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// The contents of a key file: 32 random bytes, from which every key is derived.
 #[derive(Zeroize, ZeroizeOnDrop)]
-pub struct SealingKey(pub(super) [u8; SealingKey::LEN]);
+pub struct SealingKey([u8; SealingKey::LEN]);
 
 impl std::fmt::Debug for SealingKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -82,25 +82,8 @@ impl SealingKey {
         key
     }
 
-    /// What seals the rows of a store; a store that was sealed with another key is refused.
-    pub(super) fn seal(&self, connection: &mut Connection) -> Result<Seal, StoreError> {
-        let seal = self.new_seal();
-        let known = |connection: &Connection| {
-            let mut statement = connection.prepare("SELECT sealing_key_check FROM domain")?;
-            statement.query_row([], |row| row.get::<_, Option<Vec<u8>>>(0)).optional()
-        };
-        if known(connection).map_err(failed)?.flatten().is_none() {
-            let sql = "UPDATE domain SET sealing_key_check = ?1 WHERE sealing_key_check IS NULL";
-            connection.execute(sql, [seal.check.as_slice()]).map_err(failed)?;
-        }
-        match known(connection).map_err(failed)?.flatten() {
-            Some(known) if seal.has_check(&known) => Ok(seal),
-            _ => Err(StoreError::OtherKey),
-        }
-    }
-
     /// What seals rows under this key, whichever key a store was sealed with.
-    pub(super) fn new_seal(&self) -> Seal {
+    pub fn new_seal(&self) -> Seal {
         let check = self.derive::<16>("rcmpd account store: which key");
         let key = self.derive::<32>("rcmpd account store: machine secrets");
         let of_users = |kind: UserSecretKind| {
@@ -116,8 +99,8 @@ impl SealingKey {
     }
 }
 
-/// What is answered where a store was opened without its key file.
-pub(super) fn no_key() -> StoreError {
+/// What is answered if a store was opened without its key file.
+pub fn no_key() -> StoreError {
     StoreError::Unavailable(
         "without the key file of the store, secrets of machines and passwords of users cannot be used: name the key file"
             .to_owned(),
@@ -126,16 +109,19 @@ pub(super) fn no_key() -> StoreError {
 
 /// A kind of secret that a user may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum UserSecretKind {
+pub enum UserSecretKind {
+    /// The NT hash of the password.
     NtHash,
+    /// The argon2id hash of the password.
     PasswordHash,
 }
 
 impl UserSecretKind {
-    pub(super) const ALL: [Self; 2] = [Self::NtHash, Self::PasswordHash];
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::NtHash, Self::PasswordHash];
 
     /// The table with the secrets of this kind: `rid`, `sealed`.
-    pub(super) const fn table(self) -> &'static str {
+    pub const fn table(self) -> &'static str {
         match self {
             Self::NtHash => "nt_hash",
             Self::PasswordHash => "password_hash",
@@ -175,8 +161,44 @@ impl UserSecretKind {
     }
 }
 
+/// A secret of a user as it is sealed.
+pub trait UserSecret: Sized {
+    /// Which kind it is.
+    const KIND: UserSecretKind;
+
+    /// What is sealed.
+    fn to_plain(&self) -> Zeroizing<Vec<u8>>;
+
+    /// What was opened.
+    fn from_plain(plain: &[u8]) -> Result<Self, StoreError>;
+}
+
+impl UserSecret for NtHash {
+    const KIND: UserSecretKind = UserSecretKind::NtHash;
+
+    fn to_plain(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.expose().to_vec())
+    }
+
+    fn from_plain(plain: &[u8]) -> Result<Self, StoreError> {
+        plain.try_into().map(Self::new).map_err(|_| damaged("a sealed NT hash"))
+    }
+}
+
+impl UserSecret for PasswordHash {
+    const KIND: UserSecretKind = UserSecretKind::PasswordHash;
+
+    fn to_plain(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.to_phc().as_bytes().to_vec())
+    }
+
+    fn from_plain(plain: &[u8]) -> Result<Self, StoreError> {
+        Self::from_phc(std::str::from_utf8(plain).map_err(|_| damaged("a sealed password hash"))?)
+    }
+}
+
 /// Seals and opens the secrets of machines, and those of users, each kind under a key of its own.
-pub(super) struct Seal {
+pub struct Seal {
     cipher: Aes256GcmSiv,
     nt_hashes: Aes256GcmSiv,
     password_hashes: Aes256GcmSiv,
@@ -189,19 +211,18 @@ const NONCE_LEN: usize = 12;
 const TAG_LEN: usize = 16;
 
 impl Seal {
-    /// Whether a file with this check was sealed under the same key.
-    pub(super) fn has_check(&self, check: &[u8]) -> bool {
+    /// Whether a store with this check was sealed under the same key.
+    pub fn has_check(&self, check: &[u8]) -> bool {
         check.ct_eq(&self.check).into()
     }
 
-    /// Notes in the file that its secrets are sealed under this key.
-    pub(super) fn note(&self, connection: &Connection) -> Result<(), StoreError> {
-        let sql = "UPDATE domain SET sealing_key_check = ?1";
-        connection.execute(sql, [self.check.as_slice()]).map(drop).map_err(failed)
+    /// What tells this key from others, and nothing about it. A store keeps it beside the secrets.
+    pub const fn check(&self) -> &[u8; 16] {
+        &self.check
     }
 
-    /// Nonce, ciphertext, tag.
-    pub(super) fn seal(&self, machine: &Machine, secrets: &Secrets) -> Result<Vec<u8>, StoreError> {
+    /// The secrets of a machine: nonce, ciphertext, tag.
+    pub fn seal(&self, machine: &Machine, secrets: &Secrets) -> Result<Vec<u8>, StoreError> {
         let mut plain = Zeroizing::new([0; PLAIN_LEN]);
         plain[..16].copy_from_slice(secrets.current.expose());
         if let Some(previous) = &secrets.previous {
@@ -211,7 +232,8 @@ impl Seal {
         encrypt(&self.cipher, plain.as_mut_slice(), &associated_data(machine, secrets.current_since))
     }
 
-    pub(super) fn open(
+    /// Opens what [`Self::seal`] sealed for the same row.
+    pub fn open(
         &self,
         machine: &Machine,
         current_since: dtyp::FileTime,
@@ -233,7 +255,7 @@ impl Seal {
             previous: match plain[16] {
                 0 => None,
                 1 => hash(17),
-                _ => return Err(damaged("a sealed secret")),
+                _ => return Err(broken()),
             },
         })
     }
@@ -241,7 +263,7 @@ impl Seal {
 
 impl Seal {
     /// A secret of a user, which is overwritten: nonce, ciphertext, tag.
-    pub(super) fn seal_of_user(
+    pub fn seal_of_user(
         &self,
         kind: UserSecretKind,
         account: &Account,
@@ -251,7 +273,7 @@ impl Seal {
     }
 
     /// Opens what [`Self::seal_of_user`] sealed for the account as it is now.
-    pub(super) fn open_of_user(
+    pub fn open_of_user(
         &self,
         kind: UserSecretKind,
         account: &Account,

@@ -1,0 +1,28 @@
+//! What a store counts about itself.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts since the store was opened.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Questions that the primary answered.
+    pub asked_primary: AtomicU64,
+    /// Questions that a replica answered.
+    pub asked_replica: AtomicU64,
+    /// Answers of a replica that were older than what had been seen, and were not used.
+    pub lagging: AtomicU64,
+    /// Questions that were asked once more because their connection had ended.
+    pub repeated: AtomicU64,
+    /// Questions that were not answered in time.
+    pub timeouts: AtomicU64,
+    /// Connections that were opened.
+    pub connects: AtomicU64,
+    /// Attempts to open one that failed.
+    pub connect_failures: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}

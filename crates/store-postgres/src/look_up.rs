@@ -1,0 +1,318 @@
+//! Questions about accounts: one statement, one row.
+
+use crate::connection::Param;
+use crate::counters::Counters;
+use crate::failure::Failure;
+use crate::identity::{numbers, numbers_of};
+use crate::numbers::{Noted, Number, Numbers};
+use crate::pool::{Pool, Pooled, Role};
+use crate::rows::{self, columns, get};
+use crate::{Inner, PostgresStore, late};
+use account_store::columns::{Word, damaged};
+use account_store::index::{self, Place};
+use account_store::{
+    Account, AccountStore, BoxFuture, Domain, GroupScope, Matches, Membership, Query, Record, Revision,
+    StoreError,
+};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::time::timeout;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+/// How often one question is asked at most: of a replica, of the primary, of the primary on a new connection,
+/// and again while groups are changed between its two statements.
+const ATTEMPTS: u32 = 6;
+
+/// The pause before a primary is asked again whose answer was older than what was seen.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+const LIMIT: i64 = Matches::NAMES_MAX as i64;
+/// Names of groups that are kept; a domain with more of them has them read again.
+const GROUP_NAMES_MAX: usize = 1 << 18;
+
+/// The columns of an account begin here, after the numbers and the identifier by which it was found.
+const ACCOUNT: usize = 7;
+
+// Outer joins: there is always a row, with the numbers of the moment. A key without its account is damage,
+// not absence.
+const BY_KEY: &str = concat!(
+    "SELECT ",
+    numbers!(),
+    ", k.rid, ",
+    columns!("a."),
+    " FROM @.revision r LEFT JOIN @.account_key k ON k.kind = $1 AND k.key = $2",
+    " LEFT JOIN @.account a ON a.rid = k.rid WHERE r.id = 1 LIMIT $3"
+);
+const BY_NAME: &str = concat!(
+    "SELECT ",
+    numbers!(),
+    ", a.rid, ",
+    columns!("a."),
+    " FROM @.revision r LEFT JOIN @.account a ON a.name_key = $1 WHERE r.id = 1"
+);
+const BY_RID: &str = concat!(
+    "SELECT ",
+    numbers!(),
+    ", a.rid, ",
+    columns!("a."),
+    " FROM @.revision r LEFT JOIN @.account a ON a.rid = $1 WHERE r.id = 1"
+);
+const GROUPS: &str = concat!(
+    "SELECT ",
+    numbers!(),
+    ", g.rid, g.name, g.scope FROM @.revision r LEFT JOIN @.account_group g ON g.rid = ANY($1) WHERE r.id = 1"
+);
+
+impl AccountStore for PostgresStore {
+    fn domain(&self) -> &Domain {
+        self.inner.domain()
+    }
+
+    fn find<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Matches, StoreError>> {
+        match place(self.inner.domain(), query) {
+            Place::Nowhere => Box::pin(std::future::ready(Ok(Matches::None))),
+            place => self.run(self.inner.find(place)),
+        }
+    }
+
+    fn revision(&self) -> Result<Revision, StoreError> {
+        self.inner.seen.accounts(self.inner.settings.max_age)
+    }
+}
+
+/// Where a query looks. What no stored text can have is nowhere: PostgreSQL has no text with NUL, and names
+/// have no control characters.
+fn place(domain: &Domain, query: &Query) -> Place {
+    match index::place(domain, query) {
+        Place::Key(_, key) if key.contains('\0') => Place::Nowhere,
+        Place::Name(name) if name.chars().any(char::is_control) => Place::Nowhere,
+        place => place,
+    }
+}
+
+/// What the groups with these identifiers are called at a revision of the groups; `None` for those that are
+/// not there.
+#[derive(Default)]
+pub(crate) struct GroupNames {
+    of: Number,
+    names: HashMap<u32, Option<(String, GroupScope)>>,
+}
+
+/// What a statement found.
+enum Found {
+    None,
+    One(Box<Account>, Vec<u32>),
+    Many(Vec<String>),
+}
+
+/// How an attempt ended that gave no answer.
+enum Again {
+    /// Another server, or the same one once more, may answer.
+    Ask(StoreError),
+    Failed(StoreError),
+}
+
+impl From<Failure> for Again {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Ended(error) => Self::Ask(error),
+            failure => Self::Failed(failure.into()),
+        }
+    }
+}
+
+impl From<StoreError> for Again {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Inner {
+    async fn find(&self, place: Place) -> Result<Matches, StoreError> {
+        self.in_time(async {
+            let (mut last, mut on_new) = (None, false);
+            for attempt in 0..ATTEMPTS {
+                let replica = if attempt == 0 { self.replica() } else { None };
+                // What a replica cannot answer, the primary may. After that, only a new connection can do
+                // better.
+                let answer = match replica {
+                    Some(replica) => match self.ask_replica(replica, &place).await {
+                        Err(Again::Failed(error)) => Err(Again::Ask(error)),
+                        answer => answer,
+                    },
+                    None => self.attempt(&self.primary, &place, std::mem::replace(&mut on_new, true)).await,
+                };
+                match answer {
+                    Ok(matches) => return Ok(matches),
+                    Err(Again::Failed(error)) => return Err(error),
+                    Err(Again::Ask(error)) => last = Some(error),
+                }
+            }
+            Err(last.unwrap_or_else(|| late(&self.settings)))
+        })
+        .await
+    }
+
+    /// The next replica that may have what was seen.
+    fn replica(&self) -> Option<&Pool> {
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let all = (0..self.replicas.len()).map(|at| &self.replicas[(first + at) % self.replicas.len()]);
+        all.into_iter().find(|replica| replica.may_be_asked())
+    }
+
+    /// A replica that does not answer leaves time for the primary.
+    async fn ask_replica(&self, replica: &Pool, place: &Place) -> Result<Matches, Again> {
+        let answer = timeout(self.settings.timeout / 3, self.attempt(replica, place, false)).await;
+        answer.unwrap_or_else(|_| {
+            replica.does_not_answer();
+            Err(Again::Ask(late(&self.settings)))
+        })
+    }
+
+    async fn attempt(&self, pool: &Pool, place: &Place, on_new: bool) -> Result<Matches, Again> {
+        let known = self.seen.numbers();
+        let mut pooled = match on_new {
+            false => pool.get().await?,
+            true => pool.get_new().await?,
+        };
+        let found = match self.ask(&mut pooled, place).await {
+            Err(Failure::Ended(error)) => {
+                Counters::count(&self.counters.repeated);
+                return Err(if on_new { Again::Failed(error) } else { Again::Ask(error) });
+            }
+            found => found?,
+        };
+        let (numbers, found) = found;
+        self.check_age(pool, (numbers, known)).await?;
+        let matches = match found {
+            Found::None => Matches::None,
+            Found::Many(names) => Matches::Many(names),
+            Found::One(account, groups) => {
+                let memberships = match self.known_memberships(&groups, numbers.groups) {
+                    Some(memberships) => memberships?,
+                    None => self.read_memberships(&mut pooled, &groups, numbers).await?,
+                };
+                Matches::One(Arc::new(Record { account: *account, memberships }))
+            }
+        };
+        Counters::count(match pool.role {
+            Role::Primary => &self.counters.asked_primary,
+            Role::Replica => &self.counters.asked_replica,
+        });
+        pooled.keep();
+        Ok(matches)
+    }
+
+    /// Whether an answer may be used: it is not older than what was known when it was asked for.
+    async fn check_age(&self, pool: &Pool, (numbers, known): (Numbers, Numbers)) -> Result<(), Again> {
+        if numbers.follow(&known) {
+            // While it was under way, newer ones may have been seen.
+            self.seen.note(numbers);
+            return Ok(());
+        }
+        match pool.role {
+            Role::Replica => {
+                Counters::count(&self.counters.lagging);
+                pool.lags(self.settings.poll);
+            }
+            // The server may have been the primary when the connection was opened, or a standby showed a
+            // change before the primary did. The next poll decides which history counts.
+            Role::Primary => {
+                pool.flush();
+                self.notified.notify_one();
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        }
+        Err(Again::Ask(StoreError::Unavailable("PostgreSQL has an older revision than was seen".to_owned())))
+    }
+
+    async fn ask(&self, pooled: &mut Pooled<'_>, place: &Place) -> Result<(Numbers, Found), Failure> {
+        let connection = &mut pooled.connection;
+        let rows = match place {
+            Place::Nowhere => return Err(damaged("a place").into()),
+            Place::Key(kind, key) => {
+                let (kind, key) = rows::key(*kind, key);
+                let params: [Param<'_>; 3] = [(&kind, Type::INT8), (&key, Type::TEXT), (&LIMIT, Type::INT8)];
+                connection.query_often(BY_KEY, &params).await?
+            }
+            Place::Name(name) => {
+                connection.query_often(BY_NAME, &[(&rows::name_key(name), Type::TEXT)]).await?
+            }
+            Place::Rid(rid) => connection.query_often(BY_RID, &[(&i64::from(*rid), Type::INT8)]).await?,
+        };
+        let first = rows.first().ok_or_else(|| damaged("the revision"))?;
+        Ok((numbers_of(first)?, self.found(&rows)?))
+    }
+
+    fn found(&self, rows: &[Row]) -> Result<Found, StoreError> {
+        let name = |row: &Row| get::<String>(row, ACCOUNT + 1);
+        match rows {
+            [row] if get::<Option<i64>>(row, ACCOUNT - 1)?.is_none() => Ok(Found::None),
+            [row] => {
+                let account = rows::account(self.domain(), row, ACCOUNT)?;
+                Ok(Found::One(Box::new(account), rows::group_rids(row, ACCOUNT)?))
+            }
+            rows => Ok(Found::Many(rows.iter().map(name).collect::<Result<_, _>>()?)),
+        }
+    }
+
+    fn membership(&self, rid: u32, group: &Option<(String, GroupScope)>) -> Result<Membership, StoreError> {
+        Ok(Membership {
+            sid: self.domain().sid.with_rid(rid).ok_or_else(|| damaged("a SID"))?,
+            name: group.as_ref().map(|(name, _)| name.clone()),
+            scope: group.as_ref().map_or(GroupScope::Global, |(_, scope)| *scope),
+        })
+    }
+
+    /// `None` if one of the groups has not been read at this revision.
+    fn known_memberships(&self, groups: &[u32], of: Number) -> Option<Result<Vec<Membership>, StoreError>> {
+        let known = self.group_names.read().unwrap_or_else(PoisonError::into_inner);
+        if known.of != of {
+            return None;
+        }
+        groups.iter().map(|rid| Some(self.membership(*rid, known.names.get(rid)?))).collect()
+    }
+
+    /// Reads the names of groups by a second statement. If groups changed between the two, nothing is known.
+    async fn read_memberships(
+        &self,
+        pooled: &mut Pooled<'_>,
+        groups: &[u32],
+        numbers: Numbers,
+    ) -> Result<Vec<Membership>, Again> {
+        let rids: Vec<i64> = groups.iter().copied().map(i64::from).collect();
+        let rows = pooled.connection.query_often(GROUPS, &[(&rids, Type::INT8_ARRAY)]).await?;
+        let first = rows.first().ok_or_else(|| damaged("the revision"))?;
+        if numbers_of(first)?.groups != numbers.groups {
+            return Err(Again::Ask(StoreError::Unavailable("groups change all the time".to_owned())));
+        }
+        let mut found: HashMap<u32, Option<(String, GroupScope)>> =
+            groups.iter().map(|rid| (*rid, None)).collect();
+        for row in &rows {
+            if get::<Option<i64>>(row, 6)?.is_some() {
+                let scope = Word::from_word(get(row, 8)?)?;
+                found.insert(rows::number(row, 6)?, Some((get(row, 7)?, scope)));
+            }
+        }
+        let memberships =
+            groups.iter().map(|rid| self.membership(*rid, &found[rid])).collect::<Result<_, _>>();
+        let mut known = self.group_names.write().unwrap_or_else(PoisonError::into_inner);
+        if known.of != numbers.groups || known.names.len() > GROUP_NAMES_MAX {
+            *known = GroupNames { of: numbers.groups, names: HashMap::new() };
+        }
+        known.names.extend(found);
+        Ok(memberships?)
+    }
+}
+
+impl Inner {
+    /// Notes the numbers of a change that was made here.
+    pub(crate) fn changed(&self, numbers: Numbers) {
+        if self.seen.note(numbers) == Noted::Other {
+            self.seen.flush();
+        }
+    }
+}

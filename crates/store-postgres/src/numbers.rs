@@ -1,0 +1,204 @@
+//! The row that names the contents, and what of it was seen.
+
+use account_store::{Revision, StoreError};
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A counter, with the random number that came with its last change.
+pub(crate) type Number = (i64, i64);
+
+/// The row of the table `revision`: each counter grows with each change, in the transaction of the change. A
+/// back-up that is restored takes the counters back, and another history that counts to the same numbers has
+/// other random ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    /// Accounts, groups and memberships.
+    pub(crate) accounts: Number,
+    /// Names and scopes of groups.
+    pub(crate) groups: Number,
+    /// Machines, and the flags of their accounts.
+    pub(crate) machines: Number,
+}
+
+impl Numbers {
+    /// Whether these contents may have been made from `before`, or are the same.
+    pub(crate) fn follow(&self, before: &Self) -> bool {
+        let follows = |new: Number, old: Number| new.0 > old.0 || new == old;
+        follows(self.accounts, before.accounts)
+            && follows(self.groups, before.groups)
+            && follows(self.machines, before.machines)
+    }
+}
+
+/// What was seen last, and when the primary was asked last.
+pub(crate) struct Seen(RwLock<State>);
+
+struct State {
+    numbers: Numbers,
+    /// When these numbers were seen first.
+    since: Instant,
+    accounts_noticed: u64,
+    machines_noticed: u64,
+    /// The start of the last poll that was answered.
+    polled: Instant,
+    failed: Option<StoreError>,
+}
+
+/// What became of numbers that came with an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Noted {
+    /// They are what is known, or newer.
+    Good,
+    /// They are older than what is known, or of another history.
+    Other,
+}
+
+impl Seen {
+    pub(crate) fn new(numbers: Numbers) -> Self {
+        let now = Instant::now();
+        let (accounts_noticed, machines_noticed) = (Revision::notice(), Revision::notice());
+        Self(RwLock::new(State {
+            numbers,
+            since: now,
+            accounts_noticed,
+            machines_noticed,
+            polled: now,
+            failed: None,
+        }))
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn numbers(&self) -> Numbers {
+        self.read(|state| state.numbers)
+    }
+
+    /// Notes the numbers that came with an answer. They replace older ones only.
+    pub(crate) fn note(&self, numbers: Numbers) -> Noted {
+        if self.read(|state| state.numbers == numbers) {
+            return Noted::Good;
+        }
+        self.write(|state| {
+            if !numbers.follow(&state.numbers) {
+                return Noted::Other;
+            }
+            state.replace(numbers);
+            Noted::Good
+        })
+    }
+
+    /// Takes another history over: a back-up was restored, or a standby that lacks changes was promoted.
+    /// `false` if what is known was seen after `opened`, so that the connection may lead to a server that was
+    /// the primary before.
+    pub(crate) fn take_over(&self, numbers: Numbers, opened: Instant) -> bool {
+        self.write(|state| {
+            let is_newer = opened > state.since;
+            if is_newer {
+                state.replace(numbers);
+                state.notice_all();
+            }
+            is_newer
+        })
+    }
+
+    /// Lets no cached answer count any more.
+    pub(crate) fn flush(&self) {
+        self.write(State::notice_all);
+    }
+
+    /// A poll that began at this moment was answered.
+    pub(crate) fn polled(&self, started: Instant) {
+        self.write(|state| (state.polled, state.failed) = (started, None));
+    }
+
+    pub(crate) fn poll_failed(&self, error: StoreError) {
+        self.write(|state| state.failed = Some(error));
+    }
+
+    /// The revision of the accounts.
+    pub(crate) fn accounts(&self, max_age: Duration) -> Result<Revision, StoreError> {
+        self.read(|state| state.revision(state.numbers.accounts, state.accounts_noticed, max_age))
+    }
+
+    /// The revision of the machines.
+    pub(crate) fn machines(&self, max_age: Duration) -> Result<Revision, StoreError> {
+        self.read(|state| state.revision(state.numbers.machines, state.machines_noticed, max_age))
+    }
+}
+
+impl State {
+    fn replace(&mut self, numbers: Numbers) {
+        if numbers.accounts != self.numbers.accounts || numbers.groups != self.numbers.groups {
+            self.accounts_noticed = Revision::notice();
+        }
+        if numbers.machines != self.numbers.machines {
+            self.machines_noticed = Revision::notice();
+        }
+        self.numbers = numbers;
+        self.since = Instant::now();
+    }
+
+    fn notice_all(&mut self) {
+        (self.accounts_noticed, self.machines_noticed) = (Revision::notice(), Revision::notice());
+    }
+
+    fn revision(&self, number: Number, noticed: u64, max_age: Duration) -> Result<Revision, StoreError> {
+        let age = self.polled.elapsed();
+        if age <= max_age {
+            return Ok(Revision::stored(number.0.cast_unsigned(), number.1.cast_unsigned(), noticed));
+        }
+        let why = match &self.failed {
+            Some(StoreError::Unavailable(why) | StoreError::Damaged(why)) => format!(": {why}"),
+            Some(error) => format!(": {error}"),
+            None => String::new(),
+        };
+        Err(StoreError::Unavailable(format!("PostgreSQL has not answered for {} s{why}", age.as_secs())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(accounts: Number) -> Numbers {
+        Numbers { accounts, ..Numbers::default() }
+    }
+
+    #[test]
+    fn later_numbers_replace_earlier_ones_whichever_comes_first() {
+        let seen = Seen::new(numbers((5, 50)));
+        assert_eq!(seen.note(numbers((7, 70))), Noted::Good);
+        assert_eq!(seen.note(numbers((6, 60))), Noted::Other, "an answer that was under way");
+        assert_eq!(seen.note(numbers((7, 71))), Noted::Other, "another history");
+        assert_eq!(seen.numbers(), numbers((7, 70)));
+    }
+
+    #[test]
+    fn another_history_is_taken_over_from_a_newer_connection_only() {
+        let before = Instant::now();
+        let seen = Seen::new(numbers((5, 50)));
+        let first = seen.accounts(Duration::MAX).expect("it was just polled");
+        assert!(!seen.take_over(numbers((4, 40)), before));
+        assert!(seen.take_over(numbers((4, 40)), Instant::now() + Duration::from_millis(1)));
+        let second = seen.accounts(Duration::MAX).expect("it was just polled");
+        assert!(first != second && !second.is_unbroken_since(&first));
+        assert_eq!(seen.numbers(), numbers((4, 40)));
+    }
+
+    #[test]
+    fn what_was_not_polled_for_too_long_is_an_error_with_the_reason() {
+        let seen = Seen::new(Numbers::default());
+        seen.poll_failed(StoreError::Unavailable("connection refused".to_owned()));
+        assert!(seen.accounts(Duration::from_secs(60)).is_ok());
+        let error = seen.accounts(Duration::ZERO).expect_err("it is too long ago").to_string();
+        assert!(error.contains("connection refused"), "{error}");
+        assert!(seen.machines(Duration::ZERO).is_err());
+    }
+}

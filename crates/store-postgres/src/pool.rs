@@ -1,0 +1,255 @@
+//! A bounded pool of connections to one role: the primary, wherever it is, or one replica.
+//!
+//! A connection goes back only when its answer was read to the end. One that was dropped in the middle is
+//! closed. After a failure the servers are left alone for a while, which grows, and every question fails at
+//! once in that time; then one question tries.
+
+use crate::connection::Connection;
+use crate::counters::Counters;
+use crate::identity::{Expected, Identity};
+use crate::numbers::Numbers;
+use crate::settings::{Server, Settings};
+use account_store::StoreError;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+/// Firewalls and servers end connections that are idle for longer, often without a trace.
+const IDLE_MAX: Duration = Duration::from_secs(300);
+/// A connection keeps the rights of the moment in which it was opened.
+const AGE_MAX: Duration = Duration::from_secs(1800);
+/// The pause after the first failure; it doubles with each.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(4);
+
+/// What the servers of a pool are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Everything. It takes changes.
+    Primary,
+    /// Look-ups of accounts.
+    Replica,
+}
+
+pub(crate) struct Pool {
+    settings: Arc<Settings>,
+    servers: Vec<Server>,
+    pub(crate) role: Role,
+    expected: Arc<Expected>,
+    notified: Arc<Notify>,
+    counters: Arc<Counters>,
+    permits: Semaphore,
+    state: Mutex<State>,
+}
+
+struct State {
+    idle: Vec<Connection>,
+    /// Connections that were opened before are closed.
+    flushed: Instant,
+    /// The server that was the right one last.
+    preferred: usize,
+    failures: u32,
+    not_before: Instant,
+    failed: Option<StoreError>,
+    /// A replica is not asked before this moment, because it lags.
+    lagging_until: Instant,
+}
+
+impl Pool {
+    pub(crate) fn new(
+        settings: &Arc<Settings>,
+        (role, servers): (Role, Vec<Server>),
+        expected: &Arc<Expected>,
+        notified: &Arc<Notify>,
+        counters: &Arc<Counters>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            settings: Arc::clone(settings),
+            servers,
+            role,
+            expected: Arc::clone(expected),
+            notified: Arc::clone(notified),
+            counters: Arc::clone(counters),
+            permits: Semaphore::new(settings.connections.max(1)),
+            state: Mutex::new(State {
+                idle: Vec::new(),
+                flushed: now,
+                preferred: 0,
+                failures: 0,
+                not_before: now,
+                failed: None,
+                lagging_until: now,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What a poisoned lock holds is whole: nothing panics between two assignments.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection that is idle, or a new one. Waits while all are in use.
+    pub(crate) async fn get(&self) -> Result<Pooled<'_>, StoreError> {
+        let permit = self.permit().await?;
+        let idle = {
+            let mut state = self.state();
+            let now = Instant::now();
+            let flushed = state.flushed;
+            let is_usable = |it: &Connection| {
+                !it.is_closed()
+                    && it.opened >= flushed
+                    && now - it.used < IDLE_MAX
+                    && now - it.opened < AGE_MAX
+            };
+            std::iter::from_fn(|| state.idle.pop()).find(is_usable)
+        };
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.connect().await?.0,
+        };
+        Ok(Pooled { pool: self, connection, _permit: permit })
+    }
+
+    /// A connection that is opened now.
+    pub(crate) async fn get_new(&self) -> Result<Pooled<'_>, StoreError> {
+        let permit = self.permit().await?;
+        let (connection, _) = self.connect().await?;
+        Ok(Pooled { pool: self, connection, _permit: permit })
+    }
+
+    async fn permit(&self) -> Result<SemaphorePermit<'_>, StoreError> {
+        let closed = |_| StoreError::Unavailable("the store is being closed".to_owned());
+        self.permits.acquire().await.map_err(closed)
+    }
+
+    /// Opens a connection beside those that are counted, with the numbers that it saw first.
+    pub(crate) async fn connect(&self) -> Result<(Connection, Numbers), StoreError> {
+        self.wait_for_turn().await?;
+        let all = self.settings.timeout * 2 / 3;
+        let each = all / u32::try_from(self.servers.len()).unwrap_or(u32::MAX).max(1);
+        let first = self.state().preferred;
+        let mut failed = None;
+        for at in (first..self.servers.len()).chain(0..first) {
+            let server = &self.servers[at];
+            let opened = timeout(each, self.open(server)).await.unwrap_or_else(|_| {
+                Err(StoreError::Unavailable(format!("{server}: timeout after {} ms", each.as_millis())))
+            });
+            match opened {
+                Ok(opened) => {
+                    self.succeeded(at);
+                    return Ok(opened);
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        let failed = failed.unwrap_or_else(|| StoreError::Unavailable("no server is named".to_owned()));
+        self.failed(&failed);
+        Err(failed)
+    }
+
+    async fn open(&self, server: &Server) -> Result<(Connection, Numbers), StoreError> {
+        let connection = Connection::open(&self.settings, server, &self.notified).await?;
+        if self.role == Role::Primary && connection.is_read_only().await? {
+            return Err(StoreError::Unavailable(format!("{server} is a standby, or read-only")));
+        }
+        let identity = Identity::read(&connection).await?;
+        let numbers = self.expected.check(&identity)?;
+        Ok((connection, numbers))
+    }
+
+    /// Fails while the servers are left alone. The one who may try keeps the others waiting meanwhile. After
+    /// one failure, which may be that of one connection, questions wait for the short pause and try.
+    async fn wait_for_turn(&self) -> Result<(), StoreError> {
+        let pause = {
+            let mut state = self.state();
+            let Some(failed) = &state.failed else { return Ok(()) };
+            let now = Instant::now();
+            match (state.failures, now < state.not_before) {
+                (1, true) => state.not_before - now,
+                (1, false) => return Ok(()),
+                (_, true) => return Err(failed.clone()),
+                (_, false) => {
+                    state.not_before = now + self.settings.timeout;
+                    return Ok(());
+                }
+            }
+        };
+        sleep(pause).await;
+        Ok(())
+    }
+
+    fn failed(&self, error: &StoreError) {
+        Counters::count(&self.counters.connect_failures);
+        let mut state = self.state();
+        let pause = BACKOFF_FIRST * 2_u32.saturating_pow(state.failures.min(16));
+        let pause = jittered(pause.min(BACKOFF_MAX));
+        state.failures = state.failures.saturating_add(1);
+        state.not_before = Instant::now() + pause;
+        if state.failed.replace(error.clone()).is_none() {
+            let role = self.role;
+            warn!(%error, ?role, retry_after_ms = pause.as_millis(), "PostgreSQL unreachable: backed off");
+        }
+    }
+
+    fn succeeded(&self, at: usize) {
+        Counters::count(&self.counters.connects);
+        let mut state = self.state();
+        state.preferred = at;
+        state.failures = 0;
+        if state.failed.take().is_some() {
+            info!(server = %self.servers[at], role = ?self.role, "PostgreSQL reachable again");
+        }
+    }
+
+    /// Closes all connections that were opened until now, those in use when they come back.
+    pub(crate) fn flush(&self) {
+        let mut state = self.state();
+        state.flushed = Instant::now();
+        state.idle.clear();
+    }
+
+    /// Leaves a replica alone, because it has not what was seen elsewhere.
+    pub(crate) fn lags(&self, pause: Duration) {
+        self.state().lagging_until = Instant::now() + pause;
+    }
+
+    /// Whether a question to this replica may be answered.
+    pub(crate) fn may_be_asked(&self) -> bool {
+        let (state, now) = (self.state(), Instant::now());
+        now >= state.lagging_until && (state.failed.is_none() || now >= state.not_before)
+    }
+
+    /// Treats a server that accepts connections and does not answer as one that cannot be reached.
+    pub(crate) fn does_not_answer(&self) {
+        self.flush();
+        self.failed(&StoreError::Unavailable(format!("{} does not answer: timeout", self.servers[0])));
+    }
+}
+
+/// Between half of a pause and one and a half: clients that failed together come back apart.
+fn jittered(pause: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or_default();
+    pause / 2 + pause.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+/// A connection that is counted. It is closed when it is dropped, unless [`Pooled::keep`] gives it back.
+pub(crate) struct Pooled<'a> {
+    pool: &'a Pool,
+    pub(crate) connection: Connection,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Pooled<'_> {
+    /// Gives it back: its answer was read to the end, and no transaction is open.
+    pub(crate) fn keep(self) {
+        let Self { pool, mut connection, _permit } = self;
+        let mut state = pool.state();
+        if connection.opened >= state.flushed && !connection.is_closed() {
+            connection.used = Instant::now();
+            state.idle.push(connection);
+        }
+    }
+}

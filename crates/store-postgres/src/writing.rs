@@ -1,0 +1,54 @@
+//! Changes: one transaction on the primary, on a thread that may wait.
+//!
+//! The row of `revision` is locked first, so that changes are made one after the other, and a revision is
+//! never seen before an earlier one. Its new numbers are written last.
+
+use crate::tables::Tables;
+use crate::transaction::Transaction;
+use crate::{Inner, PostgresStore};
+use account_store::{BoxFuture, StoreError};
+use std::sync::Arc;
+
+impl PostgresStore {
+    /// Changes whole or not at all. What was begun is done even if the future is dropped.
+    pub(crate) fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Tables<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        let inner = Arc::clone(&self.inner);
+        let done = self.inner.runtime.spawn_blocking(move || inner.write(work));
+        Box::pin(async move {
+            done.await.unwrap_or_else(|_| {
+                Err(StoreError::Unavailable("the thread that makes changes has ended".to_owned()))
+            })
+        })
+    }
+}
+
+impl Inner {
+    fn write<T>(&self, work: impl FnOnce(&mut Tables<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        // An idle connection may have ended without a trace: a change is not repeated, so it is asked first.
+        let pooled = self.runtime.block_on(self.in_time(async {
+            let pooled = self.primary.get().await?;
+            match pooled.connection.batch("").await {
+                Ok(()) => Ok(pooled),
+                Err(_) => {
+                    drop(pooled);
+                    self.primary.get_new().await
+                }
+            }
+        }))?;
+        let transaction = Transaction { inner: self, connection: &pooled.connection };
+        let before = transaction.begin()?;
+        let mut tables = Tables::new(&transaction);
+        let value = work(&mut tables)?;
+        let changed = tables.finish()?;
+        let numbers = transaction.commit(before, changed)?;
+        self.changed(numbers);
+        if numbers != before {
+            transaction.notify();
+        }
+        pooled.keep();
+        Ok(value)
+    }
+}

@@ -1,0 +1,40 @@
+//! What a store keeps, with a server that the tests start.
+
+#[path = "../../../tests/src/postgres.rs"]
+#[expect(dead_code, unreachable_pub, reason = "the module is one of the harness, too")]
+mod postgres;
+
+use account_store::{SealingKey, battery};
+use postgres::{DATABASE, PASSWORD, Postgres, USER};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex};
+use store_postgres::{PostgresStore, Schema, Server, Settings};
+use tokio::runtime::Runtime;
+use zeroize::Zeroizing;
+
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime"));
+/// A test makes one or two stores, each in a schema of its own.
+static SCHEMAS: AtomicU32 = AtomicU32::new(0);
+static SERVER: LazyLock<Mutex<Option<Arc<Postgres>>>> = LazyLock::new(Mutex::default);
+
+fn empty() -> (PostgresStore, Arc<Postgres>) {
+    let server = Arc::clone(
+        SERVER.lock().expect("no test panicked in it").get_or_insert_with(|| Arc::new(Postgres::start())),
+    );
+    let mut settings =
+        Settings::new(vec![Server::parse(&server.address()).expect("an address")], DATABASE, USER);
+    settings.password = Some(Arc::new(|| Ok(Zeroizing::new(PASSWORD.to_owned()))));
+    settings.timeout = std::time::Duration::from_secs(30);
+    settings.max_age = std::time::Duration::from_secs(60);
+    let number = SCHEMAS.fetch_add(1, Ordering::Relaxed);
+    settings.schema = Schema::new(&format!("rcmpd_{number}")).expect("a plain name");
+    let store = RUNTIME.block_on(async {
+        PostgresStore::create(&settings, &battery::domain()).await?;
+        PostgresStore::open(settings, Some(&SealingKey::new([7; 32]))).await
+    });
+    (store.expect("the server answers"), server)
+}
+
+account_store::account_store_battery!(empty);
+account_store::machine_store_battery!(empty);

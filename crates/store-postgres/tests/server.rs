@@ -1,0 +1,651 @@
+//! What becomes of questions while a server is changed, stopped, killed and replaced.
+
+#[path = "../../../tests/src/postgres.rs"]
+#[expect(unreachable_pub, reason = "the module is one of the harness, too")]
+mod postgres;
+
+use account_store::{
+    Account, AccountAdmin, AccountListing, AccountStore, Change, Domain, Group, GroupScope, Machine,
+    MachineAdmin, MachineStore, Matches, NtHash, Put, Query, SealingKey, Secrets, StoreError, battery,
+    machines::ChannelKind,
+};
+use dtyp::{FileTime, Sid};
+use postgres::{DATABASE, PASSWORD, Postgres, USER};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use store_postgres::{PostgresStore, Server, Settings};
+use zeroize::Zeroizing;
+
+/// A loaded machine is slow, and not more wrong for it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn settings(servers: &[&Postgres]) -> Settings {
+    let servers = servers.iter().map(|server| Server::parse(&server.address()).expect("an address"));
+    let mut settings = Settings::new(servers.collect(), DATABASE, USER);
+    settings.password = Some(Arc::new(|| Ok(Zeroizing::new(PASSWORD.to_owned()))));
+    settings.timeout = Duration::from_secs(20);
+    settings.poll = Duration::from_millis(100);
+    settings.max_age = Duration::from_secs(60);
+    settings
+}
+
+fn domain() -> Domain {
+    battery::domain()
+}
+
+fn sid(rid: u32) -> Sid {
+    domain().sid.with_rid(rid).expect("room for a RID")
+}
+
+fn key() -> SealingKey {
+    SealingKey::new([7; 32])
+}
+
+async fn create(settings: &Settings) -> PostgresStore {
+    PostgresStore::create(settings, &domain()).await.expect("the schema is empty");
+    open(settings).await
+}
+
+async fn open(settings: &Settings) -> PostgresStore {
+    PostgresStore::open(settings.clone(), Some(&key())).await.expect("there is a store")
+}
+
+fn user(rid: u32) -> Account {
+    Account::new(format!("user{rid}"), sid(rid))
+}
+
+async fn apply(store: &PostgresStore, changes: Vec<Change>) {
+    store.apply(&mut changes.into_iter().map(Ok)).await.expect("the change keeps the rules");
+}
+
+async fn put(store: &PostgresStore, account: Account) {
+    let put = Put::Replace { keep_created: true };
+    apply(store, vec![Change::PutAccount(put, Box::new(account))]).await;
+}
+
+fn name(text: &str) -> Query {
+    Query::Name(text.to_owned())
+}
+
+async fn find(store: &PostgresStore, query: Query) -> Result<Option<Account>, StoreError> {
+    match store.find(&query).await? {
+        Matches::None => Ok(None),
+        Matches::One(record) => Ok(Some(record.account.clone())),
+        Matches::Many(names) => panic!("{query:?}: {names:?}"),
+    }
+}
+
+async fn eventually(what: &str, mut is_there: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_there().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_others_are_seen_by_notify_and_without_it() {
+    let server = Postgres::start();
+    let mut settings = settings(&[&server]);
+    let writer = create(&settings).await;
+    let quick = open(&settings).await;
+    settings.poll = Duration::from_secs(3600);
+    settings.max_age = Duration::from_secs(7200);
+    let notified = open(&settings).await;
+    // The first poll listens.
+    eventually("the store listens", async || load(&notified.counters().connects) > 0).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let before = [&quick, &notified].map(|store| store.revision().expect("it answers"));
+    put(&writer, user(1000)).await;
+    let mine = writer.revision().expect("it answers");
+    for (store, before) in [&quick, &notified].into_iter().zip(before) {
+        eventually("the change is seen", async || store.revision().expect("it answers") != before).await;
+        assert_eq!(store.revision().expect("it answers"), mine);
+        assert_eq!(find(store, name("user1000")).await.expect("it answers"), Some(user(1000)));
+    }
+    // A change by SQL counts when it changes the revision, too.
+    server.sql(
+        "BEGIN; UPDATE rcmpd.account SET flags = flags | 2 WHERE name_key = 'user1000';
+         UPDATE rcmpd.revision SET accounts = accounts + 1, accounts_epoch = (random() * 9e18)::bigint,
+         machines = machines + 1, machines_epoch = (random() * 9e18)::bigint; COMMIT",
+    );
+    eventually("the change by SQL is seen", async || quick.revision().expect("it answers") != mine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn starters_at_one_moment_make_one_store_and_migrate_once() {
+    let server = Postgres::start();
+    let settings = settings(&[&server]);
+    let starters: Vec<_> = (0..6)
+        .map(|_| {
+            let settings = settings.clone();
+            tokio::spawn(async move { PostgresStore::create(&settings, &domain()).await })
+        })
+        .collect();
+    let mut made = 0;
+    for starter in starters {
+        match starter.await.expect("no panic") {
+            Ok(()) => made += 1,
+            Err(StoreError::Refused(why)) => assert!(why.contains("has a store already"), "{why}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(made, 1);
+    put(&open(&settings).await, user(1000)).await;
+    // A store of an earlier version: what a migration makes is there already in part.
+    server.sql("UPDATE rcmpd.schema_version SET version = 0; DROP INDEX rcmpd.member_of");
+    let starters: Vec<_> = (0..6)
+        .map(|_| {
+            let settings = settings.clone();
+            tokio::spawn(async move { PostgresStore::open(settings, Some(&key())).await.map(drop) })
+        })
+        .collect();
+    for starter in starters {
+        starter.await.expect("no panic").expect("it is migrated");
+    }
+    assert_eq!(server.sql("SELECT version FROM rcmpd.schema_version"), "1");
+    assert_eq!(server.sql("SELECT count(*) FROM pg_indexes WHERE indexname = 'member_of'"), "1");
+    assert_eq!(find(&open(&settings).await, name("user1000")).await.expect("it answers"), Some(user(1000)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_schema_is_refused_at_start_and_while_serving() {
+    let server = Postgres::start();
+    let mut settings = settings(&[&server]);
+    settings.max_age = Duration::from_millis(500);
+    let store = create(&settings).await;
+    server.sql("UPDATE rcmpd.schema_version SET version = 99");
+    let error = PostgresStore::open(settings.clone(), None).await.map(drop).expect_err("it is newer");
+    assert!(error.to_string().contains("use a newer program"), "{error}");
+    eventually("the store is not used", async || store.revision().is_err()).await;
+    let error = find(&store, name("user1000")).await.expect_err("its tables are newer").to_string();
+    assert!(error.contains("have version 99"), "{error}");
+    let error = store.revision().expect_err("it is newer").to_string();
+    assert!(error.contains("have version 99"), "{error}");
+    server.sql("UPDATE rcmpd.schema_version SET version = 1");
+    eventually("the store is used again", async || store.revision().is_ok()).await;
+    let other = PostgresStore::open(settings, Some(&SealingKey::new([8; 32]))).await.map(drop);
+    assert!(matches!(other, Err(StoreError::OtherKey)));
+}
+
+/// Two transactions cannot commit in another order than that of their revisions: the second one waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_made_one_after_the_other() {
+    let server = Postgres::start();
+    let settings = settings(&[&server]);
+    let (first, second) = (create(&settings).await, open(&settings).await);
+    let is_begun = Arc::new(AtomicBool::new(false));
+    let may_end = Arc::new(AtomicBool::new(false));
+    let slow = {
+        let (is_begun, may_end) = (Arc::clone(&is_begun), Arc::clone(&may_end));
+        tokio::spawn(async move {
+            // More than one batch, so that the change is begun before its source ends.
+            let accounts = (2000..4000).map(|rid| Ok(Change::PutAccount(Put::New, Box::new(user(rid)))));
+            let last = std::iter::once_with(move || {
+                is_begun.store(true, Ordering::SeqCst);
+                while !may_end.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Ok(Change::PutAccount(Put::New, Box::new(user(4000))))
+            });
+            first.apply(&mut accounts.chain(last)).await.expect("the change keeps the rules");
+            first
+        })
+    };
+    eventually("the slow change is begun", async || is_begun.load(Ordering::SeqCst)).await;
+    let quick = tokio::spawn(async move {
+        put(&second, user(1000)).await;
+        second
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!quick.is_finished(), "it waits for the one before");
+    let revision = "SELECT accounts FROM rcmpd.revision";
+    let before: i64 = server.sql(revision).parse().expect("a number");
+    may_end.store(true, Ordering::SeqCst);
+    let (first, second) = (slow.await.expect("no panic"), quick.await.expect("no panic"));
+    assert_eq!(server.sql(revision).parse::<i64>().expect("a number"), before + 2);
+    for store in [first, second] {
+        for rid in [1000, 2000, 4000] {
+            assert!(find(&store, Query::Sid(sid(rid))).await.expect("it answers").is_some());
+        }
+    }
+}
+
+/// Counts what a load saw. Each account of the load has a name that its RID tells.
+#[derive(Default)]
+struct Seen {
+    answers: AtomicU64,
+    errors: AtomicU64,
+    wrong: AtomicU64,
+    late: AtomicU64,
+}
+
+/// Asks all the time, compares every answer with the truth, and measures every error.
+fn under_load(
+    store: &Arc<PostgresStore>,
+    seen: &Arc<Seen>,
+    stop: &Arc<AtomicBool>,
+    limit: Duration,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let ask = |of: u32| {
+        let (store, seen, stop) = (Arc::clone(store), Arc::clone(seen), Arc::clone(stop));
+        tokio::spawn(async move {
+            let mut n = of;
+            while !stop.load(Ordering::SeqCst) {
+                n = n.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+                let rid = 1000 + n % 40;
+                let asked = Instant::now();
+                let answer = store.find(&name(&format!("user{rid}"))).await;
+                let took = asked.elapsed();
+                // Half of them are there.
+                let is_right = match &answer {
+                    Ok(Matches::One(record)) => rid < 1020 && record.account == user(rid),
+                    Ok(Matches::None) => rid >= 1020,
+                    Ok(Matches::Many(_)) => false,
+                    Err(error) => {
+                        seen.errors.fetch_add(1, Ordering::SeqCst);
+                        matches!(error, StoreError::Unavailable(_))
+                    }
+                };
+                seen.wrong.fetch_add(u64::from(!is_right), Ordering::SeqCst);
+                seen.answers.fetch_add(u64::from(answer.is_ok()), Ordering::SeqCst);
+                seen.late.fetch_add(u64::from(took > limit), Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+    };
+    (1..=12).map(ask).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_or_dies_is_an_error_and_never_an_absence() {
+    let mut server = Postgres::start();
+    let mut settings = settings(&[&server]);
+    settings.timeout = Duration::from_secs(2);
+    settings.max_age = Duration::from_secs(3);
+    let store = Arc::new(create(&settings).await);
+    apply(&store, (1000..1020).map(|rid| Change::PutAccount(Put::New, Box::new(user(rid)))).collect()).await;
+    let (seen, stop) = (Arc::new(Seen::default()), Arc::new(AtomicBool::new(false)));
+    // The runtime itself may be late on a loaded machine, so the limit is far from the timeout.
+    let tasks = under_load(&store, &seen, &stop, Duration::from_secs(20));
+    let answers = || seen.answers.load(Ordering::SeqCst);
+    let errors = || seen.errors.load(Ordering::SeqCst);
+    let resumes = async |what: &str| {
+        let before = answers();
+        eventually(what, async || answers() > before + 100).await;
+        eventually("the revision counts again", async || store.revision().is_ok()).await;
+    };
+    resumes("questions are answered").await;
+
+    server.pause();
+    let before = errors();
+    eventually("a paused server is an error", async || errors() > before + 50).await;
+    eventually("cached answers end", async || store.revision().is_err()).await;
+    let error = store.check().expect_err("it is paused").to_string();
+    assert!(error.contains("store") && error.contains("PostgreSQL"), "{error}");
+    server.resume();
+    resumes("a server that goes on is asked again").await;
+
+    server.kill();
+    let before = errors();
+    eventually("a killed server is an error", async || errors() > before + 50).await;
+    eventually("cached answers end", async || store.revision().is_err()).await;
+    server.restart();
+    resumes("a server that was started again is asked again").await;
+
+    stop.store(true, Ordering::SeqCst);
+    for task in tasks {
+        task.await.expect("no panic");
+    }
+    assert_eq!(seen.wrong.load(Ordering::SeqCst), 0, "every answer was the truth");
+    assert_eq!(seen.late.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_on_a_session_that_ended_is_asked_once_more() {
+    let server = Postgres::start();
+    let store = create(&settings(&[&server])).await;
+    put(&store, user(1000)).await;
+    for _ in 0..5 {
+        // The connection that is idle now ends; whether the store notices before it asks is chance.
+        server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'rcmpd'");
+        assert_eq!(find(&store, name("user1000")).await.expect("it answers"), Some(user(1000)));
+        assert!(!store.accounts(0, 9).await.expect("it answers").is_empty());
+        put(&store, Account { logon_count: 1, ..user(1001) }).await;
+    }
+}
+
+/// Starts PgBouncer in front of a server: each transaction of a session may run on another connection.
+fn bouncer(server: &Postgres) -> (std::process::Child, tempfile::TempDir, u16) {
+    let folder = tempfile::tempdir().expect("there is room for temporary files");
+    let port = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        listener.local_addr().expect("it is bound").port()
+    };
+    let (users, ini) = (folder.path().join("users"), folder.path().join("pgbouncer.ini"));
+    std::fs::write(&users, format!("\"{USER}\" \"{PASSWORD}\"\n")).expect("the folder is ours");
+    let text = format!(
+        "[databases]\n* = host=127.0.0.1 port={} password={PASSWORD}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+         unix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = 3\n",
+        server.port(),
+        users.display()
+    );
+    std::fs::write(&ini, text).expect("the folder is ours");
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]);
+    if rustix::process::geteuid().is_root() {
+        let owned = std::process::Command::new("chown").args(["-R", "postgres"]).arg(folder.path()).status();
+        assert!(owned.expect("it is installed").success());
+        command.args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"]);
+    }
+    command.arg("--").arg("/usr/sbin/pgbouncer").arg("-q").arg(&ini).stderr(std::process::Stdio::null());
+    let child = command.spawn().expect("PgBouncer is installed");
+    let deadline = Instant::now() + PATIENCE;
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < deadline, "PgBouncer listens");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    (child, folder, port)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_may_give_each_transaction_another_connection() {
+    let server = Postgres::start();
+    let (mut child, _folder, port) = bouncer(&server);
+    let mut settings = settings(&[&server]);
+    settings.servers = vec![Server { host: "127.0.0.1".to_owned(), port }];
+    let stores = [Arc::new(create(&settings).await), Arc::new(open(&settings).await)];
+    let all = (1000..1020).map(|rid| Change::PutAccount(Put::New, Box::new(user(rid)))).collect();
+    apply(&stores[0], all).await;
+    let (seen, stop) = (Arc::new(Seen::default()), Arc::new(AtomicBool::new(false)));
+    let tasks = stores.each_ref().map(|store| under_load(store, &seen, &stop, PATIENCE));
+    for n in 0..10 {
+        put(&stores[n % 2], user(2000)).await;
+        put(&stores[n % 2], Account { logon_count: 1, ..user(2000) }).await;
+    }
+    eventually("questions are answered", async || seen.answers.load(Ordering::SeqCst) > 1000).await;
+    stop.store(true, Ordering::SeqCst);
+    for task in tasks.into_iter().flatten() {
+        task.await.expect("no panic");
+    }
+    let [wrong, errors] = [&seen.wrong, &seen.errors].map(|counter| counter.load(Ordering::SeqCst));
+    assert_eq!((wrong, errors), (0, 0));
+    child.kill().and_then(|()| child.wait()).expect("it is our child");
+}
+
+/// A CA, and a certificate of it with these names in the SAN, as PEM.
+fn certificate(names: &[&str]) -> (rcgen::Certificate, String, String) {
+    let ca_key = rcgen::KeyPair::generate().expect("a key");
+    let mut ca = rcgen::CertificateParams::new([]).expect("no names");
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let issued = ca.self_signed(&ca_key).expect("it signs itself");
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut leaf = rcgen::CertificateParams::new(names).expect("good names");
+    leaf.distinguished_name.push(rcgen::DnType::CommonName, "localhost");
+    let leaf = leaf.signed_by(&key, &issuer).expect("the CA signs");
+    (issued, leaf.pem(), key.serialize_pem())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_reaches_a_server_that_its_certificate_names_and_no_other() {
+    let server = Postgres::start();
+    let serve = |names: &[&str]| {
+        let (ca, certificate, key) = certificate(names);
+        server.write("server.crt", &certificate);
+        server.write("server.key", &key);
+        server.sql("ALTER SYSTEM SET ssl = on");
+        server.sql("SELECT pg_reload_conf()");
+        store_postgres::tls([ca.der().clone()]).expect("a CA")
+    };
+    let mut settings = settings(&[&server]);
+    settings.servers = vec![Server { host: "localhost".to_owned(), port: server.port() }];
+    // Without TLS on the server, nothing is sent to it.
+    settings.tls = Some(store_postgres::tls([certificate(&[]).0.der().clone()]).expect("a CA"));
+    let refused = async |settings: &Settings| {
+        PostgresStore::create(settings, &domain()).await.expect_err("it is refused").to_string()
+    };
+    let error = refused(&settings).await;
+    assert!(error.contains("does not support TLS"), "{error}");
+    // A common name is no name of a server.
+    settings.tls = Some(serve(&["db1.example"]));
+    eventually("the certificate is used", async || refused(&settings).await.contains("certificate")).await;
+    let error = refused(&settings).await;
+    assert!(error.contains("not valid for name"), "{error}");
+    settings.tls = Some(serve(&["localhost"]));
+    eventually("the certificate is used", async || PostgresStore::create(&settings, &domain()).await.is_ok())
+        .await;
+    put(&open(&settings).await, user(1000)).await;
+    assert_eq!(
+        server.sql("SELECT count(*) > 0 FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'rcmpd' AND NOT ssl"),
+        "f"
+    );
+    // Another CA.
+    settings.tls = Some(store_postgres::tls([certificate(&[]).0.der().clone()]).expect("a CA"));
+    let error = PostgresStore::open(settings, None).await.map(drop).expect_err("another CA").to_string();
+    assert!(error.contains("UnknownIssuer") || error.contains("certificate"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_postgresql_cannot_hold_is_no_account_and_no_failure() {
+    let server = Postgres::start();
+    let store = create(&settings(&[&server])).await;
+    let long = "\u{e9}".repeat(2000);
+    let bob = Account {
+        user_principal_name: Some("bob.upn@corp.example".to_owned()),
+        alt_security_identities: vec![format!("X509:<I>CN=CA<S>CN={long}")],
+        service_principal_names: vec![long.clone()],
+        ..Account::new(long.clone(), sid(1000))
+    };
+    put(&store, bob.clone()).await;
+    // Long names and keys are found by their hashes.
+    for query in [
+        name(&long),
+        Query::ServicePrincipalName(long.to_uppercase()),
+        Query::AltSecurityIdentity(bob.alt_security_identities[0].clone()),
+    ] {
+        assert_eq!(find(&store, query).await.expect("it answers"), Some(bob.clone()));
+    }
+    let connects = load(&store.counters().connects);
+    for n in 0..1000 {
+        let text = format!("bob.upn@corp.example\0{n}.evil.example");
+        for query in [
+            Query::UserPrincipalName(text.clone()),
+            Query::ServicePrincipalName(text.clone()),
+            name(&text),
+            name(&format!("\u{1}{n}")),
+        ] {
+            assert_eq!(store.find(&query).await.expect("it answers"), Matches::None);
+        }
+    }
+    let huge = "x".repeat(1 << 22);
+    for query in [name(&huge), Query::UserPrincipalName(huge.clone()), Query::ServicePrincipalName(huge)] {
+        assert_eq!(store.find(&query).await.expect("it answers"), Matches::None);
+    }
+    assert_eq!(store.group_by_name("a\0b").await.expect("it answers"), None);
+    assert!(store.machine("a\0$").await.expect("it answers").is_none());
+    assert_eq!(load(&store.counters().connects), connects, "no connection was lost");
+    assert_eq!(load(&store.counters().timeouts), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_answers_unless_it_is_behind_and_takes_no_changes() {
+    let primary = Postgres::start();
+    let mut settings = settings(&[&primary]);
+    let writer = create(&settings).await;
+    let staff = Group { name: "Staff".to_owned(), sid: sid(1100), scope: GroupScope::Global };
+    apply(
+        &writer,
+        vec![
+            Change::PutGroup(Put::New, staff),
+            Change::PutAccount(Put::New, Box::new(user(1000))),
+            Change::AddMember { group: sid(1100), member: sid(1000) },
+        ],
+    )
+    .await;
+    let standby = primary.standby();
+    settings.replicas = vec![Server::parse(&standby.address()).expect("an address")];
+    let store = open(&settings).await;
+    let from_replica = || load(&store.counters().asked_replica);
+    eventually("the standby answers", async || {
+        let found = find(&store, name("user1000")).await.expect("it answers");
+        assert_eq!(found, Some(user(1000)));
+        from_replica() > 0
+    })
+    .await;
+
+    // While the standby is behind, it is not believed.
+    standby.sql("SELECT pg_wal_replay_pause()");
+    let disabled = Account { flags: account_store::AccountFlags(514), ..user(1000) };
+    put(&writer, disabled.clone()).await;
+    let mine = writer.revision().expect("it answers");
+    eventually("the change is seen", async || store.revision().expect("it answers") == mine).await;
+    let before = from_replica();
+    for _ in 0..20 {
+        assert_eq!(find(&store, name("user1000")).await.expect("it answers"), Some(disabled.clone()));
+    }
+    assert_eq!(from_replica(), before, "no answer came from the standby");
+    assert!(load(&store.counters().lagging) > 0);
+    standby.sql("SELECT pg_wal_replay_resume()");
+    eventually("the standby answers again", async || {
+        assert_eq!(find(&store, name("user1000")).await.expect("it answers"), Some(disabled.clone()));
+        from_replica() > before
+    })
+    .await;
+
+    // A standby that stops leaves questions to the primary.
+    standby.pause();
+    for _ in 0..5 {
+        assert_eq!(find(&store, name("user1000")).await.expect("it answers"), Some(disabled.clone()));
+    }
+    standby.resume();
+    let only_standby = {
+        let mut settings = settings.clone();
+        settings.servers = settings.replicas.clone();
+        PostgresStore::open(settings, None).await.map(drop).expect_err("it is a standby").to_string()
+    };
+    assert!(only_standby.contains("is a standby, or read-only"), "{only_standby}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_standby_takes_over() {
+    let mut primary = Postgres::start();
+    let first = create(&settings(&[&primary])).await;
+    put(&first, user(1000)).await;
+    let standby = primary.standby();
+    let mut both = settings(&[&primary, &standby]);
+    both.timeout = Duration::from_secs(5);
+    both.max_age = Duration::from_secs(2);
+    let store = open(&both).await;
+    // A change that the standby does not get is lost, and is not answered any more.
+    standby.sql("SELECT pg_wal_replay_pause()");
+    eventually("the standby has stopped", async || {
+        standby.sql("SELECT pg_get_wal_replay_pause_state()") == "paused"
+    })
+    .await;
+    put(&store, user(1001)).await;
+    let lost = store.revision().expect("it answers");
+    primary.kill();
+    standby.sql("SELECT pg_wal_replay_resume()");
+    standby.promote();
+    eventually("the other server answers", async || find(&store, name("user1000")).await.is_ok()).await;
+    put(&store, user(1002)).await;
+    eventually("the revision counts again", async || store.revision().is_ok()).await;
+    assert_ne!(store.revision().expect("it answers"), lost);
+    for (rid, _) in [(1000, ()), (1002, ())] {
+        assert!(find(&store, Query::Sid(sid(rid))).await.expect("it answers").is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_proves_the_secret_that_another_node_has_just_stored() {
+    let server = Postgres::start();
+    let mut settings = settings(&[&server]);
+    let first = create(&settings).await;
+    settings.poll = Duration::from_secs(3600);
+    settings.max_age = Duration::from_secs(7200);
+    let second = open(&settings).await;
+    let machine = Machine {
+        name: "WEB01$".to_owned(),
+        sid: sid(1105),
+        kind: ChannelKind::Workstation,
+        enabled: true,
+        rcmp: true,
+        domains: vec![],
+        groups: vec![],
+    };
+    let secret = |n| NtHash::new([n; 16]);
+    let secrets = Secrets::first(secret(1), FileTime(5));
+    first.put_machine(Put::New, machine, Some(secrets)).await.expect("it is new");
+    for n in 2..20 {
+        let stored = first.rotate(sid(1105), Some(secret(n - 1)), secret(n), FileTime(n.into())).await;
+        assert!(stored.expect("it is there"));
+        let found = second.machine("web01$").await.expect("it answers").expect("it is there");
+        assert_eq!(found.secrets.current, secret(n));
+    }
+    assert!(!server.sql("SELECT encode(sealed, 'hex') FROM rcmpd.machine").contains(&"13".repeat(16)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn named_statements_are_prepared_again_when_tables_change() {
+    let server = Postgres::start();
+    let mut settings = settings(&[&server]);
+    settings.prepare = true;
+    settings.connections = 1;
+    let store = create(&settings).await;
+    put(&store, user(1000)).await;
+    for _ in 0..10 {
+        assert_eq!(find(&store, name("user1000")).await.expect("it answers"), Some(user(1000)));
+    }
+    // SQLSTATE 0A000: cached plan must not change result type.
+    server.sql("ALTER TABLE rcmpd.account ALTER COLUMN name TYPE varchar");
+    assert_eq!(find(&store, name("user1000")).await.expect("it answers"), Some(user(1000)));
+    server.sql("DISCARD ALL");
+    assert_eq!(find(&store, name("user1000")).await.expect("it answers"), Some(user(1000)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_told_without_it() {
+    let server = Postgres::start();
+    let mut settings = settings(&[&server]);
+    settings.password = Some(Arc::new(|| Ok(Zeroizing::new("hunter2".to_owned()))));
+    let error = PostgresStore::create(&settings, &domain()).await.expect_err("it is wrong").to_string();
+    assert!(error.contains("password authentication failed") && !error.contains("hunter2"), "{error}");
+    settings.password = Some(Arc::new(|| Err("the secret in /x cannot be read".to_owned())));
+    let error = PostgresStore::create(&settings, &domain()).await.expect_err("there is none").to_string();
+    assert!(error.contains("/x cannot be read"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_whose_source_goes_away_leaves_nothing() {
+    let server = Postgres::start();
+    let store = create(&settings(&[&server])).await;
+    let before = store.revision().expect("it answers");
+    let accounts = |last: Result<Change, StoreError>| {
+        let accounts = (2000..3500).map(|rid| Ok(Change::PutAccount(Put::New, Box::new(user(rid)))));
+        accounts.chain([last])
+    };
+    let failed = store.apply(&mut accounts(Err(StoreError::Refused("the file is cut".to_owned())))).await;
+    assert!(matches!(failed, Err(StoreError::Refused(why)) if why.contains("the file is cut")));
+    {
+        // Dropped in the middle.
+        let mut all = accounts(Ok(Change::RemoveAccount(sid(2000))));
+        let dropped = store.apply(&mut all);
+        let _ = tokio::time::timeout(Duration::from_millis(30), dropped).await;
+    }
+    eventually("no transaction is open", async || {
+        server.sql("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' OR state = 'active'") == "1"
+    })
+    .await;
+    let count = server.sql("SELECT count(*) FROM rcmpd.account");
+    assert!(count == "0" || count == "1499", "all or none: {count}");
+    if count == "0" {
+        assert_eq!(store.revision().expect("it answers"), before);
+    }
+}
