@@ -336,7 +336,7 @@ struct HeadsSection {
 }
 
 /// Targets of the log: the crates, and the audit log where it has no file.
-const LOG_TARGETS: [&str; 25] = [
+const LOG_TARGETS: [&str; 26] = [
     "account_store",
     "audit",
     "audit_log",
@@ -358,6 +358,7 @@ const LOG_TARGETS: [&str; 25] = [
     "sso_service",
     "sso_tokio",
     "store_ldap",
+    "store_postgres",
     "tlsnego_service",
     "tlsnego_soap",
     "tlsnego_tokio",
