@@ -311,9 +311,10 @@ impl Tables<'_> {
                 name(group);
                 name(member);
             }
+            // Of an entry that this change has met, nothing else is asked for.
             Change::AddMember { group, member } | Change::RemoveMember { group, member } => {
-                sid(group);
-                sid(member);
+                let ends = [group, member].into_iter().filter_map(|end| end.rid_in(&domain));
+                rids.extend(ends.filter(|rid| !self.parents.contains_key(rid)));
             }
             Change::RemoveAccount(of) | Change::RemoveGroup(of) | Change::RemoveMachine(of) => sid(of),
         }
@@ -365,18 +366,35 @@ impl Tables<'_> {
         for row in &self.read("SELECT rid, name FROM @.machine WHERE rid = ANY($1)", &all)? {
             machines.insert(number(row, 0)?, casefold(get(row, 1)?));
         }
-        let mut parents: HashMap<u32, Vec<u32>> = HashMap::new();
-        let sql = "SELECT member_rid, group_rid FROM @.member WHERE member_rid = ANY($1) ORDER BY group_rid";
-        for row in &self.read(sql, &all)? {
-            parents.entry(number(row, 0)?).or_default().push(number(row, 1)?);
-        }
+        self.read_parents(rids)?;
         for rid in rids {
             let account = accounts.remove(rid);
             self.primary_groups.insert(*rid, account.as_ref().map(|it| it.primary_group_id));
             self.known.accounts.insert(*rid, account);
             self.known.groups.insert(*rid, groups.remove(rid));
             self.known.machines.insert(*rid, machines.remove(rid));
-            self.parents.insert(*rid, parents.remove(rid).unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Reads the parents of entries that this change has not met. PostgreSQL takes a table that was never
+    /// analyzed for one whose members have thousands of groups each, and would read all of it: so it is asked
+    /// for one member after the other, by the index.
+    fn read_parents(&mut self, rids: &BTreeSet<u32>) -> Result<()> {
+        let unmet: Vec<u32> = rids.iter().copied().filter(|rid| !self.parents.contains_key(rid)).collect();
+        if unmet.is_empty() {
+            return Ok(());
+        }
+        let sql = "SELECT p.member_rid, p.group_rid FROM unnest($1) AS n(rid) JOIN LATERAL
+            (SELECT member_rid, group_rid FROM @.member WHERE member_rid = n.rid ORDER BY group_rid LIMIT 1000000) p ON true";
+        let mut parents: HashMap<u32, Vec<u32>> = HashMap::new();
+        for row in &self.read(sql, &[(&wide_rids(unmet.iter().copied()), Type::INT8_ARRAY)])? {
+            parents.entry(number(row, 0)?).or_default().push(number(row, 1)?);
+        }
+        for rid in unmet {
+            let mut parents = parents.remove(&rid).unwrap_or_default();
+            parents.sort_unstable();
+            self.parents.insert(rid, parents);
         }
         Ok(())
     }

@@ -677,7 +677,7 @@ fn an_added_kind_of_store_has_a_path_and_settings() {
     // It is a name like the others in the help for a wrong name.
     let text = GOOD.replace("\"sqlite\"", "\"shlef\"");
     let wrong = parse(&text, Path::new("/etc/rcmpd")).expect_err("it is wrong");
-    assert_eq!(wrong[0].help, "use kind = \"sqlite\", \"memory\", \"profile\", \"ldap\" or \"shelf\"");
+    assert_eq!(wrong[0].help, "use kind = \"sqlite\", \"postgres\", \"memory\", \"profile\", \"ldap\" or \"shelf\"");
 }
 
 const DIRECTORY: &str = "kind = \"ldap\"
