@@ -125,7 +125,11 @@ fn a_store_of_a_third_party_keeps_the_contract_and_answers_alice() {
     };
     wrong("separator", "separators", "[store.settings]: unknown field `separators`");
     wrong("\";\"", "\",\"", "accounts.csv: line 1: the columns are");
-    wrong("\"csv\"", "\"cvs\"", "use kind = \"sqlite\", \"postgres\", \"memory\", \"profile\", \"ldap\" or \"csv\"");
+    wrong(
+        "\"csv\"",
+        "\"cvs\"",
+        "use kind = \"sqlite\", \"postgres\", \"memory\", \"profile\", \"ldap\" or \"csv\"",
+    );
     wrong("\"csv\"", "\"sqlite\"", "[store.settings] does not belong to kind = \"sqlite\"");
     let stock = demo.rcmpd(&["check-config", "-c", "rcmpd.toml"]).code(1);
     assert!(stock.stderr.contains("this is not a kind of store"), "{stock:?}");

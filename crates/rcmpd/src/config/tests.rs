@@ -250,7 +250,7 @@ fn each_wrong_value_is_reported() {
         ("WEB01$", "WEB01", "this is not a machine account"),
         ("file:machines/WEB01.secret", "hunter2", "this is not a reference to a secret"),
         ("file:machines/WEB01.secret", "cred:../x", "this is not a reference to a secret"),
-        ("\"sqlite\"", "\"postgres\"", "kind = \"postgres\" cannot be served by this version"),
+        ("\"sqlite\"", "\"postgres\"", "[store.postgres] is missing"),
         ("\"sqlite\"", "\"ldap\"", "the directory is not described"),
         ("\"sqlite\"", "\"ldap\"", "this kind of store has no file"),
         ("\"sqlite\"", "\"memory\"", "this kind of store has no machine accounts"),
@@ -677,7 +677,10 @@ fn an_added_kind_of_store_has_a_path_and_settings() {
     // It is a name like the others in the help for a wrong name.
     let text = GOOD.replace("\"sqlite\"", "\"shlef\"");
     let wrong = parse(&text, Path::new("/etc/rcmpd")).expect_err("it is wrong");
-    assert_eq!(wrong[0].help, "use kind = \"sqlite\", \"postgres\", \"memory\", \"profile\", \"ldap\" or \"shelf\"");
+    assert_eq!(
+        wrong[0].help,
+        "use kind = \"sqlite\", \"postgres\", \"memory\", \"profile\", \"ldap\" or \"shelf\""
+    );
 }
 
 const DIRECTORY: &str = "kind = \"ldap\"
