@@ -18,6 +18,9 @@ pub const MESSAGES_MAX: u32 = 900_000;
 /// Tokens that ended before their time, or had failures, and are kept: some 100 MiB. Beyond it no other token is
 /// ended.
 pub const TOKENS_MAX: u32 = 1_000_000;
+/// Of them, those that any client can cause: cancelled anonymous tokens, and tokens with failures. The rest is
+/// for renewals, and for ends by accounts and operators.
+const ANONYMOUS_MAX: u32 = TOKENS_MAX / 2;
 /// Rows that may go are removed with a change, so many at a time: more go than come, and no change waits for a
 /// long one.
 const REMOVED_MAX: u32 = 16;
@@ -127,16 +130,18 @@ impl SqliteTokens {
     }
 
     /// Ends a token at a time, which has to be kept until `keep_until` at least. If it was ended before, the
-    /// earlier end counts.
+    /// earlier end counts. `is_anonymous`: any client can cause it, so it may take half of the room.
     pub fn end_token(
         &self,
         id: TokenHash,
         at: FileTime,
         now: FileTime,
         keep_until: FileTime,
+        is_anonymous: bool,
     ) -> BoxFuture<'static, Result<(), StoreError>> {
         self.change(now, move |transaction| {
-            if let Some(full) = has_no_room(transaction, &id)? {
+            let max = if is_anonymous { ANONYMOUS_MAX } else { TOKENS_MAX };
+            if let Some(full) = has_no_room(transaction, &id, max)? {
                 return Ok(Err(full));
             }
             let ended = "INSERT INTO token (id, ended, failures, keep_until) VALUES (?1, ?2, 0, ?3)
@@ -156,7 +161,7 @@ impl SqliteTokens {
         keep_until: FileTime,
     ) -> BoxFuture<'static, Result<u32, StoreError>> {
         self.change(now, move |transaction| {
-            if let Some(full) = has_no_room(transaction, &id)? {
+            if let Some(full) = has_no_room(transaction, &id, ANONYMOUS_MAX)? {
                 return Ok(Err(full));
             }
             let counted = "INSERT INTO token (id, ended, failures, keep_until) VALUES (?1, NULL, 1, ?2)
@@ -231,12 +236,16 @@ fn remove(transaction: &Transaction<'_>, now: FileTime) -> rusqlite::Result<()> 
 }
 
 /// Why a token gets no row, if it has none and cannot have one.
-fn has_no_room(transaction: &Transaction<'_>, id: &TokenHash) -> rusqlite::Result<Option<StoreError>> {
+fn has_no_room(
+    transaction: &Transaction<'_>,
+    id: &TokenHash,
+    max: u32,
+) -> rusqlite::Result<Option<StoreError>> {
     let is_known = transaction.prepare_cached("SELECT 1 FROM token WHERE id = ?1")?.exists([id])?;
-    if is_known || size(transaction, "SELECT tokens FROM fact")? < TOKENS_MAX.into() {
+    if is_known || size(transaction, "SELECT tokens FROM fact")? < max.into() {
         return Ok(None);
     }
-    Ok(Some(full(TOKENS_MAX, "ended tokens")))
+    Ok(Some(full(max, "ended tokens")))
 }
 
 /// A count. Without its row nothing is known.
@@ -338,7 +347,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("tokens.db");
         let [one, two] = [(); 2].map(|()| SqliteTokens::open(&path, at(0)).expect("it opens"));
-        let end = |id: u8, when, now| wait(one.end_token([id; 32], at(when), at(now), at(600)));
+        let end = |id: u8, when, now| wait(one.end_token([id; 32], at(when), at(now), at(600), false));
         let end_of = |one: u8, other: u8| two.end_of([[one; 32], [other; 32]]).expect("it answers");
         assert_eq!(end_of(1, 2), None);
         end(1, 300, 0).expect("it is written");
@@ -361,7 +370,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let store = SqliteTokens::open(&folder.path().join("tokens.db"), at(0)).expect("it opens");
         insert(&store, 1, 0).expect("there is room");
-        wait(store.end_token([1; 32], at(0), at(0), at(60))).expect("there is room");
+        wait(store.end_token([1; 32], at(0), at(0), at(60), false)).expect("there is room");
         let fill = |messages: u32, tokens: u32| {
             let fill = "UPDATE fact SET messages = ?1, tokens = ?2";
             lock(&store.0.writer).execute(fill, [messages, tokens]).expect("it is there");
@@ -370,10 +379,17 @@ mod tests {
         assert_eq!(insert(&store, 1, 0), Ok(false), "it is known");
         let error = insert(&store, 2, 0).expect_err("it is full");
         assert!(error.contains("holds 900000 messages"), "{error}");
-        wait(store.end_token([1; 32], at(0), at(0), at(60))).expect("it is known");
-        let error = wait(store.end_token([2; 32], at(0), at(0), at(60))).expect_err("it is full");
+        wait(store.end_token([1; 32], at(0), at(0), at(60), false)).expect("it is known");
+        let error = wait(store.end_token([2; 32], at(0), at(0), at(60), false)).expect_err("it is full");
         assert!(error.contains("holds 1000000 ended tokens"), "{error}");
         assert!(wait(store.fail_token([3; 32], 3, at(0), at(60))).is_err());
+        // What any client can cause leaves half of the room to others.
+        fill(0, TOKENS_MAX / 2);
+        let error = wait(store.end_token([4; 32], at(0), at(0), at(60), true)).expect_err("it is half full");
+        assert!(error.contains("holds 500000 ended tokens"), "{error}");
+        assert!(wait(store.fail_token([4; 32], 3, at(0), at(60))).is_err());
+        wait(store.end_token([4; 32], at(0), at(0), at(60), false)).expect("an operator ends it");
+        fill(MESSAGES_MAX, TOKENS_MAX / 2);
         assert_eq!(text(store.end_of([[2; 32]; 2])), Ok(None));
         // The rows that may go make room.
         assert_eq!(insert(&store, 2, 61), Ok(true));
@@ -388,7 +404,7 @@ mod tests {
         let refuses = |what: &str| {
             for error in [
                 insert(&store, 1, 0).map(drop),
-                wait(store.end_token([1; 32], at(0), at(0), at(60))),
+                wait(store.end_token([1; 32], at(0), at(0), at(60), false)),
                 wait(store.fail_token([1; 32], 3, at(0), at(60))).map(drop),
                 text(store.end_of([[1; 32]; 2])).map(drop),
                 sizes(&store).map(drop),

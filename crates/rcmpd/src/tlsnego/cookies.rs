@@ -71,8 +71,10 @@ impl SharedTokens for Shared {
         at: FileTime,
         now: FileTime,
         keep_until: FileTime,
+        is_anonymous: bool,
     ) -> BoxFuture<'_, Result<(), StoreFailed>> {
-        Box::pin(async move { self.0.end_token(token, at, now, keep_until).await.map_err(failed) })
+        let ended = self.0.end_token(token, at, now, keep_until, is_anonymous);
+        Box::pin(async move { ended.await.map_err(failed) })
     }
 
     fn fail_token(

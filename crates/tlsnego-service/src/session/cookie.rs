@@ -70,16 +70,19 @@ pub trait SharedTokens: Send + Sync {
     ) -> BoxFuture<'_, Result<bool, StoreFailed>>;
 
     /// Ends a token at a time. It has to be kept until `keep_until` at least. If it was ended before, the
-    /// earlier end counts.
+    /// earlier end counts. `is_anonymous`: any client can cause it any number of times, so it never takes the
+    /// room that other ends need.
     fn end_token(
         &self,
         token: TokenHash,
         at: FileTime,
         now: FileTime,
         keep_until: FileTime,
+        is_anonymous: bool,
     ) -> BoxFuture<'_, Result<(), StoreFailed>>;
 
-    /// Counts a failure of a token, and returns how many it has in the farm. With `max` of them it ends.
+    /// Counts a failure of a token, and returns how many it has in the farm. With `max` of them it ends. As to
+    /// room it is anonymous.
     fn fail_token(
         &self,
         token: TokenHash,
@@ -231,9 +234,15 @@ impl CookieSessions {
 
     /// Ends a session in the whole farm: Cancel under itself, or an operator. Of a name alone it is not known
     /// until when its cookie counts.
-    pub async fn end(&self, name: &str, until: Option<FileTime>, now: FileTime) -> Result<(), StoreFailed> {
+    pub async fn end(
+        &self,
+        name: &str,
+        until: Option<FileTime>,
+        now: FileTime,
+        is_anonymous: bool,
+    ) -> Result<(), StoreFailed> {
         let keep_until = until.unwrap_or(now + LIFETIME_MAX) + self.settings.skew;
-        self.shared.end_token(token_hash(name, None), now, now, keep_until).await
+        self.shared.end_token(token_hash(name, None), now, now, keep_until, is_anonymous).await
     }
 
     /// A message under the session did not decrypt or verify. True if that was the one that ended it.
@@ -256,7 +265,7 @@ impl CookieSessions {
         let cookie = self.seal(&renewed, &key, now)?;
         let before = token_hash(&session.name, Some(session.instance.as_deref()));
         let keep_until = session.until + self.settings.skew;
-        self.shared.end_token(before, now + self.settings.rollover, now, keep_until).await?;
+        self.shared.end_token(before, now + self.settings.rollover, now, keep_until, false).await?;
         Ok((renewed, cookie))
     }
 }

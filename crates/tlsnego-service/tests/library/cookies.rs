@@ -89,6 +89,7 @@ impl SharedTokens for Shared {
         at: FileTime,
         _: FileTime,
         _: FileTime,
+        _: bool,
     ) -> BoxFuture<'_, Result<(), StoreFailed>> {
         Box::pin(async move { self.end(token, at) })
     }
@@ -205,7 +206,7 @@ fn every_node_serves_a_session_whose_state_is_in_its_cookie() {
     assert_eq!(open(&two, &second, SECOND, second_due), Err(Reason::RenewalDue));
 
     // Cancel counts on each node, for all keys.
-    now(one.end(&renewed.name, Some(renewed.until), due)).expect("it is written");
+    now(one.end(&renewed.name, Some(renewed.until), due, false)).expect("it is written");
     for (cookie, token) in [(&cookie, FIRST), (&second, SECOND)] {
         assert_eq!(open(&two, cookie, token, due), Err(Reason::UnknownToken));
     }
@@ -291,7 +292,7 @@ fn a_shared_store_that_does_not_answer_refuses() {
     *shared.is_down.lock().expect("no test panicked") = true;
     assert!(matches!(open(&sessions, &cookie, FIRST, start), Err(Reason::Store(_))));
     assert!(matches!(now(sessions.accept(b"signature", (start, start), start)), Err(Reason::Store(_))));
-    assert!(now(sessions.end("urn:session", None, start)).is_err());
+    assert!(now(sessions.end("urn:session", None, start, false)).is_err());
     assert!(now(sessions.is_ended("urn:session", start)).is_err());
     let renewal = ("urn:instance".to_owned(), key(2));
     assert!(now(sessions.renew(&session(), Some(&alice()), renewal, start)).is_err());

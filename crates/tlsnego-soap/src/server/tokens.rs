@@ -206,7 +206,8 @@ impl Tokens {
                 Err(Reason::NotAllowed("a token is cancelled under itself"))
             }
             Place::Cookies { sessions, known, .. } => {
-                sessions.end(target, Some(verified_by.until), now.wall).await?;
+                let is_anonymous = verified_by.identity.is_none();
+                sessions.end(target, Some(verified_by.until), now.wall, is_anonymous).await?;
                 known.ended(verified_by, None);
                 Ok(Arc::clone(verified_by))
             }
@@ -221,7 +222,7 @@ impl Tokens {
         match &self.0 {
             Place::Table(sessions) => _ = sessions.end_before_time(&session.name, why),
             Place::Cookies { sessions, known, .. } => {
-                sessions.end(&session.name, Some(session.until), now.wall).await?;
+                sessions.end(&session.name, Some(session.until), now.wall, false).await?;
                 known.ended(session, Some(why));
             }
         }
@@ -243,7 +244,7 @@ impl Tokens {
                     self.end(&session, EndReason::Operator, now).await?;
                     return Ok(Ending::Ended);
                 }
-                sessions.end(name, None, now.wall).await?;
+                sessions.end(name, None, now.wall, false).await?;
                 Ok(Ending::Noted)
             }
         }

@@ -214,6 +214,7 @@ impl SharedTokens for InMemory {
         at: FileTime,
         _: FileTime,
         _: FileTime,
+        _: bool,
     ) -> BoxFuture<'_, Result<(), StoreFailed>> {
         let mut ended = self.ended.lock().expect("no panic");
         let end = ended.entry(token).or_insert(at);
