@@ -132,6 +132,8 @@ impl Accounts {
             if mapped.sid != sid {
                 return Err(ends("its certificate is mapped to another account"));
             }
+            // As the store of the decisions has it, which may be another one than that of passwords.
+            return Ok(Identity::clone(&mapped));
         }
         let store = self.store.as_ref().ok_or_else(|| ends("there is no account store"))?;
         let record = usable(store.find(&Query::Sid(sid)).await).map_err(stays)?;
