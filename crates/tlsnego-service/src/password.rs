@@ -308,7 +308,13 @@ impl<S: PasswordStore> Passwords<S> {
                     let is_slow = guess.is_slow();
                     guess.is_open = true;
                     let Some(_turn) = self.turns(name, is_slow).take(source).await else {
-                        guess.is_open = false;
+                        // Of a name that is guessed it is a guess, and waits like the others.
+                        drop(asking);
+                        guess.is_open = is_slow;
+                        if is_slow {
+                            self.store.slowed(name, source);
+                            self.store.after(ANSWER_TIME).await;
+                        }
                         return Err(Reason::TooManyPasswords(WAITING_MAX));
                     };
                     let verdict = self.store.check(name, password, account).await;
