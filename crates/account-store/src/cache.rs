@@ -201,7 +201,11 @@ impl Inner {
             flights.remove(query);
         }
         drop(flights);
-        answer.or_else(|error| this.stale(query).ok_or(error))
+        match answer {
+            // The store was not reached. What it answered otherwise, such as damaged data, counts.
+            Err(error @ StoreError::Unavailable(_)) => this.stale(query).ok_or(error),
+            answer => answer,
+        }
     }
 
     /// The flight of an equal question that began at the same revision, or a new one.
