@@ -129,7 +129,8 @@ pub fn findings(config: &Config, section: &config::Tlsnego) -> anyhow::Result<Ve
         bail!(misfit);
     }
     let mut warnings = Vec::new();
-    if section.state.is_none() && is_preset(section) {
+    // The store of cookies remembers messages over a restart.
+    if section.state.is_none() && section.cookie.is_none() && is_preset(section) {
         warnings.push(
             "[tlsnego] has bindings without negotiation and no state: after a restart, messages of clients whose clocks are ahead can be replayed for as long as they are ahead"
                 .to_owned(),
