@@ -1252,14 +1252,14 @@ pub enum AuditCommand {
 /// `rcmpd sidecar …`
 #[derive(Debug, Subcommand)]
 pub enum SidecarCommand {
-    /// Create a key for the tickets of [sidecar.ticket]
+    /// Create a key for [sidecar.ticket] or [tlsnego.cookie]
     ///
     /// Each node of the farm gets a copy of the file. An existing file is not overwritten.
     #[command(
-        after_help = "Example:\n  rcmpd sidecar ticket-key ticket-1.key --generation 1\n\nReplace a key: add the new one to keys on each node, with seal_with = 1, and reload; when all nodes have it, remove\nseal_with on each and reload; when lifetime_s has passed, remove the old key on each and reload."
+        after_help = "Example:\n  rcmpd sidecar ticket-key ticket-1.key --generation 1\n\nReplace a key: add the new one to keys on each node, with seal_with = 1, and reload; when all nodes have it, remove\nseal_with on each and reload; when lifetime_s (session_s of [tlsnego]) has passed, remove the old key on each and reload."
     )]
     TicketKey {
-        /// The file to write, with mode 0600. Name it in keys of [sidecar.ticket].
+        /// The file to write, with mode 0600. Name it in keys of [sidecar.ticket] or [tlsnego.cookie].
         file: PathBuf,
         /// The number of the key: one more than that of the key before.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]

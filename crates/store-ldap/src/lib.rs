@@ -2,7 +2,7 @@
 //! with configured attributes.
 //!
 //! ```text
-//! LdapStore ─► Pool (servers, back-off, binds) ─► Connection (ldap3 behind a door) ─► TLS ─► server
+//! LdapStore ─► Pool (servers, back-off, binds) ─► Connection (ldap3 behind a relay that checks messages) ─► TLS ─► server
 //!     └─► schema: ad, generic (filters, entries, groups)
 //! ```
 //!

@@ -132,7 +132,8 @@ impl Shared {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers a question within its time. Whoever waits for a connection and is gone asks nothing.
+    /// Answers a question within its time. A caller that is gone while it waits for a connection
+    /// asks nothing.
     async fn answer(
         &self,
         query: Query,

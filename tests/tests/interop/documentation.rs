@@ -41,7 +41,7 @@ pages! {
     headers: "docs/headers.md", 0;
     import_accounts: "docs/import-accounts.md", 0;
     importing_rules: "docs/importing-rules.md", 0;
-    install: "docs/install.md", 1;
+    install: "docs/install.md", 2;
     kerberos: "docs/kerberos.md", 1;
     master_secret: "docs/master-secret.md", 0;
     tlsnego: "docs/tlsnego.md", 0;
@@ -54,8 +54,9 @@ pages! {
     write_your_own_store: "docs/write-your-own-store.md", 1;
 }
 
-/// The most blocks that are not run, on all pages together: those that build the product.
-const NOT_RUN_MAX: usize = 7;
+/// The most blocks that are not run, on all pages together: those that build the product, or change
+/// the machine.
+const NOT_RUN_MAX: usize = 9;
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
