@@ -214,17 +214,19 @@ impl Tlsnego {
 
     /// Goes by a reload from now on. Sessions, negotiations and connections stay.
     pub fn take_over(&self, Reloaded { roots, certificates }: Reloaded) {
+        // First what can fail: then the keys stay as well.
+        if let Some(Renewed { certificate, metadata, tls, made_of }) = certificates {
+            if let Err(error) = self.gateway.server().set_certificate(certificate, metadata) {
+                warn!(%error, "The renewed certificate of [tlsnego] cannot be used: the previous one stays");
+                return;
+            }
+            self.gateway.set_tls(tls);
+            self.made_of.store(Arc::new(made_of));
+            info!("The certificates of [tlsnego] have changed, and are used from now on");
+        }
         if let (Some(cookies), Some(roots)) = (&self.cookies, roots) {
             cookies.sealer.take_over(roots);
         }
-        let Some(Renewed { certificate, metadata, tls, made_of }) = certificates else { return };
-        if let Err(error) = self.gateway.server().set_certificate(certificate, metadata) {
-            warn!(%error, "The renewed certificate of [tlsnego] cannot be used: the previous one stays");
-            return;
-        }
-        self.gateway.set_tls(tls);
-        self.made_of.store(Arc::new(made_of));
-        info!("The certificates of [tlsnego] have changed, and are used from now on");
     }
 
     /// Binds the address of the configuration.
