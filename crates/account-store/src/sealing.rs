@@ -197,6 +197,34 @@ impl UserSecret for PasswordHash {
     }
 }
 
+/// The secrets to write with `machine`: those that are given, else those it has, else an unknown one. `None` if
+/// the row `old` has both already: sealing is random, so the same secrets again would look like others.
+pub fn secrets_to_write(
+    old: Result<Option<(Machine, Secrets)>, StoreError>,
+    machine: &Machine,
+    given: Option<Secrets>,
+) -> Result<Option<Secrets>, StoreError> {
+    let old = match old {
+        // New secrets are the way out of damaged ones.
+        Err(StoreError::Damaged(_)) if given.is_some() => None,
+        old => old?,
+    };
+    let secrets = match (given, &old) {
+        (Some(secrets), _) => secrets,
+        (None, Some((_, secrets))) => secrets.clone(),
+        (None, None) => Secrets::first(NtHash::unknown()?, dtyp::FileTime::UNSET),
+    };
+    let is_same = old.is_some_and(|old| old.0 == *machine && old.1 == secrets);
+    Ok((!is_same).then_some(secrets))
+}
+
+/// Whether the secrets of an account have to be sealed again for what it becomes.
+pub fn needs_reseal(old: &Account, new: &Account) -> bool {
+    // The kinds differ in their label only.
+    let data = |account| account_data(UserSecretKind::NtHash, account);
+    data(old) != data(new)
+}
+
 /// Seals and opens the secrets of machines, and those of users, each kind under a key of its own.
 pub struct Seal {
     cipher: Aes256GcmSiv,

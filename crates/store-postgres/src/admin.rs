@@ -8,7 +8,6 @@ use account_store::fold::casefold;
 use account_store::writer::Writer;
 use account_store::{Account, AccountAdmin, AccountListing, BoxFuture, Change, Changes, Group, StoreError};
 use dtyp::Sid;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::timeout;
@@ -22,7 +21,7 @@ const BATCH: usize = 512;
 /// How often a server hears from a change whose source has nothing to say.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-fn limit(limit: usize) -> i64 {
+pub(crate) fn limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
@@ -138,7 +137,6 @@ impl AccountAdmin for PostgresStore {
 
 /// Makes the changes that arrive. Without an end, none is made: the source has gone.
 fn make(tables: &mut Tables<'_>, mut parts: Receiver<Part>) -> Result<(), StoreError> {
-    let inner: Arc<str> = Arc::from("the source of the change has gone");
     let domain = tables.domain();
     let transaction = tables.transaction();
     let mut writer = Writer::new(domain, &mut *tables);
@@ -152,7 +150,7 @@ fn make(tables: &mut Tables<'_>, mut parts: Receiver<Part>) -> Result<(), StoreE
             }
             Ok(Some(Part::Failed(error))) => return Err(error),
             Ok(Some(Part::End)) => return writer.finish().map(drop),
-            Ok(None) => return Err(StoreError::Refused(inner.to_string())),
+            Ok(None) => return Err(StoreError::Refused("the source of the change has gone".to_owned())),
         }
     }
 }

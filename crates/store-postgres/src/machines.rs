@@ -3,10 +3,11 @@
 
 use crate::PostgresStore;
 use crate::connection::Param;
-use crate::rows::{get, name_key, number};
+use crate::rows::{name_key, optional};
 use crate::sealed::{machine, machine_columns, opened};
 use crate::tables::Tables;
 use account_store::fold::casefold;
+use account_store::sealing::UserSecretKind;
 use account_store::writer::Writer;
 use account_store::{
     AccountFlags, BoxFuture, Change, Machine, MachineAdmin, MachineRecord, MachineStore, NtHash, Put,
@@ -32,10 +33,7 @@ impl MachineStore for PostgresStore {
             let params: [Param<'_>; 1] = [(&name_key(&name), Type::TEXT)];
             let found = inner.all(sql, &params, |row| {
                 let (machine, secrets) = opened(inner.domain(), seal, row)?;
-                let account = match get::<Option<i64>>(row, 9)? {
-                    Some(_) => Some(AccountFlags(number(row, 9)?)),
-                    None => None,
-                };
+                let account = optional(row, 9)?.map(AccountFlags);
                 Ok(Arc::new(MachineRecord { machine, secrets, account }))
             });
             Ok(found.await?.into_iter().next())
@@ -89,8 +87,8 @@ impl MachineAdmin for PostgresStore {
                 machine_columns!(),
                 " FROM @.machine m WHERE m.rid > $1 ORDER BY m.rid LIMIT $2"
             );
-            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let params: [Param<'_>; 2] = [(&i64::from(after), Type::INT8), (&limit, Type::INT8)];
+            let params: [Param<'_>; 2] =
+                [(&i64::from(after), Type::INT8), (&crate::admin::limit(limit), Type::INT8)];
             self.inner.all(sql, &params, |row| machine(self.inner.domain(), row)).await
         })
     }
@@ -141,8 +139,9 @@ impl PostgresStore {
                     &Secrets::first(NtHash::unknown()?, now),
                 )?;
             }
-            tables.execute("DELETE FROM @.nt_hash", &[])?;
-            tables.execute("DELETE FROM @.password_hash", &[])?;
+            for kind in UserSecretKind::ALL {
+                tables.execute(&format!("DELETE FROM @.{}", kind.table()), &[])?;
+            }
             let check = seal.check().as_slice();
             tables.execute(
                 "UPDATE @.domain SET sealing_key_check = $1 WHERE id = 1",

@@ -131,6 +131,12 @@ pub(crate) fn number<T: TryFrom<i64>>(row: &Row, column: usize) -> Result<T, Sto
     T::try_from(get::<i64>(row, column)?).map_err(|_| damaged("a number"))
 }
 
+/// A number without a sign, or NULL.
+pub(crate) fn optional<T: TryFrom<i64>>(row: &Row, column: usize) -> Result<Option<T>, StoreError> {
+    let number = get::<Option<i64>>(row, column)?;
+    number.map(|number| T::try_from(number).map_err(|_| damaged("a number"))).transpose()
+}
+
 pub(crate) fn sid(domain: &Domain, row: &Row, column: usize) -> Result<Sid, StoreError> {
     domain.sid.with_rid(number(row, column)?).ok_or_else(|| damaged("a SID"))
 }

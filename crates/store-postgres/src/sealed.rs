@@ -5,7 +5,7 @@ use crate::rows::{get, name_key, sid};
 use crate::tables::Tables;
 use account_store::columns::{Word, list_from_json, sids_from_json, sids_to_json, to_json};
 use account_store::fold::casefold;
-use account_store::sealing::{Seal, UserSecretKind};
+use account_store::sealing::{Seal, UserSecretKind, needs_reseal};
 use account_store::{Account, Domain, Machine, Secrets, StoreError};
 use dtyp::FileTime;
 use tokio_postgres::Row;
@@ -82,9 +82,7 @@ impl Tables<'_> {
 
     /// Seals the secrets of an account that changes for what the account becomes.
     pub(crate) fn reseal(&mut self, rid: u32, old: &Account, new: &Account) -> Result<(), StoreError> {
-        let [before, after] =
-            [old, new].map(|account| (account.sid, &account.name, account.flags, account.expires));
-        if before == after {
+        if !needs_reseal(old, new) {
             return Ok(());
         }
         for kind in UserSecretKind::ALL {

@@ -5,14 +5,15 @@
 //! and was not read before is read from the tables, after what is due has been written.
 
 use crate::connection::Param;
-use crate::rows::{self, ACCOUNT_BY_RID, Keys, columns, get, name_key, number};
+use crate::rows::{self, ACCOUNT_BY_RID, Keys, columns, get, name_key, number, optional};
 use crate::schema::note_twin;
 use crate::transaction::{Changed, Transaction};
 use account_store::columns::{Word, damaged, pack_rids, sids_to_json, to_json};
 use account_store::fold::{casefold, wide};
+use account_store::sealing::{UserSecretKind, secrets_to_write};
 use account_store::writer::{Named, Rows};
-use account_store::{Account, Change, Domain, Group, Machine, NtHash, Secrets, StoreError, index};
-use dtyp::{FileTime, Sid};
+use account_store::{Account, Change, Domain, Group, Machine, Secrets, StoreError, index};
+use dtyp::Sid;
 use std::collections::{BTreeSet, HashMap};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -401,11 +402,7 @@ impl Tables<'_> {
 }
 
 fn named(row: &Row, at: usize) -> Result<Named> {
-    let rid = |column| match get::<Option<i64>>(row, at + column)? {
-        None => Ok(None),
-        Some(_) => number(row, at + column).map(Some),
-    };
-    Ok(Named { account: rid(0)?, group: rid(1)?, machine: rid(2)? })
+    Ok(Named { account: optional(row, at)?, group: optional(row, at + 1)?, machine: optional(row, at + 2)? })
 }
 
 impl Rows for &mut Tables<'_> {
@@ -486,7 +483,8 @@ impl Rows for &mut Tables<'_> {
 
     fn delete_account(&mut self, rid: u32, account: &Account) -> Result<()> {
         self.delete_keys(rid, account)?;
-        for table in ["account", "machine", "nt_hash", "password_hash"] {
+        for table in ["account", "machine"].into_iter().chain(UserSecretKind::ALL.map(UserSecretKind::table))
+        {
             self.execute(&format!("DELETE FROM @.{table} WHERE rid = $1"), &[(&i64::from(rid), Type::INT8)])?;
         }
         self.known = Known::default();
@@ -575,20 +573,8 @@ impl Rows for &mut Tables<'_> {
     }
 
     fn write_machine(&mut self, rid: u32, machine: Machine, secrets: Option<Secrets>) -> Result<()> {
-        let old = match self.read_machine(rid) {
-            // New secrets are the way out of damaged ones.
-            Err(StoreError::Damaged(_)) if secrets.is_some() => None,
-            old => old?,
-        };
-        let secrets = match (secrets, &old) {
-            (Some(secrets), _) => secrets,
-            (None, Some((_, secrets))) => secrets.clone(),
-            (None, None) => Secrets::first(NtHash::unknown()?, FileTime::UNSET),
-        };
-        // Sealing is random: the same secrets again would look like others.
-        if old.is_some_and(|old| old.0 == machine && old.1 == secrets) {
-            return Ok(());
-        }
+        let old = self.read_machine(rid);
+        let Some(secrets) = secrets_to_write(old, &machine, secrets)? else { return Ok(()) };
         self.write_sealed_machine(None, rid, &machine, &secrets)?;
         self.known.names.clear();
         self.known.machines.insert(rid, Some(casefold(&machine.name)));

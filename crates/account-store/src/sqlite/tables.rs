@@ -8,11 +8,10 @@ use crate::account::{Account, Group};
 use crate::columns::{Word, damaged, pack_rids, sids_to_json, to_json};
 use crate::fold::casefold;
 use crate::index;
-use crate::machines::{Machine, NtHash, Secrets};
-use crate::sealing::{Seal, no_key};
+use crate::machines::{Machine, Secrets};
+use crate::sealing::{Seal, no_key, secrets_to_write};
 use crate::store::{Domain, StoreError};
 use crate::writer::{Named, Rows};
-use dtyp::FileTime;
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// The tables, within a transaction.
@@ -180,21 +179,11 @@ impl Rows for Tables<'_> {
         secrets: Option<Secrets>,
     ) -> Result<(), StoreError> {
         let seal = self.seal.ok_or_else(no_key)?;
-        let old = match machines::read(self.domain, seal, self.connection, rid) {
-            // New secrets are the way out of damaged ones.
-            Err(StoreError::Damaged(_)) if secrets.is_some() => None,
-            old => old?,
-        };
-        let secrets = match (secrets, &old) {
-            (Some(secrets), _) => secrets,
-            (None, Some((_, secrets))) => secrets.clone(),
-            (None, None) => Secrets::first(NtHash::unknown()?, FileTime::UNSET),
-        };
-        // Sealing is random: the same secrets again would look like others.
-        if old.is_some_and(|old| old.0 == machine && old.1 == secrets) {
-            return Ok(());
+        let old = machines::read(self.domain, seal, self.connection, rid);
+        match secrets_to_write(old, &machine, secrets)? {
+            Some(secrets) => machines::write(seal, self.connection, rid, &machine, &secrets),
+            None => Ok(()),
         }
-        machines::write(seal, self.connection, rid, &machine, &secrets)
     }
 
     fn delete_machine(&mut self, rid: u32) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@ use crate::machines::NtHash;
 use crate::nt_hashes::NtHashes;
 use crate::password_hashes::{PasswordHash, PasswordHashes};
 use crate::rules;
-use crate::sealing::{Seal, UserSecret, UserSecretKind, no_key};
+use crate::sealing::{Seal, UserSecret, UserSecretKind, needs_reseal, no_key};
 use crate::store::{BoxFuture, StoreError};
 use dtyp::Sid;
 use rusqlite::{Connection, params};
@@ -95,9 +95,7 @@ pub(super) fn reseal(
     old: &Account,
     new: &Account,
 ) -> Result<(), StoreError> {
-    let [before, after] =
-        [old, new].map(|account| (account.sid, &account.name, account.flags, account.expires));
-    if before == after {
+    if !needs_reseal(old, new) {
         return Ok(());
     }
     for kind in UserSecretKind::ALL {
