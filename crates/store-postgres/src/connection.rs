@@ -81,17 +81,28 @@ impl Connection {
     }
 
     /// Whether changes are refused here: a standby, or a primary that was set to read-only.
-    pub(crate) async fn is_read_only(&self) -> Result<bool, Failure> {
-        let is_on = |rows: Vec<Row>| rows.first().is_some_and(|row| row.get::<_, bool>(0));
+    async fn is_read_only(&self) -> Result<bool, Failure> {
+        let is_on = |rows: Vec<Row>| match rows.first() {
+            Some(row) => row.try_get::<_, bool>(0),
+            None => Ok(false),
+        };
         let sql = "SELECT pg_is_in_recovery()";
         let in_recovery = match self.client.query_typed(sql, &[]).await {
-            Ok(rows) => is_on(rows),
+            Ok(rows) => is_on(rows)?,
             // A database of another kind has no such function, and no standby of this kind.
             Err(error) if error.code() == Some(&SqlState::UNDEFINED_FUNCTION) => false,
             Err(error) => return Err(error.into()),
         };
         let sql = "SELECT current_setting('transaction_read_only') = 'on'";
-        Ok(in_recovery || is_on(self.client.query_typed(sql, &[]).await?))
+        Ok(is_on(self.client.query_typed(sql, &[]).await?)? || in_recovery)
+    }
+
+    /// Rejects a server that takes no changes.
+    pub(crate) async fn check_primary(&self, server: &Server) -> Result<(), StoreError> {
+        match self.is_read_only().await? {
+            true => Err(StoreError::Unavailable(format!("{server} is a standby, or read-only"))),
+            false => Ok(()),
+        }
     }
 
     /// Asks with an unnamed statement.

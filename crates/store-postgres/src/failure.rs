@@ -12,6 +12,8 @@ pub(crate) enum Failure {
     Ended(StoreError),
     /// The statement was prepared on another server, or for tables that have changed since.
     PrepareAgain(StoreError),
+    /// The role lacks a permission: trying again is of no use.
+    Denied(StoreError),
     /// Anything else.
     Store(StoreError),
 }
@@ -19,7 +21,10 @@ pub(crate) enum Failure {
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Ended(error) | Failure::PrepareAgain(error) | Failure::Store(error) => error,
+            Failure::Ended(error)
+            | Failure::PrepareAgain(error)
+            | Failure::Denied(error)
+            | Failure::Store(error) => error,
         }
     }
 }
@@ -56,6 +61,9 @@ impl From<Error> for Failure {
             || code.code().starts_with("08")
         {
             return Self::Ended(store);
+        }
+        if *code == SqlState::INSUFFICIENT_PRIVILEGE {
+            return Self::Denied(store);
         }
         // 42P05: a pooler gave this session a server where another one has prepared a statement of this name.
         let is_stale = [

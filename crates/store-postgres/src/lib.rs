@@ -42,7 +42,6 @@ pub use tls::tls;
 use account_store::sealing::{Seal, no_key};
 use account_store::{BoxFuture, Domain, SealingKey, StoreError};
 use connection::{Connection, Param};
-use counters::Counters as Counts;
 use failure::Failure;
 use identity::Expected;
 use look_up::GroupNames;
@@ -55,7 +54,7 @@ use std::sync::{Arc, RwLock};
 use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_postgres::Row;
 
 /// Accounts, groups and machines of one domain, in a database.
@@ -75,6 +74,8 @@ struct Inner {
     /// Is told of each NOTIFY.
     notified: Arc<Notify>,
     group_names: RwLock<GroupNames>,
+    /// One change of this process at a time: those that wait hold no connection, which look-ups need.
+    changing: tokio::sync::Mutex<()>,
     counters: Arc<Counters>,
 }
 
@@ -110,6 +111,7 @@ impl PostgresStore {
             seen: Seen::new(identity.numbers),
             runtime: Handle::current(),
             group_names: RwLock::default(),
+            changing: tokio::sync::Mutex::default(),
             settings,
             expected,
             notified,
@@ -144,10 +146,8 @@ async fn connect_primary(settings: &Settings, notified: &Arc<Notify>) -> Result<
     for server in &settings.servers {
         let opened = timeout(settings.timeout, async {
             let connection = Connection::open(settings, server, notified).await?;
-            match connection.is_read_only().await? {
-                false => Ok(connection),
-                true => Err(StoreError::Unavailable(format!("{server} is a standby, or read-only"))),
-            }
+            connection.check_primary(server).await?;
+            Ok::<_, StoreError>(connection)
         });
         match opened.await {
             Ok(Ok(connection)) => return Ok(connection),
@@ -174,7 +174,7 @@ impl Inner {
     /// The limit of a whole question.
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         timeout(self.settings.timeout, work).await.unwrap_or_else(|_| {
-            Counts::count(&self.counters.timeouts);
+            Counters::count(&self.counters.timeouts);
             Err(late(&self.settings))
         })
     }
@@ -185,7 +185,7 @@ impl Inner {
             let pooled = self.primary.get().await?;
             match pooled.connection.query(template, params).await {
                 Ok(answer) => return Ok(self.answered(pooled, answer)),
-                Err(Failure::Ended(_)) => Counts::count(&self.counters.repeated),
+                Err(Failure::Ended(_)) => Counters::count(&self.counters.repeated),
                 Err(error) => return Err(error.into()),
             }
             drop(pooled);
@@ -204,7 +204,7 @@ impl Inner {
 
     fn answered<T>(&self, pooled: Pooled<'_>, answer: T) -> T {
         pooled.keep();
-        Counts::count(&self.counters.asked_primary);
+        Counters::count(&self.counters.asked_primary);
         answer
     }
 }
@@ -223,9 +223,4 @@ impl<T> Future for InRuntime<'_, T> {
         let _entered = runtime.enter();
         self.work.as_mut().poll(context)
     }
-}
-
-/// Instants of the runtime's clock.
-fn now() -> Instant {
-    Instant::now()
 }

@@ -1,12 +1,17 @@
 //! The task that asks for the revision, at an interval and at each NOTIFY.
 
+use crate::Inner;
 use crate::connection::Connection;
 use crate::identity::Identity;
 use crate::numbers::Noted;
-use crate::{Inner, now};
 use account_store::StoreError;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
+
+/// The least time between two polls: NOTIFY needs no permission, so any role of the database may send many.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Runs until the store is dropped.
 pub(crate) async fn poll(store: Weak<Inner>) {
@@ -19,12 +24,13 @@ pub(crate) async fn poll(store: Weak<Inner>) {
         }
         let (every, notified) = (inner.settings.poll, Arc::clone(&inner.notified));
         drop(inner);
-        let _ = tokio::time::timeout(every, notified.notified()).await;
+        sleep(PAUSE).await;
+        let _ = timeout(every, notified.notified()).await;
     }
 }
 
 async fn poll_once(inner: &Inner, connection: &mut Option<Connection>) -> Result<(), StoreError> {
-    let started = now();
+    let started = Instant::now();
     if connection.as_ref().is_none_or(Connection::is_closed) {
         *connection = Some(listen(inner).await?);
     }

@@ -1,8 +1,8 @@
 //! A bounded pool of connections to one role: the primary, wherever it is, or one replica.
 //!
 //! A connection goes back only when its answer was read to the end. One that was dropped in the middle is
-//! closed. After a failure the servers are left alone for a while, which grows, and every question fails at
-//! once in that time; then one question tries.
+//! closed. After a failure no server is asked for a while, which grows, and every question fails at once in
+//! that time; then one question tries.
 
 use crate::connection::Connection;
 use crate::counters::Counters;
@@ -152,15 +152,15 @@ impl Pool {
 
     async fn open(&self, server: &Server) -> Result<(Connection, Numbers), StoreError> {
         let connection = Connection::open(&self.settings, server, &self.notified).await?;
-        if self.role == Role::Primary && connection.is_read_only().await? {
-            return Err(StoreError::Unavailable(format!("{server} is a standby, or read-only")));
+        if self.role == Role::Primary {
+            connection.check_primary(server).await?;
         }
         let identity = Identity::read(&connection).await?;
         let numbers = self.expected.check(&identity)?;
         Ok((connection, numbers))
     }
 
-    /// Fails while the servers are left alone. The one who may try keeps the others waiting meanwhile. After
+    /// Fails while no server is asked. The question that may try keeps the others waiting meanwhile. After
     /// one failure, which may be that of one connection, questions wait for the short pause and try.
     async fn wait_for_turn(&self) -> Result<(), StoreError> {
         let pause = {

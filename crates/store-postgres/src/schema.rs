@@ -15,7 +15,6 @@ use account_store::sealing::Seal;
 use account_store::{Domain, StoreError, fold, index};
 use std::time::Duration;
 use tokio::time::timeout;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tracing::info;
 
@@ -26,7 +25,7 @@ use tracing::info;
 /// ([`account_store::fold`], of the version in `domain.fold`), never by a locale of the server. Indexes hold
 /// keys of at most [`rows::KEY_LEN_MAX`] bytes.
 ///
-/// Whoever changes a row by SQL has to change `revision`, too: the counters of what was changed, and their
+/// A change by SQL has to change `revision`, too: the counters of what was changed, and their
 /// random numbers. `name_twin` has the names whose wider key is another one; some may be in use no more.
 const MIGRATIONS: &[&str] = &[r#"
 CREATE TABLE IF NOT EXISTS @.domain (
@@ -137,7 +136,7 @@ pub(crate) async fn create(
 pub(crate) async fn prepare(connection: &Connection, settings: &Settings) -> Result<Identity, StoreError> {
     check_encoding(connection).await?;
     let version = match connection.query("SELECT version FROM @.schema_version", &[]).await {
-        Ok(rows) => rows.first().map(|row| row.get::<_, i64>(0)),
+        Ok(rows) => rows.first().map(|row| rows::get::<i64>(row, 0)).transpose()?,
         Err(Failure::Store(StoreError::Damaged(_))) => None,
         Err(error) => return Err(error.into()),
     };
@@ -193,7 +192,8 @@ async fn in_time(work: impl Future<Output = Result<(), StoreError>>) -> Result<(
 /// Text in another encoding could not hold every name, and a question about such a name would be an error.
 async fn check_encoding(connection: &Connection) -> Result<(), StoreError> {
     let rows = connection.query("SELECT current_setting('server_encoding')", &[]).await?;
-    match rows.first().map(|row| row.get::<_, String>(0)).as_deref() {
+    let encoding: Option<String> = rows.first().map(|row| rows::get(row, 0)).transpose()?;
+    match encoding.as_deref() {
         Some("UTF8" | "UTF-8" | "utf8") => Ok(()),
         encoding => Err(StoreError::Unavailable(format!(
             "the database has the encoding {}: create it with ENCODING 'UTF8'",
@@ -211,7 +211,8 @@ async fn make_schema(connection: &Connection, settings: &Settings) -> Result<(),
         // A role that may not make schemas can use one that was made for it.
         let sql = "SELECT count(*) FROM pg_catalog.pg_namespace WHERE nspname = $1";
         let rows = connection.query(sql, &[(&name, Type::TEXT)]).await?;
-        let is_there = rows.first().is_some_and(|row| row.get::<_, i64>(0) > 0);
+        let count: Option<i64> = rows.first().map(|row| rows::get(row, 0)).transpose()?;
+        let is_there = count.is_some_and(|count| count > 0);
         let made = async {
             if !is_there {
                 connection.batch("CREATE SCHEMA IF NOT EXISTS @").await?;
@@ -226,15 +227,12 @@ async fn make_schema(connection: &Connection, settings: &Settings) -> Result<(),
         };
         match made.await {
             Ok(_) => return Ok(()),
-            Err(error) if tries.next().is_none() || is_denied(&error) => return Err(error.into()),
+            Err(error) if tries.next().is_none() || matches!(error, Failure::Denied(_)) => {
+                return Err(error.into());
+            }
             Err(_) => tokio::time::sleep(TRY_AGAIN).await,
         }
     }
-}
-
-fn is_denied(failure: &Failure) -> bool {
-    let (Failure::Store(error) | Failure::Ended(error) | Failure::PrepareAgain(error)) = failure;
-    error.to_string().contains(SqlState::INSUFFICIENT_PRIVILEGE.code())
 }
 
 /// One program at a time migrates: the row with the version is the lock. With a domain, the store is made for
@@ -243,7 +241,7 @@ async fn migrate(connection: &Connection, new: Option<&Domain>) -> Result<(), St
     connection.batch("BEGIN").await?;
     let sql = "SELECT version FROM @.schema_version WHERE id = 1 FOR UPDATE";
     let rows = connection.query(sql, &[]).await?;
-    let version: i64 = rows.first().ok_or_else(|| damaged("schema_version"))?.get(0);
+    let version: i64 = rows::get(rows.first().ok_or_else(|| damaged("schema_version"))?, 0)?;
     check_version(version)?;
     for migration in MIGRATIONS.iter().skip(usize::try_from(version).unwrap_or(0)) {
         connection.batch(migration).await?;
@@ -313,8 +311,9 @@ async fn renew_keys(connection: &Connection) -> Result<(), StoreError> {
                 renew_account_keys(connection, &identity.domain, after).await?;
             }
             let Some(last) = page.last() else { break };
-            after = last.get(0);
-            let names: Vec<(i64, String)> = page.iter().map(|row| (row.get(0), row.get(1))).collect();
+            after = rows::get(last, 0)?;
+            let names = page.iter().map(|row| Ok((rows::get(row, 0)?, rows::get(row, 1)?)));
+            let names = names.collect::<Result<Vec<(i64, String)>, StoreError>>()?;
             rename(connection, table, &names).await?;
         }
     }

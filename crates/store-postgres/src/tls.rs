@@ -1,6 +1,7 @@
 //! TLS to the database, by rustls.
 
 use account_store::StoreError;
+use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -28,7 +29,10 @@ pub fn tls(ca: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Arc<
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| StoreError::Refused(format!("TLS cannot be set up: {error}")))?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    // A certificate is not validated when a session is resumed, and may have expired since.
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
 }
 
 /// Makes connections with TLS for a host.

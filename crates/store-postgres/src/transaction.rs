@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_postgres::types::Type;
 
 /// How long a change waits for those of other processes. An import takes longer.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The limit of one statement of a change.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -59,13 +59,9 @@ impl Transaction<'_> {
         );
         self.run(self.connection.batch(&begin))?;
         let limit = LOCK_TIMEOUT + self.inner.settings.timeout;
+        // A standby, or a server that was set to read-only, rejects FOR UPDATE.
         let lock = format!("{IDENTITY} FOR UPDATE OF r");
         let rows = self.wait(limit, self.connection.query(&lock, &[]))?;
-        if self.run(self.connection.is_read_only())? {
-            return Err(StoreError::Unavailable(
-                "PostgreSQL: the server is a standby, or read-only".to_owned(),
-            ));
-        }
         self.inner.expected.check(&Identity::of(&rows)?)
     }
 

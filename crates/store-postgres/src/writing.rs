@@ -4,10 +4,11 @@
 //! never seen before an earlier one. Its new numbers are written last.
 
 use crate::tables::Tables;
-use crate::transaction::Transaction;
+use crate::transaction::{LOCK_TIMEOUT, Transaction};
 use crate::{Inner, PostgresStore};
 use account_store::{BoxFuture, StoreError};
 use std::sync::Arc;
+use tokio::time::timeout;
 
 impl PostgresStore {
     /// Changes whole or not at all. What was begun is done even if the future is dropped.
@@ -27,6 +28,13 @@ impl PostgresStore {
 
 impl Inner {
     fn write<T>(&self, work: impl FnOnce(&mut Tables<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let turn = self.runtime.block_on(async { timeout(LOCK_TIMEOUT, self.changing.lock()).await });
+        let _turn = turn.map_err(|_| {
+            let seconds = LOCK_TIMEOUT.as_secs();
+            StoreError::Unavailable(format!(
+                "PostgreSQL: timeout after {seconds} s: another change is being made"
+            ))
+        })?;
         // An idle connection may have ended without a trace: a change is not repeated, so it is asked first.
         let pooled = self.runtime.block_on(self.in_time(async {
             let pooled = self.primary.get().await?;

@@ -154,6 +154,16 @@ async fn starters_at_one_moment_make_one_store_and_migrate_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_column_of_another_type_is_damage_and_no_panic() {
+    let server = Postgres::start();
+    let settings = settings(&[&server]);
+    drop(create(&settings).await);
+    server.sql("ALTER TABLE rcmpd.schema_version ALTER version TYPE integer");
+    let opened = PostgresStore::open(settings, None).await.map(drop);
+    assert!(matches!(opened, Err(StoreError::Damaged(_))), "{opened:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_newer_schema_is_refused_at_start_and_while_serving() {
     let server = Postgres::start();
     let mut settings = settings(&[&server]);
