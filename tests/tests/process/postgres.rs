@@ -3,6 +3,7 @@
 use rcmpd_tests::postgres::{DATABASE, PASSWORD, Postgres, USER};
 use rcmpd_tests::{Demo, eventually, write_secret};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 #[test]
 fn every_command_works_on_a_store_in_postgresql() {
@@ -112,6 +113,13 @@ fn check_config_tells_what_is_wrong_with_a_server() {
         &|text| text.replace("[store.postgres]", "[store.postgres]\nschema = \"empty\""),
         &["has no store in its schema empty", "`rcmpd domain add` makes it"],
     );
+    // A CA that every user can change, before anything is asked of the server.
+    fs::set_permissions(demo.path("certs/ca.pem"), fs::Permissions::from_mode(0o666)).unwrap();
+    check(
+        &|text| text.replace("sslmode = \"disable\"", "ca = \"certs/ca.pem\""),
+        &["ca.pem", "mode 666", "chmod"],
+    );
+    fs::set_permissions(demo.path("certs/ca.pem"), fs::Permissions::from_mode(0o644)).unwrap();
     write_secret(demo.path("wrong.secret"), "hunter2");
     check(
         &|text| text.replace("file:postgres.secret", "file:wrong.secret"),

@@ -108,7 +108,6 @@ impl Checker<'_> {
         let s = |checker: &mut Self, given: Option<&Spanned<u64>>, (range, default)| {
             checker.seconds(given, range, default)
         };
-        let connections = self.within(section.connections.as_ref(), CONNECTIONS.0, "", CONNECTIONS.1);
         let mib = self.within(section.cache_mib.as_ref(), CACHE_MIB.0, "MiB", CACHE_MIB.1);
         Some(Postgres {
             servers,
@@ -121,7 +120,7 @@ impl Checker<'_> {
             timeout: ms(self, section.timeout_ms.as_ref(), TIMEOUT_MS),
             poll: ms(self, section.poll_ms.as_ref(), POLL_MS),
             max_age: s(self, section.max_age_s.as_ref(), MAX_AGE_S),
-            connections: usize::try_from(connections).unwrap_or(usize::MAX),
+            connections: self.count(section.connections.as_ref(), CONNECTIONS.0, CONNECTIONS.1),
             prepare: section.prepare,
             cache: CacheSettings {
                 bytes: mib << 20,

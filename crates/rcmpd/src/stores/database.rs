@@ -5,11 +5,11 @@ use super::served::ServedDatabase;
 use crate::config;
 use account_store::sqlite::SqliteStore;
 use account_store::{DomainStore, NtHashes, PasswordHashes, SealingKey, StoreError};
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use dtyp::FileTime;
-use pem_file::Purpose;
 use std::sync::Arc;
 use store_postgres::{PostgresStore, Settings};
+use trust_tokio::certificates;
 
 /// An open database.
 #[derive(Clone)]
@@ -78,14 +78,10 @@ pub(super) fn settings(config: &config::Postgres) -> anyhow::Result<Settings> {
         Arc::new(read) as store_postgres::Password
     });
     if let Some(path) = &config.ca {
-        let certificates = || {
-            let text = std::fs::read(path)?;
-            let certificates = pem_file::certificates(&text, Purpose::TrustedCertificates)
-                .map_err(|error| anyhow!("{error}"))?;
-            Ok::<_, anyhow::Error>(store_postgres::tls(certificates.into_iter().map(Into::into))?)
-        };
+        let ca = certificates::read_trusted(path).context("cannot use store.postgres.ca")?;
+        let tls = store_postgres::tls(ca.into_iter().map(Into::into));
         let context = || format!("cannot use store.postgres.ca, {}", path.display());
-        settings.tls = Some(certificates().with_context(context)?);
+        settings.tls = Some(tls.with_context(context)?);
     }
     Ok(settings)
 }
