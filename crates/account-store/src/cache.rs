@@ -34,7 +34,7 @@ pub struct CacheSettings {
 
 /// The part of the memory in which absences are kept.
 const ABSENT_PART: u64 = 8;
-/// Flights that are looked through for those that nobody waits for any more.
+/// With so many flights, those whose callers are gone are removed.
 const FLIGHTS_PRUNED: usize = 1024;
 /// The bytes of an answer that caches reckon with when they are made.
 const ANSWER_LEN: u64 = 1024;

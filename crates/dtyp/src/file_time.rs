@@ -27,6 +27,19 @@ impl FileTime {
         (self.0 / STEPS_PER_SECOND) as i64 - UNIX_EPOCH_SECONDS as i64
     }
 
+    /// A time of the form `YYYYMMDDhhmmss[.f]Z` (GeneralizedTime of RFC 4517 3.3.13), without its fraction.
+    pub fn from_generalized_time(text: &str) -> Option<Self> {
+        let text = text.strip_suffix('Z')?;
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if whole.len() != 14 || !is_digits(whole) || !is_digits(fraction) {
+            return None;
+        }
+        let number = |at: usize, len: usize| whole[at..at + len].parse::<u16>().ok();
+        let date = [number(0, 4)?, number(4, 2)?, number(6, 2)?];
+        Self::from_civil(date, [number(8, 2)?, number(10, 2)?, number(12, 2)?])
+    }
+
     /// `[year, month, day]` and `[hour, minute, second]` in UTC; `None` if there is no such day or second.
     /// Saturates like [`FileTime::from_unix`].
     pub fn from_civil([year, month, day]: [u16; 3], [hour, minute, second]: [u16; 3]) -> Option<Self> {
@@ -169,6 +182,26 @@ mod tests {
             ([2024, 1, 1], [0, 0, 60]),
         ] {
             assert_eq!(FileTime::from_civil(date, time), None, "{date:?} {time:?}");
+        }
+    }
+
+    #[test]
+    fn generalized_times_are_whole_or_none() {
+        let expected = FileTime::from_civil([2026, 11, 30], [8, 29, 43]);
+        for text in ["20261130082943Z", "20261130082943.0Z", "20261130082943.999Z"] {
+            assert_eq!(FileTime::from_generalized_time(text), expected, "{text}");
+        }
+        for text in [
+            "",
+            "Z",
+            "20261130082943",
+            "2026113008294Z",
+            "20261130082943.Z",
+            "20261330082943Z",
+            "20261130082943+0100",
+            "2026113008294\u{661}Z",
+        ] {
+            assert_eq!(FileTime::from_generalized_time(text), None, "{text}");
         }
     }
 

@@ -21,7 +21,7 @@ use account_store::{
     Account, AccountFlags, AccountKind, Domain, GroupScope, Matches, Membership, Profile, Query, Record,
     rules,
 };
-use dtyp::{Encode, FileTime, Sid};
+use dtyp::{Encode, FileTime, Guid, Sid};
 use ldap3::Scope;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -162,17 +162,11 @@ fn filter(domain: &Domain, query: &Query, settings: &Settings) -> Option<Filter>
             widen::identity(&Attribute::known("altSecurityIdentities"), text, settings.accents)?
         }
         Query::Name(text) => named("sAMAccountName", text),
-        Query::Sid(sid) => Filter::Equal(Attribute::known("objectSid"), packed(sid)),
+        Query::Sid(sid) => Filter::Equal(Attribute::known("objectSid"), sid.to_bytes()),
         _ => return None,
     };
     // Users, computers and managed service accounts.
     Some(Filter::And(vec![Filter::equal(&Attribute::known("objectClass"), "user"), of_query]))
-}
-
-fn packed(sid: &Sid) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(sid.packed_len());
-    sid.encode(&mut bytes);
-    bytes
 }
 
 /// Whether a user principal name is the one that every account has by its name.
@@ -328,10 +322,10 @@ async fn memberships(
 /// `tokenGroups`, read to its end.
 async fn token_groups(
     connection: &mut Connection,
-    guid: &[u8; 16],
+    guid: &Guid,
     account: &Account,
 ) -> Result<BTreeSet<Sid>, Failed> {
-    let base = format!("<GUID={}>", guid_text(guid));
+    let base = format!("<GUID={guid}>");
     let any = Filter::Present(Attribute::known("objectClass"));
     let mut sids = BTreeSet::new();
     let mut from = None;
@@ -364,13 +358,6 @@ async fn token_groups(
     }
 }
 
-/// [MS-DTYP] 2.3.4.3: the first three parts are little-endian.
-fn guid_text(guid: &[u8; 16]) -> String {
-    let order = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
-    let hex = dtyp::hex(&order.map(|at: usize| guid[at]));
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
 /// Name and scope of the security groups with these SIDs. Each SID has to be an entry that can be read.
 async fn groups(
     connection: &mut Connection,
@@ -380,7 +367,7 @@ async fn groups(
     let by_sid = Attribute::known("objectSid");
     let mut known = BTreeMap::new();
     for batch in sids.chunks(BATCH) {
-        let filter = Filter::any(batch.iter().map(|sid| Filter::Equal(by_sid.clone(), packed(sid))));
+        let filter = Filter::any(batch.iter().map(|sid| Filter::Equal(by_sid.clone(), sid.to_bytes())));
         let attributes = ["objectSid", "sAMAccountName", "groupType"];
         let answer = search(connection, &ad.base, Scope::Subtree, &filter, &attributes, batch.len()).await?;
         for entry in answer.ok_or(Failed::Changed)?.whole("groups")? {
@@ -504,7 +491,8 @@ mod tests {
 
     #[test]
     fn guids_are_written_as_windows_writes_them() {
-        let guid = std::array::from_fn(|at| at as u8);
-        assert_eq!(guid_text(&guid), "03020100-0504-0706-0809-0a0b0c0d0e0f");
+        let bytes: [u8; 16] = std::array::from_fn(|at| at as u8);
+        let guid = <Guid as dtyp::Decode>::from_bytes("GUID", &bytes).expect("16 bytes");
+        assert_eq!(guid.to_string(), "03020100-0504-0706-0809-0a0b0c0d0e0f");
     }
 }

@@ -35,7 +35,7 @@ struct State {
 
 impl ServerBackoff {
     /// Whether a connection may be tried. If the server failed before and its time is over, this one try is
-    /// counted as a failure until it succeeds, so that not everybody tries at once.
+    /// counted as a failure until it succeeds, so that not all questions try at once.
     pub(crate) fn may_try(&mut self, server: &Server, now: Instant) -> bool {
         match self.0.get_mut(server) {
             None => true,

@@ -31,7 +31,7 @@ pub(crate) struct Element<'a> {
 }
 
 /// Identifier, length of identifier and length octets, and length of the contents; `None` if more bytes are
-/// needed to tell. No length beyond [`MESSAGE_LEN_MAX`] is accepted, so nobody waits for one.
+/// needed to tell. No length beyond [`MESSAGE_LEN_MAX`] is accepted, so the relay never waits for one.
 fn header(bytes: &[u8]) -> Result<Option<(u8, usize, usize)>, Malformed> {
     let [tag, rest @ ..] = bytes else { return Ok(None) };
     if tag & 0x1f == 0x1f {

@@ -1,7 +1,7 @@
 //! One connection: TCP and TLS, ldap3 behind a door that checks what the server sends, and the two operations
 //! that the store needs.
 //!
-//! ldap3 has no limit for a message, panics on a malformed one, queues what nobody has read, and connects by
+//! ldap3 has no limit for a message, panics on a malformed one, queues what its caller has not read, and connects by
 //! the roots of the system. So it gets one end of a socket pair. A relay at the other end passes on what
 //! [`crate::message`] has checked, and counts it. A connection has one operation at a time.
 
@@ -123,11 +123,16 @@ impl Connection {
         let ended = Arc::new(OnceLock::new());
         let reason = Arc::clone(&ended);
         let task = tokio::spawn(async move {
-            let why = tokio::select! {
-                why = relay(outer, secure) => why,
-                driven = driver.drive() => driven.err().map_or("it is closed".to_owned(), |error| error.to_string()),
+            // The reason is set before the driver is dropped: that wakes the question, which reads it.
+            let relayed = async { drop(reason.set(relay(outer, secure).await)) };
+            let driven = async {
+                let ended = driver.drive().await;
+                drop(reason.set(ended.err().map_or("it is closed".to_owned(), |error| error.to_string())));
             };
-            let _ = reason.set(why);
+            tokio::select! {
+                () = relayed => {}
+                () = driven => {}
+            }
         });
         Ok(Self { ldap, task, ended, is_spoiled: false, server: server.clone(), searches: 0 })
     }
@@ -161,7 +166,7 @@ impl Connection {
     /// Searches. Only success, or a limit of entries, is an answer; a reference to another server is none.
     /// `None` if the base of the search is not there (noSuchObject).
     pub(crate) async fn search(&mut self, search: Search<'_>) -> Result<Option<Answer>, Failed> {
-        // Whoever leaves in the middle leaves a connection that nobody may use.
+        // If the future is dropped in the middle of an answer, no question may use this connection again.
         self.is_spoiled = true;
         self.searches += 1;
         let limit = i32::try_from(search.entries_max + 1).unwrap_or(i32::MAX);
@@ -317,13 +322,12 @@ impl Messages {
         loop {
             let len = ber::message_len(&self.bytes).map_err(|error| error.to_string())?;
             if let Some(len) = len.filter(|len| *len <= self.bytes.len()) {
-                let rest = self.bytes.split_off(len);
-                return Ok(Some(std::mem::replace(&mut self.bytes, rest)));
+                return Ok(Some(self.bytes.drain(..len).collect()));
             }
-            let mut chunk = [0; 16 << 10];
-            match stream.read(&mut chunk).await {
+            self.bytes.reserve(16 << 10);
+            match stream.read_buf(&mut self.bytes).await {
                 Ok(0) => return Ok(None),
-                Ok(len) => self.bytes.extend_from_slice(&chunk[..len]),
+                Ok(_) => {}
                 Err(error) => return Err(error.to_string()),
             }
         }

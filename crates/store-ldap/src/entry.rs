@@ -1,8 +1,8 @@
-//! Entries of a search, decoded. Values are bytes until somebody says what they are.
+//! Entries of a search, decoded. Values are bytes until a schema reads them as a type.
 
 use crate::failed::Failed;
 use account_store::Account;
-use dtyp::{Decode, FileTime, Reader, Sid};
+use dtyp::{Decode, FileTime, Guid, Sid};
 use ldap3::asn1::{PL, StructureTag};
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -53,8 +53,14 @@ impl Entry {
         let prefix = format!("{};range=", name.to_ascii_lowercase());
         let (range, values) =
             self.attributes.iter().find_map(|(name, values)| Some((name.strip_prefix(&prefix)?, values)))?;
-        let next =
-            range.split_once('-').and_then(|(_, last)| last.parse::<usize>().ok()).map(|last| last + 1);
+        let next = match range.split_once('-') {
+            Some((_, "*")) => None,
+            // An end that is no number is never the last part: the next read does not advance, and fails.
+            other => {
+                let last = other.and_then(|(_, last)| last.parse::<usize>().ok());
+                Some(last.map_or(usize::MAX, |last| last.saturating_add(1)))
+            }
+        };
         Some((values, next))
     }
 
@@ -108,16 +114,18 @@ impl Entry {
         self.single(name)?.map(sid).transpose()
     }
 
-    /// The only value as 16 bytes.
-    pub(crate) fn guid(&self, name: &str) -> Result<Option<[u8; 16]>, Failed> {
-        let guid = |value: &[u8]| value.try_into().map_err(|_| self.wrong(name, "is not a GUID"));
+    /// The only value as a GUID.
+    pub(crate) fn guid(&self, name: &str) -> Result<Option<Guid>, Failed> {
+        let guid =
+            |value: &[u8]| Guid::from_bytes("GUID", value).map_err(|_| self.wrong(name, "is not a GUID"));
         self.single(name)?.map(guid).transpose()
     }
 
     /// The only value as a time of the form `YYYYMMDDhhmmss[.f]Z` (RFC 4517 3.3.13).
     pub(crate) fn time(&self, name: &str) -> Result<Option<FileTime>, Failed> {
-        let time =
-            |text: &str| generalized_time(text).ok_or_else(|| self.wrong(name, "is not a time in UTC"));
+        let time = |text: &str| {
+            FileTime::from_generalized_time(text).ok_or_else(|| self.wrong(name, "is not a time in UTC"))
+        };
         self.text(name)?.map(time).transpose()
     }
 
@@ -129,21 +137,7 @@ impl Entry {
 
 /// A SID in its packed form, and nothing after it.
 pub(crate) fn sid(value: &[u8]) -> Option<Sid> {
-    let mut reader = Reader::new(value);
-    let sid = Sid::decode(&mut reader).ok()?;
-    (reader.remaining() == 0).then_some(sid)
-}
-
-fn generalized_time(text: &str) -> Option<FileTime> {
-    let text = text.strip_suffix('Z')?;
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.len() != 14 || !is_digits(whole) || !is_digits(fraction) {
-        return None;
-    }
-    let number = |at: usize, len: usize| whole[at..at + len].parse::<u16>().ok();
-    let date = [number(0, 4)?, number(4, 2)?, number(6, 2)?];
-    FileTime::from_civil(date, [number(8, 2)?, number(10, 2)?, number(12, 2)?])
+    Sid::from_bytes("SID", value).ok()
 }
 
 fn constructed(tag: StructureTag) -> Option<Vec<StructureTag>> {
@@ -204,7 +198,7 @@ mod tests {
             "2026113007553\u{e9}Z",
             "+0261130075539Z",
         ] {
-            assert_eq!(generalized_time(text), None, "{text}");
+            assert_eq!(FileTime::from_generalized_time(text), None, "{text}");
         }
     }
 
@@ -218,6 +212,10 @@ mod tests {
         );
         assert_eq!(entry.range("member").map(|(_, next)| next), Some(None));
         assert_eq!(entry.range("uid"), None);
+        for range in ["a;range=0-18446744073709551615", "a;range=0-1499x", "a;range=0"] {
+            let entry = Entry::new("CN=a", &[(range, &["x"])]);
+            assert_eq!(entry.range("a").map(|(_, next)| next), Some(Some(usize::MAX)), "{range}");
+        }
         assert!(entry.texts("member").is_err());
     }
 }

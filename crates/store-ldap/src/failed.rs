@@ -102,11 +102,15 @@ pub(crate) fn code_name(code: u32) -> String {
     format!("{name} ({code})")
 }
 
-/// What Active Directory and Samba say in a refused bind, in words ([MS-ERREF]): the texts have `data` and a
-/// code in hex.
+/// The code in the text of a refused bind of Active Directory or Samba ([MS-ERREF]): `data`, and hex digits.
+fn data(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("data ")?;
+    rest.split(|c: char| !c.is_ascii_hexdigit()).next()
+}
+
+/// What Active Directory and Samba say in a refused bind, in words.
 pub(crate) fn bind_reason(code: u32, text: &str) -> String {
-    let data = text.split_once("data ").map(|(_, rest)| rest.split(|c: char| !c.is_ascii_hexdigit()).next());
-    let words = match data.flatten() {
+    let words = match data(text) {
         Some("525") => "there is no such account",
         Some("52e") => "wrong password or name of the account",
         Some("530") => "the account may not log on at this hour",
@@ -127,9 +131,8 @@ pub(crate) fn bind_reason(code: u32, text: &str) -> String {
 
 /// Whether a refused bind counts as a wrong password at the directory, so that a few of them lock the account.
 pub(crate) fn counts_as_wrong_password(code: u32, text: &str) -> bool {
-    let other =
-        ["data 525", "data 530", "data 531", "data 532", "data 533", "data 701", "data 773", "data 775"];
-    code == 49 && !other.iter().any(|data| text.contains(data))
+    let is_other = matches!(data(text), Some("525" | "530" | "531" | "532" | "533" | "701" | "773" | "775"));
+    code == 49 && !is_other
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Directories whose attributes are configured: OpenLDAP, 389 and others.
 //!
 //! SIDs are made of the domain's SID and a numeric attribute, with a range of relative identifiers for users and
-//! another one for groups. What nobody else enforces, because this store never binds as the user, is read by
-//! presets of account state ([`StatePreset`]).
+//! another one for groups. This store never binds as the user, so the server does not enforce the state of an
+//! account. Presets of account state ([`StatePreset`]) read it.
 //!
 //! An attribute that is not there may be hidden instead. So absence is proved: a base search with the filter
 //! `(!(attribute=*))` finds the entry only if the attribute may be searched and has no value (RFC 4511 4.5.1.7:

@@ -74,7 +74,7 @@ pub(crate) fn check(message: &[u8], id: u32, asked: Asked) -> Result<(Answered, 
         Some(_) => return Err(Malformed("unknown part of a message")),
     }
     if answered_id == 0 && operation.tag == EXTENDED_RESPONSE {
-        return Err(Malformed("the server closes the connection (Notice of Disconnection)"));
+        return Err(Malformed("a Notice of Disconnection, and closes the connection"));
     }
     if answered_id != id {
         return Err(Malformed("an answer with the ID of no question"));

@@ -3,7 +3,6 @@
 use crate::backoff::{BindBackoff, ServerBackoff};
 use crate::connection::{BindResult, Connection};
 use crate::failed::{Failed, bind_reason, counts_as_wrong_password};
-use crate::meter::Meter;
 use crate::schema;
 use crate::server::Server;
 use crate::settings::{Servers, Settings};
@@ -18,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tracing::{info, warn};
+use zeroize::Zeroizing;
 
 /// How long a connection to a server is kept that is not the first one, while the first one works.
 const AWAY_MAX: Duration = Duration::from_secs(60);
@@ -32,7 +32,6 @@ pub(crate) struct Pool {
     /// One bind at a time: of many with a secret that is wrong, one is refused and the others are not made.
     binds: tokio::sync::Mutex<BindBackoff>,
     hasher: RandomState,
-    pub(crate) meter: Arc<Meter>,
 }
 
 #[derive(Default)]
@@ -42,7 +41,7 @@ struct State {
     discovered: Option<(Vec<Server>, Instant)>,
 }
 
-/// A connection that nobody uses.
+/// A connection that no question uses.
 struct Idle {
     pooled: Pooled,
     since: Instant,
@@ -57,7 +56,7 @@ pub(crate) struct Pooled {
 }
 
 impl Pool {
-    pub(crate) fn new(settings: Arc<Settings>, meter: Arc<Meter>) -> Result<Self, String> {
+    pub(crate) fn new(settings: Arc<Settings>) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         for certificate in &settings.ca {
             roots.add(certificate.clone()).map_err(|error| format!("store.ldap.ca: {error}"))?;
@@ -76,7 +75,6 @@ impl Pool {
             state: Mutex::default(),
             binds: tokio::sync::Mutex::default(),
             hasher: RandomState::new(),
-            meter,
             settings,
         })
     }
@@ -91,6 +89,10 @@ impl Pool {
         let servers = self.servers(deadline).await?;
         if let Some(pooled) = self.idle(&servers, Instant::now()) {
             return Ok(pooled);
+        }
+        // If no secret may be tried, no connection is opened. A bind that is under way decides for itself.
+        if let Ok(mut backoff) = self.binds.try_lock() {
+            self.secret(&mut backoff)?;
         }
         let mut failed = None;
         for (at, server) in servers.iter().enumerate() {
@@ -133,7 +135,7 @@ impl Pool {
         let retry = state.servers.failed(server, failed.to_string(), Instant::now(), random());
         state.idle.retain(|idle| idle.pooled.connection.server() != server);
         drop(state);
-        self.meter.failed(failed.step());
+        self.settings.meter.failed(failed.step());
         if was_good {
             let retry_after_ms = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX);
             warn!(%server, error = %failed, retry_after_ms, "Directory server failed");
@@ -236,7 +238,7 @@ impl Pool {
             // A refused bind says nothing about the server.
             Err(Failed::Bind(_)) => {
                 self.state().servers.succeeded(server);
-                self.meter.failed("bind");
+                self.settings.meter.failed("bind");
             }
             Err(failed) => self.server_failed(server, failed),
         }
@@ -255,14 +257,13 @@ impl Pool {
         let mut connection = Connection::open(server, addresses, &self.tls, time).await?;
         self.bind(&mut connection).await?;
         schema::probe(&mut connection, &self.settings).await?;
-        self.meter.connected();
+        self.settings.meter.connected();
         Ok(Pooled { connection, since: Instant::now(), is_used: false })
     }
 
-    /// Binds by the first secret that was not refused lately.
-    async fn bind(&self, connection: &mut Connection) -> Result<(), Failed> {
-        let mut backoff = self.binds.lock().await;
-        let secrets = (self.settings.secrets)().map_err(Failed::Bind)?;
+    /// The first secret that was not refused lately, and its hash.
+    fn secret(&self, backoff: &mut BindBackoff) -> Result<(Zeroizing<String>, u64), Failed> {
+        let mut secrets = (self.settings.secrets)().map_err(Failed::Bind)?;
         let hashes: Vec<u64> = secrets.iter().map(|secret| self.hasher.hash_one(secret.as_bytes())).collect();
         let at = backoff.choose(&hashes, Instant::now()).map_err(|why| {
             Failed::Bind(match why.as_str() {
@@ -270,7 +271,14 @@ impl Pool {
                 why => format!("{why} (not tried again for a while; a changed secret is used at once)"),
             })
         })?;
-        let BindResult { code, text } = connection.bind(&self.settings.bind_dn, &secrets[at]).await?;
+        Ok((secrets.swap_remove(at), hashes[at]))
+    }
+
+    /// Binds by the first secret that was not refused lately.
+    async fn bind(&self, connection: &mut Connection) -> Result<(), Failed> {
+        let mut backoff = self.binds.lock().await;
+        let (secret, hash) = self.secret(&mut backoff)?;
+        let BindResult { code, text } = connection.bind(&self.settings.bind_dn, &secret).await?;
         match code {
             0 => {
                 backoff.succeeded();
@@ -280,7 +288,7 @@ impl Pool {
             _ => {
                 let why = format!("{:?}: {}", self.settings.bind_dn, bind_reason(code, &text));
                 let counts = counts_as_wrong_password(code, &text);
-                backoff.refused(hashes[at], why.clone(), counts, Instant::now(), random());
+                backoff.refused(hash, why.clone(), counts, Instant::now(), random());
                 warn!(server = %connection.server(), reason = %why, "Directory rejected the bind of the store's account");
                 Err(Failed::Bind(why))
             }

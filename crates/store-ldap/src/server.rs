@@ -36,22 +36,15 @@ impl Server {
             Some(rest) => {
                 let (host, after) = rest.split_once(']')?;
                 host.parse::<std::net::Ipv6Addr>().ok()?;
-                (
-                    host,
-                    after
-                        .strip_prefix(':')
-                        .or_else(|| after.is_empty().then_some(""))
-                        .filter(|port| !after.starts_with(':') || !port.is_empty())?,
-                )
+                match after {
+                    "" => (host, None),
+                    after => (host, Some(after.strip_prefix(':')?)),
+                }
             }
-            None => match rest.split_once(':') {
-                Some((_, "")) => return None,
-                Some((host, port)) => (host, port),
-                None => (rest, ""),
-            },
+            None => rest.split_once(':').map_or((rest, None), |(host, port)| (host, Some(port))),
         };
         let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '_');
-        let port = if port.is_empty() { default } else { port.parse().ok().filter(|port| *port != 0)? };
+        let port = port.map_or(Some(default), |port| port.parse().ok().filter(|port| *port != 0))?;
         (!host.is_empty() && host.chars().all(is_host)).then(|| Self { host: host.to_owned(), port, tls })
     }
 }

@@ -1,4 +1,4 @@
-//! What a store is made of. Whoever reads a configuration fills this; nothing here reads a file.
+//! What a store is made of. The caller reads the configuration and fills this; nothing here reads a file.
 
 use crate::filter::Attribute;
 use crate::meter::Meter;

@@ -3,7 +3,6 @@
 use crate::failed::Failed;
 use crate::log_limiter::LogLimiter;
 use crate::matching;
-use crate::meter::Meter;
 use crate::pool::{Pool, Pooled, attempt_end};
 use crate::schema;
 use crate::settings::Settings;
@@ -30,7 +29,6 @@ struct Shared {
     settings: Arc<Settings>,
     pool: Pool,
     health: Mutex<Health>,
-    meter: Arc<Meter>,
     /// Logs of look-ups that fail, and of a directory that does.
     unusable: LogLimiter,
     unreachable: LogLimiter,
@@ -62,8 +60,7 @@ impl LdapStore {
     pub fn open(settings: Settings) -> Result<Self, StoreError> {
         let runtime = Handle::current();
         let settings = Arc::new(settings);
-        let meter = Arc::clone(&settings.meter);
-        let pool = Pool::new(Arc::clone(&settings), Arc::clone(&meter)).map_err(StoreError::Refused)?;
+        let pool = Pool::new(Arc::clone(&settings)).map_err(StoreError::Refused)?;
         let health = Health {
             revision: Revision::unique(),
             revised: Instant::now(),
@@ -74,7 +71,6 @@ impl LdapStore {
             settings,
             pool,
             health: Mutex::new(health),
-            meter,
             unusable: LogLimiter::new(),
             unreachable: LogLimiter::new(),
         });
@@ -98,7 +94,7 @@ impl AccountStore for LdapStore {
         };
         self.watch();
         let (shared, query) = (Arc::clone(&self.shared), query.clone());
-        // A question that nobody waits for any more ends in a task of its own: if its connection were closed,
+        // A question whose caller is gone ends in a task of its own: if its connection were closed,
         // clients that cancel could make the store connect and bind again and again.
         Box::pin(async move {
             let (answer, answered) = oneshot::channel();
@@ -132,8 +128,8 @@ impl Shared {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers a question within its time. A caller that is gone while it waits for a connection
-    /// asks nothing.
+    /// Answers a question within its time. A caller that is gone while it waits for a connection asks
+    /// nothing.
     async fn answer(
         &self,
         query: Query,
@@ -145,7 +141,7 @@ impl Shared {
             permit = self.pool.permits.acquire() => permit,
             () = answer.closed() => return,
             () = sleep_until(deadline) => {
-                self.meter.failed("busy");
+                self.settings.meter.failed("busy");
                 let why = format!("store: busy: all {} connections are in use", self.settings.connections_max);
                 let _ = answer.send(Err(StoreError::Unavailable(why)));
                 return;
@@ -168,7 +164,7 @@ impl Shared {
                 }
             }
             Err(failed) => {
-                self.meter.failed(failed.step());
+                self.settings.meter.failed(failed.step());
                 if !failed.is_of_server() && !matches!(failed, Failed::Bind(_)) {
                     drop(health);
                     if let Some(left_out) = self.unusable.allow(Instant::now()) {
@@ -187,7 +183,7 @@ impl Shared {
 
     /// Asks over one connection, and over another one if that fails. One answer never mixes two servers.
     async fn ask(&self, query: &Query, place: &Place, deadline: Instant) -> Result<Matches, Failed> {
-        self.meter.asked();
+        self.settings.meter.asked();
         let mut changed = false;
         let mut last = None;
         for _ in 0..ATTEMPTS_MAX {
@@ -209,7 +205,7 @@ impl Shared {
                     self.pool.put(pooled);
                     last = Some(Failed::Changed);
                 }
-                // A connection that died while nobody used it says nothing about the server.
+                // A connection that died while it was idle says nothing about the server.
                 // The others that were idle are dead, too.
                 Err(failed @ Failed::Connection(_)) if pooled.is_used => {
                     self.pool.forget_idle(pooled.connection.server());
@@ -238,7 +234,7 @@ impl Shared {
         let server = pooled.connection.server().clone();
         let before = pooled.connection.searches();
         let found = timeout_at(end, schema::find(&mut pooled.connection, &self.settings, query, place)).await;
-        self.meter.requested(pooled.connection.searches() - before);
+        self.settings.meter.requested(pooled.connection.searches() - before);
         found.unwrap_or_else(|_| Err(Failed::Timeout(format!("{server}: no answer in time"))))
     }
 
@@ -268,7 +264,7 @@ impl Shared {
         }
     }
 
-    /// Looks after connections that nobody has used for a while.
+    /// Probes connections that were idle for a while.
     async fn check_idle(&self, interval: Duration) {
         for _ in 0..self.pool.idle_count() {
             let Some(mut pooled) = self.pool.oldest_idle(interval) else { return };
@@ -284,13 +280,13 @@ impl Shared {
 /// How soon the directory is looked at again after a failure, if its back-off allows it.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Looks at the directory until the store is dropped, also while nobody asks.
+/// Probes the directory until the store is dropped, also while there are no questions.
 async fn watch(store: Weak<Shared>) {
     loop {
         let Some(shared) = store.upgrade() else { return };
         let mut looked = shared.look().await;
         if matches!(&looked, Some(Err(Failed::Connection(_)))) {
-            // It may have died while nobody used it.
+            // The connection may have died while it was idle.
             looked = shared.look().await;
         }
         let interval = shared.settings.fresh;

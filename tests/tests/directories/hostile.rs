@@ -184,6 +184,14 @@ fn whatever_a_directory_sends_is_an_error_and_no_panic() {
     assert!(grown < 400, "{grown} MiB more");
 }
 
+/// References are not kept, so neither the limit of entries nor memory ends them.
+#[test]
+fn an_answer_ends_at_its_limit_and_not_at_the_deadline() {
+    let references = endless(|id| message(id, &element(0x73, &element(4, &[b'x'; 60_000]))));
+    let (opened, _folder) = hostile(None, references);
+    opened.fails(name("alice"), "an answer of more than 16 MiB");
+}
+
 /// Only complete success without an entry means that there is no such account.
 #[test]
 fn each_result_code_but_success_is_an_error() {

@@ -340,7 +340,7 @@ access to * by dn.exact=\"{READER}\" read by * none"
 }
 
 #[test]
-fn input_that_no_directory_holds_finds_nobody_and_fails_nothing() {
+fn input_that_no_directory_holds_finds_no_account_and_fails_nothing() {
     let alice = account("alice", 1001, &[("userPrincipalName", "bob.upn@corp.example")]);
     let slapd = Slapd::start(&(alice + &group("users", 1000, &[])));
     let opened = Opened::of(settings(&slapd, posix()));

@@ -138,8 +138,7 @@ impl Checker<'_> {
         let bind_dn = self.directory_name(&section.bind_dn);
         let secret = self.secret(&section.secret);
         let schema = self.ldap_schema(section, &span, dns);
-        let accents =
-            section.accents.as_ref().map(|given| self.one_of(Some(given), &ACCENTS, "value of accents"));
+        let accents = self.one_of(section.accents.as_ref(), &ACCENTS, "value of accents");
         Some(Ldap {
             servers: servers?,
             ca: section.ca.get_ref().iter().map(|path| self.path(path)).collect(),
@@ -151,7 +150,7 @@ impl Checker<'_> {
             idle_timeout: self.seconds(section.idle_timeout_s.as_ref(), 1..=IDLE_MAX_S, 600),
             age_max: self.seconds(section.age_max_s.as_ref(), UP_TO_A_DAY_S, 3600),
             candidates_max: self.count(section.candidates_max.as_ref(), 1..=1000, 100),
-            accents: accents.flatten().unwrap_or_default(),
+            accents: accents.unwrap_or_default(),
             fresh: self.seconds(section.fresh_s.as_ref(), 1..=3600, 10),
         })
     }
@@ -198,8 +197,10 @@ impl Checker<'_> {
                         "write it as in \"Default-First-Site-Name\"",
                     );
                 }
-                let tls = section.tls.as_ref().map(|tls| self.one_of(Some(tls), &TLS_MODES, "value of tls"));
-                let tls = tls.map_or(Some(TlsMode::Ldaps), |tls| tls)?;
+                let tls = match &section.tls {
+                    Some(tls) => self.one_of(Some(tls), &TLS_MODES, "value of tls")?,
+                    None => TlsMode::Ldaps,
+                };
                 Some(LdapServers::Discovered {
                     site: section.site.as_ref().map(|site| site.get_ref().clone()),
                     dns,

@@ -91,10 +91,7 @@ pub(super) fn open(config: &Config, ldap: &config::Ldap) -> anyhow::Result<Accou
 fn read_secrets(secret: &SecretRef) -> Result<Vec<Zeroizing<String>>, String> {
     let present = secret.read().map_err(|error| error.to_string())?;
     let next = match secret {
-        SecretRef::File(path) => {
-            let next = crate::trust_secret::next(path);
-            next.exists().then(|| SecretRef::File(next).read().ok()).flatten()
-        }
+        SecretRef::File(path) => SecretRef::File(crate::trust_secret::next(path)).read().ok(),
         _ => None,
     };
     Ok([present].into_iter().chain(next).collect())

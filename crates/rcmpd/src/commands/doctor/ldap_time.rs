@@ -1,7 +1,6 @@
 //! The time of a domain controller: `currentTime` of the rootDSE ([MS-ADTS] 3.1.1.3.2.7), which it tells by LDAP
 //! without a logon.
 
-use account_store::json_lines;
 use dtyp::FileTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -53,7 +52,8 @@ fn read_time(answer: &[u8]) -> Option<FileTime> {
     let attribute = within(within(attributes, 0x30)?, 0x30)?;
     let (_, name, values) = element(attribute)?;
     let value = within(within(values, 0x31)?, 0x04)?;
-    name.eq_ignore_ascii_case(b"currentTime").then(|| generalized_time(value)).flatten()
+    FileTime::from_generalized_time(str::from_utf8(value).ok()?)
+        .filter(|_| name.eq_ignore_ascii_case(b"currentTime"))
 }
 
 /// The contents of an element with this tag.
@@ -78,19 +78,10 @@ fn element(octets: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((*tag, contents, rest))
 }
 
-/// A time such as `20260102030405.0Z`, in UTC.
-fn generalized_time(value: &[u8]) -> Option<FileTime> {
-    let text = str::from_utf8(value).ok()?.strip_suffix('Z')?;
-    let digits = text.get(..14).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
-    let part = |at: usize, len: usize| &digits[at..at + len];
-    let (date, time) =
-        ([part(0, 4), part(4, 2), part(6, 2)].join("-"), [part(8, 2), part(10, 2), part(12, 2)].join(":"));
-    json_lines::date(&format!("{date}T{time}Z"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use account_store::json_lines;
 
     /// What Samba 4.17 answers to [`QUESTION`]: a searchResEntry. Its searchResDone follows.
     const SAMBA: &[u8] = b"0-\x02\x01\x01d(\x04\x000$0\"\x04\x0bcurrentTime1\x13\x04\x1120261130082943.0Z";
