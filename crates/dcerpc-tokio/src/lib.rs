@@ -22,7 +22,6 @@ pub use builtin::{Endpoints, host_and_port, resolve_endpoint};
 pub use client::{AnswerLeg, CallError, Connection};
 pub use connection_limiter::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, EvictionReason};
 pub use counters::Counters;
-pub use dcerpc::limits::source_of;
 pub use limits::Limits;
 pub use listen_on::{BACKLOG, CannotListen, listen_on};
 pub use log_limiter::LogLimiter;

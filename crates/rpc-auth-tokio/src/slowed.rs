@@ -49,11 +49,9 @@ impl ProofChecker for SlowedChecker {
             let is_slow = match verdict {
                 // Counted before the wait, so that a guess whose connection ends is counted, too, and counted
                 // for the account and for the name, whichever is slow.
-                ProofVerdict::Rejected { .. } => counted
-                    .iter()
-                    .fold(false, |is_slow, account| self.backoff.failed(now, account, source) | is_slow),
+                ProofVerdict::Rejected { .. } => self.backoff.all_failed(now, &counted, source),
                 ProofVerdict::Accepted { .. } | ProofVerdict::Unavailable(_) => {
-                    counted.iter().any(|account| self.backoff.is_slow(now, account, source))
+                    self.backoff.is_any_slow(now, &counted, source)
                 }
             };
             if is_slow {

@@ -196,14 +196,12 @@ struct Guess<'p> {
 impl Guess<'_> {
     /// Whether the answer waits.
     fn is_slow(&self) -> bool {
-        self.guessed.iter().any(|guessed| self.backoff.is_slow(self.now, guessed, self.source))
+        self.backoff.is_any_slow(self.now, &self.guessed, self.source)
     }
 
     /// Counts a wrong password for the account and for the name, whichever is slow.
     fn failed(&self) -> bool {
-        let failed =
-            |is_slow, guessed: &String| self.backoff.failed(self.now, guessed, self.source) | is_slow;
-        self.guessed.iter().fold(false, failed)
+        self.backoff.all_failed(self.now, &self.guessed, self.source)
     }
 
     /// Counts the verdict of a check. Whether the answer waits.

@@ -12,7 +12,8 @@ pub use cookie::{
 pub use known::KnownSessions;
 pub use renewal::{Purpose, renewal_due};
 pub use table::{
-    Ended, Generation, Keyed, NewSession, PENDING_MAX, Refusal, Renewal, SESSIONS_MAX, SessionTimes, Sessions,
+    Ended, Generation, Holder, Keyed, NewSession, PENDING_MAX, Refusal, Renewal, SESSIONS_MAX, SessionTimes,
+    Sessions,
 };
 
 use dtyp::FileTime;

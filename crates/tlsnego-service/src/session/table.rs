@@ -145,15 +145,18 @@ pub struct Sessions {
     table: Mutex<Table>,
 }
 
-/// The account or address that a token counts for.
+/// The account or address that a token or a call counts for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Holder {
+pub enum Holder {
+    /// An account.
     Account(String),
+    /// The source of an anonymous client.
     Source(IpAddr),
 }
 
 impl Holder {
-    pub(super) fn of(identity: Option<&Identity>, source: IpAddr) -> Self {
+    /// The holder of what a client with this identity, or without one, has at this address.
+    pub fn of(identity: Option<&Identity>, source: IpAddr) -> Self {
         match identity {
             Some(identity) => Self::Account(identity.account.clone()),
             None => Self::Source(source_of(source)),

@@ -4,7 +4,7 @@ use super::Failure;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tlsnego_service::session::Session;
+use tlsnego_service::session::{Holder, Session};
 
 /// Counts calls, in all and of one caller.
 #[derive(Debug)]
@@ -17,22 +17,14 @@ pub(super) struct Calls {
 #[derive(Debug, Default)]
 struct Counts {
     all: usize,
-    by_caller: HashMap<Caller, usize>,
-}
-
-/// Whom a call counts for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Caller {
-    Account(String),
-    /// Of an anonymous client.
-    Address(IpAddr),
+    by_caller: HashMap<Holder, usize>,
 }
 
 /// A call, until it is dropped.
 #[derive(Debug)]
 pub(super) struct InProgress<'c> {
     calls: &'c Calls,
-    caller: Caller,
+    caller: Holder,
 }
 
 impl Calls {
@@ -42,10 +34,7 @@ impl Calls {
 
     /// Begins a call, if there may be one more.
     pub(super) fn begin(&self, session: &Session, source: IpAddr) -> Result<InProgress<'_>, Failure> {
-        let caller = match &session.identity {
-            Some(identity) => Caller::Account(identity.account.clone()),
-            None => Caller::Address(dcerpc_tokio::source_of(source)),
-        };
+        let caller = Holder::of(session.identity.as_ref(), source);
         let mut counts = self.lock();
         if counts.all >= self.max {
             return Err(Failure::Busy { calls: self.max, of: "of all clients" });
