@@ -3,9 +3,7 @@
 
 use crate::checked::{Area, Checked};
 use crate::clock::now;
-use crate::config::{
-    Config, Level, Listen, Mapping, Peer, Place, SecretRef, Source, Sso, StoreKind, Tlsnego,
-};
+use crate::config::{Config, Level, Listen, Mapping, Peer, Place, SecretRef, Source, Sso, StoreKind};
 use crate::forward::Forwarding;
 use crate::sidecar;
 use crate::stores::{self, Accounts};
@@ -404,7 +402,8 @@ fn secret(checked: &mut Checked, key: &str, secret: &SecretRef, is_needed_at_sta
     }
 }
 
-/// Makes all checks of `serve`, without listening, writing or using the network.
+/// Makes all checks of `serve`, without listening or writing. Of the network, only the server of a store is
+/// used.
 pub async fn check(config: &Config) -> Checked {
     let mut checked = Checked::default();
     checked.add(Area::Permissions, config.check_files());
@@ -457,9 +456,7 @@ fn of_services(config: &Config, checked: &mut Checked) {
 /// Opens the store. Secure channels need the secrets of machines.
 async fn of_store(config: &Config, checked: &mut Checked) -> (Option<Arc<dyn DomainStore>>, Accounts) {
     let needs_hashes = config.sso.as_ref().is_some_and(Sso::has_local_users);
-    let needs_passwords = config.tlsnego.as_ref().is_some_and(Tlsnego::has_local_users);
-    let needs_key = config.rpc.is_some() || needs_hashes || needs_passwords;
-    let machines = match (&config.store, needs_key) {
+    let machines = match (&config.store, stores::key_needed_by(config).is_some()) {
         (None, _) => None,
         (Some(_), true) => checked.add(Area::Store, stores::machines_with_secrets(config).await),
         (Some(_), false) => checked.add(Area::Store, stores::machines(config).await),
@@ -514,13 +511,8 @@ fn secrets(config: &Config, checked: &mut Checked) {
             secret(checked, "the secret of [[sidecar.listen]]", of_listener, true);
         }
     }
-    let tickets = config.sidecar.iter().filter_map(|sidecar| sidecar.ticket.as_ref());
-    for key in tickets.flat_map(|ticket| &ticket.keys) {
-        secret(checked, "a key of [sidecar.ticket]", key, true);
-    }
-    let cookies = config.tlsnego.iter().filter_map(|tlsnego| tlsnego.cookie.as_ref());
-    for key in cookies.flat_map(|cookie| &cookie.keys) {
-        secret(checked, "a key of [tlsnego.cookie]", key, true);
+    for (section, key) in config.ticket_keys() {
+        secret(checked, &format!("a key of {section}"), key, true);
     }
 }
 

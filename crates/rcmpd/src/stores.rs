@@ -125,6 +125,25 @@ pub async fn served_machines(config: &Config, with_secrets: bool) -> anyhow::Res
     Ok(Served { machines: opened.store(), database, hashes, password_hashes })
 }
 
+/// What cannot be served without the key file of the store. Sidecars and their accounts need no secret of a
+/// machine.
+pub fn key_needed_by(config: &Config) -> Option<&'static str> {
+    let needs_hashes = config.sso.as_ref().is_some_and(config::Sso::has_local_users);
+    let needs_passwords = config.tlsnego.as_ref().is_some_and(config::Tlsnego::has_local_users);
+    match (&config.rpc, needs_hashes, needs_passwords) {
+        (Some(_), ..) => {
+            Some("[rpc] cannot be served, because each secure channel needs the secret of its machine")
+        }
+        (None, true, _) => {
+            Some("[sso.ntlm] cannot be served, because each user needs the NT hash of the account")
+        }
+        (None, false, true) => {
+            Some("[tlsnego] cannot be served, because each user needs the password hash of the account")
+        }
+        (None, false, false) => None,
+    }
+}
+
 /// The database of a service.
 pub struct Served {
     /// The machines; where one database has everything, the accounts, too.

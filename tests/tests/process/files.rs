@@ -32,6 +32,17 @@ fn demo() -> Demo {
 }
 
 #[test]
+fn state_of_the_gateway_that_others_may_write_is_refused() {
+    let demo = Demo::with_gateway("127.0.0.1:1".parse().unwrap(), "state = \"tlsnego.state\"\n");
+    let check = ["check-config", "-c", "rcmpd.toml"];
+    demo.rcmpd(&check).code(0);
+    write_secret(demo.path("tlsnego.state"), "");
+    chmod(&demo.path("tlsnego.state"), 0o666);
+    let done = demo.rcmpd(&check).code(1);
+    assert!(done.stderr.contains("tlsnego.state") && done.stderr.contains("mode 666"), "{done:?}");
+}
+
+#[test]
 fn files_that_others_may_use_are_refused_by_serve_and_check_config() {
     let demo = demo();
     let check = ["check-config", "-c", "rcmpd.toml"];

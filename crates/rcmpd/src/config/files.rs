@@ -72,7 +72,7 @@ impl Config {
     }
 
     /// The roots of tickets, with the section of each.
-    fn ticket_keys(&self) -> impl Iterator<Item = (&'static str, &SecretRef)> {
+    pub(crate) fn ticket_keys(&self) -> impl Iterator<Item = (&'static str, &SecretRef)> {
         let tickets = self.sidecar.iter().filter_map(|sidecar| sidecar.ticket.as_ref());
         let tickets = tickets.flat_map(|ticket| &ticket.keys).map(|key| ("[sidecar.ticket]", key));
         let cookies = self.tlsnego.iter().filter_map(|tlsnego| tlsnego.cookie.as_ref());
@@ -154,10 +154,11 @@ impl Config {
         }
         if let Some(tlsnego) = &self.tlsnego {
             add(&tlsnego.certificate.1, Group);
+            tlsnego.tls.iter().for_each(|(_, key)| add(key, Group));
+            tlsnego.state.iter().for_each(|path| add(path, ReadByAll));
             let store = tlsnego.cookie.iter().flat_map(|cookie| database_files(&cookie.store));
             store.for_each(|path| add(&path, Owner));
         }
-        self.tlsnego.iter().filter_map(|it| it.tls.as_ref()).for_each(|(_, key)| add(key, Group));
         for key in self.forward.proof_key.iter().chain(self.audit.heads.iter().map(|heads| &heads.key)) {
             add(key, Owner);
         }

@@ -220,29 +220,10 @@ async fn open_store(config: &Config) -> anyhow::Result<Option<Opened>> {
     if config.store.is_none() {
         return Ok(None);
     }
-    let needed_by = key_needed_by(config);
+    let needed_by = stores::key_needed_by(config);
     let opened = stores::served_machines(config, needed_by.is_some()).await;
     Ok(Some(Opened(match needed_by {
         Some(why) => opened.context(why)?,
         None => opened?,
     })))
-}
-
-/// What cannot be served without the key file of the store. Sidecars and their accounts need no secret of a
-/// machine.
-fn key_needed_by(config: &Config) -> Option<&'static str> {
-    let needs_hashes = config.sso.as_ref().is_some_and(config::Sso::has_local_users);
-    let needs_passwords = config.tlsnego.as_ref().is_some_and(config::Tlsnego::has_local_users);
-    match (&config.rpc, needs_hashes, needs_passwords) {
-        (Some(_), ..) => {
-            Some("[rpc] cannot be served, because each secure channel needs the secret of its machine")
-        }
-        (None, true, _) => {
-            Some("[sso.ntlm] cannot be served, because each user needs the NT hash of the account")
-        }
-        (None, false, true) => {
-            Some("[tlsnego] cannot be served, because each user needs the password hash of the account")
-        }
-        (None, false, false) => None,
-    }
 }

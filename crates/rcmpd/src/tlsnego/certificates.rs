@@ -91,11 +91,11 @@ pub(super) fn of_listener(section: &config::Tlsnego) -> anyhow::Result<Option<Ar
     Ok(Some(Arc::new(tls)))
 }
 
-/// Whether each certificate belongs to its key.
-pub(super) fn check(section: &config::Tlsnego) -> anyhow::Result<()> {
+/// Whether each certificate belongs to its key. Returns TLS of the listener, if it speaks TLS.
+pub(super) fn check(section: &config::Tlsnego) -> anyhow::Result<Option<Arc<ServerConfig>>> {
     let (certificate, key) = &section.certificate;
     tls::check_pair(certificate, key, &sidecar::Files).context("cannot serve [tlsnego]")?;
-    of_listener(section).map(drop)
+    of_listener(section)
 }
 
 /// What clients read to configure themselves.

@@ -207,8 +207,7 @@ impl Tlsnego {
         }
         let certificate = certificates::of_service(section).context("cannot reload [tlsnego]")?;
         let metadata = certificates::metadata(section, &settings(section), &certificate)?.map(Arc::new);
-        certificates::check(section)?;
-        let tls = certificates::of_listener(section)?;
+        let tls = certificates::check(section)?;
         Ok(Some(Renewed { certificate, metadata, tls, made_of }))
     }
 
