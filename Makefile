@@ -3,8 +3,11 @@
 CARGO  ?= cargo
 PRIVATE = target/private
 # Where cargo builds: CARGO_TARGET_DIR and cargo's own configuration may move it.
-TARGET  = $(shell $(CARGO) metadata --locked --no-deps --format-version 1 | \
+# Root, who installs, may have no cargo.
+MOVED   = $(shell command -v $(firstword $(CARGO)) >/dev/null && \
+            $(CARGO) metadata --locked --no-deps --format-version 1 | \
             python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
+TARGET  = $(or $(MOVED),$(CURDIR)/target)
 BUILT   = $(TARGET)/release
 export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 

@@ -1,11 +1,13 @@
 //! `rcmpd doctor`: each check can fail, and says what to do.
 
+use crate::metrics::with_directory;
 use rcmpd_tests::openssl::{Authority, openssl};
 use rcmpd_tests::web::free_port;
 use rcmpd_tests::{Demo, Finished, eventually, write_secret};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs::{self, Permissions};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -443,4 +445,44 @@ fn the_doctor_changes_nothing() {
     let new = service.log().replace(&log, "");
     assert!(new.lines().all(|line| line.contains("Secure channel established")), "{new}");
     service.signal(Signal::TERM);
+}
+
+#[test]
+fn an_answer_without_end_at_the_admin_port_is_not_printed() {
+    let demo = Demo::new();
+    let [_, _, admin] = at_ports(&demo);
+    let listener = TcpListener::bind(admin).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 503 No\r\ncontent-length: 1048576\r\n\r\n");
+            let _ = stream.write_all(&[b'x'; 1 << 20]);
+        }
+    });
+    // The port is in use by this test, which is an error of `ports`.
+    let report = doctor(&demo, 3);
+    says(&report, "service", "warning", &["admin.listen", "limit"]);
+    assert!(report.to_string().len() < 65_536);
+}
+
+#[test]
+fn a_directory_that_does_not_answer_is_an_error() {
+    let report = doctor(&with_directory(), 3);
+    says(&report, "store", "error", &["the directory of [store.ldap] does not answer"]);
+    assert_eq!(found(&report, "store", "ok"), "");
+}
+
+#[test]
+fn certificate_of_the_gateway_s_listener_is_looked_at() {
+    let demo = Demo::with_gateway(
+        "127.0.0.1:1".parse().unwrap(),
+        "tls = { certificate = \"listener.pem\", key = \"listener.key\" }\n",
+    );
+    let make = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "40", "-subj", "/CN=localhost"];
+    let files =
+        ["-addext", "subjectAltName=DNS:localhost", "-keyout", "listener.key", "-out", "listener.pem"];
+    openssl(&demo.path("."), &[&make[..], &files].concat());
+    fs::set_permissions(demo.path("listener.key"), Permissions::from_mode(0o600)).unwrap();
+    let report = demo.rcmpd(&DOCTOR).json();
+    says(&report, "certificates", "ok", &["CN=localhost", "tlsnego.tls.certificate", "is valid for"]);
 }

@@ -47,7 +47,7 @@ fn service() -> Service {
 }
 
 /// A service whose accounts are in a directory that does not answer.
-fn directory() -> Service {
+pub(crate) fn with_directory() -> Demo {
     let demo = Demo::new();
     write_secret(demo.path("directory.secret"), "correct-horse-battery\n");
     demo.edit(|text| {
@@ -59,7 +59,11 @@ fn directory() -> Service {
              fresh_s = 1\ntimeout_s = 1\n[channels]\npath = \"accounts.db\"\n{after}"
         )
     });
-    let service = demo.serve();
+    demo
+}
+
+fn directory() -> Service {
+    let service = with_directory().serve();
     eventually("the directory does not answer", || service.get("/ready").0 == 503);
     let usable = service.get("/metrics").1.contains("rcmpd_store_usable 0");
     assert!(usable && service.get("/live").0 == 200);

@@ -66,6 +66,26 @@ fn service_tells_when_it_is_ready_reloads_lives_and_stops() {
     assert_eq!(manager.next(), "STOPPING=1\n");
 }
 
+/// A reload waits for CRLs, and longer for a slow directory.
+#[test]
+fn watchdog_is_fed_during_a_reload() {
+    let manager = Manager::new();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let environment = [("NOTIFY_SOCKET", manager.path.to_str().unwrap()), ("WATCHDOG_USEC", "200000")];
+    let service = Demo::new().serve_with(&environment);
+    assert_eq!(manager.next(), "READY=1\n");
+    let path = service.path("rcmpd.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let crl =
+        format!("validation = \"chain+crl\"\ncrls = [\"http://{}/ca.crl\"]", silent.local_addr().unwrap());
+    assert!(text.contains("validation = \"chain\""), "{text}");
+    fs::write(&path, text.replace("validation = \"chain\"", &crl)).unwrap();
+    service.signal(Signal::HUP);
+    while !manager.any().starts_with("RELOADING=1") {}
+    assert_eq!(manager.any(), "WATCHDOG=1\n", "before it is ready again");
+    assert_eq!(manager.next(), "READY=1\n");
+}
+
 #[test]
 fn no_notification_socket_is_no_error_and_a_missing_one_is_logged() {
     let service = Demo::new().serve_with(&[("NOTIFY_SOCKET", "/nonexistent/notify")]);

@@ -19,6 +19,8 @@ use zeroize::Zeroizing;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest answer in octets: ten thousand sessions have some 4 MiB.
 const ANSWER_LEN_MAX: usize = 64 << 20;
+/// Longest answer to what needs no token, in octets: a line. What listens there need not be this program.
+const LINE_LEN_MAX: usize = 4096;
 
 /// Asks, and returns the status and the body of the answer.
 pub(super) async fn ask(config: &Config, method: Method, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
@@ -34,7 +36,7 @@ pub(super) async fn ask(config: &Config, method: Method, path: &str) -> anyhow::
     let mut authorization = HeaderValue::from_str(&bearer).context("admin.token is no header")?;
     authorization.set_sensitive(true);
     let request = Request::builder().method(method).uri(path).header(AUTHORIZATION, authorization);
-    send(admin.listen, request, TIMEOUT).await.map_err(|error| {
+    send(admin.listen, request, (TIMEOUT, ANSWER_LEN_MAX)).await.map_err(|error| {
         let address = reachable(admin.listen);
         failed(
             UNREACHABLE,
@@ -49,7 +51,7 @@ pub(super) async fn get(
     path: &str,
     time: Duration,
 ) -> Result<(StatusCode, Bytes), BoxError> {
-    send(listen, Request::builder().uri(path), time).await
+    send(listen, Request::builder().uri(path), (time, LINE_LEN_MAX)).await
 }
 
 /// Why there is no answer.
@@ -58,7 +60,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 async fn send(
     listen: SocketAddr,
     request: request::Builder,
-    time: Duration,
+    (time, len_max): (Duration, usize),
 ) -> Result<(StatusCode, Bytes), BoxError> {
     let address = reachable(listen);
     let asked = async {
@@ -68,7 +70,7 @@ async fn send(
         let request = request.header(HOST, address.to_string()).body(Empty::<Bytes>::new())?;
         let answer = sender.send_request(request).await?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_LEN_MAX).collect().await?;
+        let body = Limited::new(answer.into_body(), len_max).collect().await?;
         Ok((status, body.to_bytes()))
     };
     timeout(time, asked).await.map_err(|_| "no answer in time")?

@@ -290,7 +290,7 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
             () = watchdog.tick() => {}
             _ = hangup.recv() => {
                 service_manager::reloading();
-                match reload(path, running, &mut loaded).await {
+                match watchdog.during(reload(path, running, &mut loaded)).await {
                     Ok(Some(revision)) => info!(policy_revision = revision, "Reloaded"),
                     Ok(None) => info!("Reloaded"),
                     Err(error) => error!(error = crate::output::chain(&error), "Not reloaded: the previous configuration stays in use"),

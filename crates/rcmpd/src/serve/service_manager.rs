@@ -49,4 +49,15 @@ impl Watchdog {
             None => std::future::pending().await,
         }
     }
+
+    /// Awaits work that may take longer than the service manager waits, and sends what is due meanwhile.
+    pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = self.tick() => {}
+            }
+        }
+    }
 }

@@ -57,6 +57,8 @@ fn shown(config: &Config) -> Vec<(&'static str, &Path)> {
         found.extend(tls.own.iter().map(|(own, _)| ("upstream_certificate", own.as_path())));
     }
     found.extend(config.tlsnego.iter().map(|it| ("tlsnego.certificate", it.certificate.0.as_path())));
+    let listeners = config.tlsnego.iter().filter_map(|it| it.tls.as_ref());
+    found.extend(listeners.map(|(certificate, _)| ("tlsnego.tls.certificate", certificate.as_path())));
     found
 }
 

@@ -15,8 +15,10 @@ mod system;
 use super::{config_file, exit_code_of};
 use crate::checked::{Area, Checked};
 use crate::cli::DoctorArgs;
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, StoreKind};
 use crate::findings;
+use crate::stores;
+use account_store::Query;
 use network::Names;
 use report::{Check, Grade, Report};
 use std::path::Path;
@@ -43,6 +45,7 @@ pub(super) async fn run(args: DoctorArgs) -> anyhow::Result<u8> {
 /// Makes all checks. Each question over the network has this time.
 async fn examine(path: &Path, config: &Config, timeout: Duration) -> Report {
     let mut report = Report::default();
+    of_directory(config, &mut report).await;
     of_configuration(config, &findings::check(config).await, &mut report);
     let served = ports::check(path, config, &mut report).await;
     system::limits(config, served, &mut report);
@@ -55,6 +58,21 @@ async fn examine(path: &Path, config: &Config, timeout: Duration) -> Report {
     let controllers = network::channels(config, timeout, &mut report).await;
     clock::check_controllers(config, &controllers, timeout, &mut report).await;
     report
+}
+
+/// Asks a directory for an account: opening the store asks no server.
+async fn of_directory(config: &Config, report: &mut Report) {
+    if !matches!(config.store.as_ref().map(|store| &store.kind), Some(StoreKind::Ldap(_))) {
+        return;
+    }
+    // Why one of these cannot be opened is among the findings of the configuration.
+    let Ok(machines) = stores::machines(config).await else { return };
+    let Ok(accounts) = stores::accounts(config, &machines).await else { return };
+    if let Err(error) = accounts.store.find(&Query::Name("rcmpd-doctor".to_owned())).await {
+        let text = format!("the directory of [store.ldap] does not answer: {error}");
+        let to_do = "see that a server of store.ldap can be reached, and check its ca, bind_dn and secret";
+        report.add(Check::Store, Grade::Error, text, to_do);
+    }
 }
 
 /// What `check-config` finds, and what it has found to be good.
@@ -100,7 +118,9 @@ const fn to_do(area: Area) -> &'static str {
         }
         Area::Permissions => "change the mode of the file or folder as the finding says",
         Area::Users => "create the user or group on this system, or name another one",
-        Area::Store => "add what is missing, or correct the name; restore a damaged database from a backup",
+        Area::Store => {
+            "add what is missing, or correct the name; see that a server of the store is up and can be reached; restore a file from a backup only if the finding says that it is damaged"
+        }
         Area::Keytab => "write a keytab with AES keys of the service alone, and give it mode 600 or 640",
         Area::MasterSecret => {
             "see `rcmpd sso secret status`; `rcmpd sso secret backup` writes a backup, and `unseal` adds a share"
