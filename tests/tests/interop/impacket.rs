@@ -1,10 +1,33 @@
 //! Impacket as a client: opnums 4, 26, 21 and 39, NDR, no header signing, inner encryption of its own.
 
-use crate::{ACCOUNTS, LOGON_FAILURE, SUCCESS, sid};
+use crate::{ACCOUNTS, Expected, LOGON_FAILURE, SUCCESS, sid};
 use rcmpd_tests::peers::{impacket, question, question_with};
 use rcmpd_tests::postgres::Postgres;
-use rcmpd_tests::{Demo, eventually};
+use rcmpd_tests::{Demo, Service, eventually};
 use serde_json::{Value, json};
+
+/// The answer about an account: who it is, and its PAC.
+#[track_caller]
+fn assert_is_of(service: &Service, account: &Expected, answer: &Value) {
+    assert_eq!(answer["status"], SUCCESS, "{}: {answer:#}", account.who);
+    assert_eq!(answer["authoritative"], 1);
+    assert_eq!(answer["response"]["domain"], "CONTOSO");
+    let logon = &answer["pac"]["logon"];
+    assert_eq!(logon["user"], account.account);
+    assert_eq!(logon["domain"], "CONTOSO");
+    assert_eq!(logon["server"], "DC1");
+    assert_eq!(logon["sid"], sid(service, account.rid));
+    assert_eq!(logon["primary_group"], account.primary_group);
+    let mut groups: Vec<String> = serde_json::from_value(logon["groups"].clone()).unwrap();
+    groups.sort();
+    let mut expected: Vec<String> = account.groups.iter().map(|rid| sid(service, *rid)).collect();
+    expected.sort();
+    assert_eq!(groups, expected, "{}", account.who);
+    assert_eq!(logon["extra"], json!(["S-1-18-2"]));
+    assert_eq!(answer["pac"]["client"]["name"], account.account);
+    assert_eq!(answer["pac"]["requestor"], sid(service, account.rid));
+    assert_eq!(answer["pac"]["types"], json!([1, 10, 12, 18]));
+}
 
 #[test]
 fn each_demo_certificate_gets_its_answer() {
@@ -23,24 +46,7 @@ fn each_demo_certificate_gets_its_answer() {
     assert_eq!(done["capabilities"][0]["flags"], done["handshake"]["flags"]);
     assert_eq!(done["capabilities"][1]["flags"], "0x612FFFFF");
     for (account, answer) in ACCOUNTS.iter().zip(done["answers"].as_array().unwrap()) {
-        assert_eq!(answer["status"], SUCCESS, "{}: {answer:#}", account.who);
-        assert_eq!(answer["authoritative"], 1);
-        assert_eq!(answer["response"]["domain"], "CONTOSO");
-        let logon = &answer["pac"]["logon"];
-        assert_eq!(logon["user"], account.account);
-        assert_eq!(logon["domain"], "CONTOSO");
-        assert_eq!(logon["server"], "DC1");
-        assert_eq!(logon["sid"], sid(&service, account.rid));
-        assert_eq!(logon["primary_group"], account.primary_group);
-        let mut groups: Vec<String> = serde_json::from_value(logon["groups"].clone()).unwrap();
-        groups.sort();
-        let mut expected: Vec<String> = account.groups.iter().map(|rid| sid(&service, *rid)).collect();
-        expected.sort();
-        assert_eq!(groups, expected, "{}", account.who);
-        assert_eq!(logon["extra"], json!(["S-1-18-2"]));
-        assert_eq!(answer["pac"]["client"]["name"], account.account);
-        assert_eq!(answer["pac"]["requestor"], sid(&service, account.rid));
-        assert_eq!(answer["pac"]["types"], json!([1, 10, 12, 18]));
+        assert_is_of(&service, account, answer);
     }
 }
 
@@ -52,16 +58,7 @@ fn accounts_in_postgresql_get_the_same_pac_until_they_are_disabled() {
     let done = impacket(&service, json!({ "questions": questions }));
     assert_eq!(done["error"], Value::Null, "{done:#}");
     for (account, answer) in ACCOUNTS.iter().zip(done["answers"].as_array().unwrap()) {
-        assert_eq!(answer["status"], SUCCESS, "{}: {answer:#}", account.who);
-        let logon = &answer["pac"]["logon"];
-        assert_eq!(logon["user"], account.account);
-        assert_eq!(logon["sid"], sid(&service, account.rid));
-        assert_eq!(logon["primary_group"], account.primary_group);
-        let mut groups: Vec<String> = serde_json::from_value(logon["groups"].clone()).unwrap();
-        groups.sort();
-        let mut expected: Vec<String> = account.groups.iter().map(|rid| sid(&service, *rid)).collect();
-        expected.sort();
-        assert_eq!(groups, expected, "{}", account.who);
+        assert_is_of(&service, account, answer);
     }
     service.rcmpd(&["account", "set", "alice", "--disable", "-c", "rcmpd.toml"]).code(0);
     // NOTIFY, long before the next poll.

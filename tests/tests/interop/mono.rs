@@ -1,6 +1,7 @@
 //! Mono's WCF as a client of the gateway and as a service, in messages whose key is encrypted to the
 //! certificate of the service. Its other bindings fail before they send anything, or do not open.
 
+use rcmpd_tests::peers::with;
 use rcmpd_tests::soap::{Echo, SOAP, SoapPeer, Upstream, echoed, envelope, http, open_all_bindings};
 use rcmpd_tests::web::free_port;
 use rcmpd_tests::{Demo, Service};
@@ -14,7 +15,7 @@ fn file(demo: &Demo, name: &str) -> String {
 
 /// Of a client, with other settings.
 fn client(service: &Service, credential: &str, more: &Value) -> Value {
-    let mut settings = json!({
+    let settings = json!({
         "role": "call",
         "url": format!("http://{}/service", service.gateway()),
         "credential": credential,
@@ -26,12 +27,7 @@ fn client(service: &Service, credential: &str, more: &Value) -> Value {
         "certificate" => json!({ "certificate": file(service, "certs/alice.rsa.p12") }),
         _ => json!({}),
     };
-    for given in [&own, more] {
-        for (name, value) in given.as_object().unwrap() {
-            settings[name] = value.clone();
-        }
-    }
-    settings
+    with(with(settings, own), more.clone())
 }
 
 #[test]

@@ -2,13 +2,13 @@
 
 use crate::sso::{enter, with_checked_domain};
 use dtyp::hex;
-use rcmpd_tests::peers::{SAMBA_PYTHON, SambaDc};
+use rcmpd_tests::peers::{SAMBA_PYTHON, SambaDc, with};
 use rcmpd_tests::soap::Echo;
 use rcmpd_tests::web::free_port;
 use rcmpd_tests::{Demo, Service, eventually};
 use serde_json::{Value, json};
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// DER of a certificate of a demo, in hexadecimal.
 fn der(demo: &Demo, name: &str) -> String {
@@ -24,7 +24,7 @@ fn der(demo: &Demo, name: &str) -> String {
 /// What the client of Python, OpenSSL and lxml is told, without a user.
 pub(crate) fn settings(service: &Service, more: Value) -> Value {
     let url = format!("http://{}/service", service.gateway());
-    let mut settings = json!({
+    let settings = json!({
         "url": url,
         "to": url,
         "server": der(service, "site"),
@@ -32,23 +32,23 @@ pub(crate) fn settings(service: &Service, more: Value) -> Value {
         "binding": "session",
         "calls": 2,
     });
-    for (name, value) in more.as_object().expect("an object") {
-        settings[name] = value.clone();
-    }
-    settings
+    with(settings, more)
 }
 
-pub(crate) const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/tlsnego_client.py");
+/// The client of Python, OpenSSL and lxml, which reads its settings.
+pub(crate) fn start_client() -> Child {
+    Command::new(SAMBA_PYTHON)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/peers/tlsnego_client.py"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("Debian's Python starts")
+}
 
 /// Runs the client, and returns its steps.
 fn client(service: &Service, more: Value) -> Vec<Value> {
     let settings = settings(service, more);
-    let mut child = Command::new(SAMBA_PYTHON)
-        .arg(CLIENT)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("Debian's Python starts");
+    let mut child = start_client();
     write!(child.stdin.take().expect("piped"), "{settings}").expect("it reads");
     let output = child.wait_with_output().expect("it ends");
     assert!(output.status.success(), "the client failed");
@@ -71,10 +71,6 @@ pub(crate) fn step<'a>(steps: &'a [Value], name: &str) -> &'a Value {
 
 pub(crate) fn alice(service: &Service) -> Value {
     json!({ "user": "alice", "password": service.password("alice") })
-}
-
-pub(crate) fn with(base: Value, more: Value) -> Value {
-    rcmpd_tests::peers::with(base, more)
 }
 
 pub(crate) const BAD_TOKEN: &str = "{http://schemas.xmlsoap.org/ws/2005/02/sc}BadContextToken 500 http://www.w3.org/2005/08/addressing/soap/fault";

@@ -1,15 +1,15 @@
 //! Nodes of a farm whose sessions are in cookies, called by a client that shares no code with them.
 
-use crate::tlsnego::{BAD_TOKEN, CLIENT, alice, settings, step, with};
+use crate::tlsnego::{BAD_TOKEN, alice, settings, start_client, step};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rcmpd_tests::peers::SAMBA_PYTHON;
+use rcmpd_tests::peers::with;
 use rcmpd_tests::soap::Echo;
 use rcmpd_tests::web::free_port;
 use rcmpd_tests::{Demo, Service, eventually, write_secret};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command};
 use ticket::{Name, Root, Roots, open_state, seal_state};
 
 /// A client that keeps its session, and does what it is told.
@@ -24,12 +24,7 @@ impl Client {
     fn start(service: &Service, more: Value) -> Self {
         let more = with(json!({ "commands": true, "calls": 1 }), more);
         let settings = settings(service, with(alice(service), more));
-        let mut child = Command::new(SAMBA_PYTHON)
-            .arg(CLIENT)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("Debian's Python starts");
+        let mut child = start_client();
         let answers = BufReader::new(child.stdout.take().expect("piped"));
         let mut client = Self { child, answers, opened: Vec::new() };
         client.send(&settings);

@@ -1,5 +1,6 @@
 //! WSS4J, with JSSE for negotiations, as a client of the gateway and as a service.
 
+use rcmpd_tests::peers::with;
 use rcmpd_tests::soap::{Echo, SOAP, SoapPeer, Upstream, echoed, envelope, http, open_all_bindings};
 use rcmpd_tests::{Demo, Service};
 use serde_json::{Value, json};
@@ -19,7 +20,7 @@ fn file(demo: &Demo, name: &str) -> String {
 
 /// What both sides know, by the credential of clients.
 fn settings(demo: &Demo, credential: &str, more: Value) -> Value {
-    let mut settings = json!({ "server": file(demo, "certs/site.rsa.pem") });
+    let settings = json!({ "server": file(demo, "certs/site.rsa.pem") });
     let own = match credential {
         "username" => json!({ "user": "alice", "password": demo.password("alice") }),
         "certificate" => {
@@ -27,12 +28,7 @@ fn settings(demo: &Demo, credential: &str, more: Value) -> Value {
         }
         _ => json!({}),
     };
-    for given in [own, more] {
-        for (name, value) in given.as_object().unwrap() {
-            settings[name] = value.clone();
-        }
-    }
-    settings
+    with(with(settings, own), more)
 }
 
 fn client(service: &Service, credential: &str, (negotiate, binding): (&str, &str), calls: u32) -> Value {
