@@ -7,6 +7,7 @@ pub mod client;
 pub mod mit;
 pub mod openssl;
 pub mod peers;
+pub mod ports;
 pub mod postgres;
 pub mod recorder;
 pub mod refused_users;

@@ -1,6 +1,6 @@
 //! A KDC of MIT Kerberos, which `tests/peers/install` installs, with one realm or several.
 
-use crate::web::free_port;
+use crate::ports::free_port;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

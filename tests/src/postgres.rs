@@ -1,8 +1,8 @@
 //! PostgreSQL, started by a test on a free loopback port, with standbys of it.
 
+use crate::ports::free_port;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -56,17 +56,9 @@ impl Postgres {
     }
 
     fn on(folder: TempDir, options: Vec<String>) -> Self {
-        let mut server = Self { folder, port: 0, options, child: None };
-        for _ in 0..20 {
-            // Another test may take the port in between; then the server ends at once.
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-            server.port = listener.local_addr().expect("it is bound").port();
-            drop(listener);
-            if server.try_start() {
-                return server;
-            }
-        }
-        panic!("PostgreSQL does not start: {}", server.log());
+        let mut server = Self { folder, port: free_port().port(), options, child: None };
+        assert!(server.try_start(), "PostgreSQL does not start: {}", server.log());
+        server
     }
 
     fn try_start(&mut self) -> bool {

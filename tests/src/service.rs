@@ -129,7 +129,7 @@ impl Demo {
         let mut command = Command::new(binary());
         command.arg("quickstart").arg(demo.path("")).arg("--tlsnego");
         finish(command).code(0);
-        let gateway = crate::web::free_port();
+        let gateway = crate::ports::free_port();
         demo.edit(|text| {
             text.replace("\"127.0.0.1:11490\"]", "\"127.0.0.1:0\"]")
                 .replace("127.0.0.1:1135", "127.0.0.1:0")

@@ -1,12 +1,12 @@
 //! OpenLDAP's slapd, which `tests/peers/install` installs: a directory of its own on ports of its own.
 
 use crate::openssl::openssl;
+use crate::ports::free_port;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// The base of everything.
@@ -143,7 +143,7 @@ index altSecurityIdentities eq,sub
         command.args(["-q", "-f", &path("slapd.conf"), "-l", &path("all.ldif")]);
         let done = command.stdin(Stdio::null()).output().expect("slapadd starts: tests/peers/install");
         assert!(done.status.success(), "slapadd: {}", String::from_utf8_lossy(&done.stderr));
-        let (ldaps, ldap) = (own_port(), own_port());
+        let (ldaps, ldap) = (free_port().port(), free_port().port());
         let mut slapd = Self { folder, child: None, ldaps, ldap };
         slapd.run();
         slapd
@@ -213,19 +213,6 @@ index altSecurityIdentities eq,sub
 impl Drop for Slapd {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-/// A port below those that the kernel gives to others. slapd cannot say which one it got, and another test must not
-/// get it meanwhile.
-fn own_port() -> u16 {
-    static TAKEN: AtomicU16 = AtomicU16::new(0);
-    let first = (std::process::id() % 500) as u16 * 20;
-    loop {
-        let port = 20_000 + (first + TAKEN.fetch_add(1, Ordering::Relaxed)) % 10_000;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
     }
 }
 

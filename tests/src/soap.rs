@@ -1,7 +1,7 @@
 //! Plain SOAP 1.2 services behind a gateway, and programs of others as clients or services.
 
 use crate::peers::SAMBA_PYTHON;
-use crate::web::free_port;
+use crate::ports::free_port;
 use crate::{Demo, eventually};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};

@@ -2,6 +2,7 @@
 //! behind them.
 
 use crate::peers::web_tool;
+use crate::ports::free_port;
 use crate::service::{Demo, Finished, Service, finish, write_secret};
 use serde_json::{Value, json};
 use std::fs;
@@ -206,11 +207,6 @@ impl Drop for PageProcess {
     }
 }
 
-/// A port that was free just now, for programs that do not say which they got.
-pub fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("there is a port")
-}
-
 /// The users who ask: web servers do so as one of their own where they can, and benches ask themselves.
 fn askers() -> String {
     let own = rustix::process::geteuid();
@@ -372,17 +368,12 @@ impl Site {
 
     fn wait(&mut self) {
         let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(self.address).is_err() {
-            let log = fs::read_to_string(self.service.path("proxy.log")).unwrap_or_default();
-            if let Some(Ok(Some(status))) = self.proxy.as_mut().map(Child::try_wait) {
-                panic!("the web server ended with {status}:\n{log}");
-            }
-            assert!(Instant::now() < deadline, "the web server does not listen:\n{log}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
         // Some listen before they have read what they serve.
-        while self.curl(None, "/", &[]).code != 0 {
-            assert!(Instant::now() < deadline, "the web server does not answer");
+        while TcpStream::connect(self.address).is_err() || self.curl(None, "/", &[]).code != 0 {
+            if let Some(Ok(Some(status))) = self.proxy.as_mut().map(Child::try_wait) {
+                panic!("the web server ended with {status}:\n{}", self.proxy_log());
+            }
+            assert!(Instant::now() < deadline, "the web server does not answer:\n{}", self.proxy_log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -1,7 +1,8 @@
 //! `rcmpd check-proxy` at real front doors: clean where `rcmpd proxy-config` configured them, and each hole
 //! found where the configuration was changed that.
 
-use rcmpd_tests::web::{Site, WebServer, free_port};
+use rcmpd_tests::ports::free_port;
+use rcmpd_tests::web::{Site, WebServer};
 use serde_json::Value;
 
 /// The names of the checks with a verdict.

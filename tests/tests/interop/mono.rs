@@ -2,8 +2,8 @@
 //! certificate of the service. Its other bindings fail before they send anything, or do not open.
 
 use rcmpd_tests::peers::with;
+use rcmpd_tests::ports::free_port;
 use rcmpd_tests::soap::{Echo, SOAP, SoapPeer, Upstream, echoed, envelope, http, open_all_bindings};
-use rcmpd_tests::web::free_port;
 use rcmpd_tests::{Demo, Service};
 use serde_json::{Value, json};
 

@@ -1,7 +1,8 @@
 //! Web servers pass the ticket of the sidecar to the client and back, and never to the application. curl
 //! keeps the cookies.
 
-use rcmpd_tests::web::{Site, WebServer, free_port, values};
+use rcmpd_tests::ports::free_port;
+use rcmpd_tests::web::{Site, WebServer, values};
 
 const TICKET: &str = "source = \"remote\"\nremember_s = 600\n[sidecar.ticket]\nkeys = [\"file:ticket.key\"]\naudience = \"shop\"";
 

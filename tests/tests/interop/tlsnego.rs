@@ -3,8 +3,8 @@
 use crate::sso::{enter, with_checked_domain};
 use dtyp::hex;
 use rcmpd_tests::peers::{SAMBA_PYTHON, SambaDc, with};
+use rcmpd_tests::ports::free_port;
 use rcmpd_tests::soap::Echo;
-use rcmpd_tests::web::free_port;
 use rcmpd_tests::{Demo, Service, eventually};
 use serde_json::{Value, json};
 use std::io::Write;

@@ -6,7 +6,8 @@ use rcgen::{
     date_time_ymd,
 };
 use rcmpd_tests::peers::{GrpcServer, grpc_client};
-use rcmpd_tests::web::{Nginx, Page, Site, free_port, values};
+use rcmpd_tests::ports::free_port;
+use rcmpd_tests::web::{Nginx, Page, Site, values};
 use rcmpd_tests::{Demo, write_secret};
 use serde_json::{Value, json};
 use std::fs;

@@ -2,7 +2,8 @@
 
 use rcmpd_tests::Demo;
 use rcmpd_tests::openssl::{Authority, three_levels_of_certificates};
-use rcmpd_tests::web::{SECOND_SITE, SLOW, Site, WebServer, free_port, values};
+use rcmpd_tests::ports::free_port;
+use rcmpd_tests::web::{SECOND_SITE, SLOW, Site, WebServer, values};
 use rustix::process::Signal;
 use std::thread;
 use std::time::Duration;

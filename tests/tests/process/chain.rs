@@ -5,8 +5,8 @@ use netlogon_transport::client::Association;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use rcmp_service::message::PACKAGE_NAME;
 use rcmpd_tests::client::Client;
-use rcmpd_tests::peers::Rotel;
-use rcmpd_tests::peers::{impacket, question, question_with};
+use rcmpd_tests::peers::{Rotel, impacket, question, question_with};
+use rcmpd_tests::ports::{free_port, free_port_of};
 use rcmpd_tests::{Demo, Service, write_secret};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -244,8 +244,7 @@ fn a_circle_ends_at_once() {
     let a = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &c);
     write_secret(b.path("northwind.secret"), a.add_trust("FABRIKAM"));
     write_secret(a.path("fabrikam.secret"), b.add_trust("NORTHWIND"));
-    let [to_a, to_b] = ["127.0.0.1:0", "127.0.0.2:0"]
-        .map(|address| std::net::TcpListener::bind(address).unwrap().local_addr().unwrap());
+    let [to_a, to_b] = [1, 2].map(|last| free_port_of([127, 0, 0, last].into()));
     let both = |other: &Demo, servers, secret: &str| {
         format!(
             "{}direction = \"both\"\nkind = \"rcmpd\"\nservers = [\"{servers}\"]\nsecret = \"file:{secret}.secret\"\ntransit = [\"CONTOSO\"]\n",
@@ -478,7 +477,7 @@ fn a_dead_server_is_passed_over_and_a_slow_one_not_waited_for() {
         fs::copy(c.path(file), twin.path(file)).unwrap();
     }
     let (c, twin) = (c.serve(), twin.serve());
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = free_port();
     a.configure(&format!(
         "{}direction = \"outbound\"\nservers = [\"{closed}\", \"{}\", \"{}\"]\nsecret = \"file:contoso.secret\"\nhedge_ms = 200",
         c.as_peer(),

@@ -1,6 +1,6 @@
 //! The page behind a proxy, and what `rcmpd check-proxy` says when there is nothing to check.
 
-use rcmpd_tests::web::free_port;
+use rcmpd_tests::ports::free_port;
 use rcmpd_tests::{Demo, binary};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -125,9 +125,7 @@ fn a_proxy_that_cannot_be_checked_is_not_clean() {
             ["check-proxy", url, "--certificate", "certs/alice.pem", "--key", "certs/alice.key", "--json"];
         demo.rcmpd(&[&arguments[..], more].concat())
     };
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("https://{}/", gone.local_addr().unwrap());
-    drop(gone);
+    let url = format!("https://{}/", free_port());
     let done = check(&url, &[]).code(2);
     assert!(done.stderr.contains("--ca"), "{done:?}");
     check(&url.replace("https", "http"), &["--ca", "certs/ca.pem"]).code(2);

@@ -1,6 +1,7 @@
 //! Every command, every exit code, every promise of the help.
 
 use rcmpd_tests::openssl::Authority;
+use rcmpd_tests::ports::free_port;
 use rcmpd_tests::{Demo, Finished, write_secret};
 use serde_json::{Value, json};
 use std::fs;
@@ -90,9 +91,7 @@ fn whatever_goes_wrong_says_what_and_exits_as_promised() {
         service.rcmpd(arguments).code(2);
     }
     // 4: no server there, and no server that answers.
-    let (gone, deaf) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
-    let address = gone.local_addr().unwrap().to_string();
-    drop(gone);
+    let (address, deaf) = (free_port().to_string(), TcpListener::bind("127.0.0.1:0").unwrap());
     let done = map("certs/alice.pem", &address, "WEB01$", secret).code(4);
     assert!(done.stderr.contains(&address), "{done:?}");
     let address = deaf.local_addr().unwrap().to_string();

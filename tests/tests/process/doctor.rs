@@ -2,7 +2,7 @@
 
 use crate::metrics::with_directory;
 use rcmpd_tests::openssl::{Authority, openssl};
-use rcmpd_tests::web::free_port;
+use rcmpd_tests::ports::free_port;
 use rcmpd_tests::{Demo, Finished, eventually, write_secret};
 use rustix::process::Signal;
 use serde_json::Value;

@@ -7,7 +7,8 @@ use rcgen::{
 };
 use rcmpd_tests::Demo;
 use rcmpd_tests::openssl::openssl;
-use rcmpd_tests::web::{Page, free_port};
+use rcmpd_tests::ports::free_port;
+use rcmpd_tests::web::Page;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::fs;

@@ -1,7 +1,8 @@
 //! Connections that prove nothing, by the thousand, from many addresses: a client that proves who it is is
 //! served, in connections that it has and in new ones, every time.
 
-use rcmpd_tests::web::{Page, free_port};
+use rcmpd_tests::ports::free_port;
+use rcmpd_tests::web::Page;
 use rcmpd_tests::{Demo, Service, write_secret};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};

@@ -3,6 +3,7 @@
 use dtyp::FileTime;
 use rcmp_service::certificate::Certificate;
 use rcmpd_tests::openssl::Authority;
+use rcmpd_tests::ports::free_port;
 use rcmpd_tests::{Demo, Finished, Service, eventually};
 use rustix::process::Signal;
 use std::fs;
@@ -257,7 +258,7 @@ fn a_list_that_was_never_had_leaves_undecided_what_another_list_says() {
 
 #[test]
 fn a_list_behind_a_url_is_fetched_and_missed_and_fetched_again() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = free_port();
     let demo = demo(&format!("crls = [\"http://{free}/ca.crl\"]"));
     let authority = Authority::of(&demo);
     let list = |options: &[&str]| {

@@ -2,8 +2,8 @@
 
 use crate::telemetry::{Collector, attribute};
 use dtyp::hex;
+use rcmpd_tests::ports::free_port;
 use rcmpd_tests::soap::{SOAP, Upstream, echoed, envelope, http};
-use rcmpd_tests::web::free_port;
 use rcmpd_tests::{Demo, Finished, Service, binary, eventually, write_secret};
 use rustix::process::Signal;
 use std::net::SocketAddr;

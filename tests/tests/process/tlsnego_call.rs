@@ -165,7 +165,7 @@ async fn each_outcome_has_an_exit_code_of_its_own() {
     let sent = plain.messages.load(Ordering::SeqCst) - before + other.messages.load(Ordering::SeqCst);
     assert_eq!(sent, 3, "a first leg each");
 
-    let nowhere = format!("http://{}/", unused_address().await);
+    let nowhere = format!("http://{UNUSED}/");
     let called = files.call(&nowhere, &format!("{ECHO} {USER_OPTIONS}"));
     assert!(called.code == 4 && called.said.contains("cannot reach the service"), "{called:?}");
 

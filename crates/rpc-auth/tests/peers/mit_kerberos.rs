@@ -3,6 +3,7 @@
 //!
 //! The KDC listens on the loopback interface, with a database of its own for each test.
 
+use crate::ports::free_port;
 use crate::support::{Answer, accept, now, private, random, ready, script};
 use dcerpc::pdu::{PacketFlags, PacketType, SecTrailer, start_pdu};
 use dcerpc::security::{AuthLevel, AuthType, Outgoing, OutgoingFragment, ProtectedFragment, Protection};
@@ -15,7 +16,7 @@ use rpc_auth::{Acceptor, Initiator, InitiatorStep, MechanismContext, Refusal, Re
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -43,7 +44,7 @@ impl Drop for Realm {
 impl Realm {
     fn new(etype: Etype) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let port = free_port();
+        let port = free_port().port();
         let path = folder.path();
         let at = |name: &str| path.join(name).display().to_string();
         fs::write(
@@ -136,11 +137,6 @@ impl Realm {
         let (request, message) = TgsRequest::new(ticket_granting, service, now(), &mut random)?;
         request.reply(&self.ask(&message))
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback interface");
-    listener.local_addr().expect("an address").port()
 }
 
 fn command(folder: &Path, program: impl AsRef<OsStr>) -> Command {

@@ -344,7 +344,7 @@ async fn an_answer_that_never_comes_is_a_time_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_does_not_listen_is_not_reached() {
     let certificates = Certificates::new();
-    let settings = settings(&certificates, unused_address().await, SESSION, Credential::UserName);
+    let settings = settings(&certificates, UNUSED, SESSION, Credential::UserName);
     let error = echo(&mut Caller::new(settings, now), "x").await.expect_err("nothing listens");
     assert!(matches!(error, CallError::NotReached(_)) && !error.is_open(), "{error}");
 }

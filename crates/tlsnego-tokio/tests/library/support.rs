@@ -353,7 +353,5 @@ async fn connection(host: Arc<Host>, stream: TcpStream, tls: Option<Arc<rustls::
     };
 }
 
-/// An address that gets no connection: nothing listens there.
-pub(crate) async fn unused_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr()).expect("a port")
-}
+/// An address that gets no connection: nothing listens at tcpmux's port, and the kernel gives it to nobody.
+pub(crate) const UNUSED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
