@@ -112,16 +112,16 @@ pub fn validate_response(
         ResponseRejection::OurLogonDomainName,
         ResponseRejection::OtherLogonDomainName,
     )?;
-    match said.logon_domain_id {
-        sid if sid == ours.sid => return Err(ResponseRejection::OurLogonDomainId),
-        sid if sid != from.sid => return Err(ResponseRejection::OtherLogonDomainId),
-        _ => {}
+    if said.logon_domain_id == ours.sid {
+        return Err(ResponseRejection::OurLogonDomainId);
+    }
+    if said.logon_domain_id != from.sid {
+        return Err(ResponseRejection::OtherLogonDomainId);
     }
     if !claim.allows(&pac.user_sid) {
         return Err(ResponseRejection::SidMismatch);
     }
-    let account = said.effective_name.text;
-    if !is_account_name(&account) {
+    if !is_account_name(&said.effective_name.text) {
         return Err(ResponseRejection::EffectiveName);
     }
     let upn = pac.upn_dns_info.map(|info| names.upn(info)).transpose()?;
@@ -129,29 +129,28 @@ pub fn validate_response(
     if !is_netbios_name(&said.logon_server.text) {
         return Err(ResponseRejection::LogonServer);
     }
-
-    let resource_groups = said.resource_groups.as_ref().map_or(0, |resource| resource.groups.len());
-    if said.group_ids.len() + said.extra_sids.len() + resource_groups > GROUPS_MAX {
-        return Err(ResponseRejection::TooManyGroups);
-    }
-    if said.primary_group_id == 0 {
-        return Err(ResponseRejection::NoPrimaryGroup);
-    }
-    if said.group_ids.iter().any(|group| group.rid == 0) {
-        return Err(ResponseRejection::NoGroupId);
-    }
-    let mut sids = Sids { from, ours, kept: Vec::new(), dropped: Vec::new() };
-    said.extra_sids.iter().try_for_each(|extra| sids.extra(extra.sid))?;
-    said.resource_groups.iter().try_for_each(|resource| sids.resource_groups(resource))?;
-    let Sids { kept, dropped, .. } = sids;
+    let Sids { kept, dropped, .. } = Sids::read(&said, from, ours)?;
     let own = said.group_ids.iter().map(|group| group.rid).chain([said.primary_group_id]);
     let own = own.filter_map(|rid| from.sid.with_rid(rid));
     let groups = own.chain(kept.iter().copied()).collect();
-    let member = |sid| SidAndAttributes { sid, attributes: GROUP };
+    let logon_info = logon_info(said, from, kept.into_iter().chain(identity_sid));
+    Ok(ForeignAccount {
+        name: logon_info.effective_name.text.clone(),
+        sid: pac.user_sid,
+        domain: from.netbios.clone(),
+        groups,
+        dropped,
+        client_id: pac.client_info.map_or(logon_info.logon_time, |info| info.client_id),
+        logon_info,
+        upn,
+        dns: dns.to_owned(),
+    })
+}
 
+/// KERB_VALIDATION_INFO of the new answer. Every field is written here, so that a new field does not compile
+/// before it is decided what a peer may say in it.
+fn logon_info(said: LogonInfo, from: &ForeignDomain, extra_sids: impl Iterator<Item = Sid>) -> LogonInfo {
     let full_name = Some(said.full_name.text).filter(|name| is_text(name)).unwrap_or_default();
-    // Every field is written here, so that a new field does not compile before it is decided what a peer may
-    // say in it.
     let mut logon_info = LogonInfo {
         logon_time: said.logon_time,
         logoff_time: said.logoff_time,
@@ -159,7 +158,7 @@ pub fn validate_response(
         password_last_set: said.password_last_set,
         password_can_change: said.password_can_change,
         password_must_change: said.password_must_change,
-        effective_name: account.as_str().into(),
+        effective_name: said.effective_name.text.as_str().into(),
         full_name: full_name.as_str().into(),
         // A peer names nothing that is run or mounted here.
         logon_script: Text::default(),
@@ -187,21 +186,11 @@ pub fn validate_response(
         last_failed_logon: FileTime::UNSET,
         failed_logon_count: 0,
         reserved3: 0,
-        extra_sids: kept.into_iter().chain(identity_sid).map(member).collect(),
+        extra_sids: extra_sids.map(|sid| SidAndAttributes { sid, attributes: GROUP }).collect(),
         resource_groups: None,
     };
     logon_info.user_flags = logon_info.presence_flags();
-    Ok(ForeignAccount {
-        name: account,
-        sid: pac.user_sid,
-        domain: from.netbios.clone(),
-        groups,
-        dropped,
-        client_id: pac.client_info.map_or(logon_info.logon_time, |info| info.client_id),
-        logon_info,
-        upn,
-        dns: dns.to_owned(),
-    })
+    logon_info
 }
 
 /// Whose a name is.
@@ -265,7 +254,25 @@ struct Sids<'a> {
     dropped: Vec<Sid>,
 }
 
-impl Sids<'_> {
+impl<'a> Sids<'a> {
+    /// The groups that a response names.
+    fn read(said: &LogonInfo, from: &'a ForeignDomain, ours: &'a Domain) -> Result<Self, ResponseRejection> {
+        let resource_groups = said.resource_groups.as_ref().map_or(0, |resource| resource.groups.len());
+        if said.group_ids.len() + said.extra_sids.len() + resource_groups > GROUPS_MAX {
+            return Err(ResponseRejection::TooManyGroups);
+        }
+        if said.primary_group_id == 0 {
+            return Err(ResponseRejection::NoPrimaryGroup);
+        }
+        if said.group_ids.iter().any(|group| group.rid == 0) {
+            return Err(ResponseRejection::NoGroupId);
+        }
+        let mut sids = Self { from, ours, kept: Vec::new(), dropped: Vec::new() };
+        said.extra_sids.iter().try_for_each(|extra| sids.extra(extra.sid))?;
+        said.resource_groups.iter().try_for_each(|resource| sids.resource_groups(resource))?;
+        Ok(sids)
+    }
+
     fn extra(&mut self, sid: Sid) -> Result<(), ResponseRejection> {
         match sid {
             _ if is_within(&sid, &self.ours.sid) => Err(ResponseRejection::OurSid),

@@ -56,6 +56,55 @@ impl Tree {
     fn is_null(&self) -> bool {
         !self.0.first().is_some_and(|root| root.is_there)
     }
+
+    fn of(&self, depth: usize, policy: u8) -> Vec<usize> {
+        self.at(depth).into_iter().filter(|node| self.0[*node].policy == policy).collect()
+    }
+
+    /// RFC 5280 6.1.3 (d), for certificate `i`.
+    fn certificate_policies(&mut self, policies: &[u8], i: usize, any_counts: bool) {
+        for policy in policies.iter().filter(|policy| **policy != ANY) {
+            let mut matched = false;
+            for node in self.at(i - 1) {
+                if self.0[node].expected.contains(policy) {
+                    self.add(node, *policy, vec![*policy]);
+                    matched = true;
+                }
+            }
+            if !matched && let Some(node) = self.of(i - 1, ANY).first() {
+                self.add(*node, *policy, vec![*policy]);
+            }
+        }
+        if policies.contains(&ANY) && any_counts {
+            for node in self.at(i - 1) {
+                for value in self.0[node].expected.clone() {
+                    if !self.children(node).iter().any(|child| self.0[*child].policy == value) {
+                        self.add(node, value, vec![value]);
+                    }
+                }
+            }
+        }
+        self.prune(i - 1);
+    }
+
+    /// RFC 5280 6.1.4 (b), for certificate `i`.
+    fn policy_mappings(&mut self, mappings: &[(u8, u8)], i: usize, are_allowed: bool) {
+        let issuers: BTreeSet<u8> = mappings.iter().map(|(issuer, _)| *issuer).collect();
+        for issuer in issuers {
+            let nodes = self.of(i, issuer);
+            let subjects =
+                || mappings.iter().filter(|(from, _)| *from == issuer).map(|(_, to)| *to).collect();
+            if !are_allowed {
+                nodes.iter().for_each(|node| self.0[*node].is_there = false);
+                self.prune(i - 1);
+            } else if !nodes.is_empty() {
+                nodes.iter().for_each(|node| self.0[*node].expected = subjects());
+            } else if let Some(node) = self.of(i, ANY).first() {
+                let parent = self.0[*node].parent;
+                self.add(parent, issuer, subjects());
+            }
+        }
+    }
 }
 
 /// RFC 5280 6.1, as it is written. The policies of the authority-constrained-policy-set without anyPolicy, or
@@ -72,36 +121,11 @@ pub(crate) fn by_the_document(
     let start = |inhibit: bool| if inhibit { 0 } else { n + 1 };
     let (mut explicit, mut mapping, mut any) = (start(flags.0), start(flags.1), start(flags.2));
     for (i, said) in (1..).zip(path) {
-        // 6.1.3 (d)
+        // 6.1.3 (d), (e)
         match &said.policies {
             Some(policies) if !tree.is_null() => {
-                for policy in policies.iter().filter(|policy| **policy != ANY) {
-                    let mut matched = false;
-                    for node in tree.at(i - 1) {
-                        if tree.0[node].expected.contains(policy) {
-                            tree.add(node, *policy, vec![*policy]);
-                            matched = true;
-                        }
-                    }
-                    if !matched
-                        && let Some(node) =
-                            tree.at(i - 1).into_iter().find(|node| tree.0[*node].policy == ANY)
-                    {
-                        tree.add(node, *policy, vec![*policy]);
-                    }
-                }
-                if policies.contains(&ANY) && (any > 0 || i < n && said.self_issued) {
-                    for node in tree.at(i - 1) {
-                        for value in tree.0[node].expected.clone() {
-                            if !tree.children(node).iter().any(|child| tree.0[*child].policy == value) {
-                                tree.add(node, value, vec![value]);
-                            }
-                        }
-                    }
-                }
-                tree.prune(i - 1);
+                tree.certificate_policies(policies, i, any > 0 || i < n && said.self_issued);
             }
-            // (e)
             _ => tree = Tree::default(),
         }
         // (f)
@@ -110,30 +134,7 @@ pub(crate) fn by_the_document(
         }
         if i < n {
             // 6.1.4 (b)
-            let issuers: BTreeSet<u8> = said.mappings.iter().map(|(issuer, _)| *issuer).collect();
-            for issuer in issuers {
-                let of = |tree: &Tree, policy: u8| -> Vec<usize> {
-                    tree.at(i).into_iter().filter(|node| tree.0[*node].policy == policy).collect()
-                };
-                let subjects: Vec<u8> =
-                    said.mappings.iter().filter(|(from, _)| *from == issuer).map(|(_, to)| *to).collect();
-                let nodes = of(&tree, issuer);
-                match (mapping > 0, nodes.is_empty()) {
-                    (true, false) => {
-                        nodes.iter().for_each(|node| tree.0[*node].expected.clone_from(&subjects))
-                    }
-                    (true, true) => {
-                        if let Some(node) = of(&tree, ANY).first() {
-                            let parent = tree.0[*node].parent;
-                            tree.add(parent, issuer, subjects);
-                        }
-                    }
-                    (false, _) => {
-                        nodes.iter().for_each(|node| tree.0[*node].is_there = false);
-                        tree.prune(i - 1);
-                    }
-                }
-            }
+            tree.policy_mappings(&said.mappings, i, mapping > 0);
             // (h), (i), (j)
             if !said.self_issued {
                 explicit = explicit.saturating_sub(1);
