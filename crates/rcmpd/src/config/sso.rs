@@ -9,6 +9,7 @@ use sso_service::{
     AccessRules, Administrator, Administrators, EntryRefused, LocalDomain, NdrRange, RealmKind,
 };
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
@@ -142,31 +143,7 @@ impl Checker<'_> {
     pub(super) fn sso(&mut self, section: Spanned<Section>, beside: &Beside<'_>) -> Option<Sso> {
         let span = section.span();
         let mut section = section.into_inner();
-        if section.listen.get_ref().is_empty() {
-            self.problem(
-                section.listen.span(),
-                "listen is an empty list",
-                "name an address, as in \"127.0.0.1:0\"",
-            );
-        }
-        let listen: Vec<_> =
-            section.listen.get_ref().iter().filter_map(|address| self.listens(address)).collect();
-        if let (Some(mapper), true) = (&section.endpoint_mapper, beside.has_mapper) {
-            self.problem(
-                mapper.span(),
-                "[rpc] configures an endpoint mapper already",
-                "remove this one: the endpoint mapper of [rpc] has the interface, too",
-            );
-        }
-        let endpoint_mapper = section.endpoint_mapper.as_ref().and_then(|address| self.listens(address));
-        let is_dynamic = listen.iter().any(|address| address.port() == 0);
-        if is_dynamic && endpoint_mapper.is_none() && !beside.has_mapper {
-            self.problem(
-                section.listen.span(),
-                "no client can find port 0 without an endpoint mapper",
-                "choose a port, or set endpoint_mapper",
-            );
-        }
+        let (listen, endpoint_mapper) = self.sso_listeners(&section, beside.has_mapper);
         if !beside.has_audit {
             self.problem(
                 span.clone(),
@@ -195,17 +172,7 @@ impl Checker<'_> {
         for domain in ntlm.iter().flat_map(|ntlm| &ntlm.domains) {
             filter_realm_of(domain, &realms, &mut sid_filters);
         }
-        // Both have SIDs filtered by their name.
-        let shared = |domain: &&CheckedDomain| {
-            realms.iter().any(|(realm, _)| realm.eq_ignore_ascii_case(&domain.peer.domain))
-        };
-        if let Some(shared) = ntlm.iter().flat_map(|ntlm| &ntlm.domains).find(shared) {
-            self.problem(
-                span,
-                format!("{} is the name of a realm and of a domain of [sso.ntlm]", shared.peer.domain),
-                "a realm has the DNS name of a domain in capital letters, and a domain of [sso.ntlm] its NetBIOS name",
-            );
-        }
+        self.names_of_domains(span, &realms, ntlm.as_ref());
         let (operators, operator_socket) = self.operators(
             &section.operators,
             section.operator_socket.as_ref(),
@@ -242,6 +209,54 @@ impl Checker<'_> {
             kerberos,
             limits: dcerpc_tokio::Limits { connections_max, ..dcerpc_tokio::Limits::default() },
         })
+    }
+
+    /// Where the interface listens, and its endpoint mapper.
+    fn sso_listeners(
+        &mut self,
+        section: &Section,
+        has_mapper: bool,
+    ) -> (Vec<SocketAddr>, Option<SocketAddr>) {
+        if section.listen.get_ref().is_empty() {
+            self.problem(
+                section.listen.span(),
+                "listen is an empty list",
+                "name an address, as in \"127.0.0.1:0\"",
+            );
+        }
+        let listen: Vec<_> =
+            section.listen.get_ref().iter().filter_map(|address| self.listens(address)).collect();
+        if let (Some(mapper), true) = (&section.endpoint_mapper, has_mapper) {
+            self.problem(
+                mapper.span(),
+                "[rpc] configures an endpoint mapper already",
+                "remove this one: the endpoint mapper of [rpc] has the interface, too",
+            );
+        }
+        let endpoint_mapper = section.endpoint_mapper.as_ref().and_then(|address| self.listens(address));
+        let is_dynamic = listen.iter().any(|address| address.port() == 0);
+        if is_dynamic && endpoint_mapper.is_none() && !has_mapper {
+            self.problem(
+                section.listen.span(),
+                "no client can find port 0 without an endpoint mapper",
+                "choose a port, or set endpoint_mapper",
+            );
+        }
+        (listen, endpoint_mapper)
+    }
+
+    /// SIDs are filtered by the name of a realm or of a domain: no name may stand for both.
+    fn names_of_domains(&mut self, span: Range<usize>, realms: &[(String, RealmKind)], ntlm: Option<&Ntlm>) {
+        let shared = |domain: &&CheckedDomain| {
+            realms.iter().any(|(realm, _)| realm.eq_ignore_ascii_case(&domain.peer.domain))
+        };
+        if let Some(shared) = ntlm.into_iter().flat_map(|ntlm| &ntlm.domains).find(shared) {
+            self.problem(
+                span,
+                format!("{} is the name of a realm and of a domain of [sso.ntlm]", shared.peer.domain),
+                "a realm has the DNS name of a domain in capital letters, and a domain of [sso.ntlm] its NetBIOS name",
+            );
+        }
     }
 
     fn administrators(

@@ -1,7 +1,7 @@
 //! Hop-by-hop headers, and `X-Forwarded-…`.
 
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 use sidecar::dialect::plain_name;
 use sidecar::forwarding::{is_clients, is_one};
@@ -154,8 +154,37 @@ pub(super) fn set_forwarded(headers: &mut HeaderMap, client: IpAddr, host: &Head
     headers.insert(X_FORWARDED_HOST, host.clone());
 }
 
+/// The headers of a request as this hop sends them, without identity and forwarding. `trailer` announces the
+/// trailers that pass.
+pub(super) fn prepare_request(headers: &mut HeaderMap, reads_trailers: bool, trailer: Option<HeaderValue>) {
+    strip_hop_by_hop(headers);
+    if reads_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(trailer) = trailer {
+        headers.insert(header::TRAILER, trailer);
+    }
+    headers.remove(header::EXPECT);
+    join_lengths(headers);
+    join_cookies(headers);
+}
+
+/// The headers of an application's answer as this hop sends them.
+pub(super) fn prepare_response(status: StatusCode, headers: &mut HeaderMap, may_trail: bool) {
+    let trailer = may_trail.then(|| announced(headers, |_| {})).flatten();
+    strip_hop_by_hop(headers);
+    if let Some(trailer) = trailer {
+        headers.insert(header::TRAILER, trailer);
+    }
+    join_lengths(headers);
+    if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        // It has no body, whatever Content-Length says (RFC 9110, section 8.6).
+        headers.remove(header::CONTENT_LENGTH);
+    }
+}
+
 /// HTTP/2 may have equal lengths in several fields; HTTP/1.1 needs one (RFC 9110, section 8.6).
-pub(super) fn join_lengths(headers: &mut HeaderMap) {
+fn join_lengths(headers: &mut HeaderMap) {
     if let Some(length) = headers.remove(header::CONTENT_LENGTH) {
         // Without leading zeros, of which readers make different numbers.
         let number = length.to_str().ok().and_then(|length| length.trim().parse::<u64>().ok());

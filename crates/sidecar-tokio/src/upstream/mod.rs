@@ -319,16 +319,7 @@ impl Upstream {
         };
         let has_body = !body.is_end_stream();
         let trailer = has_body.then(|| hop::announced(&parts.headers, &strip)).flatten();
-        hop::strip_hop_by_hop(&mut parts.headers);
-        if reads_trailers {
-            parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        }
-        if let Some(trailer) = trailer {
-            parts.headers.insert(header::TRAILER, trailer);
-        }
-        parts.headers.remove(header::EXPECT);
-        hop::join_lengths(&mut parts.headers);
-        hop::join_cookies(&mut parts.headers);
+        hop::prepare_request(&mut parts.headers, reads_trailers, trailer);
         match client {
             Some(client) => hop::set_forwarded(&mut parts.headers, client.address, &target.host),
             None => hop::strip_client_forwarded(&mut parts.headers),
@@ -368,16 +359,7 @@ impl Upstream {
                 parts.extensions.clear();
                 parts.version = Version::HTTP_11;
                 let may_trail = !body.is_end_stream() && (is_http2 || reads_trailers);
-                let trailer = may_trail.then(|| hop::announced(&parts.headers, |_| {})).flatten();
-                hop::strip_hop_by_hop(&mut parts.headers);
-                if let Some(trailer) = trailer {
-                    parts.headers.insert(header::TRAILER, trailer);
-                }
-                hop::join_lengths(&mut parts.headers);
-                if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-                    // It has no body, whatever Content-Length says (RFC 9110, section 8.6).
-                    parts.headers.remove(header::CONTENT_LENGTH);
-                }
+                hop::prepare_response(status, &mut parts.headers, may_trail);
                 let stream = lease.map(|lease| (lease as _, &sending));
                 let mut body = Paced::response(body, (self.timeouts.application, end), &permit, stream);
                 if has_body {
