@@ -62,6 +62,11 @@ impl Seed {
         Self(client_credential)
     }
 
+    /// The stored credential as it is now.
+    pub const fn credential(&self) -> Credential {
+        self.0
+    }
+
     /// Adds to the low four bytes, little-endian; there is no carry into the high four ([MS-NRPC] 3.1.4.5).
     const fn plus(self, n: u32) -> Self {
         let [a, b, c, d, w, x, y, z] = self.0;

@@ -1,7 +1,7 @@
 //! The keys of one secure channel.
 
 use crate::cfb8;
-use crate::secret::SessionKey;
+use crate::secret::{SessionKey, SharedSecret};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
@@ -34,6 +34,11 @@ impl ChannelKeys {
     /// The key for credentials and authenticators.
     pub(crate) const fn credential_key(&self) -> &cfb8::Key {
         &self.inner
+    }
+
+    /// Which secret a channel under these keys was set up with, for those who know the secrets.
+    pub(crate) fn secret_check(&self, secret: &SharedSecret) -> [u8; 8] {
+        self.checksum(&[b"secret of the channel", secret.expose()])
     }
 
     /// Decrypts generic data ([MS-NRPC] 3.4.5.3.2) in place.

@@ -19,8 +19,9 @@ use netlogon_transport::package::{PackageCall, PackageReply, Packages};
 use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretsUnavailable};
 use netlogon_transport::server::{
-    Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal, Environment, NETLOGON,
-    NetlogonCall, NetlogonServer, ResponseCrypt, ServerNames, ServerParts,
+    Audit, AuditUnavailable, ChannelEvent, ChannelId, ChannelOutcome, ChannelRefusal, ChannelState,
+    Environment, NETLOGON, NetlogonCall, NetlogonServer, ResponseCrypt, ServerNames, ServerParts,
+    SharedChallenge, SharedChannels, StoredCredential,
 };
 use std::convert::Infallible;
 use std::future::Future;
@@ -235,6 +236,8 @@ const PACKAGE: &str = "Echo";
 
 struct Domain {
     server: NetlogonServer,
+    /// Another server of the domain, which shares its channels: every second connection reaches it, and every proof.
+    beside: Option<NetlogonServer>,
     secrets: Arc<Secrets>,
     audit: Arc<Recorder>,
     world: Arc<World>,
@@ -268,6 +271,10 @@ async fn echo(call: PackageCall) -> Result<PackageReply, Infallible> {
 }
 
 fn domain() -> Arc<Domain> {
+    domain_with(None)
+}
+
+fn domain_with(shared: Option<Arc<dyn SharedChannels>>) -> Arc<Domain> {
     let secrets = Arc::new(Secrets::default());
     secrets
         .machines
@@ -276,7 +283,7 @@ fn domain() -> Arc<Domain> {
         .extend([machine("WEB01$", 1001), machine("WEB02$", 1002)]);
     let (audit, world) = (Arc::new(Recorder::default()), Arc::new(World::default()));
     world.now.store(1_000_000, Ordering::SeqCst);
-    let server = NetlogonServer::new(ServerParts {
+    let parts = || ServerParts {
         names: ServerNames {
             domain: PrimaryDomain {
                 netbios: "CONTOSO".into(),
@@ -292,14 +299,32 @@ fn domain() -> Arc<Domain> {
         audit: Arc::clone(&audit) as _,
         environment: Arc::clone(&world) as _,
         response_crypt: ResponseCrypt::Encrypt,
-    });
+    };
+    let make = || match &shared {
+        Some(shared) => NetlogonServer::with_shared_channels(parts(), Arc::clone(shared)),
+        None => NetlogonServer::new(parts()),
+    };
+    let server = make();
     let config = Arc::new(ServerConfig {
         interfaces: vec![NETLOGON],
         secondary_address: "11490".into(),
         groups: Arc::new(AssociationGroups::default()),
         reassembly: Arc::new(ReassemblyBudget::default()),
     });
-    Arc::new(Domain { server, secrets, audit, world, config, connections: AtomicU64::new(0) })
+    let beside = shared.as_ref().map(|_| make());
+    Arc::new(Domain { server, beside, secrets, audit, world, config, connections: AtomicU64::new(0) })
+}
+
+impl Domain {
+    /// The server that a balancer sends a connection to. A proof goes to another one than the challenge before it.
+    fn at(&self, connection: u64, call: Option<u16>) -> &NetlogonServer {
+        let is_beside = match call {
+            Some(opnum::SERVER_REQ_CHALLENGE) => false,
+            Some(opnum::SERVER_AUTHENTICATE2 | opnum::SERVER_AUTHENTICATE3) => true,
+            _ => connection % 2 == 1,
+        };
+        self.beside.as_ref().filter(|_| is_beside).unwrap_or(&self.server)
+    }
 }
 
 /// What happens to bytes on the way.
@@ -361,18 +386,19 @@ impl Wire {
                 moved = true;
                 match event {
                     Event::Authenticate(token) => {
-                        let outcome = self.domain.server.accept(token).await;
+                        let outcome = self.domain.at(self.connection, None).accept(token).await;
                         self.server.authenticated(outcome);
                     }
                     Event::Call(call) => {
                         let id = call.id;
+                        let server = self.domain.at(self.connection, Some(call.opnum));
                         let call = NetlogonCall {
                             connection: self.connection,
                             address: CLIENT,
                             caller: Arc::clone(&self.domain.world) as _,
                             call,
                         };
-                        let outcome = self.domain.server.call(call).await;
+                        let outcome = server.call(call).await;
                         self.server.reply(id, outcome);
                     }
                     Event::Cancel(_) => {}
@@ -1181,4 +1207,235 @@ fn the_package_must_be_ours_and_says_which_domains_are() {
         assert_eq!(answer.status, expect, "{package} {name}");
         assert!(answer.authoritative);
     }
+}
+
+/// What servers share, in memory.
+#[derive(Default)]
+struct Shared {
+    challenges: Mutex<Vec<(String, SharedChallenge)>>,
+    channels: Mutex<Vec<ChannelState>>,
+    is_gone: AtomicBool,
+    /// Another call with the same stored credential comes first.
+    is_overtaken: AtomicBool,
+}
+
+impl Shared {
+    fn channels(&self) -> Result<std::sync::MutexGuard<'_, Vec<ChannelState>>, SecretsUnavailable> {
+        match self.is_gone.load(Ordering::SeqCst) {
+            true => Err(SecretsUnavailable("the database is gone".into())),
+            false => Ok(self.channels.lock().expect("no test panics in here")),
+        }
+    }
+}
+
+impl SharedChannels for Shared {
+    fn put_challenge<'a>(
+        &'a self,
+        _: std::net::IpAddr,
+        computer: &'a str,
+        client: Credential,
+        server: Credential,
+    ) -> BoxFuture<'a, ()> {
+        let mut challenges = self.challenges.lock().expect("no test panics in here");
+        let slot = challenges.len() as u64;
+        challenges.push((computer.to_owned(), SharedChallenge { client, server, slot }));
+        Box::pin(std::future::ready(()))
+    }
+
+    fn challenges<'a>(
+        &'a self,
+        _: std::net::IpAddr,
+        computer: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<SharedChallenge>, SecretsUnavailable>> {
+        let challenges = self.challenges.lock().expect("no test panics in here");
+        let found = challenges.iter().rev().filter(|(name, _)| name == computer);
+        let found = found.map(|(_, challenge)| challenge.clone()).collect();
+        Box::pin(std::future::ready(self.channels().map(|_| found)))
+    }
+
+    fn use_up<'a>(
+        &'a self,
+        challenge: &'a SharedChallenge,
+    ) -> BoxFuture<'a, Result<bool, SecretsUnavailable>> {
+        let mut challenges = self.challenges.lock().expect("no test panics in here");
+        let at = challenges.iter().position(|(_, kept)| kept == challenge);
+        let is_there = at.map(|at| challenges.remove(at)).is_some();
+        Box::pin(std::future::ready(Ok(is_there)))
+    }
+
+    fn put<'a>(&'a self, state: &'a ChannelState) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
+        Box::pin(std::future::ready(self.channels().map(|mut channels| channels.push(state.clone()))))
+    }
+
+    fn find<'a>(&'a self, computer: &'a str) -> BoxFuture<'a, Result<Vec<ChannelState>, SecretsUnavailable>> {
+        let found = |channels: std::sync::MutexGuard<'_, Vec<ChannelState>>| {
+            channels.iter().filter(|state| state.computer == computer).cloned().collect()
+        };
+        Box::pin(std::future::ready(self.channels().map(found)))
+    }
+
+    fn credential<'a>(
+        &'a self,
+        id: &'a ChannelId,
+    ) -> BoxFuture<'a, Result<Option<StoredCredential>, SecretsUnavailable>> {
+        let found = self
+            .channels()
+            .map(|channels| channels.iter().find(|state| state.id == *id).map(|state| state.seed));
+        Box::pin(std::future::ready(found))
+    }
+
+    fn advance<'a>(
+        &'a self,
+        id: &'a ChannelId,
+        from: &'a StoredCredential,
+        to: Credential,
+    ) -> BoxFuture<'a, Result<bool, SecretsUnavailable>> {
+        let is_overtaken = self.is_overtaken.swap(false, Ordering::SeqCst);
+        let done = self.channels().map(|mut channels| {
+            let Some(state) = channels.iter_mut().find(|state| state.id == *id) else { return false };
+            if is_overtaken || state.seed != *from {
+                return false;
+            }
+            state.seed = StoredCredential { generation: from.generation + 1, credential: to };
+            true
+        });
+        Box::pin(std::future::ready(done))
+    }
+}
+
+fn servers() -> (Arc<Domain>, Arc<Shared>) {
+    let shared = Arc::new(Shared::default());
+    (domain_with(Some(Arc::clone(&shared) as _)), shared)
+}
+
+#[test]
+fn a_channel_that_one_server_set_up_is_good_at_another() {
+    let (domain, shared) = servers();
+    let (channel, mut first) = connected(&domain, "WEB01$");
+    assert_eq!(domain.audit.last(), Some(ChannelOutcome::Established));
+    let mut second = open(&honest(&domain), &channel).expect("the other server knows it");
+    // Questions, and calls with authenticators, on both connections in turn.
+    for _ in 0..3 {
+        for association in [&mut first, &mut second] {
+            assert_eq!(asked(&channel, &mut **association), SERVED);
+            block_on(channel.check_capabilities(&mut **association))
+                .expect("the stored credential is shared");
+        }
+    }
+    assert_eq!(
+        shared.channels().expect("it is there")[0].seed.generation,
+        14,
+        "two calls in each of seven checks"
+    );
+    // A rotation at one server ends the channel at the other, and the new secret counts at both.
+    let mut both = (channel, first);
+    set_password(&domain, &mut both, "the new password of WEB01").expect("it is taken");
+    let new = with_secret("WEB01$", "the new password of WEB01");
+    let new = establish(&honest(&domain), new).expect("it is the secret now");
+    assert_ne!(asked(&both.0, &mut *second), SERVED);
+    for _ in 0..2 {
+        assert!(serves_anew(&domain, &new));
+        assert!(!serves_anew(&domain, &both.0));
+    }
+}
+
+#[test]
+fn an_account_that_is_disabled_at_one_server_is_refused_at_another() {
+    let (domain, _) = servers();
+    let (channel, mut first) = connected(&domain, "WEB01$");
+    let mut second = open(&honest(&domain), &channel).expect("the other server knows it");
+    domain.secrets.change("WEB01$", |machine| machine.enabled = false);
+    for association in [&mut first, &mut second] {
+        assert_eq!(asked(&channel, &mut **association), ENDED);
+    }
+    for _ in 0..2 {
+        assert!(!serves_anew(&domain, &channel));
+    }
+}
+
+#[test]
+fn of_two_calls_with_one_stored_credential_one_is_performed() {
+    let (domain, shared) = servers();
+    let (channel, mut association) = connected(&domain, "WEB01$");
+    shared.is_overtaken.store(true, Ordering::SeqCst);
+    let refused = block_on(channel.check_capabilities(&mut *association));
+    assert_eq!(refused.map(|_| ()), Err(ChannelError::Refused(NtStatus::ACCESS_DENIED)));
+}
+
+#[test]
+fn a_shared_challenge_is_good_for_one_channel() {
+    let (domain, shared) = servers();
+    let stub = Arc::new(Mutex::new(None));
+    // The first fragment of NetrServerAuthenticate3 on its way.
+    let seen = Arc::clone(&stub);
+    let network = Network {
+        domain: Arc::clone(&domain),
+        tamper: Box::new(move || {
+            let seen = Arc::clone(&seen);
+            Box::new(move |direction, bytes| {
+                // PTYPE request, and the operation's number after alloc_hint and context.
+                let is_proof = bytes[2] == 0 && bytes[22..24] == opnum::SERVER_AUTHENTICATE3.to_le_bytes();
+                if direction == Direction::ToServer && is_proof {
+                    *seen.lock().expect("no test panics in here") = Some(bytes[24..].to_vec());
+                }
+            })
+        }),
+    };
+    establish(&network, identity("WEB01$")).expect("the secret is right");
+    assert_eq!(shared.challenges.lock().expect("no test panics in here").len(), 0);
+    let stub = stub.lock().expect("no test panics in here").take().expect("it was sent");
+    let mut again = block_on(honest(&domain).open(None)).expect("it is served");
+    let reply = block_on(again.call(opnum::SERVER_AUTHENTICATE3, stub.into())).expect("a reply");
+    let status = reply.stub.last_chunk::<4>().map(|status| NtStatus(u32::from_le_bytes(*status)));
+    assert_eq!(status, Some(NtStatus::ACCESS_DENIED));
+    assert_eq!(domain.audit.last(), Some(ChannelOutcome::Refused(ChannelRefusal::NoChallenge)));
+}
+
+#[test]
+fn without_what_is_shared_channels_go_on_where_they_are_known() {
+    let (domain, shared) = servers();
+    let (channel, mut first) = connected(&domain, "WEB01$");
+    shared.is_gone.store(true, Ordering::SeqCst);
+    assert_eq!(asked(&channel, &mut *first), SERVED);
+    // The next connection reaches the server that has not seen the channel, and the one after it the other.
+    let known: Vec<bool> = (0..2).map(|_| serves_anew(&domain, &channel)).collect();
+    assert_eq!(known.iter().filter(|is_served| **is_served).count(), 1, "{known:?}");
+    let busy = Err(ChannelError::Refused(NtStatus::DS_BUSY));
+    assert_eq!(establish(&honest(&domain), identity("WEB02$")).map(|_| ()), busy);
+    shared.is_gone.store(false, Ordering::SeqCst);
+    assert_eq!((0..2).filter(|_| serves_anew(&domain, &channel)).count(), 2);
+}
+
+#[test]
+fn a_shared_channel_ends_in_its_time_and_belongs_to_its_account() {
+    let (domain, shared) = servers();
+    let (channel, _) = connected(&domain, "WEB01$");
+    let state = shared.channels().expect("it is there")[0].clone();
+    let sid = domain.secrets.machine("WEB02$").sid;
+    for (what, change) in [
+        (
+            "another account",
+            Box::new(|state: &mut ChannelState| state.account = "WEB02$".into()) as Box<dyn Fn(&mut _)>,
+        ),
+        ("another SID", Box::new(move |state: &mut ChannelState| state.sid = sid)),
+        (
+            "a secret that was never accepted",
+            Box::new(|state: &mut ChannelState| state.secret_check = [0; 8]),
+        ),
+        ("another type", Box::new(|state: &mut ChannelState| state.channel_type = ChannelType::SERVER)),
+        ("its time is over", Box::new(|state: &mut ChannelState| state.left = Duration::ZERO)),
+    ] {
+        let (again, shared) = servers();
+        let mut changed = state.clone();
+        change(&mut changed);
+        shared.channels().expect("it is there").push(changed);
+        assert!(!serves_anew(&again, &channel), "{what}");
+    }
+    // A minute is left when the other servers first see it.
+    let (again, shared) = servers();
+    shared.channels().expect("it is there").push(ChannelState { left: Duration::from_secs(60), ..state });
+    assert!(serves_anew(&again, &channel));
+    again.world.now.fetch_add(61, Ordering::SeqCst);
+    shared.channels().expect("it is there").clear();
+    assert_eq!((0..2).filter(|_| serves_anew(&again, &channel)).count(), 0);
 }

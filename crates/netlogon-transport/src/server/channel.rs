@@ -1,10 +1,11 @@
 //! Channels that are set up, and the security contexts that use them.
 
+use super::shared::{ChannelId, ChannelState, StoredCredential};
 use crate::credential::{Authenticator, Credential, Seed};
 use crate::keys::ChannelKeys;
 use crate::protection::{Confounder, Protector, Role, token_len};
 use crate::sealer::Sealer;
-use crate::secret::SharedSecret;
+use crate::secret::{SessionKey, SharedSecret};
 use crate::secrets::{ChannelSecrets, ChannelType, Machine, SecretAge, SecretsUnavailable};
 use dashmap::DashMap;
 use dcerpc::security::{
@@ -37,6 +38,7 @@ const COMPUTERS_PER_ACCOUNT_MAX: usize = 64;
 /// accepted.
 #[derive(Debug)]
 pub struct SecureChannel {
+    pub(super) id: ChannelId,
     pub(super) computer: String,
     pub(super) channel_type: ChannelType,
     pub(super) negotiated_flags: u32,
@@ -45,7 +47,7 @@ pub struct SecureChannel {
     /// The secret that was proved in the handshake.
     secret: SharedSecret,
     /// Monotonic.
-    established: Duration,
+    ends: Duration,
     seed: Mutex<Seed>,
     machine: Mutex<Arc<Machine>>,
     /// The revision at which the secret of this channel was the current one. A previous one ends by time,
@@ -56,6 +58,7 @@ pub struct SecureChannel {
 
 /// The parameters of a new channel, from its handshake.
 pub(super) struct Established {
+    pub(super) id: ChannelId,
     pub(super) computer: String,
     pub(super) machine: Machine,
     pub(super) channel_type: ChannelType,
@@ -82,18 +85,66 @@ impl SecureChannel {
         let age = established.machine.age_of(&established.secret);
         let checked = if age == Some(SecretAge::Current) { established.revision } else { UNCHECKED };
         Arc::new(Self {
+            id: established.id,
             computer: established.computer,
             channel_type: established.channel_type,
             negotiated_flags: established.negotiated_flags,
             requested_flags: established.requested_flags,
             keys: established.keys,
             secret: established.secret,
-            established: established.now,
+            ends: established.now + LIFETIME,
             seed: Mutex::new(Seed::new(established.client_credential)),
             machine: Mutex::new(Arc::new(established.machine)),
             checked_revision: AtomicU64::new(checked),
             revoked: AtomicBool::new(false),
         })
+    }
+
+    /// A channel that another server of the domain set up; `None` unless its secret is still accepted.
+    pub(super) fn restored(state: ChannelState, machine: Machine, now: Duration) -> Option<Arc<Self>> {
+        let keys = Arc::new(ChannelKeys::new(state.key));
+        let is_proved = |secret: &&SharedSecret| keys.secret_check(secret) == state.secret_check;
+        let secret = std::iter::once(&machine.current).chain(&machine.previous).find(is_proved)?.clone();
+        let is_same = machine.sid == state.sid && machine.channel_type == state.channel_type;
+        (machine.enabled && is_same).then(|| {
+            Arc::new(Self {
+                id: state.id,
+                computer: state.computer,
+                channel_type: state.channel_type,
+                negotiated_flags: state.negotiated_flags,
+                requested_flags: state.requested_flags,
+                keys,
+                secret,
+                ends: now + state.left.min(LIFETIME),
+                seed: Mutex::new(Seed::new(state.seed.credential)),
+                machine: Mutex::new(Arc::new(machine)),
+                checked_revision: AtomicU64::new(UNCHECKED),
+                revoked: AtomicBool::new(false),
+            })
+        })
+    }
+
+    /// The channel for other servers of the domain, under its session key.
+    pub(super) fn state(&self, key: SessionKey, now: Duration) -> ChannelState {
+        let machine = self.machine();
+        ChannelState {
+            id: self.id,
+            account: machine.name.clone(),
+            sid: machine.sid,
+            computer: self.computer.clone(),
+            channel_type: self.channel_type,
+            negotiated_flags: self.negotiated_flags,
+            requested_flags: self.requested_flags,
+            key,
+            secret_check: self.keys.secret_check(&self.secret),
+            left: self.ends.saturating_sub(now),
+            seed: StoredCredential { generation: 0, credential: lock(&self.seed).credential() },
+        }
+    }
+
+    /// Ends it: its account could not be told to other servers, or is gone.
+    pub(super) fn revoke(&self) {
+        self.revoked.store(true, Ordering::Release);
     }
 
     /// The account at the other end, as it was when it was last looked at: at most one change of the secrets
@@ -139,7 +190,7 @@ impl SecureChannel {
         let usable = found.filter(|machine| machine.sid == known.sid && machine.enabled);
         let age = usable.as_ref().and_then(|machine| machine.age_of(&self.secret));
         let (Some(machine), Some(age)) = (usable, age) else {
-            self.revoked.store(true, Ordering::Release);
+            self.revoke();
             return Err(Unusable::Revoked);
         };
         *lock(&self.machine) = Arc::new(machine);
@@ -150,7 +201,7 @@ impl SecureChannel {
     }
 
     fn is_expired(&self, now: Duration) -> bool {
-        self.revoked.load(Ordering::Acquire) || now.saturating_sub(self.established) >= LIFETIME
+        self.revoked.load(Ordering::Acquire) || now >= self.ends
     }
 }
 
@@ -302,7 +353,6 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::SessionKey;
 
     fn channel(channel_type: ChannelType, rid: u32, computer: &str, now: u64) -> Arc<SecureChannel> {
         channel_of(SharedSecret::new([0; 16]), channel_type, rid, computer, now)
@@ -327,6 +377,7 @@ mod tests {
             groups: Arc::default(),
         };
         SecureChannel::new(Established {
+            id: [0; 16],
             computer: computer.to_owned(),
             machine,
             channel_type,
@@ -404,7 +455,7 @@ mod tests {
         }
         let found = channels.find(seconds(20), "WEB1");
         assert_eq!(found.len(), CHANNELS_PER_COMPUTER_MAX);
-        assert_eq!(found[0].established, seconds(19), "the newest first");
+        assert_eq!(found[0].ends, seconds(19) + LIFETIME, "the newest first");
         assert!(channels.find(LIFETIME + seconds(20), "WEB1").is_empty(), "keys grow old");
     }
 
@@ -421,7 +472,11 @@ mod tests {
         }
         insert(0, 100);
         let times = |now| -> Vec<u64> {
-            channels.find(seconds(now), "WEB1").iter().map(|channel| channel.established.as_secs()).collect()
+            channels
+                .find(seconds(now), "WEB1")
+                .iter()
+                .map(|channel| (channel.ends - LIFETIME).as_secs())
+                .collect()
         };
         assert_eq!(times(100), [100, 7, 6, 5, 4, 2, 1, 0]);
         insert(0, 101);

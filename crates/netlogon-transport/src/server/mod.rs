@@ -11,9 +11,11 @@ mod audit;
 mod challenges;
 mod channel;
 mod logon;
+mod shared;
 
 pub use audit::{Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal};
 pub use channel::SecureChannel;
+pub use shared::{ChannelId, ChannelState, SharedChallenge, SharedChannels, StoredCredential};
 
 use crate::cfb8;
 use crate::credential::{self, Authenticator, Credential};
@@ -27,7 +29,7 @@ use crate::message::{
 use crate::package::Packages;
 use crate::protection::random_confounder;
 use crate::sealer::Sealer;
-use crate::secret::SharedSecret;
+use crate::secret::{SessionKey, SharedSecret};
 use crate::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretAge};
 use challenges::{Challenge, Challenges, Taken};
 use channel::{Channels, Established, ServerContext, Unusable, lock};
@@ -119,6 +121,7 @@ struct Inner {
     backoff: Backoff,
     channels: Channels,
     sealer: Sealer,
+    shared: Option<Arc<dyn SharedChannels>>,
 }
 
 impl std::fmt::Debug for NetlogonServer {
@@ -168,12 +171,22 @@ impl From<Unusable> for Denied {
 impl NetlogonServer {
     /// A server without channels.
     pub fn new(parts: ServerParts) -> Self {
+        Self::of(parts, None)
+    }
+
+    /// The same, with channels and challenges that other servers of the domain have, too.
+    pub fn with_shared_channels(parts: ServerParts, shared: Arc<dyn SharedChannels>) -> Self {
+        Self::of(parts, Some(shared))
+    }
+
+    fn of(parts: ServerParts, shared: Option<Arc<dyn SharedChannels>>) -> Self {
         let inner = Inner {
             parts,
             challenges: Mutex::default(),
             backoff: Backoff::default(),
             channels: Channels::default(),
             sealer: Sealer::default(),
+            shared,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -196,8 +209,10 @@ impl NetlogonServer {
             return Authentication::Rejected;
         }
         let now = inner.now();
+        let computer = index(&request.computer);
+        inner.read_shared(now, &computer).await;
         let mut usable = Vec::new();
-        for channel in inner.channels.find(now, &index(&request.computer)) {
+        for channel in inner.channels.find(now, &computer) {
             if channel.check(&*inner.parts.secrets, now).await.is_ok() {
                 usable.push(channel);
             }
@@ -219,7 +234,7 @@ impl NetlogonServer {
             opnum::LOGON_SAM_LOGON_WITH_FLAGS => inner.logon(&call, LogonMethod::WithFlags).await,
             opnum::LOGON_SAM_LOGON => inner.logon(&call, LogonMethod::Plain).await,
             opnum::LOGON_SAM_LOGOFF => inner.logoff(&call).await,
-            opnum::SERVER_REQ_CHALLENGE => inner.req_challenge(&call),
+            opnum::SERVER_REQ_CHALLENGE => inner.req_challenge(&call).await,
             opnum::SERVER_AUTHENTICATE => Ok(Inner::authenticate_des(&call)),
             opnum::SERVER_AUTHENTICATE2 => inner.authenticate(&call, false).await,
             opnum::SERVER_AUTHENTICATE3 => inner.authenticate(&call, true).await,
@@ -274,7 +289,7 @@ const READ_AGAIN_MAX: usize = 4;
 
 /// The result of a correct proof.
 struct Proved {
-    keys: Arc<ChannelKeys>,
+    key: SessionKey,
     /// The secret that was proved.
     secret: SharedSecret,
     server_credential: Credential,
@@ -307,21 +322,20 @@ impl Inner {
     }
 
     /// [MS-NRPC] 3.5.4.4.1: any computer may ask for a challenge.
-    fn req_challenge(&self, call: &NetlogonCall) -> Result<Reply, FaultStatus> {
+    async fn req_challenge(&self, call: &NetlogonCall) -> Result<Reply, FaultStatus> {
         let request = ReqChallenge::read(&mut reader(call))?;
         let mut server_challenge = self.parts.environment.challenge();
         while !credential::is_random_enough(&server_challenge) {
             server_challenge = self.parts.environment.challenge();
         }
         let challenge = Challenge { client: request.client_challenge, server: server_challenge };
-        let source = source_of(call.address.ip());
-        lock(&self.challenges).insert(
-            self.now(),
-            call.connection,
-            source,
-            &index(&request.computer_name),
-            challenge,
-        );
+        let (source, computer) = (source_of(call.address.ip()), index(&request.computer_name));
+        match &self.shared {
+            Some(shared) => shared.put_challenge(source, &computer, challenge.client, challenge.server).await,
+            None => {
+                lock(&self.challenges).insert(self.now(), call.connection, source, &computer, challenge);
+            }
+        }
         let reply = ReqChallengeReply { server_challenge, status: NtStatus::SUCCESS };
         Ok(written(call.call.syntax, |writer| reply.write(writer)))
     }
@@ -406,7 +420,7 @@ impl Inner {
         let negotiated = request.negotiate_flags & flags::OFFERED;
         let sid = machine.1.sid;
         let refused = |reason| Attempt { outcome: Err(Rejection { reason, sid: Some(sid) }), negotiated };
-        let Proved { keys, secret, server_credential } =
+        let Proved { key, secret, server_credential } =
             match self.prove_in_time(call, request, challenge, &machine.1, now).await {
                 Ok(proved) => proved,
                 Err(reason) => return refused(reason),
@@ -416,13 +430,16 @@ impl Inner {
             Err(reason) => return refused(reason),
         };
         let rid = sid.split_rid().map_or(0, |(_, rid)| rid);
+        let mut id = ChannelId::default();
+        getrandom::fill(&mut id).expect("the system has random numbers");
         let channel = SecureChannel::new(Established {
+            id,
             computer,
             machine,
             channel_type,
             negotiated_flags: negotiated,
             requested_flags: request.negotiate_flags,
-            keys,
+            keys: Arc::new(ChannelKeys::new(key.clone())),
             secret,
             client_credential: request.client_credential,
             now,
@@ -432,9 +449,42 @@ impl Inner {
         if self.audit(call, request, ChannelOutcome::Established, Some(sid)).is_err() {
             return refused(ChannelRefusal::SecretsUnavailable);
         }
-        match self.channels.insert(now, channel) {
-            Ok(()) => Attempt { outcome: Ok(Grant { server_credential, rid }), negotiated },
-            Err(_) => refused(ChannelRefusal::RecordOfAnother),
+        if self.channels.insert(now, Arc::clone(&channel)).is_err() {
+            return refused(ChannelRefusal::RecordOfAnother);
+        }
+        // Whoever has the answer may bind at any server.
+        if let Some(shared) = &self.shared
+            && let Err(error) = shared.put(&channel.state(key, now)).await
+        {
+            tracing::warn!(%error, "Secure channel refused: it cannot be shared");
+            channel.revoke();
+            return refused(ChannelRefusal::SecretsUnavailable);
+        }
+        Attempt { outcome: Ok(Grant { server_credential, rid }), negotiated }
+    }
+
+    /// Takes over what other servers of the domain have set up with a computer. If that cannot be read, the channels of
+    /// this server are what there is.
+    async fn read_shared(&self, now: Duration, computer: &str) {
+        let Some(shared) = &self.shared else { return };
+        let states = match shared.find(computer).await {
+            Ok(states) => states,
+            Err(error) => return tracing::warn!(%error, "Channels of other servers not read"),
+        };
+        let known = self.channels.find(now, computer);
+        for state in states {
+            if known.iter().any(|channel| channel.id == state.id) || state.computer != computer {
+                continue;
+            }
+            let machine = match self.parts.secrets.find(&state.account).await {
+                Ok(Some(machine)) => machine,
+                Ok(None) => continue,
+                Err(error) => return tracing::warn!(%error, "Channels of other servers not read"),
+            };
+            if let Some(channel) = SecureChannel::restored(state, machine, now) {
+                // The record of another account stays: see `Channels::insert`.
+                let _ = self.channels.insert(now, channel);
+            }
         }
     }
 
@@ -449,7 +499,7 @@ impl Inner {
         begun: Duration,
     ) -> Result<Proved, ChannelRefusal> {
         let is_slow = self.backoff.is_slow(begun, &index(&machine.name), source_of(call.address.ip()));
-        let outcome = self.prove(call, request, taken, machine);
+        let outcome = self.prove(call, request, taken, machine).await;
         let status = outcome.as_ref().map_or_else(|reason| refusal_status(*reason), |_| NtStatus::SUCCESS);
         // Other refusals do not depend on the secret.
         if is_slow && matches!(status, NtStatus::SUCCESS | NtStatus::ACCESS_DENIED) {
@@ -509,7 +559,7 @@ impl Inner {
     }
 
     /// Whether the client knows a secret of the account that is accepted.
-    fn prove(
+    async fn prove(
         &self,
         call: &NetlogonCall,
         request: &Authenticate,
@@ -530,27 +580,44 @@ impl Inner {
         if channel_type.names_its_computer() && !(named_after(account) && named_after(&machine.name)) {
             return Err(ChannelRefusal::NameMismatch);
         }
-        let taken = taken.ok_or(ChannelRefusal::NoChallenge)?;
-        let Challenge { client, server } = taken.challenge;
-        if !credential::is_random_enough(&client) {
-            return Err(ChannelRefusal::WeakChallenge);
+        let outcome = match &self.shared {
+            Some(shared) => self.prove_by_shared(&**shared, call, request, machine).await,
+            None => {
+                let taken = taken.ok_or(ChannelRefusal::NoChallenge)?;
+                let proved = proof(request, machine, taken.challenge);
+                let is_used = proved.is_ok() && !lock(&self.challenges).use_up(&taken);
+                if is_used { Err(ChannelRefusal::NoChallenge) } else { proved }
+            }
+        };
+        if matches!(outcome, Err(ChannelRefusal::WrongCredential)) {
+            self.backoff.failed(self.now(), &index(&machine.name), source_of(call.address.ip()));
         }
-        for secret in std::iter::once(&machine.current).chain(&machine.previous) {
-            let key = credential::session_key(secret, &client, &server);
-            let expanded = cfb8::Key::new(key.expose());
-            if credential::equal(&credential::credential(&expanded, &client), &request.client_credential) {
-                if !lock(&self.challenges).use_up(&taken) {
-                    return Err(ChannelRefusal::NoChallenge);
-                }
-                return Ok(Proved {
-                    keys: Arc::new(ChannelKeys::new(key)),
-                    secret: secret.clone(),
-                    server_credential: credential::credential(&expanded, &server),
-                });
+        outcome
+    }
+
+    /// The same by the challenges that all servers of the domain gave out.
+    async fn prove_by_shared(
+        &self,
+        shared: &dyn SharedChannels,
+        call: &NetlogonCall,
+        request: &Authenticate,
+        machine: &Machine,
+    ) -> Result<Proved, ChannelRefusal> {
+        let unavailable = |error| {
+            tracing::warn!(%error, "Secure channel refused: challenges unavailable");
+            ChannelRefusal::SecretsUnavailable
+        };
+        let (source, computer) = (source_of(call.address.ip()), index(&request.computer_name));
+        let mut refusal = ChannelRefusal::NoChallenge;
+        for challenge in shared.challenges(source, &computer).await.map_err(unavailable)? {
+            let halves = Challenge { client: challenge.client, server: challenge.server };
+            match proof(request, machine, halves) {
+                Ok(proved) if shared.use_up(&challenge).await.map_err(unavailable)? => return Ok(proved),
+                Ok(_) => {}
+                Err(reason) => refusal = reason,
             }
         }
-        self.backoff.failed(self.now(), &index(&machine.name), source_of(call.address.ip()));
-        Err(ChannelRefusal::WrongCredential)
+        Err(refusal)
     }
 
     /// The channel a call came over: sealed, and good at this moment.
@@ -577,8 +644,13 @@ impl Inner {
         if !computer_name.is_some_and(|name| name.eq_ignore_ascii_case(&channel.computer)) {
             return Err(denied);
         }
-        let returned = channel.authenticate(authenticator).ok_or(denied)?;
-        Ok((channel, returned))
+        let returned = match &self.shared {
+            None => channel.authenticate(authenticator),
+            Some(shared) => {
+                shared::authenticate(&**shared, &channel, authenticator).await.map_err(Unusable::Unknown)?
+            }
+        };
+        Ok((channel, returned.ok_or(denied)?))
     }
 
     /// [MS-NRPC] 3.5.4.4.10.
@@ -675,6 +747,26 @@ impl Inner {
             }
         }
     }
+}
+
+/// Whether ClientCredential was made from a challenge with a secret of the account that is accepted.
+fn proof(
+    request: &Authenticate,
+    machine: &Machine,
+    Challenge { client, server }: Challenge,
+) -> Result<Proved, ChannelRefusal> {
+    if !credential::is_random_enough(&client) {
+        return Err(ChannelRefusal::WeakChallenge);
+    }
+    for secret in std::iter::once(&machine.current).chain(&machine.previous) {
+        let key = credential::session_key(secret, &client, &server);
+        let expanded = cfb8::Key::new(key.expose());
+        if credential::equal(&credential::credential(&expanded, &client), &request.client_credential) {
+            let server_credential = credential::credential(&expanded, &server);
+            return Ok(Proved { key, secret: secret.clone(), server_credential });
+        }
+    }
+    Err(ChannelRefusal::WrongCredential)
 }
 
 /// The secret in an NL_TRUST_PASSWORD in the clear, if it is one: an even length of 28 to 512 bytes, at the
