@@ -94,6 +94,10 @@ impl SealingKey {
             cipher: Aes256GcmSiv::new((&*key).into()),
             nt_hashes: of_users(UserSecretKind::NtHash),
             password_hashes: of_users(UserSecretKind::PasswordHash),
+            channels: Aes256GcmSiv::new(
+                (&*self.derive::<32>("rcmpd account store: channels of servers")).into(),
+            ),
+            places: self.derive("rcmpd account store: places of challenges"),
             check: *check,
         }
     }
@@ -230,6 +234,8 @@ pub struct Seal {
     cipher: Aes256GcmSiv,
     nt_hashes: Aes256GcmSiv,
     password_hashes: Aes256GcmSiv,
+    channels: Aes256GcmSiv,
+    places: Zeroizing<[u8; 32]>,
     check: [u8; 16],
 }
 
@@ -317,6 +323,28 @@ impl Seal {
                 kind.removal()
             ))
         })
+    }
+
+    /// Something of a secure channel that servers share, which is overwritten: nonce, ciphertext, tag. `row` is all that
+    /// the row has beside it, and begins with the name of the table.
+    pub fn seal_shared(&self, row: &[u8], secret: &mut [u8]) -> Result<Vec<u8>, StoreError> {
+        encrypt(&self.channels, secret, row)
+    }
+
+    /// Opens what [`Self::seal_shared`] sealed for the same row. `None` for anything else.
+    pub fn open_shared(&self, row: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        decrypt(&self.channels, sealed, row)
+    }
+
+    /// A number for a text, the same under one key, that nobody without the key can predict.
+    pub fn place_of(&self, text: &[u8]) -> u64 {
+        let mut number = [0; 8];
+        // INVARIANT: eight octets are fewer than HKDF gives, and the key is as long as a hash.
+        Hkdf::<Sha256>::from_prk(&*self.places)
+            .expect("the key is long enough")
+            .expand(text, &mut number)
+            .expect("the number is short");
+        u64::from_le_bytes(number)
     }
 
     const fn cipher_of(&self, kind: UserSecretKind) -> &Aes256GcmSiv {

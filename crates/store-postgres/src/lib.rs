@@ -29,6 +29,7 @@ mod rows;
 mod schema;
 mod sealed;
 mod settings;
+mod shared;
 mod tables;
 mod tls;
 mod transaction;
@@ -37,6 +38,7 @@ mod writing;
 
 pub use counters::Counters;
 pub use settings::{Password, Schema, Server, Settings};
+pub use shared::{Challenge, Channel, ChannelId, StoredCredential};
 pub use tls::tls;
 
 use account_store::sealing::{Seal, no_key};

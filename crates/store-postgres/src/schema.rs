@@ -27,7 +27,8 @@ use tracing::info;
 ///
 /// A change by SQL has to change `revision`, too: the counters of what was changed, and their
 /// random numbers. `name_twin` has the names whose wider key is another one; some may be in use no more.
-const MIGRATIONS: &[&str] = &[r#"
+const MIGRATIONS: &[&str] = &[
+    r#"
 CREATE TABLE IF NOT EXISTS @.domain (
     id bigint PRIMARY KEY CHECK (id = 1),
     netbios text NOT NULL,
@@ -108,7 +109,32 @@ CREATE TABLE IF NOT EXISTS @.machine (
 );
 CREATE TABLE IF NOT EXISTS @.nt_hash (rid bigint PRIMARY KEY, sealed bytea NOT NULL);
 CREATE TABLE IF NOT EXISTS @.password_hash (rid bigint PRIMARY KEY, sealed bytea NOT NULL);
-"#];
+"#,
+    r#"
+CREATE TABLE IF NOT EXISTS @.channel (
+    id bytea PRIMARY KEY,
+    account text NOT NULL,
+    sid text COLLATE "C" NOT NULL,
+    computer bytea NOT NULL,
+    kind bigint NOT NULL,
+    negotiated_flags bigint NOT NULL,
+    requested_flags bigint NOT NULL,
+    ends bigint NOT NULL,
+    sealed bytea NOT NULL,
+    generation bigint NOT NULL,
+    credential bytea NOT NULL
+);
+CREATE INDEX IF NOT EXISTS channel_computer ON @.channel (computer, ends);
+CREATE INDEX IF NOT EXISTS channel_account ON @.channel (sid, ends);
+CREATE INDEX IF NOT EXISTS channel_ends ON @.channel (ends);
+CREATE TABLE IF NOT EXISTS @.challenge (
+    place bigint PRIMARY KEY,
+    id bytea NOT NULL,
+    ends bigint NOT NULL,
+    sealed bytea NOT NULL
+);
+"#,
+];
 
 const _: () = assert!(MIGRATIONS.len() as i64 == VERSION, "each version has its migration");
 

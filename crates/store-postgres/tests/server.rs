@@ -8,16 +8,18 @@ mod ports;
 mod postgres;
 
 use account_store::{
-    Account, AccountAdmin, AccountListing, AccountStore, Change, Domain, Group, GroupScope, Machine,
-    MachineAdmin, MachineStore, Matches, NtHash, Put, Query, SealingKey, Secrets, StoreError, battery,
-    machines::ChannelKind,
+    Account, AccountAdmin, AccountListing, AccountStore, BoxFuture, Change, Domain, Group, GroupScope,
+    Machine, MachineAdmin, MachineStore, Matches, NtHash, Put, Query, SealingKey, Secrets, StoreError,
+    battery, machines::ChannelKind,
 };
 use dtyp::{FileTime, Sid};
 use postgres::{DATABASE, PASSWORD, Postgres, USER};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use store_postgres::{PostgresStore, Server, Settings};
+use store_postgres::{Channel, PostgresStore, Server, Settings, StoredCredential};
+use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 /// A loaded machine is slow, and not more wrong for it.
@@ -141,7 +143,7 @@ async fn starters_at_one_moment_make_one_store_and_migrate_once() {
     assert_eq!(made, 1);
     put(&open(&settings).await, user(1000)).await;
     // A store of an earlier version: what a migration makes is there already in part.
-    server.sql("UPDATE rcmpd.schema_version SET version = 0; DROP INDEX rcmpd.member_of");
+    server.sql("UPDATE rcmpd.schema_version SET version = 0; DROP INDEX rcmpd.member_of; DROP TABLE rcmpd.channel");
     let starters: Vec<_> = (0..6)
         .map(|_| {
             let settings = settings.clone();
@@ -151,8 +153,9 @@ async fn starters_at_one_moment_make_one_store_and_migrate_once() {
     for starter in starters {
         starter.await.expect("no panic").expect("it is migrated");
     }
-    assert_eq!(server.sql("SELECT version FROM rcmpd.schema_version"), "1");
+    assert_eq!(server.sql("SELECT version FROM rcmpd.schema_version"), "2");
     assert_eq!(server.sql("SELECT count(*) FROM pg_indexes WHERE indexname = 'member_of'"), "1");
+    assert_eq!(server.sql("SELECT count(*) FROM rcmpd.channel"), "0");
     assert_eq!(find(&open(&settings).await, name("user1000")).await.expect("it answers"), Some(user(1000)));
 }
 
@@ -660,5 +663,167 @@ async fn an_import_whose_source_goes_away_leaves_nothing() {
     assert!(count == "0" || count == "1499", "all or none: {count}");
     if count == "0" {
         assert_eq!(store.revision().expect("it answers"), before);
+    }
+}
+
+fn channel(id: u8, rid: u32, computer: &str, ends: u64) -> Channel {
+    Channel {
+        id: [id; 16],
+        account: format!("M{rid}$"),
+        sid: sid(rid),
+        computer: computer.to_owned(),
+        kind: 2,
+        negotiated_flags: 0x6120_ffff,
+        requested_flags: 0x6160_ffff,
+        ends: FileTime(ends),
+        key: Zeroizing::new([id; 24]),
+        credential: StoredCredential { generation: 0, octets: [id; 8] },
+    }
+}
+
+async fn answer<T>(asked: BoxFuture<'_, Result<T, StoreError>>) -> T {
+    asked.await.expect("it answers")
+}
+
+async fn all<T>(tasks: Vec<JoinHandle<Option<T>>>) -> Vec<T> {
+    let mut found = Vec::new();
+    for task in tasks {
+        found.extend(task.await.expect("it ends"));
+    }
+    found
+}
+
+const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const SECOND: u64 = 10_000_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_share_channels_and_challenges() {
+    let server = Postgres::start();
+    let first = create(&settings(&[&server])).await;
+    let second = open(&settings(&[&server])).await;
+    let channels =
+        [channel(1, 1001, "WEB01", 1000), channel(2, 1002, "WEB01", 2000), channel(3, 1001, "WEB02", 1000)];
+    for channel in &channels {
+        first.put_channel(channel, FileTime(1)).await.expect("it is kept");
+        first.put_channel(channel, FileTime(1)).await.expect("twice is once");
+    }
+    assert_eq!(
+        answer(second.channels("WEB01", FileTime(1))).await,
+        channels[..2].to_vec(),
+        "the newest last"
+    );
+    assert_eq!(
+        answer(second.channels("WEB01", FileTime(1000))).await,
+        channels[1..2],
+        "the other one has ended"
+    );
+    assert_eq!(answer(second.channels("web01", FileTime(1))).await, vec![]);
+
+    // Of calls with one stored credential, one is performed.
+    let id = &channels[0].id;
+    let stored = first.stored_credential(id).await.expect("it answers").expect("it is there");
+    let (first, second) = (Arc::new(first), Arc::new(second));
+    let at = |n: u8| Arc::clone(if n % 2 == 0 { &first } else { &second });
+    let advances = (0..8).map(|n| {
+        let (store, id) = (at(n), *id);
+        tokio::spawn(async move { answer(store.advance_credential(&id, stored, [n; 8])).await.then_some(n) })
+    });
+    let won = all(advances.collect()).await;
+    assert_eq!(won.len(), 1, "{won:?}");
+    let now = StoredCredential { generation: 1, octets: [won[0]; 8] };
+    assert_eq!(answer(second.stored_credential(id)).await, Some(now));
+    assert_eq!(answer(second.stored_credential(&[9; 16])).await, None);
+    assert!(!answer(second.advance_credential(&[9; 16], now, [0; 8])).await);
+
+    // A challenge is good for one channel.
+    let now = FileTime(SECOND);
+    first.put_challenge((SOURCE, "WEB01"), [5; 16], now).await.expect("it is kept");
+    first.put_challenge((SOURCE, "WEB02"), [6; 16], now).await.expect("it is kept");
+    let found = second.challenges((SOURCE, "WEB01"), now).await.expect("it answers");
+    assert_eq!(found.iter().map(|challenge| challenge.halves).collect::<Vec<_>>(), [[5; 16]]);
+    let other = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    assert_eq!(answer(second.challenges((other, "WEB01"), now)).await, vec![]);
+    let late = FileTime(SECOND * 122);
+    assert_eq!(answer(second.challenges((SOURCE, "WEB01"), late)).await, vec![], "two minutes are over");
+    let challenge = found[0];
+    let uses = (0..8).map(|n| {
+        let store = at(n);
+        tokio::spawn(async move { answer(store.use_up_challenge(challenge)).await.then_some(n) })
+    });
+    let used = all(uses.collect()).await;
+    assert_eq!(used.len(), 1, "{used:?}");
+    assert_eq!(answer(first.challenges((SOURCE, "WEB01"), now)).await, vec![]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shared_rows_that_were_changed_without_the_key_are_no_channels() {
+    let server = Postgres::start();
+    let store = create(&settings(&[&server])).await;
+    let ours = channel(1, 1001, "WEB01", 1000);
+    for change in [
+        "account = 'M1002$'",
+        "sid = replace(sid, '1001', '1002')",
+        "computer = 'WEB02'",
+        "kind = 4",
+        "negotiated_flags = 0",
+        "requested_flags = 0",
+        "ends = 9000000000000000000",
+        "generation = 1",
+        "id = decode(repeat('02', 16), 'hex')",
+        "sealed = set_byte(sealed, 20, get_byte(sealed, 20) # 1)",
+        "credential = set_byte(credential, 15, get_byte(credential, 15) # 1)",
+        "kind = -1",
+        "ends = -1",
+        "computer = decode('ff', 'hex')",
+        "sealed = ''",
+    ] {
+        store.put_channel(&ours, FileTime(1)).await.expect("it is kept");
+        assert_eq!(answer(store.channels("WEB01", FileTime(1))).await.len(), 1);
+        server.sql(&format!("UPDATE rcmpd.channel SET {change}"));
+        for computer in ["WEB01", "WEB02"] {
+            assert_eq!(answer(store.channels(computer, FileTime(1))).await, vec![], "{change}");
+        }
+        server.sql("DELETE FROM rcmpd.channel");
+    }
+    store.put_channel(&ours, FileTime(1)).await.expect("it is kept");
+    server.sql("UPDATE rcmpd.channel SET generation = 7");
+    let refused = store.stored_credential(&ours.id).await;
+    assert!(matches!(refused, Err(StoreError::Damaged(_))), "{refused:?}");
+
+    store.put_challenge((SOURCE, "WEB01"), [5; 16], FileTime(SECOND)).await.expect("it is kept");
+    server.sql("UPDATE rcmpd.challenge SET ends = ends + 1");
+    assert_eq!(answer(store.challenges((SOURCE, "WEB01"), FileTime(SECOND))).await, vec![]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_clients_can_fill_of_shared_tables_is_bounded() {
+    let server = Postgres::start();
+    let store = create(&settings(&[&server])).await;
+    for n in 0..20 {
+        store
+            .put_channel(&channel(n, 1001, "WEB01", 1000 + u64::from(n)), FileTime(1))
+            .await
+            .expect("it is kept");
+    }
+    let found = store.channels("WEB01", FileTime(1)).await.expect("it answers");
+    assert_eq!(found.iter().map(|channel| channel.id[0]).collect::<Vec<_>>(), (12..20).collect::<Vec<u8>>());
+    store.put_channel(&channel(99, 1002, "WEB01", 5000), FileTime(2000)).await.expect("it is kept");
+    assert_eq!(server.sql("SELECT count(*) FROM rcmpd.channel"), "1", "what has ended is removed");
+
+    for n in 0..200 {
+        store.put_challenge((SOURCE, "WEB01"), [n; 16], FileTime(SECOND)).await.expect("it is kept");
+    }
+    let kept: u64 = server.sql("SELECT count(*) FROM rcmpd.challenge").parse().expect("a number");
+    assert!((32..=64).contains(&kept), "{kept}");
+
+    // Names that no computer has: nothing is written, nothing is found, and the store is well.
+    let long = "W".repeat(300);
+    let refused = store.put_channel(&channel(1, 1001, &long, 5000), FileTime(1)).await;
+    assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
+    for name in [long.as_str(), "WEB01\0", "", "\u{fffd}"] {
+        assert_eq!(answer(store.channels(name, FileTime(1))).await, vec![], "{name:?}");
+        store.put_challenge((SOURCE, name), [1; 16], FileTime(SECOND)).await.expect("it is kept");
+        let found = store.challenges((SOURCE, name), FileTime(SECOND)).await.expect("it answers");
+        assert_eq!(found.len(), 1, "{name:?}");
     }
 }
