@@ -55,6 +55,13 @@ pub fn read_metrics(text: &str, format: &str) -> Vec<Value> {
     read["families"].as_array().expect("it has families").clone()
 }
 
+/// What Helm makes of the chart with these values, validated by Kubernetes' schemas: a list of objects, or
+/// `{"refused": …}` with what Helm said.
+pub fn helm_chart(values: &Value) -> Value {
+    let given = json!({ "chart": here().join("../deploy/helm/rcmpd"), "values": values });
+    run(Command::new(private().join("helm/bin/python")), "helm_chart.py", &given)
+}
+
 /// An application that speaks gRPC, by gRPC's own server. It ends with this value.
 #[derive(Debug)]
 pub struct GrpcServer {

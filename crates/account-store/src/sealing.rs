@@ -201,8 +201,8 @@ impl UserSecret for PasswordHash {
     }
 }
 
-/// The secrets to write with `machine`: those that are given, else those it has, else an unknown one. `None` if
-/// the row `old` has both already: sealing is random, so the same secrets again would look like others.
+/// The secrets to write with `machine`: those that are given, else those it has, else an unknown one. `None`
+/// if the row `old` has both already: sealing is random, so the same secrets again would look like others.
 pub fn secrets_to_write(
     old: Result<Option<(Machine, Secrets)>, StoreError>,
     machine: &Machine,
@@ -325,8 +325,8 @@ impl Seal {
         })
     }
 
-    /// Something of a secure channel that servers share, which is overwritten: nonce, ciphertext, tag. `row` is all that
-    /// the row has beside it, and begins with the name of the table.
+    /// Something of a secure channel that servers share, which is overwritten: nonce, ciphertext, tag. `row`
+    /// is all that the row has beside it, and begins with the name of the table.
     pub fn seal_shared(&self, row: &[u8], secret: &mut [u8]) -> Result<Vec<u8>, StoreError> {
         encrypt(&self.channels, secret, row)
     }

@@ -236,7 +236,8 @@ const PACKAGE: &str = "Echo";
 
 struct Domain {
     server: NetlogonServer,
-    /// Another server of the domain, which shares its channels: every second connection reaches it, and every proof.
+    /// Another server of the domain, which shares its channels: every second connection reaches it, and every
+    /// proof.
     beside: Option<NetlogonServer>,
     secrets: Arc<Secrets>,
     audit: Arc<Recorder>,
@@ -316,7 +317,8 @@ fn domain_with(shared: Option<Arc<dyn SharedChannels>>) -> Arc<Domain> {
 }
 
 impl Domain {
-    /// The server that a balancer sends a connection to. A proof goes to another one than the challenge before it.
+    /// The server that a balancer sends a connection to. A proof goes to another one than the challenge
+    /// before it.
     fn at(&self, connection: u64, call: Option<u16>) -> &NetlogonServer {
         let is_beside = match call {
             Some(opnum::SERVER_REQ_CHALLENGE) => false,
@@ -1235,11 +1237,11 @@ impl SharedChannels for Shared {
         computer: &'a str,
         client: Credential,
         server: Credential,
-    ) -> BoxFuture<'a, ()> {
+    ) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
         let mut challenges = self.challenges.lock().expect("no test panics in here");
-        let slot = challenges.len() as u64;
-        challenges.push((computer.to_owned(), SharedChallenge { client, server, slot }));
-        Box::pin(std::future::ready(()))
+        let id = [challenges.len() as u8; 16];
+        challenges.push((computer.to_owned(), SharedChallenge { client, server, id }));
+        Box::pin(std::future::ready(self.channels().map(|_| ())))
     }
 
     fn challenges<'a>(

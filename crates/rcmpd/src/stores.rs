@@ -122,7 +122,8 @@ pub async fn served_machines(config: &Config, with_secrets: bool) -> anyhow::Res
         true => (Some(opened.nt_hashes()), Some(opened.password_hashes())),
         false => (None, None),
     };
-    Ok(Served { machines: opened.store(), database, hashes, password_hashes })
+    let channels = opened.server().filter(|_| section(config).is_ok_and(|store| store.shares_channels));
+    Ok(Served { machines: opened.store(), database, hashes, password_hashes, channels })
 }
 
 /// What cannot be served without the key file of the store. Sidecars and their accounts need no secret of a
@@ -155,6 +156,8 @@ pub struct Served {
     pub hashes: Option<Arc<dyn NtHashes>>,
     /// The argon2id hashes of their passwords, if it has the accounts.
     pub password_hashes: Option<Arc<dyn PasswordHashes>>,
+    /// Where servers share their secure channels, if they do.
+    pub channels: Option<Arc<PostgresStore>>,
 }
 
 /// The passwords of accounts, to be written.

@@ -1,7 +1,8 @@
-//! What the servers of one domain share of their secure channels: channels, and challenges that wait for their proof.
+//! What the servers of one domain share of their secure channels: channels, and challenges that wait for
+//! their proof.
 //!
-//! Nothing here is a change of the store: the table `revision` stays as it is. Keys, challenges and stored credentials are
-//! sealed, each together with the rest of its row.
+//! Nothing here is a change of the store: the table `revision` stays as it is. Keys, challenges and stored
+//! credentials are sealed, each together with the rest of its row.
 
 use crate::connection::Param;
 use crate::rows::get;
@@ -64,8 +65,8 @@ pub struct Challenge {
 
 /// Challenges wait so long for their proof: "a couple of minutes" ([MS-NRPC] 5.1).
 const CHALLENGE_LIFETIME: Duration = Duration::from_secs(120);
-/// Places for the challenges of one source and computer. Clients behind one balancer have one source, and a flood in the
-/// name of a computer overwrites them; a handshake takes milliseconds.
+/// Places for the challenges of one source and computer. Clients behind one balancer have one source, and a
+/// flood in the name of a computer overwrites them; a handshake takes milliseconds.
 const PLACES: u64 = 64;
 /// In all there are so many times [`PLACES`] rows, whatever clients do: 50 MB.
 const GROUPS: u64 = 4096;
@@ -140,17 +141,17 @@ impl PostgresStore {
     }
 
     /// Removes a challenge; `false` if it is not there any more.
-    pub fn use_up_challenge(&self, challenge: Challenge) -> BoxFuture<'_, Result<bool, StoreError>> {
+    pub fn use_up_challenge(&self, id: [u8; 16]) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.run(async move {
-            let place = challenge.id.first_chunk().copied().map_or(0, u64::from_be_bytes);
+            let place = id.first_chunk().copied().map_or(0, u64::from_be_bytes);
             let sql = "DELETE FROM @.challenge WHERE place = $1 AND id = $2 RETURNING place";
-            let params: [Param<'_>; 2] =
-                [(&place.cast_signed(), Type::INT8), (&challenge.id.as_slice(), Type::BYTEA)];
+            let params: [Param<'_>; 2] = [(&place.cast_signed(), Type::INT8), (&id.as_slice(), Type::BYTEA)];
             Ok(!self.inner.ask_primary(sql, &params).await?.is_empty())
         })
     }
 
-    /// Keeps a channel. The oldest ones of its account and computer go, if there are too many, and all that have ended.
+    /// Keeps a channel. The oldest ones of its account and computer go, if there are too many, and all that
+    /// have ended.
     pub fn put_channel<'a>(
         &'a self,
         channel: &'a Channel,
@@ -189,8 +190,8 @@ impl PostgresStore {
         })
     }
 
-    /// The newest channels of a computer that are still good, the newest last. A row that was changed without the key is left
-    /// out.
+    /// The newest channels of a computer that are still good, the newest last. A row that was changed without
+    /// the key is left out.
     pub fn channels<'a>(
         &'a self,
         computer: &'a str,
@@ -229,7 +230,8 @@ impl PostgresStore {
         })
     }
 
-    /// Replaces the stored credential of a channel; `false` if it is not `from` any more, or the channel is gone.
+    /// Replaces the stored credential of a channel; `false` if it is not `from` any more, or the channel is
+    /// gone.
     pub fn advance_credential<'a>(
         &'a self,
         id: &'a ChannelId,

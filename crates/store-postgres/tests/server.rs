@@ -143,7 +143,9 @@ async fn starters_at_one_moment_make_one_store_and_migrate_once() {
     assert_eq!(made, 1);
     put(&open(&settings).await, user(1000)).await;
     // A store of an earlier version: what a migration makes is there already in part.
-    server.sql("UPDATE rcmpd.schema_version SET version = 0; DROP INDEX rcmpd.member_of; DROP TABLE rcmpd.channel");
+    server.sql(
+        "UPDATE rcmpd.schema_version SET version = 0; DROP INDEX rcmpd.member_of; DROP TABLE rcmpd.channel",
+    );
     let starters: Vec<_> = (0..6)
         .map(|_| {
             let settings = settings.clone();
@@ -723,7 +725,7 @@ async fn servers_share_channels_and_challenges() {
     let id = &channels[0].id;
     let stored = first.stored_credential(id).await.expect("it answers").expect("it is there");
     let (first, second) = (Arc::new(first), Arc::new(second));
-    let at = |n: u8| Arc::clone(if n % 2 == 0 { &first } else { &second });
+    let at = |n: u8| Arc::clone(if n.is_multiple_of(2) { &first } else { &second });
     let advances = (0..8).map(|n| {
         let (store, id) = (at(n), *id);
         tokio::spawn(async move { answer(store.advance_credential(&id, stored, [n; 8])).await.then_some(n) })
@@ -745,10 +747,10 @@ async fn servers_share_channels_and_challenges() {
     assert_eq!(answer(second.challenges((other, "WEB01"), now)).await, vec![]);
     let late = FileTime(SECOND * 122);
     assert_eq!(answer(second.challenges((SOURCE, "WEB01"), late)).await, vec![], "two minutes are over");
-    let challenge = found[0];
+    let id = found[0].id;
     let uses = (0..8).map(|n| {
         let store = at(n);
-        tokio::spawn(async move { answer(store.use_up_challenge(challenge)).await.then_some(n) })
+        tokio::spawn(async move { answer(store.use_up_challenge(id)).await.then_some(n) })
     });
     let used = all(uses.collect()).await;
     assert_eq!(used.len(), 1, "{used:?}");

@@ -331,7 +331,14 @@ impl Inner {
         let challenge = Challenge { client: request.client_challenge, server: server_challenge };
         let (source, computer) = (source_of(call.address.ip()), index(&request.computer_name));
         match &self.shared {
-            Some(shared) => shared.put_challenge(source, &computer, challenge.client, challenge.server).await,
+            Some(shared) => {
+                let put = shared.put_challenge(source, &computer, challenge.client, challenge.server);
+                if let Err(error) = put.await {
+                    tracing::warn!(%error, "No challenge given: it cannot be kept");
+                    let reply = ReqChallengeReply { server_challenge: [0; 8], status: NtStatus::DS_BUSY };
+                    return Ok(written(call.call.syntax, |writer| reply.write(writer)));
+                }
+            }
             None => {
                 lock(&self.challenges).insert(self.now(), call.connection, source, &computer, challenge);
             }
@@ -463,8 +470,8 @@ impl Inner {
         Attempt { outcome: Ok(Grant { server_credential, rid }), negotiated }
     }
 
-    /// Takes over what other servers of the domain have set up with a computer. If that cannot be read, the channels of
-    /// this server are what there is.
+    /// Takes over what other servers of the domain have set up with a computer. If that cannot be read, the
+    /// channels of this server are what there is.
     async fn read_shared(&self, now: Duration, computer: &str) {
         let Some(shared) = &self.shared else { return };
         let states = match shared.find(computer).await {

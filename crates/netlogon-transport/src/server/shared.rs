@@ -1,12 +1,13 @@
-//! Channels that several servers of one domain share, so that each connection of a machine may reach another of them.
+//! Channels that several servers of one domain share, so that each connection of a machine may reach another
+//! of them.
 //!
 //! ```text
 //! op 4 at A ─► put_challenge      op 26 at B ─► challenges, use_up, put      sealed bind at C ─► find
 //! ```
 //!
-//! A channel is written once, when it is set up, and read once for each server and connection. Calls without an
-//! authenticator need nothing more. A call with one advances the stored credential of the channel by a conditional
-//! update: of two calls with the same one, only one is performed.
+//! A channel is written once, when it is set up, and read once for each server and connection. Calls without
+//! an authenticator need nothing more. A call with one advances the stored credential of the channel by a
+//! conditional update: of two calls with the same one, only one is performed.
 
 use super::channel::SecureChannel;
 use crate::credential::{Authenticator, Credential, Seed};
@@ -62,20 +63,20 @@ pub struct SharedChallenge {
     pub client: Credential,
     /// ServerChallenge of its answer.
     pub server: Credential,
-    /// Where it is kept.
-    pub slot: u64,
+    /// Its number.
+    pub id: [u8; 16],
 }
 
 /// What the servers of one domain share. Each method may be cancelled, and has a deadline of its own.
 pub trait SharedChannels: Send + Sync {
-    /// Keeps a challenge for two minutes. It may get lost: then the client asks for another one.
+    /// Keeps a challenge for two minutes. A flood may overwrite it: then the client has to ask for another one.
     fn put_challenge<'a>(
         &'a self,
         source: IpAddr,
         computer: &'a str,
         client: Credential,
         server: Credential,
-    ) -> BoxFuture<'a, ()>;
+    ) -> BoxFuture<'a, Result<(), SecretsUnavailable>>;
 
     /// The challenges that servers gave to this source and computer: a bounded number, the newest first.
     fn challenges<'a>(
@@ -111,8 +112,8 @@ pub trait SharedChannels: Send + Sync {
     ) -> BoxFuture<'a, Result<bool, SecretsUnavailable>>;
 }
 
-/// Checks an authenticator by the shared stored credential, and makes the one to return. `None` if it is wrong, or if
-/// another call with the same stored credential came first.
+/// Checks an authenticator by the shared stored credential, and makes the one to return. `None` if it is
+/// wrong, or if another call with the same stored credential came first.
 pub(super) async fn authenticate(
     shared: &dyn SharedChannels,
     channel: &SecureChannel,

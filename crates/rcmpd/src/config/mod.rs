@@ -124,6 +124,8 @@ pub struct Store {
     pub machines: Option<PathBuf>,
     /// The key file that seals the secrets of machines.
     pub key: PathBuf,
+    /// Whether other servers with the same database serve the secure channels of this one.
+    pub shares_channels: bool,
 }
 
 impl Store {
@@ -287,6 +289,7 @@ struct ChannelsSection {
     store: Option<Spanned<String>>,
     path: Option<Spanned<PathBuf>>,
     key: Option<PathBuf>,
+    shared: Option<Spanned<bool>>,
 }
 
 #[derive(Deserialize)]
@@ -675,10 +678,19 @@ impl Checker<'_> {
                 return None;
             }
         };
+        let shared = channels.and_then(|channels| channels.shared.as_ref());
+        let shared = shared.filter(|shared| *shared.get_ref());
+        if let Some(shared) = shared.filter(|_| here != "postgres") {
+            self.problem(
+                shared.span(),
+                "servers share channels in PostgreSQL only",
+                "remove this key, or use [store] kind = \"postgres\"",
+            );
+        }
         let key = channels.and_then(|channels| channels.key.as_deref());
         let beside = machines.clone().unwrap_or_else(|| self.path(Path::new("accounts")));
         let key = key.map_or_else(|| beside.with_extension("key"), |key| self.path(key));
-        Some(Store { kind, machines, key })
+        Some(Store { kind, machines, key, shares_channels: shared.is_some() })
     }
 
     fn store_kind(&mut self, section: &StoreSection, dns: &str) -> Option<StoreKind> {

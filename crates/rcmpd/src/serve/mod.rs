@@ -7,6 +7,7 @@ pub(crate) mod open_files;
 mod rcmp_package;
 mod service_manager;
 mod services;
+mod shared_channels;
 mod sso;
 mod store_health;
 
@@ -29,7 +30,9 @@ use dcerpc_tokio::{Endpoints, Interface, Peer, Registry, RpcCall, SecurityProvid
 use dtyp::Guid;
 use netlogon_transport::message::PrimaryDomain;
 use netlogon_transport::package::Packages;
-use netlogon_transport::server::{NETLOGON, NetlogonCall, NetlogonServer, ServerNames, ServerParts};
+use netlogon_transport::server::{
+    NETLOGON, NetlogonCall, NetlogonServer, ServerNames, ServerParts, SharedChannels,
+};
 use rcmp_service::MissLimits;
 use rcmp_service::message::PACKAGE_NAME;
 use services::{Services, Serving, Tree};
@@ -65,6 +68,7 @@ impl SecurityProvider for ChannelProvider {
 pub fn registry(
     config: &Config,
     machines: Arc<dyn MachineStore>,
+    shared: Option<Arc<dyn SharedChannels>>,
     policy: CurrentPolicy,
     audit: Arc<AuditLog>,
 ) -> Registry {
@@ -78,7 +82,7 @@ pub fn registry(
     let rcmp = RcmpPackage::new(policy.clone(), Arc::clone(&audit), Arc::new(MissLimits::new(misses)));
     let packages = packages.with(PACKAGE_NAME, tower::util::BoxCloneSyncService::new(rcmp));
     let rpc = config.rpc.as_ref();
-    let server = NetlogonServer::new(ServerParts {
+    let parts = ServerParts {
         names: ServerNames {
             domain: PrimaryDomain {
                 netbios: config.domain.netbios.clone(),
@@ -94,7 +98,11 @@ pub fn registry(
         audit,
         environment: Arc::new(crate::clock::SystemEnvironment),
         response_crypt: rpc.map(|rpc| rpc.response_crypt).unwrap_or_default(),
-    });
+    };
+    let server = match shared {
+        Some(shared) => NetlogonServer::with_shared_channels(parts, shared),
+        None => NetlogonServer::new(parts),
+    };
     let service = server.clone().map_request(|call: RpcCall| NetlogonCall {
         connection: call.peer.connection,
         address: call.peer.address,

@@ -1,5 +1,6 @@
 //! The services of a configuration: loaded, then serving.
 
+use super::shared_channels::SharedTables;
 use super::sso::{RunningSso, SsoParts};
 use super::store_health::StoreHealth;
 use super::{AuditLog, Running, accounts, http, listen, metrics, registry};
@@ -16,6 +17,7 @@ use listener_tokio::connections::ConnectionMeter;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use store_postgres::PostgresStore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -32,6 +34,7 @@ pub(super) struct Tree {
 /// The parts of the services. No port is bound yet, so what is missing is found before a client is served.
 pub(super) struct Services {
     machines: Option<Arc<dyn DomainStore>>,
+    channels: Option<Arc<PostgresStore>>,
     audit: Arc<AuditLog>,
     current: Option<CurrentPolicy>,
     store: Option<StoreHealth>,
@@ -45,6 +48,7 @@ impl Services {
         let opened = open_store(config).await?;
         let local_users = opened.as_ref().and_then(|opened| opened.local_users(config));
         let passwords = opened.as_ref().map(Opened::passwords);
+        let channels = opened.as_ref().and_then(|opened| opened.0.channels.clone());
         let (machines, database) = opened.map(|opened| (opened.0.machines, opened.0.database)).unzip();
         let accounts = accounts(config, machines.as_ref()).await?;
         let audit = AuditLog::open(&config.audit)?;
@@ -74,7 +78,7 @@ impl Services {
             }
             None => None,
         };
-        Ok(Self { machines, audit, current, store, sidecar, sso, tlsnego })
+        Ok(Self { machines, channels, audit, current, store, sidecar, sso, tlsnego })
     }
 
     /// Binds the ports and serves, with so many connections of `[rpc]` at most.
@@ -87,7 +91,7 @@ impl Services {
         let Tree { shutdown, tasks } = tree;
         let endpoints = Endpoints::default();
         let (server, mapper) = self.serve_rpc(config, connections_max, &endpoints, tree).await?;
-        let Self { machines, audit, current, store, sidecar, sso, tlsnego } = self;
+        let Self { machines, audit, current, store, sidecar, sso, tlsnego, .. } = self;
         let sso = match sso {
             Some(parts) => Some(parts.serve(config, (&endpoints, mapper), shutdown, tasks).await?),
             None => None,
@@ -118,7 +122,9 @@ impl Services {
         let (Some(rpc), Some(machines), Some(current)) = (&config.rpc, &self.machines, &self.current) else {
             return Ok((None, None));
         };
-        let registry = registry(config, Arc::clone(machines) as _, current.clone(), Arc::clone(&self.audit));
+        let shared = self.channels.clone().map(|store| Arc::new(SharedTables::new(store)) as _);
+        let machines = Arc::clone(machines) as _;
+        let registry = registry(config, machines, shared, current.clone(), Arc::clone(&self.audit));
         let limits = dcerpc_tokio::Limits { connections_max, ..rpc.limits };
         let server = Server::new(registry, limits, shutdown.child_token(), tasks.clone());
         let providers = self.sso.as_ref().map_or(&[][..], SsoParts::providers);

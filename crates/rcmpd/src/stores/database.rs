@@ -26,6 +26,14 @@ impl Database {
         }
     }
 
+    /// The database on a server, if it is one.
+    pub(super) fn server(&self) -> Option<Arc<PostgresStore>> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(store) => Some(Arc::clone(store)),
+        }
+    }
+
     pub(super) fn nt_hashes(&self) -> Arc<dyn NtHashes> {
         match self {
             Self::Sqlite(store) => Arc::clone(store) as _,
