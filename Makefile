@@ -11,7 +11,7 @@ TARGET  = $(or $(MOVED),$(CURDIR)/target)
 BUILT   = $(TARGET)/release
 export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 
-.PHONY: help demo demo-web demo-sso demo-tlsnego release install run test test-full check check-arrows check-docs docs oracle bench fuzz peers
+.PHONY: help demo demo-web demo-sso demo-tlsnego release install static deb image run test test-full test-packages check check-arrows check-docs docs oracle bench fuzz peers
 
 help:
 	@echo 'make demo     build, make a demo domain, serve it, ask who alice is, stop'
@@ -20,6 +20,9 @@ help:
 	@echo 'make demo-tlsnego a SOAP client negotiates a token with the gateway, and calls a service behind it'
 	@echo 'make release  the program to install, stripped, with its symbols beside it'
 	@echo 'make install  what make release built, with unit, man pages and completions, into /usr (or DESTDIR)'
+	@echo 'make deb      the Debian package of the release, in target/dist'
+	@echo 'make static   the release without libraries of the system, for any Linux'
+	@echo 'make image    an OCI image of the static release, in target/dist/image: no container engine is needed'
 	@echo 'make run      make a demo domain in ./rcmpd-demo (unless it is there) and serve it'
 	@echo 'make test     everything that proves the product, foreign peers included'
 	@echo 'make check    format, lints, documentation and its links, spelling, dependency rules'
@@ -56,6 +59,21 @@ install:
 	$(PROGRAM) completions bash > $(SHARE)/bash-completion/completions/rcmpd
 	$(PROGRAM) completions zsh > $(SHARE)/zsh/vendor-completions/_rcmpd
 
+deb: release
+	deploy/debian/build $(PROGRAM) $(TARGET)/dist
+
+# musl-gcc is in Debian's package musl-tools.
+MUSL = $(shell uname -m)-unknown-linux-musl
+static:
+	rustup target add $(MUSL)
+	$(CARGO) build --locked --release --target $(MUSL) -p rcmpd
+	@mkdir -p $(TARGET)/dist
+	objcopy --strip-all $(TARGET)/$(MUSL)/release/rcmpd $(TARGET)/dist/rcmpd-static
+	@ls -l $(TARGET)/dist/rcmpd-static
+
+image: static
+	deploy/container/image $(TARGET)/dist/rcmpd-static $(TARGET)/dist/image
+
 run:
 	$(CARGO) build --locked --release -p rcmpd
 	@test -e rcmpd-demo/rcmpd.toml || $(BUILT)/rcmpd quickstart rcmpd-demo
@@ -70,8 +88,14 @@ test: peers
 peers:
 	@tests/peers/install
 
-test-full: test
+# Root, and Debian's packages mmdebstrap, lintian, skopeo, umoci and musl-tools.
+test-full: test test-packages
 	$(MAKE) fuzz FUZZ_SECONDS=600
+
+test-packages: deb image
+	python3 tests/debian_package.py $$(deploy/debian/build $(PROGRAM) $(TARGET)/dist) \
+		$$(PACKAGE_VERSION=9.0 deploy/debian/build $(PROGRAM) $(TARGET)/dist/newer)
+	python3 tests/container_image.py $(TARGET)/dist/image
 
 check: check-arrows check-docs
 	$(CARGO) fmt --all --check

@@ -22,6 +22,7 @@ mod load;
 mod mapping;
 mod metrics;
 mod names;
+mod packages;
 mod passwords;
 mod paths;
 mod postgres;

@@ -1,0 +1,84 @@
+{{- define "rcmpd.labels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "rcmpd.check" -}}
+{{- if not (has .Values.mode (list "server" "sidecar")) }}{{ fail (printf "mode is %q: say server or sidecar" .Values.mode) }}{{ end }}
+{{- if not .Values.config }}{{ fail "config is empty: it is rcmpd.toml, for instance --set-file config=rcmpd.toml" }}{{ end }}
+{{- if and (eq .Values.mode "sidecar") (not .Values.application.image) }}{{ fail "application.image is empty: mode sidecar stands before an application" }}{{ end }}
+{{- if and (eq .Values.mode "sidecar") (not .Values.webServer.configuration) }}{{ fail "webServer.configuration is empty: print it with rcmpd proxy-config nginx" }}{{ end }}
+{{- end }}
+
+{{- define "rcmpd.container" -}}
+name: rcmpd
+image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+args: ["serve", "-c", "/etc/rcmpd/rcmpd.toml"]
+ports:
+  - {name: admin, containerPort: 9464}
+  {{- if eq .Values.mode "server" }}
+  {{- range $name, $port := .Values.ports }}
+  - {name: {{ $name }}, containerPort: {{ $port }}}
+  {{- end }}
+  {{- end }}
+livenessProbe:
+  httpGet: {path: /live, port: admin}
+  periodSeconds: 10
+  failureThreshold: 3
+readinessProbe:
+  httpGet: {path: /ready, port: admin}
+  periodSeconds: 5
+startupProbe:
+  httpGet: {path: /ready, port: admin}
+  periodSeconds: 2
+  failureThreshold: 60
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+resources: {{- toYaml .Values.resources | nindent 2 }}
+volumeMounts:
+  - {name: config, mountPath: /etc/rcmpd, readOnly: true}
+  {{- if .Values.secret }}
+  - {name: secret, mountPath: /etc/rcmpd/secrets, readOnly: true}
+  {{- end }}
+  - {name: sockets, mountPath: /run/rcmpd}
+  - {name: data, mountPath: /var/lib/rcmpd}
+{{- end }}
+
+{{- define "rcmpd.pod" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: {type: RuntimeDefault}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "rcmpd.volumes" -}}
+- name: config
+  configMap: {name: {{ .Release.Name }}-rcmpd, items: [{key: rcmpd.toml, path: rcmpd.toml}]}
+{{- if .Values.secret }}
+- name: secret
+  secret: {secretName: {{ .Values.secret }}, defaultMode: 0440}
+{{- end }}
+- name: sockets
+  emptyDir: {medium: Memory, sizeLimit: 1Mi}
+{{- end }}
