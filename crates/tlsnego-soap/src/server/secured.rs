@@ -279,7 +279,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         self.check_policy(operation, &opened, &protection)?;
         let (identity, credential) = self.who(operation, &opened, &protection, request.source, now).await?;
         if let (None, Some(horizon)) = (&protection.keyed, &self.horizon) {
-            horizon.cover(opened.timestamp.created, now.wall)?;
+            horizon.cover(opened.timestamp.created, now.wall).await?;
         }
 
         let mut channel =
