@@ -445,7 +445,8 @@ fn of_services(config: &Config, checked: &mut Checked) {
         checked.extend(crate::sso::check(config, section, &crate::sso::store(section)));
     }
     if let Some(section) = &config.tlsnego {
-        let found = checked.add(Area::Configuration, crate::tlsnego::findings(config, section));
+        let found = crate::tlsnego::findings(config, section, &crate::tlsnego::FilesOnce::default());
+        let found = checked.add(Area::Configuration, found);
         checked.warnings(Area::Certificates, found.into_iter().flatten());
         for file in section.cookie.iter().flat_map(crate::tlsnego::check_files) {
             checked.add(Area::Configuration, file);

@@ -2,21 +2,17 @@
 //! timestamp itself is checked by [`xml_security::Timestamp::check`].
 
 use crate::fault::Reason;
-use crate::session::StoreFailed;
+use crate::session::{BoxFuture, StoreFailed};
 use dtyp::FileTime;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use xml_security::SKEW_DEFAULT;
 
 /// Messages that are remembered, as .NET has it: some 70 MiB. Beyond it messages are refused.
 pub const REPLAY_ENTRIES_MAX: usize = 900_000;
-
-/// By so much more than a message needs is written, so that messages of clients whose clocks are ahead a
-/// little cost a write each ten seconds at most.
-const HORIZON_STEP: Duration = Duration::from_secs(10);
 
 /// How far the clocks of client and server may differ: one setting for negotiations, for requests under
 /// bootstrap tokens, for RST/SCT and for calls.
@@ -35,7 +31,7 @@ impl Default for Skew {
 /// those of clients whose clocks are ahead are written.
 pub struct Horizon {
     kept: Mutex<FileTime>,
-    keep: Box<dyn Fn(FileTime) -> Result<(), StoreFailed> + Send + Sync>,
+    keep: Box<dyn Fn(FileTime) -> BoxFuture<'static, Result<FileTime, StoreFailed>> + Send + Sync>,
 }
 
 impl fmt::Debug for Horizon {
@@ -45,28 +41,29 @@ impl fmt::Debug for Horizon {
 }
 
 impl Horizon {
-    /// With what is kept, and what keeps another time: on the disk, before it returns.
-    pub fn new(
-        kept: FileTime,
-        keep: impl Fn(FileTime) -> Result<(), StoreFailed> + Send + Sync + 'static,
-    ) -> Self {
-        Self { kept: Mutex::new(kept), keep: Box::new(keep) }
+    /// With what is kept, and what keeps a time later than the one it gets: on the disk, before its future is
+    /// ready with that time. Of several at once it keeps the latest.
+    pub fn new<F>(kept: FileTime, keep: impl Fn(FileTime) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<FileTime, StoreFailed>> + Send + 'static,
+    {
+        Self { kept: Mutex::new(kept), keep: Box::new(move |created| Box::pin(keep(created))) }
     }
 
     /// Before a message is accepted that was created then. An error refuses it.
-    pub fn cover(&self, created: FileTime, now: FileTime) -> Result<(), Reason> {
+    pub async fn cover(&self, created: FileTime, now: FileTime) -> Result<(), Reason> {
         // Of most clients: no message of theirs waits for the disk of another one's.
-        if created < now {
+        if created < now || created < *self.lock() {
             return Ok(());
         }
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if created < *kept {
-            return Ok(());
-        }
-        let next = created + HORIZON_STEP;
-        (self.keep)(next)?;
-        *kept = next;
+        let next = (self.keep)(created).await?;
+        let mut kept = self.lock();
+        *kept = next.max(*kept);
         Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FileTime> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -191,27 +188,47 @@ mod tests {
         assert!(check(at(96), at(95), now).is_err());
     }
 
+    /// What a future that never waits gives.
+    fn at_once<T>(future: impl Future<Output = T>) -> T {
+        match std::pin::pin!(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+            std::task::Poll::Ready(value) => value,
+            std::task::Poll::Pending => panic!("it waits"),
+        }
+    }
+
     #[test]
     fn messages_of_clients_whose_clocks_are_ahead_are_written_down_and_seldom() {
         let written: std::sync::Arc<Mutex<Vec<FileTime>>> = std::sync::Arc::default();
         let keep = std::sync::Arc::clone(&written);
-        let horizon = Horizon::new(FileTime::UNSET, move |time| {
+        let horizon = Horizon::new(FileTime::UNSET, move |created| {
             let mut written = keep.lock().expect("no panic");
-            if written.len() == 3 {
-                return Err(StoreFailed("the disk is full".to_owned()));
-            }
-            written.push(time);
-            Ok(())
+            let is_full = written.len() == 3;
+            let next = created + Duration::from_secs(10);
+            written.push(next);
+            std::future::ready(if is_full {
+                Err(StoreFailed("the disk is full".to_owned()))
+            } else {
+                Ok(next)
+            })
         });
         let seconds = |n: u64| at(0) + Duration::from_secs(n);
+        let cover = |created, now| at_once(horizon.cover(seconds(created), seconds(now)));
         // When a message was created and came, and how many times are written then.
         for (created, now, count) in [(0, 1, 0), (2, 1, 1), (11, 1, 1), (12, 1, 2), (240, 1, 3), (13, 14, 3)]
         {
-            assert_eq!(horizon.cover(seconds(created), seconds(now)), Ok(()), "{created}");
+            assert_eq!(cover(created, now), Ok(()), "{created}");
             assert_eq!(written.lock().expect("no panic").len(), count, "{created}");
         }
-        assert!(written.lock().expect("no panic").last().is_some_and(|last| *last > seconds(240)));
-        assert!(matches!(horizon.cover(seconds(290), seconds(1)), Err(Reason::Store(_))));
+        assert!(matches!(cover(290, 1), Err(Reason::Store(_))));
+    }
+
+    #[test]
+    fn a_message_that_waits_for_the_disk_delays_none_that_is_covered() {
+        let horizon = Horizon::new(at(10), |_| std::future::pending());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut ahead = std::pin::pin!(horizon.cover(at(12), at(8)));
+        assert!(ahead.as_mut().poll(&mut context).is_pending());
+        assert_eq!(at_once(horizon.cover(at(9), at(8))), Ok(()));
     }
 
     #[test]

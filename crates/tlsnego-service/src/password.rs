@@ -10,7 +10,11 @@
 //! address, each answer for this pair comes a fixed time after the message, right or wrong. No number of
 //! guesses keeps the right password out. They are checked one after the other, in a queue of their own, so
 //! that other accounts behind the same address notice nothing.
+//!
+//! Guesses at many names fill the queue of their address, and a web server in front of the gateway is one
+//! address. So a name that had its right password at an address before waits in a queue of its own there.
 
+mod proved;
 mod turns;
 
 use crate::fault::Reason;
@@ -19,6 +23,7 @@ use dcerpc::backoff::{ANSWER_TIME, Backoff};
 use dcerpc::limits::source_of;
 use dcerpc::quota::{FairTable, Ticket};
 use hmac::{Hmac, KeyInit, Mac};
+use proved::Proved;
 use sha2::Sha256;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
@@ -33,7 +38,8 @@ use std::time::Duration;
 use turns::Turns;
 use zeroize::Zeroizing;
 
-/// Checks that wait for their turn. Beyond it the newest of the address with most of them is refused.
+/// Checks that wait for their turn. Beyond it the newest of the address, or of the proved name, with most of
+/// them is refused.
 pub const WAITING_MAX: usize = 256;
 /// Verdicts that are cached, right and wrong ones each, some 200 bytes each. A new one always gets in.
 const VERDICTS_MAX: usize = 10_000;
@@ -81,8 +87,8 @@ pub struct Found<A> {
     /// A number that changes with the account's password, state and groups. None if the store cannot tell,
     /// such as a domain controller: then the time limit alone ends a verdict.
     pub revision: Option<u64>,
-    /// What a wrong password counts for, however the client spelled the name: the account, if there is one,
-    /// and the name. The name counts even where the account is known, because otherwise the time would tell
+    /// What a wrong password counts for, however the client spelled the name: the name, and then the account, if
+    /// there is one. The name counts even where the account is known, because otherwise the time would tell
     /// which names have an account.
     pub guessed: Vec<String>,
 }
@@ -112,6 +118,7 @@ pub struct Passwords<S> {
     settings: PasswordSettings,
     verdicts: Mutex<Verdicts>,
     backoff: Backoff,
+    proved: Mutex<Proved>,
     /// The queues of checks; there is one at least.
     queues: Vec<Queue>,
 }
@@ -243,6 +250,7 @@ impl<S: PasswordStore> Passwords<S> {
             settings,
             verdicts: Mutex::new(verdicts),
             backoff: Backoff::default(),
+            proved: Mutex::default(),
             queues: vec![Queue::new(settings.parallel)],
         }
     }
@@ -305,7 +313,8 @@ impl<S: PasswordStore> Passwords<S> {
                 Next::Ask(asking) => {
                     let is_slow = guess.is_slow();
                     guess.is_open = true;
-                    let Some(_turn) = self.turns(name, is_slow).take(source).await else {
+                    let holder = self.lock_proved().holder(&guess.guessed, source);
+                    let Some(_turn) = self.turns(name, is_slow).take(holder).await else {
                         // Of a name that is guessed it is a guess, and waits like the others.
                         drop(asking);
                         guess.is_open = is_slow;
@@ -321,6 +330,9 @@ impl<S: PasswordStore> Passwords<S> {
                         _ => self.settings.rejected,
                     };
                     asking.finish(&verdict, (name, source), (revision, now + limit));
+                    if let Ok(Some(identity)) = &verdict {
+                        self.lock_proved().insert(&identity.account, &guess.guessed, source);
+                    }
                     let is_slow = guess.settle(&verdict);
                     return Ok((verdict, is_slow));
                 }
@@ -356,6 +368,10 @@ impl<S> Passwords<S> {
 
     fn lock(&self) -> MutexGuard<'_, Verdicts> {
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_proved(&self) -> MutexGuard<'_, Proved> {
+        self.proved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -20,16 +20,25 @@ pub fn canonicalize_without(
     prefixes: &[&str],
     is_omitted: impl Fn(NodeId) -> bool,
 ) -> Vec<u8> {
-    let mut canonical = Canonical {
-        document,
-        apex,
-        prefixes,
-        is_omitted,
-        rendered: Vec::new(),
-        out: Vec::with_capacity(1024),
-    };
-    canonical.node(apex);
-    canonical.out
+    let mut out = Vec::with_capacity(1024);
+    write_canonical(document, apex, prefixes, is_omitted, &mut out);
+    out
+}
+
+/// [`canonicalize`] into memory that is used again.
+pub(crate) fn canonicalize_into(document: &Document, apex: NodeId, prefixes: &[&str], out: &mut Vec<u8>) {
+    out.clear();
+    write_canonical(document, apex, prefixes, |_| false, out);
+}
+
+fn write_canonical(
+    document: &Document,
+    apex: NodeId,
+    prefixes: &[&str],
+    is_omitted: impl Fn(NodeId) -> bool,
+    out: &mut Vec<u8>,
+) {
+    Canonical { document, apex, prefixes, is_omitted, rendered: Vec::new(), out }.node(apex);
 }
 
 struct Canonical<'a, F> {
@@ -39,13 +48,13 @@ struct Canonical<'a, F> {
     is_omitted: F,
     /// Prefixes and namespaces that were rendered on the elements around, the nearest last.
     rendered: Vec<(&'a str, &'a str)>,
-    out: Vec<u8>,
+    out: &'a mut Vec<u8>,
 }
 
 impl<'a, F: Fn(NodeId) -> bool> Canonical<'a, F> {
     fn node(&mut self, id: NodeId) {
         match self.document.kind(id) {
-            Kind::Text(span) => escape_text(self.document.get(*span), b"&#xD;", &mut self.out),
+            Kind::Text(span) => escape_text(self.document.get(*span), b"&#xD;", self.out),
             Kind::Element(element) => self.element(id, element),
         }
     }
@@ -148,7 +157,7 @@ impl<'a, F: Fn(NodeId) -> bool> Canonical<'a, F> {
 
     fn value(&mut self, value: &str) {
         self.out.extend_from_slice(b"=\"");
-        escape_attribute(value, &mut self.out);
+        escape_attribute(value, self.out);
         self.out.push(b'"');
     }
 }

@@ -13,6 +13,7 @@ use crate::reason::Reason;
 use crate::suite::Cipher;
 use crate::token::{ALGORITHM, KeyReference, NO_VALUE_TYPE, read_cipher_value, write_cipher_value};
 use crate::tree::{Document, NodeId};
+use crate::wipe::Wiped;
 use crate::write::Unwritable;
 
 /// Encrypted parts of one message: body, two signatures, a user name, a confirmation of each signature, and
@@ -149,7 +150,7 @@ impl PartWriter<'_> {
         let mut vector = [0; 16];
         let vector = &mut vector[..self.cipher.block_len()];
         random(vector);
-        let plain = zeroize::Zeroizing::new(match part_type {
+        let plain = Wiped(match part_type {
             // It declares its namespaces itself: Mono's WCF reads an element out of its place.
             PartType::Element => canonicalize(document, node, &[]),
             PartType::Content => document.write_nodes(document.children(node))?,

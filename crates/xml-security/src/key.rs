@@ -1,6 +1,7 @@
 //! Symmetric keys: hashes, HMAC, derivation by P_SHA1, and block encryption as XML encryption uses it.
 
 use crate::suite::{Cipher, Hash};
+use crate::wipe::Wiped;
 use aes::{Aes128, Aes192, Aes256};
 use cbc::cipher::array::Array;
 use cbc::cipher::{
@@ -123,7 +124,7 @@ impl Cipher {
     }
 
     /// The octets of [`Cipher::encrypt`] again.
-    pub(crate) fn decrypt(self, key: &Key, encrypted: &[u8]) -> Result<Zeroizing<Vec<u8>>, BadPadding> {
+    pub(crate) fn decrypt(self, key: &Key, encrypted: &[u8]) -> Result<Wiped, BadPadding> {
         let block = self.block_len();
         if encrypted.len() < 2 * block
             || !encrypted.len().is_multiple_of(block)
@@ -132,7 +133,7 @@ impl Cipher {
             return Err(BadPadding);
         }
         let (vector, blocks) = encrypted.split_at(block);
-        let mut plain = Zeroizing::new(blocks.to_vec());
+        let mut plain = Wiped(blocks.to_vec());
         match self {
             Self::Aes256 => decrypt_blocks::<Aes256>(key, vector, &mut plain),
             Self::Aes192 => decrypt_blocks::<Aes192>(key, vector, &mut plain),

@@ -61,6 +61,7 @@ mod suite;
 mod time;
 mod token;
 mod tree;
+mod wipe;
 mod write;
 
 pub use c14n::{canonicalize, canonicalize_without};

@@ -156,6 +156,8 @@ struct Builder<'d, 't> {
     depth: usize,
     top: Vec<NodeId>,
     pending: Pending,
+    /// Attributes of the element that is read: the memory is used again.
+    written: Vec<(&'t str, &'t str, Span)>,
 }
 
 /// Character data that was read since the last tag.
@@ -196,6 +198,7 @@ impl<'d, 't> Builder<'d, 't> {
             depth,
             top: Vec::new(),
             pending: Pending::Nothing,
+            written: Vec::new(),
         }
     }
 
@@ -226,7 +229,7 @@ impl<'d, 't> Builder<'d, 't> {
                     self.scope.truncate(scope);
                 }
                 Event::Text(_) => {
-                    if raw.contains("]]>") {
+                    if has(raw, b']') && raw.contains("]]>") {
                         return Err(XmlError::IllFormed("]]> in a text"));
                     }
                     self.characters(raw, is_document)?;
@@ -284,7 +287,7 @@ impl<'d, 't> Builder<'d, 't> {
         if raw.is_empty() {
             return Ok(());
         }
-        if matches!(self.pending, Pending::Nothing) && !raw.contains('\r') {
+        if matches!(self.pending, Pending::Nothing) && !has(raw, b'\r') {
             self.pending = Pending::Span(self.span(raw));
             return Ok(());
         }
@@ -351,7 +354,8 @@ impl<'d, 't> Builder<'d, 't> {
         let inner = inner.ok_or(XmlError::IllFormed("a tag"))?;
         let (name, mut rest) = inner.split_at(tag.name().as_ref().len().min(inner.len()));
         let scope = self.scope.len();
-        let mut written: Vec<(&str, &str, Span)> = Vec::new();
+        let mut written = std::mem::take(&mut self.written);
+        written.clear();
         let mut declarations = Vec::new();
         while let Some((name, value)) = next_attribute(&mut rest)? {
             if written.len() + declarations.len() >= ATTRIBUTES_MAX {
@@ -381,7 +385,7 @@ impl<'d, 't> Builder<'d, 't> {
             return Err(XmlError::TooMany("namespace declarations"));
         }
         let mut attributes: Vec<Attribute> = Vec::with_capacity(written.len());
-        for (prefix, local, value) in written {
+        for &(prefix, local, value) in &written {
             let namespace = if prefix.is_empty() { Span::default() } else { self.namespace(prefix)? };
             let attribute =
                 Attribute { prefix: self.span(prefix), local: self.span(local), namespace, value };
@@ -393,6 +397,7 @@ impl<'d, 't> Builder<'d, 't> {
             }
             attributes.push(attribute);
         }
+        self.written = written;
         let (prefix, local) = split_name(name)?;
         let namespace = self.namespace(prefix)?;
         let (prefix, local) = (self.span(prefix), self.span(local));
@@ -456,6 +461,11 @@ impl<'d, 't> Builder<'d, 't> {
             _ => Err(XmlError::Namespace("a prefix is not declared")),
         }
     }
+}
+
+/// Whether an octet is anywhere in a text. The compiler compares many at once.
+fn has(text: &str, octet: u8) -> bool {
+    text.bytes().fold(false, |found, other| found | (other == octet))
 }
 
 /// A name with at most one colon, each part of it an NCName.

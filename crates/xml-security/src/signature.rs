@@ -4,7 +4,7 @@
 //! A verified signature says which elements it covers, as nodes of the one tree. That it covers the right
 //! ones is for the caller to check: an id alone does not say where an element stands.
 
-use crate::c14n::canonicalize;
+use crate::c14n::{canonicalize, canonicalize_into};
 use crate::ids::Ids;
 use crate::key::{Key, is_equal};
 use crate::names::{EXCLUSIVE, Name, SIGNATURE};
@@ -114,14 +114,16 @@ impl UnverifiedSignature {
     }
 
     fn signed_octets(&self, document: &Document) -> Vec<u8> {
-        canonical(document, self.signed_info, &self.prefixes)
+        canonicalize(document, self.signed_info, &as_strs(&self.prefixes))
     }
 
     /// Verifies the digests of all that it covers.
     fn check_digests(&self, document: &Document, hash: Hash) -> Result<(), Reason> {
         let (mut all_match, mut len) = (true, 0);
+        let mut octets = Vec::with_capacity(4096);
         for reference in &self.references {
-            let octets = canonical(document, reference.covered.node, &reference.covered.prefixes);
+            let Covered { node, prefixes } = &reference.covered;
+            canonicalize_into(document, *node, &as_strs(prefixes), &mut octets);
             // References to elements inside each other make the same octets again and again.
             len += octets.len();
             if len > document.canonical_len_max() {
@@ -187,9 +189,8 @@ impl UnverifiedReference {
     }
 }
 
-fn canonical(document: &Document, node: NodeId, prefixes: &[String]) -> Vec<u8> {
-    let prefixes: Vec<_> = prefixes.iter().map(String::as_str).collect();
-    canonicalize(document, node, &prefixes)
+fn as_strs(texts: &[String]) -> Vec<&str> {
+    texts.iter().map(String::as_str).collect()
 }
 
 /// The PrefixList of an element whose Algorithm is exclusive canonicalisation without comments.
@@ -227,8 +228,12 @@ pub(crate) fn sign(
     with: &SignWith<'_>,
     write_key_info: impl FnOnce(&mut Document, NodeId),
 ) -> Result<(NodeId, Vec<u8>), RsaError> {
-    let digests: Vec<_> =
-        targets.iter().map(|(node, _)| hash.digest(&canonicalize(document, *node, &[]))).collect();
+    let mut octets = Vec::with_capacity(4096);
+    let digests = targets.iter().map(|(node, _)| {
+        canonicalize_into(document, *node, &[], &mut octets);
+        hash.digest(&octets)
+    });
+    let digests: Vec<_> = digests.collect();
     let signature = document.append_element(parent, SIGNATURE.name("Signature"));
     let signed_info = document.append_element(signature, SIGNATURE.name("SignedInfo"));
     let algorithm = |document: &mut Document, parent, local, uri| {
@@ -250,7 +255,7 @@ pub(crate) fn sign(
         let value = document.append_element(reference, SIGNATURE.name("DigestValue"));
         document.append_base64(value, &digest);
     }
-    let octets = canonicalize(document, signed_info, &[]);
+    canonicalize_into(document, signed_info, &[], &mut octets);
     let value = match with {
         SignWith::Key(key) => hash.hmac(key, &octets),
         SignWith::Signer(signer) => signer.sign(hash, &octets)?,

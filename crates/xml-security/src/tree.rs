@@ -5,10 +5,10 @@
 //! namespace.
 
 use crate::names::{Name, Namespace, PLAIN_ID, UTILITY_ID, XML};
+use crate::wipe::wipe;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::borrow::Cow;
-use zeroize::Zeroize;
 
 /// A node of one [`Document`]. It means nothing in another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,8 +70,7 @@ impl Pool {
         if wanted > self.0.capacity() {
             let mut larger = String::with_capacity(wanted * 2);
             larger.push_str(&self.0);
-            self.0.zeroize();
-            self.0 = larger;
+            wipe(&mut std::mem::replace(&mut self.0, larger).into_bytes());
         }
         let start = self.0.len();
         self.0.push_str(text);
@@ -81,9 +80,14 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.0.zeroize();
+        wipe(&mut std::mem::take(&mut self.0).into_bytes());
     }
 }
+
+/// Octets that a message of this protocol has without its content, so that what is built seldom moves.
+const BUILT_LEN: usize = 8 << 10;
+/// Octets of a message of this protocol for each of its nodes, about.
+const NODE_LEN: usize = 64;
 
 /// A parsed or built XML document with one root element.
 #[derive(Clone)]
@@ -118,7 +122,7 @@ impl PartialEq for Document {
 impl Document {
     /// A document with an empty root element.
     pub fn new(root: Name<'_>) -> Self {
-        let mut document = Self::with_pool(256);
+        let mut document = Self::with_pool(BUILT_LEN);
         document.root = document.add_element(None, root);
         document
     }
@@ -127,7 +131,7 @@ impl Document {
     pub(crate) fn with_pool(octets: usize) -> Self {
         Self {
             pool: Pool(String::with_capacity(octets)),
-            nodes: Vec::new(),
+            nodes: Vec::with_capacity(octets / NODE_LEN),
             root: NodeId(0),
             unwritable: false,
             rendered: 0,
@@ -416,11 +420,76 @@ impl Document {
 
     /// The element that declares a prefix which is in scope at `id`, and the namespace.
     pub(crate) fn declaration_at(&self, id: NodeId, prefix: &str) -> Option<(NodeId, &str)> {
+        self.declared_at(id, prefix).map(|(at, namespace)| (at, self.get(namespace)))
+    }
+
+    fn declared_at(&self, id: NodeId, prefix: &str) -> Option<(NodeId, Span)> {
         self.ancestors(id).find_map(|ancestor| {
             let declarations = &self.as_element(ancestor)?.declarations;
             let found = declarations.iter().find(|declaration| self.is_text(declaration.prefix, prefix))?;
-            Some((ancestor, self.get(found.namespace)))
+            Some((ancestor, found.namespace))
         })
+    }
+
+    /// Adds a copy of an element of another document behind the last child. All namespaces in scope at it are
+    /// declared on it, so that names in values keep their meaning.
+    pub fn append_copy(&mut self, parent: NodeId, from: &Self, id: NodeId) {
+        self.unwritable |= from.unwritable;
+        let copy = self.copy(from, id);
+        let around = from.declarations_around(id);
+        let around: Vec<_> = around.into_iter().map(|declaration| self.copy_of(from, declaration)).collect();
+        if let Some(element) = self.as_element_mut(copy) {
+            element.declarations.splice(..0, around);
+        }
+        self.attach(parent, copy);
+    }
+
+    fn copy(&mut self, from: &Self, id: NodeId) -> NodeId {
+        let element = match from.kind(id) {
+            Kind::Text(span) => {
+                let span = self.push_text(from.get(*span));
+                return self.new_node(Kind::Text(span));
+            }
+            Kind::Element(element) => element,
+        };
+        let [prefix, local, namespace] =
+            [element.prefix, element.local, element.namespace].map(|span| self.push_text(from.get(span)));
+        let copy = self.new_element(prefix, local, namespace);
+        let attributes = element.attributes.iter().map(|attribute| {
+            let Attribute { prefix, local, namespace, value } = *attribute;
+            let [prefix, local, namespace, value] =
+                [prefix, local, namespace, value].map(|span| self.push_text(from.get(span)));
+            Attribute { prefix, local, namespace, value }
+        });
+        let attributes = attributes.collect();
+        let declarations = element.declarations.iter().map(|declaration| self.copy_of(from, *declaration));
+        let declarations = declarations.collect();
+        self.set_markup(copy, attributes, declarations);
+        for child in from.children(id) {
+            let child = self.copy(from, child);
+            self.attach(copy, child);
+        }
+        copy
+    }
+
+    fn copy_of(&mut self, from: &Self, declaration: Declaration) -> Declaration {
+        let Declaration { prefix, namespace } = declaration;
+        let [prefix, namespace] = [prefix, namespace].map(|span| self.push_text(from.get(span)));
+        Declaration { prefix, namespace }
+    }
+
+    /// Declarations in scope at an element that it does not have itself, the nearest first.
+    pub(crate) fn declarations_around(&self, id: NodeId) -> Vec<Declaration> {
+        let declared = |id| self.as_element(id).map_or(&[][..], |element| &element.declarations);
+        let own = declared(id);
+        let mut around: Vec<Declaration> = Vec::new();
+        for declaration in self.ancestors(id).skip(1).flat_map(declared) {
+            let mut nearer = own.iter().chain(&around);
+            if !nearer.any(|nearer| self.is_same(nearer.prefix, declaration.prefix)) {
+                around.push(*declaration);
+            }
+        }
+        around
     }
 
     /// Adds an empty element behind the last child, and declares its namespace where that is needed.
@@ -498,8 +567,14 @@ impl Document {
 
     /// Makes the prefix of `name` stand for its namespace at an element.
     fn bind(&mut self, id: NodeId, name: Name<'_>) -> Span {
+        let declared = self.declared_at(id, name.prefix);
+        if let Some((_, namespace)) = declared
+            && self.is_text(namespace, name.namespace)
+        {
+            return namespace;
+        }
         let namespace = self.push_text(name.namespace);
-        if self.namespace_at(id, name.prefix) == Some(name.namespace) {
+        if declared.is_none() && self.namespace_at(id, name.prefix) == Some(name.namespace) {
             return namespace;
         }
         let misused = matches!(name.prefix, "xml" | "xmlns")
@@ -622,6 +697,31 @@ pub(crate) fn is_char(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }
 
+/// Letters, digits and some other characters of ASCII.
+type Ascii = [bool; 256];
+
+const fn letters_digits_and(others: &[u8]) -> Ascii {
+    let mut table = [false; 256];
+    let mut octet = 0;
+    while octet < 256 {
+        table[octet] = (octet as u8).is_ascii_alphanumeric();
+        octet += 1;
+    }
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
+}
+
+static IN_NAME: Ascii = letters_digits_and(b"_-.");
+static IN_URI: Ascii = letters_digits_and(b"-._~!$&'()*+,;=:@/?");
+
+fn all_in(text: &str, table: &Ascii) -> bool {
+    text.bytes().all(|octet| table[usize::from(octet)])
+}
+
 /// A name without a colon (Namespaces in XML 1.0, production 4; XML 1.0 fifth edition, productions 4 and 4a).
 pub fn is_ncname(name: &str) -> bool {
     let starts = |c: char| {
@@ -636,9 +736,8 @@ pub fn is_ncname(name: &str) -> bool {
     };
     if name.is_ascii() {
         // Nearly all names.
-        let mut octets = name.bytes();
-        return octets.next().is_some_and(|octet| octet.is_ascii_alphabetic() || octet == b'_')
-            && octets.all(|octet| octet.is_ascii_alphanumeric() || b"_-.".contains(&octet));
+        let starts = |octet: &u8| octet.is_ascii_alphabetic() || *octet == b'_';
+        return name.as_bytes().first().is_some_and(starts) && all_in(name, &IN_NAME);
     }
     let mut chars = name.chars();
     chars.next().is_some_and(starts) && chars.all(continues)
@@ -654,19 +753,13 @@ pub(crate) fn is_namespace_name(uri: &str) -> bool {
         && octets.all(|octet| octet.is_ascii_alphanumeric() || b"+-.".contains(&octet));
     let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
     let allowed = |text: &str| {
-        let mut octets = text.bytes();
-        while let Some(octet) = octets.next() {
-            let is_allowed = match octet {
-                b'%' => [octets.next(), octets.next()]
-                    .iter()
-                    .all(|hex| hex.is_some_and(|hex| hex.is_ascii_hexdigit())),
-                _ => octet.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?".contains(&octet),
-            };
-            if !is_allowed {
-                return false;
-            }
-        }
-        true
+        let mut parts = text.split('%');
+        let is_escaped = |part: &str| {
+            let hex = part.as_bytes().first_chunk::<2>();
+            hex.is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit))
+        };
+        parts.next().is_none_or(|part| all_in(part, &IN_URI))
+            && parts.all(|part| is_escaped(part) && all_in(part, &IN_URI))
     };
     let has_port = rest.strip_prefix("//").is_none_or(|rest| {
         let authority = rest.split(['/', '?']).next().unwrap_or_default();
@@ -686,6 +779,24 @@ mod tests {
     fn characters_are_those_of_xml() {
         for c in ('\0'..='\u{ffff}').chain(['\u{10000}', '\u{1fffe}', '\u{10ffff}']) {
             assert_eq!(are_chars(&format!("x{c}y")), is_char(c), "{c:?}");
+        }
+    }
+
+    #[test]
+    fn a_copy_is_what_the_extracted_text_reads_as() {
+        let limits = crate::ParseLimits::default();
+        let text = "<a xmlns=\"urn:1\" xmlns:b=\"urn:2\" xmlns:d=\"urn:4\"><b:c xmlns:d=\"urn:3\" i=\"1\"> \
+            <e b:f=\"d:g &#9;&lt;\" xml:lang=\"de\" xmlns=\"\">x&amp;&#13;<d:h/>y</e><b:k/></b:c></a>";
+        let from = Document::parse(text.as_bytes(), &limits).expect("well-formed");
+        let new = || Document::parse(b"<r xmlns=\"urn:r\"><s/></r>", &limits).expect("well-formed");
+        let elements: Vec<_> = from.descendants(from.root()).filter(|node| from.is_element(*node)).collect();
+        assert_eq!(elements.len(), 5);
+        for element in elements {
+            let (mut copied, mut read) = (new(), new());
+            copied.append_copy(copied.root(), &from, element);
+            read.append_xml(read.root(), &from.extract(element).expect("XML"), &limits).expect("well-formed");
+            assert_eq!(copied, read, "{:?}", from.name(element));
+            assert_eq!(copied.write(), read.write());
         }
     }
 

@@ -37,20 +37,9 @@ impl Document {
     pub fn extract(&self, id: NodeId) -> Result<Vec<u8>, Unwritable> {
         let mut written = self.write_nodes([id])?;
         let Some(element) = self.as_element(id) else { return Ok(written) };
-        let mut around: Vec<(&str, &str)> = Vec::new();
-        let own = element.declarations.iter().map(|declaration| self.get(declaration.prefix));
-        let mut seen: Vec<&str> = own.collect();
-        for ancestor in self.ancestors(id).skip(1) {
-            for declaration in self.as_element(ancestor).map_or(&[][..], |element| &element.declarations) {
-                let prefix = self.get(declaration.prefix);
-                if !seen.contains(&prefix) {
-                    seen.push(prefix);
-                    around.push((prefix, self.get(declaration.namespace)));
-                }
-            }
-        }
         let mut declarations = Vec::new();
-        for (prefix, namespace) in around {
+        for declaration in self.declarations_around(id) {
+            let (prefix, namespace) = (self.get(declaration.prefix), self.get(declaration.namespace));
             declarations.extend_from_slice(if prefix.is_empty() { b" xmlns" } else { b" xmlns:" });
             declarations.extend_from_slice(prefix.as_bytes());
             declarations.extend_from_slice(b"=\"");

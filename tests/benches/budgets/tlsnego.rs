@@ -141,32 +141,53 @@ pub(crate) async fn measure(table: &mut Table) {
     for (establish, what) in
         [(true, "of a session"), (false, "under a negotiated token, with a cached password")]
     {
-        let each = least(async || calls(&service, establish).await).await;
+        let each = least(async || calls(&service, establish, CONNECTIONS, CALLS).await.0).await;
         let what = format!(
             "secured call {what}, {BODY_LEN} octets there and back, {CONNECTIONS} connections, server CPU with HTTP"
         );
         table.row(&what, each, "µs", Some(150.0));
     }
+    drop(service);
+    cookies(table).await;
 }
 
-async fn calls(service: &Service, establish: bool) -> f64 {
+/// Sessions in cookies: each call waits for the disk, and calls that come together wait together.
+async fn cookies(table: &mut Table) {
+    let demo = Demo::with_gateway(upstream(), "");
+    demo.rcmpd(&["sidecar", "ticket-key", "farm-1.key", "--generation", "1"]).code(0);
+    demo.configure(
+        "[tlsnego.cookie]\nkeys = [\"file:farm-1.key\"]\naudience = \"bench.example\"\nstore = \"sessions.db\"",
+    );
+    let service = apart(|| demo.serve_with(&[("TOKIO_WORKER_THREADS", "1")]));
+    for connections in [1, CONNECTIONS, 8 * CONNECTIONS] {
+        let (cpu, wall) = calls(&service, true, connections, 200 * connections.min(CONNECTIONS)).await;
+        let what =
+            format!("secured call of a session in a cookie, {BODY_LEN} octets, {connections} connections");
+        table.row(&format!("{what}, server CPU with HTTP"), cpu, "µs", None);
+        table.row(&format!("{what}, wall"), wall, "µs", None);
+    }
+}
+
+/// Processor time of the server, and time, of each call.
+async fn calls(service: &Service, establish: bool, connections: usize, calls: usize) -> (f64, f64) {
     let body =
         format!("<s:Body xmlns:s=\"http://www.w3.org/2003/05/soap-envelope\">{}</s:Body>", content("Echo"));
     let body = body.as_bytes();
     let mut callers = Vec::new();
-    for _ in 0..CONNECTIONS {
+    for _ in 0..connections {
         let mut caller = caller(service, establish);
         call(&mut caller, body).await;
         callers.push(caller);
     }
-    let before = cpu(service.pid(), "");
+    let (before, started) = (cpu(service.pid(), ""), Instant::now());
     together(callers.into_iter().map(|mut caller| async move {
-        for _ in 0..CALLS / CONNECTIONS {
+        for _ in 0..calls / connections {
             call(&mut caller, body).await;
         }
     }))
     .await;
-    cpu(service.pid(), "").since(&before) as f64 / 1000.0 / CALLS as f64
+    let wall = started.elapsed().as_secs_f64() * 1e6 / calls as f64;
+    (cpu(service.pid(), "").since(&before) as f64 / 1000.0 / calls as f64, wall)
 }
 
 async fn call(caller: &mut Caller, body: &[u8]) {

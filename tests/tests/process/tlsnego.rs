@@ -1,14 +1,21 @@
 //! The gateway for SOAP clients as its operators and the service behind it see it.
 
 use crate::telemetry::{Collector, attribute};
-use dtyp::hex;
+use dtyp::{FileTime, hex};
 use rcmpd_tests::ports::free_port;
-use rcmpd_tests::soap::{SOAP, Upstream, echoed, envelope, http};
+use rcmpd_tests::soap::{SOAP, Upstream, echoed, envelope, http, open_all_bindings};
 use rcmpd_tests::{Demo, Finished, Service, binary, eventually, write_secret};
 use rustix::process::Signal;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tlsnego_service::freshness::Skew;
+use tlsnego_soap::TrustVersion;
+use tlsnego_soap::client::{Client, Proof, Under};
+use xml_security::{Certificate, ParseLimits, Suite, UsernameToken};
 
 /// Calls as a user of the demo, with our own client.
 fn call(service: &Service, user: &str, more: &[&str]) -> Finished {
@@ -563,4 +570,84 @@ fn root_in_a_file_of_the_master_secret_is_refused() {
         assert!(told.contains("which [sso] names for the master secret"), "{told}");
         assert!(told.contains("rcmpd sidecar ticket-key"), "{told}");
     }
+}
+
+#[test]
+fn account_beyond_its_audit_budget_opens_no_session_and_others_do() {
+    let upstream = Upstream::start(|_| echoed());
+    let demo = Demo::with_gateway(upstream.address, "");
+    demo.edit(|text| {
+        let required = text.replace("\"audit.log\"", "\"small/audit.log\"\nrequired = true");
+        assert_ne!(required, text);
+        required
+    });
+    // A quarter of what is free on the disk is what one account may write.
+    let service = demo.serve_with_disk("small", 64);
+    let mut opened = 0;
+    let refused = loop {
+        let called = call(&service, "alice", &[]);
+        if called.code != 0 {
+            break called;
+        }
+        opened += 1;
+        assert!(opened < 200, "a disk of 64 KiB does not hold as much");
+    };
+    assert!(opened > 2 && refused.stderr.contains("ServerTooBusy"), "{opened} {refused:?}");
+    assert_eq!(upstream.asked().len(), opened, "what is refused calls nothing");
+    let refused = "rcmpd_tlsnego_refused_total{reason=\"audit\",fault=\"ServerTooBusy\"}";
+    assert!(service.metric(refused) >= 1);
+    call(&service, "bob", &[]).code(0);
+    assert_eq!(service.metric("rcmpd_audit_failures_total"), 0, "the disk is not full");
+}
+
+/// A one-shot call of alice whose clock is ahead, made beside the gateway.
+fn one_shot(service: &Service, ahead: Duration) -> Vec<u8> {
+    let client = Client {
+        to: format!("http://{}/service", service.gateway()),
+        suite: Suite::BASIC256,
+        version: TrustVersion::February2005,
+        skew: Skew::default(),
+        limits: ParseLimits::default(),
+        random: Arc::new(|octets: &mut [u8]| getrandom::fill(octets).unwrap()),
+        trace: None,
+    };
+    let user = UsernameToken { username: "alice".to_owned(), password: service.password("alice").into() };
+    let certificate = std::fs::read(service.path("certs/site.rsa.pem")).unwrap();
+    let certificate = CertificateDer::from_pem_slice(&certificate).unwrap();
+    let certificate = Certificate::from_der(&certificate).unwrap();
+    let under = Under::Certificate(&certificate);
+    let body =
+        "<s:Body xmlns:s=\"http://www.w3.org/2003/05/soap-envelope\"><Echo xmlns=\"urn:echo\"/></s:Body>";
+    let now = FileTime::from(SystemTime::now()) + ahead;
+    client.call(under, Proof::UserName(&user), ("urn:echo", body.as_bytes()), now).unwrap().0
+}
+
+#[test]
+fn message_of_a_client_whose_clock_is_ahead_is_no_new_one_after_a_restart() {
+    let upstream = Upstream::start(|_| echoed());
+    let demo = Demo::with_gateway(upstream.address, "state = \"tlsnego.state\"");
+    open_all_bindings(&demo, "username");
+    let mut service = demo.serve();
+    let send = |service: &Service, message: &[u8]| {
+        std::fs::write(service.path("message.xml"), message).unwrap();
+        let body = format!("@{}", service.path("message.xml").display());
+        let typed = format!("Content-Type: {SOAP}");
+        post(&format!("{}", service.gateway()), &["-H", &typed, "--data-binary", &body])
+    };
+    let ahead = one_shot(&service, Duration::from_secs(200));
+    assert_eq!(send(&service, &ahead).0, "200");
+    assert_eq!(send(&service, &ahead).0, "500");
+    service.kill();
+    service.start_again();
+    let (status, fault) = send(&service, &ahead);
+    assert!(status == "500" && fault.contains("o:InvalidSecurity"), "{status} {fault}");
+    assert!(service.log().contains("reason=\"replay\""), "{}", service.log());
+    assert_eq!(upstream.asked().len(), 1);
+    // One that was created after all that were accepted.
+    assert_eq!(send(&service, &one_shot(&service, Duration::from_secs(280))).0, "200");
+    // Without the file it is not known which messages were accepted.
+    service.kill();
+    std::fs::remove_file(service.path("tlsnego.state")).unwrap();
+    service.start_again();
+    assert_eq!(send(&service, &ahead).0, "200");
 }

@@ -5,7 +5,7 @@
 //! and messages from before are refused by those who ask it.
 
 use super::shared_file::{self, OpenedFile};
-use super::worker::Worker;
+use super::worker::{Worker, promise};
 use super::{failed, read_connection};
 use crate::store::{BoxFuture, StoreError};
 use dtyp::FileTime;
@@ -24,6 +24,8 @@ const ANONYMOUS_MAX: u32 = TOKENS_MAX / 2;
 /// Rows that may go are removed with a change, so many at a time: more go than come, and no change waits for a
 /// long one.
 const REMOVED_MAX: u32 = 16;
+/// Changes that share one wait for the disk: all that came while it wrote those before, and no more.
+const TOGETHER_MAX: usize = 256;
 /// Marks the file, so that no other database is taken for it: "rcmt".
 const APPLICATION_ID: i32 = 0x7263_6d74;
 const SCHEMA: &str = "
@@ -62,12 +64,22 @@ pub type TokenHash = [u8; 32];
 pub struct SqliteTokens(Arc<Inner>);
 
 struct Inner {
-    writer: Mutex<Connection>,
+    writer: Arc<Writer>,
     reader: Mutex<Connection>,
-    file: OpenedFile,
-    worker: Worker,
+    worker: Worker<Change>,
     begun: FileTime,
 }
+
+/// What the thread that waits for the disk needs.
+struct Writer {
+    connection: Mutex<Connection>,
+    file: OpenedFile,
+}
+
+/// Is done in a transaction that it may share with others, or not if there is none.
+type Change = Box<dyn FnOnce(Result<&mut Transaction<'_>, &StoreError>) -> Told + Send>;
+/// Who waits for a change is told when the transaction is on the disk, or has failed.
+type Told = Box<dyn FnOnce(&Result<(), StoreError>)>;
 
 impl std::fmt::Debug for SqliteTokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -91,8 +103,8 @@ impl SqliteTokens {
         let reader = read_connection(path)?;
         let begun = reader.query_row("SELECT begun FROM fact", [], |row| row.get::<_, i64>(0));
         let begun = FileTime(begun.map_err(failed)?.unsigned_abs());
-        let (writer, reader) = (Mutex::new(writer), Mutex::new(reader));
-        Ok(Self(Arc::new(Inner { writer, reader, file, worker: Worker::default(), begun })))
+        let writer = Arc::new(Writer { connection: Mutex::new(writer), file });
+        Ok(Self(Arc::new(Inner { writer, reader: Mutex::new(reader), worker: Worker::default(), begun })))
     }
 
     /// Looks at a file that need not be there yet: whether [`Self::open`] would refuse it for its folder, for its
@@ -180,7 +192,7 @@ impl SqliteTokens {
 
     /// The earliest end of these tokens; none if none ended.
     pub fn end_of(&self, ids: [TokenHash; 2]) -> Result<Option<FileTime>, StoreError> {
-        self.0.file.check()?;
+        self.0.writer.file.check()?;
         let reader = lock(&self.0.reader);
         let mut query =
             reader.prepare_cached("SELECT min(ended) FROM token WHERE id IN (?1, ?2)").map_err(failed)?;
@@ -190,7 +202,7 @@ impl SqliteTokens {
 
     /// How many messages and how many tokens are kept.
     pub fn sizes(&self) -> Result<(u64, u64), StoreError> {
-        self.0.file.check()?;
+        self.0.writer.file.check()?;
         let reader = lock(&self.0.reader);
         let sizes = reader.query_row("SELECT messages, tokens FROM fact", [], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
@@ -204,28 +216,64 @@ impl SqliteTokens {
     fn change<T: Send + 'static>(
         &self,
         now: FileTime,
-        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, StoreError>> + Send + 'static,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<Result<T, StoreError>> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
-        let inner = Arc::clone(&self.0);
-        self.0.worker.run(move || {
-            inner.file.check()?;
-            let mut writer = lock(&inner.writer);
-            let changed = (|| {
-                let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-                remove(&transaction, now)?;
-                let changed = work(&transaction)?;
-                transaction.commit()?;
-                Ok(changed)
-            })();
-            let changed = changed.map_err(failed)?;
-            // The file may have been replaced in between: then other processes do not see the change.
-            inner.file.check()?;
-            changed
-        })
+        let (promise, outcome) = promise();
+        let change: Change = Box::new(move |transaction| {
+            let changed = match transaction {
+                Ok(transaction) => apart(transaction, now, work).map_err(failed).flatten(),
+                Err(error) => Err(error.clone()),
+            };
+            Box::new(move |written| promise.keep(written.clone().and(changed)))
+        });
+        let writer = Arc::clone(&self.0.writer);
+        let sent = self.0.worker.send(change, move |changes| {
+            while let Ok(first) = changes.recv() {
+                let others = changes.try_iter().take(TOGETHER_MAX - 1);
+                writer.write([first].into_iter().chain(others).collect());
+            }
+        });
+        match sent {
+            Ok(()) => Box::pin(outcome),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
     }
 }
 
-fn remove(transaction: &Transaction<'_>, now: FileTime) -> rusqlite::Result<()> {
+impl Writer {
+    /// Writes changes in one transaction, in their order. They wait for the disk once.
+    fn write(&self, changes: Vec<Change>) {
+        let mut connection = lock(&self.connection);
+        let begun = self.file.check().and_then(|()| {
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)
+        });
+        match begun {
+            Ok(mut transaction) => {
+                let told: Vec<Told> =
+                    changes.into_iter().map(|change| change(Ok(&mut transaction))).collect();
+                // The file may have been replaced in between: then other processes do not see the changes.
+                let written = transaction.commit().map_err(failed).and_then(|()| self.file.check());
+                told.into_iter().for_each(|told| told(&written));
+            }
+            Err(error) => changes.into_iter().for_each(|change| change(Err(&error))(&Ok(()))),
+        }
+    }
+}
+
+/// A change of its own in a transaction of several: if it fails, nothing of it is written, and the others are.
+fn apart<T>(
+    transaction: &mut Transaction<'_>,
+    now: FileTime,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<Result<T, StoreError>>,
+) -> rusqlite::Result<Result<T, StoreError>> {
+    let point = transaction.savepoint()?;
+    remove(&point, now)?;
+    let changed = work(&point)?;
+    point.commit()?;
+    Ok(changed)
+}
+
+fn remove(transaction: &Connection, now: FileTime) -> rusqlite::Result<()> {
     for removal in [
         "DELETE FROM message WHERE id IN (SELECT id FROM message WHERE keep_until < ?1 LIMIT ?2)",
         "DELETE FROM token WHERE id IN (SELECT id FROM token WHERE keep_until < ?1 LIMIT ?2)",
@@ -236,11 +284,7 @@ fn remove(transaction: &Transaction<'_>, now: FileTime) -> rusqlite::Result<()> 
 }
 
 /// Why a token gets no row, if it has none and cannot have one.
-fn has_no_room(
-    transaction: &Transaction<'_>,
-    id: &TokenHash,
-    max: u32,
-) -> rusqlite::Result<Option<StoreError>> {
+fn has_no_room(transaction: &Connection, id: &TokenHash, max: u32) -> rusqlite::Result<Option<StoreError>> {
     let is_known = transaction.prepare_cached("SELECT 1 FROM token WHERE id = ?1")?.exists([id])?;
     if is_known || size(transaction, "SELECT tokens FROM fact")? < max.into() {
         return Ok(None);
@@ -249,7 +293,7 @@ fn has_no_room(
 }
 
 /// A count. Without its row nothing is known.
-fn size(transaction: &Transaction<'_>, query: &str) -> rusqlite::Result<i64> {
+fn size(transaction: &Connection, query: &str) -> rusqlite::Result<i64> {
     let size = transaction.prepare_cached(query)?.query_row([], |row| row.get(0)).optional()?;
     size.ok_or(rusqlite::Error::QueryReturnedNoRows)
 }
@@ -273,6 +317,7 @@ fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
 mod tests {
     use super::*;
     use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Poll, Wake, Waker};
     use std::thread::{self, Thread};
 
@@ -342,6 +387,39 @@ mod tests {
         assert_eq!(sizes(&again), Ok((2, 0)), "16 go with one that comes");
     }
 
+    /// While the disk is waited for, others come; they wait for it once, together.
+    #[test]
+    fn changes_that_come_together_are_written_together_and_each_has_its_own_verdict() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tokens.db");
+        let store = SqliteTokens::open(&path, at(0)).expect("it opens");
+        insert(&store, 200, 0).expect("it is written");
+        // As if the disk had not answered yet.
+        let mut busy = lock(&store.0.writer.connection);
+        let commits = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&commits);
+        let hook = move || count.fetch_add(1, Ordering::Relaxed) == usize::MAX;
+        busy.commit_hook(Some(hook)).expect("a connection of ours");
+        let mut changes: Vec<BoxFuture<'static, Result<bool, StoreError>>> = Vec::new();
+        for id in (0..100).chain([7, 200]) {
+            changes.push(store.insert_message([id; 32], at(0), at(60)));
+        }
+        let fails = store.change(at(0), |transaction| {
+            transaction.execute("INSERT INTO token VALUES (?1, 0, 0, 0)", [[9; 32]])?;
+            transaction.execute("INSERT INTO fact VALUES ('no number', 0, 0)", []).map(Ok)
+        });
+        changes.push(Box::pin(async move { fails.await.map(|_| true) }));
+        changes.push(store.insert_message([100; 32], at(0), at(60)));
+        drop(busy);
+        let verdicts: Vec<_> = changes.into_iter().map(wait).collect();
+        assert!(verdicts[..100].iter().all(|verdict| *verdict == Ok(true)), "{verdicts:?}");
+        assert_eq!(verdicts[100..102], [Ok(false), Ok(false)], "one of them, and one of before");
+        assert!(verdicts[102].is_err() && verdicts[103] == Ok(true), "{verdicts:?}");
+        assert_eq!(sizes(&store), Ok((102, 0)), "nothing of what failed, and all of the others");
+        // The first one may have been taken alone.
+        assert!(commits.load(Ordering::Relaxed) <= 2, "{commits:?}");
+    }
+
     #[test]
     fn the_earliest_end_counts_in_all_processes_and_the_last_failure_ends() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -373,7 +451,7 @@ mod tests {
         wait(store.end_token([1; 32], at(0), at(0), at(60), false)).expect("there is room");
         let fill = |messages: u32, tokens: u32| {
             let fill = "UPDATE fact SET messages = ?1, tokens = ?2";
-            lock(&store.0.writer).execute(fill, [messages, tokens]).expect("it is there");
+            lock(&store.0.writer.connection).execute(fill, [messages, tokens]).expect("it is there");
         };
         fill(MESSAGES_MAX, TOKENS_MAX);
         assert_eq!(insert(&store, 1, 0), Ok(false), "it is known");

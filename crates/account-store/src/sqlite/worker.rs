@@ -3,31 +3,43 @@
 use crate::store::{BoxFuture, StoreError};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-type Job = Box<dyn FnOnce() + Send>;
+/// A change that is done for itself.
+pub(super) type Job = Box<dyn FnOnce() + Send>;
 
 /// Starts its thread with the first job. A job that was begun is done even if its future was dropped.
-#[derive(Default)]
-pub(super) struct Worker(Mutex<Option<Sender<Job>>>);
+pub(super) struct Worker<J = Job>(Mutex<Option<Sender<J>>>);
+
+impl<J> Default for Worker<J> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
 
 impl Worker {
     pub(super) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
-        let outcome = Outcome(Arc::default());
-        let promise = Promise(outcome.0.clone());
+        let (promise, outcome) = promise();
         let job: Job = Box::new(move || promise.keep(work()));
-        match self.send(job) {
+        match self.send(job, |jobs| jobs.iter().for_each(|job| job())) {
             Ok(()) => Box::pin(outcome),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         }
     }
+}
 
-    fn send(&self, job: Job) -> Result<(), StoreError> {
+impl<J: Send + 'static> Worker<J> {
+    /// `work` is what the thread does with all jobs, if there is none yet.
+    pub(super) fn send(
+        &self,
+        job: J,
+        work: impl FnOnce(&Receiver<J>) + Send + 'static,
+    ) -> Result<(), StoreError> {
         let mut sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let job = match &*sender {
             // The thread is gone if a job panicked; that job's caller knows, and the next one gets a new
@@ -38,16 +50,22 @@ impl Worker {
             },
             None => job,
         };
-        let (new, jobs) = channel::<Job>();
+        let (new, jobs) = channel();
         std::thread::Builder::new()
             .name("account-store".to_owned())
-            .spawn(move || jobs.iter().for_each(|job| job()))
+            .spawn(move || work(&jobs))
             .map_err(|error| StoreError::Unavailable(format!("no thread to write on: {error}")))?;
         // The thread was started a moment ago and waits for this.
         let _ = new.send(job);
         *sender = Some(new);
         Ok(())
     }
+}
+
+/// What becomes of a job, and who waits for that.
+pub(super) fn promise<T>() -> (Promise<T>, Outcome<T>) {
+    let slot = Arc::default();
+    (Promise(Arc::clone(&slot)), Outcome(slot))
 }
 
 struct Slot<T> {
@@ -61,7 +79,7 @@ impl<T> Default for Slot<T> {
     }
 }
 
-struct Outcome<T>(Arc<Mutex<Slot<T>>>);
+pub(super) struct Outcome<T>(Arc<Mutex<Slot<T>>>);
 
 impl<T> Future for Outcome<T> {
     type Output = Result<T, StoreError>;
@@ -78,10 +96,11 @@ impl<T> Future for Outcome<T> {
     }
 }
 
-struct Promise<T>(Arc<Mutex<Slot<T>>>);
+/// Dropped before it is kept, it is an error.
+pub(super) struct Promise<T>(Arc<Mutex<Slot<T>>>);
 
 impl<T> Promise<T> {
-    fn keep(self, outcome: Result<T, StoreError>) {
+    pub(super) fn keep(self, outcome: Result<T, StoreError>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).outcome = Some(outcome);
     }
 }

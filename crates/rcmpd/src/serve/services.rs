@@ -71,10 +71,11 @@ impl Services {
         };
         let tlsnego = match &config.tlsnego {
             Some(section) => {
-                for finding in tlsnego::findings(config, section)? {
+                let files = tlsnego::FilesOnce::default();
+                for finding in tlsnego::findings(config, section, &files)? {
                     warn!(finding, "Check [tlsnego]");
                 }
-                Some(Tlsnego::load(config, section, passwords, current.as_ref(), &audit)?)
+                Some(Tlsnego::load(config, section, &files, passwords, current.as_ref(), &audit)?)
             }
             None => None,
         };

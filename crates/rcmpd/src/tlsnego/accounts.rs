@@ -4,10 +4,13 @@ use super::mapped::MappedCertificates;
 use crate::clock::now;
 use crate::config::Config;
 use crate::sidecar::of_record;
-use account_store::{AccountStore, Domain, Matches, PasswordHash, PasswordHashes, Query, Record, StoreError};
+use account_store::{
+    AccountStore, Domain, Matches, PasswordHash, PasswordHashes, Query, Record, Revision, StoreError,
+};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use dtyp::{FileTime, Sid};
+use quick_cache::sync::Cache;
 use rcmp_service::mapping::restriction;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -21,9 +24,14 @@ use tlsnego_tokio::gateway::AccountRefused;
 pub(super) struct Accounts {
     store: Option<Arc<dyn AccountStore>>,
     hashes: Option<Arc<dyn PasswordHashes>>,
+    /// The marks of accounts at a revision of the store. None has no password.
+    marks: Arc<Cache<Sid, (Revision, Option<u64>)>>,
     certificates: MappedCertificates,
     domain: Domain,
 }
+
+/// Marks that are kept, some 100 bytes each.
+const MARKS_MAX: usize = 10_000;
 
 /// What a session keeps of its account.
 #[derive(Default, Serialize, Deserialize)]
@@ -64,7 +72,8 @@ impl Accounts {
         hashes: Option<Arc<dyn PasswordHashes>>,
         certificates: MappedCertificates,
     ) -> Self {
-        Self { store, hashes, certificates, domain: config.domain.clone() }
+        let marks = Arc::new(Cache::new(MARKS_MAX));
+        Self { store, hashes, marks, certificates, domain: config.domain.clone() }
     }
 
     /// The account that a user name means: `alice`, `CONTOSO\alice`, `contoso.example\alice` or a user
@@ -78,6 +87,24 @@ impl Accounts {
             None => Query::Name(name.to_owned()),
         };
         usable(store.find(&query).await)
+    }
+
+    /// The [`mark`] of an account now; none if it has no password. Each call asks for it, and to read and unseal
+    /// the hash takes longer than all else about the account. A change of a hash changes the revision.
+    pub(super) async fn mark(&self, record: &Record) -> Result<Option<u64>, StoreError> {
+        let (Some(store), Some(hashes)) = (&self.store, &self.hashes) else { return Ok(None) };
+        let sid = record.account.sid;
+        let before = store.revision()?;
+        if let Some((at, mark)) = self.marks.get(&sid)
+            && at == before
+        {
+            return Ok(mark);
+        }
+        let mark = hashes.password_hash(&sid).await?.map(|hash| mark(&sid, &hash));
+        if store.revision()?.is_unbroken_since(&before) {
+            self.marks.insert(sid, (before, mark));
+        }
+        Ok(mark)
     }
 
     /// An account as a session has it, with the [`mark`] of its password.
@@ -138,9 +165,9 @@ impl Accounts {
         let store = self.store.as_ref().ok_or_else(|| ends("there is no account store"))?;
         let record = usable(store.find(&Query::Sid(sid)).await).map_err(stays)?;
         let record = record.map_err(|why| ends(&format!("it is {why}")))?;
-        if let (Some(before), Some(hashes)) = (detail.mark, &self.hashes) {
-            let hash = hashes.password_hash(&sid).await.map_err(|error| stays(error.to_string()))?;
-            if hash.map(|hash| mark(&record, &hash)) != Some(before) {
+        if detail.mark.is_some() && self.hashes.is_some() {
+            let mark = self.mark(&record).await.map_err(|error| stays(error.to_string()))?;
+            if mark != detail.mark {
                 return Err(ends("it has another password"));
             }
         }
@@ -149,9 +176,9 @@ impl Accounts {
 }
 
 /// A number that changes with the account and its password.
-pub(super) fn mark(record: &Record, hash: &PasswordHash) -> u64 {
+pub(super) fn mark(sid: &Sid, hash: &PasswordHash) -> u64 {
     let mut digest = Sha256::new();
-    digest.update(record.account.sid.to_string());
+    digest.update(sid.to_string());
     digest.update(hash.to_phc().as_bytes());
     let digest: [u8; 32] = digest.finalize().into();
     let (start, _) = digest.as_chunks::<8>();

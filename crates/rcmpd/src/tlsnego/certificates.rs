@@ -13,6 +13,9 @@ use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use sidecar_tokio::{ReadFiles, tls};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tlsnego_service::Credentials;
 use tlsnego_service::session::{Credential, Identity};
@@ -35,10 +38,54 @@ fn is_preset(section: &config::Tlsnego) -> bool {
     section.bindings.iter().any(|binding| !binding.negotiate)
 }
 
-/// Reads the certificate and the key of the service.
-pub(super) fn of_service(section: &config::Tlsnego) -> anyhow::Result<ServiceCertificate> {
+/// The files of one start or reload. Each is read once, so all that is made of it is of the same contents.
+#[derive(Default)]
+pub struct FilesOnce {
+    chains: RefCell<HashMap<PathBuf, Vec<Vec<u8>>>>,
+    /// Keys, and the WSDL.
+    texts: RefCell<HashMap<PathBuf, Zeroizing<Vec<u8>>>>,
+}
+
+fn once<T: Clone>(
+    known: &RefCell<HashMap<PathBuf, T>>,
+    path: &Path,
+    read: impl FnOnce(&Path) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    if let Some(known) = known.borrow().get(path) {
+        return Ok(known.clone());
+    }
+    let value = read(path)?;
+    known.borrow_mut().insert(path.to_owned(), value.clone());
+    Ok(value)
+}
+
+impl ReadFiles for FilesOnce {
+    fn trusted(&self, path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+        sidecar::Files.trusted(path)
+    }
+
+    fn chain(&self, path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+        once(&self.chains, path, |path| sidecar::Files.chain(path))
+    }
+
+    fn private_key(&self, path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        once(&self.texts, path, |path| sidecar::Files.private_key(path))
+    }
+}
+
+impl FilesOnce {
+    fn wsdl(&self, path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        let read = |path: &Path| {
+            let text = std::fs::read(path);
+            text.map(Zeroizing::new).with_context(|| format!("cannot read tlsnego.wsdl {}", path.display()))
+        };
+        once(&self.texts, path, read)
+    }
+}
+
+/// The certificate and the key of the service.
+pub(super) fn of_service(section: &config::Tlsnego, files: &FilesOnce) -> anyhow::Result<ServiceCertificate> {
     let (certificate, key) = &section.certificate;
-    let files = sidecar::Files;
     let chain = files.chain(certificate)?;
     let text = files.private_key(key)?;
     let private = pem_file::private_key(&text)
@@ -61,60 +108,75 @@ pub(super) fn of_service(section: &config::Tlsnego) -> anyhow::Result<ServiceCer
 }
 
 /// The operations of the service, if metadata is published.
-fn contract(section: &config::Tlsnego) -> anyhow::Result<Option<Contract>> {
+fn contract(section: &config::Tlsnego, files: &FilesOnce) -> anyhow::Result<Option<Contract>> {
     let Some(wsdl) = &section.metadata else { return Ok(None) };
     let Some(path) = wsdl else { return Ok(Some(Contract::default())) };
-    let text = std::fs::read(path).with_context(|| format!("cannot read tlsnego.wsdl {}", path.display()))?;
-    let contract = Contract::from_wsdl(&text);
+    let contract = Contract::from_wsdl(&files.wsdl(path)?);
     contract.map(Some).with_context(|| format!("cannot use tlsnego.wsdl {}", path.display()))
 }
 
-/// A digest of the files of certificates, keys and the WSDL, as they are now. None if one cannot be read.
-pub(super) fn digest(section: &config::Tlsnego) -> Option<[u8; 32]> {
-    let pairs = [Some(&section.certificate), section.tls.as_ref()].into_iter().flatten();
-    let files = pairs.flat_map(|(certificate, key)| [certificate, key]);
+/// A digest of certificates, keys and the WSDL. None if one cannot be read.
+pub(super) fn digest(section: &config::Tlsnego, files: &FilesOnce) -> Option<[u8; 32]> {
     let mut digest = Sha256::new();
-    for path in files.chain(section.metadata.iter().flatten()) {
-        let text = Zeroizing::new(std::fs::read(path).ok()?);
-        digest.update(text.len().to_le_bytes());
-        digest.update(&*text);
+    let mut add = |octets: &[u8]| {
+        digest.update(octets.len().to_le_bytes());
+        digest.update(octets);
+    };
+    for (certificate, key) in [Some(&section.certificate), section.tls.as_ref()].into_iter().flatten() {
+        let chain = files.chain(certificate).ok()?;
+        add(&chain.len().to_le_bytes());
+        chain.iter().for_each(|certificate| add(certificate));
+        add(&files.private_key(key).ok()?);
+    }
+    for path in section.metadata.iter().flatten() {
+        add(&files.wsdl(path).ok()?);
     }
     Some(digest.finalize().into())
 }
 
 /// TLS of the listener, if it speaks TLS.
-pub(super) fn of_listener(section: &config::Tlsnego) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+pub(super) fn of_listener(
+    section: &config::Tlsnego,
+    files: &FilesOnce,
+) -> anyhow::Result<Option<Arc<ServerConfig>>> {
     let Some((certificate, key)) = &section.tls else { return Ok(None) };
-    let mut tls =
-        tls::without_clients(certificate, key, &sidecar::Files).context("cannot use tlsnego.tls")?;
+    let mut tls = tls::without_clients(certificate, key, files).context("cannot use tlsnego.tls")?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Some(Arc::new(tls)))
 }
 
 /// Whether each certificate belongs to its key. Returns TLS of the listener, if it speaks TLS.
-pub(super) fn check(section: &config::Tlsnego) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+pub(super) fn check(
+    section: &config::Tlsnego,
+    files: &FilesOnce,
+) -> anyhow::Result<Option<Arc<ServerConfig>>> {
     let (certificate, key) = &section.certificate;
-    tls::check_pair(certificate, key, &sidecar::Files).context("cannot serve [tlsnego]")?;
-    of_listener(section)
+    tls::check_pair(certificate, key, files).context("cannot serve [tlsnego]")?;
+    of_listener(section, files)
 }
 
 /// What clients read to configure themselves.
 pub(super) fn metadata(
     section: &config::Tlsnego,
+    files: &FilesOnce,
     settings: &Settings,
     certificate: &ServiceCertificate,
 ) -> anyhow::Result<Option<Metadata>> {
-    let Some(contract) = contract(section)? else { return Ok(None) };
+    let Some(contract) = contract(section, files)? else { return Ok(None) };
     let metadata =
         Metadata::new(settings, &contract, certificate).context("cannot write the WSDL of [tlsnego]")?;
     Ok(Some(metadata))
 }
 
 /// What an operator should look at before clients do. Fails if the service could not be served.
-pub fn findings(config: &Config, section: &config::Tlsnego) -> anyhow::Result<Vec<String>> {
-    check(section)?;
-    let service = of_service(section).context("cannot serve [tlsnego]")?;
-    contract(section)?;
+pub fn findings(
+    config: &Config,
+    section: &config::Tlsnego,
+    files: &FilesOnce,
+) -> anyhow::Result<Vec<String>> {
+    check(section, files)?;
+    let service = of_service(section, files).context("cannot serve [tlsnego]")?;
+    contract(section, files)?;
     if section.credential == Credential::Certificate
         && config
             .mapping

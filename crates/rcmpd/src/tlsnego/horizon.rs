@@ -6,13 +6,19 @@ use anyhow::{Context, bail};
 use dtyp::FileTime;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 use tlsnego_service::freshness::{Horizon, Skew};
 use tlsnego_service::session::StoreFailed;
+use tokio::sync::Mutex;
 use tracing::warn;
 
 /// Seconds since 1970 in as many digits, and a line feed: it is written over, and never longer or shorter.
 const LEN: usize = 21;
+/// By so much more than a message needs is written, so that messages of clients whose clocks are ahead a
+/// little cost a write each ten seconds at most.
+const STEP: Duration = Duration::from_secs(10);
 
 /// When all messages of the past were created, and what writes that down.
 pub(super) fn open(path: &Path, skew: Skew) -> anyhow::Result<(FileTime, Horizon)> {
@@ -29,15 +35,42 @@ pub(super) fn open(path: &Path, skew: Skew) -> anyhow::Result<(FileTime, Horizon
             "The clock was set back, so messages that were accepted before may be accepted again at their time"
         );
     }
-    let named = path.to_owned();
-    let keep = move |time: FileTime| {
-        let text = format!("{:020}\n", time.to_unix() + 1);
-        let written = file.write_all_at(text.as_bytes(), 0).and_then(|()| file.sync_data());
-        written
-            .map_err(|error| StoreFailed(format!("cannot write tlsnego.state {}: {error}", named.display())))
-    };
     let started = now().max(kept.min(latest));
-    Ok((started, Horizon::new(started, keep)))
+    let state = Arc::new(State { file, path: path.to_owned(), kept: Arc::new(Mutex::new(started)) });
+    Ok((started, Horizon::new(started, move |created| Arc::clone(&state).keep(created))))
+}
+
+struct State {
+    file: File,
+    path: PathBuf,
+    /// What the file has.
+    kept: Arc<Mutex<FileTime>>,
+}
+
+impl State {
+    /// Those that come while another time is written wait, and mostly it covers them.
+    async fn keep(self: Arc<Self>, created: FileTime) -> Result<FileTime, StoreFailed> {
+        let mut kept = Arc::clone(&self.kept).lock_owned().await;
+        if created < *kept {
+            return Ok(*kept);
+        }
+        // It holds the lock until the disk has the time, even if its client hangs up.
+        let written = tokio::task::spawn_blocking(move || {
+            let next = created + STEP;
+            self.write(next)?;
+            *kept = next;
+            Ok(next)
+        });
+        written.await.unwrap_or_else(|error| Err(StoreFailed(error.to_string())))
+    }
+
+    fn write(&self, time: FileTime) -> Result<(), StoreFailed> {
+        let text = format!("{:020}\n", time.to_unix() + 1);
+        let written = self.file.write_all_at(text.as_bytes(), 0).and_then(|()| self.file.sync_data());
+        written.map_err(|error| {
+            StoreFailed(format!("cannot write tlsnego.state {}: {error}", self.path.display()))
+        })
+    }
 }
 
 /// A new file is empty.
@@ -58,16 +91,36 @@ fn read(file: &File) -> anyhow::Result<FileTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
-    #[test]
-    fn what_was_accepted_before_a_restart_is_known_after_it() {
+    #[tokio::test]
+    async fn of_messages_at_once_the_latest_is_written_and_all_are_covered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tlsnego.state");
+        let (_, horizon) = open(&path, Skew::default()).expect("a new file");
+        let (horizon, start) = (Arc::new(horizon), now());
+        let covers: Vec<_> = (0..100_u64)
+            .map(|n| {
+                let horizon = Arc::clone(&horizon);
+                tokio::spawn(async move {
+                    horizon.cover(start + Duration::from_secs(1 + n * 37 % 100), start).await
+                })
+            })
+            .collect();
+        for cover in covers {
+            assert_eq!(cover.await.expect("no panic"), Ok(()));
+        }
+        let kept = read(&File::open(&path).expect("it is there")).expect("a time");
+        assert!(kept > start + Duration::from_secs(100) && kept < start + Duration::from_secs(113), "{kept}");
+    }
+
+    #[tokio::test]
+    async fn what_was_accepted_before_a_restart_is_known_after_it() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("tlsnego.state");
         let (started, horizon) = open(&path, Skew::default()).expect("a new file");
         assert!(started <= now());
         let ahead = now() + Duration::from_secs(100);
-        horizon.cover(ahead, now()).expect("it is written");
+        horizon.cover(ahead, now()).await.expect("it is written");
         let (started, _) = open(&path, Skew::default()).expect("the file");
         assert!(started > ahead && started <= ahead + Duration::from_secs(12), "{started}");
         // A time that no clock within the skew has keeps no client out for longer than the skew.

@@ -15,7 +15,7 @@ mod mapped;
 mod metrics;
 mod passwords;
 
-pub use certificates::findings;
+pub use certificates::{FilesOnce, findings};
 pub use cookies::check_files;
 
 use crate::clock::{now, uptime};
@@ -135,12 +135,13 @@ impl Tlsnego {
     pub fn load(
         config: &Config,
         section: &config::Tlsnego,
+        files: &FilesOnce,
         stores: Option<Stores>,
         policy: Option<&CurrentPolicy>,
         audit: &Arc<AuditLog>,
     ) -> anyhow::Result<Self> {
-        let made_of = certificates::digest(section);
-        let certificate = certificates::of_service(section).context("cannot serve [tlsnego]")?;
+        let made_of = certificates::digest(section, files);
+        let certificate = certificates::of_service(section, files).context("cannot serve [tlsnego]")?;
         let (accounts, hashes) = stores.map(|Stores { accounts, hashes }| (accounts, hashes)).unzip();
         let hashes = hashes.flatten();
         let mapped = MappedCertificates::new(config, policy, audit);
@@ -155,7 +156,7 @@ impl Tlsnego {
         let mut key = [0; 32];
         getrandom::fill(&mut key).context("the operating system has no randomness")?;
         let mut settings = settings(section);
-        settings.metadata = certificates::metadata(section, &settings, &certificate)?.map(Arc::new);
+        settings.metadata = certificates::metadata(section, files, &settings, &certificate)?.map(Arc::new);
         let server = Server::new(
             settings,
             certificate,
@@ -189,7 +190,7 @@ impl Tlsnego {
         };
         let accounting = Accounting::new(accounts, Arc::clone(audit), counters, cookies.is_some());
         let gateway = Gateway::new(server, upstream, accounting, moment);
-        gateway.set_tls(certificates::of_listener(section)?);
+        gateway.set_tls(certificates::of_listener(section, files)?);
         let made_of = Arc::new(ArcSwap::from_pointee(made_of));
         Ok(Self { gateway, domains, cookies, audit: Arc::clone(audit), made_of })
     }
@@ -201,13 +202,15 @@ impl Tlsnego {
     }
 
     fn renewed(&self, section: &config::Tlsnego) -> anyhow::Result<Option<Renewed>> {
-        let made_of = certificates::digest(section);
+        let files = &FilesOnce::default();
+        let made_of = certificates::digest(section, files);
         if made_of.is_some() && made_of == **self.made_of.load() {
             return Ok(None);
         }
-        let certificate = certificates::of_service(section).context("cannot reload [tlsnego]")?;
-        let metadata = certificates::metadata(section, &settings(section), &certificate)?.map(Arc::new);
-        let tls = certificates::check(section)?;
+        let certificate = certificates::of_service(section, files).context("cannot reload [tlsnego]")?;
+        let metadata =
+            certificates::metadata(section, files, &settings(section), &certificate)?.map(Arc::new);
+        let tls = certificates::check(section, files)?;
         Ok(Some(Renewed { certificate, metadata, tls, made_of }))
     }
 

@@ -99,7 +99,7 @@ impl PasswordStore for UserPasswords {
         let mut guessed = vec![format!("local name {}", guessed_name(user))];
         guessed.extend(account.iter().map(|(record, _)| format!("local account {}", record.account.sid)));
         // An account that is gone, disabled or without a password has the revision 0.
-        let revision = account.as_ref().map_or(0, |(record, hash)| mark(record, hash));
+        let revision = account.as_ref().map_or(0, |(_, mark)| *mark);
         Ok(Found { account, revision: Some(revision), guessed })
     }
 
@@ -138,8 +138,8 @@ impl PasswordStore for UserPasswords {
     }
 }
 
-/// A local account with its hash, or why its password is refused.
-type Local = Result<(Arc<Record>, PasswordHash), &'static str>;
+/// A local account with the [`mark`] of its password, or why its password is refused.
+type Local = Result<(Arc<Record>, u64), &'static str>;
 
 /// The accounts with a password.
 pub(super) struct LocalPasswords {
@@ -154,16 +154,24 @@ impl LocalPasswords {
         Self { accounts, hashes, running: Arc::new(Semaphore::new(parallel.max(1))) }
     }
 
-    /// The account that a name means, and its hash; otherwise which is missing, for the log.
+    /// The account that a name means; otherwise what is missing, for the log.
     async fn find(&self, name: &str) -> Result<Local, StoreFailed> {
         let record = match self.accounts.named(name).await.map_err(StoreFailed)? {
             Ok(record) => record,
             Err(why) => return Ok(Err(why)),
         };
-        let Some(hashes) = &self.hashes else { return Ok(Err(NO_PASSWORD)) };
+        let mark = self.accounts.mark(&record).await.map_err(|error| StoreFailed(error.to_string()))?;
+        Ok(mark.map(|mark| (record, mark)).ok_or(NO_PASSWORD))
+    }
+
+    async fn hash(&self, found: &Local) -> Result<Result<PasswordHash, &'static str>, StoreFailed> {
+        let (record, hashes) = match (found, &self.hashes) {
+            (Ok((record, _)), Some(hashes)) => (record, hashes),
+            (Ok(_), None) => return Ok(Err(NO_PASSWORD)),
+            (Err(why), _) => return Ok(Err(why)),
+        };
         let hash = hashes.password_hash(&record.account.sid).await;
-        let hash = hash.map_err(|error| StoreFailed(error.to_string()))?;
-        Ok(hash.map(|hash| (record, hash)).ok_or(NO_PASSWORD))
+        Ok(hash.map_err(|error| StoreFailed(error.to_string()))?.ok_or(NO_PASSWORD))
     }
 
     /// Whose password it is, or why it is refused.
@@ -172,6 +180,7 @@ impl LocalPasswords {
         found: Local,
         password: &str,
     ) -> Result<Result<Identity, &'static str>, StoreFailed> {
+        let hash = self.hash(&found).await?;
         let password = Zeroizing::new(password.to_owned());
         // argon2id takes tens of milliseconds of a core. An account that is not there takes them, too.
         let Ok(turn) = Arc::clone(&self.running).acquire_owned().await else {
@@ -179,12 +188,13 @@ impl LocalPasswords {
         };
         let checked = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let missing = found.as_ref().err().copied();
-            let (record, hash) = found.ok().unzip();
-            let mark = record.as_deref().zip(hash.as_ref()).map(|(record, hash)| mark(record, hash));
-            let is_right = hash.unwrap_or_else(PasswordHash::decoy).verify(&password);
+            let missing = hash.as_ref().err().copied();
+            let is_right = hash.as_ref().unwrap_or(&PasswordHash::decoy()).verify(&password);
             let is_right = is_right.map_err(|error| StoreFailed(error.to_string()))?;
-            let right = record.filter(|_| is_right).map(|record| Accounts::of_record(&record, mark));
+            let found = found.ok().zip(hash.ok()).filter(|_| is_right);
+            let right = found.map(|((record, _), hash)| {
+                Accounts::of_record(&record, Some(mark(&record.account.sid, &hash)))
+            });
             Ok(right.ok_or(missing.unwrap_or("wrong_password")))
         });
         checked.await.unwrap_or_else(|error| Err(StoreFailed(error.to_string())))

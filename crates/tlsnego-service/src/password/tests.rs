@@ -350,3 +350,33 @@ fn guesses_at_one_account_leave_the_queue_to_others_behind_their_address() {
     store.may_end.store(1, Ordering::Relaxed);
     assert!(is_fast(&passwords, "bob", "bob", 1));
 }
+
+#[test]
+fn guesses_at_many_names_leave_turns_to_names_that_were_right_at_their_address() {
+    let store = quick();
+    let passwords = passwords(&store);
+    for name in ["alice", "bob"] {
+        assert!(is_fast(&passwords, name, &name.chars().rev().collect::<String>(), 1));
+    }
+    // What was cached counts no more.
+    store.revision.store(1, Ordering::Relaxed);
+    store.may_end.store(0, Ordering::Relaxed);
+    let names: Vec<_> = (0..WAITING_MAX + 2).map(|n| format!("name{n}")).collect();
+    let mut guesses: Vec<_> =
+        names.iter().map(|name| Box::pin(passwords.check(name, "x", source(1), NOW))).collect();
+    assert!(guesses.iter_mut().all(|guess| poll(guess.as_mut()).is_pending()), "the queue is full");
+    let mut alice = pin!(passwords.check("alice", "ecila", source(1), NOW));
+    let mut bob = pin!(passwords.check(r"CONTOSO\bob", r"bob\OSOTNOC", source(1), NOW));
+    let mut carol = pin!(passwords.check("carol", "lorac", source(1), NOW));
+    assert!(poll(alice.as_mut()).is_pending() && poll(bob.as_mut()).is_pending());
+    assert!(matches!(poll(carol.as_mut()), Poll::Ready(Err(Reason::TooManyPasswords(_)))), "never seen here");
+    // Two of the flood are checked. After them each holder has a turn.
+    let mut elsewhere = pin!(passwords.check("alice", "other", source(2), NOW));
+    assert!(poll(elsewhere.as_mut()).is_pending());
+    store.may_end.store(3, Ordering::Relaxed);
+    for guess in guesses.iter_mut().take(3) {
+        assert!(poll(guess.as_mut()).is_ready());
+    }
+    store.may_end.store(usize::MAX, Ordering::Relaxed);
+    assert!(poll(alice.as_mut()).is_ready() && poll(bob.as_mut()).is_ready());
+}

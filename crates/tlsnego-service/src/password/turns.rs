@@ -1,4 +1,4 @@
-//! Turns: few at once, and those that wait come by their address in rounds.
+//! Turns: few at once, and those that wait come by their holder in rounds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
@@ -6,7 +6,14 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-/// Turns for a work that only few may do at once. An address with many that wait delays another one by a turn
+/// Who waits: an address, and a name of its own if that has proved itself there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Holder {
+    pub(super) source: IpAddr,
+    pub(super) proved: Option<String>,
+}
+
+/// Turns for a work that only few may do at once. A holder with many that wait delays another one by a turn
 /// for each of its own.
 #[derive(Debug)]
 pub(super) struct Turns {
@@ -22,8 +29,8 @@ struct State {
     last: u64,
     /// Round and number: the first is the next.
     waiting: BTreeMap<Place, Waiting>,
-    /// The last round of each address that waits, and how many of it do.
-    rounds: HashMap<IpAddr, (u64, usize)>,
+    /// The last round of each holder that waits, and how many of it do.
+    rounds: HashMap<Holder, (u64, usize)>,
     /// Places that were given a turn, or were refused one (false), and have not seen it yet.
     called: HashMap<Place, bool>,
 }
@@ -32,7 +39,7 @@ type Place = (u64, u64);
 
 #[derive(Debug)]
 struct Waiting {
-    source: IpAddr,
+    holder: Holder,
     waker: Option<Waker>,
 }
 
@@ -60,14 +67,14 @@ impl Turns {
     }
 
     /// Waits for a turn; none if too many wait, and this one came last in the longest queue.
-    pub(super) async fn take(&self, source: IpAddr) -> Option<Turn<'_>> {
+    pub(super) async fn take(&self, holder: Holder) -> Option<Turn<'_>> {
         let place = {
             let mut state = self.lock();
             if state.free > 0 {
                 state.free -= 1;
                 return Some(Turn(self));
             }
-            let place = state.enqueue(source);
+            let place = state.enqueue(holder);
             let refused = (state.waiting.len() > self.waiting_max).then(|| state.refuse_last()).flatten();
             drop(state);
             refused.into_iter().for_each(Waker::wake);
@@ -98,22 +105,22 @@ impl Turns {
 }
 
 impl State {
-    fn enqueue(&mut self, source: IpAddr) -> Place {
-        let (round, count) = self.rounds.entry(source).or_insert((self.round, 0));
+    fn enqueue(&mut self, holder: Holder) -> Place {
+        let (round, count) = self.rounds.entry(holder.clone()).or_insert((self.round, 0));
         *round = (*round).max(self.round) + 1;
         *count += 1;
         self.last += 1;
         let place = (*round, self.last);
-        self.waiting.insert(place, Waiting { source, waker: None });
+        self.waiting.insert(place, Waiting { holder, waker: None });
         place
     }
 
     fn leave(&mut self, place: Place) -> Option<Waiting> {
         let waiting = self.waiting.remove(&place)?;
-        if let Some((_, count)) = self.rounds.get_mut(&waiting.source) {
+        if let Some((_, count)) = self.rounds.get_mut(&waiting.holder) {
             *count -= 1;
             if *count == 0 {
-                self.rounds.remove(&waiting.source);
+                self.rounds.remove(&waiting.holder);
             }
         }
         Some(waiting)

@@ -118,7 +118,7 @@ impl Call {
             None => format!("{}Response", self.action),
         };
         let mut draft = Draft::reply(&action, self.relation());
-        draft.take_body(&document, body)?;
+        draft.take_body(&document, body);
         self.channel.secure(draft, if is_fault { 500 } else { 200 }, now)
     }
 
@@ -279,7 +279,7 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         self.check_policy(operation, &opened, &protection)?;
         let (identity, credential) = self.who(operation, &opened, &protection, request.source, now).await?;
         if let (None, Some(horizon)) = (&protection.keyed, &self.horizon) {
-            horizon.cover(opened.timestamp.created, now.wall)?;
+            horizon.cover(opened.timestamp.created, now.wall).await?;
         }
 
         let mut channel =

@@ -484,9 +484,10 @@ fn no_message_counts_again_after_a_restart_whatever_the_clock_of_its_client() {
     let start = || {
         let keep = Arc::clone(&kept);
         let before = *kept.lock().expect("no panic");
-        let horizon = Horizon::new(before, move |time| {
-            *keep.lock().expect("no panic") = time;
-            Ok(())
+        let horizon = Horizon::new(before, move |created| {
+            let later = created + Duration::from_secs(1);
+            *keep.lock().expect("no panic") = later;
+            std::future::ready(Ok(later))
         });
         let service = service(&certificates, &Binding::ALL, Credential::UserName);
         service.started_at(now().wall.max(before)).with_horizon(horizon)

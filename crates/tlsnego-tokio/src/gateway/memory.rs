@@ -3,7 +3,8 @@
 //!
 //! No connection proves anything, so all of them have one budget. Beyond it the connection that holds the
 //! most is ended, of the address that holds the most; of equal ones the oldest. A message that is verified
-//! counts no more: calls have a limit of their own.
+//! counts no more: calls have limits of their own ([`super::calls`]), those of anonymous clients in octets as
+//! well.
 
 use dcerpc_tokio::ConnectionPermit;
 use http::StatusCode;

@@ -59,7 +59,7 @@ pub struct Settings {
     /// Those of one account, or of anonymous clients at one address, such as [`CALLS_OF_CALLER_MAX`].
     pub calls_of_caller_max: usize,
     /// Octets of messages that are not verified, and of answers that are not read, such as
-    /// [`unproved_len_max`].
+    /// [`unproved_len_max`]. Anonymous calls that the service has not answered may have as many again.
     pub unproved_len_max: usize,
 }
 
@@ -181,7 +181,8 @@ where
     pub fn new(server: Server<P, M>, settings: Settings, accounting: A, clock: Clock) -> Arc<Self> {
         let connections = Arc::new(Connections::with_memory("tlsnego", LIMITS, settings.unproved_len_max));
         let upstream = Upstream::new(&settings);
-        let calls = Calls::new(settings.calls_max, settings.calls_of_caller_max);
+        let Settings { calls_max, calls_of_caller_max, unproved_len_max, .. } = settings;
+        let calls = Calls::new(calls_max, calls_of_caller_max, unproved_len_max);
         let tls = RwLock::new(None);
         Arc::new(Self { server, upstream, accounting, connections, calls, tls, settings, clock })
     }
@@ -376,11 +377,12 @@ where
                 refused.response
             }
             Answer::Call(call) => {
+                // `calls` bounds it from now on.
                 memory.request(0);
                 // In a task of its own: a client that hangs up leaves no call without an outcome.
-                let (gateway, source) = (Arc::clone(self), request.source);
+                let (gateway, source, len) = (Arc::clone(self), request.source, request.body.len());
                 let called = async move {
-                    let (response, outcome) = gateway.call(&call, source).await;
+                    let (response, outcome) = gateway.call(&call, source, len).await;
                     let upstream = &gateway.settings.upstream;
                     gateway.accounting.called(&call.session, &call.action, &outcome, source, upstream);
                     response
@@ -392,8 +394,8 @@ where
     }
 
     /// Asks the service, and secures its answer.
-    async fn call(&self, call: &Call, source: IpAddr) -> (HttpResponse, CallOutcome) {
-        let asked = self.ask(call, source).await;
+    async fn call(&self, call: &Call, source: IpAddr, len: usize) -> (HttpResponse, CallOutcome) {
+        let asked = self.ask(call, source, len).await;
         // The answer has the time at which it is written.
         let now = (self.clock)();
         let failed = |failure: Failure| {
@@ -429,8 +431,8 @@ where
     }
 
     /// What the service answers.
-    async fn ask(&self, call: &Call, source: IpAddr) -> Result<upstream::Answer, Failure> {
-        let _in_progress = self.calls.begin(&call.session, source)?;
+    async fn ask(&self, call: &Call, source: IpAddr, len: usize) -> Result<upstream::Answer, Failure> {
+        let _in_progress = self.calls.begin(&call.session, source, len)?;
         let headers = self.accounting.headers(&call.session).await;
         let headers = match headers {
             Ok(headers) => headers,

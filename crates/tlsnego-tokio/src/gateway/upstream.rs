@@ -13,11 +13,11 @@ pub enum Failure {
     #[error("the account of the session cannot be used: {0}")]
     Account(String),
     /// As many calls as there may be wait for the service. This one was not sent.
-    #[error("the service has not answered {calls} other calls {of} yet, the limit")]
+    #[error("the service has not answered {limit} {of} yet, the limit")]
     Busy {
         /// The limit.
-        calls: usize,
-        /// Whose calls they are.
+        limit: usize,
+        /// Of what, and whose.
         of: &'static str,
     },
     /// The action is no URI that an HTTP header holds.

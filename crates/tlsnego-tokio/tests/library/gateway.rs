@@ -185,6 +185,45 @@ async fn one_account_leaves_calls_to_others() {
     assert_eq!(slow.asked.available_permits(), 0, "the service was not asked");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn anonymous_calls_in_progress_have_a_budget_and_accounts_have_none() {
+    let certificates = Certificates::new();
+    let (slow, outcomes) = (Slow::start().await, Outcomes::default());
+    // A call of 200 KiB is a message of some 270 KiB.
+    let small = Settings { unproved_len_max: 4 * (600 << 10), ..upstream(slow.address) };
+    let text = "x".repeat(200 << 10);
+    for (credential, taken) in [(Credential::None, 2), (Credential::UserName, 3)] {
+        let (address, _) = serve(&certificates, credential, small.clone(), &outcomes).await;
+        let caller = || Caller::new(settings(&certificates, address, SESSION, credential), now);
+        for _ in 0..taken {
+            let (mut caller, body) = (caller(), body(&text));
+            let call = tokio::spawn(async move { caller.call(ECHO, &body).await.map(drop) });
+            slow.asked.acquire().await.expect("it is open").forget();
+            call.abort();
+        }
+        if credential == Credential::None {
+            let Ok(Answer::Reply(refused)) = caller().call(ECHO, &body(&text)).await else {
+                panic!("a fault")
+            };
+            assert!(refused.is_fault);
+            assert_eq!(outcomes.all(), ["busy"]);
+            assert_eq!(slow.asked.available_permits(), 0, "the service was not asked");
+            // A short one has room, and so has a long one when the others are answered.
+            slow.may_answer.add_permits(3);
+            let Ok(Answer::Reply(reply)) = caller().call(ECHO, &body("x")).await else { panic!("a reply") };
+            assert!(!reply.is_fault);
+            while outcomes.all().len() < 4 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            slow.asked.acquire().await.expect("it is open").forget();
+            slow.may_answer.add_permits(1);
+            let Ok(Answer::Reply(reply)) = caller().call(ECHO, &body(&text)).await else { panic!("a reply") };
+            assert!(!reply.is_fault);
+            slow.asked.acquire().await.expect("it is open").forget();
+        }
+    }
+}
+
 /// A connection from a loopback address with another last octet than that of the clients.
 async fn connect_from(last: u8, address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
