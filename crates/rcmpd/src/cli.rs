@@ -273,6 +273,16 @@ pub enum Command {
         /// Replace existing entries, memberships included. Without it, an existing entry stops the import.
         #[arg(long)]
         replace: bool,
+        /// Remove the users and groups that are not in the file. Computers, machines, and groups with a RID below
+        /// 1000 stay. The last line of the file has to say that it is the last one, as that of `rcmpd export`.
+        #[arg(long, requires = "replace")]
+        prune: bool,
+        /// Remove nothing if more than this part of the users, or of the groups, would go, in percent.
+        #[arg(long, value_name = "N", default_value_t = 10, requires = "prune", value_parser = clap::value_parser!(u64).range(0..=100))]
+        prune_max: u64,
+        /// Say what would be imported and removed, and change nothing. Whether members exist is not checked.
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -866,7 +876,7 @@ pub enum MachineCommand {
     /// A secure channel needs the NT hash of the password. In a keytab that is the RC4 key (type 23) of the
     /// machine account. AES keys alone are not enough, because no NT hash can be made of them.
     #[command(
-        after_help = "Examples:\n  rcmpd machine import 'WEB01$' --keytab web01.keytab --permission rcmp -c FILE\n  rcmpd machine import 'WEB01$' --secrets-tdb /var/lib/samba/private/secrets.tdb \\\n      --permission rcmp -c FILE\n\nExit code 6: the file cannot be used, or does not have the secret."
+        after_help = "Examples:\n  rcmpd machine import 'WEB01$' --keytab web01.keytab --permission rcmp -c FILE\n  rcmpd machine import 'WEB01$' --permission rcmp -c FILE \\\n      --secrets-tdb /var/lib/samba/private/secrets.tdb\n\nExit code 6: the file cannot be used, or does not have the secret."
     )]
     Import(ImportMachine),
     /// Show a machine account

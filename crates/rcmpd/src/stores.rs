@@ -355,7 +355,16 @@ pub fn is_one_database(config: &Config) -> bool {
 /// The accounts, for look-ups; `machines` are those of the same configuration.
 pub async fn accounts(config: &Config, machines: &Arc<dyn DomainStore>) -> anyhow::Result<Accounts> {
     let store = section(config)?;
-    let compared = store.compare.as_ref().map(|_| Compared::start(config.clone()));
+    let compared = store.compare.as_ref().map(|kind| {
+        let (config, kind) = (config.clone(), kind.clone());
+        Compared::new(Box::new(move || {
+            let (config, kind) = (config.clone(), kind.clone());
+            Box::pin(async move {
+                let opened = several::accounts_of(&config, &kind, None).await;
+                Ok(opened.context("cannot open [store.compare]")?.store)
+            })
+        }))
+    });
     let compare = |accounts: Accounts| match compared {
         Some(compared) => accounts.compared(compared),
         None => accounts,

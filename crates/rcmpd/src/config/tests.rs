@@ -679,7 +679,7 @@ fn an_added_kind_of_store_has_a_path_and_settings() {
     let wrong = parse(&text, Path::new("/etc/rcmpd")).expect_err("it is wrong");
     assert_eq!(
         wrong[0].help,
-        "use kind = \"sqlite\", \"postgres\", \"memory\", \"profile\", \"ldap\" or \"shelf\""
+        "use kind = \"sqlite\", \"postgres\", \"memory\", \"profile\", \"ldap\", \"several\" or \"shelf\""
     );
 }
 

@@ -4,8 +4,6 @@
 //! Questions wait in a queue for a task that asks the second store one at a time. Nothing waits for the task: if
 //! the queue is full, a question is not compared.
 
-use super::several::accounts_of;
-use crate::config::Config;
 use account_store::difference::difference;
 use account_store::{AccountStore, BoxFuture, Domain, Matches, Query, Revision, StoreError};
 use anyhow::Context;
@@ -42,18 +40,20 @@ struct Counters {
     skipped: AtomicU64,
 }
 
+type Open = dyn Fn() -> BoxFuture<'static, anyhow::Result<Arc<dyn AccountStore>>> + Send + Sync;
+
 /// A second store, opened when it is first needed: it may be down while the first one serves.
 pub(crate) struct Compared {
-    config: Config,
+    open: Box<Open>,
     opened: OnceCell<Arc<dyn AccountStore>>,
     failed: Mutex<Option<Instant>>,
 }
 
 impl Compared {
-    /// The store of `[store.compare]`.
-    pub(super) fn start(config: Config) -> Arc<Self> {
+    /// The store of `[store.compare]`, and how it is opened.
+    pub(super) fn new(open: Box<Open>) -> Arc<Self> {
         IS_CONFIGURED.store(true, Ordering::Relaxed);
-        Arc::new(Self { config, opened: OnceCell::new(), failed: Mutex::new(None) })
+        Arc::new(Self { open, opened: OnceCell::new(), failed: Mutex::new(None) })
     }
 
     /// Opens the store, unless that failed a moment ago.
@@ -62,15 +62,9 @@ impl Compared {
         if failed.is_some_and(|failed| failed.elapsed() < REOPENED_AFTER) {
             anyhow::bail!("the store could not be opened a moment ago");
         }
-        let opened = self.opened.get_or_try_init(|| self.open()).await;
+        let opened = self.opened.get_or_try_init(|| (self.open)()).await;
         *failed = opened.is_err().then(Instant::now);
         opened.map(Arc::clone)
-    }
-
-    async fn open(&self) -> anyhow::Result<Arc<dyn AccountStore>> {
-        let kind = self.config.store.as_ref().and_then(|store| store.compare.as_ref());
-        let kind = kind.context("there is no [store.compare]")?;
-        Ok(accounts_of(&self.config, kind, None).await.context("cannot open [store.compare]")?.store)
     }
 
     /// What differs from an answer of the first store.
