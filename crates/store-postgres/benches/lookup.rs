@@ -4,6 +4,9 @@
 //! account has a UPN, an SPN, two mappings and five groups; with those above them it is in twelve. "Cold"
 //! asks for each account once.
 
+#[path = "../../../tests/src/ports.rs"]
+#[expect(unreachable_pub, reason = "the module is one of the harness, too")]
+mod ports;
 #[path = "../../../tests/src/postgres.rs"]
 #[expect(dead_code, unreachable_pub, reason = "the module is one of the harness, too")]
 mod postgres;

@@ -1,5 +1,8 @@
 //! What a store keeps, with a server that the tests start.
 
+#[path = "../../../tests/src/ports.rs"]
+#[expect(unreachable_pub, reason = "the module is one of the harness, too")]
+mod ports;
 #[path = "../../../tests/src/postgres.rs"]
 #[expect(dead_code, unreachable_pub, reason = "the module is one of the harness, too")]
 mod postgres;

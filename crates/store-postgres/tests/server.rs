@@ -1,5 +1,8 @@
 //! What becomes of questions while a server is changed, stopped, killed and replaced.
 
+#[path = "../../../tests/src/ports.rs"]
+#[expect(unreachable_pub, reason = "the module is one of the harness, too")]
+mod ports;
 #[path = "../../../tests/src/postgres.rs"]
 #[expect(unreachable_pub, reason = "the module is one of the harness, too")]
 mod postgres;
