@@ -52,7 +52,7 @@ mod beside_sqlite {
         records.iter().skip(from).step_by(2).cloned().collect()
     }
 
-    fn both(records: &[Record]) -> (SeveralStore, impl Sized) {
+    fn both(records: &[Record]) -> (SeveralStore, (tempfile::TempDir, Arc<super::Postgres>)) {
         let folder = tempfile::tempdir().expect("there is room");
         let path = folder.path().join("accounts.db");
         SqliteStore::create(&path, &battery::domain()).expect("a new file");

@@ -142,3 +142,23 @@ fn differences_to_a_second_store_are_counted_logged_and_never_acted_upon() {
     assert!(log.contains("Comparison failed"), "{log}");
     assert!(!log.contains(rcmpd_tests::postgres::PASSWORD));
 }
+
+#[test]
+fn a_reload_begins_and_ends_a_comparison() {
+    let demo = Demo::new();
+    fs::write(demo.path("none.jsonl"), "").unwrap();
+    let service = demo.serve();
+    let different = || service.metric("rcmpd_store_compared_total{outcome=\"different\"}");
+    service.map("alice").code(0);
+    assert!(!service.get("/metrics").1.contains("rcmpd_store_compared"));
+    let compare = format!("{EMBEDDED}[store.compare]\nkind = \"memory\"\npath = \"none.jsonl\"\n");
+    service.edit(|text| text.replace(EMBEDDED, &compare));
+    service.reload();
+    eventually("the answers differ", || service.map("alice").code == 0 && different() > 0);
+    assert!(service.log().contains("accounts: one here, none there"), "{}", service.log());
+    service.edit(|text| text.replace(&compare, EMBEDDED));
+    service.reload();
+    let before = different();
+    service.map("alice").code(0);
+    assert_eq!(different(), before);
+}
