@@ -125,7 +125,7 @@ def main():
     say("lintian")
     run("lintian", "--fail-on", "error", str(package), *(["--allow-root"] if os.geteuid() == 0 else []))
     with tempfile.TemporaryDirectory() as folder:
-        chroot = Chroot(pathlib.Path(folder) / "root")
+        chroot, child = Chroot(pathlib.Path(folder) / "root"), None
         try:
             chroot.run("apt-get", "install", "-y", "--no-install-recommends", "adduser")
             before = chroot.files()
@@ -157,6 +157,9 @@ def main():
             if left:
                 sys.exit("package: left behind: " + ", ".join(sorted(left)))
         finally:
+            if child and child.poll() is None:
+                child.kill()
+                child.wait()
             chroot.end()
     say("installed, used, upgraded, removed and purged; nothing is left behind")
 

@@ -47,6 +47,7 @@ HOSTS = {
     "127.0.0.1": "localhost dc1.contoso.example pki.contoso.example",
     "127.0.0.2": "dc1.fabrikam.example",
     "127.0.0.3": "dc1.litware.example",
+    "127.0.0.4": "db1.example db2.example db3.example",
 }
 VARIES = [
     (re.compile(r"S-1-5-21(-\d+){3}"), "S-1-5-21-N"),

@@ -11,6 +11,9 @@
 //! {"type":"machine","name":"WEB01$","kind":"workstation","rcmp":true,"current_secret":"0cb6948805f797bf2a82807973b89537"}
 //! ```
 //!
+//! The last line may be `{"type":"end","entries":3}`, with the number of lines before it that have an entry. It
+//! says that the file is whole: an import that removes what is not in a file needs it.
+//!
 //! `members` and `member_of` name entries of the file or the store by SID or by name, before or after they
 //! are defined. An entry without `sid` gets the next relative identifier, or replaces the entry of its name.
 //! Secrets are NT hashes in hex and are exported only when asked for; a new machine without one gets a random
@@ -19,12 +22,13 @@
 use crate::account::{Account, AccountFlags, AccountKind, Group, GroupScope, Profile};
 use crate::admin::{AccountAdmin, AccountListing, Change, MachineAdmin, Put};
 use crate::distinguished_name::from_hex;
+use crate::fold::casefold;
 use crate::machines::{ChannelKind, Machine, NtHash, Secrets};
 use crate::store::{Domain, StoreError};
 use dtyp::{FileTime, Sid};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{BufRead, Read, Write};
 
 /// A line longer than this is refused.
@@ -67,6 +71,13 @@ pub struct Counts {
     pub machines: u64,
 }
 
+impl Counts {
+    /// All of them.
+    pub const fn entries(&self) -> u64 {
+        self.accounts + self.groups + self.machines
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 #[expect(clippy::large_enum_variant, reason = "there is one line at a time, and most are accounts")]
@@ -74,6 +85,14 @@ enum Line {
     Account(AccountLine),
     Group(GroupLine),
     Machine(MachineLine),
+    End(EndLine),
+}
+
+/// The last line.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EndLine {
+    entries: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -323,27 +342,97 @@ pub async fn import_seen(
     progress: &mut (dyn FnMut(u64, u64) + Send),
     see: &mut (dyn FnMut(u64, Seen<'_>) + Send),
 ) -> Result<Counts, LinesError> {
-    let mut source = Source {
-        see,
-        domain: store.domain(),
-        options,
-        lines,
-        len,
-        progress,
-        read: 0,
-        reported: 0,
-        line: 0,
-        text: Vec::new(),
-        ready: VecDeque::new(),
-        counts: Counts::default(),
-        error: None,
-    };
-    let applied = store.apply(&mut source).await;
+    import_then(store, options, &mut Then::default(), lines, len, progress, see).await
+}
+
+/// What an import does after its lines, in the same change.
+#[derive(Debug, Default)]
+pub struct Then {
+    /// Changes, such as the removal of what is not in the file.
+    pub changes: Vec<Change>,
+    /// Whether all is undone in the end. Each line was read then, and each change made; what is checked when a
+    /// change is done as a whole is not: that all members exist.
+    pub is_dry_run: bool,
+}
+
+/// [`import_seen`], with changes after the lines.
+pub async fn import_then(
+    store: &dyn AccountAdmin,
+    options: ImportOptions,
+    then: &mut Then,
+    lines: &mut (dyn BufRead + Send),
+    len: u64,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+    see: &mut (dyn FnMut(u64, Seen<'_>) + Send),
+) -> Result<Counts, LinesError> {
+    let mut source = Source::new(store.domain(), options, lines, progress, see);
+    source.len = len;
+    let mut changes = std::mem::take(&mut then.changes).into_iter();
+    let mut undo = then.is_dry_run.then(|| StoreError::Refused("a dry run".to_owned()));
+    let mut is_undone = false;
+    let mut all = std::iter::from_fn(|| {
+        let next = source.next().or_else(|| changes.next().map(Ok));
+        next.or_else(|| {
+            let undo = undo.take()?;
+            is_undone = true;
+            Some(Err(undo))
+        })
+    });
+    let applied = store.apply(&mut all).await;
     match (applied, source.error) {
         (_, Some(error)) => Err(error),
         (Ok(()), None) => Ok(source.counts),
+        (Err(_), None) if is_undone => Ok(source.counts),
         (Err(error), None) => Err(error.into()),
     }
+}
+
+/// The accounts and groups that lines name, without a store.
+#[derive(Debug, Default)]
+pub struct Entries {
+    names: HashSet<String>,
+    sids: HashSet<Sid>,
+    /// How many entries there are.
+    pub counts: Counts,
+    /// Whether the last line says that it is the last one.
+    pub has_end: bool,
+}
+
+impl Entries {
+    /// Whether a line is of this account or group: by its SID or, for a line without one, by its name.
+    pub fn has(&self, name: &str, sid: &Sid) -> bool {
+        self.sids.contains(sid) || self.names.contains(&casefold(name))
+    }
+}
+
+/// Reads all lines, and returns what they name.
+pub fn entries(domain: &Domain, lines: &mut (dyn BufRead + Send)) -> Result<Entries, LinesError> {
+    let mut entries = Entries::default();
+    let (mut progress, mut see) = (|_: u64, _: u64| (), |_: u64, _: Seen<'_>| ());
+    let mut source = Source::new(domain, ImportOptions::NEW, lines, &mut progress, &mut see);
+    for change in &mut source {
+        let (name, sid) = match change {
+            Ok(Change::PutAccount(_, account)) => (account.name, account.sid),
+            Ok(Change::PutGroup(_, group)) => (group.name, group.sid),
+            Ok(_) => continue,
+            Err(_) => break,
+        };
+        match sid == domain.sid {
+            true => drop(entries.names.insert(casefold(&name))),
+            false => drop(entries.sids.insert(sid)),
+        }
+    }
+    (entries.counts, entries.has_end) = (source.counts, source.has_ended);
+    match source.error {
+        Some(error) => Err(error),
+        None => Ok(entries),
+    }
+}
+
+/// Writes the last line of a file with so many entries.
+pub fn write_end(out: &mut (dyn Write + Send), counts: &Counts) -> Result<(), LinesError> {
+    write_line(out, &Line::End(EndLine { entries: counts.entries() }))?;
+    Ok(out.flush()?)
 }
 
 /// The changes that the lines ask for.
@@ -354,6 +443,7 @@ struct Source<'a> {
     lines: &'a mut (dyn BufRead + Send),
     len: u64,
     progress: &'a mut (dyn FnMut(u64, u64) + Send),
+    has_ended: bool,
     read: u64,
     reported: u64,
     line: u64,
@@ -380,6 +470,33 @@ impl Iterator for Source<'_> {
                     return Some(Err(refused));
                 }
             }
+        }
+    }
+}
+
+impl<'a> Source<'a> {
+    fn new(
+        domain: &'a Domain,
+        options: ImportOptions,
+        lines: &'a mut (dyn BufRead + Send),
+        progress: &'a mut (dyn FnMut(u64, u64) + Send),
+        see: &'a mut (dyn FnMut(u64, Seen<'_>) + Send),
+    ) -> Self {
+        Self {
+            see,
+            domain,
+            options,
+            lines,
+            len: 0,
+            progress,
+            has_ended: false,
+            read: 0,
+            reported: 0,
+            line: 0,
+            text: Vec::new(),
+            ready: VecDeque::new(),
+            counts: Counts::default(),
+            error: None,
         }
     }
 }
@@ -421,6 +538,9 @@ impl Source<'_> {
         let is_table = !text.trim_ascii_start().starts_with(b"[")
             && text.iter().any(|byte| matches!(byte, b',' | b';' | b'\t'));
         let line = serde_json::from_slice(text).map_err(|error| json_error(&error, is_object, is_table))?;
+        if self.has_ended {
+            return Err("there is a line after the one with the type \"end\"".to_owned());
+        }
         self.ready.push_back(Change::Line(self.line));
         match line {
             Line::Account(line) => {
@@ -456,6 +576,15 @@ impl Source<'_> {
                     (self.see)(self.line, Seen::MachineWithoutSecret(&machine.name));
                 }
                 self.ready.push_back(Change::PutMachine(self.options.put(false), Box::new(machine), secrets));
+            }
+            Line::End(EndLine { entries }) => {
+                let read = self.counts.entries();
+                if entries != read {
+                    return Err(format!(
+                        "the file had {entries} entries when it was written, and has {read} now"
+                    ));
+                }
+                self.has_ended = true;
             }
         }
         Ok(())
@@ -876,5 +1005,48 @@ mod tests {
         let line = r#"{"type":"machine","name":"W$","kind":"workstation","current_secret":"hunter2"}"#;
         let text = import_text(&store, line).expect_err("not a hash").to_string();
         assert!(text.contains("NT hash") && !text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn the_last_line_counts_the_others() {
+        let read = |text: &str| entries(&domain(), &mut text.as_bytes());
+        let two = "{\"type\":\"group\",\"name\":\"Staff\"}\n{\"type\":\"account\",\"name\":\"Alice\",\"sid\":\"S-1-5-21-1-2-3-1000\"}\n";
+        let found = read(two).expect("it can be read");
+        assert!(!found.has_end && found.counts.entries() == 2);
+        let sid = |rid: u32| format!("S-1-5-21-1-2-3-{rid}").parse::<Sid>().expect("a SID");
+        assert!(found.has("STAFF", &sid(7)) && found.has("renamed", &sid(1000)));
+        assert!(!found.has("alice", &sid(7)), "its line has a SID");
+        assert!(read(&format!("{two}{{\"type\":\"end\",\"entries\":2}}\n")).expect("it can be read").has_end);
+        for end in [
+            "{\"type\":\"end\",\"entries\":3}",
+            "{\"type\":\"end\",\"entries\":2}\n{\"type\":\"group\",\"name\":\"Late\"}",
+        ] {
+            assert!(matches!(read(&format!("{two}{end}\n")), Err(LinesError::Line { .. })), "{end}");
+        }
+    }
+
+    #[test]
+    fn a_dry_run_reads_all_and_changes_nothing() {
+        let store = MemoryStore::new(domain());
+        let import = |text: &str, is_dry_run| {
+            let mut then = Then { is_dry_run, ..Then::default() };
+            let mut lines = text.as_bytes();
+            now(import_then(
+                &store,
+                ImportOptions::NEW,
+                &mut then,
+                &mut lines,
+                0,
+                &mut |_, _| (),
+                &mut |_, _| (),
+            ))
+        };
+        let alice = "{\"type\":\"account\",\"name\":\"alice\"}\n";
+        let query = Query::Name("alice".to_owned());
+        assert_eq!(import(alice, true).expect("a good line").accounts, 1);
+        assert_eq!(now(store.find(&query)).expect("it answers"), Matches::None);
+        assert!(import(&format!("{alice}{alice}"), true).is_err(), "a rule is broken");
+        import(alice, false).expect("a good line");
+        assert!(matches!(now(store.find(&query)), Ok(Matches::One(_))));
     }
 }

@@ -50,6 +50,7 @@ pub mod battery;
 pub mod cache;
 #[cfg(feature = "database")]
 pub mod columns;
+pub mod difference;
 pub mod distinguished_name;
 pub mod file_access;
 pub mod fold;
@@ -66,6 +67,8 @@ pub mod profile;
 pub mod rules;
 #[cfg(feature = "database")]
 pub mod sealing;
+#[cfg(feature = "several")]
+pub mod several;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod store;
@@ -90,6 +93,8 @@ pub use profile::ProfileStore;
 pub use rules::RID_FIRST;
 #[cfg(feature = "database")]
 pub use sealing::SealingKey;
+#[cfg(feature = "several")]
+pub use several::{Part, SeveralStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
 #[cfg(feature = "tokens")]

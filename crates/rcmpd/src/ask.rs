@@ -127,6 +127,15 @@ impl AskError {
         }
     }
 
+    /// Whether another server of the domain may decide.
+    pub const fn is_no_decision(&self) -> bool {
+        match self {
+            Self::Refused(status) => !says_not_mapped(*status) && !says_may_not_ask(*status),
+            Self::Unreachable(_) | Self::Channel(_) | Self::ChannelRefused(..) | Self::Undecided(_) => true,
+            Self::NotStrong(_) | Self::Input(_) => false,
+        }
+    }
+
     /// The status of the server, if it is one.
     pub const fn status(&self) -> Option<NtStatus> {
         match self {

@@ -17,7 +17,7 @@ pub use sso::{
 pub use tlsnego::{BindingArg, CallArgs, ServiceArgs, SessionCommand, SuiteArg, TlsnegoCommand, TrustArg};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use dtyp::FileTime;
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -273,6 +273,16 @@ pub enum Command {
         /// Replace existing entries, memberships included. Without it, an existing entry stops the import.
         #[arg(long)]
         replace: bool,
+        /// Remove the users and groups that are not in the file. Computers, machines, and groups with a RID below
+        /// 1000 stay. The last line of the file has to say that it is the last one, as that of `rcmpd export`.
+        #[arg(long, requires = "replace")]
+        prune: bool,
+        /// Remove nothing if more than this part of the users, or of the groups, would go, in percent.
+        #[arg(long, value_name = "N", default_value_t = 10, requires = "prune", value_parser = clap::value_parser!(u64).range(0..=100))]
+        prune_max: u64,
+        /// Say what would be imported and removed, and change nothing. Whether members exist is not checked.
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -858,6 +868,17 @@ pub enum MachineCommand {
         after_help = "Example:\n  rcmpd machine add 'WEB02$' --secret-file WEB02.secret \\\n      --permission rcmp -c FILE\n  rcmpd machine add 'WEB03$' --secret-file WEB03.secret --permission rcmp \\\n      --domain CONTOSO --group 'Web Team' -c FILE\n\nIf the secret file does not exist, it is created with a random password."
     )]
     Add(AddMachine),
+    /// Take over a machine account with the secret that it has, from a keytab or from Samba's secrets.tdb
+    ///
+    /// The machine keeps its secret, and needs no change. A machine account that is there already gets the
+    /// secret of the file; the previous one stays valid for a day, or until the new one is used.
+    ///
+    /// A secure channel needs the NT hash of the password. In a keytab that is the RC4 key (type 23) of the
+    /// machine account. AES keys alone are not enough, because no NT hash can be made of them.
+    #[command(
+        after_help = "Examples:\n  rcmpd machine import 'WEB01$' --keytab web01.keytab --permission rcmp -c FILE\n  rcmpd machine import 'WEB01$' --permission rcmp -c FILE \\\n      --secrets-tdb /var/lib/samba/private/secrets.tdb\n\nExit code 6: the file cannot be used, or does not have the secret."
+    )]
+    Import(ImportMachine),
     /// Show a machine account
     Show {
         /// The machine account name.
@@ -914,6 +935,38 @@ pub struct AddMachine {
     /// The type of secure channel. A trusted domain gets no computer account.
     #[arg(long, default_value = "workstation")]
     pub kind: ChannelArg,
+    #[command(flatten)]
+    pub config: ConfigArg,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// A machine account that exists elsewhere.
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("source").args(["keytab", "secrets_tdb"]).required(true)))]
+pub struct ImportMachine {
+    /// The machine account name, which ends in a dollar sign.
+    pub name: String,
+    /// A keytab with the RC4 key of the machine account, of the realm that has the DNS name of [domain].
+    #[arg(long, value_name = "F")]
+    pub keytab: Option<PathBuf>,
+    /// Samba's secrets.tdb of the machine, with the password in [domain]. Copy it with tdbbackup if Samba runs.
+    #[arg(long, value_name = "F")]
+    pub secrets_tdb: Option<PathBuf>,
+    /// Also write the password to this file, which must not exist, for `secret` of [client].
+    #[arg(long, value_name = "F", requires = "secrets_tdb")]
+    pub write_secret: Option<PathBuf>,
+    /// A permission of the machine.
+    #[arg(long)]
+    pub permission: Vec<PermissionArg>,
+    /// NetBIOS name of a domain whose accounts the machine gets answers for; repeat for several [default: all
+    /// domains]
+    #[arg(long, value_name = "NAME")]
+    pub domain: Vec<String>,
+    /// A group whose members the machine gets answers for, or the SID of one account [default: all accounts
+    /// that are not privileged]
+    #[arg(long, value_name = "NAME|SID")]
+    pub group: Vec<String>,
     #[command(flatten)]
     pub config: ConfigArg,
     #[command(flatten)]

@@ -23,6 +23,7 @@ pub async fn explain(
     let mut steps = Vec::new();
     let answer = mapper.explain_among(domains, request, now(), &mut steps).await;
     let mut explanation = Explanation::new(mapper, request, &steps, &answer);
+    tell_of_stores(&mut explanation, &steps, accounts).await;
     if answer.mapped.is_none() && explanation.routed.is_none() {
         let mut nearest = Nearest::new(&steps);
         let weighed = steps.iter().find_map(|step| match step {
@@ -42,6 +43,28 @@ pub async fn explain(
         }
     }
     Ok((answer, explanation))
+}
+
+/// Says which of several stores were asked, and what the store says that is only compared.
+async fn tell_of_stores(explanation: &mut Explanation, steps: &[Step], accounts: &Accounts) {
+    for tried in &mut explanation.methods {
+        let questions = steps.iter().filter_map(|step| match step {
+            Step::Asked { method, query, found, .. } if *method == tried.method => Some((query, found)),
+            _ => None,
+        });
+        for (asked, (query, found)) in tried.asked.iter_mut().zip(questions) {
+            if let Some(several) = &accounts.several {
+                asked.stores = several.asked(query).map(str::to_owned).collect();
+            }
+            if let (Some(compared), Some(found)) = (&accounts.compared, found) {
+                asked.compared = Some(match compared.difference(query, found).await {
+                    Ok(differs) if differs.is_empty() => "the same".to_owned(),
+                    Ok(differs) => differs.join("; "),
+                    Err(error) => crate::output::chain(&error),
+                });
+            }
+        }
+    }
 }
 
 /// The line that sends questions about certificates of this issuer to another domain. Which domain the user
@@ -176,6 +199,12 @@ fn asked(asked: &Asked) {
     let granted = if asked.granted { "" } else { " (this form is not granted to the CA)" };
     line(&format!("  {} ({strength}): {} = {}", asked.form.name(), asked.attribute, &asked.value));
     line(&format!("    -> {}{granted}", &found));
+    if !asked.stores.is_empty() {
+        line(&format!("    asked: [[store.part]] {}", asked.stores.join(", ")));
+    }
+    if let Some(compared) = &asked.compared {
+        line(&format!("    [store.compare]: {compared}"));
+    }
 }
 
 /// The decision in a sentence.

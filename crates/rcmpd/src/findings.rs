@@ -3,7 +3,7 @@
 
 use crate::checked::{Area, Checked};
 use crate::clock::now;
-use crate::config::{Config, Level, Listen, Mapping, Peer, Place, SecretRef, Source, Sso, StoreKind};
+use crate::config::{Config, Level, Listen, Mapping, Peer, Place, SecretRef, Source, Sso, Store, StoreKind};
 use crate::forward::Forwarding;
 use crate::sidecar;
 use crate::stores::{self, Accounts};
@@ -121,9 +121,11 @@ pub fn lax(config: &Config) -> Vec<Warning> {
     if config.rpc.as_ref().is_some_and(|rpc| rpc.misses.per_second == 0) {
         found.push(Warning::new("No rate limit for certificates that map no account: misses_per_s is 0"));
     }
-    if let Some(StoreKind::Ldap(ldap)) = config.store.as_ref().map(|store| &store.kind)
-        && matches!(&ldap.schema, store_ldap::Schema::Generic(generic) if generic.state.is_empty())
-    {
+    let kinds = config.store.iter().flat_map(Store::kinds);
+    if kinds.into_iter().any(|(_, kind)| {
+        matches!(kind, StoreKind::Ldap(ldap)
+            if matches!(&ldap.schema, store_ldap::Schema::Generic(generic) if generic.state.is_empty()))
+    }) {
         found.push(Warning::new(
             "Nothing says that an account of the directory may not log on: store.ldap.generic.state is empty",
         ));
@@ -471,6 +473,13 @@ async fn of_store(config: &Config, checked: &mut Checked) -> (Option<Arc<dyn Dom
         Some(machines) => checked.add(Area::Store, stores::accounts(config, machines).await),
         None => None,
     };
+    // Nothing depends on it.
+    if let Some(compared) = accounts.as_ref().and_then(|accounts| accounts.compared.as_ref())
+        && let Err(error) = compared.store().await
+    {
+        let error = crate::output::chain(&error);
+        checked.warning(Area::Store, format!("no look-up is compared: {error}"));
+    }
     (machines, accounts.unwrap_or_else(|| Accounts::none(config.domain.clone())))
 }
 
@@ -490,8 +499,14 @@ fn secrets(config: &Config, checked: &mut Checked) {
     if let Some(client) = &config.client {
         secret(checked, "client.secret", &client.secret, is_remote);
     }
-    if let Some(StoreKind::Ldap(ldap)) = config.store.as_ref().map(|store| &store.kind) {
-        secret(checked, "store.ldap.secret", &ldap.secret, false);
+    for (section, kind) in config.store.iter().flat_map(Store::kinds) {
+        if let StoreKind::Ldap(ldap) = kind {
+            let key = match section.as_str() {
+                "store" => "store.ldap.secret".to_owned(),
+                section => format!("the ldap.secret of {section}"),
+            };
+            secret(checked, &key, &ldap.secret, false);
+        }
     }
     for peer in &config.peers {
         if let Some(of_peer) = &peer.secret {

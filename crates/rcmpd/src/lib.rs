@@ -22,6 +22,7 @@ pub mod output;
 pub mod quickstart;
 mod random;
 pub mod rehearsal;
+mod samba_secrets;
 pub mod serve;
 pub mod sidecar;
 pub mod sso;

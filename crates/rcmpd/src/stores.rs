@@ -3,12 +3,15 @@
 //! Everything else of `rcmpd` knows stores by their traits. Machines are in a database of this program;
 //! accounts are in the same database, or in a store of another kind, which a build may add ([`Kinds`]).
 
+mod compared;
 mod database;
 mod kinds;
 mod ldap;
 mod passwords;
 mod served;
+mod several;
 
+pub(crate) use compared::{Compared, encode as encode_compared};
 pub use kinds::{Accounts, Kinds, OpenError, Settings};
 pub(crate) use kinds::{BUILT_IN, added};
 pub(crate) use ldap::encode as encode_ldap;
@@ -333,6 +336,11 @@ pub async fn writable(config: &Config) -> anyhow::Result<Writable> {
         StoreKind::Ldap(_) => {
             bail!("accounts are in a directory (kind = \"ldap\"): change them there")
         }
+        StoreKind::Several(_) => {
+            bail!(
+                "accounts are in several stores: change those of a [[store.part]] by a configuration whose [store] is that one"
+            )
+        }
         StoreKind::Added(kind, settings) => match open_added(config, kind, settings).await?.admin {
             Some(accounts) => Ok(Writable { accounts, machines: machines(config).await?, passwords: None }),
             None => bail!(
@@ -349,10 +357,37 @@ pub fn is_one_database(config: &Config) -> bool {
 
 /// The accounts, for look-ups; `machines` are those of the same configuration.
 pub async fn accounts(config: &Config, machines: &Arc<dyn DomainStore>) -> anyhow::Result<Accounts> {
-    match &section(config)?.kind {
-        StoreKind::Sqlite(_) => Ok(Accounts::writable(Arc::clone(machines) as _)),
+    let store = section(config)?;
+    let compared = store.compare.as_ref().map(|kind| {
+        let (config, kind) = (config.clone(), kind.clone());
+        Compared::new(Box::new(move || {
+            let (config, kind) = (config.clone(), kind.clone());
+            Box::pin(async move {
+                let opened = several::accounts_of(&config, &kind, None).await;
+                Ok(opened.context("cannot open [store.compare]")?.store)
+            })
+        }))
+    });
+    let compare = |accounts: Accounts| match compared {
+        Some(compared) => accounts.compared(compared),
+        None => accounts,
+    };
+    match &store.kind {
+        StoreKind::Sqlite(_) => Ok(compare(Accounts::writable(Arc::clone(machines) as _))),
+        // What the cache answers is not compared again.
         StoreKind::Postgres(postgres) => {
-            Ok(Accounts::writable(Arc::clone(machines) as _).cached(postgres.cache))
+            Ok(compare(Accounts::writable(Arc::clone(machines) as _)).cached(postgres.cache))
+        }
+        StoreKind::Several(parts) => Ok(compare(several::open(config, parts, machines).await?)),
+        kind => Ok(compare(read_only(config, kind).await?)),
+    }
+}
+
+/// The accounts of a kind that has no machines.
+async fn read_only(config: &Config, kind: &StoreKind) -> anyhow::Result<Accounts> {
+    match kind {
+        StoreKind::Sqlite(_) | StoreKind::Postgres(_) | StoreKind::Several(_) => {
+            bail!("this kind of store is opened with its machines")
         }
         StoreKind::Memory(path) => Ok(Accounts::listed(Arc::new(memory(path, &config.domain).await?))),
         StoreKind::Profile(levels) => {

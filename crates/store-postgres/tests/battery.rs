@@ -41,3 +41,33 @@ fn empty() -> (PostgresStore, Arc<Postgres>) {
 
 account_store::account_store_battery!(empty);
 account_store::machine_store_battery!(empty);
+
+/// A store in SQLite and one in PostgreSQL keep together what one of them keeps: each second account is in the
+/// other one.
+mod beside_sqlite {
+    use account_store::{AccountStore, Part, Record, SeveralStore, SqliteStore, battery};
+    use std::sync::Arc;
+
+    fn every_second(records: &[Record], from: usize) -> Vec<Record> {
+        records.iter().skip(from).step_by(2).cloned().collect()
+    }
+
+    fn both(records: &[Record]) -> (SeveralStore, (tempfile::TempDir, Arc<super::Postgres>)) {
+        let folder = tempfile::tempdir().expect("there is room");
+        let path = folder.path().join("accounts.db");
+        SqliteStore::create(&path, &battery::domain()).expect("a new file");
+        let file = SqliteStore::open(&path, None).expect("it was just made");
+        let (file, folder) = battery::filled((file, folder), &every_second(records, 0));
+        let (server, keep) = battery::filled(super::empty(), &every_second(records, 1));
+        let part = |name: &str, store: Arc<dyn AccountStore>| Part {
+            name: name.to_owned(),
+            store,
+            suffixes: Vec::new(),
+            issuers: Vec::new(),
+        };
+        let parts = vec![part("file", Arc::new(file)), part("server", Arc::new(server))];
+        (SeveralStore::new(battery::domain(), parts).expect("two stores"), (folder, keep))
+    }
+
+    account_store::read_only_store_battery!(both);
+}

@@ -47,8 +47,9 @@ pages! {
     tlsnego: "docs/tlsnego.md", 0;
     metrics: "docs/metrics.md", 0;
     operating: "docs/operating.md", 0;
-    postgres: "docs/postgres.md", 3;
+    postgres: "docs/postgres.md", 0;
     replicas: "docs/replicas.md", 0;
+    several_stores: "docs/several-stores.md", 0;
     smart_cards: "docs/smart-cards.md", 0;
     tutorial: "docs/tutorial.md", 0;
     web_servers: "docs/web-servers.md", 0;
@@ -57,7 +58,7 @@ pages! {
 
 /// The most blocks that are not run, on all pages together: those that build the product, change the machine, or
 /// need a server that tests make for themselves.
-const NOT_RUN_MAX: usize = 14;
+const NOT_RUN_MAX: usize = 11;
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))

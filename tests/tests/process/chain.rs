@@ -38,6 +38,8 @@ struct Told<'a> {
     environment: [&'a [(&'a str, &'a str)]; 3],
     /// What A and B take each other and C for.
     kind: Option<&'a str>,
+    /// What is done to C before it is served.
+    prepare: Option<&'a dyn Fn(&Demo)>,
 }
 
 fn chain(told: &Told<'_>) -> Chain {
@@ -46,6 +48,9 @@ fn chain(told: &Told<'_>) -> Chain {
     c.edit(|text| text.replace("\"127.0.0.1:0\"]", "\"127.0.0.3:0\"]"));
     let b = Demo::domain("FABRIKAM", "FABDC1", "127.0.0.2", &c);
     let a = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &c);
+    if let Some(prepare) = told.prepare {
+        prepare(&c);
+    }
     // What is asked of a domain is asked as its trust.
     write_secret(b.path("contoso.secret"), c.add_trust("FABRIKAM"));
     write_secret(a.path("fabrikam.secret"), b.add_trust("NORTHWIND"));
@@ -74,6 +79,87 @@ fn chain(told: &Told<'_>) -> Chain {
     a.configure(&format!("{}direction = \"outbound\"\nvia = \"FABRIKAM\"\n{}", c.as_peer(), told.forward[0]));
     let a = a.serve_with(told.environment[0]);
     Chain { a, b, c }
+}
+
+/// The RIDs of groups that [`join_groups`] makes.
+const MANY_GROUPS: std::ops::Range<u32> = 10_000..15_000;
+
+/// Puts alice into 5,000 groups: fifty of them, each of which is in 99 others.
+fn join_groups(demo: &Demo) {
+    let sid = demo.domain_sid();
+    let sids = |rids: std::ops::Range<u32>| rids.map(|rid| format!("{sid}-{rid}")).collect::<Vec<_>>();
+    demo.rcmpd(&["export", "before.jsonl", "-c", "rcmpd.toml"]).code(0);
+    let before = fs::read_to_string(demo.path("before.jsonl")).unwrap();
+    let mut lines = Vec::new();
+    for rid in MANY_GROUPS {
+        let above = if rid % 100 == 0 { sids(rid + 1..rid + 100) } else { Vec::new() };
+        lines.push(json!({
+            "type": "group",
+            "name": format!("Group {rid}"),
+            "sid": format!("{sid}-{rid}"),
+            "scope": if rid % 2 == 0 { "global" } else { "universal" },
+            "member_of": above
+        }));
+    }
+    let alice = before.lines().find(|line| line.contains("\"name\":\"alice\"")).unwrap();
+    let mut alice: Value = serde_json::from_str(alice).unwrap();
+    alice["member_of"] =
+        MANY_GROUPS.step_by(100).map(|rid| format!("{sid}-{rid}")).collect::<Vec<_>>().into();
+    lines.push(alice);
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    fs::write(demo.path("groups.jsonl"), text).unwrap();
+    demo.rcmpd(&["import", "groups.jsonl", "--replace", "-c", "rcmpd.toml"]).code(0);
+}
+
+/// The SIDs of alice's groups.
+fn many_groups(domain: &Demo) -> std::collections::BTreeSet<String> {
+    let sid = domain.domain_sid();
+    MANY_GROUPS.chain([513]).map(|rid| format!("{sid}-{rid}")).collect()
+}
+
+#[test]
+fn five_thousand_groups_come_over_two_hops() {
+    let chain = chain(&Told { prepare: Some(&join_groups), ..Told::default() });
+    let answer = ask(&chain, "alice");
+    assert_eq!(answer["status"], SUCCESS, "{}\n{}", chain.a.log(), chain.b.log());
+    let logon = &answer["pac"]["logon"];
+    let found: Vec<String> = serde_json::from_value(logon["groups"].clone()).unwrap();
+    assert_eq!(found.len(), MANY_GROUPS.len() + 1);
+    assert_eq!(found.into_iter().collect::<std::collections::BTreeSet<_>>(), many_groups(&chain.c));
+}
+
+#[test]
+fn five_thousand_groups_reach_a_remote_sidecar_and_what_headers_do_not_hold_is_behind_a_reference() {
+    let demo = Demo::new();
+    join_groups(&demo);
+    let service = demo.serve();
+    let group = MANY_GROUPS.end - 1;
+    let route =
+        |rid| format!("remember_s = 60\n[[sidecar.route]]\nsids = [\"{}-{rid}\"]", service.domain_sid());
+    let ask = |rid: u32| {
+        let web = Demo::web(&service, "", &route(rid));
+        write_secret(web.path("admin.token"), "a-token-of-the-tests");
+        web.edit(|text| text.replace("[admin]", "[admin]\ntoken = \"file:admin.token\""));
+        let web = web.serve_bare();
+        let answer = crate::sidecar::ask_about(
+            &web,
+            "alice",
+            &[("X-Original-Host", "app.example"), ("X-Original-URI", "/")],
+        );
+        (web, answer)
+    };
+    let (web, alice) = ask(group);
+    assert_eq!(alice.status, 200, "{}", web.log());
+    let headers: usize = alice.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    assert!(headers < 16 * 1024, "{headers}");
+    let reference = alice.header("x-identity-reference");
+    let (_, whole) =
+        web.get_with(&format!("/identity/{reference}"), "Authorization: Bearer a-token-of-the-tests\r\n");
+    for sid in many_groups(&service) {
+        assert!(whole.contains(&format!("{sid}\"")), "{sid}: {}", whole.len());
+    }
+    let (_web, alice) = ask(MANY_GROUPS.end);
+    assert_eq!(alice.status, 403, "this group is another one");
 }
 
 /// A lock on a store that lets no reader in: the bytes of the write-ahead log's index that stand for readers

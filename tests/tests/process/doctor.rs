@@ -275,10 +275,10 @@ fn names_that_cannot_be_looked_up_are_errors() {
         &report,
         "names",
         "error",
-        &["no-such-host.invalid (client.server)", "cannot be looked up", "resolv.conf"],
+        &["no-such-host.invalid ([client])", "cannot be looked up", "resolv.conf"],
     );
     demo.edit(|text| text.replace("no-such-host.invalid", "localhost"));
-    says(&doctor(&demo, 0), "names", "ok", &["localhost (client.server): ", "127.0.0.1"]);
+    says(&doctor(&demo, 0), "names", "ok", &["localhost ([client]): ", "127.0.0.1"]);
     // Domain controllers by SRV records, at a resolver that does not answer.
     let resolver = free_port();
     demo.rcmpd(&[

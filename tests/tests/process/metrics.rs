@@ -102,6 +102,24 @@ fn on_postgres() -> (Service, Postgres) {
     (service, server)
 }
 
+/// A service with several stores, and one that is only compared.
+fn several_stores() -> Service {
+    let demo = Demo::new();
+    fs::write(demo.path("none.jsonl"), "").unwrap();
+    let none = "kind = \"memory\"\npath = \"none.jsonl\"\n";
+    let embedded = "kind = \"sqlite\"\npath = \"accounts.db\"\n";
+    let several = format!(
+        "kind = \"several\"\n[[store.part]]\nname = \"one\"\n{embedded}[[store.part]]\nname = \"two\"\n{none}[store.compare]\n{none}"
+    );
+    demo.edit(|text| {
+        let text = text.replace(embedded, &several);
+        text.replace("store = \"sqlite\"\n", "store = \"sqlite\"\npath = \"accounts.db\"\n")
+    });
+    let service = demo.serve();
+    service.map("alice").code(0);
+    service
+}
+
 /// The names on the page about metrics, each with the labels that it names there. The labels of peers are in
 /// the text.
 fn documented() -> BTreeMap<String, BTreeSet<String>> {
@@ -135,6 +153,7 @@ fn scrapers_read_openmetrics_and_every_metric_is_documented() {
     families.extend(read_metrics(&master_secret().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
     families.extend(read_metrics(&gateway().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
     families.extend(read_metrics(&directory().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
+    families.extend(read_metrics(&several_stores().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
     let (with_server, _server) = on_postgres();
     families.extend(read_metrics(&with_server.get_with("/metrics", PROMETHEUS).1, "openmetrics"));
     // The documents name samples, and their labels.

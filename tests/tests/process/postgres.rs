@@ -1,9 +1,11 @@
 //! Accounts and machines in PostgreSQL, from nothing to an answer.
 
+use super::sidecar::ask_about;
 use rcmpd_tests::postgres::{DATABASE, PASSWORD, Postgres, USER};
 use rcmpd_tests::{Demo, eventually, write_secret};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 #[test]
 fn every_command_works_on_a_store_in_postgresql() {
@@ -133,4 +135,44 @@ fn check_config_tells_what_is_wrong_with_a_server() {
     server.sql("UPDATE rcmpd.schema_version SET version = 99");
     let newer = demo.rcmpd(&["account", "list", "-c", "rcmpd.toml"]);
     assert!(newer.code != 0 && newer.stderr.contains("use a newer program"), "{newer:?}");
+}
+
+/// Decisions and look-ups may be cached for ten minutes, the replica never catches up, and no notification comes.
+/// What counts is the poll of the revision.
+#[test]
+fn a_disabled_account_is_refused_at_the_sidecar_after_a_poll_although_the_replica_lags() {
+    let primary = Postgres::start();
+    let replica = primary.standby();
+    let (poll, timeout) = (Duration::from_secs(2), Duration::from_secs(5));
+    let more = format!(
+        "replicas = [\"{}\"]\npoll_ms = {}\ntimeout_ms = {}\ncache_ttl_s = 600\nmax_age_s = 60",
+        replica.address(),
+        poll.as_millis(),
+        timeout.as_millis()
+    );
+    let demo = Demo::new().into_postgres(&primary, &more);
+    let user = rustix::process::geteuid().as_raw();
+    demo.configure(&format!(
+        "[sidecar]\nremember_s = 600\n[[sidecar.listen]]\ndialect = \"nginx\"\nunix = \"nginx.sock\"\npeers = [\"{user}\"]"
+    ));
+    let service = demo.serve();
+    let status = || ask_about(&service, "alice", &[]).status;
+    eventually("the replica has caught up", || {
+        status() == 200 && service.metric("rcmpd_store_questions_total{outcome=\"replica\"}") > 0
+    });
+    replica.sql("SELECT pg_wal_replay_pause()");
+    // As docs/postgres.md has it, without NOTIFY.
+    primary.sql(
+        "BEGIN; UPDATE rcmpd.account SET flags = flags | 2 WHERE name_key = 'alice';
+         UPDATE rcmpd.revision SET accounts = accounts + 1, accounts_epoch = (random() * 9e18)::bigint,
+                                   machines = machines + 1, machines_epoch = (random() * 9e18)::bigint; COMMIT",
+    );
+    let disabled = Instant::now();
+    eventually("alice is refused", || status() == 403);
+    // A loaded machine is slow. The caches would have kept her for ten minutes each.
+    let most = (poll + timeout) * 10;
+    assert!(disabled.elapsed() < most, "{:?}\n{}", disabled.elapsed(), service.log());
+    assert_eq!(status(), 403, "the replica does not bring her back");
+    let seen = replica.sql("SELECT flags & 2 FROM rcmpd.account WHERE name_key = 'alice'");
+    assert_eq!(seen, "0", "the replica still has her enabled");
 }

@@ -241,6 +241,12 @@ pub struct Asked {
     pub accounts: Vec<String>,
     /// Whether the certificate's CA may vouch by this form for the accounts that were found.
     pub granted: bool,
+    /// The names of the stores that were asked, if there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stores: Vec<String>,
+    /// What a store says that is only compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compared: Option<String>,
 }
 
 /// What a question to the store found.
@@ -562,7 +568,18 @@ fn tried(method: Method, steps: &[Step], is_allowed: bool) -> MethodTried {
                     Some(Matches::Many(names)) => (Found::Many, names.clone()),
                 };
                 let (form, strong, granted) = (*form, form.is_strong(), *granted);
-                tried.asked.push(Asked { form, strong, attribute, value, found, accounts, granted });
+                let (stores, compared) = (Vec::new(), None);
+                tried.asked.push(Asked {
+                    form,
+                    strong,
+                    attribute,
+                    value,
+                    found,
+                    accounts,
+                    granted,
+                    stores,
+                    compared,
+                });
             }
             Step::Differs { method: of, .. } if *of == method => {
                 if let Some(last) = tried.asked.last_mut() {

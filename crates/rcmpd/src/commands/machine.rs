@@ -1,5 +1,7 @@
 //! `rcmpd machine …`
 
+mod import;
+
 use super::account::new_account;
 use super::{UNUSABLE, failed, load};
 use crate::cli::{AddMachine, ChannelArg, ConfigArg, MachineCommand, PermissionArg, SetMachine};
@@ -27,6 +29,7 @@ const PAGE: usize = 1000;
 pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
     match command {
         MachineCommand::Add(machine) => add(machine).await,
+        MachineCommand::Import(machine) => import::run(machine).await,
         MachineCommand::Show { name, config, json } => show(&*store(&config).await?, &name, json.json).await,
         MachineCommand::List { text, config, json } => {
             list(&*store(&config).await?, text.as_deref(), json.json).await
@@ -61,30 +64,36 @@ async fn add(machine: AddMachine) -> anyhow::Result<u8> {
             password
         }
     };
+    let secret = NtHash::from_password(&password);
     let kind = match kind {
         ChannelArg::Workstation => ChannelKind::Workstation,
         ChannelArg::Server => ChannelKind::Server,
         ChannelArg::TrustedDomain => ChannelKind::TrustedDomain,
         ChannelArg::TrustedDnsDomain => ChannelKind::TrustedDnsDomain,
     };
+    let rcmp = permission.contains(&PermissionArg::Rcmp);
+    let sid = store.domain().sid;
+    let machine = Machine { name: name.clone(), sid, kind, enabled: true, rcmp, domains, groups };
+    put_new(&config, &store, machine, secret).await?;
+    show(&*store, &name, json.json).await
+}
+
+/// Writes a new machine account, and a computer account of its name if there is none.
+async fn put_new(
+    config: &Config,
+    store: &Arc<dyn DomainStore>,
+    machine: Machine,
+    secret: NtHash,
+) -> anyhow::Result<()> {
+    let (name, kind) = (&machine.name, machine.kind);
     let is_computer = matches!(kind, ChannelKind::Workstation | ChannelKind::Server);
     if is_computer && store.find(&Query::Name(name.clone())).await? == Matches::None {
-        let sid = free_sid(&config, &store, &name).await?;
-        let account = Account { sid, ..new_account(&*store, &name) };
+        let sid = free_sid(config, store, name).await?;
+        let account = Account { sid, ..new_account(&**store, name) };
         store.apply(&mut [Ok(Change::PutAccount(Put::New, Box::new(account)))].into_iter()).await?;
     }
-    let machine = Machine {
-        name: name.clone(),
-        sid: store.domain().sid,
-        kind,
-        enabled: true,
-        rcmp: permission.contains(&PermissionArg::Rcmp),
-        domains,
-        groups,
-    };
-    let secrets = Secrets { current: NtHash::from_password(&password), current_since: now(), previous: None };
-    store.put_machine(Put::New, machine, Some(secrets)).await?;
-    show(&*store, &name, json.json).await
+    store.put_machine(Put::New, machine, Some(Secrets::first(secret, now()))).await?;
+    Ok(())
 }
 
 async fn set(changes: SetMachine) -> anyhow::Result<u8> {

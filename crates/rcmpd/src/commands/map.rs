@@ -10,13 +10,14 @@ use crate::output;
 use crate::{stores, trust};
 use dtyp::Sid;
 use ed25519_file::PublicKey;
+use netlogon_tokio::Discovery;
 use rcmp_service::message::{MappingFlags, Request};
 use rcmp_service::trust::{Parts, Revocation, Trust};
 use rcmp_service::{Reason, Validation};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use trust_tokio::certificates::{Chain, read_anchors};
 
 pub(super) async fn map(args: MapArgs) -> anyhow::Result<u8> {
@@ -57,9 +58,9 @@ async fn asked(args: MapArgs) -> Result<(ask::Mapped, HashMap<Sid, String>), Fai
         None => None,
     };
     let client = config.as_ref().and_then(|config| config.client.clone());
-    let (server, account, secret) = match (args.server, args.machine, args.secret_file, client) {
-        (Some(server), Some(account), Some(file), _) => (server, account, SecretRef::File(file)),
-        (None, None, None, Some(client)) => (client.server, client.account, client.secret),
+    let (servers, account, secret) = match (args.server, args.machine, args.secret_file, client) {
+        (Some(server), Some(account), Some(file), _) => (listed(server), account, SecretRef::File(file)),
+        (None, None, None, Some(client)) => (client.servers, client.account, client.secret),
         (None, None, None, None) if config.is_some() => {
             return Err(Failed::Usage(
                 "the configuration has no [client]; add it, or give --server, --machine and --secret-file"
@@ -69,7 +70,7 @@ async fn asked(args: MapArgs) -> Result<(ask::Mapped, HashMap<Sid, String>), Fai
         (server, account, file, client) => match client {
             // Single values may take the place of the configuration's.
             Some(client) => (
-                server.unwrap_or(client.server),
+                server.map_or(client.servers, listed),
                 account.unwrap_or(client.account),
                 file.map_or(client.secret, SecretRef::File),
             ),
@@ -99,9 +100,11 @@ async fn asked(args: MapArgs) -> Result<(ask::Mapped, HashMap<Sid, String>), Fai
         &args.proof_key,
         config.as_ref(),
     )?;
-    let target =
-        Target { server, domain, account, secret, timeout: Duration::from_secs(args.timeout), proof };
-    let mapped = ask::map(&target, &chain, super::flags(&args.methods), args.domain.as_deref()).await?;
+    let servers = names_of(servers, config.as_ref()).await?;
+    let timeout = Duration::from_secs(args.timeout);
+    let target = Target { server: String::new(), domain, account, secret, timeout, proof };
+    let (flags, domain) = (super::flags(&args.methods), args.domain.as_deref());
+    let mapped = map_by_one_of(&servers, target, &chain, flags, domain).await?;
     let names = match &config {
         Some(config) => {
             let groups = mapped.pac.logon_info.groups();
@@ -110,6 +113,49 @@ async fn asked(args: MapArgs) -> Result<(ask::Mapped, HashMap<Sid, String>), Fai
         None => HashMap::new(),
     };
     Ok((mapped, names))
+}
+
+fn listed(server: String) -> config::Servers {
+    config::Servers::Listed(vec![server])
+}
+
+/// The servers, in the order in which to ask them.
+async fn names_of(servers: config::Servers, config: Option<&Config>) -> Result<Vec<String>, AskError> {
+    match (servers, config) {
+        (config::Servers::Listed(servers), _) => Ok(servers),
+        (config::Servers::Discovered { site, dns }, Some(config)) => {
+            let discovery = Discovery::new(&config.domain.dns, site.as_deref(), &dns);
+            let discovery = discovery.map_err(|error| AskError::Input(error.to_string()))?;
+            let located = discovery.servers().await;
+            let located = located.map_err(|error| AskError::Unreachable(error.to_string()))?;
+            Ok(located.found.into_iter().map(|found| found.host).collect())
+        }
+        _ => Err(AskError::Input("[client] has no server".to_owned())),
+    }
+}
+
+/// Asks one server after the other until one decides. Each of them has its share of the time.
+async fn map_by_one_of(
+    servers: &[String],
+    target: Target,
+    chain: &Chain,
+    flags: MappingFlags,
+    domain: Option<&str>,
+) -> Result<ask::Mapped, AskError> {
+    let until = Instant::now() + target.timeout;
+    for (at, server) in servers.iter().enumerate() {
+        let is_last = at + 1 == servers.len();
+        let share = until.saturating_duration_since(Instant::now()) / (servers.len() - at) as u32;
+        let timeout = if servers.len() == 1 { target.timeout } else { share };
+        let one = Target { server: server.clone(), timeout, ..target.clone() };
+        match ask::map(&one, chain, flags, domain).await {
+            Err(error) if !is_last && error.is_no_decision() => {
+                output::message(&format!("warning: {server}: {error}; the next server is asked"));
+            }
+            decided => return decided,
+        }
+    }
+    Err(AskError::Input("[client] has no server".to_owned()))
 }
 
 /// Warns of certificates that are not part of the request: the wrong file may have been given.

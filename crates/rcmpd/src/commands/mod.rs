@@ -165,8 +165,10 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Machine(command) => machine::run(command).await,
         Command::Domain(command) => domain::run(command).await,
         Command::Mapping(command) => mapping::run(command).await,
-        Command::Import { file, replace, config, json } => {
-            transfer::import(&file, replace, &load(&config.config)?, json.json).await
+        Command::Import { file, replace, prune, prune_max, dry_run, config, json } => {
+            let prune_max = prune.then_some(prune_max);
+            let how = transfer::How { replace, prune_max, is_dry_run: dry_run };
+            transfer::import(&file, how, &load(&config.config)?, json.json).await
         }
         Command::Export { file, config, json } => {
             transfer::export(&file, &load(&config.config)?, json.json).await

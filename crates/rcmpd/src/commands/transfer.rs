@@ -6,10 +6,14 @@ use crate::clock::now;
 use crate::config::Config;
 use crate::output::{self, counted};
 use crate::stores;
+use account_store::admin::each_account;
 use account_store::fold::casefold;
-use account_store::json_lines::{self, Counts, ImportOptions, LinesError, Machines, Seen};
-use account_store::{AccountStore, MachineAdmin, Matches, Query, StoreError};
+use account_store::json_lines::{self, Counts, ImportOptions, LinesError, Machines, Seen, Then};
+use account_store::{
+    AccountAdmin, AccountKind, AccountStore, Change, MachineAdmin, Matches, Query, RID_FIRST, StoreError,
+};
 use anyhow::{Context, bail};
+use dtyp::Sid;
 use indicatif::{ProgressBar, ProgressStyle};
 use pem_file::input;
 use serde_json::json;
@@ -32,6 +36,9 @@ const TWINS_LOOKED_FOR: usize = 20_000;
 /// New machines without a secret that an import names.
 const MACHINES_SHOWN: usize = 20;
 
+/// Users and groups that an import removes, of which it tells.
+const GONE_SHOWN: usize = 20;
+
 /// Machines read at once.
 const MACHINES_PAGE: usize = 1000;
 
@@ -42,6 +49,90 @@ pub(super) fn bar(len: Option<u64>, template: &str) -> ProgressBar {
     }
     let bar = len.map_or_else(ProgressBar::no_length, ProgressBar::new);
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// How a file is imported.
+#[derive(Clone, Copy)]
+pub(super) struct How {
+    pub(super) replace: bool,
+    /// What is not in the file goes, unless more than so many percent would go.
+    pub(super) prune_max: Option<u64>,
+    pub(super) is_dry_run: bool,
+}
+
+/// The users and groups that are not in a file, by name and SID.
+#[derive(Default)]
+struct Gone {
+    users: Vec<(String, Sid)>,
+    groups: Vec<(String, Sid)>,
+}
+
+impl Gone {
+    /// Reads the whole file. Refused if its end is missing, or if too much would go.
+    async fn find(
+        store: &dyn AccountAdmin,
+        lines: &mut (dyn BufRead + Send),
+        max: u64,
+    ) -> anyhow::Result<Self> {
+        let domain = store.domain();
+        let entries = json_lines::entries(domain, lines).map_err(|error| super::failed(UNUSABLE, error))?;
+        if !entries.has_end {
+            let count = entries.counts.entries();
+            let why = format!(
+                "its last line is not {{\"type\":\"end\",\"entries\":{count}}}, so it may be cut off; write this line if it is whole"
+            );
+            return Err(super::failed(UNUSABLE, why));
+        }
+        let (mut gone, mut users, mut groups) = (Self::default(), 0_u64, 0_u64);
+        each_account(store, |account| {
+            if account.kind == AccountKind::User {
+                users += 1;
+                if !entries.has(&account.name, &account.sid) {
+                    gone.users.push((account.name.clone(), account.sid));
+                }
+            }
+            true
+        })
+        .await?;
+        let mut after = RID_FIRST - 1;
+        loop {
+            let page = store.groups(after, MACHINES_PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.sid.rid_in(&domain.sid).unwrap_or(u32::MAX);
+            groups += page.len() as u64;
+            let missing = page.into_iter().filter(|group| !entries.has(&group.name, &group.sid));
+            gone.groups.extend(missing.map(|group| (group.name, group.sid)));
+        }
+        for (what, gone, all) in [("user", &gone.users, users), ("group", &gone.groups, groups)] {
+            let count = gone.len() as u64;
+            if count * 100 > max * all {
+                bail!(
+                    "{} of {} would be removed, which is more than {max} %: check the file, or allow it with --prune-max",
+                    counted(count, what),
+                    counted(all, what)
+                );
+            }
+        }
+        Ok(gone)
+    }
+
+    fn changes(&self) -> Vec<Change> {
+        let users = self.users.iter().map(|(_, sid)| Change::RemoveAccount(*sid));
+        users.chain(self.groups.iter().map(|(_, sid)| Change::RemoveGroup(*sid))).collect()
+    }
+
+    /// Says how many go, and some of their names.
+    fn tell(&self) {
+        for (what, gone) in [("user", &self.users), ("group", &self.groups)] {
+            let count = counted(gone.len() as u64, what);
+            let names: Vec<&str> = gone.iter().take(GONE_SHOWN).map(|(name, _)| name.as_str()).collect();
+            let more = if gone.len() > names.len() { ", …" } else { "" };
+            match names.is_empty() {
+                true => output::message(&format!("Not in the file: {count}")),
+                false => output::message(&format!("Not in the file: {count}: {}{more}", names.join(", "))),
+            }
+        }
+    }
 }
 
 fn report(counts: &Counts, what: &str, path: &Path, as_json: bool) {
@@ -58,21 +149,31 @@ fn report(counts: &Counts, what: &str, path: &Path, as_json: bool) {
     }
 }
 
-pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json: bool) -> anyhow::Result<u8> {
+pub(super) async fn import(path: &Path, how: How, config: &Config, as_json: bool) -> anyhow::Result<u8> {
     let stores::Writable { accounts: store, machines, .. } = stores::writable(config).await?;
+    let mut then = Then { changes: Vec::new(), is_dry_run: how.is_dry_run };
+    let unreadable = |error| super::failed(UNUSABLE, format!("{} cannot be read: {error}", path.display()));
+    if let Some(max) = how.prune_max {
+        if input::is_standard(path) {
+            bail!("with --prune the file is read twice, so it cannot be standard input");
+        }
+        let mut lines = BufReader::with_capacity(1 << 20, File::open(path).map_err(unreadable)?);
+        let gone = Gone::find(&*store, &mut lines, max).await;
+        let gone = gone.with_context(|| format!("{}: nothing was imported or removed", path.display()))?;
+        gone.tell();
+        then.changes = gone.changes();
+    }
     let (len, mut lines): (u64, Box<dyn BufRead + Send>) = match input::is_standard(path) {
         true => (0, Box::new(BufReader::with_capacity(1 << 20, std::io::stdin()))),
         false => {
-            let file = File::open(path).map_err(|error| {
-                super::failed(UNUSABLE, format!("{} cannot be read: {error}", path.display()))
-            })?;
+            let file = File::open(path).map_err(unreadable)?;
             let len = file.metadata().map_or(0, |metadata| metadata.len());
             (len, Box::new(BufReader::with_capacity(1 << 20, file)))
         }
     };
     let bar = bar(Some(len), "{wide_bar} {bytes}/{total_bytes} {eta}");
     let known = known_machines(&*machines).await?;
-    let options = ImportOptions { replace, created: now() };
+    let options = ImportOptions { replace: how.replace, created: now() };
     let mut unmatchable = Vec::new();
     let mut count = 0_usize;
     let (mut named, mut accounts) = (Vec::new(), 0_usize);
@@ -99,7 +200,8 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
         }
     };
     let mut progress = |done, _| bar.set_position(done);
-    let imported = json_lines::import_seen(&*store, options, &mut *lines, len, &mut progress, &mut see).await;
+    let imported =
+        json_lines::import_then(&*store, options, &mut then, &mut *lines, len, &mut progress, &mut see).await;
     bar.finish_and_clear();
     let counts = imported.map_err(|error| {
         let (hint, is_of_file) = match &error {
@@ -115,13 +217,16 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
             false => anyhow::anyhow!(why),
         }
     })?;
-    report(&counts, "Imported", path, as_json);
+    report(&counts, if how.is_dry_run { "Would import" } else { "Imported" }, path, as_json);
     unmatchable.iter().for_each(|text| output::warning(text));
     if count > unmatchable.len() {
         output::warning(&format!(
             "{} more values match no certificate: `rcmpd mapping audit` lists them all",
             count - unmatchable.len()
         ));
+    }
+    if how.is_dry_run {
+        return Ok(0);
     }
     warn_of_twins(&*store, &named, accounts).await?;
     without_secret.retain(|name| !known.contains(&casefold(name)));
@@ -208,6 +313,7 @@ pub(super) async fn export(path: &Path, config: &Config, as_json: bool) -> anyho
     let machines = Machines { store: &*machines, with_secrets: false };
     counts.machines =
         json_lines::export_machines(machines, &mut out).await.with_context(incomplete)?.machines;
+    json_lines::write_end(&mut out, &counts).with_context(incomplete)?;
     if !to_standard_output {
         report(&counts, "Exported", path, as_json);
     }

@@ -135,20 +135,26 @@ impl Config {
             add(&store.key, Owner);
             let files = store.machines.iter().flat_map(|path| database_files(path));
             files.for_each(|path| add(&path, ReadByAll));
-            if let StoreKind::Postgres(postgres) = &store.kind {
-                postgres.ca.iter().for_each(|path| add(path, ReadByAll));
-                if let Some(SecretRef::File(path)) = &postgres.password {
-                    add(path, Group);
-                }
-            }
-            if let StoreKind::Memory(path) = &store.kind {
-                add(path, ReadByAll);
-            }
-            if let StoreKind::Ldap(ldap) = &store.kind {
-                ldap.ca.iter().for_each(|path| add(path, ReadByAll));
-                if let SecretRef::File(path) = &ldap.secret {
-                    add(path, Group);
-                    add(&crate::trust_secret::next(path), Group);
+            for (_, kind) in store.kinds() {
+                match kind {
+                    StoreKind::Sqlite(path) => {
+                        database_files(path).iter().for_each(|path| add(path, ReadByAll));
+                    }
+                    StoreKind::Postgres(postgres) => {
+                        postgres.ca.iter().for_each(|path| add(path, ReadByAll));
+                        if let Some(SecretRef::File(path)) = &postgres.password {
+                            add(path, Group);
+                        }
+                    }
+                    StoreKind::Memory(path) => add(path, ReadByAll),
+                    StoreKind::Ldap(ldap) => {
+                        ldap.ca.iter().for_each(|path| add(path, ReadByAll));
+                        if let SecretRef::File(path) = &ldap.secret {
+                            add(path, Group);
+                            add(&crate::trust_secret::next(path), Group);
+                        }
+                    }
+                    StoreKind::Profile(_) | StoreKind::Several(_) | StoreKind::Added(..) => {}
                 }
             }
         }

@@ -17,6 +17,7 @@ mod postgres;
 mod seal_ref;
 mod secret_ref;
 mod sections;
+mod several;
 mod sidecar;
 mod sso;
 mod tlsnego;
@@ -34,6 +35,7 @@ pub use postgres::Postgres;
 pub use seal_ref::{FORMS as SEAL_FORMS, SealRef, TokenRef};
 pub use secret_ref::{SecretMissing, SecretRef};
 pub use sections::{Gone, Sections};
+pub use several::StorePart;
 pub use sidecar::{
     Application, Listen, ListenTls, Place, Proxy, SIDECAR_METHODS, Sidecar, SocketGroup, Source, Speaks,
     Ticket, Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,
@@ -119,6 +121,8 @@ pub struct Rpc {
 pub struct Store {
     /// Where accounts are.
     pub kind: StoreKind,
+    /// `[store.compare]`: the store that is asked beside it, and whose answers are only compared.
+    pub compare: Option<StoreKind>,
     /// The database file with the machines; that of the accounts, where there is one. `None` if a server has
     /// them.
     pub machines: Option<PathBuf>,
@@ -132,6 +136,16 @@ impl Store {
     /// Whether the database with the machines has the accounts, too.
     pub fn has_accounts(&self) -> bool {
         matches!(self.kind, StoreKind::Sqlite(_) | StoreKind::Postgres(_))
+    }
+
+    /// All kinds that are configured, each with the section that names it.
+    pub fn kinds(&self) -> Vec<(String, &StoreKind)> {
+        let mut kinds = vec![("store".to_owned(), &self.kind)];
+        if let StoreKind::Several(parts) = &self.kind {
+            kinds.extend(parts.iter().map(|part| (part.section(), &part.kind)));
+        }
+        kinds.extend(self.compare.iter().map(|kind| ("store.compare".to_owned(), kind)));
+        kinds
     }
 }
 
@@ -148,6 +162,8 @@ pub enum StoreKind {
     Profile(Vec<Level>),
     /// A directory, `[store.ldap]`.
     Ldap(Box<Ldap>),
+    /// Several stores, `[[store.part]]`.
+    Several(Vec<StorePart>),
     /// A kind that this build adds, with its settings.
     Added(String, Settings),
 }
@@ -168,8 +184,8 @@ pub struct Level {
 /// `[client]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// `HOST` or `HOST:PORT`.
-    pub server: String,
+    /// The servers of the domain, in the order in which they are asked; never those of a peer.
+    pub servers: Servers,
     /// The machine account, such as `WEB01$`.
     pub account: String,
     /// Reference to the password of the machine account.
@@ -206,7 +222,7 @@ struct File {
     store: Option<StoreSection>,
     channels: Option<ChannelsSection>,
     mapping: Option<Spanned<mapping_keys::Section>>,
-    client: Option<ClientSection>,
+    client: Option<Spanned<ClientSection>>,
     admin: Option<AdminSection>,
     telemetry: Option<TelemetrySection>,
     audit: Option<AuditSection>,
@@ -265,6 +281,14 @@ struct StoreSection {
     settings: Option<Spanned<toml::Table>>,
     ldap: Option<Spanned<ldap::LdapSection>>,
     postgres: Option<Spanned<PostgresSection>>,
+    /// The stores of `kind = "several"`.
+    #[serde(default)]
+    part: Vec<Spanned<StoreSection>>,
+    compare: Option<Box<Spanned<StoreSection>>>,
+    /// These three are of a `[[store.part]]` alone.
+    name: Option<Spanned<String>>,
+    suffixes: Option<Spanned<Vec<Spanned<String>>>>,
+    issuers: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
 #[derive(Deserialize)]
@@ -295,7 +319,11 @@ struct ChannelsSection {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ClientSection {
-    server: Spanned<String>,
+    server: Option<Spanned<String>>,
+    servers: Option<Spanned<Vec<Spanned<String>>>>,
+    discovery: Option<Spanned<String>>,
+    site: Option<Spanned<String>>,
+    dns: Option<Spanned<Vec<Spanned<String>>>>,
     account: Spanned<String>,
     secret: Spanned<String>,
     #[serde(default)]
@@ -513,7 +541,7 @@ impl Checker<'_> {
             );
         }
         let has_client = file.client.is_some();
-        let client = file.client.and_then(|client| self.client(&client));
+        let client = file.client.and_then(|client| self.client(client));
         let beside = sidecar::SidecarContext {
             mapping: mapping.as_ref(),
             has_store: file.store.is_some(),
@@ -634,7 +662,12 @@ impl Checker<'_> {
         channels: Option<&ChannelsSection>,
         dns: &str,
     ) -> Option<Store> {
+        self.no_part_of_several(section);
         let kind = self.store_kind(section, dns)?;
+        let compare = match &section.compare {
+            Some(compare) => Some(self.compared(compare, dns)?),
+            None => None,
+        };
         let here = if matches!(kind, StoreKind::Postgres(_)) { "postgres" } else { "sqlite" };
         if let Some(store) = channels.and_then(|channels| channels.store.as_ref())
             && store.get_ref() != here
@@ -690,7 +723,7 @@ impl Checker<'_> {
         let key = channels.and_then(|channels| channels.key.as_deref());
         let beside = machines.clone().unwrap_or_else(|| self.path(Path::new("accounts")));
         let key = key.map_or_else(|| beside.with_extension("key"), |key| self.path(key));
-        Some(Store { kind, machines, key, shares_channels: shared.is_some() })
+        Some(Store { kind, compare, machines, key, shares_channels: shared.is_some() })
     }
 
     fn store_kind(&mut self, section: &StoreSection, dns: &str) -> Option<StoreKind> {
@@ -707,6 +740,13 @@ impl Checker<'_> {
                 ldap.span(),
                 "[store.ldap] belongs to kind = \"ldap\"",
                 "remove it, or say kind = \"ldap\"",
+            );
+        }
+        if kind != "several" && !section.part.is_empty() {
+            self.problem(
+                section.kind.span(),
+                "[[store.part]] belongs to kind = \"several\"",
+                "remove the parts, or say kind = \"several\"",
             );
         }
         let is_added = added().any(|added| added == kind);
@@ -765,6 +805,16 @@ impl Checker<'_> {
                     );
                 }
                 Some(StoreKind::Profile(section.level.iter().map(|level| self.level(level)).collect()))
+            }
+            ("several", path) => {
+                if path.is_some() {
+                    self.problem(
+                        section.kind.span(),
+                        "this kind of store has no file",
+                        "remove path; its stores are the [[store.part]] of this file",
+                    );
+                }
+                self.parts(section, dns).map(StoreKind::Several)
             }
             ("ldap", path) => {
                 if path.is_some() {
@@ -849,10 +899,12 @@ impl Checker<'_> {
         }
     }
 
-    fn client(&mut self, section: &ClientSection) -> Option<Client> {
-        if section.server.get_ref().is_empty() {
-            self.problem(section.server.span(), "a server is missing", "write HOST or HOST:PORT");
+    fn client(&mut self, section: Spanned<ClientSection>) -> Option<Client> {
+        let (span, section) = (section.span(), section.into_inner());
+        if let Some(server) = section.server.as_ref().filter(|server| server.get_ref().is_empty()) {
+            self.problem(server.span(), "a server is missing", "write HOST or HOST:PORT");
         }
+        let servers = self.servers_of_client(&section, span);
         if !section.account.get_ref().ends_with('$') {
             self.problem(
                 section.account.span(),
@@ -861,7 +913,7 @@ impl Checker<'_> {
             );
         }
         Some(Client {
-            server: section.server.get_ref().clone(),
+            servers: servers?,
             account: section.account.get_ref().clone(),
             secret: self.secret(&section.secret)?,
             proof_keys: section

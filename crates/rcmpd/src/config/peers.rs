@@ -522,18 +522,62 @@ impl Checker<'_> {
         if let Some(servers) = &section.servers {
             return Some(Servers::Listed(self.hosts(servers)));
         }
-        self.one_of(section.discovery.as_ref(), &[("dns", ())], "discovery")?;
+        self.discovered(section.discovery.as_ref(), section.site.as_ref(), &section.dns)
+    }
+
+    fn discovered(
+        &mut self,
+        discovery: Option<&Spanned<String>>,
+        site: Option<&Spanned<String>>,
+        dns: &Option<Spanned<Vec<Spanned<String>>>>,
+    ) -> Option<Servers> {
+        self.one_of(discovery, &[("dns", ())], "discovery")?;
         let help = "name a DNS server, or remove the key: without it the resolver of the system is asked";
-        let dns = self.restricting("dns", &section.dns, help).iter();
+        let dns = self.restricting("dns", dns, help).iter();
         let dns = dns.filter_map(|address| self.address(address)).collect();
-        if let Some(site) = section.site.as_ref().filter(|site| !netlogon_tokio::is_label(site.get_ref())) {
+        if let Some(site) = site.filter(|site| !netlogon_tokio::is_label(site.get_ref())) {
             self.problem(
                 site.span(),
                 "this is not a site name",
                 "write it as in \"Default-First-Site-Name\"",
             );
         }
-        Some(Servers::Discovered { site: section.site.as_ref().map(|site| site.get_ref().clone()), dns })
+        Some(Servers::Discovered { site: site.map(|site| site.get_ref().clone()), dns })
+    }
+
+    /// The servers of `[client]`.
+    pub(super) fn servers_of_client(
+        &mut self,
+        section: &super::ClientSection,
+        span: Range<usize>,
+    ) -> Option<Servers> {
+        let keys = [
+            ("site", section.site.as_ref().map(Spanned::span)),
+            ("dns", section.dns.as_ref().map(Spanned::span)),
+        ];
+        for (key, place) in keys {
+            if let Some(place) = place.filter(|_| section.discovery.is_none()) {
+                let help = "set discovery = \"dns\", or remove it";
+                self.problem(place, format!("{key} belongs to discovery"), help);
+            }
+        }
+        match (&section.server, &section.servers, &section.discovery) {
+            (Some(server), None, None) => Some(Servers::Listed(vec![server.get_ref().clone()])),
+            (None, Some(servers), None) => Some(Servers::Listed(self.hosts(servers))),
+            (None, None, Some(_)) => {
+                self.discovered(section.discovery.as_ref(), section.site.as_ref(), &section.dns)
+            }
+            (None, None, None) => {
+                let help = "name it: server = \"HOST\" or servers = [\"HOST\", \"HOST:PORT\"], or set discovery = \"dns\"";
+                self.problem(span, "[client] has no server", help);
+                None
+            }
+            _ => {
+                let help = "keep one of server, servers and discovery";
+                self.problem(span, "[client] has two sources of servers", help);
+                None
+            }
+        }
     }
 
     fn hosts(&mut self, servers: &Spanned<Vec<Spanned<String>>>) -> Vec<String> {

@@ -679,7 +679,7 @@ fn an_added_kind_of_store_has_a_path_and_settings() {
     let wrong = parse(&text, Path::new("/etc/rcmpd")).expect_err("it is wrong");
     assert_eq!(
         wrong[0].help,
-        "use kind = \"sqlite\", \"postgres\", \"memory\", \"profile\", \"ldap\" or \"shelf\""
+        "use kind = \"sqlite\", \"postgres\", \"memory\", \"profile\", \"ldap\", \"several\" or \"shelf\""
     );
 }
 
@@ -1690,4 +1690,52 @@ fn a_store_in_postgresql_has_a_server_that_is_local_or_asked_over_tls() {
             "{told}"
         );
     }
+}
+
+#[test]
+fn several_stores_have_names_and_what_they_are_asked_for() {
+    const FULL: &str = "kind = \"several\"\n[[store.part]]\nname = \"staff\"\nkind = \"sqlite\"\npath = \"staff.db\"\n\
+        [[store.part]]\nname = \"partners\"\nsuffixes = [\"partner.example\"]\nissuers = [\"CN=Partner CA\"]\nkind = \"memory\"\n\
+        path = \"partners.jsonl\"\n[store.compare]\nkind = \"memory\"\npath = \"new.jsonl\"\n[channels]\npath = \"machines.db\"";
+    let whole = GOOD.replace("kind = \"sqlite\"\npath = \"accounts.db\"", FULL);
+    let store = parse(&whole, Path::new("/etc/rcmpd")).expect("it is good").store.expect("it is there");
+    assert!(!store.has_accounts());
+    let sections: Vec<_> = store.kinds().into_iter().map(|(section, _)| section).collect();
+    assert_eq!(sections, ["store", "[[store.part]] staff", "[[store.part]] partners", "store.compare"]);
+    assert_eq!(store.compare, Some(StoreKind::Memory("/etc/rcmpd/new.jsonl".into())));
+    let StoreKind::Several(parts) = store.kind else { panic!("{:?}", store.kind) };
+    assert_eq!(parts[0].kind, StoreKind::Sqlite("/etc/rcmpd/staff.db".into()));
+    assert_eq!((parts[1].suffixes.len(), parts[1].issuers.len()), (1, 1));
+    for (from, to, why) in [
+        ("name = \"staff\"\n", "", "this store has no name"),
+        ("\"staff\"", "\"a b\"", "this is not a name of a store"),
+        ("\"staff\"", "\"partners\"", "another [[store.part]] has this name"),
+        ("[\"partner.example\"]", "[]", "this list is empty"),
+        ("[\"CN=Partner CA\"]", "[]", "this list is empty"),
+        ("\"partner.example\"", "\"@partner.example\"", "this is not a suffix"),
+        ("\"CN=Partner CA\"", "\"Partner CA\"", "this is not a distinguished name"),
+        ("kind = \"several\"", "kind = \"several\"\nname = \"all\"", "name belongs to a [[store.part]]"),
+        ("kind = \"several\"", "kind = \"several\"\npath = \"a\"", "this kind of store has no file"),
+        ("kind = \"several\"", "kind = \"sqlite\"\npath = \"a\"", "[[store.part]] belongs to kind"),
+        ("kind = \"sqlite\"\npath = \"staff.db\"", "kind = \"several\"", "this cannot be several stores"),
+        ("kind = \"memory\"\npath = \"new.jsonl\"", "kind = \"several\"", "this cannot be several stores"),
+        ("path = \"new.jsonl\"", "path = \"a\"\nsuffixes = [\"a\"]", "suffixes belongs to a [[store.part]]"),
+        (
+            "path = \"new.jsonl\"",
+            "path = \"a\"\ncompare = { kind = \"memory\", path = \"b\" }",
+            "has no [store.compare]",
+        ),
+        (
+            "path = \"staff.db\"",
+            "path = \"a\"\ncompare = { kind = \"memory\", path = \"b\" }",
+            "cannot be compared alone",
+        ),
+        ("[channels]\npath = \"machines.db\"", "", "this kind of store has no machine accounts"),
+    ] {
+        assert!(whole.contains(from), "{from}");
+        let told = problems(&whole.replacen(from, to, 1)).join("\n");
+        assert!(told.contains(why), "{to}: {told}");
+    }
+    let one = whole.split("[[store.part]]\nname = \"partners\"").next().expect("the text before it");
+    assert!(problems(one).join("\n").contains("1 stores are not several"));
 }

@@ -2,16 +2,17 @@
 
 use crate::deciders::CurrentPolicy;
 use crate::stores::ServedDatabase;
-use account_store::{CachedStore, StoreError};
+use account_store::{CachedStore, SeveralStore, StoreError};
 use dcerpc_tokio::{NO_LABELS, encode_family};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store_postgres::Counters;
 use tracing::{error, info};
@@ -32,12 +33,19 @@ struct Inner {
     /// Has the accounts, which a reload replaces.
     policy: Option<CurrentPolicy>,
     is_usable: AtomicBool,
+    /// The names of those of several stores that could not be used at the last look.
+    unusable: Mutex<BTreeSet<String>>,
 }
 
 impl StoreHealth {
     /// Of the database with the machines, and of the accounts of a policy.
     pub(super) fn new(database: ServedDatabase, policy: Option<CurrentPolicy>) -> Self {
-        Self(Arc::new(Inner { database, policy, is_usable: AtomicBool::new(true) }))
+        Self(Arc::new(Inner {
+            database,
+            policy,
+            is_usable: AtomicBool::new(true),
+            unusable: Mutex::default(),
+        }))
     }
 
     /// Whether they can be used now. Looks at the files, and waits for the disk where a restored back-up has
@@ -90,6 +98,8 @@ impl Collector for StoreHealth {
         }
         let cache = self.0.policy.as_ref().and_then(|policy| policy.0.load().accounts.cache.clone());
         cache.map_or(Ok(()), |cache| encode_cache(&mut encoder, &cache))?;
+        self.0.encode_parts(&mut encoder)?;
+        crate::stores::encode_compared(&mut encoder)?;
         crate::stores::encode_ldap(&mut encoder)
     }
 }
@@ -141,7 +151,41 @@ fn counted((outcome, counter): (&'static str, &AtomicU64)) -> (OutcomeLabels, Co
 }
 
 impl Inner {
+    /// Those of several stores.
+    fn parts(&self) -> Option<Arc<SeveralStore>> {
+        self.policy.as_ref().and_then(|policy| policy.0.load().accounts.several.clone())
+    }
+
+    /// Looks at each of several stores. One that is down does not make the service unusable, as long as
+    /// another one answers.
+    fn look_at_parts(&self) {
+        let Some(several) = self.parts() else { return };
+        let mut unusable = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+        for part in several.parts() {
+            let store = part.name.as_str();
+            match part.store.revision() {
+                Err(error) if unusable.insert(part.name.clone()) => {
+                    error!(store, %error, "Account store unavailable: questions to it are errors");
+                }
+                Ok(_) if unusable.remove(store) => info!(store, "Account store available again"),
+                _ => {}
+            }
+        }
+    }
+
+    fn encode_parts(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(several) = self.parts() else { return Ok(()) };
+        let unusable = self.unusable.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let help = "1 while one of several account stores can be used, otherwise 0";
+        let usable = several.parts().iter().map(|part| {
+            let gauge = ConstGauge::new(u32::from(!unusable.contains(&part.name)));
+            ([("store", part.name.clone())], gauge)
+        });
+        encode_family(encoder, ("store_part_usable", help, None), usable)
+    }
+
     fn look(&self) -> bool {
+        self.look_at_parts();
         let database = self.database.check();
         // Where accounts are in the same database, this is the same again.
         let policy = self.policy.as_ref();

@@ -21,7 +21,7 @@ use ed25519_file::PublicKey;
 pub(crate) use identify::of_record;
 use identify::{Identifier, Remote};
 use listener_tokio::connections::ConnectionMeter;
-use netlogon_tokio::{PoolLimits, ServerSource, Servers};
+use netlogon_tokio::{Discovery, PoolLimits, ServerSource, Servers};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -93,7 +93,7 @@ impl Sidecar {
                 let keys = client.proof_keys.iter();
                 let keys = keys.map(|(domain, path)| Ok((domain.clone(), PublicKey::read(path)?.bytes())));
                 identify::Source::Remote(Box::new(Remote {
-                    servers: servers_of_client(config, client),
+                    servers: servers_of_client(config, client)?,
                     domain: config.domain.netbios.clone(),
                     proof_keys: keys.collect::<anyhow::Result<_>>()?,
                     timeout: sidecar.timeout,
@@ -234,11 +234,18 @@ pub(crate) fn embedded(
     identifier(embedded_source(asker, config), policy, audit)
 }
 
-/// The server of `[client]`, asked as its machine account. Opens no connection.
-pub(crate) fn servers_of_client(config: &Config, client: &config::Client) -> Servers {
+/// The servers of `[client]`, asked as its machine account. Opens no connection.
+pub(crate) fn servers_of_client(config: &Config, client: &config::Client) -> anyhow::Result<Servers> {
     let identity = Remote::identity_of(client, &config.domain.netbios);
-    let at = ServerSource::Listed(vec![client.server.clone()]);
-    Servers::new(at, identity, ROOM, None)
+    let at = match &client.servers {
+        config::Servers::Listed(servers) => ServerSource::Listed(servers.clone()),
+        config::Servers::Discovered { site, dns } => {
+            let discovery = Discovery::new(&config.domain.dns, site.as_deref(), dns);
+            ServerSource::Discovered(Box::new(discovery.context("cannot look for the servers of [client]")?))
+        }
+        config::Servers::Via(_) => bail!("[client] is asked through no peer"),
+    };
+    Ok(Servers::new(at, identity, ROOM, None))
 }
 
 fn embedded_source(asker: &str, config: &Config) -> identify::Source {

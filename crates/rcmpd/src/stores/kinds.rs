@@ -17,10 +17,11 @@
 //! }
 //! ```
 
+use super::compared::{Compared, ComparedStore};
 use account_store::admin::each_account;
 use account_store::{
     Account, AccountAdmin, AccountListing, AccountStore, BoxFuture, CacheSettings, CachedStore, Domain,
-    MemoryStore,
+    MemoryStore, SeveralStore,
 };
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -31,7 +32,7 @@ use std::sync::{Arc, OnceLock};
 pub type OpenError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The kinds that `rcmpd` has itself.
-pub(crate) const BUILT_IN: [&str; 5] = ["sqlite", "postgres", "memory", "profile", "ldap"];
+pub(crate) const BUILT_IN: [&str; 6] = ["sqlite", "postgres", "memory", "profile", "ldap", "several"];
 
 /// The accounts of a configuration, with what their kind of store can do.
 #[derive(Clone)]
@@ -44,33 +45,43 @@ pub struct Accounts {
     pub admin: Option<Arc<dyn AccountAdmin>>,
     /// The cache in front of the store, where that is elsewhere.
     pub(crate) cache: Option<Arc<CachedStore>>,
+    /// The stores of `kind = "several"`.
+    pub(crate) several: Option<Arc<SeveralStore>>,
+    /// The second store, whose answers are only compared.
+    pub(crate) compared: Option<Arc<Compared>>,
 }
 
 impl Accounts {
     /// Accounts that can be looked up one by one, and not be listed.
     pub fn read_only(store: Arc<dyn AccountStore>) -> Self {
-        Self { store, listing: None, admin: None, cache: None }
+        Self { store, listing: None, admin: None, cache: None, several: None, compared: None }
     }
 
     /// Accounts that can be listed, and not be changed by commands.
     pub fn listed(listing: Arc<dyn AccountListing>) -> Self {
-        Self { store: Arc::clone(&listing) as _, listing: Some(listing), admin: None, cache: None }
+        Self { listing: Some(Arc::clone(&listing)), ..Self::read_only(listing as _) }
     }
 
     /// Accounts that can be listed and changed.
     pub fn writable(admin: Arc<dyn AccountAdmin>) -> Self {
-        Self {
-            store: Arc::clone(&admin) as _,
-            listing: Some(Arc::clone(&admin) as _),
-            admin: Some(admin),
-            cache: None,
-        }
+        Self { admin: Some(Arc::clone(&admin)), ..Self::listed(admin as _) }
     }
 
     /// The same, with a cache in front of the look-ups.
     pub(crate) fn cached(self, settings: CacheSettings) -> Self {
         let cache = Arc::new(CachedStore::new(self.store, settings));
         Self { store: Arc::clone(&cache) as _, cache: Some(cache), ..self }
+    }
+
+    /// Accounts of several stores.
+    pub(super) fn several(several: Arc<SeveralStore>) -> Self {
+        Self { several: Some(Arc::clone(&several)), ..Self::read_only(several as _) }
+    }
+
+    /// The same, and look-ups are compared with those in another store.
+    pub(super) fn compared(self, second: Arc<Compared>) -> Self {
+        let store = Arc::new(ComparedStore::new(Arc::clone(&self.store), Arc::clone(&second)));
+        Self { store, compared: Some(second), ..self }
     }
 
     /// No accounts, for a service that decides about none itself.

@@ -18,7 +18,7 @@ use crate::cli::DoctorArgs;
 use crate::config::{self, Config, ConfigError, StoreKind};
 use crate::findings;
 use crate::stores;
-use account_store::Query;
+use account_store::{Matches, Query};
 use network::Names;
 use report::{Check, Grade, Report};
 use std::path::Path;
@@ -62,16 +62,40 @@ async fn examine(path: &Path, config: &Config, timeout: Duration) -> Report {
 
 /// Asks a directory for an account: opening the store asks no server.
 async fn of_directory(config: &Config, report: &mut Report) {
-    if !matches!(config.store.as_ref().map(|store| &store.kind), Some(StoreKind::Ldap(_))) {
+    let kinds = config.store.iter().flat_map(config::Store::kinds);
+    let mut beside = kinds.filter(|(section, kind)| {
+        section.as_str() != "store" || matches!(kind, StoreKind::Ldap(_) | StoreKind::Several(_))
+    });
+    if beside.next().is_none() {
         return;
     }
     // Why one of these cannot be opened is among the findings of the configuration.
     let Ok(machines) = stores::machines(config).await else { return };
     let Ok(accounts) = stores::accounts(config, &machines).await else { return };
-    if let Err(error) = accounts.store.find(&Query::Name("rcmpd-doctor".to_owned())).await {
-        let text = format!("the directory of [store.ldap] does not answer: {error}");
-        let to_do = "see that a server of store.ldap can be reached, and check its ca, bind_dn and secret";
-        report.add(Check::Store, Grade::Error, text, to_do);
+    let query = Query::Name("rcmpd-doctor".to_owned());
+    let to_do = "see that a server of store.ldap can be reached, and check its ca, bind_dn and secret";
+    match &accounts.several {
+        None => {
+            if let Err(error) = accounts.store.find(&query).await {
+                let text = format!("the directory of [store.ldap] does not answer: {error}");
+                report.add(Check::Store, Grade::Error, text, to_do);
+            }
+        }
+        Some(several) => {
+            for part in several.parts() {
+                if let Err(error) = part.store.find(&query).await {
+                    let text = format!("[[store.part]] {} does not answer: {error}", part.name);
+                    let to_do = "see that its server can be reached, and check its certificate and secret";
+                    report.add(Check::Store, Grade::Error, text, to_do);
+                }
+            }
+        }
+    }
+    let Some(compared) = &accounts.compared else { return };
+    if let Err(error) = compared.difference(&query, &Matches::None).await {
+        let text = format!("[store.compare] does not answer: {}", crate::output::chain(&error));
+        let to_do = "see that its server can be reached, and check its certificate and secret";
+        report.add(Check::Store, Grade::Warning, text, to_do);
     }
 }
 

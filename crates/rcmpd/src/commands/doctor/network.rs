@@ -26,7 +26,9 @@ pub(super) struct Names<'a> {
 impl<'a> Names<'a> {
     pub(super) fn of(config: &'a Config) -> Self {
         let mut names = Self { hosts: BTreeSet::new(), discovered: Vec::new() };
-        names.server(config.client.as_ref().map(|client| client.server.as_str()), "client.server");
+        if let Some(At::Listed(servers)) = config.client.as_ref().map(|client| &client.servers) {
+            names.server(servers.iter().map(String::as_str), "[client]");
+        }
         names.peers(&config.peers, "[[peer]]");
         for (section, domain) in config.checked_domains() {
             names.peers([&domain.peer], section);
@@ -182,12 +184,14 @@ fn outcomes(target: &Target, results: Vec<(String, Result<(), ServerFailed>)>, r
 /// configuration.
 fn targets(config: &Config) -> Vec<Target> {
     let mut targets = Vec::new();
-    if let Some(client) = &config.client {
+    if let Some(client) = &config.client
+        && let Ok(servers) = sidecar::servers_of_client(config, client)
+    {
         // Without a sidecar that asks there, only `rcmpd map` does.
         let is_needed = config.sidecar.as_ref().is_some_and(|sidecar| sidecar.source == Source::Remote);
         targets.push(Target {
             what: "[client]".to_owned(),
-            servers: Arc::new(sidecar::servers_of_client(config, client)),
+            servers: Arc::new(servers),
             may_be_controllers: true,
             grade: if is_needed { Grade::Error } else { Grade::Warning },
         });

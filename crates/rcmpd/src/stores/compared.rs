@@ -1,0 +1,199 @@
+//! `[store.compare]`: a second store that is asked beside the first one. Its answers are compared, counted and
+//! logged, and never acted upon.
+//!
+//! Questions wait in a queue for a task that asks the second store one at a time. Nothing waits for the task: if
+//! the queue is full, a question is not compared.
+
+use account_store::difference::difference;
+use account_store::{AccountStore, BoxFuture, Domain, Matches, Query, Revision, StoreError};
+use anyhow::Context;
+use dcerpc_tokio::{LogLimiter, encode_family};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::metrics::counter::ConstCounter;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::{Mutex, OnceCell};
+use tracing::warn;
+
+/// Questions that wait to be compared: those of a burst. An answer has at most some hundred KiB.
+const QUEUE_MAX: usize = 256;
+/// How long a comparison may last. The stores have limits of their own; this one is for stores that a build
+/// adds.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// After this time, a store that could not be opened is opened again.
+const REOPENED_AFTER: Duration = Duration::from_secs(10);
+
+/// Counts of this process: a reload starts another comparison.
+static COUNTERS: LazyLock<Counters> = LazyLock::new(Counters::default);
+static LIMITER: LazyLock<LogLimiter> = LazyLock::new(LogLimiter::default);
+/// Whether a comparison was ever configured in this process.
+static IS_CONFIGURED: AtomicBool = AtomicBool::new(false);
+
+#[derive(Default)]
+struct Counters {
+    same: AtomicU64,
+    different: AtomicU64,
+    failed: AtomicU64,
+    skipped: AtomicU64,
+}
+
+type Open = dyn Fn() -> BoxFuture<'static, anyhow::Result<Arc<dyn AccountStore>>> + Send + Sync;
+
+/// A second store, opened when it is first needed: it may be down while the first one serves.
+pub(crate) struct Compared {
+    open: Box<Open>,
+    opened: OnceCell<Arc<dyn AccountStore>>,
+    failed: Mutex<Option<Instant>>,
+}
+
+impl Compared {
+    /// The store of `[store.compare]`, and how it is opened.
+    pub(super) fn new(open: Box<Open>) -> Arc<Self> {
+        IS_CONFIGURED.store(true, Ordering::Relaxed);
+        Arc::new(Self { open, opened: OnceCell::new(), failed: Mutex::new(None) })
+    }
+
+    /// Opens the store, unless that failed a moment ago.
+    pub(crate) async fn store(&self) -> anyhow::Result<Arc<dyn AccountStore>> {
+        let mut failed = self.failed.lock().await;
+        if failed.is_some_and(|failed| failed.elapsed() < REOPENED_AFTER) {
+            anyhow::bail!("the store could not be opened a moment ago");
+        }
+        let opened = self.opened.get_or_try_init(|| (self.open)()).await;
+        *failed = opened.is_err().then(Instant::now);
+        opened.map(Arc::clone)
+    }
+
+    /// What differs from an answer of the first store.
+    pub(crate) async fn difference(&self, query: &Query, here: &Matches) -> anyhow::Result<Vec<String>> {
+        let asked = async {
+            let store = self.store().await?;
+            anyhow::Ok(difference(here, &store.find(query).await?))
+        };
+        tokio::time::timeout(TIMEOUT, asked).await.context("timeout")?
+    }
+}
+
+/// A store whose answers are compared.
+pub(super) struct ComparedStore {
+    first: Arc<dyn AccountStore>,
+    questions: Sender<(Query, Matches)>,
+}
+
+impl ComparedStore {
+    /// Starts the task that compares. It ends with the store.
+    pub(super) fn new(first: Arc<dyn AccountStore>, second: Arc<Compared>) -> Self {
+        let (questions, asked) = channel(QUEUE_MAX);
+        tokio::spawn(compare(Arc::clone(&first), second, asked));
+        Self { first, questions }
+    }
+}
+
+impl AccountStore for ComparedStore {
+    fn domain(&self) -> &Domain {
+        self.first.domain()
+    }
+
+    fn find<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Matches, StoreError>> {
+        Box::pin(async {
+            let matches = self.first.find(query).await?;
+            match self.questions.try_reserve() {
+                Ok(permit) => permit.send((query.clone(), matches.clone())),
+                Err(_) => count(&COUNTERS.skipped),
+            }
+            Ok(matches)
+        })
+    }
+
+    fn revision(&self) -> Result<Revision, StoreError> {
+        self.first.revision()
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+async fn compare(first: Arc<dyn AccountStore>, second: Arc<Compared>, mut asked: Receiver<(Query, Matches)>) {
+    while let Some((query, matches)) = asked.recv().await {
+        match compare_one(&*first, &second, &query, matches).await {
+            Ok((_, differs)) if differs.is_empty() => count(&COUNTERS.same),
+            Ok((account, differs)) => {
+                count(&COUNTERS.different);
+                let (asked_by, differs) = (kind_of(&query), differs.join("; "));
+                LIMITER.counted("different", |unlogged| {
+                    warn!(
+                        account,
+                        asked_by, differs, unlogged, "Stores differ: [store.compare] has another answer"
+                    );
+                });
+            }
+            Err(error) => {
+                count(&COUNTERS.failed);
+                let error = crate::output::chain(&error);
+                LIMITER.counted("failed", |unlogged| {
+                    warn!(error, unlogged, "Comparison failed: [store.compare] is unavailable");
+                });
+            }
+        }
+    }
+}
+
+/// The account, as the first store names it, and what differs. A difference counts if it is there a second
+/// time: between the two questions something may have been changed.
+async fn compare_one(
+    first: &dyn AccountStore,
+    second: &Compared,
+    query: &Query,
+    mut here: Matches,
+) -> anyhow::Result<(String, Vec<String>)> {
+    let mut differs = second.difference(query, &here).await?;
+    if !differs.is_empty() {
+        here = first.find(query).await.context("the store that is compared with does not answer")?;
+        differs = second.difference(query, &here).await?;
+    }
+    Ok((name_of(&here), differs))
+}
+
+fn name_of(matches: &Matches) -> String {
+    match matches {
+        Matches::None => String::new(),
+        Matches::One(record) => record.account.name.clone(),
+        Matches::Many(names) => names.join(", "),
+    }
+}
+
+/// The attribute that a question is about. The value is that of a certificate, and stays out of the log.
+const fn kind_of(query: &Query) -> &'static str {
+    match query {
+        Query::UserPrincipalName(_) => "userPrincipalName",
+        Query::ServicePrincipalName(_) => "servicePrincipalName",
+        Query::AltSecurityIdentity(_) => "altSecurityIdentities",
+        Query::Name(_) => "sAMAccountName",
+        Query::Sid(_) => "objectSid",
+        _ => "other",
+    }
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+/// Writes the metrics, if stores are compared.
+pub(crate) fn encode(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    if !IS_CONFIGURED.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let Counters { same, different, failed, skipped } = &*COUNTERS;
+    let help = "Look-ups that were compared with the store of [store.compare]: the answer was the same or different, the comparison \
+                failed, or was skipped because too many waited";
+    let outcomes = [("same", same), ("different", different), ("failed", failed), ("skipped", skipped)];
+    let counted = outcomes.map(|(outcome, counter)| {
+        (OutcomeLabels { outcome }, ConstCounter::new(counter.load(Ordering::Relaxed)))
+    });
+    encode_family(encoder, ("store_compared", help, None), counted)
+}
