@@ -14,7 +14,7 @@ use crate::failed::Failed;
 use crate::filter::{Attribute, Filter};
 use crate::matching::{self, Found};
 use crate::settings::{AdSettings, Settings};
-use crate::widen;
+use crate::widen::{self, Accents};
 use account_store::fold::casefold;
 use account_store::index::{KeyKind, Place};
 use account_store::{
@@ -112,7 +112,7 @@ pub(crate) async fn find(
     let candidates = candidates.collect::<Result<Vec<_>, _>>()?;
     let is_claimed = |candidate: &Candidate<'_>| {
         matching::is_at(&settings.domain, &candidate.keys, place)
-            || is_implicit(&settings.domain, &candidate.keys.name, place)
+            || is_implicit(&settings.domain.dns, &candidate.keys.name, place)
     };
     let matching: Vec<_> = candidates.iter().filter(|candidate| is_claimed(candidate)).collect();
     let count = answer.entries.len();
@@ -145,8 +145,18 @@ async fn search(
 }
 
 fn filter(domain: &Domain, query: &Query, settings: &Settings) -> Option<Filter> {
+    Some(of_accounts(of_query(domain, query, settings.accents)?))
+}
+
+/// Users, computers and managed service accounts.
+pub(crate) fn of_accounts(filter: Filter) -> Filter {
+    Filter::And(vec![Filter::equal(&Attribute::known("objectClass"), "user"), filter])
+}
+
+/// What a question looks for in a domain.
+pub(crate) fn of_query(domain: &Domain, query: &Query, accents: Accents) -> Option<Filter> {
     let named = |attribute, text: &str| widen::name(&Attribute::known(attribute), text);
-    let of_query = match query {
+    Some(match query {
         Query::UserPrincipalName(text) => {
             let explicit = named("userPrincipalName", text);
             // `sAMAccountName@domain` is a name of that account, whatever userPrincipalName others have.
@@ -159,24 +169,33 @@ fn filter(domain: &Domain, query: &Query, settings: &Settings) -> Option<Filter>
         }
         Query::ServicePrincipalName(text) => named("servicePrincipalName", text),
         Query::AltSecurityIdentity(text) => {
-            widen::identity(&Attribute::known("altSecurityIdentities"), text, settings.accents)?
+            widen::identity(&Attribute::known("altSecurityIdentities"), text, accents)?
         }
         Query::Name(text) => named("sAMAccountName", text),
         Query::Sid(sid) => Filter::Equal(Attribute::known("objectSid"), sid.to_bytes()),
         _ => return None,
-    };
-    // Users, computers and managed service accounts.
-    Some(Filter::And(vec![Filter::equal(&Attribute::known("objectClass"), "user"), of_query]))
+    })
 }
 
-/// Whether a user principal name is the one that every account has by its name.
-fn is_implicit(domain: &Domain, name: &str, place: &Place) -> bool {
+/// Whether a user principal name is the one that every account of a domain has by its name.
+pub(crate) fn is_implicit(dns: &str, name: &str, place: &Place) -> bool {
     match place {
-        Place::Key(KeyKind::UserPrincipalName, wanted) => {
-            *wanted == casefold(&format!("{name}@{}", domain.dns))
-        }
+        Place::Key(KeyKind::UserPrincipalName, wanted) => *wanted == casefold(&format!("{name}@{dns}")),
         _ => false,
     }
+}
+
+/// Name, SID and what certificates are compared with.
+pub(crate) fn keys(entry: &Entry) -> Result<Account, Failed> {
+    let missing = |name| entry.wrong(name, "is missing, or may not be read by the store's account");
+    let sid = entry.sid("objectSid")?.ok_or_else(|| missing("objectSid"))?;
+    let name = entry.text("sAMAccountName")?.ok_or_else(|| missing("sAMAccountName"))?;
+    Ok(Account {
+        user_principal_name: entry.texts("userPrincipalName")?.pop(),
+        service_principal_names: entry.texts("servicePrincipalName")?,
+        alt_security_identities: entry.texts("altSecurityIdentities")?,
+        ..Account::new(name, sid)
+    })
 }
 
 /// An entry that may be the account.
@@ -188,19 +207,11 @@ struct Candidate<'a> {
 
 impl<'a> Candidate<'a> {
     fn read(entry: &'a Entry, domain: &Domain) -> Result<Self, Failed> {
-        let missing = |name| entry.wrong(name, "is missing, or may not be read by the store's account");
-        let sid = entry.sid("objectSid")?.ok_or_else(|| missing("objectSid"))?;
-        if sid.rid_in(&domain.sid).is_none() {
-            return Err(entry.wrong("objectSid", "is of another domain"));
+        let keys = keys(entry)?;
+        match keys.sid.rid_in(&domain.sid) {
+            Some(_) => Ok(Self { entry, keys }),
+            None => Err(entry.wrong("objectSid", "is of another domain")),
         }
-        let name = entry.text("sAMAccountName")?.ok_or_else(|| missing("sAMAccountName"))?;
-        let keys = Account {
-            user_principal_name: entry.texts("userPrincipalName")?.pop(),
-            service_principal_names: entry.texts("servicePrincipalName")?,
-            alt_security_identities: entry.texts("altSecurityIdentities")?,
-            ..Account::new(name, sid)
-        };
-        Ok(Self { entry, keys })
     }
 
     /// The whole account, without its groups.
@@ -482,11 +493,11 @@ mod tests {
     fn the_name_of_an_account_is_a_user_principal_name_of_its_own() {
         let place =
             |text: &str| account_store::index::place(&domain(), &Query::UserPrincipalName(text.to_owned()));
-        assert!(is_implicit(&domain(), "Bob", &place("bob@CONTOSO.example")));
+        assert!(is_implicit(&domain().dns, "Bob", &place("bob@CONTOSO.example")));
         for other in ["bob@contoso.com", "bobby@contoso.example", "bob"] {
-            assert!(!is_implicit(&domain(), "Bob", &place(other)), "{other}");
+            assert!(!is_implicit(&domain().dns, "Bob", &place(other)), "{other}");
         }
-        assert!(!is_implicit(&domain(), "Bob", &Place::Name("bob@contoso.example".to_owned())));
+        assert!(!is_implicit(&domain().dns, "Bob", &Place::Name("bob@contoso.example".to_owned())));
     }
 
     #[test]

@@ -183,6 +183,9 @@ pub struct Settings {
     pub domain: Domain,
     /// The servers.
     pub servers: Servers,
+    /// Global catalog servers, in the order in which to try them; none if accounts are searched in the domain
+    /// alone. For [`Schema::Ad`].
+    pub catalog: Vec<Server>,
     /// The CAs of their certificates: no others count.
     pub ca: Vec<CertificateDer<'static>>,
     /// The distinguished name of the store's own account; never empty.

@@ -86,6 +86,7 @@ fn hostile(bind: Option<Answer>, search: Answer) -> (Opened, tempfile::TempDir) 
     let opened = Opened::of(Settings {
         domain: account_store::battery::domain(),
         servers: Servers::Listed(vec![ldaps(port)]),
+        catalog: Vec::new(),
         ca: certificates(&folder.path().join("ca.pem")),
         bind_dn: READER.to_owned(),
         secrets: Arc::new(|| Ok(vec![Zeroizing::new("secret".to_owned())])),

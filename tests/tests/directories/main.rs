@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod forest;
 mod hostile;
 mod openldap;
 mod openldap_battery;
@@ -114,6 +115,7 @@ fn settings(slapd: &Slapd, generic: GenericSettings) -> Settings {
     Settings {
         domain: account_store::battery::domain(),
         servers: Servers::Listed(vec![ldaps(slapd.ldaps)]),
+        catalog: Vec::new(),
         ca: certificates(&slapd.path("ca.pem")),
         bind_dn: READER.to_owned(),
         secrets: Arc::new(|| Ok(vec![Zeroizing::new(SECRET.to_owned())])),

@@ -18,6 +18,8 @@ use toml::Spanned;
 pub struct Ldap {
     /// The servers.
     pub servers: LdapServers,
+    /// Global catalog servers of the forest; none if accounts are searched in the domain alone.
+    pub catalog: Vec<Server>,
     /// Files with the CAs of their certificates.
     pub ca: Vec<PathBuf>,
     /// The store's own account.
@@ -67,6 +69,7 @@ pub(super) struct LdapSection {
     site: Option<Spanned<String>>,
     dns: Option<Spanned<Vec<Spanned<String>>>>,
     tls: Option<Spanned<String>>,
+    catalog: Option<Spanned<Vec<Spanned<String>>>>,
     ca: Spanned<Vec<PathBuf>>,
     bind_dn: Spanned<String>,
     secret: Spanned<String>,
@@ -128,6 +131,7 @@ impl Checker<'_> {
         let span = section.span();
         let section = section.get_ref();
         let servers = self.ldap_servers(section, &span);
+        let catalog = self.ldap_catalog(section);
         if section.ca.get_ref().is_empty() {
             self.problem(
                 section.ca.span(),
@@ -141,6 +145,7 @@ impl Checker<'_> {
         let accents = self.one_of(section.accents.as_ref(), &ACCENTS, "value of accents");
         Some(Ldap {
             servers: servers?,
+            catalog,
             ca: section.ca.get_ref().iter().map(|path| self.path(path)).collect(),
             bind_dn: bind_dn?,
             secret: secret?,
@@ -226,8 +231,26 @@ impl Checker<'_> {
         }
     }
 
+    /// The global catalog's servers. Their ports are others than those of the domain.
+    fn ldap_catalog(&mut self, section: &LdapSection) -> Vec<Server> {
+        if let Some(catalog) = section.catalog.as_ref().filter(|_| section.schema.get_ref() != "ad") {
+            self.problem(
+                catalog.span(),
+                "catalog belongs to schema = \"ad\"",
+                "remove it: other directories have no global catalog",
+            );
+        }
+        let help = "name the servers: catalog = [\"ldaps://dc1.contoso.example\"], or remove the key: without it accounts are searched in the domain alone";
+        let catalog = self.restricting("catalog", &section.catalog, help).iter();
+        catalog.filter_map(|url| self.ldap_server_at(url, Server::CATALOG_PORTS)).collect()
+    }
+
     fn ldap_server(&mut self, url: &Spanned<String>) -> Option<Server> {
-        let server = Server::parse(url.get_ref());
+        self.ldap_server_at(url, Server::PORTS)
+    }
+
+    fn ldap_server_at(&mut self, url: &Spanned<String>, ports: (u16, u16)) -> Option<Server> {
+        let server = Server::parse(url.get_ref(), ports);
         if server.is_none() {
             self.problem(
                 url.span(),
