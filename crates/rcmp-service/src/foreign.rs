@@ -24,9 +24,10 @@ use pac::{
 const NAME_LEN_MAX: usize = 256;
 /// Longest NetBIOS name.
 const NETBIOS_LEN_MAX: usize = 15;
-/// Most groups and SIDs of one answer, all lists together. A token holds a thousand; with four thousand the
-/// new answer is still far below what a client takes.
-const GROUPS_MAX: usize = 4096;
+/// Most groups and SIDs of one answer, all lists together: the 5,000 groups that a store may have for an account,
+/// its primary group, and as many SIDs of its history as an account may have. The new answer is still below
+/// [`crate::message::RESPONSE_LEN_MAX`].
+const GROUPS_MAX: usize = 6144;
 /// All `USER_*` bits of [MS-SAMR] 2.2.1.12.
 const USER_ACCOUNT_CONTROL: u32 = 0x003f_ffff;
 

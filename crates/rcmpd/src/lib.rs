@@ -25,6 +25,7 @@ pub mod rehearsal;
 pub mod serve;
 pub mod sidecar;
 pub mod sso;
+pub mod stated_time;
 pub mod stores;
 pub mod telemetry;
 pub mod terminal;

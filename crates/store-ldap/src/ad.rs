@@ -12,6 +12,7 @@ use crate::connection::{Connection, Search};
 use crate::entry::{self, Entry};
 use crate::failed::Failed;
 use crate::filter::{Attribute, Filter};
+use crate::mail;
 use crate::matching::{self, Found};
 use crate::settings::{AdSettings, Settings};
 use crate::widen::{self, Accents};
@@ -39,7 +40,7 @@ mod group_type {
     pub(super) const SECURITY: u32 = 0x8000_0000;
 }
 
-const ACCOUNT: [&str; 22] = [
+const ACCOUNT: [&str; 23] = [
     "objectGUID",
     "objectSid",
     "sAMAccountName",
@@ -56,6 +57,7 @@ const ACCOUNT: [&str; 22] = [
     "pwdLastSet",
     "whenCreated",
     "displayName",
+    "mail",
     "scriptPath",
     "profilePath",
     "homeDirectory",
@@ -82,7 +84,7 @@ pub(crate) async fn probe(
             domain_scope: true,
         };
         let entry = connection.search(search).await?.and_then(|mut answer| answer.entries.pop());
-        entry.ok_or_else(|| Failed::Bind(format!("the store's account may not read {base:?}")))
+        entry.ok_or_else(|| Failed::Rights(format!("the store's account may not read {base:?}")))
     };
     read(connection, &settings.bind_dn, "objectClass").await?;
     let base = read(connection, &ad.base, "objectSid").await?;
@@ -108,10 +110,11 @@ pub(crate) async fn find(
     let answer =
         search(connection, &ad.base, Scope::Subtree, &filter, &ACCOUNT, settings.candidates_max).await?;
     let answer = answer.ok_or_else(|| Failed::Search(format!("the base {:?} is not there", ad.base)))?;
-    let candidates = answer.entries.iter().map(|entry| Candidate::read(entry, &settings.domain));
+    let candidates = answer.entries.iter().map(|entry| Candidate::read(entry, settings));
     let candidates = candidates.collect::<Result<Vec<_>, _>>()?;
     let is_claimed = |candidate: &Candidate<'_>| {
         matching::is_at(&settings.domain, &candidate.keys, place)
+            || mail::is_among(candidate.entry, "mail", place)
             || is_implicit(&settings.domain.dns, &candidate.keys.name, place)
     };
     let matching: Vec<_> = candidates.iter().filter(|candidate| is_claimed(candidate)).collect();
@@ -123,6 +126,10 @@ pub(crate) async fn find(
         Found::Many(names) => Ok(names),
         // An account that has the name by its sAMAccountName alone stands in the way of others, and is not found.
         Found::One(one) if !matching::is_at(&settings.domain, &one.keys, place) => Ok(Matches::None),
+        // Whose the address is, is all that is asked.
+        Found::One(one) if matches!(query, Query::Mail(_)) => {
+            Ok(Matches::One(Arc::new(Record { account: one.keys.clone(), memberships: Vec::new() })))
+        }
         Found::One(one) => {
             let mut account = one.account()?;
             let memberships = memberships(connection, settings, ad, one, &mut account).await?;
@@ -171,6 +178,7 @@ pub(crate) fn of_query(domain: &Domain, query: &Query, accents: Accents) -> Opti
         Query::AltSecurityIdentity(text) => {
             widen::identity(&Attribute::known("altSecurityIdentities"), text, accents)?
         }
+        Query::Mail(text) => named("mail", text),
         Query::Name(text) => named("sAMAccountName", text),
         Query::Sid(sid) => Filter::Equal(Attribute::known("objectSid"), sid.to_bytes()),
         _ => return None,
@@ -186,7 +194,7 @@ pub(crate) fn is_implicit(dns: &str, name: &str, place: &Place) -> bool {
 }
 
 /// Name, SID and what certificates are compared with.
-pub(crate) fn keys(entry: &Entry) -> Result<Account, Failed> {
+pub(crate) fn keys(entry: &Entry, mail_domain: Option<&str>) -> Result<Account, Failed> {
     let missing = |name| entry.wrong(name, "is missing, or may not be read by the store's account");
     let sid = entry.sid("objectSid")?.ok_or_else(|| missing("objectSid"))?;
     let name = entry.text("sAMAccountName")?.ok_or_else(|| missing("sAMAccountName"))?;
@@ -194,6 +202,7 @@ pub(crate) fn keys(entry: &Entry) -> Result<Account, Failed> {
         user_principal_name: entry.texts("userPrincipalName")?.pop(),
         service_principal_names: entry.texts("servicePrincipalName")?,
         alt_security_identities: entry.texts("altSecurityIdentities")?,
+        profile: Profile { mail: mail::chosen(entry, "mail", mail_domain), ..Profile::default() },
         ..Account::new(name, sid)
     })
 }
@@ -206,9 +215,9 @@ struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    fn read(entry: &'a Entry, domain: &Domain) -> Result<Self, Failed> {
-        let keys = keys(entry)?;
-        match keys.sid.rid_in(&domain.sid) {
+    fn read(entry: &'a Entry, settings: &Settings) -> Result<Self, Failed> {
+        let keys = keys(entry, settings.mail_domain.as_deref())?;
+        match keys.sid.rid_in(&settings.domain.sid) {
             Some(_) => Ok(Self { entry, keys }),
             None => Err(entry.wrong("objectSid", "is of another domain")),
         }
@@ -251,6 +260,7 @@ impl<'a> Candidate<'a> {
                 profile_path: text("profilePath")?,
                 home_directory: text("homeDirectory")?,
                 home_directory_drive: text("homeDrive")?,
+                mail: self.keys.profile.mail.clone(),
             },
             extra_sids,
             ..self.keys.clone()

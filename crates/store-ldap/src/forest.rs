@@ -11,15 +11,21 @@ use crate::failed::Failed;
 use crate::filter::{Attribute, Filter};
 use crate::matching::{self, Found};
 use crate::settings::Settings;
-use crate::{ad, widen};
+use crate::{ad, mail, widen};
 use account_store::index::Place;
 use account_store::{Account, Matches, Query, Record, rules};
 use ldap3::Scope;
 use std::sync::Arc;
 
 /// What a catalog has of an account. All of them are in its partial attribute set ([MS-ADA1] to [MS-ADA3]).
-const KEYS: [&str; 5] =
-    ["objectSid", "sAMAccountName", "userPrincipalName", "servicePrincipalName", "altSecurityIdentities"];
+const KEYS: [&str; 6] = [
+    "objectSid",
+    "sAMAccountName",
+    "userPrincipalName",
+    "servicePrincipalName",
+    "altSecurityIdentities",
+    "mail",
+];
 
 /// Checks after a bind: the server has the forest, and the store's account may read it. Other servers of a
 /// directory do not know the root as a base.
@@ -27,14 +33,14 @@ pub(crate) async fn probe(connection: &mut Connection, settings: &Settings) -> R
     let any = Filter::Present(Attribute::known("objectClass"));
     let own = search(connection, (&settings.bind_dn, Scope::Base), &any, &["objectClass"], 1).await?;
     if own.is_none_or(|answer| answer.entries.is_empty()) {
-        return Err(Failed::Bind(format!("the store's account may not read {:?}", settings.bind_dn)));
+        return Err(Failed::Rights(format!("the store's account may not read {:?}", settings.bind_dn)));
     }
     let sid = Filter::Equal(Attribute::known("objectSid"), dtyp::Encode::to_bytes(&settings.domain.sid));
     let domain = search(connection, ("", Scope::Subtree), &sid, &["objectSid"], 1).await?;
     let domain = domain.ok_or_else(|| no_catalog(connection))?;
     match &domain.entries[..] {
         [_] => Ok(()),
-        _ => Err(Failed::Bind(format!(
+        _ => Err(Failed::Rights(format!(
             "the catalog does not show the domain {} to the store's account",
             settings.domain.sid
         ))),
@@ -59,15 +65,18 @@ pub(crate) async fn find(
     let limit = settings.candidates_max;
     let answer = search(connection, ("", Scope::Subtree), &filter, &KEYS, limit).await?;
     let answer = answer.ok_or_else(|| no_catalog(connection))?;
-    let accounts = answer.entries.iter().map(|entry| account(settings, entry));
-    let accounts = accounts.collect::<Result<Vec<_>, _>>()?;
+    let accounts = answer.entries.iter().map(|entry| Ok((entry, account(settings, entry)?)));
+    let accounts = accounts.collect::<Result<Vec<_>, Failed>>()?;
     let is_there = |account: &Account| matching::is_at(&settings.domain, account, place);
-    let is_claimed = |account: &Account| {
+    let is_claimed = |(entry, account): &(&Entry, Account)| {
         let dns = account.home_domain.as_ref().unwrap_or(&settings.domain.dns);
-        is_there(account) || ad::is_implicit(dns, &account.name, place)
+        is_there(account)
+            || mail::is_among(entry, "mail", place)
+            || ad::is_implicit(dns, &account.name, place)
     };
     let count = accounts.len();
-    let matching: Vec<_> = accounts.into_iter().filter(is_claimed).collect();
+    let claiming = accounts.into_iter().filter(is_claimed);
+    let matching: Vec<_> = claiming.map(|(_, account)| account).collect();
     match matching::decide(matching, |account| &account.name, count, limit, answer.is_cut)? {
         Found::None => Ok(Matches::None),
         Found::Many(names) => Ok(names),
@@ -108,7 +117,7 @@ fn filter(settings: &Settings, query: &Query) -> Option<Filter> {
 
 /// Names, SID and mappings of an entry, and whose it is.
 fn account(settings: &Settings, entry: &Entry) -> Result<Account, Failed> {
-    let keys = ad::keys(entry)?;
+    let keys = ad::keys(entry, settings.mail_domain.as_deref())?;
     let home_domain = match keys.sid.rid_in(&settings.domain.sid) {
         Some(_) => None,
         None => {

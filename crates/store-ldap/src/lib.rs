@@ -30,6 +30,7 @@ mod filter;
 mod forest;
 mod generic;
 mod log_limiter;
+mod mail;
 mod matching;
 mod message;
 mod meter;

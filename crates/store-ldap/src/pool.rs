@@ -125,7 +125,7 @@ impl Pool {
             match opened {
                 Ok(pooled) => return Ok(pooled),
                 // The account is the same at all servers, and each refused bind counts.
-                Err(error @ Failed::Bind(_)) => return Err(error),
+                Err(error @ (Failed::Bind(_) | Failed::Rights(_))) => return Err(error),
                 Err(error) => failed = Some(error),
             }
         }
@@ -262,6 +262,7 @@ impl Pool {
                 self.state().servers.succeeded(server);
                 self.settings.meter.failed("bind");
             }
+            // A server at which the account may read nothing is backed off: otherwise each question would bind.
             Err(failed) => self.server_failed(server, failed),
         }
         opened

@@ -68,6 +68,8 @@ pub struct GenericSettings {
     pub service_principal_name: Option<Attribute>,
     /// Mappings of certificates, as `altSecurityIdentities` has them.
     pub mapping: Option<Attribute>,
+    /// E-mail addresses.
+    pub mail: Option<Attribute>,
     /// The name that people read.
     pub display_name: Option<Attribute>,
     /// When the entry was made, such as `createTimestamp`.
@@ -206,6 +208,8 @@ pub struct Settings {
     pub candidates_max: usize,
     /// Who ignores accents.
     pub accents: Accents,
+    /// Of several e-mail addresses, the one in this domain counts.
+    pub mail_domain: Option<String>,
     /// How long a decision that was made from an answer may be used.
     pub fresh: Duration,
     /// Counts what the store does.

@@ -168,7 +168,7 @@ impl Shared {
             }
             Err(failed) => {
                 self.settings.meter.failed(failed.step());
-                if !failed.is_of_server() && !matches!(failed, Failed::Bind(_)) {
+                if !failed.is_of_server() && !matches!(failed, Failed::Bind(_) | Failed::Rights(_)) {
                     drop(health);
                     if let Some(left_out) = self.unusable.allow(Instant::now()) {
                         warn!(error = %failed, left_out, "Directory data cannot be used: an account is not mapped");

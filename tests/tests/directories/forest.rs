@@ -59,6 +59,7 @@ fn store(catalog: &Slapd, north: Sid) -> Opened {
         age_max: Duration::from_secs(3600),
         candidates_max: 100,
         accents: Accents::Wildcards,
+        mail_domain: None,
         fresh: Duration::from_secs(600),
         meter: Arc::default(),
     })

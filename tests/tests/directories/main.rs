@@ -98,6 +98,7 @@ fn posix() -> GenericSettings {
         user_principal_name: Some(attribute("userPrincipalName")),
         service_principal_name: Some(attribute("servicePrincipalName")),
         mapping: Some(attribute("altSecurityIdentities")),
+        mail: Some(attribute("mail")),
         display_name: None,
         created: None,
         group_name: attribute("cn"),
@@ -126,6 +127,7 @@ fn settings(slapd: &Slapd, generic: GenericSettings) -> Settings {
         age_max: Duration::from_secs(3600),
         candidates_max: 100,
         accents: Accents::Wildcards,
+        mail_domain: None,
         fresh: Duration::from_secs(600),
         meter: Arc::default(),
     }

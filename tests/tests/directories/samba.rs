@@ -110,6 +110,7 @@ fn settings(dc: &SambaDc, tls: TlsMode) -> Settings {
         age_max: Duration::from_secs(3600),
         candidates_max: 100,
         accents: Accents::Wildcards,
+        mail_domain: None,
         fresh: Duration::from_secs(FRESH_S),
         meter: Arc::default(),
     }

@@ -82,10 +82,11 @@ pub(super) fn open(config: &Config, ldap: &config::Ldap) -> anyhow::Result<Accou
         age_max: ldap.age_max,
         candidates_max: ldap.candidates_max,
         accents: ldap.accents,
+        mail_domain: ldap.mail_domain.clone(),
         fresh: ldap.fresh,
         meter: Arc::clone(METER.get_or_init(Arc::default)),
     });
-    Ok(Accounts::read_only(Arc::new(store?)))
+    Ok(Accounts::read_only(Arc::new(store?)).cached(ldap.cache))
 }
 
 /// The present secret, and the next one if its file is there.
