@@ -11,11 +11,13 @@ TARGET  = $(or $(MOVED),$(CURDIR)/target)
 BUILT   = $(TARGET)/release
 export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 
-.PHONY: help demo demo-web demo-sso demo-tlsnego release install static deb image run test test-full test-packages check check-arrows check-docs docs oracle bench fuzz peers
+.PHONY: help demo demo-web demo-ldap demo-replicas demo-sso demo-tlsnego release install static deb image run test test-full test-packages check check-arrows check-docs docs oracle bench fuzz peers
 
 help:
 	@echo 'make demo     build, make a demo domain, serve it, ask who alice is, stop'
 	@echo 'make demo-web the same behind nginx, or behind our own TLS front where there is none'
+	@echo 'make demo-ldap the accounts in OpenLDAP (slapd has to be installed), with 1,000 people'
+	@echo 'make demo-replicas three servers behind HAProxy with one PostgreSQL: one after the other is killed'
 	@echo 'make demo-sso the master secret: an administrator gets it, another user does not, it is rotated'
 	@echo 'make demo-tlsnego a SOAP client negotiates a token with the gateway, and calls a service behind it'
 	@echo 'make release  the program to install, stripped, with its symbols beside it'
@@ -32,7 +34,7 @@ help:
 	@echo 'make fuzz     the fuzz targets, each for a while (FUZZ_SECONDS=600)'
 
 # The profile is quick to build; what is measured and shipped is the release.
-demo demo-web demo-sso demo-tlsnego:
+demo demo-web demo-ldap demo-replicas demo-sso demo-tlsnego:
 	@echo 'Building rcmpd: some four minutes on two cores the first time, seconds later'
 	$(CARGO) build --locked --profile demo -p rcmpd
 	@echo 'Running the demo: some seconds'

@@ -37,6 +37,13 @@ attributetype ( 2.16.840.1.113719.1.301.4.37.1 NAME 'krbPrincipalExpiration' EQU
   SYNTAX 1.3.6.1.4.1.1466.115.121.1.24 SINGLE-VALUE )
 objectclass ( 1.3.6.1.4.1.4203.666.11.99.1 NAME 'mappedAccount' AUXILIARY
   MAY ( userPrincipalName $ servicePrincipalName $ altSecurityIdentities $ nsAccountLock $ krbPrincipalExpiration $ displayName ) )
+attributetype ( 1.2.840.113556.1.4.146 NAME 'objectSid' EQUALITY octetStringMatch
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.40 SINGLE-VALUE )
+attributetype ( 1.2.840.113556.1.4.221 NAME 'sAMAccountName' EQUALITY caseIgnoreMatch
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.15 SINGLE-VALUE )
+objectclass ( 1.2.840.113556.1.5.6 NAME 'securityPrincipal' AUXILIARY MAY ( objectSid $ sAMAccountName ) )
+objectclass ( 1.2.840.113556.1.5.9 NAME 'user' SUP top STRUCTURAL MUST cn
+  MAY ( objectSid $ sAMAccountName $ userPrincipalName $ servicePrincipalName $ altSecurityIdentities ) )
 objectclass ( 1.3.6.1.4.1.4203.666.11.99.2 NAME 'memberGroup' AUXILIARY MAY ( member ) )
 ";
 
@@ -51,6 +58,8 @@ pub struct Options {
     pub overlays: &'static str,
     /// Of the certificate.
     pub subject_alt_name: &'static str,
+    /// The name that all entries end in; [`BASE`] is below it.
+    pub suffix: &'static str,
 }
 
 impl Default for Options {
@@ -61,6 +70,7 @@ impl Default for Options {
 access to * by dn.exact=\"cn=rcmpd,dc=contoso,dc=example\" read by * none",
             overlays: "",
             subject_alt_name: "DNS:localhost,IP:127.0.0.1",
+            suffix: BASE,
         }
     }
 }
@@ -104,13 +114,14 @@ TLSCertificateFile {certificate}
 TLSCertificateKeyFile {key}
 {global}
 database mdb
-suffix \"{BASE}\"
+suffix \"{suffix}\"
 rootdn \"{ROOT}\"
 rootpw root
 directory {db}
 dbnosync
 index objectClass,uid,uidNumber,gidNumber,cn,member,memberUid,userPrincipalName,servicePrincipalName eq
 index altSecurityIdentities eq,sub
+index objectSid,sAMAccountName eq
 {access}
 {overlays}
 ",
@@ -128,12 +139,17 @@ index altSecurityIdentities eq,sub
                 })
                 .join("\n"),
             global = options.global,
+            suffix = options.suffix,
             access = options.access,
             overlays = options.overlays,
         );
         fs::write(path("slapd.conf"), configuration).expect("the folder can be written");
+        let above = match options.suffix {
+            "" => "dn: dc=example\nobjectClass: domain\ndc: example\n\n",
+            _ => "",
+        };
         let ldif = format!(
-            "dn: {BASE}\nobjectClass: domain\ndc: contoso\n\n\
+            "{above}dn: {BASE}\nobjectClass: domain\ndc: contoso\n\n\
              dn: {READER}\nobjectClass: organizationalRole\nobjectClass: simpleSecurityObject\ncn: rcmpd\nuserPassword: {SECRET}\n\n\
              dn: {PEOPLE}\nobjectClass: organizationalUnit\nou: people\n\n\
              dn: {GROUPS}\nobjectClass: organizationalUnit\nou: groups\n\n{entries}"
@@ -234,10 +250,16 @@ pub fn certificates(folder: &Path, subject_alt_name: &str) {
 
 /// An entry of an LDIF file. Values are in base64, so they may have any character.
 pub fn entry(dn: &str, attributes: &[(&str, &str)]) -> String {
+    let attributes = attributes.iter().map(|(name, value)| (*name, value.as_bytes()));
+    entry_of_bytes(dn, &attributes.collect::<Vec<_>>())
+}
+
+/// The same of values that are no text.
+pub fn entry_of_bytes(dn: &str, attributes: &[(&str, &[u8])]) -> String {
     let mut text = format!("dn:: {}\n", base64(dn.as_bytes()));
     for (name, value) in attributes {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{name}:: {}", base64(value.as_bytes()));
+        let _ = writeln!(text, "{name}:: {}", base64(value));
     }
     text.push('\n');
     text

@@ -130,7 +130,7 @@ impl AccountFlags {
     }
 }
 
-/// The descriptive fields of [MS-PAC] 2.5 that decide nothing; empty when not known.
+/// Descriptive fields that decide nothing, empty when not known: those of [MS-PAC] 2.5, and an e-mail address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Profile {
@@ -149,6 +149,10 @@ pub struct Profile {
     /// `homeDrive`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub home_directory_drive: String,
+    /// `mail`, by [`crate::rules::is_mail`]. People may often write it themselves, so it proves nothing. No
+    /// field of a PAC has it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mail: String,
 }
 
 /// One group; its members are accounts and groups, and membership is transitive.

@@ -87,6 +87,7 @@ macro_rules! account_store_battery {
             names_that_look_alike_are_refused,
             groups_have_the_name_of_a_privileged_group_with_its_sid_only,
             home_domains_have_names_of_domains,
+            an_address_that_two_accounts_have_is_of_neither,
             relative_identifiers_are_given_once,
             bad_entries_are_refused,
             a_change_is_whole_or_not_at_all,
@@ -288,6 +289,7 @@ pub(crate) fn full() -> Account {
             profile_path: r"\\dc1\profiles".to_owned(),
             home_directory: r"\\dc1\home".to_owned(),
             home_directory_drive: "H:".to_owned(),
+            mail: "web\u{f6}1@contoso.example".to_owned(),
         },
         extra_sids: vec![
             "S-1-5-32-544".parse().expect("a SID"),
@@ -579,6 +581,33 @@ pub fn home_domains_have_names_of_domains(store: &dyn AccountAdmin) {
         [add(at_home("FABRIKAM", 1014)), add(at_home("R&D-1", 1015)), add(at_home("fabrikam.example", 1016))],
     );
     refused(store, vec![Change::PutAccount(Put::Existing, Box::new(at_home("no pe", 1014)))]);
+}
+
+/// An e-mail address finds all accounts that have it, and is compared as names are.
+pub fn an_address_that_two_accounts_have_is_of_neither(store: &dyn AccountAdmin) {
+    let with = |mail: &str, rid| Account {
+        profile: Profile { mail: mail.to_owned(), ..Profile::default() },
+        ..user(rid)
+    };
+    let asked = |text: &str| find(store, Query::Mail(text.to_owned()));
+    for wrong in
+        ["a", "a@", "@b", "a@b@c", "a b@c", "a@b\r\nX: c", "a@b\u{85}", &format!("a@{}", "b".repeat(253))]
+    {
+        let why = refused(store, vec![add(with(wrong, 1014))]);
+        assert!(why.contains("e-mail address"), "{why}");
+    }
+    apply(store, [add(with("Jos\u{e9}@contoso.example", 1014)), add(user(1015))]);
+    let account = &one(store, Query::Mail("JOSE\u{301}@Contoso.Example".to_owned())).account;
+    assert_eq!((account.sid, account.profile.mail.as_str()), (sid(1014), "Jos\u{e9}@contoso.example"));
+    for other in ["jose@contoso.example", "", "jos\u{e9}"] {
+        assert_eq!(asked(other), Matches::None, "{other}");
+    }
+    apply(store, [Change::PutAccount(Put::Existing, Box::new(with("jos\u{e9}@contoso.example", 1015)))]);
+    assert!(matches!(asked("jos\u{e9}@contoso.example"), Matches::Many(names) if names.len() == 2));
+    apply(store, [Change::PutAccount(Put::Existing, Box::new(user(1014)))]);
+    assert!(
+        matches!(asked("jos\u{e9}@contoso.example"), Matches::One(record) if record.account.sid == sid(1015))
+    );
 }
 
 /// The domain's SID stands for the next relative identifier, and none is given twice.

@@ -286,6 +286,7 @@ pub fn weight(query: &Query, matches: &Matches) -> u64 {
         Query::UserPrincipalName(text)
         | Query::ServicePrincipalName(text)
         | Query::AltSecurityIdentity(text)
+        | Query::Mail(text)
         | Query::Name(text) => text.len(),
         Query::Sid(_) => 0,
     };
@@ -297,6 +298,7 @@ pub fn weight(query: &Query, matches: &Matches) -> u64 {
             512 + names.map(|text| 24 + text.len()).sum::<usize>()
                 + (account.extra_sids.len() + record.memberships.len()) * 128
                 + account.profile.full_name.len()
+                + account.profile.mail.len()
         }
         Matches::Many(names) => names.iter().map(|name| 24 + name.len()).sum(),
     };

@@ -45,6 +45,8 @@ pub enum KeyKind {
     ServicePrincipalName = 2,
     /// One value of `altSecurityIdentities`.
     AltSecurityIdentity = 3,
+    /// The e-mail address.
+    Mail = 4,
 }
 
 /// The keys of an account that other accounts may share, each once. A value of `altSecurityIdentities` that
@@ -57,7 +59,9 @@ pub fn keys(account: &Account) -> BTreeSet<(KeyKind, String)> {
         .alt_security_identities
         .iter()
         .filter_map(|value| Some((KeyKind::AltSecurityIdentity, alt_security_identity::key(value)?)));
-    upn.chain(spns).chain(identities).collect()
+    let mail = Some(&account.profile.mail).filter(|mail| !mail.is_empty());
+    let mail = mail.map(|mail| (KeyKind::Mail, casefold(mail)));
+    upn.chain(spns).chain(identities).chain(mail).collect()
 }
 
 /// Where an account is found, and where a query looks.
@@ -82,6 +86,7 @@ pub fn place(domain: &Domain, query: &Query) -> Place {
             Some(key) => Place::Key(KeyKind::AltSecurityIdentity, key),
             None => Place::Nowhere,
         },
+        Query::Mail(mail) => Place::Key(KeyKind::Mail, casefold(mail)),
         Query::Name(name) => Place::Name(casefold(name)),
         Query::Sid(sid) => sid.rid_in(&domain.sid).map_or(Place::Nowhere, Place::Rid),
     }

@@ -73,6 +73,9 @@ pub fn check_account(account: &Account) -> Result<(), StoreError> {
     if account.home_domain.as_deref() == Some("") {
         return refuse("the home domain is empty");
     }
+    if !profile.mail.is_empty() && !is_mail(&profile.mail) {
+        return refuse("the e-mail address is none: write NAME@DOMAIN, without spaces");
+    }
     for text in names.chain(texts).chain(&account.home_domain) {
         if text.len() > Account::TEXT_LEN_MAX {
             return refuse("a text is longer than 4096 bytes");
@@ -103,6 +106,15 @@ pub fn check_account(account: &Account) -> Result<(), StoreError> {
         0 => refuse("the primary group is missing"),
         _ => Ok(()),
     }
+}
+
+/// Whether a text is an e-mail address that may be shown to an application: one `@` with something on both sides,
+/// no space and no control character, and at most 254 bytes (RFC 5321 4.5.3.1.3).
+pub fn is_mail(text: &str) -> bool {
+    let is_part = |part: &str| {
+        !part.is_empty() && !part.contains(|c: char| c == '@' || c.is_control() || c.is_whitespace())
+    };
+    text.len() <= 254 && text.split_once('@').is_some_and(|(name, domain)| is_part(name) && is_part(domain))
 }
 
 /// The rule for the home domain of an account that is written: the characters of a domain name. It is apart

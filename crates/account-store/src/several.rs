@@ -118,7 +118,7 @@ impl SeveralStore {
                 Some(issuer) => self.by_issuer.of(&issuer_key(&issuer)),
                 None => &self.all,
             },
-            Query::ServicePrincipalName(_) | Query::Name(_) | Query::Sid(_) => &self.all,
+            Query::ServicePrincipalName(_) | Query::Mail(_) | Query::Name(_) | Query::Sid(_) => &self.all,
         }
     }
 }

@@ -77,6 +77,9 @@ pub enum Query {
     ServicePrincipalName(String),
     /// One value of `altSecurityIdentities`, compared by [`crate::alt_security_identity::key`].
     AltSecurityIdentity(String),
+    /// An e-mail address, compared by [`crate::fold::casefold`]: it tells whether one account alone has it. The
+    /// record may have names and addresses only. No certificate is mapped by it.
+    Mail(String),
     /// `sAMAccountName`, compared by [`crate::fold::casefold`].
     Name(String),
     /// `objectSid`.

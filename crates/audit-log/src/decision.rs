@@ -137,6 +137,7 @@ const fn is_accepted(reason: Reason) -> bool {
         | Reason::NoMethod
         // The chain was not validated here, and no other domain said that it is good.
         | Reason::OtherDomain
+        | Reason::HomeNotServed
         | Reason::TransitDenied
         | Reason::Loop
         | Reason::ChainTooLong

@@ -4,6 +4,10 @@
 //! certificate says, in this order: its issuer, its user principal names, its DNS names. What is left is
 //! answered here, and the store may say of an account that its domain is another one. Where a question goes
 //! decides nothing: the domain that gets it decides by the whole certificate.
+//!
+//! Domains of one forest may share a suffix of user principal names. A name whose suffix is shared is looked
+//! up in the store first. If the store knows no account of that name, the peer is asked that has the suffix,
+//! if there is exactly one. So a suffix of a peer captures no account of ours ([`Suffixes`]).
 
 use crate::certificate::{AlternativeName, Certificate, has_unreadable};
 use crate::context::HOPS_MAX;
@@ -13,7 +17,7 @@ use crate::message::MappingFlags;
 use crate::reason::Reason;
 use account_store::fold::Comparison;
 use account_store::{DistinguishedName, Domain};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 /// A domain that is not ours.
@@ -65,11 +69,22 @@ impl RoutedBy {
     }
 }
 
+/// Which suffixes of names accounts of ours may have, beside the DNS name of our domain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Suffixes {
+    /// These.
+    pub listed: Vec<String>,
+    /// Any: the store knows the accounts of the whole forest, and says of each whose it is.
+    pub is_forest: bool,
+}
+
 /// Where a question goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     /// It is answered here.
     Here,
+    /// It is answered here. If there is no account, it goes to a peer.
+    HereThen(usize, RoutedBy),
     /// To a peer, by its place in [`Domains::peers`].
     Peer(usize, RoutedBy),
     /// Nowhere.
@@ -109,8 +124,12 @@ pub struct Domains {
     peers: Vec<PeerDomain>,
     /// For each peer the one that is asked in its place: itself, where it is asked directly.
     through: Vec<usize>,
-    /// NetBIOS and DNS names, lower case, without a dot at the end.
+    /// NetBIOS and DNS names, lower case, without a dot at the end. A suffix that several domains have is none.
     by_name: HashMap<String, usize>,
+    /// Suffixes for which the store is asked first, with the only peer that has it.
+    shared: HashMap<String, Option<usize>>,
+    /// Whether that holds for all names.
+    is_forest: bool,
     by_issuer: HashMap<String, usize>,
     hops_max: usize,
 }
@@ -124,8 +143,18 @@ fn folded(name: &str) -> String {
 
 impl Domains {
     /// Our domain with its peers; a question passes at most `hops_max` domains before the one that answers.
-    /// Whatever two domains claim is refused.
+    /// A NetBIOS name, DNS name, SID or issuer that two domains claim is refused. Other suffixes may be shared.
     pub fn new(ours: Domain, peers: Vec<PeerDomain>, hops_max: usize) -> Result<Self, DomainsError> {
+        Self::with_suffixes(ours, &Suffixes::default(), peers, hops_max)
+    }
+
+    /// The same, if accounts of ours have other suffixes.
+    pub fn with_suffixes(
+        ours: Domain,
+        suffixes: &Suffixes,
+        peers: Vec<PeerDomain>,
+        hops_max: usize,
+    ) -> Result<Self, DomainsError> {
         if !(1..=HOPS_MAX).contains(&hops_max) {
             return Err(DomainsError::HopsMax);
         }
@@ -136,7 +165,7 @@ impl Domains {
             if *sid == ours.sid || peers[..at].iter().any(|other| other.domain.sid == *sid) {
                 return claimed(sid);
             }
-            for name in std::iter::once(netbios).chain(names) {
+            for name in std::iter::once(netbios).chain(names.first()) {
                 // Its own NetBIOS name may be a name of its own twice.
                 let other = by_name.insert(folded(name), at).filter(|other| *other != at);
                 if other.is_some() || ours.is_called(name) {
@@ -149,6 +178,7 @@ impl Domains {
                 }
             }
         }
+        let shared = share_suffixes(&ours, suffixes, &peers, &mut by_name)?;
         let mut through = Vec::with_capacity(peers.len());
         for (at, peer) in peers.iter().enumerate() {
             let direct = match &peer.via {
@@ -165,7 +195,8 @@ impl Domains {
                 }
             }
         }
-        Ok(Self { ours, peers, through, by_name, by_issuer, hops_max })
+        let is_forest = suffixes.is_forest;
+        Ok(Self { ours, peers, through, by_name, shared, is_forest, by_issuer, hops_max })
     }
 
     /// Our domain.
@@ -237,12 +268,12 @@ impl Domains {
         }
     }
 
-    /// Where a question goes whose account's home is another domain, as the store has it.
-    pub fn home(&self, home: &str, flags: MappingFlags) -> Route {
+    /// The peer that is an account's home, as the store has it, or why it is not asked.
+    pub(crate) fn home(&self, home: &str, flags: MappingFlags) -> Result<usize, Reason> {
         match self.find(home).filter(|peer| self.peers[*peer].is_asked) {
-            Some(_) if is_issuer_alone(flags) => Route::Nowhere(Reason::NotForwarded),
-            Some(peer) => Route::Peer(peer, RoutedBy::Store),
-            None => Route::Nowhere(Reason::OtherDomain),
+            Some(_) if is_issuer_alone(flags) => Err(Reason::NotForwarded),
+            Some(peer) => Ok(peer),
+            None => Err(Reason::HomeNotServed),
         }
     }
 
@@ -271,7 +302,8 @@ impl Domains {
             return match (first, places.all(|other| other == first)) {
                 // A certificate that matches two domains is rejected.
                 (_, false) => Route::Nowhere(Reason::Ambiguous),
-                (Place::Ours, true) => Route::Here,
+                (Place::Ours | Place::Shared(None), true) => Route::Here,
+                (Place::Shared(Some(peer)), true) => Route::HereThen(peer, by),
                 (Place::Peer(peer), true) => Route::Peer(peer, by),
             };
         }
@@ -279,11 +311,15 @@ impl Domains {
     }
 
     fn place(&self, name: &str) -> Option<Place> {
-        match self.ours.is_called(name) {
-            true => Some(Place::Ours),
-            // A peer that only asks is not asked: its names are like any others.
-            false => self.find(name).filter(|peer| self.peers[*peer].is_asked).map(Place::Peer),
+        if let Some(peer) = self.shared.get(&folded(name)) {
+            return Some(Place::Shared(*peer));
         }
+        if self.ours.is_called(name) {
+            return Some(Place::Ours);
+        }
+        // A peer that only asks is not asked: its names are like any others.
+        let peer = self.find(name).filter(|peer| self.peers[*peer].is_asked)?;
+        Some(if self.is_forest { Place::Shared(Some(peer)) } else { Place::Peer(peer) })
     }
 
     /// The nearest domain above a host.
@@ -311,6 +347,47 @@ fn is_issuer_alone(flags: MappingFlags) -> bool {
 enum Place {
     Ours,
     Peer(usize),
+    /// The store says; if it knows no account, this peer.
+    Shared(Option<usize>),
+}
+
+/// The suffixes that several domains have, each with the only peer that is asked about it. All other suffixes
+/// of peers are added to `by_name`.
+fn share_suffixes(
+    ours: &Domain,
+    suffixes: &Suffixes,
+    peers: &[PeerDomain],
+    by_name: &mut HashMap<String, usize>,
+) -> Result<HashMap<String, Option<usize>>, DomainsError> {
+    let mut having: HashMap<String, BTreeSet<usize>> = HashMap::new();
+    for (at, peer) in peers.iter().enumerate() {
+        for name in peer.domain.names.iter().skip(1) {
+            // A NetBIOS name is no suffix.
+            let is_netbios = |netbios: &str| name.eq_ignore_ascii_case(netbios);
+            let mut others = peers.iter().enumerate().filter(|(other, _)| *other != at);
+            if is_netbios(&ours.netbios) || others.any(|(_, other)| is_netbios(&other.domain.netbios)) {
+                return Err(DomainsError::Claimed(name.clone()));
+            }
+            having.entry(folded(name)).or_default().insert(at);
+        }
+    }
+    let listed = suffixes.listed.iter().map(|name| folded(name)).collect::<BTreeSet<_>>();
+    for name in &listed {
+        having.entry(name.clone()).or_default();
+    }
+    let mut shared = HashMap::new();
+    for (name, mut having) in having {
+        having.extend(by_name.get(&name));
+        let is_ours = ours.is_called(&name) || listed.contains(&name);
+        match (having.len(), having.first()) {
+            (1, Some(only)) if !is_ours => drop(by_name.insert(name, *only)),
+            (count, first) => {
+                let only = first.copied().filter(|peer| count == 1 && peers[*peer].is_asked);
+                shared.insert(name, only);
+            }
+        }
+    }
+    Ok(shared)
 }
 
 #[cfg(test)]

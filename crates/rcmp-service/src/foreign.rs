@@ -236,7 +236,11 @@ impl Names<'_> {
         if !is_account_name(local) {
             return Err(ResponseRejection::UpnForm);
         }
-        self.dns(suffix, ResponseRejection::OurUpnSuffix, ResponseRejection::OtherUpnSuffix)?;
+        // Domains of a forest may share a suffix, also our DNS name if it is configured for the peer.
+        let mut shared = self.from.names.iter().skip(1);
+        if !shared.any(|theirs| is_same(suffix, theirs) && !theirs.is_empty()) {
+            self.dns(suffix, ResponseRejection::OurUpnSuffix, ResponseRejection::OtherUpnSuffix)?;
+        }
         self.dns(
             &info.dns_domain_name,
             ResponseRejection::OurDnsDomainName,

@@ -84,7 +84,7 @@ pub mod visible;
 pub use answer::logoff_time;
 pub use claim::SidClaim;
 pub use context::{CallContext, TraceParent};
-pub use domains::{Domains, DomainsError, PeerDomain, RoutedBy};
+pub use domains::{Domains, DomainsError, PeerDomain, RoutedBy, Suffixes};
 pub use foreign::ForeignAccount;
 pub use form::{Form, Method, Strength};
 pub use forward::{Forwarder, MapCertificate, NoServers, PeerQuestion, PeerReply, PeerService};

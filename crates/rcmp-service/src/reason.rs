@@ -56,6 +56,8 @@ pub enum Reason {
     AuditBudget,
     /// The account belongs to a domain that is not served here.
     OtherDomain,
+    /// The store knows that the account belongs to another domain, and no peer is that domain.
+    HomeNotServed,
     /// The store could not answer.
     StoreUnavailable,
     /// An answer could not be built from what the store holds.
@@ -118,6 +120,7 @@ impl Reason {
             Self::MissRate => "asker_miss_rate",
             Self::AuditBudget => "asker_audit_budget",
             Self::OtherDomain => "other_domain",
+            Self::HomeNotServed => "home_not_served",
             Self::StoreUnavailable => "store_unavailable",
             Self::Unanswerable => "unanswerable",
             Self::AuditUnavailable => "audit_unavailable",
@@ -180,6 +183,9 @@ impl Reason {
                 "the machine account is over its budget of audit lines: audit.account_mib_per_hour, or a quarter of the free disk space"
             }
             Self::OtherDomain => "the account's domain is not served here",
+            Self::HomeNotServed => {
+                "the account belongs to another domain, and no [[peer]] that is asked is that domain"
+            }
             Self::StoreUnavailable => "the account store could not answer",
             Self::Unanswerable => "the account cannot be put into an answer",
             Self::AuditUnavailable => "audit is required and cannot be written",
@@ -237,6 +243,7 @@ impl Reason {
             | Self::CertificateOlder
             | Self::AuthorityNotAllowed
             | Self::NotVerified
+            | Self::HomeNotServed
             | Self::NotForwarded
             | Self::TooLongToForward
             | Self::ResponseRejected(_)
@@ -277,6 +284,11 @@ impl Reason {
     /// asking.
     pub const fn is_miss(self) -> bool {
         !self.is_undecided() && !matches!(self, Self::Mapped(_) | Self::Forwarded | Self::AskerDenied)
+    }
+
+    /// Whether our own store has no account for the certificate, so that another domain may have it.
+    pub(crate) const fn leaves_room(self) -> bool {
+        matches!(self, Self::NoMatch | Self::NoMethod | Self::Chain(_))
     }
 
     /// Whether the account was found, is the certificate's, and may not be used now.

@@ -233,7 +233,7 @@ impl Mapper {
     pub async fn rehearse(&self, asked: &Asked, now: FileTime) -> Result<Arc<Record>, Reason> {
         match self.decide_here(Some(asked), &Scope::total(), now, &mut NoTrace).await {
             Decision::Mapped(mapped) => Ok(mapped.record),
-            Decision::Elsewhere(_) => Err(Reason::OtherDomain),
+            Decision::Elsewhere(_) => Err(Reason::HomeNotServed),
             Decision::Refused(reason) => Err(reason),
         }
     }
@@ -254,7 +254,7 @@ impl Mapper {
         let (reason, mapped) = match decision {
             Decision::Mapped(_) if with_message && message.is_none() => (Reason::Unanswerable, None),
             Decision::Mapped(mapped) => (Reason::Mapped(mapped.method), Some(mapped)),
-            Decision::Elsewhere(_) => (Reason::OtherDomain, None),
+            Decision::Elsewhere(_) => (Reason::HomeNotServed, None),
             Decision::Refused(reason) => (reason, None),
         };
         Answer { mapped, message, decided_here: true, ..Answer::refused(reason, &self.policy) }
@@ -280,7 +280,7 @@ impl Mapper {
             Decision::Elsewhere(domain) if !scope.covers_domain(&domain) => {
                 Decision::Refused(Reason::OutOfScope)
             }
-            Decision::Elsewhere(_) => Decision::Refused(Reason::OtherDomain),
+            Decision::Elsewhere(_) => Decision::Refused(Reason::HomeNotServed),
             decision => decision,
         }
     }
@@ -305,27 +305,31 @@ impl Mapper {
         now: FileTime,
         trace: &mut impl Trace,
     ) -> Destination {
-        let route = match domains.route(logon_domain_name, asker_is_peer, ask.flags, ask.certificate) {
-            Route::Here => match self.decide(ask, now, trace).await {
-                // A question of a peer that chose us is not forwarded.
-                Decision::Elsewhere(_) if asker_is_peer && !logon_domain_name.is_empty() => Route::Here,
-                Decision::Elsewhere(home) => {
-                    let peer = domains.find(&home).map(|peer| &domains.peers()[peer]);
-                    let netbios = peer.map_or(&home, |peer| &peer.domain.netbios);
-                    if !ask.scope.covers_domain(netbios) {
-                        return Destination::Nowhere(Reason::OutOfScope);
-                    }
-                    domains.home(&home, ask.flags)
-                }
-                decision => return Destination::Here(decision),
-            },
-            route => route,
+        let route = domains.route(logon_domain_name, asker_is_peer, ask.flags, ask.certificate);
+        let (peer, by) = match route {
+            Route::Peer(peer, by) => return Destination::Peer(peer, by),
+            Route::Nowhere(reason) => return Destination::Nowhere(reason),
+            Route::Here => (None, RoutedBy::Store),
+            Route::HereThen(peer, by) => (Some(peer), by),
         };
-        match route {
-            Route::Peer(peer, by) => Destination::Peer(peer, by),
-            Route::Nowhere(reason) => Destination::Nowhere(reason),
-            // The account is another domain's, and the question was to be answered here.
-            Route::Here => Destination::Nowhere(Reason::OtherDomain),
+        match (self.decide(ask, now, trace).await, peer) {
+            (Decision::Refused(reason), Some(peer)) if reason.leaves_room() => Destination::Peer(peer, by),
+            // A question of a peer that chose us is not forwarded.
+            (Decision::Elsewhere(_), _) if asker_is_peer && !logon_domain_name.is_empty() => {
+                Destination::Nowhere(Reason::OtherDomain)
+            }
+            (Decision::Elsewhere(home), _) => {
+                let peer = domains.find(&home).map(|peer| &domains.peers()[peer]);
+                let netbios = peer.map_or(&home, |peer| &peer.domain.netbios);
+                if !ask.scope.covers_domain(netbios) {
+                    return Destination::Nowhere(Reason::OutOfScope);
+                }
+                match domains.home(&home, ask.flags) {
+                    Ok(peer) => Destination::Peer(peer, RoutedBy::Store),
+                    Err(reason) => Destination::Nowhere(reason),
+                }
+            }
+            (decision, _) => Destination::Here(decision),
         }
     }
 

@@ -17,7 +17,7 @@ use rcmp_service::trace::Step;
 use rcmp_service::{
     Answer, Asker, Binding, CallContext, Domains, Elsewhere, Forwarder, MapCertificate, Mapper, MapperParts,
     NoServers, PeerDomain, PeerQuestion, PeerReply, PeerService, Policy, Question, QuestionBody, Reason,
-    RoutedBy, Scope, TraceParent, Validation,
+    RoutedBy, Scope, Suffixes, TraceParent, Validation,
 };
 use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -188,8 +188,17 @@ fn unreachable_peer() -> PeerService {
 }
 
 fn connect(node: &Arc<Node>, peers: Vec<(PeerDomain, Option<PeerService>)>, hops_max: usize) {
+    connect_sharing(node, &Suffixes::default(), peers, hops_max);
+}
+
+fn connect_sharing(
+    node: &Arc<Node>,
+    suffixes: &Suffixes,
+    peers: Vec<(PeerDomain, Option<PeerService>)>,
+    hops_max: usize,
+) {
     let (peers, services) = peers.into_iter().unzip();
-    let domains = Domains::new(domain(node.letter), peers, hops_max).expect("they agree");
+    let domains = Domains::with_suffixes(domain(node.letter), suffixes, peers, hops_max).expect("they agree");
     let forwarder = Forwarder::new(domains, services, Some(key(node.letter)));
     assert!(node.forwarder.set(Arc::new(forwarder)).is_ok());
 }
@@ -451,7 +460,43 @@ fn the_store_may_know_whose_account_it_is() {
     assert!(matches!(answer.reason, Reason::RefusedElsewhere { status: NtStatus::LOGON_FAILURE, .. }));
     assert_eq!(b.heard.lock().expect("no test panicked").len(), 1);
     let erin = certificate(&["erin@elsewhere.example"], &[], None);
-    assert_eq!(reason(&a, &erin, ""), Reason::OtherDomain, "her domain is not known");
+    assert_eq!(reason(&a, &erin, ""), Reason::HomeNotServed, "her domain is not known");
+    assert_eq!(Reason::HomeNotServed.status(false), NtStatus::LOGON_FAILURE);
+}
+
+/// Accounts of A, B and C may have the suffix mail.example; B and C list it.
+#[test]
+fn a_peer_s_suffix_captures_no_account_of_ours() {
+    let [a, b] = ['A', 'B'].map(Node::new);
+    let sharing = |mut peer: PeerDomain| {
+        peer.domain.names.push("mail.example".into());
+        peer
+    };
+    let suffixes = Suffixes { listed: vec!["mail.example".into()], is_forest: false };
+    connect_sharing(&a, &suffixes, vec![(sharing(peer('B')), Some(road('A', &b)))], 4);
+    connect(&b, vec![(PeerDomain { is_asked: false, ..peer('A') }, None)], 4);
+    let put = |node: &Node, rid, name: &str, home: Option<&str>| {
+        let account = Account {
+            user_principal_name: Some(format!("{name}@mail.example")),
+            home_domain: home.map(str::to_owned),
+            ..Account::new(name, domain_sid(node.letter).with_rid(rid).expect("there is room"))
+        };
+        let change = Ok(Change::PutAccount(Put::New, Box::new(account)));
+        block_on(node.store.accounts.apply(&mut [change].into_iter())).expect("it follows the rules");
+    };
+    put(&a, 3001, "carol", None);
+    put(&b, 3001, "carol", None);
+    put(&b, 3002, "dave", None);
+    let with = |name: &str| certificate(&[&format!("{name}@mail.example")], &[], None);
+    let heard = || b.heard.lock().expect("no test panicked").len();
+    assert!(matches!(reason(&a, &with("carol"), ""), Reason::Mapped(_)), "she is ours");
+    assert_eq!(heard(), 0);
+    assert_eq!(reason(&a, &with("dave"), ""), Reason::Forwarded, "no account of ours has the name");
+    assert!(matches!(reason(&a, &with("erin"), ""), Reason::RefusedElsewhere { .. }));
+    assert_eq!(heard(), 2);
+    *a.store.broken.lock().expect("no test panicked") = true;
+    assert_eq!(reason(&a, &with("dave"), ""), Reason::StoreUnavailable, "he may be ours");
+    assert_eq!(heard(), 2);
 }
 
 #[test]

@@ -571,6 +571,9 @@ pub struct AccountFields {
     /// displayName.
     #[arg(long)]
     pub full_name: Option<String>,
+    /// E-mail address, for the header of a sidecar; an empty value removes it.
+    #[arg(long, value_name = "ADDRESS")]
+    pub mail: Option<String>,
     /// Add a servicePrincipalName, such as host/web01.contoso.example.
     #[arg(long, value_name = "SPN")]
     pub add_spn: Vec<String>,

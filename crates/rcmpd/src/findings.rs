@@ -317,8 +317,18 @@ pub async fn matches_nothing(
 /// not looked up here. For an account with a home domain that is intended. If the store cannot be read as a
 /// whole, there is no warning.
 async fn names_of_peers(config: &Config, accounts: &Accounts) -> Vec<Warning> {
-    let asked = config.peers.iter().filter(|peer| peer.is_asked());
-    let names = asked.flat_map(|peer| peer.names.iter().map(move |name| (casefold(name), (peer, name))));
+    // With a catalog, the store is asked before each peer.
+    let asked = config.peers.iter().filter(|peer| peer.is_asked() && !config.has_forest());
+    // For suffixes that are shared, too.
+    let is_shared = |peer: &Peer, name: &String| {
+        let mut others = config.peers.iter().filter(|other| other.domain != peer.domain);
+        config.upn_suffixes.contains(name)
+            || config.domain.is_called(name)
+            || others.any(|other| other.names.contains(name))
+    };
+    let names = asked.flat_map(|peer| peer.names.iter().map(move |name| (peer, name)));
+    let names = names.filter(|(peer, name)| !is_shared(peer, name));
+    let names = names.map(|(peer, name)| (casefold(name), (peer, name)));
     let mut open: HashMap<String, (&Peer, &String)> = names.collect();
     let mut found = Vec::new();
     if open.is_empty() {
@@ -332,7 +342,7 @@ async fn names_of_peers(config: &Config, accounts: &Accounts) -> Vec<Warning> {
                 suffix: Some(name.clone()),
                 peer: Some(peer.domain.clone()),
                 ..Warning::new(
-                    "A local account has a name of a peer: questions about its certificates are sent to the peer, and not looked up here",
+                    "A local account has a name of a peer: questions about its certificates are sent to the peer, and not looked up here, unless domain.upn_suffixes names the suffix",
                 )
             });
         }

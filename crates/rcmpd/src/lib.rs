@@ -26,6 +26,7 @@ mod samba_secrets;
 pub mod serve;
 pub mod sidecar;
 pub mod sso;
+pub mod stated_time;
 pub mod stores;
 pub mod telemetry;
 pub mod terminal;

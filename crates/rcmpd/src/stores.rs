@@ -378,6 +378,7 @@ pub async fn accounts(config: &Config, machines: &Arc<dyn DomainStore>) -> anyho
         StoreKind::Postgres(postgres) => {
             Ok(compare(Accounts::writable(Arc::clone(machines) as _)).cached(postgres.cache))
         }
+        StoreKind::Ldap(directory) => Ok(compare(ldap::open(config, directory)?).cached(directory.cache)),
         StoreKind::Several(parts) => Ok(compare(several::open(config, parts, machines).await?)),
         kind => Ok(compare(read_only(config, kind).await?)),
     }

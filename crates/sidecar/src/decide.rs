@@ -557,6 +557,7 @@ fn whole(identity: &Identity, decision: &str, user: &str) -> Value {
         "sid": identity.sid.to_string(),
         "upn": identity.upn,
         "full_name": identity.full_name,
+        "mail": identity.mail,
         "groups": groups,
         "method": identity.method,
         "strength": identity.assurance.name(),

@@ -494,8 +494,9 @@ impl Format {
                 out.push_str(&facts.certificate.map(|sha256| dtyp::hex(sha256)).unwrap_or_default())
             }
             Meaning::Name => optional(&identity.full_name, out),
-            // An account has no address; its UPN looks like one and need not be.
-            Meaning::Email | Meaning::Reference => {}
+            // The UPN looks like an address, and need not be one.
+            Meaning::Email => optional(&identity.mail, out),
+            Meaning::Reference => {}
             Meaning::Groups => {
                 let separator = self.preset.separator();
                 for (at, group) in identity.groups.iter().enumerate() {

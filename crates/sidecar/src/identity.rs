@@ -61,6 +61,8 @@ pub struct Identity {
     pub upn: Option<String>,
     /// Display name.
     pub full_name: Option<String>,
+    /// E-mail address, if the account alone has it.
+    pub mail: Option<String>,
     /// The account's SID.
     pub sid: Sid,
     /// Its groups.

@@ -561,6 +561,7 @@ mod tests {
             account: "alice".to_owned(),
             upn: None,
             full_name: None,
+            mail: None,
             sid: sid("S-1-5-21-1-2-3-1000"),
             groups: vec![Group { sid: sid("S-1-5-21-1-2-3-1100"), name: Some("Staff".to_owned()) }],
             method: None,

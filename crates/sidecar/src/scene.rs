@@ -28,6 +28,7 @@ pub(crate) fn alice() -> Identity {
         account: "alice".to_owned(),
         upn: Some("alice@contoso.example".to_owned()),
         full_name: Some("Alice Liddell".to_owned()),
+        mail: None,
         sid: sid("S-1-5-21-1-2-3-1000"),
         groups: vec![group(513, "Domain Users"), group(1100, "Staff")],
         method: Some("upn"),

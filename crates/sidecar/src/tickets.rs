@@ -219,6 +219,7 @@ impl Tickets {
 fn write(identity: &Identity, policy: &[u8; POLICY_LEN]) -> Option<Vec<u8>> {
     let Identity { domain, is_ours, account, upn, full_name, sid, groups, method, .. } = identity;
     let is_carried = method.is_none()
+        && identity.mail.is_none()
         && identity.assurance.rule().is_none()
         && groups.iter().all(|group| group.name.is_none());
     if !is_carried {
@@ -293,6 +294,7 @@ fn read(claims: &Claims) -> Result<([u8; POLICY_LEN], Identity), DecodeError> {
         account,
         upn,
         full_name,
+        mail: None,
         sid: claims.account,
         groups,
         method: None,

@@ -12,9 +12,10 @@ use crate::connection::{Connection, Search};
 use crate::entry::{self, Entry};
 use crate::failed::Failed;
 use crate::filter::{Attribute, Filter};
+use crate::mail;
 use crate::matching::{self, Found};
 use crate::settings::{AdSettings, Settings};
-use crate::widen;
+use crate::widen::{self, Accents};
 use account_store::fold::casefold;
 use account_store::index::{KeyKind, Place};
 use account_store::{
@@ -39,7 +40,7 @@ mod group_type {
     pub(super) const SECURITY: u32 = 0x8000_0000;
 }
 
-const ACCOUNT: [&str; 22] = [
+const ACCOUNT: [&str; 23] = [
     "objectGUID",
     "objectSid",
     "sAMAccountName",
@@ -56,6 +57,7 @@ const ACCOUNT: [&str; 22] = [
     "pwdLastSet",
     "whenCreated",
     "displayName",
+    "mail",
     "scriptPath",
     "profilePath",
     "homeDirectory",
@@ -82,7 +84,7 @@ pub(crate) async fn probe(
             domain_scope: true,
         };
         let entry = connection.search(search).await?.and_then(|mut answer| answer.entries.pop());
-        entry.ok_or_else(|| Failed::Bind(format!("the store's account may not read {base:?}")))
+        entry.ok_or_else(|| Failed::Rights(format!("the store's account may not read {base:?}")))
     };
     read(connection, &settings.bind_dn, "objectClass").await?;
     let base = read(connection, &ad.base, "objectSid").await?;
@@ -108,11 +110,12 @@ pub(crate) async fn find(
     let answer =
         search(connection, &ad.base, Scope::Subtree, &filter, &ACCOUNT, settings.candidates_max).await?;
     let answer = answer.ok_or_else(|| Failed::Search(format!("the base {:?} is not there", ad.base)))?;
-    let candidates = answer.entries.iter().map(|entry| Candidate::read(entry, &settings.domain));
+    let candidates = answer.entries.iter().map(|entry| Candidate::read(entry, settings));
     let candidates = candidates.collect::<Result<Vec<_>, _>>()?;
     let is_claimed = |candidate: &Candidate<'_>| {
         matching::is_at(&settings.domain, &candidate.keys, place)
-            || is_implicit(&settings.domain, &candidate.keys.name, place)
+            || mail::is_among(candidate.entry, "mail", place)
+            || is_implicit(&settings.domain.dns, &candidate.keys.name, place)
     };
     let matching: Vec<_> = candidates.iter().filter(|candidate| is_claimed(candidate)).collect();
     let count = answer.entries.len();
@@ -123,6 +126,10 @@ pub(crate) async fn find(
         Found::Many(names) => Ok(names),
         // An account that has the name by its sAMAccountName alone stands in the way of others, and is not found.
         Found::One(one) if !matching::is_at(&settings.domain, &one.keys, place) => Ok(Matches::None),
+        // Whose the address is, is all that is asked.
+        Found::One(one) if matches!(query, Query::Mail(_)) => {
+            Ok(Matches::One(Arc::new(Record { account: one.keys.clone(), memberships: Vec::new() })))
+        }
         Found::One(one) => {
             let mut account = one.account()?;
             let memberships = memberships(connection, settings, ad, one, &mut account).await?;
@@ -145,8 +152,18 @@ async fn search(
 }
 
 fn filter(domain: &Domain, query: &Query, settings: &Settings) -> Option<Filter> {
+    Some(of_accounts(of_query(domain, query, settings.accents)?))
+}
+
+/// Users, computers and managed service accounts.
+pub(crate) fn of_accounts(filter: Filter) -> Filter {
+    Filter::And(vec![Filter::equal(&Attribute::known("objectClass"), "user"), filter])
+}
+
+/// What a question looks for in a domain.
+pub(crate) fn of_query(domain: &Domain, query: &Query, accents: Accents) -> Option<Filter> {
     let named = |attribute, text: &str| widen::name(&Attribute::known(attribute), text);
-    let of_query = match query {
+    Some(match query {
         Query::UserPrincipalName(text) => {
             let explicit = named("userPrincipalName", text);
             // `sAMAccountName@domain` is a name of that account, whatever userPrincipalName others have.
@@ -159,24 +176,35 @@ fn filter(domain: &Domain, query: &Query, settings: &Settings) -> Option<Filter>
         }
         Query::ServicePrincipalName(text) => named("servicePrincipalName", text),
         Query::AltSecurityIdentity(text) => {
-            widen::identity(&Attribute::known("altSecurityIdentities"), text, settings.accents)?
+            widen::identity(&Attribute::known("altSecurityIdentities"), text, accents)?
         }
+        Query::Mail(text) => named("mail", text),
         Query::Name(text) => named("sAMAccountName", text),
         Query::Sid(sid) => Filter::Equal(Attribute::known("objectSid"), sid.to_bytes()),
         _ => return None,
-    };
-    // Users, computers and managed service accounts.
-    Some(Filter::And(vec![Filter::equal(&Attribute::known("objectClass"), "user"), of_query]))
+    })
 }
 
-/// Whether a user principal name is the one that every account has by its name.
-fn is_implicit(domain: &Domain, name: &str, place: &Place) -> bool {
+/// Whether a user principal name is the one that every account of a domain has by its name.
+pub(crate) fn is_implicit(dns: &str, name: &str, place: &Place) -> bool {
     match place {
-        Place::Key(KeyKind::UserPrincipalName, wanted) => {
-            *wanted == casefold(&format!("{name}@{}", domain.dns))
-        }
+        Place::Key(KeyKind::UserPrincipalName, wanted) => *wanted == casefold(&format!("{name}@{dns}")),
         _ => false,
     }
+}
+
+/// Name, SID and what certificates are compared with.
+pub(crate) fn keys(entry: &Entry, mail_domain: Option<&str>) -> Result<Account, Failed> {
+    let missing = |name| entry.wrong(name, "is missing, or may not be read by the store's account");
+    let sid = entry.sid("objectSid")?.ok_or_else(|| missing("objectSid"))?;
+    let name = entry.text("sAMAccountName")?.ok_or_else(|| missing("sAMAccountName"))?;
+    Ok(Account {
+        user_principal_name: entry.texts("userPrincipalName")?.pop(),
+        service_principal_names: entry.texts("servicePrincipalName")?,
+        alt_security_identities: entry.texts("altSecurityIdentities")?,
+        profile: Profile { mail: mail::chosen(entry, "mail", mail_domain), ..Profile::default() },
+        ..Account::new(name, sid)
+    })
 }
 
 /// An entry that may be the account.
@@ -187,20 +215,12 @@ struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    fn read(entry: &'a Entry, domain: &Domain) -> Result<Self, Failed> {
-        let missing = |name| entry.wrong(name, "is missing, or may not be read by the store's account");
-        let sid = entry.sid("objectSid")?.ok_or_else(|| missing("objectSid"))?;
-        if sid.rid_in(&domain.sid).is_none() {
-            return Err(entry.wrong("objectSid", "is of another domain"));
+    fn read(entry: &'a Entry, settings: &Settings) -> Result<Self, Failed> {
+        let keys = keys(entry, settings.mail_domain.as_deref())?;
+        match keys.sid.rid_in(&settings.domain.sid) {
+            Some(_) => Ok(Self { entry, keys }),
+            None => Err(entry.wrong("objectSid", "is of another domain")),
         }
-        let name = entry.text("sAMAccountName")?.ok_or_else(|| missing("sAMAccountName"))?;
-        let keys = Account {
-            user_principal_name: entry.texts("userPrincipalName")?.pop(),
-            service_principal_names: entry.texts("servicePrincipalName")?,
-            alt_security_identities: entry.texts("altSecurityIdentities")?,
-            ..Account::new(name, sid)
-        };
-        Ok(Self { entry, keys })
     }
 
     /// The whole account, without its groups.
@@ -240,6 +260,7 @@ impl<'a> Candidate<'a> {
                 profile_path: text("profilePath")?,
                 home_directory: text("homeDirectory")?,
                 home_directory_drive: text("homeDrive")?,
+                mail: self.keys.profile.mail.clone(),
             },
             extra_sids,
             ..self.keys.clone()
@@ -482,11 +503,11 @@ mod tests {
     fn the_name_of_an_account_is_a_user_principal_name_of_its_own() {
         let place =
             |text: &str| account_store::index::place(&domain(), &Query::UserPrincipalName(text.to_owned()));
-        assert!(is_implicit(&domain(), "Bob", &place("bob@CONTOSO.example")));
+        assert!(is_implicit(&domain().dns, "Bob", &place("bob@CONTOSO.example")));
         for other in ["bob@contoso.com", "bobby@contoso.example", "bob"] {
-            assert!(!is_implicit(&domain(), "Bob", &place(other)), "{other}");
+            assert!(!is_implicit(&domain().dns, "Bob", &place(other)), "{other}");
         }
-        assert!(!is_implicit(&domain(), "Bob", &Place::Name("bob@contoso.example".to_owned())));
+        assert!(!is_implicit(&domain().dns, "Bob", &Place::Name("bob@contoso.example".to_owned())));
     }
 
     #[test]

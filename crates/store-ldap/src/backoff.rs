@@ -116,7 +116,7 @@ mod tests {
     const MIDDLE: u32 = u32::MAX / 2;
 
     fn server() -> Server {
-        Server::parse("ldaps://dc1.example").expect("a URL")
+        Server::parse("ldaps://dc1.example", Server::PORTS).expect("a URL")
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub(crate) enum Failed {
     /// The directory does not accept the store's own account.
     #[error("store: bind: {0}")]
     Bind(String),
+    /// The directory accepts the store's own account, which may not read what the store needs.
+    #[error("store: bind: {0}")]
+    Rights(String),
     /// A deadline is over.
     #[error("store: timeout: {0}")]
     Timeout(String),
@@ -48,7 +51,7 @@ impl Failed {
         match self {
             Self::Connect(_) => "connect",
             Self::Tls(_) => "tls",
-            Self::Bind(_) => "bind",
+            Self::Bind(_) | Self::Rights(_) => "bind",
             Self::Timeout(_) => "timeout",
             Self::Connection(_) => "connection",
             Self::Server(_) => "server",

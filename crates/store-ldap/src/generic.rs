@@ -13,13 +13,14 @@ use crate::connection::{Answer, Connection, Search};
 use crate::entry::Entry;
 use crate::failed::Failed;
 use crate::filter::{Attribute, Filter};
+use crate::mail;
 use crate::matching::{self, Found};
 use crate::settings::{GenericSettings, GroupMembership, RidRange, Settings, StatePreset};
 use crate::widen;
 use account_store::fold::wide;
 use account_store::index::Place;
 use account_store::{
-    Account, AccountFlags, GroupScope, Matches, Membership, Query, RID_FIRST, Record, rules,
+    Account, AccountFlags, GroupScope, Matches, Membership, Profile, Query, RID_FIRST, Record, rules,
 };
 use dtyp::{FileTime, Sid};
 use ldap3::Scope;
@@ -76,7 +77,7 @@ pub(crate) async fn probe(
     for base in [&settings.bind_dn, &generic.user_base, &generic.group_base] {
         let answer = search(connection, (base, Scope::Base), &any, &["objectClass"], 1).await?;
         if answer.is_none_or(|answer| answer.entries.is_empty()) {
-            return Err(Failed::Bind(format!("the store's account may not read {base:?}")));
+            return Err(Failed::Rights(format!("the store's account may not read {base:?}")));
         }
     }
     Ok(())
@@ -98,7 +99,8 @@ pub(crate) async fn find(
     let mut matching = Vec::new();
     for entry in &answer.entries {
         let keys = keys(settings, generic, entry)?;
-        if matching::is_at(&settings.domain, &keys, place) {
+        let has_mail = |name: &Attribute| mail::is_among(entry, name.as_str(), place);
+        if matching::is_at(&settings.domain, &keys, place) || generic.mail.as_ref().is_some_and(has_mail) {
             matching.push((entry, keys));
         }
     }
@@ -106,6 +108,10 @@ pub(crate) async fn find(
     match matching::decide(matching, |(_, keys)| &keys.name, count, settings.candidates_max, answer.is_cut)? {
         Found::None => Ok(Matches::None),
         Found::Many(names) => Ok(names),
+        // Whose the address is, is all that is asked.
+        Found::One((_, account)) if matches!(query, Query::Mail(_)) => {
+            Ok(Matches::One(Arc::new(Record { account, memberships: Vec::new() })))
+        }
         Found::One((entry, keys)) => {
             let record = Reader { connection, settings, generic }.record(entry, keys).await?;
             rules::check_account(&record.account).map_err(|error| Failed::Data(error.to_string()))?;
@@ -146,6 +152,7 @@ fn filter(settings: &Settings, generic: &GenericSettings, query: &Query) -> Opti
         Query::AltSecurityIdentity(text) => {
             widen::identity(generic.mapping.as_ref()?, text, settings.accents)?
         }
+        Query::Mail(text) => widen::name(generic.mail.as_ref()?, text),
         Query::Name(text) => widen::name(&generic.name, text),
         Query::Sid(sid) => {
             let number = generic.user_rids.number(sid.rid_in(&settings.domain.sid)?)?;
@@ -162,6 +169,7 @@ fn attributes(generic: &GenericSettings) -> Vec<&str> {
         &generic.user_principal_name,
         &generic.service_principal_name,
         &generic.mapping,
+        &generic.mail,
         &generic.display_name,
         &generic.created,
     ];
@@ -192,6 +200,8 @@ fn keys(settings: &Settings, generic: &GenericSettings, entry: &Entry) -> Result
         entry.wrong(generic.name.as_str(), "is missing, or may not be read by the store's account")
     })?;
     let sid = user_sid(settings, generic, entry).unwrap_or(settings.domain.sid);
+    let mail = generic.mail.as_ref();
+    let mail = mail.map(|name| mail::chosen(entry, name.as_str(), settings.mail_domain.as_deref()));
     let mut upns = texts(&generic.user_principal_name)?;
     if upns.len() > 1 {
         return Err(entry.wrong("the user principal name", "has several values"));
@@ -200,6 +210,7 @@ fn keys(settings: &Settings, generic: &GenericSettings, entry: &Entry) -> Result
         user_principal_name: upns.pop(),
         service_principal_names: texts(&generic.service_principal_name)?,
         alt_security_identities: texts(&generic.mapping)?,
+        profile: Profile { mail: mail.unwrap_or_default(), ..Profile::default() },
         ..Account::new(name, sid)
     })
 }
@@ -324,7 +335,8 @@ impl Reader<'_> {
             GroupMembership::MemberUid(_) => vec![account.name.clone()],
             GroupMembership::MemberOf(attribute) => entry.texts(attribute.as_str())?,
         };
-        for _ in 0..DEPTH_MAX {
+        // One search more shows that nothing is above the last level, and one turn more ends.
+        for _ in 0..DEPTH_MAX + 2 {
             level.retain(|dn| seen.insert(dn.to_lowercase()));
             if level.is_empty() {
                 return Ok(found);

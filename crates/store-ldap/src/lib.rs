@@ -12,6 +12,7 @@
 //! - **Only success is an answer.** Every other result, a reference to another server, a limit, an attribute that
 //!   may not be read is an error, never "no such account" and never a shorter list of groups.
 //! - **One answer is of one server and one deadline.** A question has [`Settings::timeout`], whatever it waits for.
+//!   With a global catalog, the catalog says whose the account is, and one server of our domain says all else.
 //! - **What a server sends is checked before ldap3 reads it** (`message`): lengths, nesting, shapes, IDs.
 //! - **Nothing but TLS.** Before TLS, StartTLS alone is sent. The CAs are those of [`Settings::ca`], and the
 //!   certificate has to name the server in its subjectAltName.
@@ -26,8 +27,10 @@ mod connection;
 mod entry;
 mod failed;
 mod filter;
+mod forest;
 mod generic;
 mod log_limiter;
+mod mail;
 mod matching;
 mod message;
 mod meter;

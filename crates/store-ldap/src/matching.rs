@@ -19,6 +19,7 @@ pub(crate) fn wanted(domain: &Domain, query: &Query) -> Option<Place> {
         Query::UserPrincipalName(text)
         | Query::ServicePrincipalName(text)
         | Query::AltSecurityIdentity(text)
+        | Query::Mail(text)
         | Query::Name(text) => Some(text),
         _ => None,
     };

@@ -12,6 +12,7 @@ pub struct Meter {
     questions: AtomicU64,
     requests: AtomicU64,
     connections: AtomicU64,
+    elsewhere: AtomicU64,
     failures: [AtomicU64; STEPS.len()],
 }
 
@@ -26,6 +27,10 @@ impl Meter {
 
     pub(crate) fn connected(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn elsewhere(&self) {
+        self.elsewhere.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn failed(&self, step: &str) {
@@ -47,6 +52,11 @@ impl Meter {
     /// Connections that were made and bound.
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Accounts of other domains that the global catalog named.
+    pub fn accounts_elsewhere(&self) -> u64 {
+        self.elsewhere.load(Ordering::Relaxed)
     }
 
     /// Failures by step: of servers, and of questions.

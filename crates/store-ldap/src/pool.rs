@@ -3,7 +3,7 @@
 use crate::backoff::{BindBackoff, ServerBackoff};
 use crate::connection::{BindResult, Connection};
 use crate::failed::{Failed, bind_reason, counts_as_wrong_password};
-use crate::schema;
+use crate::schema::{self, Role};
 use crate::server::Server;
 use crate::settings::{Servers, Settings};
 use rustls::client::Resumption;
@@ -25,12 +25,20 @@ const AWAY_MAX: Duration = Duration::from_secs(60);
 /// The connections of a store.
 pub(crate) struct Pool {
     settings: Arc<Settings>,
+    servers: Servers,
+    pub(crate) role: Role,
     tls: TlsConnector,
     /// Questions at once; each has one connection.
     pub(crate) permits: Semaphore,
     state: Mutex<State>,
+    binds: Arc<Binds>,
+}
+
+/// The binds of the store's account, over all pools.
+#[derive(Default)]
+struct Binds {
     /// One bind at a time: of many with a secret that is wrong, one is refused and the others are not made.
-    binds: tokio::sync::Mutex<BindBackoff>,
+    backoff: tokio::sync::Mutex<BindBackoff>,
     hasher: RandomState,
 }
 
@@ -73,9 +81,23 @@ impl Pool {
             tls: TlsConnector::from(Arc::new(tls)),
             permits: Semaphore::new(settings.connections_max),
             state: Mutex::default(),
-            binds: tokio::sync::Mutex::default(),
-            hasher: RandomState::new(),
+            binds: Arc::default(),
+            servers: settings.servers.clone(),
+            role: Role::Domain,
             settings,
+        })
+    }
+
+    /// Connections to the global catalog, if there is one.
+    pub(crate) fn catalog(&self) -> Option<Self> {
+        (!self.settings.catalog.is_empty()).then(|| Self {
+            settings: Arc::clone(&self.settings),
+            servers: Servers::Listed(self.settings.catalog.clone()),
+            role: Role::Catalog,
+            tls: self.tls.clone(),
+            permits: Semaphore::new(self.settings.connections_max),
+            state: Mutex::default(),
+            binds: Arc::clone(&self.binds),
         })
     }
 
@@ -91,7 +113,7 @@ impl Pool {
             return Ok(pooled);
         }
         // If no secret may be tried, no connection is opened. A bind that is under way decides for itself.
-        if let Ok(mut backoff) = self.binds.try_lock() {
+        if let Ok(mut backoff) = self.binds.backoff.try_lock() {
             self.secret(&mut backoff)?;
         }
         let mut failed = None;
@@ -103,7 +125,7 @@ impl Pool {
             match opened {
                 Ok(pooled) => return Ok(pooled),
                 // The account is the same at all servers, and each refused bind counts.
-                Err(error @ Failed::Bind(_)) => return Err(error),
+                Err(error @ (Failed::Bind(_) | Failed::Rights(_))) => return Err(error),
                 Err(error) => failed = Some(error),
             }
         }
@@ -172,7 +194,7 @@ impl Pool {
 
     /// Whether there are several servers.
     pub(crate) fn has_others(&self) -> bool {
-        match &self.settings.servers {
+        match &self.servers {
             Servers::Listed(servers) => servers.len() > 1,
             Servers::Discovered(_) => {
                 self.state().discovered.as_ref().is_some_and(|(servers, _)| servers.len() > 1)
@@ -187,7 +209,7 @@ impl Pool {
 
     /// The servers, looked up again when the last look-up is too old.
     async fn servers(&self, deadline: Instant) -> Result<Vec<Server>, Failed> {
-        let discover = match &self.settings.servers {
+        let discover = match &self.servers {
             Servers::Listed(servers) => return Ok(servers.clone()),
             Servers::Discovered(discover) => discover,
         };
@@ -240,6 +262,7 @@ impl Pool {
                 self.state().servers.succeeded(server);
                 self.settings.meter.failed("bind");
             }
+            // A server at which the account may read nothing is backed off: otherwise each question would bind.
             Err(failed) => self.server_failed(server, failed),
         }
         opened
@@ -247,7 +270,7 @@ impl Pool {
 
     async fn open_and_bind(&self, server: &Server, deadline: Instant) -> Result<Pooled, Failed> {
         let time = deadline.saturating_duration_since(Instant::now());
-        let addresses = match &self.settings.servers {
+        let addresses = match &self.servers {
             Servers::Listed(_) => None,
             Servers::Discovered(discover) => {
                 let found = discover.addresses(server).await;
@@ -256,7 +279,7 @@ impl Pool {
         };
         let mut connection = Connection::open(server, addresses, &self.tls, time).await?;
         self.bind(&mut connection).await?;
-        schema::probe(&mut connection, &self.settings).await?;
+        schema::probe(&mut connection, &self.settings, self.role).await?;
         self.settings.meter.connected();
         Ok(Pooled { connection, since: Instant::now(), is_used: false })
     }
@@ -264,7 +287,8 @@ impl Pool {
     /// The first secret that was not refused lately, and its hash.
     fn secret(&self, backoff: &mut BindBackoff) -> Result<(Zeroizing<String>, u64), Failed> {
         let mut secrets = (self.settings.secrets)().map_err(Failed::Bind)?;
-        let hashes: Vec<u64> = secrets.iter().map(|secret| self.hasher.hash_one(secret.as_bytes())).collect();
+        let hashes: Vec<u64> =
+            secrets.iter().map(|secret| self.binds.hasher.hash_one(secret.as_bytes())).collect();
         let at = backoff.choose(&hashes, Instant::now()).map_err(|why| {
             Failed::Bind(match why.as_str() {
                 "" => "there is no secret".to_owned(),
@@ -276,7 +300,7 @@ impl Pool {
 
     /// Binds by the first secret that was not refused lately.
     async fn bind(&self, connection: &mut Connection) -> Result<(), Failed> {
-        let mut backoff = self.binds.lock().await;
+        let mut backoff = self.binds.backoff.lock().await;
         let (secret, hash) = self.secret(&mut backoff)?;
         let BindResult { code, text } = connection.bind(&self.settings.bind_dn, &secret).await?;
         match code {

@@ -1,15 +1,29 @@
-//! One of the schemas.
+//! One of the schemas, or the catalog of a forest.
 
 use crate::connection::Connection;
 use crate::failed::Failed;
 use crate::settings::{Schema, Settings};
-use crate::{ad, generic};
+use crate::{ad, forest, generic};
 use account_store::index::Place;
 use account_store::{Matches, Query};
 
+/// What the servers of a pool have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The accounts of the domain, whole.
+    Domain,
+    /// The names and mappings of the forest.
+    Catalog,
+}
+
 /// Whether a connection that was just bound may read what the store needs.
-pub(crate) async fn probe(connection: &mut Connection, settings: &Settings) -> Result<(), Failed> {
+pub(crate) async fn probe(
+    connection: &mut Connection,
+    settings: &Settings,
+    role: Role,
+) -> Result<(), Failed> {
     match &settings.schema {
+        _ if role == Role::Catalog => forest::probe(connection, settings).await,
         Schema::Ad(schema) => ad::probe(connection, settings, schema).await,
         Schema::Generic(schema) => generic::probe(connection, settings, schema).await,
     }
@@ -19,10 +33,11 @@ pub(crate) async fn probe(connection: &mut Connection, settings: &Settings) -> R
 pub(crate) async fn find(
     connection: &mut Connection,
     settings: &Settings,
-    query: &Query,
-    place: &Place,
+    role: Role,
+    (query, place): (&Query, &Place),
 ) -> Result<Matches, Failed> {
     match &settings.schema {
+        _ if role == Role::Catalog => forest::find(connection, settings, query, place).await,
         Schema::Ad(schema) => ad::find(connection, settings, schema, query, place).await,
         Schema::Generic(schema) => generic::find(connection, settings, schema, query, place).await,
     }

@@ -23,12 +23,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Reads `ldaps://HOST[:PORT]` or `ldap://HOST[:PORT]`, without a path.
-    pub fn parse(url: &str) -> Option<Self> {
+    /// Ports of a directory: LDAPS, and StartTLS.
+    pub const PORTS: (u16, u16) = (636, 389);
+    /// Ports of a global catalog ([MS-ADTS] 3.1.1.3.1.10).
+    pub const CATALOG_PORTS: (u16, u16) = (3269, 3268);
+
+    /// Reads `ldaps://HOST[:PORT]` or `ldap://HOST[:PORT]`, without a path. `ports` are those of LDAPS and of
+    /// StartTLS, if the URL has none.
+    pub fn parse(url: &str, ports: (u16, u16)) -> Option<Self> {
         let (scheme, rest) = url.split_once("://")?;
         let (tls, default) = match scheme.to_ascii_lowercase().as_str() {
-            "ldaps" => (TlsMode::Ldaps, 636),
-            "ldap" => (TlsMode::StartTls, 389),
+            "ldaps" => (TlsMode::Ldaps, ports.0),
+            "ldap" => (TlsMode::StartTls, ports.1),
             _ => return None,
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
@@ -67,6 +73,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_catalog_has_ports_of_its_own() {
+        let shown = |url| Server::parse(url, Server::CATALOG_PORTS).map(|server| server.to_string());
+        assert_eq!(shown("ldaps://dc1.example").as_deref(), Some("ldaps://dc1.example:3269"));
+        assert_eq!(shown("ldap://dc1.example").as_deref(), Some("ldap://dc1.example:3268"));
+        assert_eq!(shown("ldaps://dc1.example:1").as_deref(), Some("ldaps://dc1.example:1"));
+    }
+
+    #[test]
     fn servers_are_urls_without_a_path() {
         for (url, shown) in [
             ("ldaps://dc1.example", "ldaps://dc1.example:636"),
@@ -75,7 +89,11 @@ mod tests {
             ("ldaps://[::1]:10636", "ldaps://[::1]:10636"),
             ("ldaps://[::1]", "ldaps://[::1]:636"),
         ] {
-            assert_eq!(Server::parse(url).map(|server| server.to_string()).as_deref(), Some(shown), "{url}");
+            assert_eq!(
+                Server::parse(url, Server::PORTS).map(|server| server.to_string()).as_deref(),
+                Some(shown),
+                "{url}"
+            );
         }
         for url in [
             "",
@@ -93,7 +111,7 @@ mod tests {
             "ldaps://[a]",
             "ldaps://[::1]x",
         ] {
-            assert_eq!(Server::parse(url), None, "{url}");
+            assert_eq!(Server::parse(url, Server::PORTS), None, "{url}");
         }
     }
 }

@@ -68,6 +68,8 @@ pub struct GenericSettings {
     pub service_principal_name: Option<Attribute>,
     /// Mappings of certificates, as `altSecurityIdentities` has them.
     pub mapping: Option<Attribute>,
+    /// E-mail addresses.
+    pub mail: Option<Attribute>,
     /// The name that people read.
     pub display_name: Option<Attribute>,
     /// When the entry was made, such as `createTimestamp`.
@@ -183,6 +185,9 @@ pub struct Settings {
     pub domain: Domain,
     /// The servers.
     pub servers: Servers,
+    /// Global catalog servers, in the order in which to try them; none if accounts are searched in the domain
+    /// alone. For [`Schema::Ad`].
+    pub catalog: Vec<Server>,
     /// The CAs of their certificates: no others count.
     pub ca: Vec<CertificateDer<'static>>,
     /// The distinguished name of the store's own account; never empty.
@@ -203,6 +208,8 @@ pub struct Settings {
     pub candidates_max: usize,
     /// Who ignores accents.
     pub accents: Accents,
+    /// Of several e-mail addresses, the one in this domain counts.
+    pub mail_domain: Option<String>,
     /// How long a decision that was made from an answer may be used.
     pub fresh: Duration,
     /// Counts what the store does.

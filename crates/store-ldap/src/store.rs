@@ -4,7 +4,7 @@ use crate::failed::Failed;
 use crate::log_limiter::LogLimiter;
 use crate::matching;
 use crate::pool::{Pool, Pooled, attempt_end};
-use crate::schema;
+use crate::schema::{self, Role};
 use crate::settings::Settings;
 use account_store::index::Place;
 use account_store::{AccountStore, BoxFuture, Domain, Matches, Query, Revision, StoreError};
@@ -28,6 +28,8 @@ pub struct LdapStore {
 struct Shared {
     settings: Arc<Settings>,
     pool: Pool,
+    /// Connections to the global catalog, if there is one.
+    catalog: Option<Pool>,
     health: Mutex<Health>,
     /// Logs of look-ups that fail, and of a directory that does.
     unusable: LogLimiter,
@@ -69,6 +71,7 @@ impl LdapStore {
         };
         let shared = Arc::new(Shared {
             settings,
+            catalog: pool.catalog(),
             pool,
             health: Mutex::new(health),
             unusable: LogLimiter::new(),
@@ -165,7 +168,7 @@ impl Shared {
             }
             Err(failed) => {
                 self.settings.meter.failed(failed.step());
-                if !failed.is_of_server() && !matches!(failed, Failed::Bind(_)) {
+                if !failed.is_of_server() && !matches!(failed, Failed::Bind(_) | Failed::Rights(_)) {
                     drop(health);
                     if let Some(left_out) = self.unusable.allow(Instant::now()) {
                         warn!(error = %failed, left_out, "Directory data cannot be used: an account is not mapped");
@@ -181,42 +184,69 @@ impl Shared {
         }
     }
 
-    /// Asks over one connection, and over another one if that fails. One answer never mixes two servers.
+    /// Asks the catalog whose the account is, if there is a catalog and other domains may have the account. All
+    /// else is asked in the domain.
     async fn ask(&self, query: &Query, place: &Place, deadline: Instant) -> Result<Matches, Failed> {
         self.settings.meter.asked();
+        let asked = (query, place);
+        let Some(catalog) = self.catalog.as_ref().filter(|_| matches!(place, Place::Key(..))) else {
+            return self.ask_pool(&self.pool, asked, deadline).await;
+        };
+        let known = match self.ask_pool(catalog, asked, attempt_end(deadline, 2)).await? {
+            Matches::One(known) if known.account.home_domain.is_none() => known,
+            Matches::One(known) => {
+                self.settings.meter.elsewhere();
+                return Ok(Matches::One(known));
+            }
+            none_or_many => return Ok(none_or_many),
+        };
+        match self.ask_pool(&self.pool, asked, deadline).await? {
+            // The catalog lags: which account is the only one in the forest is not known yet.
+            Matches::One(record) if record.account.sid != known.account.sid => Err(Failed::Changed),
+            found => Ok(found),
+        }
+    }
+
+    /// Asks over one connection, and over another one if that fails. One answer never mixes two servers.
+    async fn ask_pool(
+        &self,
+        pool: &Pool,
+        asked: (&Query, &Place),
+        deadline: Instant,
+    ) -> Result<Matches, Failed> {
         let mut changed = false;
         let mut last = None;
         for _ in 0..ATTEMPTS_MAX {
-            let mut pooled = match self.pool.connection(deadline).await {
+            let mut pooled = match pool.connection(deadline).await {
                 Ok(pooled) => pooled,
                 // The failure of the attempt before says more than that its server is backed off.
                 Err(failed) => return Err(last.unwrap_or(failed)),
             };
             // If there is another server, it gets its share of the time.
-            let end = attempt_end(deadline, if self.pool.has_others() { 2 } else { 1 });
-            let found = self.ask_over(&mut pooled, query, place, end).await;
+            let end = attempt_end(deadline, if pool.has_others() { 2 } else { 1 });
+            let found = self.ask_over(pool.role, &mut pooled, asked, end).await;
             match found {
                 Ok(matches) => {
-                    self.pool.put(pooled);
+                    pool.put(pooled);
                     return Ok(matches);
                 }
                 Err(Failed::Changed) if !changed => {
                     changed = true;
-                    self.pool.put(pooled);
+                    pool.put(pooled);
                     last = Some(Failed::Changed);
                 }
                 // A connection that died while it was idle says nothing about the server.
                 // The others that were idle are dead, too.
                 Err(failed @ Failed::Connection(_)) if pooled.is_used => {
-                    self.pool.forget_idle(pooled.connection.server());
+                    pool.forget_idle(pooled.connection.server());
                     last = Some(failed);
                 }
                 Err(failed) if failed.is_of_server() => {
-                    self.pool.server_failed(pooled.connection.server(), &failed);
+                    pool.server_failed(pooled.connection.server(), &failed);
                     last = Some(failed);
                 }
                 Err(failed) => {
-                    self.pool.put(pooled);
+                    pool.put(pooled);
                     return Err(failed);
                 }
             }
@@ -226,38 +256,48 @@ impl Shared {
 
     async fn ask_over(
         &self,
+        role: Role,
         pooled: &mut Pooled,
-        query: &Query,
-        place: &Place,
+        asked: (&Query, &Place),
         end: Instant,
     ) -> Result<Matches, Failed> {
         let server = pooled.connection.server().clone();
         let before = pooled.connection.searches();
-        let found = timeout_at(end, schema::find(&mut pooled.connection, &self.settings, query, place)).await;
+        let found = timeout_at(end, schema::find(&mut pooled.connection, &self.settings, role, asked)).await;
         self.settings.meter.requested(pooled.connection.searches() - before);
         found.unwrap_or_else(|_| Err(Failed::Timeout(format!("{server}: no answer in time"))))
     }
 
-    /// Looks whether the directory answers.
+    fn pools(&self) -> impl Iterator<Item = &Pool> {
+        [&self.pool].into_iter().chain(&self.catalog)
+    }
+
+    /// Looks whether the directory answers, and its catalog.
     async fn look(&self) -> Option<Result<(), Failed>> {
         // If all connections are in use, questions say.
         let _permit = self.pool.permits.try_acquire().ok()?;
-        Some(self.probe().await)
+        for pool in self.pools() {
+            if let Err(failed) = self.probe(pool).await {
+                return Some(Err(failed));
+            }
+        }
+        Some(Ok(()))
     }
 
-    async fn probe(&self) -> Result<(), Failed> {
+    async fn probe(&self, pool: &Pool) -> Result<(), Failed> {
         let deadline = Instant::now() + self.settings.timeout;
-        let mut pooled = self.pool.connection(deadline).await?;
-        let probed = timeout_at(deadline, schema::probe(&mut pooled.connection, &self.settings)).await;
+        let mut pooled = pool.connection(deadline).await?;
+        let probing = schema::probe(&mut pooled.connection, &self.settings, pool.role);
+        let probed = timeout_at(deadline, probing).await;
         let server = pooled.connection.server().clone();
         match probed.unwrap_or_else(|_| Err(Failed::Timeout(format!("{server}: no answer in time")))) {
             Ok(()) => {
-                self.pool.put(pooled);
+                pool.put(pooled);
                 Ok(())
             }
             Err(failed) => {
                 if failed.is_of_server() && !(pooled.is_used && matches!(failed, Failed::Connection(_))) {
-                    self.pool.server_failed(&server, &failed);
+                    pool.server_failed(&server, &failed);
                 }
                 Err(failed)
             }
@@ -265,13 +305,13 @@ impl Shared {
     }
 
     /// Probes connections that were idle for a while.
-    async fn check_idle(&self, interval: Duration) {
-        for _ in 0..self.pool.idle_count() {
-            let Some(mut pooled) = self.pool.oldest_idle(interval) else { return };
+    async fn check_idle(&self, pool: &Pool, interval: Duration) {
+        for _ in 0..pool.idle_count() {
+            let Some(mut pooled) = pool.oldest_idle(interval) else { return };
             let deadline = Instant::now() + self.settings.timeout;
-            let probed = timeout_at(deadline, schema::probe(&mut pooled.connection, &self.settings)).await;
-            if matches!(probed, Ok(Ok(()))) {
-                self.pool.put(pooled);
+            let probing = schema::probe(&mut pooled.connection, &self.settings, pool.role);
+            if matches!(timeout_at(deadline, probing).await, Ok(Ok(()))) {
+                pool.put(pooled);
             }
         }
     }
@@ -295,7 +335,9 @@ async fn watch(store: Weak<Shared>) {
             shared.note(looked);
         }
         if is_well {
-            shared.check_idle(interval).await;
+            for pool in shared.pools() {
+                shared.check_idle(pool, interval).await;
+            }
         }
         let wait = if is_well { interval } else { RETRY.min(interval) };
         drop(shared);

@@ -36,11 +36,12 @@ fn entry(id: u8, values: usize) -> Vec<u8> {
 /// What is sent in answer to a request, and whether it is sent for ever.
 type Answer = Arc<dyn Fn(u8) -> (Vec<u8>, bool) + Send + Sync>;
 
-/// Serves LDAP over TLS: binds and the first three searches of a connection are answered well, or by `bind`;
-/// others by `search`.
+/// Serves LDAP over TLS: binds and the first searches of a connection, so many, are answered well, or by
+/// `bind`; others by `search`.
 async fn serve(
     listener: tokio::net::TcpListener,
     tls: tokio_rustls::TlsAcceptor,
+    good_searches: usize,
     bind: Option<Answer>,
     search: Answer,
 ) {
@@ -57,7 +58,7 @@ async fn serve(
                 let (id, operation) = (request[at], request[at + 1]);
                 let (answer, is_endless) = match operation {
                     0x60 => bind.as_ref().map_or_else(|| (result(id, 0x61, 0), false), |bind| bind(id)),
-                    0x63 if searches < 3 => {
+                    0x63 if searches < good_searches => {
                         searches += 1;
                         ([entry(id, 1), result(id, 0x65, 0)].concat(), false)
                     }
@@ -72,6 +73,11 @@ async fn serve(
 
 /// A store of such a directory.
 fn hostile(bind: Option<Answer>, search: Answer) -> (Opened, tempfile::TempDir) {
+    hostile_after(3, bind, search)
+}
+
+/// The same, hostile after so many searches of a connection. Three prove its rights.
+fn hostile_after(good_searches: usize, bind: Option<Answer>, search: Answer) -> (Opened, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     rcmpd_tests::slapd::certificates(folder.path(), "IP:127.0.0.1");
     let chain = certificates(&folder.path().join("server.pem"));
@@ -86,6 +92,7 @@ fn hostile(bind: Option<Answer>, search: Answer) -> (Opened, tempfile::TempDir) 
     let opened = Opened::of(Settings {
         domain: account_store::battery::domain(),
         servers: Servers::Listed(vec![ldaps(port)]),
+        catalog: Vec::new(),
         ca: certificates(&folder.path().join("ca.pem")),
         bind_dn: READER.to_owned(),
         secrets: Arc::new(|| Ok(vec![Zeroizing::new("secret".to_owned())])),
@@ -96,12 +103,13 @@ fn hostile(bind: Option<Answer>, search: Answer) -> (Opened, tempfile::TempDir) 
         age_max: Duration::from_secs(3600),
         candidates_max: 100,
         accents: Accents::Wildcards,
+        mail_domain: None,
         fresh: Duration::from_secs(600),
         meter: Arc::default(),
     });
     opened.runtime.spawn(async move {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        serve(listener, tokio_rustls::TlsAcceptor::from(Arc::new(config)), bind, search).await;
+        serve(listener, tokio_rustls::TlsAcceptor::from(Arc::new(config)), good_searches, bind, search).await;
     });
     (opened, folder)
 }
@@ -206,4 +214,26 @@ fn each_result_code_but_success_is_an_error() {
     }
     let (opened, _folder) = hostile(None, once(|id| result(id, 0x65, 4)));
     opened.fails(name("alice"), "sizeLimitExceeded (4)");
+}
+
+/// An account that binds and may read nothing does not bind with each question.
+#[test]
+fn an_account_without_rights_binds_ever_later() {
+    let binds = Arc::new(AtomicUsize::new(0));
+    let counted = {
+        let binds = Arc::clone(&binds);
+        once(move |id| {
+            binds.fetch_add(1, Ordering::Relaxed);
+            result(id, 0x61, 0)
+        })
+    };
+    let begun = std::time::Instant::now();
+    let (opened, _folder) = hostile_after(0, Some(counted), once(|id| result(id, 0x65, 0)));
+    for _ in 0..200 {
+        opened.fails(name("alice"), "store: bind: the store's account may not read");
+    }
+    // After 0.25 s at the earliest, then 0.5 s, and so on; the watch binds, too.
+    let most = 2 + usize::try_from(begun.elapsed().as_millis() / 250).unwrap();
+    let count = binds.load(Ordering::Relaxed);
+    assert!((1..=most).contains(&count), "{count} binds of 200 questions, {most} at most");
 }

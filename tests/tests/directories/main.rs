@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod forest;
 mod hostile;
 mod openldap;
 mod openldap_battery;
@@ -97,6 +98,7 @@ fn posix() -> GenericSettings {
         user_principal_name: Some(attribute("userPrincipalName")),
         service_principal_name: Some(attribute("servicePrincipalName")),
         mapping: Some(attribute("altSecurityIdentities")),
+        mail: Some(attribute("mail")),
         display_name: None,
         created: None,
         group_name: attribute("cn"),
@@ -114,6 +116,7 @@ fn settings(slapd: &Slapd, generic: GenericSettings) -> Settings {
     Settings {
         domain: account_store::battery::domain(),
         servers: Servers::Listed(vec![ldaps(slapd.ldaps)]),
+        catalog: Vec::new(),
         ca: certificates(&slapd.path("ca.pem")),
         bind_dn: READER.to_owned(),
         secrets: Arc::new(|| Ok(vec![Zeroizing::new(SECRET.to_owned())])),
@@ -124,6 +127,7 @@ fn settings(slapd: &Slapd, generic: GenericSettings) -> Settings {
         age_max: Duration::from_secs(3600),
         candidates_max: 100,
         accents: Accents::Wildcards,
+        mail_domain: None,
         fresh: Duration::from_secs(600),
         meter: Arc::default(),
     }

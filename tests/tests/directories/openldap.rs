@@ -86,6 +86,77 @@ fn alice_has_a_sid_of_her_number_and_nested_groups_whose_cycles_end() {
 }
 
 #[test]
+fn an_address_is_one_value_of_one_account() {
+    let slapd = Slapd::start(
+        &[
+            account("alice", 1001, &[("mail", "alice@contoso.example")]),
+            account("bob", 1002, &[("mail", "bob@contoso.example"), ("mail", "bob@mail.example")]),
+            account("carol", 1003, &[("mail", "shared@contoso.example")]),
+            account("dave", 1004, &[("mail", "dave@mail.example"), ("mail", "Shared@contoso.example")]),
+            account("erin", 1005, &[("mail", "erin@contoso.example\r\nX-Admin: 1")]),
+            group("users", 1000, &[]),
+        ]
+        .concat(),
+    );
+    let mut chosen = settings(&slapd, posix());
+    chosen.mail_domain = Some("mail.example".to_owned());
+    let (opened, chosen) = (Opened::of(settings(&slapd, posix())), Opened::of(chosen));
+    let mail = |opened: &Opened, uid: &str| opened.one(name(uid)).account.profile.mail.clone();
+    for (uid, expected, with_domain) in [
+        ("alice", "alice@contoso.example", "alice@contoso.example"),
+        ("bob", "", "bob@mail.example"),
+        ("carol", "shared@contoso.example", "shared@contoso.example"),
+        ("dave", "", "dave@mail.example"),
+        ("erin", "", ""),
+    ] {
+        assert_eq!(
+            (mail(&opened, uid).as_str(), mail(&chosen, uid).as_str()),
+            (expected, with_domain),
+            "{uid}"
+        );
+    }
+    // Whose an address is does not depend on which one is chosen.
+    let having = |address: &str| match opened.find(Query::Mail(address.to_owned())).unwrap() {
+        Matches::One(record) => vec![record.account.name.clone()],
+        Matches::None => vec![],
+        Matches::Many(mut names) => {
+            names.sort();
+            names
+        }
+    };
+    assert_eq!(having("ALICE@contoso.example"), ["alice"]);
+    assert_eq!(having("shared@contoso.example"), ["carol", "dave"]);
+    assert_eq!(having("bob@mail.example"), ["bob"]);
+    assert_eq!(having("nobody@contoso.example"), Vec::<String>::new());
+}
+
+/// Over a limit the answer is an error, never a shorter list.
+#[test]
+fn groups_are_as_many_and_as_deep_as_an_answer_carries() {
+    let nested = |level: u32| format!("cn=level{level},{GROUPS}");
+    let mut entries =
+        [account("alice", 1001, &[]), account("bob", 1002, &[]), group("users", 1000, &[])].concat();
+    for level in 0..32 {
+        let below = if level == 0 { dn("alice") } else { nested(level - 1) };
+        entries += &group(&format!("level{level}"), 2000 + level, &[&below]);
+    }
+    for number in 0..5000 {
+        entries += &group(&format!("g{number}"), 3000 + number, &[&dn("bob")]);
+    }
+    let slapd = Slapd::with(&entries, &Options { global: "sizelimit unlimited", ..Options::default() });
+    let mut all = settings(&slapd, posix());
+    all.timeout = Duration::from_secs(120);
+    let opened = Opened::of(all);
+    assert_eq!(groups(&opened, "alice").len(), 33, "with the primary group");
+    assert_eq!(groups(&opened, "bob").len(), 5001, "with the primary group");
+    let add = |entry: String| slapd.modify(&entry.replacen('\n', "\nchangetype: add\n", 1));
+    add(group("level32", 2032, &[&nested(31)]));
+    opened.fails(name("alice"), "more than 32 levels deep");
+    add(group("more", 2100, &[&dn("bob")]));
+    opened.fails(name("bob"), "there are more entries than the limit");
+}
+
+#[test]
 fn member_uid_and_member_of_are_other_ways_to_the_same_groups() {
     let slapd = Slapd::with(
         &[
@@ -459,4 +530,22 @@ fn the_next_secret_is_used_when_the_present_one_is_refused() {
     let opened = Opened::of(both);
     rcmpd_tests::eventually("the next secret is used", || opened.find(name("alice")).is_ok());
     assert_eq!(opened.one(name("alice")).account.name, "alice");
+}
+
+/// `make demo-ldap` runs this script with the program that it has built.
+#[test]
+fn the_demo_shows_alice_s_groups_and_address() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/demo-ldap");
+    let done = std::process::Command::new(script).arg(rcmpd_tests::binary()).output().expect("bash starts");
+    let (shown, stderr) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{shown}{stderr}");
+    for (header, value) in [
+        ("Remote-User", "CONTOSO\\alice"),
+        ("Remote-Groups", "users,engineers,staff"),
+        ("Remote-Email", "alice@contoso.example"),
+    ] {
+        let line = shown.lines().find(|line| line.starts_with(header)).unwrap_or_else(|| panic!("{shown}"));
+        assert_eq!(line[header.len()..].trim(), value);
+    }
+    assert!(shown.contains("\n403\n") && shown.trim_end().ends_with("\n401"), "{shown}");
 }

@@ -99,6 +99,7 @@ fn settings(dc: &SambaDc, tls: TlsMode) -> Settings {
             sid: dc.text("sid").parse().expect("a SID"),
         },
         servers: Servers::Listed(vec![Server { host: dc.text("address"), port, tls }]),
+        catalog: Vec::new(),
         ca: certificates(&ca(dc)),
         bind_dn: bind_dn(dc),
         secrets: Arc::new(|| Ok(vec![Zeroizing::new(SECRET.to_owned())])),
@@ -109,6 +110,7 @@ fn settings(dc: &SambaDc, tls: TlsMode) -> Settings {
         age_max: Duration::from_secs(3600),
         candidates_max: 100,
         accents: Accents::Wildcards,
+        mail_domain: None,
         fresh: Duration::from_secs(FRESH_S),
         meter: Arc::default(),
     }
@@ -336,8 +338,91 @@ fn accounts_are_found_by_each_query_and_twins_are_ambiguous() {
     let (questions, searches) = (opened.meter.questions(), opened.meter.requests());
     opened.one(name("alice"));
     assert_eq!((opened.meter.questions() - questions, opened.meter.requests() - searches), (1, 3));
+    // The catalog finds her, and her own domain decides.
+    let forest = Opened::of(with_catalog(&dc));
+    for query in [upn("Alice@Contoso.com"), identity("X509:<S>CN=jose")] {
+        assert_eq!(forest.one(query), alice);
+    }
+    let twins = identity("X509:<I>O=Contoso,CN=Contoso CA<SR>0504030201");
+    assert!(matches!(forest.find(twins).unwrap(), Matches::Many(names) if names.len() == 2));
+    assert_eq!(forest.find(upn("nobody@contoso.com")).unwrap(), Matches::None);
+    let searches = forest.meter.requests();
+    forest.one(upn("alice@contoso.com"));
+    assert_eq!(forest.meter.requests() - searches, 4, "one of the catalog");
+    let port_of_the_domain = Settings { catalog: vec![server(&dc, 636)], ..settings(&dc, TlsMode::Ldaps) };
+    Opened::of(port_of_the_domain).fails(upn("alice@contoso.com"), "is no global catalog");
+    every_spelling_is_found(&dc, &[&opened, &forest]);
     renames_under_load(&dc, &opened, &alice.account.sid);
     locks_and_rights(&dc, &opened);
+}
+
+fn server(dc: &SambaDc, port: u16) -> Server {
+    Server { host: dc.text("address"), port, tls: TlsMode::Ldaps }
+}
+
+fn with_catalog(dc: &SambaDc) -> Settings {
+    Settings { catalog: vec![server(dc, 3269)], ..settings(dc, TlsMode::Ldaps) }
+}
+
+/// Pairs of a stored value and a question that are equal by Windows' comparison: Samba compares more narrowly.
+const SPELLINGS: [(&str, &str); 14] = [
+    ("X509:<S>CN=Zo\u{eb} B", "X509:<S>CN=zoe b"),
+    ("X509:<S>CN=noemi b", "X509:<S>CN=NOE\u{301}MI B"),
+    ("X509:<S>CN=Ame\u{301}lie", "X509:<S>CN=\u{ff21}\u{ff2d}\u{ff25}\u{ff2c}\u{ff29}\u{ff25}"),
+    ("X509:<I>O=F\u{f4}urth,CN=CA<SR>0504030299", "X509:<I>O=Fourth,CN=CA<SR>0504030299"),
+    ("x509: <I>dc=COM, dc=Fifth <SR>0A0B00", "X509:<I>DC=com,DC=fifth<SR>0a0b"),
+    ("X509:<S>CN=Sixth Smith<I>CN=CA", "X509:<I>CN=CA<S>CN=Sixth\u{a0}Smith"),
+    ("X509:<S>CN=\u{3072}\u{3089}", "X509:<S>CN=\u{ff8b}\u{ff97}"),
+    (r#"X509:<I>O="Seventh, Ltd.",CN=a<S>CN=b"#, r#"X509:<I>O="seventh, ltd.",CN=A<S>CN=B"#),
+    (r#"X509:<S>CN="say ""eight""""#, r#"X509:<S>CN="SAY ""EIGHT""""#),
+    ("X509:<S>CN=a + OU=ninth,O=x", "X509:<S>OU=NINTH+CN=A,O=X"),
+    ("X509:<S>Phone=49 30 10,CN=a", "X509:<S>OID.2.5.4.20=49 30 10,CN=a"),
+    ("X509:<S>S=Bavaria,E=eleven@b.c", "X509:<S>ST=Bavaria,emailAddress=ELEVEN@B.C"),
+    ("X509:<RFC822>m\u{fc}ller12@contoso.com", "X509:<RFC822>muller12@contoso.com"),
+    ("X509:<SKI>0B6993F12D", "X509:<SKI>0b6993f12d"),
+];
+
+/// The directory finds, our comparison decides.
+fn every_spelling_is_found(dc: &SambaDc, stores: &[&Opened]) {
+    let user = |at: usize, attributes: Value| {
+        (format!("spelling{at}"), json!({ "password": PASSWORD, "attributes": attributes }))
+    };
+    let mut users: serde_json::Map<_, _> = SPELLINGS
+        .iter()
+        .enumerate()
+        .map(|(at, (stored, _))| user(at, json!({ "altSecurityIdentities": [stored] })))
+        .collect();
+    users.extend([
+        user(90, json!({ "userPrincipalName": ["Ren\u{e9}@contoso.com"] })),
+        user(91, json!({ "userPrincipalName": ["Jose\u{301}@contoso.com"] })),
+        user(92, json!({ "servicePrincipalName": ["host/\u{e9}tienne.example"] })),
+    ]);
+    people(dc, &json!({ "users": users, "groups": {} }));
+    for store in stores {
+        let found = |query: Query| match store.find(query.clone()).unwrap() {
+            Matches::One(record) => Some(record.account.name.clone()),
+            Matches::None => None,
+            many @ Matches::Many(_) => panic!("{query:?}: {many:?}"),
+        };
+        for (at, (stored, asked)) in SPELLINGS.iter().enumerate() {
+            for text in [stored, asked] {
+                assert_eq!(found(identity(text)), Some(format!("spelling{at}")), "{stored} by {text}");
+            }
+        }
+        for (query, expected) in [
+            (upn("REN\u{c9}@contoso.com"), Some("spelling90")),
+            (upn("rene\u{301}@contoso.com"), Some("spelling90")),
+            (upn("rene@contoso.com"), None),
+            (upn("JOS\u{c9}@contoso.com"), Some("spelling91")),
+            (upn("jose@contoso.com"), None),
+            (Query::ServicePrincipalName("HOST/\u{c9}tienne.example".to_owned()), Some("spelling92")),
+            (Query::ServicePrincipalName("host/etienne.example".to_owned()), None),
+            (identity("X509:<S>CN=Zoe C"), None),
+            (identity("X509:<S>Phone=49 30 11,CN=a"), None),
+        ] {
+            assert_eq!(found(query.clone()).as_deref(), expected, "{query:?}");
+        }
+    }
 }
 
 /// alice is renamed and moved all the time, and stays herself.

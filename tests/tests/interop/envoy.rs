@@ -68,6 +68,7 @@ fn alice() -> Identity {
         account: "älice".to_owned(),
         upn: None,
         full_name: None,
+        mail: None,
         sid: sid(1001),
         groups: vec![
             Group { sid: sid(513), name: Some("Domain Users".to_owned()) },

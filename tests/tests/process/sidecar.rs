@@ -353,6 +353,19 @@ fn decisions_are_remembered_as_long_as_they_are_right() {
     // A change of any account's, a reload and a revocation count at the next request.
     service.rcmpd(&["account", "set", "alice", "--full-name", "Alice Zimmer", "-c", "client.toml"]).code(0);
     assert_eq!(ask_about(&service, "alice", &[]).header("remote-name"), "Alice Zimmer");
+    // An address is sent while one account alone has it.
+    let mail = |who: &str, address: &str| {
+        service.rcmpd(&["account", "set", who, "--mail", address, "-c", "client.toml"]).code(0);
+    };
+    mail("alice", "Alice.Z\u{e4}@contoso.example");
+    assert_eq!(ask_about(&service, "alice", &[]).header("remote-email"), "Alice.Z%C3%A4@contoso.example");
+    mail("bob", "alice.z\u{e4}@Contoso.example");
+    assert_eq!(ask_about(&service, "alice", &[]).header("remote-email"), "");
+    assert_eq!(service.metric("rcmpd_sidecar_shared_mail_total"), 1);
+    mail("bob", "");
+    assert_eq!(ask_about(&service, "alice", &[]).header("remote-email"), "Alice.Z%C3%A4@contoso.example");
+    let lines = ["account", "set", "alice", "--mail", "a@b\r\nX-Admin: 1", "-c", "client.toml"];
+    assert!(service.rcmpd(&lines).code(1).stderr.contains("e-mail address"));
     service.edit(|text| text.replace("remember_s = 3600", "user = \"upn\""));
     let before = made();
     service.reload();

@@ -36,8 +36,12 @@ fn what_two_domains_claim_is_refused() {
         ("our DNS name", peer("OTHER", 3, &["CONTOSO.example."]), Some("CONTOSO.example.")),
         ("our SID", peer("OTHER", 1, &["x.example"]), Some("S-1-5-21-1-1-1")),
         ("a NetBIOS name", peer("fabrikam", 3, &["x.example"]), Some("fabrikam")),
-        ("a suffix", peer("OTHER", 3, &["fabrikam.test"]), Some("fabrikam.test")),
-        ("a NetBIOS name as a suffix", peer("OTHER", 3, &["FABRIKAM"]), Some("FABRIKAM")),
+        ("a DNS name", peer("OTHER", 3, &["fabrikam.Example"]), Some("fabrikam.Example")),
+        ("a NetBIOS name as a DNS name", peer("OTHER", 3, &["FABRIKAM"]), Some("FABRIKAM")),
+        ("a NetBIOS name as a suffix", peer("OTHER", 3, &["x.example", "FABRIKAM"]), Some("FABRIKAM")),
+        ("our NetBIOS name as a suffix", peer("OTHER", 3, &["x.example", "CONTOSO"]), Some("CONTOSO")),
+        ("a suffix that is shared", peer("OTHER", 3, &["x.example", "fabrikam.test"]), None),
+        ("our DNS name as a suffix", peer("OTHER", 3, &["x.example", "contoso.example"]), None),
         ("a SID", peer("OTHER", 2, &["x.example"]), Some("S-1-5-21-2-1-1")),
         ("nothing", peer("OTHER", 3, &["sub.fabrikam.example"]), None),
     ] {
@@ -88,4 +92,43 @@ fn names_are_found_whatever_their_case_and_the_dot_at_their_end() {
         assert_eq!(domains.find(name), None, "{name}");
     }
     assert!(domains.is_ours("") && domains.is_ours("Contoso") && domains.is_ours("contoso.example."));
+}
+
+#[test]
+fn a_shared_suffix_is_the_store_s_matter_and_one_peer_s() {
+    let inbound = PeerDomain { is_asked: false, ..peer("INBOUND", 5, &["in.example", "two.example"]) };
+    let peers = vec![
+        peer("EMEA", 2, &["emea.example", "contoso.example", "mail.example", "own.example"]),
+        peer("APAC", 3, &["apac.example", "mail.example", "emea.example", "Listed.Example."]),
+        peer("ALONE", 4, &["alone.example", "two.example"]),
+        inbound,
+    ];
+    let suffixes =
+        Suffixes { listed: vec!["listed.example".into(), "ours.example".into()], is_forest: false };
+    let domains = Domains::with_suffixes(ours(), &suffixes, peers.clone(), 4).expect("they agree");
+    for (name, expected) in [
+        ("contoso.example", Some(Place::Shared(Some(0)))),
+        ("MAIL.example", Some(Place::Shared(None))),
+        ("own.example", Some(Place::Peer(0))),
+        ("emea.example", Some(Place::Shared(None))),
+        ("listed.example", Some(Place::Shared(Some(1)))),
+        ("ours.example", Some(Place::Shared(None))),
+        ("alone.example", Some(Place::Peer(2))),
+        ("two.example", Some(Place::Shared(None))),
+        ("in.example", None),
+        ("x.example", None),
+    ] {
+        assert_eq!(domains.place(name), expected, "{name}");
+    }
+    assert_eq!(domains.find("emea.example"), Some(0), "a DNS name stays the domain's");
+    assert_eq!((domains.find("mail.example"), domains.find("listed.example")), (None, None));
+    // Where the store has the forest, it is asked before any peer.
+    let suffixes = Suffixes { listed: vec![], is_forest: true };
+    let domains = Domains::with_suffixes(ours(), &suffixes, peers, 4).expect("they agree");
+    assert_eq!(domains.place("alone.example"), Some(Place::Shared(Some(2))));
+    assert_eq!(domains.place("contoso.example"), Some(Place::Shared(Some(0))));
+    assert_eq!(
+        Domains::new(ours(), vec![], 4).expect("they agree").place("contoso.example"),
+        Some(Place::Ours)
+    );
 }

@@ -326,6 +326,7 @@ pub fn attribute(query: &Query) -> (&'static str, String) {
         Query::ServicePrincipalName(name) => ("servicePrincipalName", name.clone()),
         Query::AltSecurityIdentity(mapping) => ("altSecurityIdentities", mapping.clone()),
         Query::Name(name) => ("sAMAccountName", name.clone()),
+        Query::Mail(mail) => ("mail", mail.clone()),
         Query::Sid(sid) => ("objectSid", sid.to_string()),
         _ => ("another attribute", String::new()),
     }

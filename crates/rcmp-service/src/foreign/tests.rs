@@ -89,9 +89,13 @@ impl Case {
         Response::encode(&Pac { buffers: buffers.collect() }.to_bytes(), &self.response_domain)
     }
 
-    fn validate_bytes(&self, message: &[u8]) -> Result<ForeignAccount, ResponseRejection> {
+    fn validate_sharing(&self, message: &[u8]) -> Result<ForeignAccount, ResponseRejection> {
         let ours = Domain { netbios: "CONTOSO".into(), dns: "contoso.example".into(), sid: sid(OURS) };
-        let validated = validate_response(message, &self.from, &ours, self.claim, Some(IDENTITY))?;
+        validate_response(message, &self.from, &ours, self.claim, Some(IDENTITY))
+    }
+
+    fn validate_bytes(&self, message: &[u8]) -> Result<ForeignAccount, ResponseRejection> {
+        let validated = self.validate_sharing(message)?;
         only_theirs(&validated);
         Ok(validated)
     }
@@ -200,8 +204,8 @@ const LIES: &[(ResponseRejection, &str, Edit)] = &[
     (ResponseRejection::UpnForm, "a control character in the principal name", |case| case.upn("bob\r@fabrikam.example")),
     (ResponseRejection::OurUpnSuffix, "our suffix", |case| case.upn("administrator@CONTOSO.example")),
     (ResponseRejection::OurUpnSuffix, "our suffix with a dot", |case| case.upn("administrator@contoso.example.")),
-    (ResponseRejection::OurUpnSuffix, "our suffix, configured for the peer", |case| {
-        case.from.names.push("contoso.example".into());
+    (ResponseRejection::OurUpnSuffix, "our suffix, configured as the peer's DNS name", |case| {
+        case.from.names = vec!["contoso.example".into()];
         case.upn("bob@contoso.example");
     }),
     (ResponseRejection::OtherUpnSuffix, "a third suffix", |case| case.upn("bob@northwind.example")),
@@ -545,4 +549,16 @@ proptest! {
             || !case.response_domain.eq_ignore_ascii_case("FABRIKAM");
         prop_assert!(refused || !lies);
     }
+}
+
+/// Of domains of one forest: the configuration lists our DNS name among the suffixes of the peer.
+#[test]
+fn our_dns_name_is_a_suffix_of_a_peer_that_shares_it() {
+    let mut case = Case::good();
+    case.from.names.push("contoso.example".into());
+    case.upn("bob@contoso.example");
+    let account = case.validate_sharing(&case.message()).expect("it is shared");
+    assert_eq!(account.user_principal_name(), Some("bob@contoso.example"));
+    case.dns("contoso.example");
+    assert_eq!(case.validate().map(drop), Err(ResponseRejection::OurDnsDomainName));
 }

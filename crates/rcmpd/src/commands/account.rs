@@ -189,6 +189,9 @@ async fn write(
     if let Some(full_name) = fields.full_name {
         account.profile.full_name = full_name;
     }
+    if let Some(mail) = fields.mail {
+        account.profile.mail = mail;
+    }
     for mapping in &fields.add_mapping {
         if let Err(error) = mapping.parse::<AltSecurityIdentity>() {
             let why = match mapping.contains('…') {
@@ -345,6 +348,7 @@ async fn show(store: &stores::Writable, name: &str, as_json: bool) -> anyhow::Re
         ("state", lookup::state(account)),
         ("upn", account.user_principal_name.clone().unwrap_or_default()),
         ("name", account.profile.full_name.clone()),
+        ("mail", account.profile.mail.clone()),
         ("expires", account.expires.to_string()),
         ("home domain", account.home_domain.clone().unwrap_or_default()),
         ("password", password),

@@ -24,6 +24,7 @@ use crate::cli::{self, Cli, Command, ConfigFileArg, MethodArg, Parsed, WrongUse}
 use crate::config::{self, Config, ConfigError, Telemetry};
 use crate::output::{self, visible};
 use crate::quickstart;
+use crate::stated_time::StatedTime;
 use clap::CommandFactory;
 use pem_file::input;
 use rcmp_service::explain::shell_path;
@@ -326,12 +327,14 @@ async fn check_config(config: &Path, as_json: bool) -> u8 {
 /// The second half of a check: everything that the file names is there and can be used.
 async fn check_named(config: &Path, named: &Config, as_json: bool) -> u8 {
     let found = crate::findings::check(named).await;
+    let times = crate::stated_time::stated_times(named);
     let texts = |found: Vec<Found>| found.into_iter().map(|found| found.text).collect();
     let (problems, warnings): (Vec<String>, Vec<String>) = (texts(found.problems), texts(found.warnings));
     if as_json {
         let told =
             problems.iter().map(|text| json!({ "line": null, "column": null, "problem": text, "help": "" }));
         let mut value = json!({ "good": problems.is_empty(), "problems": told.collect::<Vec<_>>(), "warnings": warnings });
+        value["refused_after"] = times.iter().map(StatedTime::json).collect();
         if !problems.is_empty() {
             value["error"] = json!(problems.join("\n"));
             value["exit_code"] = json!(1);
@@ -345,6 +348,7 @@ async fn check_named(config: &Path, named: &Config, as_json: bool) -> u8 {
     problems.iter().for_each(|text| say(text));
     if !as_json && problems.is_empty() {
         output::line(&format!("{}: good", config.display()));
+        times.iter().for_each(|time| output::line(&format!("{}: {}", config.display(), time.text())));
     }
     u8::from(!problems.is_empty())
 }

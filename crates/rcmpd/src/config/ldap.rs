@@ -2,9 +2,10 @@
 
 use super::checker::UP_TO_A_DAY_S;
 use super::{Checker, SecretRef};
+use account_store::cache::CacheSettings;
 use serde::Deserialize;
 use std::net::SocketAddr;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 use store_ldap::{
@@ -18,6 +19,8 @@ use toml::Spanned;
 pub struct Ldap {
     /// The servers.
     pub servers: LdapServers,
+    /// Global catalog servers of the forest; none if accounts are searched in the domain alone.
+    pub catalog: Vec<Server>,
     /// Files with the CAs of their certificates.
     pub ca: Vec<PathBuf>,
     /// The store's own account.
@@ -38,6 +41,10 @@ pub struct Ldap {
     pub candidates_max: usize,
     /// Who ignores accents.
     pub accents: Accents,
+    /// Of several e-mail addresses, the one in this domain counts.
+    pub mail_domain: Option<String>,
+    /// The cache in front of it.
+    pub cache: CacheSettings,
     /// How long a decision may be used.
     pub fresh: Duration,
 }
@@ -67,6 +74,7 @@ pub(super) struct LdapSection {
     site: Option<Spanned<String>>,
     dns: Option<Spanned<Vec<Spanned<String>>>>,
     tls: Option<Spanned<String>>,
+    catalog: Option<Spanned<Vec<Spanned<String>>>>,
     ca: Spanned<Vec<PathBuf>>,
     bind_dn: Spanned<String>,
     secret: Spanned<String>,
@@ -77,6 +85,9 @@ pub(super) struct LdapSection {
     age_max_s: Option<Spanned<u64>>,
     candidates_max: Option<Spanned<u64>>,
     accents: Option<Spanned<String>>,
+    mail_domain: Option<Spanned<String>>,
+    cache_mib: Option<Spanned<u64>>,
+    stale_if_error_s: Option<Spanned<u64>>,
     fresh_s: Option<Spanned<u64>>,
     generic: Option<Spanned<GenericSection>>,
 }
@@ -94,6 +105,7 @@ struct GenericSection {
     user_principal_name: Option<Spanned<String>>,
     service_principal_name: Option<Spanned<String>>,
     mapping: Option<Spanned<String>>,
+    mail: Option<Spanned<String>>,
     display_name: Option<Spanned<String>>,
     created: Option<Spanned<String>>,
     group_name: Spanned<String>,
@@ -115,6 +127,8 @@ struct RidSection {
     rid: u32,
 }
 
+/// Memory for cached look-ups: the values that are allowed, and the default.
+const CACHE_MIB: (RangeInclusive<u64>, u64) = (1..=65_536, 64);
 const TLS_MODES: [(&str, TlsMode); 2] = [("ldaps", TlsMode::Ldaps), ("starttls", TlsMode::StartTls)];
 const ACCENTS: [(&str, Accents); 2] = [("wildcards", Accents::Wildcards), ("server", Accents::Server)];
 /// Active Directory closes a connection that was idle for this long (MaxConnIdleTime).
@@ -128,6 +142,7 @@ impl Checker<'_> {
         let span = section.span();
         let section = section.get_ref();
         let servers = self.ldap_servers(section, &span);
+        let catalog = self.ldap_catalog(section);
         if section.ca.get_ref().is_empty() {
             self.problem(
                 section.ca.span(),
@@ -138,9 +153,17 @@ impl Checker<'_> {
         let bind_dn = self.directory_name(&section.bind_dn);
         let secret = self.secret(&section.secret);
         let schema = self.ldap_schema(section, &span, dns);
+        let mail_domain = section.mail_domain.as_ref().map(|domain| self.dns_name(domain));
+        let fresh = self.seconds(section.fresh_s.as_ref(), 1..=3600, 10);
+        let cache = CacheSettings {
+            bytes: self.within(section.cache_mib.as_ref(), CACHE_MIB.0, "MiB", CACHE_MIB.1) << 20,
+            ttl: fresh,
+            stale_if_error: self.seconds(section.stale_if_error_s.as_ref(), 0..=86_400, 0),
+        };
         let accents = self.one_of(section.accents.as_ref(), &ACCENTS, "value of accents");
         Some(Ldap {
             servers: servers?,
+            catalog,
             ca: section.ca.get_ref().iter().map(|path| self.path(path)).collect(),
             bind_dn: bind_dn?,
             secret: secret?,
@@ -151,7 +174,9 @@ impl Checker<'_> {
             age_max: self.seconds(section.age_max_s.as_ref(), UP_TO_A_DAY_S, 3600),
             candidates_max: self.count(section.candidates_max.as_ref(), 1..=1000, 100),
             accents: accents.unwrap_or_default(),
-            fresh: self.seconds(section.fresh_s.as_ref(), 1..=3600, 10),
+            mail_domain,
+            cache,
+            fresh,
         })
     }
 
@@ -226,8 +251,26 @@ impl Checker<'_> {
         }
     }
 
+    /// The global catalog's servers. Their ports are others than those of the domain.
+    fn ldap_catalog(&mut self, section: &LdapSection) -> Vec<Server> {
+        if let Some(catalog) = section.catalog.as_ref().filter(|_| section.schema.get_ref() != "ad") {
+            self.problem(
+                catalog.span(),
+                "catalog belongs to schema = \"ad\"",
+                "remove it: other directories have no global catalog",
+            );
+        }
+        let help = "name the servers: catalog = [\"ldaps://dc1.contoso.example\"], or remove the key: without it accounts are searched in the domain alone";
+        let catalog = self.restricting("catalog", &section.catalog, help).iter();
+        catalog.filter_map(|url| self.ldap_server_at(url, Server::CATALOG_PORTS)).collect()
+    }
+
     fn ldap_server(&mut self, url: &Spanned<String>) -> Option<Server> {
-        let server = Server::parse(url.get_ref());
+        self.ldap_server_at(url, Server::PORTS)
+    }
+
+    fn ldap_server_at(&mut self, url: &Spanned<String>, ports: (u16, u16)) -> Option<Server> {
+        let server = Server::parse(url.get_ref(), ports);
         if server.is_none() {
             self.problem(
                 url.span(),
@@ -282,6 +325,7 @@ impl Checker<'_> {
             &section.user_principal_name,
             &section.service_principal_name,
             &section.mapping,
+            &section.mail,
             &section.display_name,
             &section.created,
         ];
@@ -316,7 +360,7 @@ impl Checker<'_> {
         let state = section.state.get_ref().iter();
         let state =
             state.filter_map(|name| self.one_of(Some(name), &known, "preset of account state")).collect();
-        let [user_principal_name, service_principal_name, mapping, display_name, created] = optional;
+        let [user_principal_name, service_principal_name, mapping, mail, display_name, created] = optional;
         let [name, number, primary_group, group_name, group_number, membership_attribute] = required;
         let [user_class, group_class] = classes;
         let [user_base, group_base] = bases;
@@ -331,6 +375,7 @@ impl Checker<'_> {
             user_principal_name,
             service_principal_name,
             mapping,
+            mail,
             display_name,
             created,
             group_name: group_name?,

@@ -65,6 +65,8 @@ use toml::Spanned;
 pub struct Config {
     /// The domain that is served.
     pub domain: Domain,
+    /// Suffixes of user principal names that its accounts may have beside its DNS name.
+    pub upn_suffixes: Vec<String>,
     /// NetBIOS name of this server.
     pub server: String,
     /// Where and how RPC is served; `None` without `[rpc]`.
@@ -243,6 +245,8 @@ struct DomainSection {
     dns: Spanned<String>,
     sid: Spanned<String>,
     server: Spanned<String>,
+    #[serde(default)]
+    upn_suffixes: Vec<Spanned<String>>,
 }
 
 /// `[domain]` without its server. The SID is none if it is wrong.
@@ -498,6 +502,14 @@ fn store_kinds() -> String {
     format!("use kind = {} or {last}", kinds.join(", "))
 }
 
+impl Config {
+    /// Whether the store knows the accounts of the whole forest.
+    pub fn has_forest(&self) -> bool {
+        let kind = self.store.as_ref().map(|store| &store.kind);
+        matches!(kind, Some(StoreKind::Ldap(ldap)) if !ldap.catalog.is_empty())
+    }
+}
+
 impl Checker<'_> {
     fn check(&mut self, file: File) -> Option<Config> {
         let domain = self.domain(&file.domain);
@@ -505,6 +517,8 @@ impl Checker<'_> {
         let peer_names: Vec<String> =
             file.peer.iter().map(|peer| peer.get_ref().domain.get_ref().to_uppercase()).collect();
         let peers = self.peers(file.peer, &domain);
+        let suffixes = file.domain.upn_suffixes.iter();
+        let upn_suffixes = suffixes.map(|suffix| self.dns_name(suffix).to_lowercase()).collect();
         let store =
             file.store.as_ref().and_then(|store| self.store(store, file.channels.as_ref(), &domain.dns));
         let serves = file.rpc.is_some();
@@ -572,6 +586,7 @@ impl Checker<'_> {
         let tlsnego = file.tlsnego.and_then(|section| self.tlsnego(section, &beside));
         let config = Config {
             domain: Domain { netbios: domain.netbios, dns: domain.dns, sid: domain.sid? },
+            upn_suffixes,
             server,
             rpc,
             store,

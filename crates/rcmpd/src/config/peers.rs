@@ -387,7 +387,9 @@ impl Checker<'_> {
         let mut names = Vec::new();
         for name in section.names.get_ref() {
             let text = self.dns_name(name).to_lowercase();
-            self.claim(claims, Claim::Name, text.clone(), name.span(), domain);
+            if names.is_empty() || !claims.share_suffixes {
+                self.claim(claims, Claim::Name, text.clone(), name.span(), domain);
+            }
             names.push(text);
         }
         names
@@ -729,6 +731,8 @@ impl Claim {
 pub(super) struct Claims {
     by: HashMap<(Claim, String), (usize, String)>,
     section: usize,
+    /// Whether domains may have the same suffixes beside their DNS names.
+    share_suffixes: bool,
 }
 
 impl Claims {
@@ -737,6 +741,6 @@ impl Claims {
         let name = |name: &str| ((Claim::Name, name.to_lowercase()), own());
         let mut by: HashMap<_, _> = [name(&ours.netbios), name(&ours.dns)].into();
         by.extend(ours.sid.map(|sid| ((Claim::Sid, sid.to_string()), own())));
-        Self { by, section: 0 }
+        Self { by, section: 0, share_suffixes: true }
     }
 }

@@ -733,6 +733,9 @@ fn a_directory_is_described_whole_or_refused() {
     let discovered = ldap(&ad.replace(servers, "discovery = \"dns\"\nsite = \"Berlin\"\ntls = \"starttls\""));
     let (site, tls) = (Some("Berlin".to_owned()), store_ldap::TlsMode::StartTls);
     assert_eq!(discovered.servers, LdapServers::Discovered { site, dns: vec![], tls });
+    let catalog = ldap(&ad.replace("schema =", "catalog = [\"ldaps://gc.contoso.example\"]\nschema ="));
+    let ports: Vec<_> = catalog.catalog.iter().map(|server| server.port).collect();
+    assert_eq!(ports, [3269]);
     for (from, to, expected) in [
         (
             "ldaps://dc1.contoso.example",
@@ -741,6 +744,8 @@ fn a_directory_is_described_whole_or_refused() {
         ),
         ("ldaps://dc1.contoso.example", "dc1.contoso.example", "this is not the URL of a directory server"),
         (servers, "servers = []", "no server is named"),
+        ("schema", "catalog = [\"ldaps://a.example\"]\nschema", "catalog belongs to schema = \"ad\""),
+        ("schema", "catalog = []\nschema", "catalog is an empty list"),
         (servers, "", "there are no servers"),
         (servers, "discovery = \"ldap\"", "unknown discovery"),
         ("schema", "discovery = \"dns\"\nschema", "there are two sources of servers"),
@@ -882,6 +887,14 @@ fn other_domains_are_understood() {
     assert_eq!((litware.timeout.as_secs(), litware.connections_max, litware.queue_max), (10, 8, 256));
     assert_eq!(config.relays[0].package, "Kerberos");
     assert_eq!(config.forward, Forward { hops_max: 3, proof_key: Some("/etc/rcmpd/proof.key".into()) });
+    // Suffixes after the first name may be those of another domain.
+    let own = GOOD.replacen("server =", "upn_suffixes = [\"Mail.example\"]\nserver =", 1);
+    for suffix in ["fabrikam.example", "contoso.example", "mail.example"] {
+        let shared = PEERS.replace("\"litware.test\"", &format!("\"{suffix}\""));
+        let config = parse(&format!("{own}{shared}"), Path::new("/etc/rcmpd")).expect(suffix);
+        assert_eq!(config.upn_suffixes, ["mail.example"]);
+        assert_eq!(config.peers[1].names, ["litware.example", suffix]);
+    }
     let discovered = PEERS.replace(
         "servers = [\"dc1.fabrikam.example:11490\"]",
         "discovery = \"dns\"\nsite = \"Here\"\ndns = [\"127.0.0.1:53\"]",
@@ -896,9 +909,9 @@ fn each_wrong_value_of_other_domains_is_reported() {
     let servers = "servers = [\"dc1.fabrikam.example:11490\"]\n";
     for (from, to, expect) in [
         ("\"LITWARE\"", "\"fabrikam\"", "this is not another peer that is asked"),
-        ("\"litware.test\"", "\"Fabrikam.Example\"", "FABRIKAM already has this name"),
-        ("\"litware.test\"", "\"fabrikam\"", "FABRIKAM already has this name"),
-        ("\"litware.test\"", "\"contoso.example\"", "CONTOSO (this domain) already has this name"),
+        ("\"litware.example\"", "\"Fabrikam.Example\"", "FABRIKAM already has this name"),
+        ("\"litware.example\"", "\"fabrikam\"", "FABRIKAM already has this name"),
+        ("\"litware.example\"", "\"contoso.example\"", "CONTOSO (this domain) already has this name"),
         ("\"LITWARE\"", "\"CONTOSO\"", "CONTOSO (this domain) already has this name"),
         ("S-1-5-21-7-8-9", "S-1-5-21-4-5-6", "FABRIKAM already has this SID"),
         ("S-1-5-21-7-8-9", "S-1-5-21-1-2-3", "CONTOSO (this domain) already has this SID"),

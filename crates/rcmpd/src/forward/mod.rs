@@ -18,7 +18,7 @@ use netlogon_tokio::{ClientAccount, Discovery, PoolLimits, ServerSource, Servers
 use netlogon_transport::secrets::ChannelType;
 use peer::PeerClient;
 use rcmp_service::foreign::ForeignDomain;
-use rcmp_service::{Domains, Forwarder, PeerDomain, PeerService};
+use rcmp_service::{Domains, Forwarder, PeerDomain, PeerService, Suffixes};
 use relay::Rule;
 use std::sync::Arc;
 
@@ -60,7 +60,9 @@ impl Forwarding {
         });
         let services = services.collect();
         let domains = config.peers.iter().map(domain).collect::<anyhow::Result<Vec<_>>>()?;
-        let domains = Domains::new(config.domain.clone(), domains, config.forward.hops_max)?;
+        let suffixes = Suffixes { listed: config.upn_suffixes.clone(), is_forest: config.has_forest() };
+        let hops_max = config.forward.hops_max;
+        let domains = Domains::with_suffixes(config.domain.clone(), &suffixes, domains, hops_max)?;
         let key = config
             .forward
             .proof_key

@@ -382,6 +382,7 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         tlsnego,
         // A reload applies these.
         mapping: _,
+        upn_suffixes: _,
         peers: _,
         forward: _,
         // `Loaded::compare` looks at it.

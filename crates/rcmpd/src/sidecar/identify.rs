@@ -4,7 +4,8 @@ use crate::ask::{self, Mapped};
 use crate::config;
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::handler;
-use account_store::{BoxFuture, Membership, Record};
+use account_store::rules::is_mail;
+use account_store::{Account, AccountStore, BoxFuture, Matches, Membership, Query, Record, StoreError};
 use audit_log::{AuditLog, IdentifiedBy};
 use dcerpc_tokio::LogLimiter;
 use dtyp::{Encode, FileTime, Sid};
@@ -25,6 +26,7 @@ use sidecar::{
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -179,7 +181,10 @@ impl Identifier {
         let handler = handler::sidecar(deciders.handler.clone());
         let answer = deciders.decide_audited(handler, question, &self.audit, &source, Some(decision)).await;
         let answer = answer.map_err(|reason| Refusal::Undecided(reason.into()))?;
-        identity(&answer, &deciders.live, not_after, now)
+        let identity = identity(&answer, &deciders.live, not_after, now)?;
+        let Some(mapped) = &answer.mapped else { return Ok(identity) };
+        let mail = own_mail(&**deciders.live.store(), &mapped.record.account).await;
+        Ok(Identity { mail: mail.map_err(|_| refusal(Reason::StoreUnavailable))?, ..identity })
     }
 
     async fn identify_elsewhere(
@@ -331,6 +336,8 @@ pub(crate) fn of_record(record: &Record, domain: &str) -> Identity {
         account: account.name.clone(),
         upn: account.user_principal_name.clone(),
         full_name: Some(account.profile.full_name.clone()).filter(|name| !name.is_empty()),
+        // Whether it is the account's alone is not known here: `own_mail`.
+        mail: None,
         sid: account.sid,
         groups: record.memberships.iter().map(member).chain(extra).collect(),
         method: None,
@@ -393,6 +400,8 @@ fn of_logon_info(
         account: info.effective_name.text.clone(),
         upn,
         full_name: Some(info.full_name.text.clone()).filter(|name| !name.is_empty()),
+        // No field of a PAC has it.
+        mail: None,
         sid,
         groups: groups.map(|group| Group { sid: group.sid, name: None }).collect(),
         method: None,
@@ -402,6 +411,25 @@ fn of_logon_info(
             .into_iter()
             .filter(|time| *time != FileTime::UNSET)
             .fold(not_after, FileTime::min),
+    }
+}
+
+/// How often an address was not sent because several accounts have it.
+pub(crate) static SHARED_MAIL: AtomicU64 = AtomicU64::new(0);
+
+/// The e-mail address of an account, unless another account has it, too: an application may know its users by it.
+async fn own_mail(store: &dyn AccountStore, account: &Account) -> Result<Option<String>, StoreError> {
+    let mail = account.profile.mail.as_str();
+    if !is_mail(mail) {
+        return Ok(None);
+    }
+    match store.find(&Query::Mail(mail.to_owned())).await? {
+        Matches::One(only) if only.account.sid == account.sid => Ok(Some(mail.to_owned())),
+        Matches::None => Ok(None),
+        _ => {
+            SHARED_MAIL.fetch_add(1, Ordering::Relaxed);
+            Ok(None)
+        }
     }
 }
 

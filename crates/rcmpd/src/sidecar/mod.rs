@@ -24,6 +24,7 @@ use listener_tokio::connections::ConnectionMeter;
 use netlogon_tokio::{Discovery, PoolLimits, ServerSource, Servers};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use rcmp_service::{Asker, Scope};
@@ -38,6 +39,7 @@ use sidecar_tokio::upstream::{self, Upstream};
 use sidecar_tokio::{ReadFiles, tls, unix};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -196,7 +198,10 @@ impl Collector for CacheCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         let entries = ConstGauge::new(self.0.load().remembered());
         let family = ("sidecar_cache_entries", "Cached decisions for web servers and clients now", None);
-        encode_family(&mut encoder, family, [(NO_LABELS, entries)])
+        encode_family(&mut encoder, family, [(NO_LABELS, entries)])?;
+        let help = "E-mail addresses that were not sent because several accounts have them";
+        let shared = ConstCounter::new(identify::SHARED_MAIL.load(Ordering::Relaxed));
+        encode_family(&mut encoder, ("sidecar_shared_mail", help, None), [(NO_LABELS, shared)])
     }
 }
 

@@ -71,6 +71,7 @@ pub(super) fn open(config: &Config, ldap: &config::Ldap) -> anyhow::Result<Accou
     let store = LdapStore::open(Settings {
         domain: config.domain.clone(),
         servers,
+        catalog: ldap.catalog.clone(),
         ca,
         bind_dn: ldap.bind_dn.clone(),
         secrets: Arc::new(move || read_secrets(&secret)),
@@ -81,6 +82,7 @@ pub(super) fn open(config: &Config, ldap: &config::Ldap) -> anyhow::Result<Accou
         age_max: ldap.age_max,
         candidates_max: ldap.candidates_max,
         accents: ldap.accents,
+        mail_domain: ldap.mail_domain.clone(),
         fresh: ldap.fresh,
         meter: Arc::clone(METER.get_or_init(Arc::default)),
     });
@@ -107,6 +109,8 @@ pub(crate) fn encode(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     encode_family(encoder, ("store_ldap_searches", help, None), one(meter.requests()))?;
     let help = "connections to the directory that were made and bound";
     encode_family(encoder, ("store_ldap_connections", help, None), one(meter.connections()))?;
+    let help = "accounts of other domains that the global catalog named";
+    encode_family(encoder, ("store_ldap_elsewhere", help, None), one(meter.accounts_elsewhere()))?;
     let help = "failures of servers and of look-ups, by step";
     let failures = meter.failures().map(|(step, count)| ([("step", step)], ConstCounter::new(count)));
     encode_family(encoder, ("store_ldap_failures", help, None), failures)

@@ -58,6 +58,7 @@ pub(super) async fn accounts_of(
             check_domain(&place, account_store::AccountStore::domain(&store), config)?;
             Ok(Accounts::read_only(Arc::new(store)).cached(postgres.cache))
         }
+        (StoreKind::Ldap(directory), _) => Ok(super::ldap::open(config, directory)?.cached(directory.cache)),
         (kind, _) => read_only(config, kind).await,
     }
 }

@@ -214,6 +214,7 @@ impl Elsewhere {
             account: self.account,
             upn: self.upn,
             full_name: self.full_name,
+            mail: None,
             sid,
             groups: groups.collect::<Result<_, _>>().ok()?,
             method: None,

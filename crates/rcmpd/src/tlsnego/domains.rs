@@ -164,6 +164,7 @@ fn accepted(user: &UserIdentity, domain: &str, domain_sid: &Sid, rules: &AccessR
         account: user.name.clone(),
         upn: None,
         full_name: None,
+        mail: None,
         sid,
         groups: groups.map(|sid| Group { sid: *sid, name: None }).collect(),
         method: None,

@@ -24,6 +24,7 @@ fn bob() -> Identity {
         account: "bob".to_owned(),
         upn: None,
         full_name: None,
+        mail: None,
         groups: vec![Group { sid: sid("S-1-5-21-9-9-9-1100"), name: Some("Staff".to_owned()) }],
         ..alice()
     }

@@ -76,6 +76,7 @@ impl Identify for Oracle {
             account: "alice".to_owned(),
             upn: None,
             full_name: None,
+            mail: None,
             sid: "S-1-5-21-1-2-3-1000".parse().unwrap(),
             groups: Vec::new(),
             method: None,
