@@ -27,16 +27,18 @@ pub mod routes;
 #[cfg(test)]
 mod scene;
 mod secret;
+mod spans;
 mod tickets;
 pub mod token;
 
 pub use allowed::Allowed;
 pub use cache::Moment;
 pub use cookies::{CookieName, Cookies};
-pub use decide::{Ask, Decided, Parts, Sidecar};
+pub use decide::{Ask, Decided, Decision, Parts, Sidecar};
 pub use dialect::{ClientCertificate, Dialect};
 pub use identity::{Assurance, DecisionInputs, Group, Identify, Identity};
-pub use meter::Meter;
+pub use meter::{How, Meter};
 pub use refusal::{Broken, NotMapped, Outcome, Refusal, Undecided};
 pub use secret::{SECRET, shows_secret};
+pub use spans::{NoSpans, SpanPlace, Spans};
 pub use tickets::{Farm, POLICY_LEN};

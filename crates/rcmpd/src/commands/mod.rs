@@ -230,14 +230,14 @@ async fn serve(config: &ConfigFileArg) -> anyhow::Result<u8> {
         return Err(failed(2, "serve needs a file, which it reads again at SIGHUP"));
     }
     let config = load(&path)?;
-    let exporter = crate::telemetry::init(&config.telemetry)?;
-    let served = crate::serve::run(&path, config).await;
+    let (exporter, log_filter) = crate::telemetry::init(&config.telemetry)?;
+    let served = crate::serve::run(&path, config, log_filter).await;
     exporter.finish().await;
     served.map(|()| 0)
 }
 
 async fn page(listen: Option<SocketAddr>, unix: Option<&Path>, anywhere: bool) -> anyhow::Result<u8> {
-    let exporter = crate::telemetry::init(&Telemetry { log: "info".to_owned(), json: false })?;
+    let (exporter, _) = crate::telemetry::init(&Telemetry { log: "info".to_owned(), json: false })?;
     let served = proxy_check::serve_page(listen, unix, anywhere).await;
     exporter.finish().await;
     served.map(|()| 0)

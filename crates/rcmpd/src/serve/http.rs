@@ -7,6 +7,7 @@ use crate::config::Admin;
 use crate::deciders::CurrentPolicy;
 use crate::output::{visible, visible_json};
 use crate::sso::Sso;
+use crate::telemetry::LogFilter;
 use crate::tlsnego::Tlsnego;
 use arc_swap::ArcSwap;
 use axum::extract::{self, State};
@@ -64,6 +65,7 @@ pub(super) struct Shared {
     pub(super) tlsnego: Option<Tlsnego>,
     pub(super) registration: Option<Registration>,
     pub(super) config: String,
+    pub(super) log_filter: LogFilter,
     pub(super) metrics: Arc<Registry>,
 }
 
@@ -103,6 +105,7 @@ impl Port {
             .route("/ready", get(ready))
             .route("/metrics", get(metrics))
             .route("/explain", post(explain))
+            .route("/log", get(log_filter).put(set_log_filter))
             .route("/identity/{reference}", get(identity))
             .route("/tlsnego/sessions", get(sessions))
             .route("/tlsnego/sessions/{name}", get(session).delete(end_session))
@@ -194,7 +197,9 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A certificate with its chain, as PEM.
 const EXPLAIN_LEN_MAX: usize = 1 << 20;
-/// How long a certificate may take to arrive.
+/// Directives of a log filter.
+const LOG_FILTER_LEN_MAX: usize = 4096;
+/// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Explanations made at once: one for a refusal may read all accounts.
 const EXPLANATIONS_MAX: usize = 1;
@@ -237,12 +242,10 @@ impl Operators {
 ///
 /// A body is read only after the token was checked.
 async fn explain(State(shared): State<Shared>, request: axum::extract::Request) -> Response {
-    let Some(operators) = &shared.operators else {
-        return (StatusCode::NOT_FOUND, "admin.token is not configured\n").into_response();
+    let operators = match admitted(&shared, request.headers()) {
+        Ok(operators) => operators,
+        Err(refused) => return refused.into_response(),
     };
-    if let Err(refused) = operators.admits(request.headers()) {
-        return refused.into_response();
-    }
     let Ok(_permit) = operators.explaining.try_acquire() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "others are being explained; ask again\n").into_response();
     };
@@ -289,16 +292,52 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
     }
 }
 
+/// The log filter that counts now.
+async fn log_filter(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    match admitted(&shared, &headers) {
+        Ok(_) => format!("{}\n", shared.log_filter.shown()).into_response(),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+/// Sets it until the configuration is read again.
+async fn set_log_filter(State(shared): State<Shared>, request: axum::extract::Request) -> Response {
+    if let Err(refused) = admitted(&shared, request.headers()) {
+        return refused.into_response();
+    }
+    let body = axum::body::to_bytes(request.into_body(), LOG_FILTER_LEN_MAX);
+    let body = match timeout(BODY_TIMEOUT, body).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+        Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
+    };
+    let directives = std::str::from_utf8(&body).unwrap_or_default().trim();
+    if directives.is_empty() {
+        return (StatusCode::BAD_REQUEST, "write a level, or target=level pairs\n").into_response();
+    }
+    match shared.log_filter.set(directives) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error:#}\n")).into_response(),
+    }
+}
+
+/// Whether a request is an operator's.
+fn admitted<'a>(
+    shared: &'a Shared,
+    headers: &HeaderMap,
+) -> Result<&'a Operators, (StatusCode, &'static str)> {
+    let operators = shared.operators.as_deref();
+    let operators = operators.ok_or((StatusCode::NOT_FOUND, "admin.token is not configured\n"))?;
+    operators.admits(headers).map(|()| operators)
+}
+
 /// The whole of an identity whose headers did not hold it, by its reference.
 async fn identity(
     State(shared): State<Shared>,
     extract::Path(reference): extract::Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    let Some(operators) = &shared.operators else {
-        return (StatusCode::NOT_FOUND, "admin.token is not configured\n").into_response();
-    };
-    if let Err(refused) = operators.admits(&headers) {
+    if let Err(refused) = admitted(&shared, &headers) {
         return refused.into_response();
     }
     match shared.sidecar.as_ref().and_then(|sidecar| sidecar.load().referenced(&reference)) {
@@ -310,8 +349,7 @@ async fn identity(
 
 /// The gateway, for an operator.
 fn gateway<'a>(shared: &'a Shared, headers: &HeaderMap) -> Result<&'a Tlsnego, (StatusCode, &'static str)> {
-    let operators = shared.operators.as_ref();
-    operators.ok_or((StatusCode::NOT_FOUND, "admin.token is not configured\n"))?.admits(headers)?;
+    admitted(shared, headers)?;
     shared.tlsnego.as_ref().ok_or((StatusCode::NOT_FOUND, "[tlsnego] is not configured\n"))
 }
 

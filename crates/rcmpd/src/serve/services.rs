@@ -7,6 +7,7 @@ use crate::config::{self, Config};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::sidecar::Sidecar;
 use crate::stores::{self, Served};
+use crate::telemetry::LogFilter;
 use crate::tlsnego::{self, Tlsnego};
 use account_store::DomainStore;
 use anyhow::Context;
@@ -147,7 +148,7 @@ impl Serving {
         &mut self,
         path: &Path,
         admin: &config::Admin,
-        token: Option<Zeroizing<String>>,
+        (token, log_filter): (Option<Zeroizing<String>>, LogFilter),
         health: &http::Health,
     ) -> anyhow::Result<()> {
         let port = http::Port::bind(admin).await?;
@@ -176,6 +177,7 @@ impl Serving {
             tlsnego: self.tlsnego.clone(),
             registration: sso.and_then(|sso| sso.registration.clone()),
             config: path.display().to_string(),
+            log_filter,
             metrics: Arc::new(metrics::registry(parts)),
         };
         tokio::spawn(port.serve(shared));
