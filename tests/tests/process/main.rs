@@ -43,6 +43,7 @@ mod sso_refusals;
 mod sso_registration;
 mod sso_sealing;
 mod sso_telemetry;
+mod status;
 mod stores;
 mod strong_mapping;
 mod telemetry;

@@ -16,6 +16,7 @@ mod mapping;
 mod proxy_config;
 mod sidecar;
 mod sso;
+mod status;
 mod tlsnego;
 mod transfer;
 
@@ -159,6 +160,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             map::explain(&certificate, chain, &config.config, methods, url, json.json).await
         }
         Command::Doctor(args) => doctor::run(args).await,
+        Command::Status(args) => status::run(&args).await,
         Command::CheckConfig { config, json } => Ok(check_config(&config_file(&config)?, json.json).await),
         Command::Account(command) => account::run(command).await,
         Command::Group(command) => group::run(command).await,
@@ -279,7 +281,7 @@ complete -F _rcmpd_with_names -o bashdefault -o default rcmpd
 
 /// The configuration file of a command that takes it in more than one way.
 fn config_file(config: &ConfigFileArg) -> anyhow::Result<PathBuf> {
-    config.path().ok_or_else(|| failed(2, "no configuration: give FILE or -c FILE, or set RCMPD_CONFIG"))
+    config.path().ok_or_else(|| failed(2, "no configuration: give FILE or -c FILE, or set RCMPD_CONFIG; there is no ./rcmpd.toml and no /etc/rcmpd/rcmpd.toml"))
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {

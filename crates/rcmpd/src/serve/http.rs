@@ -1,6 +1,8 @@
 //! The admin port. Health (live, ready and metrics) tells nothing that needs a secret and is open;
 //! explanations show what accounts have stored, and are for who has the token.
 
+use super::metrics::AskedServers;
+use super::status::{self, Health};
 use super::store_health::StoreHealth;
 use crate::clock::moment;
 use crate::config::Admin;
@@ -10,13 +12,14 @@ use crate::sso::Sso;
 use crate::telemetry::LogFilter;
 use crate::tlsnego::Tlsnego;
 use arc_swap::ArcSwap;
+use audit_log::AuditLog;
 use axum::extract::{self, State};
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, listen_on};
+use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, Server, listen_on};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -28,7 +31,6 @@ use rcmp_service::message::Request;
 use sso_tokio::Registration;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tlsnego_service::session::StoreFailed;
@@ -40,18 +42,6 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use trust_tokio::certificates::Chain;
 use zeroize::Zeroizing;
-
-/// Whether calls are welcome.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Health {
-    ready: Arc<AtomicBool>,
-}
-
-impl Health {
-    pub(super) fn set_ready(&self, ready: bool) {
-        self.ready.store(ready, Ordering::Release);
-    }
-}
 
 /// What requests are answered from.
 #[derive(Clone)]
@@ -65,6 +55,9 @@ pub(super) struct Shared {
     pub(super) tlsnego: Option<Tlsnego>,
     pub(super) registration: Option<Registration>,
     pub(super) config: String,
+    pub(super) server: Option<Arc<Server>>,
+    pub(super) servers: Arc<dyn Fn() -> AskedServers + Send + Sync>,
+    pub(super) audit: Arc<AuditLog>,
     pub(super) log_filter: LogFilter,
     pub(super) metrics: Arc<Registry>,
 }
@@ -105,6 +98,7 @@ impl Port {
             .route("/ready", get(ready))
             .route("/metrics", get(metrics))
             .route("/explain", post(explain))
+            .route("/status", get(status_of))
             .route("/log", get(log_filter).put(set_log_filter))
             .route("/identity/{reference}", get(identity))
             .route("/tlsnego/sessions", get(sessions))
@@ -411,30 +405,23 @@ async fn jwks(State(shared): State<Shared>) -> Response {
     }
 }
 
-async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    if !shared.health.ready.load(Ordering::Acquire) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n");
+/// Whether calls are welcome. With `?verbose` there is a line for each check.
+async fn ready(
+    State(shared): State<Shared>,
+    extract::RawQuery(query): extract::RawQuery,
+) -> (StatusCode, String) {
+    let is_verbose = query.is_some_and(|query| query.split('&').any(|part| part == "verbose"));
+    match status::ready(&shared, is_verbose).await {
+        (true, text) => (StatusCode::OK, text),
+        (false, text) => (StatusCode::SERVICE_UNAVAILABLE, text),
     }
-    if let Some(store) = &shared.store
-        && !store.is_usable().await
-    {
-        return (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: the account store cannot be used, see the log\n",
-        );
-    }
-    if shared.sso.as_ref().is_some_and(Sso::is_rolled_back) {
-        return (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: the master secret was rolled back to an older file, see the log\n",
-        );
-    }
-    match &shared.registration {
-        Some(registration) if !registration.is_registered().await => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: the endpoint mapper does not name the master secret interface, see the log\n",
-        ),
-        _ => (StatusCode::OK, "ready\n"),
+}
+
+/// What an operator asks first, for `rcmpd status`.
+async fn status_of(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    match admitted(&shared, &headers) {
+        Ok(_) => Json(status::status(&shared).await).into_response(),
+        Err(refused) => refused.into_response(),
     }
 }
 

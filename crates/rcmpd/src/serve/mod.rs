@@ -8,6 +8,7 @@ mod rcmp_package;
 mod service_manager;
 mod services;
 mod sso;
+mod status;
 mod store_health;
 
 pub use audit_log::AuditLog;
@@ -129,7 +130,7 @@ pub async fn run(path: &Path, config: Config, log_filter: LogFilter) -> anyhow::
     let tree = Tree::default();
     let services = Services::load(&config).await?;
     let mut serving = services.serve(&config, connections_max, &tree).await?;
-    let health = http::Health::default();
+    let health = status::Health::new();
     if let Some(admin) = &config.admin {
         serving.serve_admin(path, admin, (token, log_filter.clone()), &health).await?;
     }
@@ -141,7 +142,7 @@ pub async fn run(path: &Path, config: Config, log_filter: LogFilter) -> anyhow::
     health.set_ready(true);
     info!(domain = config.domain.netbios, server = config.server, "Ready");
     service_manager::ready();
-    signals(path, &serving.running(&config), &log_filter).await?;
+    signals(path, &serving.running(&config), (&log_filter, &health)).await?;
 
     health.set_ready(false);
     service_manager::stopping();
@@ -265,7 +266,11 @@ impl Loaded {
 }
 
 /// Reloads on SIGHUP; returns on SIGTERM or SIGINT.
-async fn signals(path: &Path, running: &Running<'_>, log_filter: &LogFilter) -> anyhow::Result<()> {
+async fn signals(
+    path: &Path,
+    running: &Running<'_>,
+    (log_filter, health): (&LogFilter, &status::Health),
+) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -291,7 +296,9 @@ async fn signals(path: &Path, running: &Running<'_>, log_filter: &LogFilter) -> 
             () = watchdog.tick() => {}
             _ = hangup.recv() => {
                 service_manager::reloading();
-                match watchdog.during(reload(path, (running, log_filter), &mut loaded)).await {
+                let reloaded = watchdog.during(reload(path, (running, log_filter), &mut loaded)).await;
+                health.reloaded(reloaded.as_ref().err().map(crate::output::chain));
+                match reloaded {
                     Ok(Some(revision)) => info!(policy_revision = revision, "Reloaded"),
                     Ok(None) => info!("Reloaded"),
                     Err(error) => error!(error = crate::output::chain(&error), "Not reloaded: the previous configuration stays in use"),

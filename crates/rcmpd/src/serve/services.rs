@@ -1,6 +1,7 @@
 //! The services of a configuration: loaded, then serving.
 
 use super::sso::{RunningSso, SsoParts};
+use super::status::Health;
 use super::store_health::StoreHealth;
 use super::{AuditLog, Running, accounts, http, listen, metrics, registry};
 use crate::config::{self, Config};
@@ -149,7 +150,7 @@ impl Serving {
         path: &Path,
         admin: &config::Admin,
         (token, log_filter): (Option<Zeroizing<String>>, LogFilter),
-        health: &http::Health,
+        health: &Health,
     ) -> anyhow::Result<()> {
         let port = http::Port::bind(admin).await?;
         let address = port.address();
@@ -165,6 +166,7 @@ impl Serving {
             store: self.store.as_ref(),
             sidecar: self.sidecar.as_ref(),
             tlsnego: self.tlsnego.as_ref(),
+            health,
             connections,
         };
         let shared = http::Shared {
@@ -177,6 +179,13 @@ impl Serving {
             tlsnego: self.tlsnego.clone(),
             registration: sso.and_then(|sso| sso.registration.clone()),
             config: path.display().to_string(),
+            server: self.server.clone().or(sso.map(|sso| Arc::clone(&sso.server))),
+            servers: Arc::new(metrics::asked_servers(
+                self.current.as_ref(),
+                sso.map(|sso| &sso.service),
+                self.tlsnego.as_ref(),
+            )),
+            audit: Arc::clone(&self.audit),
             log_filter,
             metrics: Arc::new(metrics::registry(parts)),
         };
