@@ -5,7 +5,7 @@ use crate::allowed::Allowed;
 use crate::answers::Origin;
 use crate::identity::DecisionInputs;
 use crate::refusal::Refusal;
-use crate::spans::SpanPlace;
+use crate::span_place::SpanPlace;
 use dtyp::FileTime;
 use quick_cache::sync::Cache as QuickCache;
 use std::sync::Arc;

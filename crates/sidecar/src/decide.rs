@@ -3,6 +3,7 @@
 use crate::allowed::Allowed;
 use crate::cache::{Cache, CacheEntry, Key, Moment};
 use crate::cookies::{Cookies, Found};
+use crate::decision::{Decided, Decision};
 use crate::dialect::{ClientCertificate, Dialect, Known, Target, plain_name};
 use crate::forwarding;
 use crate::headers::{Facts, Format, Layout};
@@ -11,7 +12,7 @@ use crate::meter::{How, Meter};
 use crate::refusal::{Broken, Outcome, Refusal, Undecided};
 use crate::routes::Routes;
 use crate::secret::SECRET;
-use crate::spans::{SpanPlace, Spans};
+use crate::spans::Spans;
 use crate::tickets::{Farm, Session, Tickets};
 use crate::token::{PublicJwk, TokenSigner};
 use bytes::Bytes;
@@ -19,7 +20,6 @@ use dtyp::FileTime;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use quick_cache::sync::Cache as QuickCache;
 use serde_json::{Value, json};
-use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
@@ -99,57 +99,6 @@ pub struct Ask<'a> {
     pub source: Option<SocketAddr>,
     /// When it came.
     pub now: Moment,
-}
-
-/// What came of it.
-#[derive(Clone, Debug)]
-pub enum Decided {
-    /// In.
-    Allowed(Arc<Allowed>),
-    /// Not in.
-    Refused(Refusal),
-}
-
-/// What came of a request, with what logs and traces have of it.
-#[derive(Clone, Debug)]
-pub struct Decision {
-    /// Whether it is let in.
-    pub decided: Decided,
-    /// What the decision about the account is called in the audit log; none if there was none.
-    pub name: Option<Arc<str>>,
-    /// How the account was found; none if no account was looked for.
-    pub how: Option<How>,
-    /// The span in which a cached decision was made.
-    pub made_in: Option<SpanPlace>,
-    leaf: Option<Bytes>,
-}
-
-impl Decision {
-    /// A decision for which no account was looked for.
-    const fn without_account(leaf: Option<Bytes>) -> Self {
-        let decided = Decided::Refused(Refusal::NoCertificate);
-        Self { decided, name: None, how: None, made_in: None, leaf }
-    }
-
-    /// Takes over how the account was found.
-    fn found(&mut self, entry: CacheEntry, how: How) -> Result<Arc<Allowed>, Refusal> {
-        (self.name, self.how) = (entry.name, Some(how));
-        self.made_in = entry.made_in.filter(|_| how == How::Cached);
-        entry.outcome
-    }
-
-    /// The SHA-1 of the certificate, as the audit log has it.
-    pub fn thumbprint(&self) -> Option<String> {
-        self.leaf.as_ref().map(|leaf| dtyp::hex(&Sha1::digest(leaf)))
-    }
-
-    /// Why the request is refused.
-    pub const fn refusal(&self) -> Option<Refusal> {
-        match self.decided {
-            Decided::Allowed(_) => None,
-            Decided::Refused(refusal) => Some(refusal),
-        }
-    }
 }
 
 impl Sidecar {
@@ -293,7 +242,9 @@ impl Sidecar {
         let route = self.routes.choose(target)?;
         let (entry, how) = self.cached_or_made(&presented, (cookies, source), now).await?;
         self.meter.found(how);
-        let allowed = decision.found(entry, how)?;
+        (decision.name, decision.how) = (entry.name, Some(how));
+        decision.made_in = entry.made_in.filter(|_| how == How::Cached);
+        let allowed = entry.outcome?;
         let Some(number) = route.number else { return Ok(allowed) };
         allowed.admitted[number]?;
         let (Some(audience), Some(_)) = (self.audience_of[number], &self.token) else { return Ok(allowed) };

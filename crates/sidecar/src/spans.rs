@@ -1,20 +1,10 @@
 //! Spans of requests. The program makes them, because it knows the exporter; a cached decision keeps the place
 //! of the span that it was made in.
 
-use crate::decide::Decision;
+use crate::decision::Decision;
+use crate::span_place::SpanPlace;
 use http::HeaderMap;
 use tracing::Span;
-
-/// Where a span is (W3C Trace Context, section 3.2.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SpanPlace {
-    /// trace-id.
-    pub trace_id: [u8; 16],
-    /// parent-id.
-    pub span_id: [u8; 8],
-    /// trace-flags.
-    pub flags: u8,
-}
 
 /// Makes the spans of requests. By default there is none.
 pub trait Spans: Send + Sync {

@@ -1,25 +1,19 @@
 //! The admin port. Health (live, ready and metrics) tells nothing that needs a secret and is open;
 //! explanations show what accounts have stored, and are for who has the token.
 
-use super::metrics::AskedServers;
-use super::status::{self, Health};
-use super::store_health::StoreHealth;
+use super::status;
 use crate::clock::moment;
 use crate::config::Admin;
-use crate::deciders::CurrentPolicy;
 use crate::output::{visible, visible_json};
-use crate::sso::Sso;
-use crate::telemetry::LogFilter;
 use crate::tlsnego::Tlsnego;
 use arc_swap::ArcSwap;
-use audit_log::AuditLog;
 use axum::extract::{self, State};
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, Server, listen_on};
+use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, listen_on};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -28,7 +22,6 @@ use prometheus_client::encoding::{prometheus_text, text as openmetrics};
 use prometheus_client::registry::Registry;
 use rcmp_service::Method;
 use rcmp_service::message::Request;
-use sso_tokio::Registration;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,19 +39,10 @@ use zeroize::Zeroizing;
 /// What requests are answered from.
 #[derive(Clone)]
 pub(super) struct Shared {
-    pub(super) health: Health,
-    pub(super) store: Option<StoreHealth>,
+    pub(super) state: status::State,
     pub(super) sidecar: Option<Arc<ArcSwap<sidecar::Sidecar>>>,
     pub(super) operators: Option<Arc<Operators>>,
-    pub(super) policy: Option<CurrentPolicy>,
-    pub(super) sso: Option<Sso>,
     pub(super) tlsnego: Option<Tlsnego>,
-    pub(super) registration: Option<Registration>,
-    pub(super) config: String,
-    pub(super) server: Option<Arc<Server>>,
-    pub(super) servers: Arc<dyn Fn() -> AskedServers + Send + Sync>,
-    pub(super) audit: Arc<AuditLog>,
-    pub(super) log_filter: LogFilter,
     pub(super) metrics: Arc<Registry>,
 }
 
@@ -263,7 +247,7 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
     let Some(request) = request else {
         return (StatusCode::BAD_REQUEST, format!("{}\n", chain.too_long())).into_response();
     };
-    let Some(policy) = &shared.policy else {
+    let Some(policy) = &shared.state.policy else {
         return (StatusCode::NOT_FOUND, "[mapping] is not configured\n").into_response();
     };
     let deciders = policy.0.load_full();
@@ -274,7 +258,7 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
         &deciders.accounts,
         &request.into(),
         certificate,
-        &shared.config,
+        &shared.state.config,
     )
     .await
     {
@@ -289,7 +273,7 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
 /// The log filter that counts now.
 async fn log_filter(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     match admitted(&shared, &headers) {
-        Ok(_) => format!("{}\n", shared.log_filter.shown()).into_response(),
+        Ok(_) => format!("{}\n", shared.state.log_filter.shown()).into_response(),
         Err(refused) => refused.into_response(),
     }
 }
@@ -309,7 +293,7 @@ async fn set_log_filter(State(shared): State<Shared>, request: axum::extract::Re
     if directives.is_empty() {
         return (StatusCode::BAD_REQUEST, "write a level, or target=level pairs\n").into_response();
     }
-    match shared.log_filter.set(directives) {
+    match shared.state.log_filter.set(directives) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => (StatusCode::BAD_REQUEST, format!("{error:#}\n")).into_response(),
     }
@@ -411,7 +395,7 @@ async fn ready(
     extract::RawQuery(query): extract::RawQuery,
 ) -> (StatusCode, String) {
     let is_verbose = query.is_some_and(|query| query.split('&').any(|part| part == "verbose"));
-    match status::ready(&shared, is_verbose).await {
+    match status::ready(&shared.state, is_verbose).await {
         (true, text) => (StatusCode::OK, text),
         (false, text) => (StatusCode::SERVICE_UNAVAILABLE, text),
     }
@@ -420,7 +404,7 @@ async fn ready(
 /// What an operator asks first, for `rcmpd status`.
 async fn status_of(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     match admitted(&shared, &headers) {
-        Ok(_) => Json(status::status(&shared).await).into_response(),
+        Ok(_) => Json(status::status(&shared.state).await).into_response(),
         Err(refused) => refused.into_response(),
     }
 }

@@ -1,6 +1,6 @@
 //! The registry of metrics. Each part registers its own; this is the list of the parts.
 
-use super::status::Health;
+use super::health::Health;
 use super::store_health::StoreHealth;
 use crate::deciders::CurrentPolicy;
 use crate::sidecar::Sidecar;

@@ -1,6 +1,7 @@
 //! `rcmpd serve`: from a configuration to listeners, and from a signal to the end.
 
 mod channel_secrets;
+mod health;
 mod http;
 mod metrics;
 pub(crate) mod open_files;
@@ -130,7 +131,7 @@ pub async fn run(path: &Path, config: Config, log_filter: LogFilter) -> anyhow::
     let tree = Tree::default();
     let services = Services::load(&config).await?;
     let mut serving = services.serve(&config, connections_max, &tree).await?;
-    let health = status::Health::new();
+    let health = health::Health::new();
     if let Some(admin) = &config.admin {
         serving.serve_admin(path, admin, (token, log_filter.clone()), &health).await?;
     }
@@ -269,7 +270,7 @@ impl Loaded {
 async fn signals(
     path: &Path,
     running: &Running<'_>,
-    (log_filter, health): (&LogFilter, &status::Health),
+    (log_filter, health): (&LogFilter, &health::Health),
 ) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;

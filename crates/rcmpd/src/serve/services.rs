@@ -1,9 +1,9 @@
 //! The services of a configuration: loaded, then serving.
 
+use super::health::Health;
 use super::sso::{RunningSso, SsoParts};
-use super::status::Health;
 use super::store_health::StoreHealth;
-use super::{AuditLog, Running, accounts, http, listen, metrics, registry};
+use super::{AuditLog, Running, accounts, http, listen, metrics, registry, status};
 use crate::config::{self, Config};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::sidecar::Sidecar;
@@ -169,24 +169,24 @@ impl Serving {
             health,
             connections,
         };
+        let servers =
+            metrics::asked_servers(self.current.as_ref(), sso.map(|sso| &sso.service), self.tlsnego.as_ref());
         let shared = http::Shared {
-            health: health.clone(),
-            store: self.store.clone(),
+            state: status::State {
+                health: health.clone(),
+                store: self.store.clone(),
+                policy: self.current.clone(),
+                sso: sso.map(|sso| sso.service.clone()),
+                registration: sso.and_then(|sso| sso.registration.clone()),
+                server: self.server.clone().or(sso.map(|sso| Arc::clone(&sso.server))),
+                servers: Arc::new(servers),
+                audit: Arc::clone(&self.audit),
+                log_filter,
+                config: path.display().to_string(),
+            },
             sidecar: self.sidecar.as_ref().map(|sidecar| Arc::clone(&sidecar.current)),
             operators: token.map(|token| Arc::new(http::Operators::new(admin, token, address))),
-            policy: self.current.clone(),
-            sso: sso.map(|sso| sso.service.clone()),
             tlsnego: self.tlsnego.clone(),
-            registration: sso.and_then(|sso| sso.registration.clone()),
-            config: path.display().to_string(),
-            server: self.server.clone().or(sso.map(|sso| Arc::clone(&sso.server))),
-            servers: Arc::new(metrics::asked_servers(
-                self.current.as_ref(),
-                sso.map(|sso| &sso.service),
-                self.tlsnego.as_ref(),
-            )),
-            audit: Arc::clone(&self.audit),
-            log_filter,
             metrics: Arc::new(metrics::registry(parts)),
         };
         tokio::spawn(port.serve(shared));

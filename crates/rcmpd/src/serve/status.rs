@@ -1,84 +1,34 @@
 //! The state of a running service: whether it can answer, and what an operator asks first.
 
-use super::http::Shared;
-use crate::clock::{now, uptime};
-use crate::deciders::Deciders;
+use super::health::Health;
+use super::metrics::AskedServers;
+use super::store_health::StoreHealth;
+use crate::clock::now;
+use crate::deciders::{CurrentPolicy, Deciders};
 use crate::sso::Sso;
-use dcerpc_tokio::{NO_LABELS, encode_family};
-use dtyp::FileTime;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Unit;
+use crate::telemetry::LogFilter;
+use audit_log::AuditLog;
+use dcerpc_tokio::Server;
 use serde_json::{Value, json};
-use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use sso_tokio::Registration;
+use std::sync::Arc;
 
-/// Whether calls are welcome, and what became of the last reload.
-#[derive(Clone, Debug)]
-pub(super) struct Health(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    is_ready: AtomicBool,
-    started: FileTime,
-    started_at: Duration,
-    reload: Mutex<Reload>,
-}
-
-/// The last time that the configuration was read.
-#[derive(Clone, Debug)]
-struct Reload {
-    at: FileTime,
-    /// Why it was not taken over.
-    error: Option<String>,
-    /// When one was taken over.
-    good: FileTime,
-}
-
-impl Health {
-    /// Of a service that starts now, with a configuration that was read.
-    pub(super) fn new() -> Self {
-        let started = now();
-        let reload = Mutex::new(Reload { at: started, error: None, good: started });
-        Self(Arc::new(Inner { is_ready: AtomicBool::new(false), started, started_at: uptime(), reload }))
-    }
-
-    pub(super) fn set_ready(&self, is_ready: bool) {
-        self.0.is_ready.store(is_ready, Ordering::Release);
-    }
-
-    /// Notes what became of a reload.
-    pub(super) fn reloaded(&self, error: Option<String>) {
-        let mut reload = self.0.reload.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = now();
-        let good = if error.is_none() { at } else { reload.good };
-        *reload = Reload { at, error, good };
-    }
-
-    fn reload(&self) -> Reload {
-        self.0.reload.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Collector for Health {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Reload { error, good, .. } = self.reload();
-        let help =
-            "1 if the last reload of the configuration was taken over, 0 if the previous one stays in use";
-        let is_good = ConstGauge::new(u32::from(error.is_none()));
-        encode_family(&mut encoder, ("config_last_reload_successful", help, None), [(NO_LABELS, is_good)])?;
-        let help =
-            "Time of the last start or reload whose configuration was taken over, in seconds of Unix time";
-        let name = "config_last_reload_success_timestamp";
-        encode_family(
-            &mut encoder,
-            (name, help, Some(Unit::Seconds)),
-            [(NO_LABELS, ConstGauge::new(good.to_unix()))],
-        )
-    }
+/// What the state is made of.
+#[derive(Clone)]
+pub(super) struct State {
+    pub(super) health: Health,
+    pub(super) store: Option<StoreHealth>,
+    pub(super) policy: Option<CurrentPolicy>,
+    pub(super) sso: Option<Sso>,
+    pub(super) registration: Option<Registration>,
+    /// Of RPC.
+    pub(super) server: Option<Arc<Server>>,
+    /// Returns the servers that this process asks.
+    pub(super) servers: Arc<dyn Fn() -> AskedServers + Send + Sync>,
+    pub(super) audit: Arc<AuditLog>,
+    pub(super) log_filter: LogFilter,
+    /// The path of the configuration.
+    pub(super) config: String,
 }
 
 /// One thing without which the service is not ready.
@@ -90,24 +40,24 @@ pub(super) struct Check {
 
 impl Check {
     /// Of what is configured. The text of the service itself is empty, because there is nothing to add.
-    async fn all(shared: &Shared) -> Vec<Self> {
+    async fn all(state: &State) -> Vec<Self> {
         let mut checks = Vec::new();
         let mut add =
             |name, is_bad: bool, problem| checks.push(Self { name, problem: is_bad.then_some(problem) });
-        add("service", !shared.health.0.is_ready.load(Ordering::Acquire), "");
-        if let Some(store) = &shared.store {
+        add("service", !state.health.is_ready(), "");
+        if let Some(store) = &state.store {
             let problem = "the account store cannot be used, see the log";
             add("account-store", !store.is_usable().await, problem);
         }
-        if let Some(policy) = &shared.policy {
+        if let Some(policy) = &state.policy {
             let problem = "no CRL is valid, so no certificate can be decided, see the log";
             add("crls", policy.0.load().lacks_crls(now()), problem);
         }
-        if let Some(sso) = &shared.sso {
+        if let Some(sso) = &state.sso {
             let problem = "the master secret was rolled back to an older file, see the log";
             add("master-secret", Sso::is_rolled_back(sso), problem);
         }
-        if let Some(registration) = &shared.registration {
+        if let Some(registration) = &state.registration {
             let problem = "the endpoint mapper does not name the master secret interface, see the log";
             add("endpoint-mapper", !registration.is_registered().await, problem);
         }
@@ -116,8 +66,8 @@ impl Check {
 }
 
 /// Whether the service is ready, and the answer of `/ready`: with `is_verbose` a line for each check.
-pub(super) async fn ready(shared: &Shared, is_verbose: bool) -> (bool, String) {
-    let checks = Check::all(shared).await;
+pub(super) async fn ready(state: &State, is_verbose: bool) -> (bool, String) {
+    let checks = Check::all(state).await;
     let problem = checks.iter().find_map(|check| check.problem);
     let mut text = String::new();
     for Check { name, problem } in checks.iter().filter(|_| is_verbose) {
@@ -136,22 +86,21 @@ pub(super) async fn ready(shared: &Shared, is_verbose: bool) -> (bool, String) {
 }
 
 /// What `rcmpd status` prints.
-pub(super) async fn status(shared: &Shared) -> Value {
-    let checks = Check::all(shared).await;
-    let Inner { started, started_at, .. } = &*shared.health.0;
-    let reload = shared.health.reload();
-    let deciders = shared.policy.as_ref().map(|policy| policy.0.load_full());
-    let connections = shared.server.as_ref().map(|server| {
+pub(super) async fn status(state: &State) -> Value {
+    let checks = Check::all(state).await;
+    let reload = state.health.reload();
+    let deciders = state.policy.as_ref().map(|policy| policy.0.load_full());
+    let connections = state.server.as_ref().map(|server| {
         let (unproved, proved) = server.limiter().open();
         json!({ "unproved": unproved, "proved": proved })
     });
     json!({
         "version": crate::cli::VERSION,
         "pid": std::process::id(),
-        "started": started.to_string(),
-        "uptime_s": uptime().saturating_sub(*started_at).as_secs(),
-        "configuration": shared.config,
-        "log_filter": shared.log_filter.shown(),
+        "started": state.health.started().to_string(),
+        "uptime_s": state.health.age().as_secs(),
+        "configuration": state.config,
+        "log_filter": state.log_filter.shown(),
         "ready": checks.iter().all(|check| check.problem.is_none()),
         "checks": checks.iter().map(|check| json!({
             "check": check.name,
@@ -166,9 +115,9 @@ pub(super) async fn status(shared: &Shared) -> Value {
         },
         "policy_revision": deciders.as_ref().map(|deciders| deciders.live.policy().revision),
         "crls": deciders.as_deref().map(crls),
-        "peers": peers(shared),
+        "peers": peers(state),
         "rpc_connections": connections,
-        "audit_failures": shared.audit.failures(),
+        "audit_failures": state.audit.failures(),
     })
 }
 
@@ -188,8 +137,8 @@ fn crls(deciders: &Deciders) -> Vec<Value> {
         .collect()
 }
 
-fn peers(shared: &Shared) -> Vec<Value> {
-    let servers = (shared.servers)();
+fn peers(state: &State) -> Vec<Value> {
+    let servers = (state.servers)();
     servers
         .iter()
         .map(|(labels, client)| {
