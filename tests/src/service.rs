@@ -93,7 +93,7 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// A new one. Its service takes whatever ports are free.
+    /// A new one, without an audit log. Its service takes whatever ports are free.
     pub fn new() -> Self {
         let demo = Self { folder: tempfile::tempdir().expect("there is room for temporary files") };
         let folder = demo.path("");
@@ -101,6 +101,7 @@ impl Demo {
         command.arg("quickstart").arg(&folder);
         finish(command).code(0);
         demo.edit(|text| {
+            let (text, _) = text.split_once("\n[audit]").expect("the quickstart has an audit log");
             text.replace("\"127.0.0.1:11490\"]", "\"127.0.0.1:0\"]")
                 .replace("127.0.0.1:1135", "127.0.0.1:0")
                 .replace("127.0.0.1:9464", "127.0.0.1:0")
@@ -644,9 +645,14 @@ impl Service {
 
     /// POST to the admin port: status and body. A host among the headers takes the place of the usual one.
     pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+        self.send("POST", path, headers, body)
+    }
+
+    /// The same with another method.
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
         let mut stream = std::net::TcpStream::connect(self.admin).expect("the admin port is served");
         let mut head =
-            format!("POST {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+            format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
         if !headers.iter().any(|(name, _)| *name == "Host") {
             head.push_str(&format!("Host: {}\r\n", self.admin));
         }

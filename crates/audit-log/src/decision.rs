@@ -50,6 +50,16 @@ fn asked(question: &Question) -> Option<(u32, Certificate<'_>)> {
     Some((asked.flags.0, asked.certificate.as_ref().ok()?.get()))
 }
 
+/// The thumbprint of the certificate of a question that can be read, as lines have it.
+pub(super) fn thumbprint(question: &Question) -> Option<String> {
+    asked(question).map(|(_, certificate)| dtyp::hex(certificate.sha1()))
+}
+
+/// The thumbprint of a certificate, as lines have it.
+pub(super) fn thumbprint_of(certificate: &[u8]) -> String {
+    dtyp::hex(&Sha1::digest(certificate))
+}
+
 /// The event, and the thumbprint of the certificate that is written whole in it. `is_new` says whether one is
 /// to be.
 pub(super) fn event(
@@ -199,7 +209,7 @@ pub(super) fn identified(
         "reason": reason,
         "account": account.map(|(_, name)| name),
         "account_sid": account.map(|(sid, _)| sid.to_string()),
-        "CertThumbprint": dtyp::hex(&Sha1::digest(certificate)),
+        "CertThumbprint": thumbprint_of(certificate),
     })
 }
 

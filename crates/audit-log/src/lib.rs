@@ -406,20 +406,28 @@ impl AuditLog {
             false => Ok(()),
         };
         let answered = written.err().unwrap_or(answer.reason);
-        self.note_refusal(answer, answered, &question.asker);
+        self.note_refusal(answer, answered, question, (source, name));
         written
     }
 
     /// Logs a question that was answered with no account, once a minute for each asker and reason: `rcmpd
     /// map` sends its user here.
-    fn note_refusal(&self, answer: &Answer, reason: Reason, asker: &Asker) {
+    fn note_refusal(
+        &self,
+        answer: &Answer,
+        reason: Reason,
+        question: &Question,
+        (source, decision): (&dyn Display, Option<&str>),
+    ) {
+        let asker = &question.asker;
         if matches!(reason, Reason::Mapped(_) | Reason::Forwarded)
             || !lock(&self.refused).insert((asker.account.clone(), reason.name()))
         {
             return;
         }
         let (account, sid, name, why) = (&asker.account, &asker.sid, reason.name(), reason.text());
-        let status = reason.status(false);
+        let (status, thumbprint) = (reason.status(false), decision::thumbprint(question));
+        let source = tracing::field::display(source);
         let elsewhere = answer.elsewhere.as_ref();
         let (domain, peer) = (elsewhere.map(|it| &it.domain), elsewhere.map(|it| &it.peer));
         let server = elsewhere.and_then(|it| it.server.as_ref());
@@ -429,13 +437,34 @@ impl AuditLog {
                 account,
                 %sid,
                 reason = name,
+                thumbprint,
+                source,
+                decision,
                 "Account out of scope: a question was rejected with STATUS_LOGON_FAILURE (rcmpd machine show)"
             ),
             _ if reason.is_undecided() => {
-                tracing::warn!(account, %sid, reason = name, why, %status, domain, peer, server, "Question not decided");
+                tracing::warn!(account, %sid, reason = name, why, %status, thumbprint, source, decision, domain, peer, server, "Question not decided");
             }
             _ => {
-                tracing::info!(account, %sid, reason = name, why, %status, domain, peer, server, "Question rejected");
+                tracing::info!(account, %sid, reason = name, why, %status, thumbprint, source, decision, domain, peer, server, "Question rejected");
+            }
+        }
+    }
+
+    /// Logs a refused secure channel: at info the first one of each reason in a minute, because a client can
+    /// cause as many as it likes. The names are the client's own and prove nothing.
+    fn note_refused_channel(&self, event: &ChannelEvent<'_>, reason: ChannelRefusal) {
+        let mut anonymous = lock(&self.anonymous);
+        let count = anonymous.entry(refusal_name(reason)).or_default();
+        *count += 1;
+        let is_first = *count == 1;
+        drop(anonymous);
+        let (account, computer, source) = (event.account, event.computer, event.address);
+        let reason = reason.text();
+        match is_first {
+            true => tracing::info!(account, computer, %source, reason, "Secure channel rejected"),
+            false => {
+                tracing::debug!(target: "audit", account, computer, %source, reason, "Secure channel rejected");
             }
         }
     }
@@ -472,6 +501,11 @@ impl AuditLog {
         certificate: (&[u8], IdentifiedBy),
         source: &str,
     ) -> Result<(), AuditUnavailable> {
+        // No asker is named so.
+        if account.is_none() && lock(&self.refused).insert((String::new(), reason)) {
+            let thumbprint = decision::thumbprint_of(certificate.0);
+            tracing::info!(reason, thumbprint, source, decision, "Another service mapped no account");
+        }
         match self.is_written() {
             true => {
                 let event = decision::identified(decision, reason, account, certificate, source);
@@ -618,12 +652,7 @@ impl Audit for AuditLog {
             ChannelOutcome::Rotated => ("secret_rotated", "Secret rotated"),
             ChannelOutcome::RotationDenied => ("secret_rotation_denied", "Secret rotation rejected"),
             ChannelOutcome::Refused(reason) => {
-                // A peer cannot fill the log: these are told one by one at debug only.
-                tracing::debug!(
-                    target: "audit", account = event.account, computer = event.computer, source = %event.address,
-                    reason = reason.text(), "Secure channel rejected"
-                );
-                *lock(&self.anonymous).entry(refusal_name(reason)).or_default() += 1;
+                self.note_refused_channel(event, reason);
                 return Ok(());
             }
         };

@@ -8,6 +8,7 @@ use super::heads::{HEAD_LEN_MAX, Head, NoHead};
 use super::line_hash::{self, Hash};
 use super::writer::{LINE_LEN_MAX, Link, Position, Read};
 use ed25519_file::PublicKey;
+use flate2::bufread::MultiGzDecoder;
 use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -75,18 +76,24 @@ pub enum Unusable {
         /// The error of the system when it was opened or read.
         error: io::Error,
     },
-    /// It is packed.
-    #[error("{} is packed by gzip: unpack it first (gunzip --keep)", .0.display())]
-    Packed(PathBuf),
+    /// It is packed by a program whose format is not read.
+    #[error("{} is packed by {}: unpack it first, or use gzip", .path.display(), .by)]
+    Packed {
+        /// A file of the log.
+        path: PathBuf,
+        /// The program.
+        by: &'static str,
+    },
     /// There is no line of a chain.
     #[error("{} is not a chained audit log", .0.display())]
     NotChained(PathBuf),
 }
 
-/// Lines of a file, one at a time, each no longer than a limit.
+/// Lines of a file, one at a time, each no longer than a limit. A file that gzip packed is unpacked as it is
+/// read; bytes after its end, and an end that is missing, are errors.
 struct Lines<'a> {
     path: &'a Path,
-    file: BufReader<File>,
+    file: Box<dyn BufRead>,
     number: u64,
     len_max: usize,
     line: Vec<u8>,
@@ -114,7 +121,12 @@ impl<'a> Lines<'a> {
         if file.metadata().map_err(unreadable)?.is_dir() {
             return Err(unreadable(io::ErrorKind::IsADirectory.into()));
         }
-        let file = BufReader::with_capacity(1 << 18, file);
+        let mut file = BufReader::with_capacity(BUFFER_LEN, file);
+        let is_packed = file.fill_buf().map_err(unreadable)?.starts_with(GZIP);
+        let file: Box<dyn BufRead> = match is_packed {
+            true => Box::new(BufReader::with_capacity(BUFFER_LEN, MultiGzDecoder::new(file))),
+            false => Box::new(file),
+        };
         Ok(Self { path, file, number: 0, len_max, line: Vec::new(), is_live })
     }
 
@@ -292,12 +304,18 @@ struct Verifier<'a, 'b> {
 
 /// How a file begins that gzip wrote (RFC 1952 2.3.1).
 const GZIP: &[u8] = &[0x1f, 0x8b];
+/// How files of other programs begin.
+const PACKED: [(&str, &[u8]); 3] =
+    [("bzip2", b"BZh"), ("xz", b"\xfd7zXZ"), ("zstd", &[0x28, 0xb5, 0x2f, 0xfd])];
+/// What is read of a file at once.
+const BUFFER_LEN: usize = 1 << 18;
 
-fn is_packed(path: &Path) -> bool {
-    let mut start = [0; GZIP.len()];
-    path.is_file()
-        && File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok()
-        && start == *GZIP
+/// The program that packed a file, if its format is not read.
+fn packed_by(path: &Path) -> Option<&'static str> {
+    let mut start = Vec::new();
+    let file = path.is_file().then(|| File::open(path).ok()).flatten()?;
+    file.take(8).read_to_end(&mut start).ok()?;
+    PACKED.iter().find(|(_, magic)| start.starts_with(magic)).map(|(program, _)| *program)
 }
 
 /// Bytes between two reports of progress.
@@ -557,8 +575,10 @@ pub fn verify(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report, Unusable> {
     let VerifyOptions { heads, trusted, first_seq } = *options;
-    if let Some(path) = files.iter().find(|path| is_packed(path)) {
-        return Err(Unusable::Packed(path.clone()));
+    for path in files {
+        if let Some(by) = packed_by(path) {
+            return Err(Unusable::Packed { path: path.clone(), by });
+        }
     }
     let is_live = files.iter().any(|path| is_locked(path));
     let heads = heads.map(|path| Lines::open(path, HEAD_LEN_MAX, is_live)).transpose()?.map(|lines| {

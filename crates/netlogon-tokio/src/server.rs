@@ -364,6 +364,10 @@ impl ServerClient {
             Err(_) if !is_fair => count(&self.meter.failed),
             Err(failed) => {
                 count(&self.meter.failed);
+                self.log_limiter.counted(failed.name(), |left_out| {
+                    let domain = &self.identity.domain;
+                    warn!(domain, server = self.server, error = %failed, left_out, "Server did not answer");
+                });
                 let mut breaker = lock(&self.breaker);
                 let now = Instant::now();
                 let was_open = breaker.is_tripped();

@@ -33,7 +33,7 @@ use std::path::PathBuf;
     name = "rcmpd",
     version = VERSION,
     arg_required_else_help = true,
-    after_help = "First steps:\n  rcmpd quickstart                            # a demo domain in ./rcmpd-demo\n  export RCMPD_CONFIG=rcmpd-demo/rcmpd.toml   # in place of -c FILE\n  rcmpd serve                                 # serve it\n  rcmpd map rcmpd-demo/certs/alice.pem        # elsewhere: who is alice?\n\nCommands that need a configuration take -c FILE, before or after the command. Without -c they use the environment variable RCMPD_CONFIG."
+    after_help = "First steps:\n  rcmpd quickstart                            # a demo domain in ./rcmpd-demo\n  export RCMPD_CONFIG=rcmpd-demo/rcmpd.toml   # in place of -c FILE\n  rcmpd serve                                 # serve it\n  rcmpd map rcmpd-demo/certs/alice.pem        # elsewhere: who is alice?\n\nCommands that need a configuration take -c FILE, before or after the command. Without -c they use the environment variable RCMPD_CONFIG, then ./rcmpd.toml, then /etc/rcmpd/rcmpd.toml."
 )]
 pub struct Cli {
     /// What to do.
@@ -65,8 +65,19 @@ pub struct WrongUse {
 /// Parses a command line, the program's name first.
 pub fn parse(all: impl IntoIterator<Item = OsString>) -> Result<Parsed, WrongUse> {
     let all = arguments(all);
-    let parsed = Cli::command().try_get_matches_from(&all).and_then(|matches| {
-        Ok(Parsed { cli: Cli::from_arg_matches(&matches)?, as_json: has_json(&matches) })
+    let read = |all: &[OsString]| {
+        Cli::command().try_get_matches_from(all).and_then(|matches| {
+            Ok(Parsed { cli: Cli::from_arg_matches(&matches)?, as_json: has_json(&matches) })
+        })
+    };
+    let parsed = read(&all).or_else(|error| match default_config().filter(|_| lacks_configuration(&error)) {
+        Some(path) => {
+            let end = all.iter().position(|argument| argument == "--").unwrap_or(all.len());
+            let mut all = all.clone();
+            all.splice(end..end, [OsString::from("--config"), path.into()]);
+            read(&all)
+        }
+        None => Err(error),
     });
     parsed.map_err(|mut error| {
         name_configuration(&mut error);
@@ -75,6 +86,16 @@ pub fn parse(all: impl IntoIterator<Item = OsString>) -> Result<Parsed, WrongUse
             all.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
         WrongUse { error, as_json }
     })
+}
+
+/// Whether a command line was not understood because it names no configuration.
+fn lacks_configuration(error: &clap::Error) -> bool {
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::Strings(missing)) if error.kind() == ErrorKind::MissingRequiredArgument => {
+            missing.iter().any(|argument| argument.contains("--config <FILE>"))
+        }
+        _ => false,
+    }
 }
 
 /// Says how to name a configuration, where the parser only says that the option is missing.
@@ -129,7 +150,8 @@ pub struct ConfigFileArg {
     /// The configuration file, instead of -c FILE; for check-config - is standard input.
     #[arg(value_name = "FILE", conflicts_with = "config")]
     pub file: Option<PathBuf>,
-    /// The configuration file. Without FILE and -c, the environment variable RCMPD_CONFIG names it.
+    /// The configuration file. Without FILE and -c, the environment variable RCMPD_CONFIG names it; then it is
+    /// ./rcmpd.toml, or /etc/rcmpd/rcmpd.toml.
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -139,8 +161,16 @@ impl ConfigFileArg {
     pub fn path(&self) -> Option<PathBuf> {
         let variable =
             || std::env::var_os("RCMPD_CONFIG").filter(|value| !value.is_empty()).map(PathBuf::from);
-        self.file.clone().or_else(|| self.config.clone()).or_else(variable)
+        self.file.clone().or_else(|| self.config.clone()).or_else(variable).or_else(default_config)
     }
+}
+
+/// Where the configuration is if a command line and the environment do not say.
+const DEFAULT_CONFIGS: [&str; 2] = ["rcmpd.toml", "/etc/rcmpd/rcmpd.toml"];
+
+/// The configuration of this folder, or else that of the system.
+pub(crate) fn default_config() -> Option<PathBuf> {
+    DEFAULT_CONFIGS.map(PathBuf::from).into_iter().find(|path| path.exists())
 }
 
 /// The configuration of commands that need one.
@@ -159,6 +189,15 @@ pub struct DoctorArgs {
     /// How long to wait for each answer over the network, in seconds.
     #[arg(long, default_value_t = 5, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=60))]
     pub timeout: u64,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// `rcmpd status`
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub config: ConfigFileArg,
     #[command(flatten)]
     pub json: JsonArg,
 }
@@ -250,6 +289,14 @@ pub enum Command {
         after_help = "Exit codes: 0 no error was found (warnings do not count), 1 the configuration has errors, 2 wrong use or no readable configuration, 3 an error was found.\n\nExample:\n  rcmpd doctor -c FILE --json | jq '.checks[] | select(.result != \"ok\")'"
     )]
     Doctor(DoctorArgs),
+    /// Show the state of the running service: ready, last reload, CRLs, peers, connections
+    ///
+    /// The service is asked at its admin port with the token in its configuration. Run it on the machine of
+    /// the service.
+    #[command(
+        after_help = "Exit codes: 0 ready, 3 not ready, 1 wrong configuration or answer, 2 wrong use or no readable configuration, 4 no answer.\n\nExample:\n  rcmpd status -c FILE --json | jq '.crls[] | select(.expired)'"
+    )]
+    Status(StatusArgs),
     /// Manage accounts of the store
     #[command(subcommand)]
     Account(AccountCommand),

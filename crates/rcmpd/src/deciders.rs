@@ -10,8 +10,10 @@ use crate::stores::Accounts;
 use crate::trust::{self, Remote};
 use arc_swap::ArcSwap;
 use audit_log::{AuditLog, DecisionSummary};
+use dtyp::FileTime;
 use rcmp_service::message::MappingFlags;
-use rcmp_service::{Answer, MapCertificate, Mapper, Question, Reason};
+use rcmp_service::trust::CrlFacts;
+use rcmp_service::{Answer, MapCertificate, Mapper, Question, Reason, Validation};
 use std::fmt::Display;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -39,6 +41,8 @@ pub struct Deciders {
     /// Counters of decisions, of all policies of this process.
     pub metrics: DecisionMetrics,
     crls: Option<Arc<CrlSet>>,
+    /// Whether CRLs are the only source of revocation, and it is checked.
+    needs_crls: bool,
     remote: Remote,
 }
 
@@ -95,7 +99,20 @@ impl Deciders {
             config.sidecar.as_ref().map_or(config::SIDECAR_METHODS, |sidecar| sidecar.methods);
         let forwarding = Arc::new(forwarding);
         let handler = MapCertificate::new(Arc::clone(&live), Some(Arc::clone(&forwarding.forwarder)));
-        Ok(Self { live, handler, crls, shadow, accounts, sidecar_methods, forwarding, metrics, remote })
+        let needs_crls = mapping.policy.validation == Validation::ChainAndRevocation
+            && mapping.authorities.iter().all(|authority| authority.ocsp.is_none());
+        Ok(Self {
+            live,
+            handler,
+            crls,
+            needs_crls,
+            shadow,
+            accounts,
+            sidecar_methods,
+            forwarding,
+            metrics,
+            remote,
+        })
     }
 
     /// Decides by `handler`, which is [`Deciders::handler`] with the layers of its asker, and writes the
@@ -128,6 +145,13 @@ impl Deciders {
     /// The CRLs of the live policy; `None` if it validates no chains.
     pub const fn crls(&self) -> Option<&Arc<CrlSet>> {
         self.crls.as_ref()
+    }
+
+    /// Whether no certificate can be decided, because revocation is known by CRLs alone and none is valid.
+    pub fn lacks_crls(&self, now: FileTime) -> bool {
+        let is_valid = |facts: &CrlFacts| now < facts.next_update;
+        let has_valid = |crls: &CrlSet| crls.facts().any(|(_, facts)| facts.as_ref().is_some_and(is_valid));
+        self.needs_crls && !self.crls.as_deref().is_some_and(has_valid)
     }
 
     /// The OCSP responders and the downloads of CRLs, for all policies of this process.

@@ -155,8 +155,8 @@ pub async fn make(dir: &Path, port: Option<u16>, parts: Parts) -> anyhow::Result
     }
     if with_sso || with_tlsnego {
         make_users(dir, &passwords, &domain).await?;
-        text.push_str(AUDIT);
     }
+    text.push_str(AUDIT);
     write_new(&at("rcmpd.toml"), &text, 0o644)?;
     Ok(Made { config: at("rcmpd.toml"), files })
 }
@@ -176,9 +176,9 @@ const USER_FILES: [&str; 2] = ["users/alice.password", "users/bob.password"];
 /// The token of operators, with which a gateway's sessions are listed.
 const TOKEN_FILE: &str = "admin.token";
 
-/// The audit log of a demo that needs one.
+/// The audit log: the first place to look at for why a certificate is mapped or not.
 const AUDIT: &str = r#"
-[audit]                     # deliveries of the master secret, and sessions, are recorded before they are answered
+[audit]                     # who asked about which certificate, and what was decided
 path = "audit.log"
 "#;
 

@@ -13,6 +13,8 @@ use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::Registry;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// The target of the spans that are exported; everything else stays in the log.
@@ -36,11 +38,58 @@ impl Exporter {
     }
 }
 
+/// The filter of the log. It can change while the service runs.
+#[derive(Clone, Debug)]
+pub struct LogFilter {
+    handle: reload::Handle<EnvFilter, Registry>,
+    /// Whether `RUST_LOG` takes the place of the configuration's filter.
+    is_of_environment: bool,
+}
+
+impl LogFilter {
+    /// The directives that count now.
+    pub fn shown(&self) -> String {
+        self.handle.with_current(EnvFilter::to_string).unwrap_or_default()
+    }
+
+    /// Goes by other directives from now on. The log says so whatever they are.
+    pub fn set(&self, directives: &str) -> anyhow::Result<()> {
+        if let Some(problem) = crate::config::log_filter_problem(directives) {
+            anyhow::bail!("{problem}");
+        }
+        let (before, filter) = (self.shown(), EnvFilter::try_new(directives)?);
+        // One of the two filters may let this pass when the other one does not.
+        let is_heard = tracing::enabled!(tracing::Level::WARN);
+        let log = || tracing::warn!(before, after = directives, "Log filter changed");
+        if is_heard {
+            log();
+        }
+        self.handle.reload(filter)?;
+        if !is_heard {
+            log();
+        }
+        Ok(())
+    }
+
+    /// Goes by the filter of the configuration, which was checked, unless the environment has one.
+    pub fn configured(&self, directives: &str) {
+        let is_same = EnvFilter::new(directives).to_string() == self.shown();
+        if !is_same
+            && !self.is_of_environment
+            && let Err(error) = self.set(directives)
+        {
+            tracing::warn!(%error, "Log filter not changed");
+        }
+    }
+}
+
 /// Starts logging to standard error, and exporting. `RUST_LOG`, where it is set, takes the place of the
 /// configuration's filter.
-pub fn init(config: &Telemetry) -> anyhow::Result<Exporter> {
-    let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(&config.log));
-    let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
+pub fn init(config: &Telemetry) -> anyhow::Result<(Exporter, LogFilter)> {
+    let of_environment = EnvFilter::try_from_default_env().ok();
+    let is_of_environment = of_environment.is_some();
+    let filter = of_environment.unwrap_or_else(|| EnvFilter::new(&config.log));
+    let (filter, handle) = reload::Layer::new(filter);
     let log = tracing_subscriber::fmt::layer();
     let log = match config.json {
         true => log.with_writer(|| VisibleJson(std::io::stderr())).json().boxed(),
@@ -61,7 +110,7 @@ pub fn init(config: &Telemetry) -> anyhow::Result<Exporter> {
             .with_filter(filter_fn(|metadata| metadata.is_span() && metadata.target() == CALL_TARGET))
     });
     tracing_subscriber::registry().with(log.with_filter(filter)).with(spans).try_init()?;
-    Ok(Exporter(provider))
+    Ok((Exporter(provider), LogFilter { handle, is_of_environment }))
 }
 
 /// Writes a field as text. Names and errors of peers stand in fields, and must not move the cursor, make

@@ -19,8 +19,10 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, NullValue, Struct, Value};
 use envoy_types::pb::google::rpc;
-use http::HeaderMap;
-use sidecar::{Allowed, Ask, Broken, ClientCertificate, Cookies, Decided, Moment, Outcome, Refusal, Sidecar};
+use http::{HeaderMap, StatusCode};
+use sidecar::{
+    Allowed, Ask, Broken, ClientCertificate, Cookies, Decided, Decision, Moment, Outcome, Refusal, Sidecar,
+};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tonic::codegen::BoxStream;
@@ -29,6 +31,7 @@ use tonic::{Code, Request, Response, Status, async_trait};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use tracing::{Instrument, Span};
 
 /// This dialect's name in configuration, logs and metrics.
 pub const NAME: &str = "envoy-grpc";
@@ -58,7 +61,7 @@ pub trait Listener: Send + Sync + 'static {
     fn is_ready(&self) -> bool;
 
     /// Hears of each refusal, for the log.
-    fn refused(&self, refusal: Refusal);
+    fn refused(&self, refusal: Refusal, decision: &Decision, client: Option<SocketAddr>);
 }
 
 /// Where a connection came from: an extension that the listener gives each request, or does not for a Unix
@@ -88,6 +91,18 @@ impl<L: Listener> Authorization for Check<L> {
     /// Never fails.
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let sidecar = self.0.sidecar();
+        let metadata = request.metadata().as_ref();
+        let span = sidecar.spans().begin(NAME, self.0.is_proved(metadata).then_some(metadata));
+        Ok(self.check_in_span(&sidecar, request).instrument(span).await)
+    }
+}
+
+impl<L: Listener> Check<L> {
+    async fn check_in_span(
+        &self,
+        sidecar: &Sidecar,
+        request: Request<CheckRequest>,
+    ) -> Response<CheckResponse> {
         let (metadata, extensions, CheckRequest { attributes }) = request.into_parts();
         let attributes = attributes.unwrap_or_default();
         let certificate = attributes.source.unwrap_or_default().certificate;
@@ -101,22 +116,26 @@ impl<L: Listener> Authorization for Check<L> {
         let sent = if sidecar.has_tickets() { http.as_ref().map(cookies) } else { None };
         let cookies = sent.as_deref().map_or(Cookies::None, Cookies::Values);
         let ask = Ask { presented, target, cookies, source, now: self.0.now() };
-        let decided = sidecar.decide(NAME, ask).await;
-        let set_cookie = sidecar.set_cookie(&decided, cookies);
-        let mut response = match &decided {
-            Decided::Allowed(decision) => {
-                allowed(&sidecar, decision, http.as_ref().unwrap_or(&HttpRequest::default()))
+        let decision = sidecar.decide(NAME, ask).await;
+        let span = Span::current();
+        sidecar.spans().decided(&span, &decision);
+        let set_cookie = sidecar.set_cookie(&decision.decided, cookies);
+        let (status, mut response) = match &decision.decided {
+            Decided::Allowed(account) => {
+                let http = http.as_ref();
+                (StatusCode::OK, allowed(sidecar, account, http.unwrap_or(&HttpRequest::default())))
             }
             Decided::Refused(refusal) => {
-                self.0.refused(*refusal);
-                denied(*refusal)
+                self.0.refused(*refusal, &decision, source);
+                (refusal.status(), denied(*refusal))
             }
         };
+        sidecar.spans().answered(&span, status);
         if let Some(HttpResponse::OkResponse(ok)) = &mut response.http_response {
-            strip_tickets(&sidecar, sent.as_deref().unwrap_or_default(), ok);
+            strip_tickets(sidecar, sent.as_deref().unwrap_or_default(), ok);
             ok.response_headers_to_add.extend(set_cookie.as_ref().and_then(added));
         }
-        Ok(Response::new(response))
+        Response::new(response)
     }
 }
 

@@ -22,6 +22,7 @@ mod files;
 pub mod front;
 mod idle;
 pub mod listen;
+mod refusals;
 pub mod server_verifier;
 pub mod settings;
 pub mod tls;

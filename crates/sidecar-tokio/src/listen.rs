@@ -19,6 +19,7 @@ use super::upstream::{
 };
 use crate::Clock;
 use crate::envoy;
+use crate::refusals;
 use crate::settings::{Listen, Place, Speaks};
 use arc_swap::ArcSwap;
 use connection::{Origin, connection, over_tcp};
@@ -29,7 +30,7 @@ use listener_tokio::connections::{ConnectionMeter, Connections};
 use listener_tokio::lingering::Lingering;
 use proof::Proxy;
 use sidecar::dialect::{Dialect, Target};
-use sidecar::{Decided, Moment, Refusal, Sidecar};
+use sidecar::{Decided, Decision, Moment, Refusal, Sidecar};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -37,7 +38,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, Span, info, warn};
 
 /// Connections of proxies at once, which keep some open for each of their workers. One proxy may have all of
 /// them: if another one comes, that one's oldest connection is evicted.
@@ -225,14 +226,11 @@ impl State {
         self.proof.load().shows_secret(headers)
     }
 
-    fn log_refusal(&self, refusal: Refusal) {
+    fn log_refusal(&self, refusal: Refusal, decision: &Decision, client: Option<SocketAddr>) {
         let (dialect, reason) = (self.speaks.name(), refusal.name());
         match refusal {
             Refusal::Broken(broken) => self.log_limiter.once(reason, || {
                 warn!(dialect, reason, advice = broken.advice(), "Rejected request of a proxy: its headers are not as the dialect has them");
-            }),
-            Refusal::Undecided(_) => self.log_limiter.once(reason, || {
-                warn!(dialect, reason, "Cannot decide which account a certificate belongs to");
             }),
             // Clients do this, and so does a proxy of another dialect.
             Refusal::Forged => self.log_limiter.once(reason, || {
@@ -243,8 +241,7 @@ impl State {
                     "Rejected request: certificate headers of another dialect, or names that look like identity headers"
                 );
             }),
-            Refusal::Chain(error) => debug!(dialect, reason, error = error.name(), "Request rejected"),
-            _ => debug!(dialect, reason, "Request rejected"),
+            _ => refusals::log(&self.log_limiter, (dialect, client), refusal, decision),
         }
     }
 }
@@ -266,11 +263,12 @@ impl envoy::Listener for State {
         !self.is_ending.load(Ordering::Relaxed)
     }
 
-    fn refused(&self, refusal: Refusal) {
-        self.log_refusal(refusal);
+    fn refused(&self, refusal: Refusal, decision: &Decision, client: Option<SocketAddr>) {
+        self.log_refusal(refusal, decision, client);
     }
 }
 
+/// Answers a request, in a span of its own.
 async fn respond(
     state: &State,
     dialect: Dialect,
@@ -278,6 +276,21 @@ async fn respond(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let sidecar = state.sidecar.load_full();
+    let is_proved = state.is_proved(request.headers(), origin);
+    let span = sidecar.spans().begin(dialect.name(), is_proved.then_some(request.headers()));
+    let answering = respond_in_span(state, &sidecar, (dialect, is_proved), origin, request);
+    let answer = answering.instrument(span.clone()).await;
+    sidecar.spans().answered(&span, answer.status());
+    answer
+}
+
+async fn respond_in_span(
+    state: &State,
+    sidecar: &Arc<Sidecar>,
+    (dialect, is_proved): (Dialect, bool),
+    origin: &Origin,
+    request: Request<Incoming>,
+) -> Response<Body> {
     // Of two hosts none is asked for.
     let authority = authority(&request);
     if authority.is_none() && state.target == Target::Request {
@@ -285,25 +298,29 @@ async fn respond(
     }
     let host = authority.as_ref().map_or("", |authority| authority.as_str());
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
-    let is_proved = state.is_proved(request.headers(), origin);
     let from = (origin.address, (state.clock)());
     let speaks = (dialect, state.target, state.upstream.is_some());
-    let decided = sidecar.check(speaks, request.headers(), (host, path), is_proved, from).await;
+    let decision = sidecar.check(speaks, request.headers(), (host, path), is_proved, from).await;
+    let (span, decided) = (Span::current(), &decision.decided);
+    sidecar.spans().decided(&span, &decision);
     let cookies = dialect.cookies(state.upstream.is_some(), request.headers());
-    let set_cookie = sidecar.set_cookie(&decided, cookies);
-    if let Decided::Refused(refusal) = decided {
-        state.log_refusal(refusal);
+    let set_cookie = sidecar.set_cookie(decided, cookies);
+    if let Some(refusal) = decision.refusal() {
+        state.log_refusal(refusal, &decision, origin.address);
     }
-    match (&decided, &state.upstream) {
+    match (decided, &state.upstream) {
         (Decided::Allowed(allowed), Some(upstream)) => {
-            let stamp = |headers: &mut HeaderMap| sidecar.stamp(Some(allowed), headers);
+            let stamp = |headers: &mut HeaderMap| {
+                sidecar.stamp(Some(allowed), headers);
+                sidecar.spans().put(&span, headers);
+            };
             // Boxed: a connection that asks for nothing has no room for it.
             let answer =
-                Box::pin(upstream.forward(request, RequestOrigin::Proxy, stamp, strip(&sidecar))).await;
+                Box::pin(upstream.forward(request, RequestOrigin::Proxy, stamp, strip(sidecar))).await;
             with_cookie(answer, set_cookie)
         }
         _ => {
-            let answer = with_cookie(refusal(request, whole(sidecar.answer(&decided))), set_cookie);
+            let answer = with_cookie(refusal(request, whole(sidecar.answer(decided))), set_cookie);
             if is_proved { answer } else { closing(answer) }
         }
     }

@@ -5,6 +5,7 @@ use crate::allowed::Allowed;
 use crate::answers::Origin;
 use crate::identity::DecisionInputs;
 use crate::refusal::Refusal;
+use crate::span_place::SpanPlace;
 use dtyp::FileTime;
 use quick_cache::sync::Cache as QuickCache;
 use std::sync::Arc;
@@ -36,6 +37,10 @@ pub struct Moment {
 #[derive(Clone, Debug)]
 pub(crate) struct CacheEntry {
     pub(crate) outcome: Result<Arc<Allowed>, Refusal>,
+    /// Names the decision in the audit log.
+    pub(crate) name: Option<Arc<str>>,
+    /// The span of the request that it was made for.
+    pub(crate) made_in: Option<SpanPlace>,
     /// By the monotonic clock.
     pub(crate) until: Duration,
     /// When the identity itself ends, by the wall clock.
@@ -123,7 +128,15 @@ mod tests {
     fn until(until: u64) -> CacheEntry {
         let until = Duration::from_secs(until);
         let not_after = FileTime::NEVER;
-        CacheEntry { outcome: Err(Refusal::NotAllowed), until, not_after, ticket: None, is_of_key: true }
+        CacheEntry {
+            outcome: Err(Refusal::NotAllowed),
+            name: None,
+            made_in: None,
+            until,
+            not_after,
+            ticket: None,
+            is_of_key: true,
+        }
     }
 
     fn at(uptime: u64) -> Moment {

@@ -3,14 +3,16 @@
 use crate::allowed::Allowed;
 use crate::cache::{Cache, CacheEntry, Key, Moment};
 use crate::cookies::{Cookies, Found};
+use crate::decision::{Decided, Decision};
 use crate::dialect::{ClientCertificate, Dialect, Known, Target, plain_name};
 use crate::forwarding;
 use crate::headers::{Facts, Format, Layout};
 use crate::identity::{DecisionInputs, Identify, Identity};
-use crate::meter::Meter;
+use crate::meter::{How, Meter};
 use crate::refusal::{Broken, Outcome, Refusal, Undecided};
 use crate::routes::Routes;
 use crate::secret::SECRET;
+use crate::spans::Spans;
 use crate::tickets::{Farm, Session, Tickets};
 use crate::token::{PublicJwk, TokenSigner};
 use bytes::Bytes;
@@ -23,6 +25,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tracing::Span;
 
 /// How long a denial is cached, at most.
 const DENIAL_MAX: Duration = Duration::from_secs(5);
@@ -35,6 +38,8 @@ const REFERENCES_MAX: usize = 1024;
 pub struct Parts {
     /// Maps certificates to accounts.
     pub identify: Arc<dyn Identify>,
+    /// Makes the spans of requests.
+    pub spans: Arc<dyn Spans>,
     /// Who may go where.
     pub routes: Routes,
     /// How identities are written.
@@ -52,6 +57,7 @@ pub struct Parts {
 /// Decides about requests of proxies. Replaced whole when the configuration is reloaded.
 pub struct Sidecar {
     identify: Arc<dyn Identify>,
+    spans: Arc<dyn Spans>,
     routes: Routes,
     format: Format,
     layout: Layout,
@@ -95,19 +101,10 @@ pub struct Ask<'a> {
     pub now: Moment,
 }
 
-/// What came of it.
-#[derive(Clone, Debug)]
-pub enum Decided {
-    /// In.
-    Allowed(Arc<Allowed>),
-    /// Not in.
-    Refused(Refusal),
-}
-
 impl Sidecar {
     /// A sidecar with an empty cache.
     pub fn new(parts: Parts) -> Self {
-        let Parts { identify, routes, format, token, tickets, remember, remembered_max } = parts;
+        let Parts { identify, spans, routes, format, token, tickets, remember, remembered_max } = parts;
         let (layout, without_account) = (format.layout(), format.without_account());
         let owned = crate::dialect::OWNED.map(str::to_owned);
         let known = format.known().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
@@ -128,6 +125,7 @@ impl Sidecar {
         let audience_of = routes.all().iter().map(|route| route.audience.as_ref().map(&mut place)).collect();
         Self {
             identify,
+            spans,
             routes,
             format,
             layout,
@@ -167,6 +165,11 @@ impl Sidecar {
     /// What is counted.
     pub fn meter(&self) -> &Meter {
         &self.meter
+    }
+
+    /// What makes the spans of requests.
+    pub fn spans(&self) -> &dyn Spans {
+        &*self.spans
     }
 
     /// The routes.
@@ -209,7 +212,7 @@ impl Sidecar {
         own: (&str, &str),
         is_proved: bool,
         (source, now): (Option<SocketAddr>, Moment),
-    ) -> Decided {
+    ) -> Decision {
         let presented = match is_proved {
             false => Err(Refusal::Broken(Broken::Secret)),
             // What a proxy that asks beside its request could not take away reaches the application, which
@@ -222,24 +225,26 @@ impl Sidecar {
     }
 
     /// Decides about a request. `dialect` is for the count.
-    pub async fn decide(&self, dialect: &'static str, ask: Ask<'_>) -> Decided {
-        let decided = match self.identified(ask).await {
+    pub async fn decide(&self, dialect: &'static str, ask: Ask<'_>) -> Decision {
+        let leaf = ask.presented.as_ref().ok().and_then(Option::as_ref).map(|it| it.leaf.clone());
+        let mut decision = Decision::without_account(leaf);
+        decision.decided = match self.identified(ask, &mut decision).await {
             Ok(allowed) => Decided::Allowed(allowed),
             Err(refusal) => Decided::Refused(refusal),
         };
-        let outcome = match &decided {
-            Decided::Allowed(_) => "allowed",
-            Decided::Refused(refusal) => refusal.name(),
-        };
-        self.meter.count(dialect, outcome);
-        decided
+        self.meter.count(dialect, decision.refusal().map_or("allowed", Refusal::name));
+        decision
     }
 
-    async fn identified(&self, ask: Ask<'_>) -> Result<Arc<Allowed>, Refusal> {
+    async fn identified(&self, ask: Ask<'_>, decision: &mut Decision) -> Result<Arc<Allowed>, Refusal> {
         let Ask { presented, target, cookies, source, now } = ask;
         let presented = presented?.ok_or(Refusal::NoCertificate)?;
         let route = self.routes.choose(target)?;
-        let allowed = self.cached_or_made(&presented, (cookies, source), now).await?;
+        let (entry, how) = self.cached_or_made(&presented, (cookies, source), now).await?;
+        self.meter.found(how);
+        (decision.name, decision.how) = (entry.name, Some(how));
+        decision.made_in = entry.made_in.filter(|_| how == How::Cached);
+        let allowed = entry.outcome?;
         let Some(number) = route.number else { return Ok(allowed) };
         allowed.admitted[number]?;
         let (Some(audience), Some(_)) = (self.audience_of[number], &self.token) else { return Ok(allowed) };
@@ -257,31 +262,27 @@ impl Sidecar {
         presented: &ClientCertificate,
         (cookies, source): (Cookies<'_>, Option<SocketAddr>),
         now: Moment,
-    ) -> Result<Arc<Allowed>, Refusal> {
+    ) -> Result<(CacheEntry, How), Refusal> {
         let inputs = self.identify.decision_inputs(presented, now.wall)?;
         if self.remember.is_zero() || !inputs.is_settled {
             let session = self.cookie(cookies).and_then(|text| self.session(text, presented, now.wall));
-            let count = if session.is_some() { &self.meter.by_ticket } else { &self.meter.made };
-            count.inc();
-            return self.find_out(presented, session, source, now).await.outcome;
+            let how = if session.is_some() { How::Ticket } else { How::Made };
+            return Ok((self.find_out(presented, session, source, now).await, how));
         }
         let key = Key { leaf: presented.sha256, with: chain_hash(&presented.chain), inputs };
         if self.tickets.is_some() {
             if let Some(known) = self.cache.get(&key, now) {
-                self.meter.remembered.inc();
-                return known.outcome;
+                return Ok((known, How::Cached));
             }
             // Boxed: a request has no room for it where there are no tickets.
             let by_ticket = Box::pin(self.cached_or_made_by_ticket(&key, presented, (cookies, source), now));
-            if let Some(outcome) = by_ticket.await {
-                return outcome;
+            if let Some(found) = by_ticket.await {
+                return Ok(found);
             }
         }
         let make = async || self.find_out_for(&key.inputs, presented, None, source, now).await;
         let (known, was_remembered) = self.cache.get_or_make(&key, now, make).await;
-        let count = if was_remembered { &self.meter.remembered } else { &self.meter.made };
-        count.inc();
-        known.outcome
+        Ok((known, if was_remembered { How::Cached } else { How::Made }))
     }
 
     /// The decision by the ticket of a request, cached or made, if the ticket counts. Requests with the same
@@ -292,7 +293,7 @@ impl Sidecar {
         presented: &ClientCertificate,
         (cookies, source): (Cookies<'_>, Option<SocketAddr>),
         now: Moment,
-    ) -> Option<Result<Arc<Allowed>, Refusal>> {
+    ) -> Option<(CacheEntry, How)> {
         let text = self.cookie(cookies)?;
         let with = Sha256::new().chain_update(key.with).chain_update(text).finalize().into();
         let key = Key { with, ..key.clone() };
@@ -301,15 +302,12 @@ impl Sidecar {
             known.is_some_and(|(tickets, ticket)| tickets.count(&presented.sha256, ticket).is_ok())
         };
         if let Some(known) = self.cache.get(&key, now).filter(counts) {
-            self.meter.remembered.inc();
-            return Some(known.outcome);
+            return Some((known, How::Cached));
         }
         let session = self.session(text, presented, now.wall)?;
         let make = async || self.find_out_for(&key.inputs, presented, Some(session), source, now).await;
         let (known, was_remembered) = self.cache.get_or_make(&key, now, make).await;
-        let count = if was_remembered { &self.meter.remembered } else { &self.meter.by_ticket };
-        count.inc();
-        Some(known.outcome)
+        Some((known, if was_remembered { How::Cached } else { How::Ticket }))
     }
 
     /// The cookie of a request in which a ticket may be.
@@ -355,14 +353,17 @@ impl Sidecar {
         now: Moment,
     ) -> CacheEntry {
         let ticket = session.as_ref().map(|session| session.origin);
-        let outcome = match decision_name() {
-            Some(decision) => match self.identified_by(presented, session, &decision, source, now.wall).await
-            {
-                Ok((identity, set_cookie)) => {
-                    Ok(self.allow(identity, presented, (&decision, set_cookie), (now.wall, None)))
+        let made_in = self.spans.place(&Span::current());
+        let name = decision_name();
+        let outcome = match &name {
+            Some(decision) => {
+                match self.identified_by(presented, session, decision, source, now.wall).await {
+                    Ok((identity, set_cookie)) => {
+                        Ok(self.allow(identity, presented, (decision, set_cookie), (now.wall, None)))
+                    }
+                    Err(refusal) => Err(refusal),
                 }
-                Err(refusal) => Err(refusal),
-            },
+            }
             None => Err(Refusal::Undecided(Undecided::NoRandomness)),
         };
         let (time, not_after) = match &outcome {
@@ -376,7 +377,8 @@ impl Sidecar {
             }
             Err(_) => (Duration::ZERO, FileTime::NEVER),
         };
-        CacheEntry { outcome, until: now.uptime.saturating_add(time), not_after, ticket, is_of_key: true }
+        let until = now.uptime.saturating_add(time);
+        CacheEntry { outcome, name: name.map(Into::into), made_in, until, not_after, ticket, is_of_key: true }
     }
 
     /// The account, by a ticket or by a question. The answer to a question ends older tickets, and a new one

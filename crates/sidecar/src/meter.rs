@@ -25,21 +25,31 @@ struct DecisionLabels {
     how: How,
 }
 
+/// How the account of a certificate was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum How {
+pub enum How {
+    /// By a decision that was made for this request.
     Made,
-    Remembered,
+    /// By a cached decision.
+    Cached,
+    /// By a ticket.
     Ticket,
+}
+
+impl How {
+    /// A stable name, for metrics and traces.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Made => "made",
+            Self::Cached => "cached",
+            Self::Ticket => "ticket",
+        }
+    }
 }
 
 impl EncodeLabelValue for How {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        match self {
-            Self::Made => "made",
-            Self::Remembered => "cached",
-            Self::Ticket => "ticket",
-        }
-        .encode(encoder)
+        self.name().encode(encoder)
     }
 }
 
@@ -66,7 +76,7 @@ impl Default for Meter {
         }
         Self {
             made: of(How::Made),
-            remembered: of(How::Remembered),
+            remembered: of(How::Cached),
             by_ticket: of(How::Ticket),
             decisions,
             tickets,
@@ -93,6 +103,15 @@ impl Meter {
             "Tickets in cookies: issued, accepted, or why one did not count or was not made",
             self.tickets.clone(),
         );
+    }
+
+    /// Counts how an account was found.
+    pub(crate) fn found(&self, how: How) {
+        match how {
+            How::Made => self.made.inc(),
+            How::Cached => self.remembered.inc(),
+            How::Ticket => self.by_ticket.inc(),
+        };
     }
 
     /// Counts a ticket.

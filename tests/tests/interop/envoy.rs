@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use sidecar::headers::Format;
 use sidecar::routes::{Route, Routes};
 use sidecar::{
-    Assurance, Broken, ClientCertificate, DecisionInputs, Group, Identify, Identity, Parts, Refusal, SECRET,
-    Sidecar,
+    Assurance, Broken, ClientCertificate, Decision, DecisionInputs, Group, Identify, Identity, NoSpans,
+    Parts, Refusal, SECRET, Sidecar,
 };
 use sidecar_tokio::envoy::{Listener, NAME, routes};
 use std::collections::BTreeMap;
@@ -104,7 +104,7 @@ impl Listener for Around {
         true
     }
 
-    fn refused(&self, refusal: Refusal) {
+    fn refused(&self, refusal: Refusal, _: &Decision, _: Option<SocketAddr>) {
         self.refused.lock().unwrap().push(refusal);
     }
 }
@@ -121,6 +121,7 @@ impl Served {
         let admins = Route { path: Some("/admin".to_owned()), sids: vec![sid(512)], ..Route::default() };
         let parts = Parts {
             identify: Arc::new(identify),
+            spans: Arc::new(NoSpans),
             routes: Routes::new(vec![admins, Route::default()]),
             format: Format::default(),
             token: None,

@@ -86,10 +86,25 @@ fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
     for order in [&[files[1], files[0]][..], &[files[1], "audit.log.0", files[0]]] {
         assert_eq!(verify(&service, order).code(0).json()["last_seq"], report["last_seq"]);
     }
-    let packed = service.paste(
-        "gzip --keep --stdout audit.log.1 > audit.log.1.gz; rcmpd audit verify audit.log audit.log.1.gz",
-    );
-    assert!(packed.code == 6 && packed.stderr.contains("unpack it first"), "{packed:?}");
+    // As logrotate packs them; in two parts, as `cat` joins them; and with the unpacked file beside it.
+    service.paste("gzip --keep --stdout audit.log.1 > packed.gz").code(0);
+    service.paste("(head -n 1 audit.log.1 | gzip; tail -n +2 audit.log.1 | gzip) > parts.gz").code(0);
+    for packed in ["packed.gz", "parts.gz"] {
+        let done = verify(&service, &["audit.log", packed]).code(0).json();
+        assert_eq!((&done["last_seq"], &done["first_seq"]), (&report["last_seq"], &1.into()), "{done:#}");
+    }
+    verify(&service, &["audit.log", "audit.log.1", "packed.gz"]).code(3);
+    // What was cut, or has more behind it, is no packed file; and nothing else is unpacked.
+    for (make, name, expected) in [
+        ("head -c -9 packed.gz > cut.gz", "cut.gz", "cannot be read"),
+        ("(cat packed.gz; echo more) > more.gz", "more.gz", "cannot be read"),
+        ("head -c 9000000 /dev/zero | gzip > zeros.gz", "zeros.gz", "is not a chained audit log"),
+        ("xz --stdout audit.log.1 > packed.xz", "packed.xz", "packed by xz: unpack it first"),
+    ] {
+        service.paste(make).code(0);
+        let done = verify(&service, &[name, "audit.log"]).code(6);
+        assert!(done.stderr.contains(expected), "{make}: {done:?}");
+    }
 
     let whole = fs::read_to_string(service.path(files[0])).unwrap();
     fs::write(service.path(files[0]), whole.replace("\"alice\"", "\"alicf\"")).unwrap();

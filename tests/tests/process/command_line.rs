@@ -85,9 +85,12 @@ fn whatever_goes_wrong_says_what_and_exits_as_promised() {
     map("certs/alice.pem", &server, "WEB01$", secret).code(0);
 
     // 2: wrong use.
-    for arguments in
-        [&["map"][..], &["map", "certs/alice.pem"], &["map", "certs/alice.pem", "--nonsense"], &["nonsense"]]
-    {
+    for arguments in [
+        &["map"][..],
+        &["map", "certs/alice.pem", "--server", "127.0.0.1:1"],
+        &["map", "certs/alice.pem", "--nonsense"],
+        &["nonsense"],
+    ] {
         service.rcmpd(arguments).code(2);
     }
     // 4: no server there, and no server that answers.
@@ -384,7 +387,7 @@ const FAILURES: [(&str, i32); 28] = [
     ("account", 2),
     ("account list --nope", 2),
     ("map", 2),
-    ("map certs/alice.pem", 2),
+    ("map certs/alice.pem --server 127.0.0.1:1", 2),
     ("serve --nope", 2),
     ("page", 2),
     ("nonsense", 2),

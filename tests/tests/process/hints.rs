@@ -32,9 +32,9 @@ fn what_is_not_there_is_named_with_the_next_step() {
 #[test]
 fn command_without_a_configuration_says_how_to_name_one() {
     let demo = Demo::new();
-    let done = demo.rcmpd(&["account", "list"]).code(2);
+    let done = demo.paste("cd certs && rcmpd account list").code(2);
     assert!(done.stderr.contains("no configuration: give -c FILE, or set RCMPD_CONFIG"), "{done:?}");
-    let done = demo.rcmpd(&["sso", "secret", "status"]).code(2);
+    let done = demo.paste("cd certs && rcmpd sso secret status").code(2);
     assert!(done.stderr.contains("or give --socket PATH"), "{done:?}");
 }
 

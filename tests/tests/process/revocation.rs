@@ -109,13 +109,21 @@ fn an_expired_list_decides_nothing_until_there_is_a_new_one() {
     let done = service.map("alice").code(7);
     assert!(done.stderr.contains("could not decide: STATUS_DS_BUSY"), "{done:?}");
     assert_eq!(metric(&service, "rcmpd_crl_next_update_seconds", "ca.crl"), 0);
+    let (code, text) = service.get("/ready?verbose");
+    assert!(code == 503 && text.contains("\ncrls: no CRL is valid"), "{text}");
+    assert!(
+        text.ends_with("not ready: no CRL is valid, so no certificate can be decided, see the log\n"),
+        "{text}"
+    );
     // It ends soon, which is told, and then it has ended, which is told, too.
     let (from, to) = (seconds_from_now(-3600), seconds_from_now(10));
     authority.list(&service.path("ca.crl"), &["-crl_lastupdate", &from, "-crl_nextupdate", &to]);
     eventually_maps(&service, "alice", 0);
+    assert_eq!(service.get("/ready").0, 200);
     service.wait_for_log("CRL expires soon");
     service.wait_for_log("CRL has expired");
     service.map("alice").code(7);
+    assert_eq!(service.get("/ready").0, 503);
     // As does one that is all right.
     authority.list(&service.path("ca.crl"), &[]);
     eventually_maps(&service, "alice", 0);

@@ -53,7 +53,8 @@ impl From<AskError> for Failed {
 
 /// The answer, and the names that its groups have in the store of the configuration.
 async fn asked(args: MapArgs) -> Result<(ask::Mapped, HashMap<Sid, String>), Failed> {
-    let config = match &args.config {
+    let default = || args.server.is_none().then(crate::cli::default_config).flatten();
+    let config = match &args.config.clone().or_else(default) {
         Some(path) => Some(config::load(path).map_err(Failed::Config)?),
         None => None,
     };

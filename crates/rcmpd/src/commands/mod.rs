@@ -16,6 +16,7 @@ mod mapping;
 mod proxy_config;
 mod sidecar;
 mod sso;
+mod status;
 mod tlsnego;
 mod transfer;
 
@@ -160,6 +161,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             map::explain(&certificate, chain, &config.config, methods, url, json.json).await
         }
         Command::Doctor(args) => doctor::run(args).await,
+        Command::Status(args) => status::run(&args).await,
         Command::CheckConfig { config, json } => Ok(check_config(&config_file(&config)?, json.json).await),
         Command::Account(command) => account::run(command).await,
         Command::Group(command) => group::run(command).await,
@@ -233,14 +235,14 @@ async fn serve(config: &ConfigFileArg) -> anyhow::Result<u8> {
         return Err(failed(2, "serve needs a file, which it reads again at SIGHUP"));
     }
     let config = load(&path)?;
-    let exporter = crate::telemetry::init(&config.telemetry)?;
-    let served = crate::serve::run(&path, config).await;
+    let (exporter, log_filter) = crate::telemetry::init(&config.telemetry)?;
+    let served = crate::serve::run(&path, config, log_filter).await;
     exporter.finish().await;
     served.map(|()| 0)
 }
 
 async fn page(listen: Option<SocketAddr>, unix: Option<&Path>, anywhere: bool) -> anyhow::Result<u8> {
-    let exporter = crate::telemetry::init(&Telemetry { log: "info".to_owned(), json: false })?;
+    let (exporter, _) = crate::telemetry::init(&Telemetry { log: "info".to_owned(), json: false })?;
     let served = proxy_check::serve_page(listen, unix, anywhere).await;
     exporter.finish().await;
     served.map(|()| 0)
@@ -282,7 +284,7 @@ complete -F _rcmpd_with_names -o bashdefault -o default rcmpd
 
 /// The configuration file of a command that takes it in more than one way.
 fn config_file(config: &ConfigFileArg) -> anyhow::Result<PathBuf> {
-    config.path().ok_or_else(|| failed(2, "no configuration: give FILE or -c FILE, or set RCMPD_CONFIG"))
+    config.path().ok_or_else(|| failed(2, "no configuration: give FILE or -c FILE, or set RCMPD_CONFIG; there is no ./rcmpd.toml and no /etc/rcmpd/rcmpd.toml"))
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {

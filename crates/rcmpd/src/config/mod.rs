@@ -194,6 +194,8 @@ pub struct Client {
     pub secret: SecretRef,
     /// Public keys that may sign hops of a path: NetBIOS names of domains, and files.
     pub proof_keys: Vec<(String, PathBuf)>,
+    /// Whether it runs rcmpd, and may be sent what goes beside a question: the trace, the time left, a nonce.
+    pub is_rcmpd: bool,
 }
 
 /// `[admin]`.
@@ -332,6 +334,7 @@ struct ClientSection {
     secret: Spanned<String>,
     #[serde(default)]
     proof_keys: BTreeMap<String, PathBuf>,
+    kind: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -399,6 +402,15 @@ const LOG_TARGETS: [&str; 26] = [
     "tlsnego_tokio",
     "trust_tokio",
 ];
+
+/// What is wrong with the directives of a log filter.
+pub(crate) fn log_filter_problem(directives: &str) -> Option<&'static str> {
+    if tracing_subscriber::filter::EnvFilter::try_new(directives).is_err() {
+        return Some("this is not a log filter");
+    }
+    let is_any = directives.split(',').any(is_log_directive);
+    (!is_any).then_some("this has no log level and no log target of rcmpd, so nothing is logged")
+}
 
 /// Whether a filter directive is a level or a log target of this program.
 fn is_log_directive(directive: &str) -> bool {
@@ -927,8 +939,14 @@ impl Checker<'_> {
                 "its name ends in a dollar sign, as in \"WEB01$\"",
             );
         }
+        let is_rcmpd = self.one_of(section.kind.as_ref(), &[("netlogon", false), ("rcmpd", true)], "kind");
+        let has_keys = !section.proof_keys.is_empty();
+        if let (Some(kind), Some(false), true) = (&section.kind, is_rcmpd, has_keys) {
+            self.problem(kind.span(), "only servers of rcmpd sign hops", "remove it, or proof_keys");
+        }
         Some(Client {
             servers: servers?,
+            is_rcmpd: is_rcmpd.unwrap_or(has_keys),
             account: section.account.get_ref().clone(),
             secret: self.secret(&section.secret)?,
             proof_keys: section
@@ -944,14 +962,8 @@ impl Checker<'_> {
         let json = self.one_of(section.format.as_ref(), &[("text", false), ("json", true)], "log format");
         if let Some(log) = &section.log {
             let help = "write a level, or target=level pairs, as in \"info,dcerpc_tokio=debug\"";
-            if tracing_subscriber::filter::EnvFilter::try_new(log.get_ref()).is_err() {
-                self.problem(log.span(), "this is not a log filter", help);
-            } else if !log.get_ref().split(',').any(is_log_directive) {
-                self.problem(
-                    log.span(),
-                    "this has no log level and no log target of rcmpd, so nothing is logged",
-                    help,
-                );
+            if let Some(problem) = log_filter_problem(log.get_ref()) {
+                self.problem(log.span(), problem, help);
             }
         }
         Telemetry {

@@ -48,7 +48,9 @@ fn set_parent(span: &Span, parent: SpanContext) {
 /// (W3C Trace Context, section 3.2), are ignored.
 pub fn take_headers(span: &Span, headers: &HeaderMap) {
     let mut given = headers.get_all(TRACE_PARENT).iter();
-    if let (Some(_), None) = (given.next(), given.next()) {
+    if let (Some(value), None) = (given.next(), given.next())
+        && is_trace_parent(value.as_bytes())
+    {
         let context = TraceContextPropagator::new().extract(&Carrier(headers));
         let parent = context.span().span_context().clone();
         if parent.is_valid() {
@@ -56,6 +58,23 @@ pub fn take_headers(span: &Span, headers: &HeaderMap) {
         }
     }
 }
+
+/// Whether a value has the form of `traceparent` (W3C Trace Context, section 3.2): of a later version, what
+/// follows the flags is not looked at.
+fn is_trace_parent(value: &[u8]) -> bool {
+    let is_hex = |octet: &u8| matches!(octet, b'0'..=b'9' | b'a'..=b'f');
+    let Some((known, more)) = value.split_at_checked(TRACE_PARENT_LEN) else { return false };
+    let is_known = known.iter().enumerate().all(|(at, octet)| match at {
+        2 | 35 | 52 => *octet == b'-',
+        _ => is_hex(octet),
+    });
+    is_known && (more.is_empty() || more[0] == b'-' && !known.starts_with(b"00"))
+}
+
+/// `00-TRACE_ID-SPAN_ID-FLAGS`.
+const TRACE_PARENT_LEN: usize = 55;
+/// The longest `tracestate` that is taken over (section 3.3.1.5 asks for at least as much).
+const TRACE_STATE_LEN_MAX: usize = 512;
 
 /// Puts the trace context of a span into the headers of a request. Without an exporter there is none.
 pub fn put_headers(span: &Span, headers: &mut HeaderMap) {
@@ -68,6 +87,8 @@ fn put_own(own: &SpanContext, headers: &mut HeaderMap) {
     }
     let flags = own.trace_flags().to_u8();
     let value = format!("00-{}-{}-{flags:02x}", own.trace_id(), own.span_id());
+    // Without a trace context of its own, this is none of ours.
+    headers.remove(TRACE_STATE);
     if let Ok(value) = HeaderValue::try_from(value) {
         headers.insert(TRACE_PARENT, value);
     }
@@ -85,7 +106,8 @@ struct Carrier<'a>(&'a HeaderMap);
 
 impl Extractor for Carrier<'_> {
     fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.to_str().ok()
+        let value = self.0.get(key)?.to_str().ok()?;
+        (key != TRACE_STATE.as_str() || value.len() <= TRACE_STATE_LEN_MAX).then_some(value)
     }
 
     fn keys(&self) -> Vec<&str> {
@@ -139,6 +161,20 @@ pub fn headers_of_environment() -> HeaderMap {
     headers
 }
 
+/// Where a span is; `None` without an exporter.
+pub fn place(span: &Span) -> Option<TraceParent> {
+    let mut context = CallContext::default();
+    put(span, &mut context);
+    context.trace_parent
+}
+
+/// Links a span to another one.
+pub fn link_to(span: &Span, place: TraceParent) {
+    let TraceParent { trace_id, span_id, flags } = place;
+    let (trace_id, span_id) = (TraceId::from_bytes(trace_id), SpanId::from_bytes(span_id));
+    span.add_link(SpanContext::new(trace_id, span_id, TraceFlags::new(flags), true, TraceState::default()));
+}
+
 /// Links a span to identifiers that both ends of a call can compute: the trace and the span identifier are
 /// the first 24 bytes of the SHA-256 of the question.
 pub fn link(span: &Span, digest: &[u8; 32]) {
@@ -153,4 +189,33 @@ pub fn link(span: &Span, digest: &[u8; 32]) {
     );
     span.add_link(place);
     span.set_attribute("rcmp.request.digest", dtyp::hex(digest));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_trace_parent;
+
+    #[test]
+    fn trace_parents_have_the_form_of_the_recommendation() {
+        // The examples of W3C Trace Context, sections 3.2.2 and 3.2.4.
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let later = format!("01{}-what-the-future-will-be-like", &good[2..]);
+        for value in [good, &later, &format!("cc{}", &good[2..])] {
+            assert!(is_trace_parent(value.as_bytes()), "{value}");
+        }
+        for value in [
+            "",
+            &good[..54],
+            &format!("{good}-00"),
+            &format!("{good}0"),
+            &format!("{later}.").replacen("01-what", "01.what", 1),
+            &good.to_uppercase(),
+            &good.replacen("4b", "+b", 1),
+            &good.replace('-', "_"),
+            // Parts of other lengths, which read as numbers all the same.
+            "00-4bf92f3577b34da6a3ce929d0e0e47360-0f067aa0ba902b7-01",
+        ] {
+            assert!(!is_trace_parent(value.as_bytes()), "{value}");
+        }
+    }
 }

@@ -1,12 +1,10 @@
 //! The admin port. Health (live, ready and metrics) tells nothing that needs a secret and is open;
 //! explanations show what accounts have stored, and are for who has the token.
 
-use super::store_health::StoreHealth;
+use super::status;
 use crate::clock::moment;
 use crate::config::Admin;
-use crate::deciders::CurrentPolicy;
 use crate::output::{visible, visible_json};
-use crate::sso::Sso;
 use crate::tlsnego::Tlsnego;
 use arc_swap::ArcSwap;
 use axum::extract::{self, State};
@@ -24,10 +22,8 @@ use prometheus_client::encoding::{prometheus_text, text as openmetrics};
 use prometheus_client::registry::Registry;
 use rcmp_service::Method;
 use rcmp_service::message::Request;
-use sso_tokio::Registration;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tlsnego_service::session::StoreFailed;
@@ -40,30 +36,13 @@ use tower::ServiceExt;
 use trust_tokio::certificates::Chain;
 use zeroize::Zeroizing;
 
-/// Whether calls are welcome.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Health {
-    ready: Arc<AtomicBool>,
-}
-
-impl Health {
-    pub(super) fn set_ready(&self, ready: bool) {
-        self.ready.store(ready, Ordering::Release);
-    }
-}
-
 /// What requests are answered from.
 #[derive(Clone)]
 pub(super) struct Shared {
-    pub(super) health: Health,
-    pub(super) store: Option<StoreHealth>,
+    pub(super) state: status::State,
     pub(super) sidecar: Option<Arc<ArcSwap<sidecar::Sidecar>>>,
     pub(super) operators: Option<Arc<Operators>>,
-    pub(super) policy: Option<CurrentPolicy>,
-    pub(super) sso: Option<Sso>,
     pub(super) tlsnego: Option<Tlsnego>,
-    pub(super) registration: Option<Registration>,
-    pub(super) config: String,
     pub(super) metrics: Arc<Registry>,
 }
 
@@ -103,6 +82,8 @@ impl Port {
             .route("/ready", get(ready))
             .route("/metrics", get(metrics))
             .route("/explain", post(explain))
+            .route("/status", get(status_of))
+            .route("/log", get(log_filter).put(set_log_filter))
             .route("/identity/{reference}", get(identity))
             .route("/tlsnego/sessions", get(sessions))
             .route("/tlsnego/sessions/{name}", get(session).delete(end_session))
@@ -194,7 +175,9 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A certificate with its chain, as PEM.
 const EXPLAIN_LEN_MAX: usize = 1 << 20;
-/// How long a certificate may take to arrive.
+/// Directives of a log filter.
+const LOG_FILTER_LEN_MAX: usize = 4096;
+/// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Explanations made at once: one for a refusal may read all accounts.
 const EXPLANATIONS_MAX: usize = 1;
@@ -237,12 +220,10 @@ impl Operators {
 ///
 /// A body is read only after the token was checked.
 async fn explain(State(shared): State<Shared>, request: axum::extract::Request) -> Response {
-    let Some(operators) = &shared.operators else {
-        return (StatusCode::NOT_FOUND, "admin.token is not configured\n").into_response();
+    let operators = match admitted(&shared, request.headers()) {
+        Ok(operators) => operators,
+        Err(refused) => return refused.into_response(),
     };
-    if let Err(refused) = operators.admits(request.headers()) {
-        return refused.into_response();
-    }
     let Ok(_permit) = operators.explaining.try_acquire() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "others are being explained; ask again\n").into_response();
     };
@@ -266,7 +247,7 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
     let Some(request) = request else {
         return (StatusCode::BAD_REQUEST, format!("{}\n", chain.too_long())).into_response();
     };
-    let Some(policy) = &shared.policy else {
+    let Some(policy) = &shared.state.policy else {
         return (StatusCode::NOT_FOUND, "[mapping] is not configured\n").into_response();
     };
     let deciders = policy.0.load_full();
@@ -277,7 +258,7 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
         &deciders.accounts,
         &request.into(),
         certificate,
-        &shared.config,
+        &shared.state.config,
     )
     .await
     {
@@ -289,16 +270,52 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
     }
 }
 
+/// The log filter that counts now.
+async fn log_filter(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    match admitted(&shared, &headers) {
+        Ok(_) => format!("{}\n", shared.state.log_filter.shown()).into_response(),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+/// Sets it until the configuration is read again.
+async fn set_log_filter(State(shared): State<Shared>, request: axum::extract::Request) -> Response {
+    if let Err(refused) = admitted(&shared, request.headers()) {
+        return refused.into_response();
+    }
+    let body = axum::body::to_bytes(request.into_body(), LOG_FILTER_LEN_MAX);
+    let body = match timeout(BODY_TIMEOUT, body).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+        Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
+    };
+    let directives = std::str::from_utf8(&body).unwrap_or_default().trim();
+    if directives.is_empty() {
+        return (StatusCode::BAD_REQUEST, "write a level, or target=level pairs\n").into_response();
+    }
+    match shared.state.log_filter.set(directives) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error:#}\n")).into_response(),
+    }
+}
+
+/// Whether a request is an operator's.
+fn admitted<'a>(
+    shared: &'a Shared,
+    headers: &HeaderMap,
+) -> Result<&'a Operators, (StatusCode, &'static str)> {
+    let operators = shared.operators.as_deref();
+    let operators = operators.ok_or((StatusCode::NOT_FOUND, "admin.token is not configured\n"))?;
+    operators.admits(headers).map(|()| operators)
+}
+
 /// The whole of an identity whose headers did not hold it, by its reference.
 async fn identity(
     State(shared): State<Shared>,
     extract::Path(reference): extract::Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    let Some(operators) = &shared.operators else {
-        return (StatusCode::NOT_FOUND, "admin.token is not configured\n").into_response();
-    };
-    if let Err(refused) = operators.admits(&headers) {
+    if let Err(refused) = admitted(&shared, &headers) {
         return refused.into_response();
     }
     match shared.sidecar.as_ref().and_then(|sidecar| sidecar.load().referenced(&reference)) {
@@ -310,8 +327,7 @@ async fn identity(
 
 /// The gateway, for an operator.
 fn gateway<'a>(shared: &'a Shared, headers: &HeaderMap) -> Result<&'a Tlsnego, (StatusCode, &'static str)> {
-    let operators = shared.operators.as_ref();
-    operators.ok_or((StatusCode::NOT_FOUND, "admin.token is not configured\n"))?.admits(headers)?;
+    admitted(shared, headers)?;
     shared.tlsnego.as_ref().ok_or((StatusCode::NOT_FOUND, "[tlsnego] is not configured\n"))
 }
 
@@ -373,30 +389,23 @@ async fn jwks(State(shared): State<Shared>) -> Response {
     }
 }
 
-async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    if !shared.health.ready.load(Ordering::Acquire) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n");
+/// Whether calls are welcome. With `?verbose` there is a line for each check.
+async fn ready(
+    State(shared): State<Shared>,
+    extract::RawQuery(query): extract::RawQuery,
+) -> (StatusCode, String) {
+    let is_verbose = query.is_some_and(|query| query.split('&').any(|part| part == "verbose"));
+    match status::ready(&shared.state, is_verbose).await {
+        (true, text) => (StatusCode::OK, text),
+        (false, text) => (StatusCode::SERVICE_UNAVAILABLE, text),
     }
-    if let Some(store) = &shared.store
-        && !store.is_usable().await
-    {
-        return (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: the account store cannot be used, see the log\n",
-        );
-    }
-    if shared.sso.as_ref().is_some_and(Sso::is_rolled_back) {
-        return (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: the master secret was rolled back to an older file, see the log\n",
-        );
-    }
-    match &shared.registration {
-        Some(registration) if !registration.is_registered().await => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: the endpoint mapper does not name the master secret interface, see the log\n",
-        ),
-        _ => (StatusCode::OK, "ready\n"),
+}
+
+/// What an operator asks first, for `rcmpd status`.
+async fn status_of(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    match admitted(&shared, &headers) {
+        Ok(_) => Json(status::status(&shared.state).await).into_response(),
+        Err(refused) => refused.into_response(),
     }
 }
 

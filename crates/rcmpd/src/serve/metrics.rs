@@ -1,5 +1,6 @@
 //! The registry of metrics. Each part registers its own; this is the list of the parts.
 
+use super::health::Health;
 use super::store_health::StoreHealth;
 use crate::deciders::CurrentPolicy;
 use crate::sidecar::Sidecar;
@@ -8,8 +9,9 @@ use crate::tlsnego::Tlsnego;
 use audit_log::AuditLog;
 use dcerpc_tokio::Server;
 use listener_tokio::connections::{ConnectionCollector, ConnectionMeter};
-use netlogon_tokio::{ServerCollector, ServerLabels};
+use netlogon_tokio::{ServerClient, ServerCollector, ServerLabels};
 use prometheus_client::registry::Registry;
+use std::sync::Arc;
 use trust_tokio::crls::CrlCollector;
 
 /// The prefix of all names.
@@ -29,13 +31,14 @@ pub(super) struct Parts<'a> {
     pub(super) store: Option<&'a StoreHealth>,
     pub(super) sidecar: Option<&'a Sidecar>,
     pub(super) tlsnego: Option<&'a Tlsnego>,
+    pub(super) health: &'a Health,
     /// Of the listeners for web servers and their clients, and of the admin port.
     pub(super) connections: Vec<ConnectionMeter>,
 }
 
 /// Registers the metrics of all parts.
 pub(super) fn registry(parts: Parts<'_>) -> Registry {
-    let Parts { server, policy, sso, audit, store, sidecar, tlsnego, connections } = parts;
+    let Parts { server, policy, sso, audit, store, sidecar, tlsnego, health, connections } = parts;
     let mut registry = Registry::with_prefix(PREFIX);
     if let Some(server) = server {
         server.register(&mut registry);
@@ -47,7 +50,8 @@ pub(super) fn registry(parts: Parts<'_>) -> Registry {
         sso.register(&mut registry);
     }
     if policy.is_some() || sso.is_some() || tlsnego.is_some() {
-        register_servers(&mut registry, policy, sso, tlsnego);
+        // One collector, so that each family of metrics is written once.
+        registry.register_collector(Box::new(ServerCollector(asked_servers(policy, sso, tlsnego))));
     }
     audit.register(&mut registry);
     if let Some(store) = store {
@@ -59,6 +63,7 @@ pub(super) fn registry(parts: Parts<'_>) -> Registry {
     if let Some(tlsnego) = tlsnego {
         tlsnego.register(&mut registry);
     }
+    registry.register_collector(Box::new(health.clone()));
     registry.register_collector(Box::new(ConnectionCollector(connections)));
     registry
 }
@@ -72,15 +77,17 @@ fn register_decisions(registry: &mut Registry, policy: &CurrentPolicy) {
     registry.register_collector(Box::new(CrlCollector(move || crls.0.load().crls().cloned())));
 }
 
-/// One collector of all servers that this process asks: each family of metrics is written once.
-fn register_servers(
-    registry: &mut Registry,
+/// Servers that this process asks.
+pub(super) type AskedServers = Vec<(ServerLabels, Arc<ServerClient>)>;
+
+/// Returns all servers that this process asks, at each call: a reload and discovery change them.
+pub(super) fn asked_servers(
     policy: Option<&CurrentPolicy>,
     sso: Option<&Sso>,
     tlsnego: Option<&Tlsnego>,
-) {
+) -> impl Fn() -> AskedServers + Send + Sync + 'static {
     let (policy, sso, tlsnego) = (policy.cloned(), sso.cloned(), tlsnego.cloned());
-    registry.register_collector(Box::new(ServerCollector(move || {
+    move || {
         let deciders = policy.as_ref().map(|policy| policy.0.load());
         let peers = deciders.iter().flat_map(|deciders| deciders.forwarding.servers());
         let of_proofs = sso.iter().flat_map(Sso::domain_controllers);
@@ -95,5 +102,5 @@ fn register_servers(
             })
         });
         labelled.collect()
-    })));
+    }
 }

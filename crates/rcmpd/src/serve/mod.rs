@@ -1,6 +1,7 @@
 //! `rcmpd serve`: from a configuration to listeners, and from a signal to the end.
 
 mod channel_secrets;
+mod health;
 mod http;
 mod metrics;
 pub(crate) mod open_files;
@@ -9,6 +10,7 @@ mod service_manager;
 mod services;
 mod shared_channels;
 mod sso;
+mod status;
 mod store_health;
 
 pub use audit_log::AuditLog;
@@ -21,6 +23,7 @@ use crate::findings;
 use crate::forward::RelayPackage;
 use crate::sidecar::Sidecar;
 use crate::stores;
+use crate::telemetry::LogFilter;
 use crate::tlsnego::Tlsnego;
 use account_store::{DomainStore, MachineStore};
 use anyhow::{Context, bail};
@@ -120,7 +123,7 @@ pub fn registry(
 }
 
 /// Serves until SIGTERM or SIGINT.
-pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
+pub async fn run(path: &Path, config: Config, log_filter: LogFilter) -> anyhow::Result<()> {
     let maps = config.mapping.is_some() && (config.rpc.is_some() || config.sidecar.is_some());
     if !maps && config.sso.is_none() && config.tlsnego.is_none() {
         bail!(
@@ -136,9 +139,9 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let tree = Tree::default();
     let services = Services::load(&config).await?;
     let mut serving = services.serve(&config, connections_max, &tree).await?;
-    let health = http::Health::default();
+    let health = health::Health::new();
     if let Some(admin) = &config.admin {
-        serving.serve_admin(path, admin, token, &health).await?;
+        serving.serve_admin(path, admin, (token, log_filter.clone()), &health).await?;
     }
     if let Some(current) = &serving.current {
         let deciders = current.0.load_full();
@@ -148,7 +151,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     health.set_ready(true);
     info!(domain = config.domain.netbios, server = config.server, "Ready");
     service_manager::ready();
-    signals(path, &serving.running(&config)).await?;
+    signals(path, &serving.running(&config), (&log_filter, &health)).await?;
 
     health.set_ready(false);
     service_manager::stopping();
@@ -272,7 +275,11 @@ impl Loaded {
 }
 
 /// Reloads on SIGHUP; returns on SIGTERM or SIGINT.
-async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
+async fn signals(
+    path: &Path,
+    running: &Running<'_>,
+    (log_filter, health): (&LogFilter, &health::Health),
+) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -298,7 +305,9 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
             () = watchdog.tick() => {}
             _ = hangup.recv() => {
                 service_manager::reloading();
-                match watchdog.during(reload(path, running, &mut loaded)).await {
+                let reloaded = watchdog.during(reload(path, (running, log_filter), &mut loaded)).await;
+                health.reloaded(reloaded.as_ref().err().map(crate::output::chain));
+                match reloaded {
                     Ok(Some(revision)) => info!(policy_revision = revision, "Reloaded"),
                     Ok(None) => info!("Reloaded"),
                     Err(error) => error!(error = crate::output::chain(&error), "Not reloaded: the previous configuration stays in use"),
@@ -310,7 +319,11 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
 }
 
 /// Takes over what can change while serving, all of it or nothing.
-async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyhow::Result<Option<u64>> {
+async fn reload(
+    path: &Path,
+    (running, log_filter): (&Running<'_>, &LogFilter),
+    loaded: &mut Loaded,
+) -> anyhow::Result<Option<u64>> {
     let new = config::load(path)?;
     // First, because a second signal does not help against it.
     if let Some(section) = needs_restart(&new, running.config) {
@@ -360,6 +373,7 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
     if let Some((running, reloaded)) = tlsnego {
         running.take_over(reloaded);
     }
+    log_filter.configured(&new.telemetry.log);
     *loaded = Loaded { sections: new.sections, refused: None };
     Ok(revision)
 }
@@ -402,7 +416,7 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         ("[rpc]", *rpc == old.rpc),
         ("[store] and [channels]", same_store(store.as_ref(), old.store.as_ref())),
         ("[admin]", *admin == old.admin),
-        ("[telemetry]", *telemetry == old.telemetry),
+        ("telemetry.format", telemetry.json == old.telemetry.json),
         ("[client] of a sidecar", !is_remote(old) || *client == old.client),
         (
             "[sidecar] source, listen, proxy or timeout_s",

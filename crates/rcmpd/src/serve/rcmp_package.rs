@@ -14,6 +14,7 @@ use rcmp_service::{Answer, Asker, CallContext, Question, Scope};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// Answers calls of the package by the handler, with the layers of [`handler::rpc`].
 #[derive(Clone)]
@@ -31,12 +32,17 @@ impl RcmpPackage {
 
     async fn answer(self, mut call: PackageCall) -> PackageReply {
         let deciders = self.policy.0.load_full();
-        let question = match question(&deciders, &tracing::Span::current(), &mut call) {
+        let span = tracing::Span::current();
+        let question = match question(&deciders, &span, &mut call) {
             Ok(question) => question,
             Err(status) => return PackageReply::refused(status, true),
         };
         let handler = handler::rpc(deciders.handler.clone(), &self.misses, &self.audit);
-        match deciders.decide_audited(handler, question, &self.audit, &call.address, None).await {
+        let mut name = [0; 16];
+        crate::random::fill(&mut name);
+        let name = dtyp::hex(&name);
+        span.set_attribute("rcmp.decision", name.clone());
+        match deciders.decide_audited(handler, question, &self.audit, &call.address, Some(&name)).await {
             Ok(Answer { status, authoritative, message, .. }) => {
                 PackageReply { status, authoritative, data: message }
             }

@@ -1,13 +1,15 @@
 //! The services of a configuration: loaded, then serving.
 
+use super::health::Health;
 use super::shared_channels::SharedTables;
 use super::sso::{RunningSso, SsoParts};
 use super::store_health::StoreHealth;
-use super::{AuditLog, Running, accounts, http, listen, metrics, registry};
+use super::{AuditLog, Running, accounts, http, listen, metrics, registry, status};
 use crate::config::{self, Config};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::sidecar::Sidecar;
 use crate::stores::{self, Served};
+use crate::telemetry::LogFilter;
 use crate::tlsnego::{self, Tlsnego};
 use account_store::DomainStore;
 use anyhow::Context;
@@ -154,8 +156,8 @@ impl Serving {
         &mut self,
         path: &Path,
         admin: &config::Admin,
-        token: Option<Zeroizing<String>>,
-        health: &http::Health,
+        (token, log_filter): (Option<Zeroizing<String>>, LogFilter),
+        health: &Health,
     ) -> anyhow::Result<()> {
         let port = http::Port::bind(admin).await?;
         let address = port.address();
@@ -171,18 +173,27 @@ impl Serving {
             store: self.store.as_ref(),
             sidecar: self.sidecar.as_ref(),
             tlsnego: self.tlsnego.as_ref(),
+            health,
             connections,
         };
+        let servers =
+            metrics::asked_servers(self.current.as_ref(), sso.map(|sso| &sso.service), self.tlsnego.as_ref());
         let shared = http::Shared {
-            health: health.clone(),
-            store: self.store.clone(),
+            state: status::State {
+                health: health.clone(),
+                store: self.store.clone(),
+                policy: self.current.clone(),
+                sso: sso.map(|sso| sso.service.clone()),
+                registration: sso.and_then(|sso| sso.registration.clone()),
+                server: self.server.clone().or(sso.map(|sso| Arc::clone(&sso.server))),
+                servers: Arc::new(servers),
+                audit: Arc::clone(&self.audit),
+                log_filter,
+                config: path.display().to_string(),
+            },
             sidecar: self.sidecar.as_ref().map(|sidecar| Arc::clone(&sidecar.current)),
             operators: token.map(|token| Arc::new(http::Operators::new(admin, token, address))),
-            policy: self.current.clone(),
-            sso: sso.map(|sso| sso.service.clone()),
             tlsnego: self.tlsnego.clone(),
-            registration: sso.and_then(|sso| sso.registration.clone()),
-            config: path.display().to_string(),
             metrics: Arc::new(metrics::registry(parts)),
         };
         tokio::spawn(port.serve(shared));

@@ -3,6 +3,7 @@
 use crate::ask::{self, Mapped};
 use crate::config;
 use crate::deciders::{CurrentPolicy, Deciders};
+use crate::forward::trace;
 use crate::handler;
 use account_store::rules::is_mail;
 use account_store::{Account, AccountStore, BoxFuture, Matches, Membership, Query, Record, StoreError};
@@ -20,6 +21,7 @@ use rcmp_service::{
     Answer, Asker, CallContext, Issuers, Mapper, Question, Reason, SidClaim, Strength, Validation,
     logoff_time,
 };
+use sha2::{Digest, Sha256};
 use sidecar::{
     Assurance, ClientCertificate, DecisionInputs, Group, Identify, Identity, NotMapped, Refusal, Undecided,
 };
@@ -29,6 +31,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 /// Attributes of groups ([MS-PAC] 2.2.1): one that is enabled, and one that only denies.
 const SE_GROUP_ENABLED: u32 = 0x0000_0004;
@@ -61,6 +65,8 @@ pub(super) struct Remote {
     /// Public keys that may sign hops, by domain.
     pub(super) proof_keys: Vec<(String, [u8; 32])>,
     pub(super) timeout: Duration,
+    /// Whether it runs rcmpd, which understands the extension of a call.
+    pub(super) is_rcmpd: bool,
     pub(super) log_limiter: LogLimiter,
 }
 
@@ -196,7 +202,15 @@ impl Identifier {
         source: Client,
         now: FileTime,
     ) -> Result<Identity, Refusal> {
-        let outcome = remote.ask(&deciders, presented, now).await;
+        let span = tracing::debug_span!(
+            target: "rcmpd::call",
+            "forward",
+            otel.kind = "client",
+            otel.status_code = Empty,
+            rcmp.domain = remote.domain,
+            server.address = Empty,
+        );
+        let outcome = remote.ask(&deciders, presented, now).instrument(span).await;
         self.audited(&deciders, presented, outcome, (decision, source, IdentifiedBy::Server))
     }
 }
@@ -225,8 +239,17 @@ impl Remote {
             [SystemRandomness.bytes(), SystemRandomness.bytes()].concat().try_into().unwrap_or_default();
         // Only nodes of ours have keys that prove something, and only they are told anything beside the
         // question.
-        let context = (!self.proof_keys.is_empty())
-            .then(|| CallContext { proof_nonce: Some(nonce), ..CallContext::default() });
+        let has_keys = !self.proof_keys.is_empty();
+        let proof_nonce = has_keys.then_some(nonce);
+        let context = self.is_rcmpd.then(|| {
+            let mut context = CallContext { proof_nonce, ..CallContext::default() };
+            trace::put(&Span::current(), &mut context);
+            context
+        });
+        // Otherwise the other half of the trace can be found by the digest, which both ends know.
+        if context.is_none() && !Span::current().is_disabled() {
+            trace::link(&Span::current(), &Sha256::digest(&request).into());
+        }
         let extension = context.as_ref().map(|context| {
             |left: Duration| CallContext { time_left: Some(left), ..context.clone() }.to_bytes()
         });
@@ -240,9 +263,11 @@ impl Remote {
         };
         let deadline = Instant::now() + self.timeout;
         let Some(Answered { answer, server }) = self.servers.ask(&asked, deadline).await else {
+            Span::current().record("otel.status_code", "error");
             return Err(Refusal::Undecided(Reason::NoLogonServers.into()));
         };
         let status = answer.status;
+        Span::current().record("server.address", &server);
         let (mapped, message) = match ask::read(answer) {
             Ok(read) => read,
             Err(_) if status.is_success() => return Err(Refusal::Undecided(Undecided::InvalidAnswer)),
@@ -261,9 +286,9 @@ impl Remote {
             });
             return Err(Refusal::Undecided(Undecided::AnswerSidMismatch));
         }
-        let (assurance, policy_revision) = match &context {
-            Some(_) => self.proved(&proof::Question::new(&request, nonce), &message, &mapped),
-            None => (Assurance::Unknown, 0),
+        let (assurance, policy_revision) = match has_keys {
+            true => self.proved(&proof::Question::new(&request, nonce), &message, &mapped),
+            false => (Assurance::Unknown, 0),
         };
         let is_ours = mapped.domain.eq_ignore_ascii_case(&self.domain);
         let upn = mapped.pac.upn_dns_info.as_ref().filter(|upn| !upn.is_constructed);

@@ -7,6 +7,7 @@
 
 mod identify;
 pub mod routes;
+mod spans;
 mod tickets;
 
 use crate::clock::moment;
@@ -99,6 +100,7 @@ impl Sidecar {
                     domain: config.domain.netbios.clone(),
                     proof_keys: keys.collect::<anyhow::Result<_>>()?,
                     timeout: sidecar.timeout,
+                    is_rcmpd: client.is_rcmpd,
                     log_limiter: LogLimiter::default(),
                 }))
             }
@@ -386,6 +388,7 @@ fn parts(config: &Config, sidecar: &config::Sidecar, identify: &Arc<dyn Identify
     let farm = sidecar.ticket.as_ref().map(|ticket| tickets::farm(config, sidecar, ticket)).transpose()?;
     Ok(Parts {
         identify: Arc::clone(identify),
+        spans: Arc::new(spans::Spans),
         routes: Routes::new(sidecar.routes.clone()),
         format: sidecar.format.clone(),
         token: sidecar.token.as_ref().map(signer).transpose()?,

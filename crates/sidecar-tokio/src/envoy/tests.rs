@@ -11,7 +11,7 @@ use rcgen::{CertificateParams, DnType, KeyPair};
 use rcmp_service::Reason;
 use sidecar::headers::Format;
 use sidecar::routes::{Route, Routes};
-use sidecar::{Assurance, DecisionInputs, Group, Identify, Identity, Parts};
+use sidecar::{Assurance, DecisionInputs, Group, Identify, Identity, NoSpans, Parts};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -74,7 +74,7 @@ impl Listener for Around {
         self.is_ready
     }
 
-    fn refused(&self, refusal: Refusal) {
+    fn refused(&self, refusal: Refusal, _: &Decision, _: Option<SocketAddr>) {
         self.refused.lock().expect("no thread panicked").push(refusal);
     }
 }
@@ -128,6 +128,7 @@ pub(crate) fn sidecar(
 ) -> (Arc<Sidecar>, Arc<Known>) {
     let known = Arc::new(Known { leaf: leaf.to_vec(), outcome, sources: Mutex::default() });
     let parts = Parts {
+        spans: Arc::new(NoSpans),
         identify: Arc::clone(&known) as Arc<dyn Identify>,
         routes: Routes::new(routes),
         format: Format::default(),

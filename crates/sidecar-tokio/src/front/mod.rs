@@ -34,6 +34,7 @@ use super::upstream::{
     plain, refusal as refuse, strip, with_cookie,
 };
 use crate::Clock;
+use crate::refusals;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter};
@@ -66,7 +67,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, debug, debug_span, warn};
+use tracing::{Instrument, Span, debug, debug_span, warn};
 
 /// Connections of clients that have shown a validated certificate: each costs a task, a descriptor, and up to
 /// its window of memory.
@@ -292,6 +293,9 @@ impl Front {
     }
 }
 
+/// The name of this listener where others have their dialect.
+const NAME: &str = "proxy";
+
 type Stream = TlsStream<Watched<Lingering<TcpStream>, memory::Client>>;
 
 /// A client's connection, after its handshake.
@@ -440,7 +444,17 @@ impl Connection {
         });
     }
 
+    /// Answers a request, in a span of its own.
     async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
+        let sidecar = self.front.sidecar.load_full();
+        let is_proved = matches!(self.presented, Ok(Some(_)));
+        let span = sidecar.spans().begin(NAME, is_proved.then_some(request.headers()));
+        let answer = self.respond_in_span(&sidecar, request).instrument(span.clone()).await;
+        sidecar.spans().answered(&span, answer.status());
+        answer
+    }
+
+    async fn respond_in_span(&self, sidecar: &Arc<Sidecar>, request: Request<Incoming>) -> Response<Body> {
         if head_len(&request) > HEAD_LEN_MAX {
             let (why, error) = (Rejection::HeadTooLarge, "message head is too large");
             self.front.connections.rejected(why, Some(self.address), &error);
@@ -450,7 +464,6 @@ impl Connection {
         let Some(host) = authority(&request) else {
             return refuse(request, no_host());
         };
-        let sidecar = self.front.sidecar.load_full();
         let path = request.uri().path_and_query().map_or("", |path| path.as_str());
         let target = Some((host.as_str(), path));
         let presented = match self.is_for(&host, request.uri().scheme()) {
@@ -462,25 +475,34 @@ impl Connection {
         let behind = |account| {
             RequestOrigin::Tls(Client { address: self.address.ip(), account, close: self.close.clone() })
         };
-        let decided = sidecar.decide("proxy", ask).await;
-        let set_cookie = sidecar.set_cookie(&decided, cookies);
-        match decided {
+        let decision = sidecar.decide(NAME, ask).await;
+        let span = Span::current();
+        sidecar.spans().decided(&span, &decision);
+        let set_cookie = sidecar.set_cookie(&decision.decided, cookies);
+        match &decision.decided {
             Decided::Allowed(allowed) => {
                 let behind = behind(Some(allowed.identity.sid));
-                let stamp = |headers: &mut HeaderMap| sidecar.stamp(Some(&allowed), headers);
+                let stamp = |headers: &mut HeaderMap| {
+                    sidecar.stamp(Some(allowed), headers);
+                    sidecar.spans().put(&span, headers);
+                };
                 // Boxed: a connection that asks for nothing has no room for it.
                 let answer =
-                    Box::pin(self.front.upstream.forward(request, behind, stamp, strip(&sidecar))).await;
+                    Box::pin(self.front.upstream.forward(request, behind, stamp, strip(sidecar))).await;
                 with_cookie(answer, set_cookie)
             }
             Decided::Refused(Refusal::NoCertificate)
-                if self.tls_settings.anonymous && is_for_everybody(&sidecar, target) =>
+                if self.tls_settings.anonymous && is_for_everybody(sidecar, target) =>
             {
-                let stamp = |headers: &mut HeaderMap| sidecar.stamp(None, headers);
-                Box::pin(self.front.upstream.forward(request, behind(None), stamp, strip(&sidecar))).await
+                let stamp = |headers: &mut HeaderMap| {
+                    sidecar.stamp(None, headers);
+                    sidecar.spans().put(&span, headers);
+                };
+                Box::pin(self.front.upstream.forward(request, behind(None), stamp, strip(sidecar))).await
             }
             Decided::Refused(refusal) => {
-                self.log_refusal(refusal);
+                let from = (NAME, Some(self.address));
+                refusals::log(&self.front.log_limiter, from, *refusal, &decision);
                 refuse(request, plain(refusal.status(), refusal.text()))
             }
         }
@@ -503,17 +525,6 @@ impl Connection {
                 let address = host.trim_start_matches('[').trim_end_matches(']').parse();
                 address.is_ok_and(|address: IpAddr| address.to_canonical() == self.local.to_canonical())
             }
-        }
-    }
-
-    fn log_refusal(&self, refusal: Refusal) {
-        let reason = refusal.name();
-        match refusal {
-            Refusal::Undecided(_) | Refusal::Broken(_) => self.front.log_limiter.once(reason, || {
-                warn!(dialect = "proxy", reason, "Cannot decide which account a certificate belongs to");
-            }),
-            Refusal::Chain(error) => debug!(reason, error = error.name(), "Request rejected"),
-            _ => debug!(reason, "Request rejected"),
         }
     }
 }

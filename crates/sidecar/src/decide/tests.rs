@@ -6,6 +6,7 @@ use crate::identity::{Assurance, DecisionInputs, Group};
 use crate::routes::Route;
 use crate::scene::{alice, certificate, sid};
 use crate::secret::shows_secret;
+use crate::spans::NoSpans;
 use account_store::BoxFuture;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::Ed25519KeyPair;
@@ -91,6 +92,7 @@ fn settled() -> DecisionInputs {
 fn parts(oracle: &Arc<Oracle>) -> Parts {
     Parts {
         identify: Arc::<Oracle>::clone(oracle),
+        spans: Arc::new(NoSpans),
         routes: Routes::default(),
         format: Format::default(),
         token: None,
@@ -131,8 +133,8 @@ async fn ask(
     outcome(sidecar.decide("test", ask).await)
 }
 
-fn outcome(decided: Decided) -> Result<Arc<Allowed>, Refusal> {
-    match decided {
+fn outcome(decision: Decision) -> Result<Arc<Allowed>, Refusal> {
+    match decision.decided {
         Decided::Allowed(allowed) => Ok(allowed),
         Decided::Refused(refusal) => Err(refusal),
     }

@@ -20,7 +20,7 @@ use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sidecar::headers::Format;
 use sidecar::routes::Routes;
-use sidecar::{Assurance, DecisionInputs, Identify, Identity, Moment, Parts};
+use sidecar::{Assurance, DecisionInputs, Identify, Identity, Moment, NoSpans, Parts};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -162,6 +162,7 @@ impl Scene {
 
         let oracle = Arc::new(Oracle { refusal: Mutex::new(Ok(())), panics: AtomicBool::new(false) });
         let sidecar = Sidecar::new(Parts {
+            spans: Arc::new(NoSpans),
             identify: Arc::clone(&oracle) as _,
             routes,
             format: Format::default(),

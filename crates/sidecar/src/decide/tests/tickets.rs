@@ -103,7 +103,7 @@ async fn ask_with(
     let decided = sidecar
         .decide("test", Ask { presented, target: None, cookies, source: None, now: moment(now) })
         .await;
-    let set = sidecar.set_cookie(&decided, cookies);
+    let set = sidecar.set_cookie(&decided.decided, cookies);
     let set = set.map(|set| set.to_str().expect("ASCII").to_owned());
     (outcome(decided), set)
 }

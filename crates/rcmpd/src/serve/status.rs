@@ -1,0 +1,155 @@
+//! The state of a running service: whether it can answer, and what an operator asks first.
+
+use super::health::Health;
+use super::metrics::AskedServers;
+use super::store_health::StoreHealth;
+use crate::clock::now;
+use crate::deciders::{CurrentPolicy, Deciders};
+use crate::sso::Sso;
+use crate::telemetry::LogFilter;
+use audit_log::AuditLog;
+use dcerpc_tokio::Server;
+use serde_json::{Value, json};
+use sso_tokio::Registration;
+use std::sync::Arc;
+
+/// What the state is made of.
+#[derive(Clone)]
+pub(super) struct State {
+    pub(super) health: Health,
+    pub(super) store: Option<StoreHealth>,
+    pub(super) policy: Option<CurrentPolicy>,
+    pub(super) sso: Option<Sso>,
+    pub(super) registration: Option<Registration>,
+    /// Of RPC.
+    pub(super) server: Option<Arc<Server>>,
+    /// Returns the servers that this process asks.
+    pub(super) servers: Arc<dyn Fn() -> AskedServers + Send + Sync>,
+    pub(super) audit: Arc<AuditLog>,
+    pub(super) log_filter: LogFilter,
+    /// The path of the configuration.
+    pub(super) config: String,
+}
+
+/// One thing without which the service is not ready.
+pub(super) struct Check {
+    name: &'static str,
+    /// What the first line of `/ready` says.
+    problem: Option<&'static str>,
+}
+
+impl Check {
+    /// Of what is configured. The text of the service itself is empty, because there is nothing to add.
+    async fn all(state: &State) -> Vec<Self> {
+        let mut checks = Vec::new();
+        let mut add =
+            |name, is_bad: bool, problem| checks.push(Self { name, problem: is_bad.then_some(problem) });
+        add("service", !state.health.is_ready(), "");
+        if let Some(store) = &state.store {
+            let problem = "the account store cannot be used, see the log";
+            add("account-store", !store.is_usable().await, problem);
+        }
+        if let Some(policy) = &state.policy {
+            let problem = "no CRL is valid, so no certificate can be decided, see the log";
+            add("crls", policy.0.load().lacks_crls(now()), problem);
+        }
+        if let Some(sso) = &state.sso {
+            let problem = "the master secret was rolled back to an older file, see the log";
+            add("master-secret", Sso::is_rolled_back(sso), problem);
+        }
+        if let Some(registration) = &state.registration {
+            let problem = "the endpoint mapper does not name the master secret interface, see the log";
+            add("endpoint-mapper", !registration.is_registered().await, problem);
+        }
+        checks
+    }
+}
+
+/// Whether the service is ready, and the answer of `/ready`: with `is_verbose` a line for each check.
+pub(super) async fn ready(state: &State, is_verbose: bool) -> (bool, String) {
+    let checks = Check::all(state).await;
+    let problem = checks.iter().find_map(|check| check.problem);
+    let mut text = String::new();
+    for Check { name, problem } in checks.iter().filter(|_| is_verbose) {
+        text.push_str(&match problem {
+            None => format!("{name}: ok\n"),
+            Some("") => format!("{name}: starting or stopping\n"),
+            Some(problem) => format!("{name}: {problem}\n"),
+        });
+    }
+    text.push_str(&match problem {
+        None => "ready\n".to_owned(),
+        Some("") => "not ready\n".to_owned(),
+        Some(problem) => format!("not ready: {problem}\n"),
+    });
+    (problem.is_none(), text)
+}
+
+/// What `rcmpd status` prints.
+pub(super) async fn status(state: &State) -> Value {
+    let checks = Check::all(state).await;
+    let reload = state.health.reload();
+    let deciders = state.policy.as_ref().map(|policy| policy.0.load_full());
+    let connections = state.server.as_ref().map(|server| {
+        let (unproved, proved) = server.limiter().open();
+        json!({ "unproved": unproved, "proved": proved })
+    });
+    json!({
+        "version": crate::cli::VERSION,
+        "pid": std::process::id(),
+        "started": state.health.started().to_string(),
+        "uptime_s": state.health.age().as_secs(),
+        "configuration": state.config,
+        "log_filter": state.log_filter.shown(),
+        "ready": checks.iter().all(|check| check.problem.is_none()),
+        "checks": checks.iter().map(|check| json!({
+            "check": check.name,
+            "ok": check.problem.is_none(),
+            "problem": check.problem.filter(|problem| !problem.is_empty()),
+        })).collect::<Vec<_>>(),
+        "reload": {
+            "at": reload.at.to_string(),
+            "ok": reload.error.is_none(),
+            "error": reload.error,
+            "in_use_since": reload.good.to_string(),
+        },
+        "policy_revision": deciders.as_ref().map(|deciders| deciders.live.policy().revision),
+        "crls": deciders.as_deref().map(crls),
+        "peers": peers(state),
+        "rpc_connections": connections,
+        "audit_failures": state.audit.failures(),
+    })
+}
+
+fn crls(deciders: &Deciders) -> Vec<Value> {
+    let facts = deciders.crls().into_iter().flat_map(|crls| crls.facts());
+    facts
+        .map(|(crl, facts)| {
+            json!({
+                "crl": crl,
+                "issuer": facts.as_ref().map(|facts| &facts.issuer),
+                "this_update": facts.as_ref().map(|facts| facts.this_update.to_string()),
+                "next_update": facts.as_ref().map(|facts| facts.next_update.to_string()),
+                "expired": facts.as_ref().is_none_or(|facts| facts.next_update <= now()),
+                "entries": facts.as_ref().map(|facts| facts.entries),
+            })
+        })
+        .collect()
+}
+
+fn peers(state: &State) -> Vec<Value> {
+    let servers = (state.servers)();
+    servers
+        .iter()
+        .map(|(labels, client)| {
+            json!({
+                "domain": labels.domain,
+                "server": labels.server,
+                "package": labels.package,
+                "circuit_open": client.is_circuit_open(),
+                "answers": client.meter().answered.get(),
+                "failures": client.meter().failed.get(),
+            })
+        })
+        .collect()
+}

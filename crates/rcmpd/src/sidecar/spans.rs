@@ -1,0 +1,82 @@
+//! The span of each request of a web server or client: a part of the caller's trace, which goes on to the
+//! application and to the service that is asked.
+
+use crate::forward::trace;
+use http::{HeaderMap, StatusCode};
+use rcmp_service::TraceParent;
+use sidecar::{Decided, Decision, SpanPlace};
+use tracing::Span;
+use tracing::field::Empty;
+
+/// Makes spans where an exporter asks for them.
+pub(super) struct Spans;
+
+impl sidecar::Spans for Spans {
+    fn begin(&self, dialect: &'static str, parent: Option<&HeaderMap>) -> Span {
+        let span = tracing::debug_span!(
+            target: "rcmpd::call",
+            "sidecar_request",
+            otel.kind = "server",
+            otel.status_code = Empty,
+            dialect,
+            outcome = Empty,
+            decision = Empty,
+            how = Empty,
+            user.id = Empty,
+            http.response.status_code = Empty,
+            "error.type" = Empty,
+        );
+        if let (Some(headers), false) = (parent, span.is_disabled()) {
+            trace::take_headers(&span, headers);
+        }
+        span
+    }
+
+    fn decided(&self, span: &Span, decision: &Decision) {
+        if span.is_disabled() {
+            return;
+        }
+        if let Some(name) = &decision.name {
+            span.record("decision", &**name);
+        }
+        if let Some(how) = decision.how {
+            span.record("how", how.name());
+        }
+        match &decision.decided {
+            Decided::Allowed(allowed) => {
+                span.record("outcome", "allowed").record("user.id", allowed.identity.sid.to_string());
+            }
+            Decided::Refused(refusal) => {
+                span.record("outcome", refusal.name());
+            }
+        }
+        if let Some(SpanPlace { trace_id, span_id, flags }) = decision.made_in {
+            trace::link_to(span, TraceParent { trace_id, span_id, flags });
+        }
+    }
+
+    /// By the conventions for servers of HTTP, only what is the server's fault is an error.
+    fn answered(&self, span: &Span, status: StatusCode) {
+        if span.is_disabled() {
+            return;
+        }
+        span.record("http.response.status_code", status.as_u16());
+        if status.is_server_error() {
+            span.record("otel.status_code", "error").record("error.type", status.as_str());
+        }
+    }
+
+    fn put(&self, span: &Span, headers: &mut HeaderMap) {
+        if !span.is_disabled() {
+            trace::put_headers(span, headers);
+        }
+    }
+
+    fn place(&self, span: &Span) -> Option<SpanPlace> {
+        if span.is_disabled() {
+            return None;
+        }
+        let TraceParent { trace_id, span_id, flags } = trace::place(span)?;
+        Some(SpanPlace { trace_id, span_id, flags })
+    }
+}

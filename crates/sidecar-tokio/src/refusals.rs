@@ -1,0 +1,53 @@
+//! Log messages about requests that are refused.
+
+use dcerpc_tokio::LogLimiter;
+use sidecar::{Decision, Outcome, Refusal};
+use std::net::SocketAddr;
+use tracing::{debug, info, warn};
+
+/// Logs why a request is refused, once a minute for each reason. `client` is none for a Unix socket. That a
+/// certificate is missing is no event: a browser asks without one first.
+pub(crate) fn log(
+    log_limiter: &LogLimiter,
+    (dialect, client): (&'static str, Option<SocketAddr>),
+    refusal: Refusal,
+    decision: &Decision,
+) {
+    let (reason, status) = (refusal.name(), refusal.status().as_u16());
+    let client = client.map(tracing::field::display);
+    let chain = match refusal {
+        Refusal::Chain(error) => Some(error.name()),
+        _ => None,
+    };
+    let name = decision.name.as_deref();
+    match refusal.outcome() {
+        Outcome::Broken => log_limiter.counted(reason, |left_out| {
+            let thumbprint = decision.thumbprint();
+            warn!(
+                dialect,
+                client.addr = client,
+                status,
+                reason,
+                thumbprint,
+                decision = name,
+                left_out,
+                "Cannot decide which account a certificate belongs to"
+            );
+        }),
+        Outcome::Denied => log_limiter.counted(reason, |left_out| {
+            let thumbprint = decision.thumbprint();
+            info!(
+                dialect,
+                client.addr = client,
+                status,
+                reason,
+                error = chain,
+                thumbprint,
+                decision = name,
+                left_out,
+                "Request rejected"
+            );
+        }),
+        Outcome::Anonymous => debug!(dialect, client.addr = client, status, reason, "Request rejected"),
+    }
+}
