@@ -1,22 +1,26 @@
 //! What differs between the answers of two stores to one question, without values: for logs and counters.
 
 use crate::account::Account;
-use crate::store::{Matches, Record};
+use crate::store::{Matches, Query, Record};
 use std::collections::BTreeSet;
 
-/// What differs, as `accounts: one here, none there`, or as the names of the fields that differ. Empty if both answers
-/// lead to the same decision.
+/// Compares two answers. The result is the number of accounts, as in `accounts: one here, none there`, or the
+/// names of the fields that differ. It is empty if both answers lead to the same decision.
 ///
 /// Names that only help to explain an ambiguity do not count, and neither do the names of groups that one of
-/// the stores does not know.
-pub fn difference(here: &Matches, there: &Matches) -> Vec<String> {
+/// the stores does not know. Whose an e-mail address is, is all that a question about one asks, so only the
+/// SID counts: some stores answer it without the rest of the record.
+pub fn difference(query: &Query, here: &Matches, there: &Matches) -> Vec<String> {
     let count = |matches: &Matches| match matches {
         Matches::None => "none",
         Matches::One(_) => "one",
         Matches::Many(_) => "several",
     };
     match (here, there) {
-        (Matches::One(here), Matches::One(there)) => of_records(here, there),
+        (Matches::One(here), Matches::One(there)) => match query {
+            Query::Mail(_) => names_of([of_sids(&here.account, &there.account)]),
+            _ => of_records(here, there),
+        },
         _ if count(here) == count(there) => Vec::new(),
         _ => vec![format!("accounts: {} here, {} there", count(here), count(there))],
     }
@@ -53,7 +57,7 @@ fn of_accounts(here: &Account, there: &Account) -> Vec<String> {
     let times = |it: &Account| (it.password_last_set, it.password_can_change, it.password_must_change);
     let fields = [
         ("name", here.name != there.name),
-        ("SID", here.sid != there.sid),
+        of_sids(here, there),
         ("kind", here.kind != there.kind),
         ("user principal name", here.user_principal_name != there.user_principal_name),
         (
@@ -71,6 +75,14 @@ fn of_accounts(here: &Account, there: &Account) -> Vec<String> {
         ("extra SIDs", sids(here) != sids(there)),
         ("home domain", here.home_domain != there.home_domain),
     ];
+    names_of(fields)
+}
+
+fn of_sids(here: &Account, there: &Account) -> (&'static str, bool) {
+    ("SID", here.sid != there.sid)
+}
+
+fn names_of<const N: usize>(fields: [(&str, bool); N]) -> Vec<String> {
     fields.into_iter().filter(|(_, differ)| *differ).map(|(name, _)| name.to_owned()).collect()
 }
 
@@ -95,6 +107,10 @@ mod tests {
         Matches::One(Arc::new(record))
     }
 
+    fn by_name() -> Query {
+        Query::Name("alice".to_owned())
+    }
+
     #[test]
     fn what_differs_is_named_without_values() {
         let same = record(|_| {});
@@ -109,22 +125,39 @@ mod tests {
             (|it| it.memberships[0].name = Some("Others".to_owned()), "names of 1 groups"),
         ];
         for (change, expected) in cases {
-            assert_eq!(difference(&same, &record(change)), [expected]);
+            assert_eq!(difference(&by_name(), &same, &record(change)), [expected]);
         }
         let order: Change = |it| it.account.alt_security_identities.reverse();
         let unnamed: Change = |it| it.memberships[0].name = None;
         let counted: Change = |it| it.account.logon_count = 7;
         for change in [order, unnamed, counted] {
-            assert!(difference(&same, &record(change)).is_empty());
+            assert!(difference(&by_name(), &same, &record(change)).is_empty());
         }
     }
 
     #[test]
     fn how_many_were_found_differs_whatever_their_names() {
         let (one, many) = (record(|_| {}), |name: &str| Matches::Many(vec![name.to_owned()]));
-        assert_eq!(difference(&one, &Matches::None), ["accounts: one here, none there"]);
-        assert_eq!(difference(&Matches::None, &many("a")), ["accounts: none here, several there"]);
-        assert!(difference(&many("a"), &many("b")).is_empty());
-        assert!(difference(&Matches::None, &Matches::None).is_empty());
+        assert_eq!(difference(&by_name(), &one, &Matches::None), ["accounts: one here, none there"]);
+        assert_eq!(
+            difference(&by_name(), &Matches::None, &many("a")),
+            ["accounts: none here, several there"]
+        );
+        assert!(difference(&by_name(), &many("a"), &many("b")).is_empty());
+        assert!(difference(&by_name(), &Matches::None, &Matches::None).is_empty());
+    }
+
+    #[test]
+    fn of_a_mail_address_only_its_account_counts() {
+        let by_mail = Query::Mail("alice@contoso.example".to_owned());
+        let whole = record(|_| {});
+        let sid = |it: &Record| it.account.sid;
+        let bare =
+            record(|it| *it = Record { account: Account::new("alice", sid(it)), memberships: Vec::new() });
+        assert!(difference(&by_mail, &bare, &whole).is_empty());
+        assert!(!difference(&by_name(), &bare, &whole).is_empty());
+        let other = record(|it| it.account.sid = it.memberships[1].sid);
+        assert_eq!(difference(&by_mail, &whole, &other), ["SID"]);
+        assert_eq!(difference(&by_mail, &whole, &Matches::None), ["accounts: one here, none there"]);
     }
 }

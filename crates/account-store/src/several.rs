@@ -2,12 +2,12 @@
 //!
 //! A reader may rely on this:
 //!
-//! - The question alone decides which stores are asked ([`SeveralStore::asked`]), never an answer. A store that
-//!   has no account, or cannot answer, does not send the question to another one.
+//! - The question alone decides which stores are asked ([`SeveralStore::asked`]), never an answer. If a store
+//!   has no account or cannot answer, no other store is asked instead.
 //! - All stores that are asked have to answer. If one of them cannot, the answer is its error.
-//! - Accounts of several stores that match one question are [`Matches::Many`], also if they are alike.
-//! - While a store cannot be relied on, no answer that was cached by the revision of all of them counts, and
-//!   the other stores go on to answer.
+//! - Accounts of several stores that match one question are [`Matches::Many`], even if they are equal.
+//! - While one store has no revision, the revision of all stores changes at each look, so no cached answer
+//!   counts. The other stores still answer.
 
 use crate::alt_security_identity::AltSecurityIdentity;
 use crate::distinguished_name::DistinguishedName;
@@ -26,8 +26,8 @@ pub struct Part {
     /// The suffixes of user principal names that the store is asked for. If there is none, the store is asked
     /// for all suffixes that no store names.
     pub suffixes: Vec<String>,
-    /// The issuers of certificates whose mappings the store is asked for. If there is none, the store is asked
-    /// for all issuers that no store names.
+    /// The issuers of certificates whose mappings the store is asked for. If there is none, the store is
+    /// asked for all issuers that no store names.
     pub issuers: Vec<DistinguishedName>,
 }
 
@@ -35,7 +35,7 @@ pub struct Part {
 #[derive(Default)]
 struct Route {
     named: HashMap<String, Vec<usize>>,
-    /// Those that name no key.
+    /// The stores that name no key: they are asked for each key that no store names.
     others: Vec<usize>,
 }
 
@@ -73,7 +73,7 @@ impl Route {
 }
 
 impl SeveralStore {
-    /// Refused if there is no store, if two have one name, and if one is of another domain.
+    /// An error if there is no store, if two stores have the same name, or if one is of another domain.
     pub fn new(domain: Domain, parts: Vec<Part>) -> Result<Self, StoreError> {
         let refuse = |what: String| Err(StoreError::Refused(what));
         if parts.is_empty() {
@@ -140,7 +140,8 @@ fn issuer_of(value: &str) -> Option<DistinguishedName> {
     }
 }
 
-/// The accounts of several answers.
+/// Makes one answer of several: more than one account is [`Matches::Many`], with at most
+/// [`Matches::NAMES_MAX`] names.
 fn merged(answers: Vec<Matches>) -> Matches {
     let (mut one, mut is_many, mut names) = (None, false, Vec::new());
     for matches in answers {
@@ -181,7 +182,7 @@ impl AccountStore for SeveralStore {
         }
     }
 
-    /// An error only if no store can be relied on.
+    /// An error only if no store has a revision.
     fn revision(&self) -> Result<Revision, StoreError> {
         let (mut revisions, mut failed) = (Vec::with_capacity(self.parts.len()), None);
         for part in &self.parts {
@@ -192,11 +193,11 @@ impl AccountStore for SeveralStore {
         }
         match failed {
             Some(error) if revisions.is_empty() => return Err(error),
-            // What was cached does not count, whatever it was read from.
+            // A revision that never comes back: nothing cached counts, whichever store it was read from.
             Some(_) => return Ok(Revision::unique()),
             None => {}
         }
-        // The last change of any store: it never comes back.
+        // The newest change that any store has noticed.
         let noticed = revisions.iter().map(Revision::generation).max().unwrap_or_default();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match &*seen {

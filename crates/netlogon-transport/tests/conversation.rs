@@ -1276,6 +1276,11 @@ impl SharedChannels for Shared {
         Box::pin(std::future::ready(self.channels().map(found)))
     }
 
+    fn remove<'a>(&'a self, id: &'a ChannelId) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
+        let done = self.channels().map(|mut channels| channels.retain(|state| state.id != *id));
+        Box::pin(std::future::ready(done))
+    }
+
     fn credential<'a>(
         &'a self,
         id: &'a ChannelId,
@@ -1350,6 +1355,11 @@ fn an_account_that_is_disabled_at_one_server_is_refused_at_another() {
     for association in [&mut first, &mut second] {
         assert_eq!(asked(&channel, &mut **association), ENDED);
     }
+    for _ in 0..2 {
+        assert!(!serves_anew(&domain, &channel));
+    }
+    // Whoever has the key of the channel gets nothing when the account is enabled again.
+    domain.secrets.change("WEB01$", |machine| machine.enabled = true);
     for _ in 0..2 {
         assert!(!serves_anew(&domain, &channel));
     }
@@ -1440,4 +1450,18 @@ fn a_shared_channel_ends_in_its_time_and_belongs_to_its_account() {
     again.world.now.fetch_add(61, Ordering::SeqCst);
     shared.channels().expect("it is there").clear();
     assert_eq!((0..2).filter(|_| serves_anew(&again, &channel)).count(), 0);
+}
+
+/// A client that asks for a challenge with zeros beside a good one makes guesses all the same.
+#[test]
+fn a_weak_challenge_beside_a_good_one_hides_no_guess() {
+    let (domain, shared) = servers();
+    for (n, client) in [[0; 8], [7, 1, 2, 3, 4, 5, 6, 9], [0; 8]].into_iter().enumerate() {
+        let challenge = SharedChallenge { client, server: [n as u8 + 1; 8], id: [n as u8 + 100; 16] };
+        shared.challenges.lock().expect("no test panics in here").push(("WEB01".to_owned(), challenge));
+    }
+    let wrong = with_secret("WEB01$", "a guess");
+    let refused = establish(&honest(&domain), wrong).map(|_| ());
+    assert_eq!(refused, Err(ChannelError::Refused(NtStatus::ACCESS_DENIED)));
+    assert_eq!(domain.audit.last(), Some(ChannelOutcome::Refused(ChannelRefusal::WrongCredential)));
 }

@@ -310,6 +310,12 @@ impl Domains {
         Route::Here
     }
 
+    /// Whether an account of ours may have this user principal name.
+    pub(crate) fn may_be_ours(&self, name: &str) -> bool {
+        let place = name.rsplit_once('@').and_then(|(_, suffix)| self.place(suffix));
+        matches!(place, Some(Place::Ours | Place::Shared(_)))
+    }
+
     fn place(&self, name: &str) -> Option<Place> {
         if let Some(peer) = self.shared.get(&folded(name)) {
             return Some(Place::Shared(*peer));

@@ -83,6 +83,11 @@ impl ForeignAccount {
         self.upn.as_ref().filter(|(_, is_constructed)| !is_constructed).map(|(upn, _)| upn.as_str())
     }
 
+    /// The same, also if the peer constructed it.
+    pub(crate) fn any_user_principal_name(&self) -> Option<&str> {
+        self.upn.as_ref().map(|(upn, _)| upn.as_str())
+    }
+
     /// SSL_CERT_LOGON_RESP for it.
     pub fn message(&self) -> Bytes {
         answer::assemble(self.logon_info.clone(), self.sid, self.client_id, self.upn.clone(), &self.dns)

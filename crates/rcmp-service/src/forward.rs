@@ -9,7 +9,7 @@ use crate::certificate::{Certificate, OwnedCertificate};
 use crate::claim::SidClaim;
 use crate::context::CallContext;
 use crate::domains::{Domains, PeerDomain, RoutedBy};
-use crate::foreign;
+use crate::foreign::{self, ForeignAccount};
 use crate::form::Strength;
 use crate::message::{Request, Response};
 use crate::proof::{self, Hop, HopStrength, Role, Signed, Verified, Weakness};
@@ -19,7 +19,7 @@ use crate::response_rejection::ResponseRejection;
 use crate::scope::Scope;
 use crate::service::{Ask, Destination, Mapper};
 use crate::trace::{Step, Trace};
-use account_store::BoxFuture;
+use account_store::{BoxFuture, Matches, Query};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use bytes::Bytes;
 use dtyp::{NtStatus, Sid};
@@ -291,6 +291,7 @@ impl<'a> Forwarding<'a> {
         let identity_sid = self.mapper.policy().identity_sid;
         let account = foreign::validate_response(response, &peer.domain, domains.ours(), claim, identity_sid)
             .map_err(Reason::ResponseRejected)?;
+        self.leaves_our_names(&account, target).await?;
         if must_prove && !is_word_of(peer, &data, &account.sid, digest, nonce) {
             return Err(Reason::Unproved);
         }
@@ -305,6 +306,22 @@ impl<'a> Forwarding<'a> {
         });
         elsewhere.account = Some(Box::new(account));
         Ok(message)
+    }
+
+    /// A suffix that domains share does not tell whose account has a name, so the store is asked: an account of
+    /// another domain may not come with the name of one of ours.
+    async fn leaves_our_names(self, account: &ForeignAccount, target: usize) -> Result<(), Reason> {
+        let domains = &self.forwarder.domains;
+        let Some(name) = account.any_user_principal_name().filter(|name| domains.may_be_ours(name)) else {
+            return Ok(());
+        };
+        let found = self.mapper.store().find(&Query::UserPrincipalName(name.to_owned())).await;
+        let is_home = |home: &String| domains.find(home) == Some(target);
+        match found.map_err(|_| Reason::StoreUnavailable)? {
+            Matches::None => Ok(()),
+            Matches::One(record) if record.account.home_domain.as_ref().is_some_and(is_home) => Ok(()),
+            _ => Err(Reason::ResponseRejected(ResponseRejection::OurUpnSuffix)),
+        }
     }
 
     /// What is sent beside a question. A server that is not a node of ours is told nothing.

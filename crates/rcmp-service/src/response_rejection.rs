@@ -133,7 +133,7 @@ impl ResponseRejection {
             }
             Self::EffectiveName => "the account's name is empty, too long, or says more than a name",
             Self::UpnForm => "the user principal name is not a name, an @ and a suffix",
-            Self::OurUpnSuffix => "the user principal name has our suffix",
+            Self::OurUpnSuffix => "the user principal name has our suffix, or is that of an account of ours",
             Self::OtherUpnSuffix => "the user principal name has a suffix that is not the peer's",
             Self::OurDnsDomainName => "the peer's PAC has our DNS name for the account's domain",
             Self::OtherDnsDomainName => {

@@ -494,9 +494,17 @@ fn a_peer_s_suffix_captures_no_account_of_ours() {
     assert_eq!(reason(&a, &with("dave"), ""), Reason::Forwarded, "no account of ours has the name");
     assert!(matches!(reason(&a, &with("erin"), ""), Reason::RefusedElsewhere { .. }));
     assert_eq!(heard(), 2);
+    // By another way than the name, B gives its account the name of one of ours.
+    let captured = Reason::ResponseRejected(ResponseRejection::OurUpnSuffix);
+    assert_eq!(reason(&a, &with("carol"), "DOMB"), captured);
+    assert_eq!(reason(&a, &with("dave"), "DOMB"), Reason::Forwarded);
+    put(&a, 3002, "dave", Some("DOMB"));
+    assert_eq!(reason(&a, &with("dave"), "DOMB"), Reason::Forwarded, "our entry says so");
+    assert_eq!(heard(), 5);
     *a.store.broken.lock().expect("no test panicked") = true;
     assert_eq!(reason(&a, &with("dave"), ""), Reason::StoreUnavailable, "he may be ours");
-    assert_eq!(heard(), 2);
+    assert_eq!(heard(), 5);
+    assert_eq!(reason(&a, &with("dave"), "DOMB"), Reason::StoreUnavailable, "the name may be ours");
 }
 
 #[test]

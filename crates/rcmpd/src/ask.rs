@@ -127,7 +127,8 @@ impl AskError {
         }
     }
 
-    /// Whether another server of the domain may decide.
+    /// Whether another server of the domain may decide. A service asks on after few statuses only, because
+    /// each try is load; a command asks on after each status that decides nothing (exit code 7).
     pub const fn is_no_decision(&self) -> bool {
         match self {
             Self::Refused(status) => !says_not_mapped(*status) && !says_may_not_ask(*status),

@@ -12,7 +12,6 @@ use arc_swap::ArcSwap;
 use audit_log::{AuditLog, DecisionSummary};
 use dtyp::FileTime;
 use rcmp_service::message::MappingFlags;
-use rcmp_service::trust::CrlFacts;
 use rcmp_service::{Answer, MapCertificate, Mapper, Question, Reason, Validation};
 use std::fmt::Display;
 use std::sync::Arc;
@@ -149,8 +148,8 @@ impl Deciders {
 
     /// Whether no certificate can be decided, because revocation is known by CRLs alone and none is valid.
     pub fn lacks_crls(&self, now: FileTime) -> bool {
-        let is_valid = |facts: &CrlFacts| now < facts.next_update;
-        let has_valid = |crls: &CrlSet| crls.facts().any(|(_, facts)| facts.as_ref().is_some_and(is_valid));
+        let has_valid =
+            |crls: &CrlSet| crls.facts().any(|(_, facts)| facts.is_some_and(|it| it.is_current(now)));
         self.needs_crls && !self.crls.as_deref().is_some_and(has_valid)
     }
 

@@ -1,7 +1,8 @@
 //! Samba's `secrets.tdb`: the password of a machine account, as Samba has it.
 //!
-//! A TDB file (Samba, `lib/tdb/common/tdb_private.h`) is a header, a table of chains by hash, and records that
-//! each name the next one of their chain. It is read as a whole, and nothing is written.
+//! A TDB file (Samba, `lib/tdb/common/tdb_private.h`) has a header, then a table of hash chains, then
+//! records. Each record has the offset of the next record of its chain. The file is read as a whole and never
+//! written.
 
 use dtyp::{ByteOrder, DecodeError, DecodeErrorKind, Reader, Sid};
 use zeroize::Zeroizing;
@@ -16,7 +17,7 @@ const VERSION: u32 = 0x2601_1967 + 6;
 const HEADER_LEN: usize = 168;
 /// `TDB_MAGIC` of a record in use.
 const RECORD_MAGIC: u32 = 0x2601_1999;
-/// `TDB_RECOVERY_MAGIC`: what a transaction that was cut off would have written.
+/// `TDB_RECOVERY_MAGIC` of the recovery area, while a transaction is not complete.
 const RECOVERY_MAGIC: u32 = 0xf53b_c0e7;
 /// `sizeof(struct tdb_record)`.
 const RECORD_LEN: usize = 24;
@@ -68,7 +69,7 @@ impl<'a> Tdb<'a> {
 
     /// The value of a key.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<&'a [u8]>, DecodeError> {
-        // A chain that leads back would not end. So many records have room in the file.
+        // A chain with a loop would not end. The file has no room for more records than this.
         let mut left = self.bytes.len() / RECORD_LEN;
         for chain in 0..self.chains {
             let mut at = self.at(HEADER_LEN + 4 + 4 * chain)?.u32("head of a chain")? as usize;
@@ -94,7 +95,7 @@ impl<'a> Tdb<'a> {
         Ok(reader)
     }
 
-    /// The magic of the record at this place, and what it has.
+    /// Reads the record at this offset, and returns its magic and its contents.
     fn record(&self, at: usize) -> Result<(u32, Record<'a>), DecodeError> {
         let mut reader = self.at(at)?;
         let next = reader.u32("next record")? as usize;
@@ -111,9 +112,9 @@ impl<'a> Tdb<'a> {
     }
 }
 
-/// What `secrets.tdb` has of the machine account in one domain.
+/// The secret of the machine account in one domain, from `secrets.tdb`.
 pub(crate) struct SambaSecret {
-    /// The password. It is text, also where Samba made it at random.
+    /// The password. It is text, even if Samba made it at random.
     pub(crate) password: Zeroizing<String>,
     /// The SID of the domain, if it is there.
     pub(crate) domain_sid: Option<Sid>,

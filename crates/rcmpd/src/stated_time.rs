@@ -42,25 +42,34 @@ impl StatedTime {
     }
 }
 
-/// The times of a configuration; none for accounts whose changes count at once.
-pub fn stated_times(config: &Config) -> Vec<StatedTime> {
-    let mut times = Vec::new();
-    let own = match config.store.as_ref().map(|store| &store.kind) {
-        Some(StoreKind::Ldap(ldap)) if ldap.cache.stale_if_error.is_zero() => {
+/// The time of a kind of store; of several stores, that of the slowest one.
+fn of_store(kind: &StoreKind) -> Vec<(&'static str, Duration)> {
+    match kind {
+        StoreKind::Ldap(ldap) if ldap.cache.stale_if_error.is_zero() => {
             vec![("store.ldap.fresh_s", ldap.fresh)]
         }
         // That the directory does not answer is known after the time for a question.
-        Some(StoreKind::Ldap(ldap)) => vec![
+        StoreKind::Ldap(ldap) => vec![
             ("store.ldap.fresh_s", ldap.fresh),
             ("store.ldap.timeout_s", ldap.timeout),
             ("store.ldap.stale_if_error_s", ldap.cache.stale_if_error),
         ],
-        Some(StoreKind::Postgres(postgres)) => vec![
+        StoreKind::Postgres(postgres) => vec![
             ("store.postgres.max_age_s", postgres.max_age),
             ("store.postgres.stale_if_error_s", postgres.cache.stale_if_error),
         ],
-        _ => vec![],
-    };
+        StoreKind::Several(parts) => {
+            let times = parts.iter().map(|part| of_store(&part.kind));
+            times.max_by_key(|time| time.iter().map(|(_, time)| *time).sum::<Duration>()).unwrap_or_default()
+        }
+        StoreKind::Sqlite(_) | StoreKind::Memory(_) | StoreKind::Profile(_) | StoreKind::Added(..) => vec![],
+    }
+}
+
+/// The times of a configuration; none for accounts whose changes count at once.
+pub fn stated_times(config: &Config) -> Vec<StatedTime> {
+    let mut times = Vec::new();
+    let own = config.store.as_ref().map(|store| of_store(&store.kind)).unwrap_or_default();
     let mut add = |accounts, parts: Vec<(&'static str, Duration)>, elsewhere| {
         let parts = parts.into_iter().map(|(key, time)| (key, time.as_secs()));
         let parts: Vec<_> = parts.filter(|(_, seconds)| *seconds > 0).collect();

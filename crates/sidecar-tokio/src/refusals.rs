@@ -5,8 +5,8 @@ use sidecar::{Decision, Outcome, Refusal};
 use std::net::SocketAddr;
 use tracing::{debug, info, warn};
 
-/// Logs why a request is refused, once a minute for each reason. `client` is none for a Unix socket. That a
-/// certificate is missing is no event: a browser asks without one first.
+/// Logs why a request is refused, once a minute for each reason. `client` is none for a Unix socket. A
+/// missing certificate is logged with the level DEBUG only, because browsers first ask without a certificate.
 pub(crate) fn log(
     log_limiter: &LogLimiter,
     (dialect, client): (&'static str, Option<SocketAddr>),

@@ -1,4 +1,4 @@
-//! What came of a request.
+//! The decision about a request.
 
 use crate::allowed::Allowed;
 use crate::meter::How;
@@ -8,25 +8,26 @@ use bytes::Bytes;
 use sha1::{Digest, Sha1};
 use std::sync::Arc;
 
-/// What came of it.
+/// Whether a request is allowed.
 #[derive(Clone, Debug)]
 pub enum Decided {
-    /// In.
+    /// The request is let through, with this account.
     Allowed(Arc<Allowed>),
-    /// Not in.
+    /// The request is not let through, for this reason.
     Refused(Refusal),
 }
 
-/// What came of a request, with what logs and traces have of it.
+/// The decision about a request, with the facts for logs and traces.
 #[derive(Clone, Debug)]
 pub struct Decision {
-    /// Whether it is let in.
+    /// Whether the request is allowed.
     pub decided: Decided,
-    /// What the decision about the account is called in the audit log; none if there was none.
+    /// The id of the decision about the account (`decision` in the audit log); none if no account was
+    /// decided.
     pub name: Option<Arc<str>>,
     /// How the account was found; none if no account was looked for.
     pub how: Option<How>,
-    /// The span in which a cached decision was made.
+    /// The span in which a cached decision was made; none if it is not cached, or made without an exporter.
     pub made_in: Option<SpanPlace>,
     leaf: Option<Bytes>,
 }
@@ -38,12 +39,12 @@ impl Decision {
         Self { decided, name: None, how: None, made_in: None, leaf }
     }
 
-    /// The SHA-1 of the certificate, as the audit log has it.
+    /// The SHA-1 of the certificate in hex digits, as in the audit log; none if there is no certificate.
     pub fn thumbprint(&self) -> Option<String> {
         self.leaf.as_ref().map(|leaf| dtyp::hex(&Sha1::digest(leaf)))
     }
 
-    /// Why the request is refused.
+    /// Why the request is refused; none if it is allowed.
     pub const fn refusal(&self) -> Option<Refusal> {
         match self.decided {
             Decided::Allowed(_) => None,

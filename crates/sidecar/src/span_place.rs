@@ -1,12 +1,12 @@
-//! Where a span is.
+//! The trace context of a span.
 
-/// Where a span is (W3C Trace Context, section 3.2.2).
+/// The trace context of a span: the fields of `traceparent` (W3C Trace Context, section 3.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpanPlace {
-    /// trace-id.
+    /// trace-id: the trace that the span is in.
     pub trace_id: [u8; 16],
-    /// parent-id.
+    /// parent-id: the span itself.
     pub span_id: [u8; 8],
-    /// trace-flags.
+    /// trace-flags: bit 0 is set if the span is sampled.
     pub flags: u8,
 }

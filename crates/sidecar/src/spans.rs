@@ -1,5 +1,5 @@
-//! Spans of requests. The program makes them, because it knows the exporter; a cached decision keeps the place
-//! of the span that it was made in.
+//! Spans of requests. The program that uses this crate makes them, because it knows the exporter. A cached
+//! decision keeps the trace context of the span that it was made in.
 
 use crate::decision::Decision;
 use crate::span_place::SpanPlace;
@@ -9,7 +9,7 @@ use tracing::Span;
 /// Makes the spans of requests. By default there is none.
 pub trait Spans: Send + Sync {
     /// The span of a request that came to a listener of this dialect, as a child of the trace context in
-    /// `parent`. That is none if the client has proved nothing: it may join no trace.
+    /// `parent`. `parent` is none if the client has proved nothing: such a client must not join a trace.
     fn begin(&self, dialect: &'static str, parent: Option<&HeaderMap>) -> Span {
         let _ = (dialect, parent);
         Span::none()
@@ -30,7 +30,7 @@ pub trait Spans: Send + Sync {
         let _ = (span, headers);
     }
 
-    /// Where a span is; none if it is not exported.
+    /// The trace context of a span; none if the span is not exported.
     fn place(&self, span: &Span) -> Option<SpanPlace> {
         let _ = span;
         None

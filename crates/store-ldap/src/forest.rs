@@ -1,9 +1,9 @@
 //! The global catalog of a forest: which account of which domain a question names.
 //!
-//! The catalog finds, and the account's own domain decides. It has the names and mappings of all accounts of the
-//! forest, so uniqueness is judged there. It has neither the state of an account nor its groups, so none of
-//! these is read there: an account of our own domain is read again at a server of the domain, and of an
-//! account of another domain nothing is said but whose it is ([`account_store::Account::home_domain`]).
+//! The catalog has the names and mappings of all accounts of the forest, so ambiguity is found there. It has
+//! neither the state of an account nor its groups, so it never decides. An account of our own domain is read
+//! again at a server of the domain. An account of another domain is only reported with its domain
+//! ([`account_store::Account::home_domain`]).
 
 use crate::connection::{Connection, Search};
 use crate::entry::Entry;
@@ -17,7 +17,8 @@ use account_store::{Account, Matches, Query, Record, rules};
 use ldap3::Scope;
 use std::sync::Arc;
 
-/// What a catalog has of an account. All of them are in its partial attribute set ([MS-ADA1] to [MS-ADA3]).
+/// The attributes of an account that are read. All are in the partial attribute set of a catalog ([MS-ADA1]
+/// to [MS-ADA3]).
 const KEYS: [&str; 6] = [
     "objectSid",
     "sAMAccountName",
@@ -27,8 +28,8 @@ const KEYS: [&str; 6] = [
     "mail",
 ];
 
-/// Checks after a bind: the server has the forest, and the store's account may read it. Other servers of a
-/// directory do not know the root as a base.
+/// Checks after a bind that the server is a catalog, and that the store's account may read it. Only a catalog
+/// can be searched with the root of the forest, the empty name, as the base.
 pub(crate) async fn probe(connection: &mut Connection, settings: &Settings) -> Result<(), Failed> {
     let any = Filter::Present(Attribute::known("objectClass"));
     let own = search(connection, (&settings.bind_dn, Scope::Base), &any, &["objectClass"], 1).await?;
@@ -54,7 +55,8 @@ fn no_catalog(connection: &Connection) -> Failed {
     ))
 }
 
-/// The account in the forest. One of another domain has a home domain; one of ours has names alone.
+/// The account in the forest, with names, SID and mappings only. An account of another domain has a home
+/// domain.
 pub(crate) async fn find(
     connection: &mut Connection,
     settings: &Settings,
@@ -80,7 +82,8 @@ pub(crate) async fn find(
     match matching::decide(matching, |account| &account.name, count, limit, answer.is_cut)? {
         Found::None => Ok(Matches::None),
         Found::Many(names) => Ok(names),
-        // An account that has the name by its sAMAccountName alone stands in the way of others, and is not found.
+        // An account that has the name only by its sAMAccountName makes others ambiguous, and is not found
+        // itself.
         Found::One(account) if !is_there(&account) => Ok(Matches::None),
         Found::One(account) => Ok(Matches::One(Arc::new(Record { account, memberships: Vec::new() }))),
     }
@@ -115,7 +118,7 @@ fn filter(settings: &Settings, query: &Query) -> Option<Filter> {
     Some(ad::of_accounts(of_query))
 }
 
-/// Names, SID and mappings of an entry, and whose it is.
+/// Names, SID and mappings of an entry, and its domain if it is not ours.
 fn account(settings: &Settings, entry: &Entry) -> Result<Account, Failed> {
     let keys = ad::keys(entry, settings.mail_domain.as_deref())?;
     let home_domain = match keys.sid.rid_in(&settings.domain.sid) {

@@ -10,7 +10,7 @@ fn all<'a>(entry: &'a Entry, attribute: &str) -> impl Iterator<Item = &'a str> {
     texts.filter(|text| rules::is_mail(text))
 }
 
-/// The only value; of several, the only one in `domain`. Otherwise none.
+/// The address that is sent: the only value, or the only one of several in `domain`. Otherwise empty.
 pub(crate) fn chosen(entry: &Entry, attribute: &str, domain: Option<&str>) -> String {
     let is_of = |text: &str, domain: &str| {
         text.rsplit_once('@').is_some_and(|(_, suffix)| suffix.eq_ignore_ascii_case(domain))
@@ -25,7 +25,8 @@ pub(crate) fn chosen(entry: &Entry, attribute: &str, domain: Option<&str>) -> St
     }
 }
 
-/// Whether the address that is asked for is one of an entry, chosen or not.
+/// Whether the address that is asked for is among the values of an entry, even if it is not the one that is
+/// sent.
 pub(crate) fn is_among(entry: &Entry, attribute: &str, place: &Place) -> bool {
     match place {
         Place::Key(KeyKind::Mail, wanted) => all(entry, attribute).any(|text| casefold(text) == *wanted),

@@ -13,7 +13,6 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tracing::{info, warn};
@@ -22,14 +21,13 @@ use zeroize::Zeroizing;
 /// How long a connection to a server is kept that is not the first one, while the first one works.
 const AWAY_MAX: Duration = Duration::from_secs(60);
 
-/// The connections of a store.
+/// The connections of a store to the servers of one role. It has no limit of its own: who takes a connection
+/// has a permit of the store.
 pub(crate) struct Pool {
     settings: Arc<Settings>,
     servers: Servers,
     pub(crate) role: Role,
     tls: TlsConnector,
-    /// Questions at once; each has one connection.
-    pub(crate) permits: Semaphore,
     state: Mutex<State>,
     binds: Arc<Binds>,
 }
@@ -79,7 +77,6 @@ impl Pool {
         tls.resumption = Resumption::disabled();
         Ok(Self {
             tls: TlsConnector::from(Arc::new(tls)),
-            permits: Semaphore::new(settings.connections_max),
             state: Mutex::default(),
             binds: Arc::default(),
             servers: settings.servers.clone(),
@@ -95,7 +92,6 @@ impl Pool {
             servers: Servers::Listed(self.settings.catalog.clone()),
             role: Role::Catalog,
             tls: self.tls.clone(),
-            permits: Semaphore::new(self.settings.connections_max),
             state: Mutex::default(),
             binds: Arc::clone(&self.binds),
         })

@@ -11,7 +11,7 @@ use account_store::{AccountStore, BoxFuture, Domain, Matches, Query, Revision, S
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
@@ -30,6 +30,9 @@ struct Shared {
     pool: Pool,
     /// Connections to the global catalog, if there is one.
     catalog: Option<Pool>,
+    /// For all that takes a connection. Who has one takes one connection at a time, so no pool has more
+    /// connections than there are permits.
+    permits: Semaphore,
     health: Mutex<Health>,
     /// Logs of look-ups that fail, and of a directory that does.
     unusable: LogLimiter,
@@ -69,8 +72,10 @@ impl LdapStore {
             answered: Instant::now(),
             failed: None,
         };
+        let permits = Semaphore::new(settings.connections_max);
         let shared = Arc::new(Shared {
             settings,
+            permits,
             catalog: pool.catalog(),
             pool,
             health: Mutex::new(health),
@@ -141,7 +146,7 @@ impl Shared {
     ) {
         let deadline = Instant::now() + self.settings.timeout;
         let permit = tokio::select! {
-            permit = self.pool.permits.acquire() => permit,
+            permit = self.permits.acquire() => permit,
             () = answer.closed() => return,
             () = sleep_until(deadline) => {
                 self.settings.meter.failed("busy");
@@ -275,7 +280,7 @@ impl Shared {
     /// Looks whether the directory answers, and its catalog.
     async fn look(&self) -> Option<Result<(), Failed>> {
         // If all connections are in use, questions say.
-        let _permit = self.pool.permits.try_acquire().ok()?;
+        let _permit = self.permits.try_acquire().ok()?;
         for pool in self.pools() {
             if let Err(failed) = self.probe(pool).await {
                 return Some(Err(failed));
@@ -307,6 +312,8 @@ impl Shared {
     /// Probes connections that were idle for a while.
     async fn check_idle(&self, pool: &Pool, interval: Duration) {
         for _ in 0..pool.idle_count() {
+            // While a connection is probed, no question opens one in its place beyond the limit.
+            let Ok(_permit) = self.permits.try_acquire() else { return };
             let Some(mut pooled) = pool.oldest_idle(interval) else { return };
             let deadline = Instant::now() + self.settings.timeout;
             let probing = schema::probe(&mut pooled.connection, &self.settings, pool.role);

@@ -1,8 +1,7 @@
-//! What the servers of one domain share of their secure channels: channels, and challenges that wait for
-//! their proof.
+//! Secure channels, and challenges that clients have not answered yet, which the servers of one domain share.
 //!
-//! Nothing here is a change of the store: the table `revision` stays as it is. Keys, challenges and stored
-//! credentials are sealed, each together with the rest of its row.
+//! Changes here are no changes of accounts or machines, so the table `revision` stays as it is. Keys,
+//! challenges and stored credentials are sealed; the seal also authenticates the rest of the row.
 
 use crate::connection::Param;
 use crate::rows::get;
@@ -39,7 +38,7 @@ pub struct Channel {
     pub requested_flags: u32,
     /// When it ends.
     pub ends: FileTime,
-    /// The session key, and eight octets that tell which secret was proved.
+    /// The session key in 16 octets, then eight octets that tell which secret was proved.
     pub key: Zeroizing<[u8; 24]>,
     /// The stored credential.
     pub credential: StoredCredential,
@@ -48,7 +47,7 @@ pub struct Channel {
 /// The stored credential of a channel, and how many times it was advanced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredCredential {
-    /// Starts at 0.
+    /// How many times it was advanced, from 0.
     pub generation: u64,
     /// Its octets.
     pub octets: [u8; 8],
@@ -57,24 +56,28 @@ pub struct StoredCredential {
 /// A row of the table `challenge`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Challenge {
-    /// Its number: the place, and eight random octets.
+    /// Its number: the place in eight octets, big-endian, then eight random octets.
     pub id: [u8; 16],
-    /// Both halves: the client's, and the server's.
+    /// ClientChallenge in eight octets, then ServerChallenge in eight octets.
     pub halves: [u8; 16],
 }
 
-/// Challenges wait so long for their proof: "a couple of minutes" ([MS-NRPC] 5.1).
+/// How long a client may take to answer a challenge: "a couple of minutes" ([MS-NRPC] 5.1).
 const CHALLENGE_LIFETIME: Duration = Duration::from_secs(120);
 /// Places for the challenges of one source and computer. Clients behind one balancer have one source, and a
 /// flood in the name of a computer overwrites them; a handshake takes milliseconds.
 const PLACES: u64 = 64;
-/// In all there are so many times [`PLACES`] rows, whatever clients do: 50 MB.
+/// A proof comes within this time, in 100 ns: younger challenges are overwritten only if so many places in turn
+/// have one.
+const HANDSHAKE: u64 = 10 * 10_000_000;
+const PLACE_TRIES: u32 = 8;
+/// The table has at most this many times [`PLACES`] rows, whatever clients do: 50 MB.
 const GROUPS: u64 = 4096;
 /// Channels of one account under one computer's name, and of one account in all.
 const PER_COMPUTER_MAX: i64 = 8;
 const PER_ACCOUNT_MAX: i64 = 512;
 /// Channels under one computer's name that are read.
-const FOUND_MAX: i64 = 64;
+const FOUND_MAX: i64 = 32;
 /// The name of a computer has at most 15 octets, and a DNS name 255.
 const COMPUTER_LEN_MAX: usize = 255;
 
@@ -89,23 +92,32 @@ impl PostgresStore {
         now: FileTime,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         self.run(async move {
-            let seal = self.inner.seal()?;
-            let random = crate::schema::random()?.cast_unsigned();
-            let place = first_place(&self.inner, source, computer)? + random % PLACES;
-            let mut id = [0; 16];
-            id[..8].copy_from_slice(&place.to_be_bytes());
-            id[8..].copy_from_slice(&random.to_be_bytes());
+            let (seal, first) = (self.inner.seal()?, first_place(&self.inner, source, computer)?);
             let ends = now + CHALLENGE_LIFETIME;
-            let sealed = seal.seal_shared(&challenge_row(&id, ends, source, computer), &mut { halves })?;
-            let sql = "INSERT INTO @.challenge (place, id, ends, sealed) VALUES ($1, $2, $3, $4)
-                ON CONFLICT (place) DO UPDATE SET id = excluded.id, ends = excluded.ends, sealed = excluded.sealed";
-            let params: [Param<'_>; 4] = [
-                (&place.cast_signed(), Type::INT8),
-                (&id.as_slice(), Type::BYTEA),
-                (&ends.0.cast_signed(), Type::INT8),
-                (&sealed, Type::BYTEA),
-            ];
-            self.inner.ask_primary(sql, &params).await.map(drop)
+            for tries in 1..=PLACE_TRIES {
+                let random = crate::schema::random()?.cast_unsigned();
+                let place = first + random % PLACES;
+                let mut id = [0; 16];
+                id[..8].copy_from_slice(&place.to_be_bytes());
+                id[8..].copy_from_slice(&random.to_be_bytes());
+                let sealed = seal.seal_shared(&challenge_row(&id, ends, source, computer), &mut { halves })?;
+                let sql = "INSERT INTO @.challenge (place, id, ends, sealed) VALUES ($1, $2, $3, $4)
+                    ON CONFLICT (place) DO UPDATE SET id = excluded.id, ends = excluded.ends, sealed = excluded.sealed
+                    WHERE challenge.ends <= $5 RETURNING place";
+                // In the end, whatever is there gives way.
+                let replaced = if tries < PLACE_TRIES { FileTime(ends.0 - HANDSHAKE) } else { FileTime(i64::MAX as u64) };
+                let params: [Param<'_>; 5] = [
+                    (&place.cast_signed(), Type::INT8),
+                    (&id.as_slice(), Type::BYTEA),
+                    (&ends.0.cast_signed(), Type::INT8),
+                    (&sealed, Type::BYTEA),
+                    (&replaced.0.cast_signed(), Type::INT8),
+                ];
+                if !self.inner.ask_primary(sql, &params).await?.is_empty() {
+                    break;
+                }
+            }
+            Ok(())
         })
     }
 
@@ -150,8 +162,8 @@ impl PostgresStore {
         })
     }
 
-    /// Keeps a channel. The oldest ones of its account and computer go, if there are too many, and all that
-    /// have ended.
+    /// Keeps a channel. Removes channels that have ended, and the oldest of its account and computer if there
+    /// are too many.
     pub fn put_channel<'a>(
         &'a self,
         channel: &'a Channel,
@@ -214,6 +226,14 @@ impl PostgresStore {
             Ok(opened.filter_map(|channel| {
                 channel.inspect_err(|error| warn!(%error, "Row of the table channel left out")).ok()
             }).collect())
+        })
+    }
+
+    /// Forgets a channel.
+    pub fn remove_channel<'a>(&'a self, id: &'a ChannelId) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.run(async move {
+            let sql = "DELETE FROM @.channel WHERE id = $1";
+            self.inner.ask_primary(sql, &[(&id.as_slice(), Type::BYTEA)]).await.map(drop)
         })
     }
 

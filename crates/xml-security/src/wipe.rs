@@ -1,5 +1,5 @@
-//! Octets that are wiped when they are dropped, at the speed of a memset: [`zeroize::Zeroizing`] of a vector or a
-//! text writes octet by octet, which for the octets of a message takes as long as all its cryptography.
+//! Octets that are wiped when they are dropped, at the speed of a memset. [`zeroize::Zeroizing`] of a vector
+//! or a text writes octet by octet. For a message that takes as long as all its cryptography.
 
 use std::ops::{Deref, DerefMut};
 use zeroize::Zeroize;
@@ -8,7 +8,7 @@ use zeroize::Zeroize;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Wiped(pub(crate) Vec<u8>);
 
-/// Overwrites all that a vector holds, and the rest of its memory, where it may have held more.
+/// Overwrites the octets of a vector, and its spare capacity, which may have held octets before.
 pub(crate) fn wipe(octets: &mut Vec<u8>) {
     octets.as_mut_slice().zeroize();
     octets.spare_capacity_mut().zeroize();

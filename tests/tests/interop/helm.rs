@@ -78,7 +78,7 @@ fn chart_puts_the_socket_where_the_web_server_alone_reaches_it() {
         "config": "[domain]",
         "secret": "site",
         "application": { "image": "orders:1" },
-        "webServer": { "configuration": "events {}" },
+        "webServer": { "configuration": "events {}", "secret": "tls" },
         "networkPolicy": { "monitoring": { "app": "prometheus" } },
     });
     let objects = helm_chart(&values);
@@ -86,7 +86,10 @@ fn chart_puts_the_socket_where_the_web_server_alone_reaches_it() {
     let containers = containers(one(objects, "Deployment"));
     let names: Vec<&str> = containers.iter().map(|container| container["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["rcmpd", "web-server", "application"]);
-    assert!(mounts(&containers[1]).contains(&"sockets"));
+    assert!(mounts(&containers[0]).contains(&"secret"));
+    let web_server = mounts(&containers[1]);
+    assert!(web_server.contains(&"sockets") && web_server.contains(&"web-server-secret"));
+    assert!(!web_server.contains(&"secret"), "the web server cannot read the secrets of machines");
     assert_eq!(mounts(&containers[2]), [""; 0], "the application has neither the socket nor the keys");
     assert_eq!(one(objects, "PodDisruptionBudget")["spec"]["maxUnavailable"], 1);
     let ingress = &one(objects, "NetworkPolicy")["spec"]["ingress"];

@@ -259,6 +259,7 @@ async fn whatever_is_killed_or_stops_no_answer_is_wrong() {
         faults += 1;
         pause().await;
     }
+    assert!(faults >= 4, "each kind of fault: {faults}");
     let mut total = Seen::default();
     for client in clients {
         let seen = client.await.expect("no answer is wrong");
@@ -274,4 +275,13 @@ async fn whatever_is_killed_or_stops_no_answer_is_wrong() {
         let mut association = client.open().await.expect("the channel is known");
         assert_eq!(ask(&client, &mut *association, &questions[0].0).await, Ok(SUCCESS));
     }
+}
+
+#[test]
+fn demo_of_replicas_answers_while_servers_are_killed() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/demo-replicas");
+    let output = Command::new(script).arg(rcmpd_tests::binary()).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said.matches("6 times CONTOSO\\alice").count(), 3, "{said}");
 }

@@ -1,6 +1,6 @@
 //! Channels that are set up, and the security contexts that use them.
 
-use super::shared::{ChannelId, ChannelState, StoredCredential};
+use super::shared::{ChannelId, ChannelState, SharedChannels, StoredCredential};
 use crate::credential::{Authenticator, Credential, Seed};
 use crate::keys::ChannelKeys;
 use crate::protection::{Confounder, Protector, Role, token_len};
@@ -166,6 +166,19 @@ impl SecureChannel {
     /// Checks an authenticator and makes the one to return; nothing changes when it is wrong.
     pub(super) fn authenticate(&self, authenticator: &Authenticator) -> Option<Authenticator> {
         lock(&self.seed).check(self.keys.credential_key(), authenticator)
+    }
+
+    /// The same by the stored credential that servers share. `None` also if another call with it came first.
+    pub(super) async fn authenticate_shared(
+        &self,
+        shared: &dyn SharedChannels,
+        authenticator: &Authenticator,
+    ) -> Result<Option<Authenticator>, SecretsUnavailable> {
+        let Some(stored) = shared.credential(&self.id).await? else { return Ok(None) };
+        let mut seed = Seed::new(stored.credential);
+        let Some(returned) = seed.check(self.keys.credential_key(), authenticator) else { return Ok(None) };
+        let is_ours = shared.advance(&self.id, &stored, seed.credential()).await?;
+        Ok(is_ours.then_some(returned))
     }
 
     /// The account, provided that the secret of this channel is its current one, by what was read last.

@@ -334,7 +334,7 @@ impl Inner {
             Some(shared) => {
                 let put = shared.put_challenge(source, &computer, challenge.client, challenge.server);
                 if let Err(error) = put.await {
-                    tracing::warn!(%error, "No challenge given: it cannot be kept");
+                    tracing::debug!(%error, "No challenge given: it cannot be kept");
                     let reply = ReqChallengeReply { server_challenge: [0; 8], status: NtStatus::DS_BUSY };
                     return Ok(written(call.call.syntax, |writer| reply.write(writer)));
                 }
@@ -470,27 +470,34 @@ impl Inner {
         Attempt { outcome: Ok(Grant { server_credential, rid }), negotiated }
     }
 
+    /// No server takes over a channel whose rights have ended, also if its account gets them back.
+    async fn forget_shared(&self, id: &ChannelId) {
+        if let Some(shared) = &self.shared
+            && let Err(error) = shared.remove(id).await
+        {
+            tracing::debug!(%error, "A channel that ended was not removed");
+        }
+    }
+
     /// Takes over what other servers of the domain have set up with a computer. If that cannot be read, the
     /// channels of this server are what there is.
     async fn read_shared(&self, now: Duration, computer: &str) {
         let Some(shared) = &self.shared else { return };
         let states = match shared.find(computer).await {
             Ok(states) => states,
-            Err(error) => return tracing::warn!(%error, "Channels of other servers not read"),
+            Err(error) => return tracing::debug!(%error, "Channels of other servers not read"),
         };
         let known = self.channels.find(now, computer);
         for state in states {
             if known.iter().any(|channel| channel.id == state.id) || state.computer != computer {
                 continue;
             }
-            let machine = match self.parts.secrets.find(&state.account).await {
-                Ok(Some(machine)) => machine,
-                Ok(None) => continue,
-                Err(error) => return tracing::warn!(%error, "Channels of other servers not read"),
-            };
-            if let Some(channel) = SecureChannel::restored(state, machine, now) {
+            let (id, found) = (state.id, self.parts.secrets.find(&state.account).await);
+            let Ok(found) = found else { return tracing::debug!("Channels of other servers not read") };
+            match found.and_then(|machine| SecureChannel::restored(state, machine, now)) {
                 // The record of another account stays: see `Channels::insert`.
-                let _ = self.channels.insert(now, channel);
+                Some(channel) => drop(self.channels.insert(now, channel)),
+                None => self.forget_shared(&id).await,
             }
         }
     }
@@ -611,7 +618,7 @@ impl Inner {
         machine: &Machine,
     ) -> Result<Proved, ChannelRefusal> {
         let unavailable = |error| {
-            tracing::warn!(%error, "Secure channel refused: challenges unavailable");
+            tracing::debug!(%error, "Secure channel refused: challenges unavailable");
             ChannelRefusal::SecretsUnavailable
         };
         let (source, computer) = (source_of(call.address.ip()), index(&request.computer_name));
@@ -621,7 +628,9 @@ impl Inner {
             match proof(request, machine, halves) {
                 Ok(proved) if shared.use_up(&challenge).await.map_err(unavailable)? => return Ok(proved),
                 Ok(_) => {}
-                Err(reason) => refusal = reason,
+                // A guess is a guess, whatever else lies there.
+                Err(reason) if refusal != ChannelRefusal::WrongCredential => refusal = reason,
+                Err(_) => {}
             }
         }
         Err(refusal)
@@ -635,7 +644,12 @@ impl Inner {
             return Err(denied);
         }
         let channel = Arc::downcast::<SecureChannel>(Arc::clone(&security.identity)).map_err(|_| denied)?;
-        channel.check(&*self.parts.secrets, self.now()).await?;
+        if let Err(reason) = channel.check(&*self.parts.secrets, self.now()).await {
+            if reason == Unusable::Revoked {
+                self.forget_shared(&channel.id).await;
+            }
+            return Err(reason.into());
+        }
         Ok(channel)
     }
 
@@ -654,7 +668,7 @@ impl Inner {
         let returned = match &self.shared {
             None => channel.authenticate(authenticator),
             Some(shared) => {
-                shared::authenticate(&**shared, &channel, authenticator).await.map_err(Unusable::Unknown)?
+                channel.authenticate_shared(&**shared, authenticator).await.map_err(Unusable::Unknown)?
             }
         };
         Ok((channel, returned.ok_or(denied)?))

@@ -9,8 +9,7 @@
 //! an authenticator need nothing more. A call with one advances the stored credential of the channel by a
 //! conditional update: of two calls with the same one, only one is performed.
 
-use super::channel::SecureChannel;
-use crate::credential::{Authenticator, Credential, Seed};
+use crate::credential::Credential;
 use crate::secret::SessionKey;
 use crate::secrets::{BoxFuture, ChannelType, SecretsUnavailable};
 use dtyp::Sid;
@@ -69,7 +68,8 @@ pub struct SharedChallenge {
 
 /// What the servers of one domain share. Each method may be cancelled, and has a deadline of its own.
 pub trait SharedChannels: Send + Sync {
-    /// Keeps a challenge for two minutes. A flood may overwrite it: then the client has to ask for another one.
+    /// Keeps a challenge for two minutes. A flood may overwrite it. Then the client has to ask for another
+    /// one.
     fn put_challenge<'a>(
         &'a self,
         source: IpAddr,
@@ -97,6 +97,9 @@ pub trait SharedChannels: Send + Sync {
     /// The channels of a computer that are still good: a bounded number, the newest last.
     fn find<'a>(&'a self, computer: &'a str) -> BoxFuture<'a, Result<Vec<ChannelState>, SecretsUnavailable>>;
 
+    /// Forgets a channel that has ended before its time.
+    fn remove<'a>(&'a self, id: &'a ChannelId) -> BoxFuture<'a, Result<(), SecretsUnavailable>>;
+
     /// The stored credential of a channel; `None` if the channel is gone.
     fn credential<'a>(
         &'a self,
@@ -110,18 +113,4 @@ pub trait SharedChannels: Send + Sync {
         from: &'a StoredCredential,
         to: Credential,
     ) -> BoxFuture<'a, Result<bool, SecretsUnavailable>>;
-}
-
-/// Checks an authenticator by the shared stored credential, and makes the one to return. `None` if it is
-/// wrong, or if another call with the same stored credential came first.
-pub(super) async fn authenticate(
-    shared: &dyn SharedChannels,
-    channel: &SecureChannel,
-    authenticator: &Authenticator,
-) -> Result<Option<Authenticator>, SecretsUnavailable> {
-    let Some(stored) = shared.credential(&channel.id).await? else { return Ok(None) };
-    let mut seed = Seed::new(stored.credential);
-    let Some(returned) = seed.check(channel.keys.credential_key(), authenticator) else { return Ok(None) };
-    let is_ours = shared.advance(&channel.id, &stored, seed.credential()).await?;
-    Ok(is_ours.then_some(returned))
 }

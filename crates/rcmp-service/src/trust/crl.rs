@@ -174,6 +174,22 @@ pub struct CrlFacts {
     pub entries: usize,
 }
 
+impl CrlFacts {
+    /// Whether the list may be used now, by the rule of decisions.
+    pub fn is_current(&self, now: FileTime) -> bool {
+        self.currency(now) == Currency::Current
+    }
+
+    /// Whether the list is of no more use.
+    pub fn is_expired(&self, now: FileTime) -> bool {
+        self.currency(now) == Currency::Expired
+    }
+
+    fn currency(&self, now: FileTime) -> Currency {
+        currency(self.this_update, self.next_update, now)
+    }
+}
+
 /// Why a certificate was revoked (RFC 5280 5.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RevocationReason(pub u8);

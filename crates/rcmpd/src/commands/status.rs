@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use http::{Method, StatusCode};
 use serde_json::Value;
 
-/// The service is not ready.
+/// The exit code if the service is not ready.
 const NOT_READY: u8 = 3;
 
 pub(super) async fn run(args: &StatusArgs) -> anyhow::Result<u8> {
@@ -24,7 +24,7 @@ pub(super) async fn run(args: &StatusArgs) -> anyhow::Result<u8> {
     Ok(if state["ready"] == true { 0 } else { NOT_READY })
 }
 
-/// A member as text, and nothing if it is not there.
+/// A member of an object as text, and an empty text if it is missing.
 fn text(value: &Value, member: &str) -> String {
     match &value[member] {
         Value::String(text) => text.clone(),

@@ -17,9 +17,10 @@ use dtyp::Sid;
 use indicatif::{ProgressBar, ProgressStyle};
 use pem_file::input;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -58,6 +59,55 @@ pub(super) struct How {
     /// What is not in the file goes, unless more than so many percent would go.
     pub(super) prune_max: Option<u64>,
     pub(super) is_dry_run: bool,
+}
+
+/// A file that is read from its start to its end, and then perhaps once more: the second time its end is an
+/// error unless the content was the same.
+struct Reread {
+    file: BufReader<File>,
+    len: u64,
+    digest: Sha256,
+    first: Option<[u8; 32]>,
+}
+
+impl Reread {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let len = file.metadata().map_or(0, |metadata| metadata.len());
+        Ok(Self { file: BufReader::with_capacity(1 << 20, file), len, digest: Sha256::new(), first: None })
+    }
+
+    /// Goes back to the start. All was read.
+    fn again(&mut self) -> io::Result<()> {
+        self.first = Some(self.digest.finalize_reset().into());
+        self.file.rewind()
+    }
+
+    fn is_changed(&self) -> bool {
+        self.first.is_some_and(|first| self.digest.clone().finalize()[..] != first)
+    }
+}
+
+impl Read for Reread {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let len = self.fill_buf()?.read(into)?;
+        self.consume(len);
+        Ok(len)
+    }
+}
+
+impl BufRead for Reread {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.file.fill_buf()?.is_empty() && self.is_changed() {
+            return Err(io::Error::other("the file was changed while it was read; import it again"));
+        }
+        Ok(self.file.buffer())
+    }
+
+    fn consume(&mut self, len: usize) {
+        self.digest.update(&self.file.buffer()[..len]);
+        self.file.consume(len);
+    }
 }
 
 /// The users and groups that are not in a file, by name and SID.
@@ -153,23 +203,23 @@ pub(super) async fn import(path: &Path, how: How, config: &Config, as_json: bool
     let stores::Writable { accounts: store, machines, .. } = stores::writable(config).await?;
     let mut then = Then { changes: Vec::new(), is_dry_run: how.is_dry_run };
     let unreadable = |error| super::failed(UNUSABLE, format!("{} cannot be read: {error}", path.display()));
-    if let Some(max) = how.prune_max {
-        if input::is_standard(path) {
-            bail!("with --prune the file is read twice, so it cannot be standard input");
+    let mut file = match input::is_standard(path) {
+        true if how.prune_max.is_some() => {
+            bail!("with --prune the file is read twice, so it cannot be standard input")
         }
-        let mut lines = BufReader::with_capacity(1 << 20, File::open(path).map_err(unreadable)?);
-        let gone = Gone::find(&*store, &mut lines, max).await;
+        true => None,
+        false => Some(Reread::open(path).map_err(unreadable)?),
+    };
+    if let (Some(max), Some(file)) = (how.prune_max, &mut file) {
+        let gone = Gone::find(&*store, file, max).await;
         let gone = gone.with_context(|| format!("{}: nothing was imported or removed", path.display()))?;
+        file.again().map_err(unreadable)?;
         gone.tell();
         then.changes = gone.changes();
     }
-    let (len, mut lines): (u64, Box<dyn BufRead + Send>) = match input::is_standard(path) {
-        true => (0, Box::new(BufReader::with_capacity(1 << 20, std::io::stdin()))),
-        false => {
-            let file = File::open(path).map_err(unreadable)?;
-            let len = file.metadata().map_or(0, |metadata| metadata.len());
-            (len, Box::new(BufReader::with_capacity(1 << 20, file)))
-        }
+    let (len, mut lines): (u64, Box<dyn BufRead + Send>) = match file {
+        None => (0, Box::new(BufReader::with_capacity(1 << 20, io::stdin()))),
+        Some(file) => (file.len, Box::new(file)),
     };
     let bar = bar(Some(len), "{wide_bar} {bytes}/{total_bytes} {eta}");
     let known = known_machines(&*machines).await?;
@@ -318,4 +368,40 @@ pub(super) async fn export(path: &Path, config: &Config, as_json: bool) -> anyho
         report(&counts, "Exported", path, as_json);
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(file: &mut Reread) -> io::Result<String> {
+        let mut text = String::new();
+        file.read_to_string(&mut text).map(|_| text)
+    }
+
+    #[test]
+    fn a_file_is_the_same_the_second_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("in.jsonl");
+        let write = |to: &Path, text: &str| std::fs::write(to, text).expect("it can be written");
+        write(&path, "one\ntwo\n");
+        let mut file = Reread::open(&path).expect("it is there");
+        assert_eq!(read(&mut file).expect("it can be read"), "one\ntwo\n");
+        // Another file in its place is not read.
+        let other = folder.path().join("other.jsonl");
+        write(&other, "none\n");
+        std::fs::rename(&other, &path).expect("it can be renamed");
+        file.again().expect("a file can be read again");
+        assert_eq!(read(&mut file).expect("it can be read"), "one\ntwo\n");
+
+        for changed in ["none\ntwo\n", "six\n", ""] {
+            write(&path, "one\n");
+            let mut file = Reread::open(&path).expect("it is there");
+            read(&mut file).expect("it can be read");
+            write(&path, changed);
+            file.again().expect("a file can be read again");
+            let error = read(&mut file).expect_err("it was changed").to_string();
+            assert!(error.contains("changed"), "{changed}: {error}");
+        }
+    }
 }

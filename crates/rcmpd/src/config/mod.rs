@@ -517,8 +517,12 @@ fn store_kinds() -> String {
 impl Config {
     /// Whether the store knows the accounts of the whole forest.
     pub fn has_forest(&self) -> bool {
-        let kind = self.store.as_ref().map(|store| &store.kind);
-        matches!(kind, Some(StoreKind::Ldap(ldap)) if !ldap.catalog.is_empty())
+        let has_catalog =
+            |kind: &StoreKind| matches!(kind, StoreKind::Ldap(ldap) if !ldap.catalog.is_empty());
+        match self.store.as_ref().map(|store| &store.kind) {
+            Some(StoreKind::Several(parts)) => parts.iter().any(|part| has_catalog(&part.kind)),
+            kind => kind.is_some_and(has_catalog),
+        }
     }
 }
 

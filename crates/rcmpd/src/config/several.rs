@@ -6,7 +6,7 @@ use account_store::DistinguishedName;
 use std::collections::HashSet;
 use toml::Spanned;
 
-/// So many stores that a question without suffix and issuer asks each of them.
+/// The most stores: a question without suffix and issuer is asked of all of them.
 const PARTS_MAX: usize = 16;
 /// The longest name: it is a label of metrics.
 const NAME_LEN_MAX: usize = 32;
@@ -16,9 +16,9 @@ const NAME_LEN_MAX: usize = 32;
 pub struct StorePart {
     /// Its name, for messages and metrics.
     pub name: String,
-    /// Suffixes of user principal names; none for those that no part names.
+    /// Suffixes of user principal names that this store is asked for. If empty: those that no part names.
     pub suffixes: Vec<String>,
-    /// Issuers of mappings; none for those that no part names.
+    /// Issuers of mappings that this store is asked for. If empty: those that no part names.
     pub issuers: Vec<DistinguishedName>,
     /// Where its accounts are.
     pub kind: StoreKind,
@@ -72,7 +72,7 @@ impl Checker<'_> {
         }
         let suffixes = section.suffixes.as_ref().map(|list| (list.span(), list.get_ref()));
         let issuers = section.issuers.as_ref().map(|list| (list.span(), list.get_ref()));
-        // An empty list would send it all that no other one names.
+        // An empty list would mean: all that no part names. The operator hardly means that.
         for (span, _) in [&suffixes, &issuers].into_iter().flatten().filter(|(_, list)| list.is_empty()) {
             self.problem(span.clone(), "this list is empty", "remove it, or name one");
         }
@@ -104,7 +104,7 @@ impl Checker<'_> {
         self.inner_kind(section, dns)
     }
 
-    /// The kind of a store that stands in another one.
+    /// The kind of the store of a `[[store.part]]` or of `[store.compare]`.
     fn inner_kind(&mut self, section: &StoreSection, dns: &str) -> Option<StoreKind> {
         if section.kind.get_ref() == "several" {
             let help = "name its stores one by one: [[store.part]] of [store]";

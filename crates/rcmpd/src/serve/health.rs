@@ -1,4 +1,4 @@
-//! Whether the service is ready, since when it runs, and what became of the last reload.
+//! Whether the service is ready, when it started, and the result of the last reload.
 
 use crate::clock::{now, uptime};
 use dcerpc_tokio::{NO_LABELS, encode_family};
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Whether calls are welcome, and what became of the last reload.
+/// Whether the service accepts calls, and the result of the last reload.
 #[derive(Clone, Debug)]
 pub(super) struct Health(Arc<Inner>);
 
@@ -28,14 +28,14 @@ struct Inner {
 #[derive(Clone, Debug)]
 pub(super) struct Reload {
     pub(super) at: FileTime,
-    /// Why it was not taken over.
+    /// Why the configuration was not taken over; none if it was.
     pub(super) error: Option<String>,
-    /// When one was taken over.
+    /// When a configuration was last taken over.
     pub(super) good: FileTime,
 }
 
 impl Health {
-    /// Of a service that starts now, with a configuration that was read.
+    /// The state of a service that starts now, and whose configuration was read without an error.
     pub(super) fn new() -> Self {
         let started = now();
         let reload = Mutex::new(Reload { at: started, error: None, good: started });
@@ -46,7 +46,7 @@ impl Health {
         self.0.is_ready.store(is_ready, Ordering::Release);
     }
 
-    /// Notes what became of a reload.
+    /// Notes the result of a reload that ends now: the error, or none if the configuration was taken over.
     pub(super) fn reloaded(&self, error: Option<String>) {
         let mut reload = self.0.reload.lock().unwrap_or_else(PoisonError::into_inner);
         let at = now();
@@ -63,7 +63,7 @@ impl Health {
         self.0.started
     }
 
-    /// How long ago that was.
+    /// How long the service has been running, by the monotonic clock.
     pub(super) fn age(&self) -> Duration {
         uptime().saturating_sub(self.0.started_at)
     }

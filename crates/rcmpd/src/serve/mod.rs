@@ -473,7 +473,10 @@ fn same_store(new: Option<&config::Store>, old: Option<&config::Store>) -> bool 
         (Some(new), Some(old)) => {
             let both_profiles =
                 matches!((&new.kind, &old.kind), (StoreKind::Profile(_), StoreKind::Profile(_)));
-            (new.kind == old.kind || both_profiles) && new.machines == old.machines && new.key == old.key
+            (new.kind == old.kind || both_profiles)
+                && new.machines == old.machines
+                && new.key == old.key
+                && new.shares_channels == old.shares_channels
         }
         (new, old) => new == old,
     }

@@ -1,7 +1,9 @@
-//! Secure channels that several servers share in PostgreSQL, as the Netlogon server wants them.
+//! Connects the Netlogon server ([`SharedChannels`]) with the tables of PostgreSQL in which several servers
+//! keep their secure channels.
 
 use crate::clock::now;
 use account_store::StoreError;
+use dcerpc_tokio::LogLimiter;
 use dtyp::FileTime;
 use netlogon_transport::credential::Credential;
 use netlogon_transport::secret::SessionKey;
@@ -13,30 +15,59 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use store_postgres::{Challenge, Channel, PostgresStore};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-/// Questions that clients may cause without proving a secret, at one time. Look-ups of accounts need connections
-/// of the same pool.
-const UNPROVED_MAX: usize = 4;
-/// How long one of them waits for its turn.
+/// Questions of each kind at one time. Look-ups of accounts need connections of the same pool.
+const TURNS: usize = 2;
+/// How long a question waits for its turn.
 const TURN: Duration = Duration::from_secs(2);
 
-/// The tables `channel` and `challenge`.
+/// The tables `channel` and `challenge`, with limits for each kind of question.
 pub(super) struct SharedTables {
     store: Arc<PostgresStore>,
-    unproved: Semaphore,
+    /// Clients that have proved nothing cause questions about challenges and about channels. A flood of the one
+    /// does not stop the other, nor the calls of machines.
+    handshakes: Arc<Semaphore>,
+    binds: Arc<Semaphore>,
+    calls: Arc<Semaphore>,
+    log: LogLimiter,
 }
 
 impl SharedTables {
     pub(super) fn new(store: Arc<PostgresStore>) -> Self {
-        Self { store, unproved: Semaphore::new(UNPROVED_MAX) }
+        let [handshakes, binds, calls] = [(); 3].map(|()| Arc::new(Semaphore::new(TURNS)));
+        Self { store, handshakes, binds, calls, log: LogLimiter::default() }
     }
 
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, SecretsUnavailable> {
-        let busy = || SecretsUnavailable("too many clients that have proved nothing".to_owned());
-        timeout(TURN, self.unproved.acquire()).await.map_err(|_| busy())?.map_err(|_| busy())
+    /// Asks when it is its turn. A client that goes away meanwhile neither ends the question, whose connection
+    /// would be closed with it, nor gives its turn back before the database has answered.
+    async fn ask<T, F>(
+        &self,
+        turns: &Arc<Semaphore>,
+        question: impl FnOnce(Arc<PostgresStore>) -> F + Send,
+    ) -> Result<T, SecretsUnavailable>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        let answer = match timeout(TURN, Arc::clone(turns).acquire_owned()).await {
+            Ok(Ok(turn)) => {
+                let question = question(Arc::clone(&self.store));
+                let asked = tokio::spawn(async move {
+                    let _turn = turn;
+                    question.await
+                });
+                asked.await.map_err(|error| error.to_string())
+            }
+            _ => Err("too many questions at one time".to_owned()),
+        };
+        let answer = answer.and_then(|answer| answer.map_err(|error| error.to_string()));
+        answer.map_err(|why| {
+            self.log.once("shared", || tracing::warn!(error = why, "Shared channels unavailable"));
+            SecretsUnavailable(why)
+        })
     }
 }
 
@@ -48,13 +79,13 @@ impl SharedChannels for SharedTables {
         client: Credential,
         server: Credential,
     ) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
-        Box::pin(async move {
+        let computer = computer.to_owned();
+        Box::pin(self.ask(&self.handshakes, move |store| async move {
             let mut halves = [0; 16];
             halves[..8].copy_from_slice(&client);
             halves[8..].copy_from_slice(&server);
-            let _turn = self.turn().await?;
-            self.store.put_challenge((source, computer), halves, now()).await.map_err(unavailable)
-        })
+            store.put_challenge((source, &computer), halves, now()).await
+        }))
     }
 
     fn challenges<'a>(
@@ -62,50 +93,52 @@ impl SharedChannels for SharedTables {
         source: IpAddr,
         computer: &'a str,
     ) -> BoxFuture<'a, Result<Vec<SharedChallenge>, SecretsUnavailable>> {
-        Box::pin(async move {
-            let _turn = self.turn().await?;
-            let found = self.store.challenges((source, computer), now()).await.map_err(unavailable)?;
+        let computer = computer.to_owned();
+        Box::pin(self.ask(&self.handshakes, move |store| async move {
+            let found = store.challenges((source, &computer), now()).await?;
             Ok(found.into_iter().map(challenge).collect())
-        })
+        }))
     }
 
     fn use_up<'a>(
         &'a self,
         challenge: &'a SharedChallenge,
     ) -> BoxFuture<'a, Result<bool, SecretsUnavailable>> {
-        Box::pin(async move {
-            let SharedChallenge { id, .. } = *challenge;
-            self.store.use_up_challenge(id).await.map_err(unavailable)
-        })
+        let id = challenge.id;
+        Box::pin(self.ask(&self.calls, move |store| async move { store.use_up_challenge(id).await }))
     }
 
     fn put<'a>(&'a self, state: &'a ChannelState) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
-        Box::pin(async move {
-            let now = now();
-            self.store.put_channel(&row(state, now), now).await.map_err(unavailable)
-        })
+        let now = now();
+        let row = row(state, now);
+        Box::pin(self.ask(&self.calls, move |store| async move { store.put_channel(&row, now).await }))
     }
 
     fn find<'a>(&'a self, computer: &'a str) -> BoxFuture<'a, Result<Vec<ChannelState>, SecretsUnavailable>> {
-        Box::pin(async move {
-            let _turn = self.turn().await?;
-            let now = now();
-            let found = self.store.channels(computer, now).await.map_err(unavailable)?;
+        let (computer, now) = (computer.to_owned(), now());
+        Box::pin(self.ask(&self.binds, move |store| async move {
+            let found = store.channels(&computer, now).await?;
             Ok(found.into_iter().map(|row| state(row, now)).collect())
-        })
+        }))
+    }
+
+    fn remove<'a>(&'a self, id: &'a ChannelId) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
+        let id = *id;
+        Box::pin(self.ask(&self.calls, move |store| async move { store.remove_channel(&id).await }))
     }
 
     fn credential<'a>(
         &'a self,
         id: &'a ChannelId,
     ) -> BoxFuture<'a, Result<Option<StoredCredential>, SecretsUnavailable>> {
-        Box::pin(async move {
-            let stored = self.store.stored_credential(id).await.map_err(unavailable)?;
+        let id = *id;
+        Box::pin(self.ask(&self.calls, move |store| async move {
+            let stored = store.stored_credential(&id).await?;
             Ok(stored.map(|store_postgres::StoredCredential { generation, octets }| StoredCredential {
                 generation,
                 credential: octets,
             }))
-        })
+        }))
     }
 
     fn advance<'a>(
@@ -114,16 +147,12 @@ impl SharedChannels for SharedTables {
         from: &'a StoredCredential,
         to: Credential,
     ) -> BoxFuture<'a, Result<bool, SecretsUnavailable>> {
-        Box::pin(async move {
-            let from =
-                store_postgres::StoredCredential { generation: from.generation, octets: from.credential };
-            self.store.advance_credential(id, from, to).await.map_err(unavailable)
-        })
+        let id = *id;
+        let from = store_postgres::StoredCredential { generation: from.generation, octets: from.credential };
+        Box::pin(
+            self.ask(&self.calls, move |store| async move { store.advance_credential(&id, from, to).await }),
+        )
     }
-}
-
-fn unavailable(error: StoreError) -> SecretsUnavailable {
-    SecretsUnavailable(error.to_string())
 }
 
 fn challenge(Challenge { id, halves }: Challenge) -> SharedChallenge {

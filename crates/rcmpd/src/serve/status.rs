@@ -1,4 +1,4 @@
-//! The state of a running service: whether it can answer, and what an operator asks first.
+//! The state of a running service, for `/ready`, `/status` and `rcmpd status`.
 
 use super::health::Health;
 use super::metrics::AskedServers;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sso_tokio::Registration;
 use std::sync::Arc;
 
-/// What the state is made of.
+/// The parts of the service that the state is read from.
 #[derive(Clone)]
 pub(super) struct State {
     pub(super) health: Health,
@@ -21,7 +21,7 @@ pub(super) struct State {
     pub(super) policy: Option<CurrentPolicy>,
     pub(super) sso: Option<Sso>,
     pub(super) registration: Option<Registration>,
-    /// Of RPC.
+    /// The RPC server; none without `[rpc]`.
     pub(super) server: Option<Arc<Server>>,
     /// Returns the servers that this process asks.
     pub(super) servers: Arc<dyn Fn() -> AskedServers + Send + Sync>,
@@ -31,15 +31,15 @@ pub(super) struct State {
     pub(super) config: String,
 }
 
-/// One thing without which the service is not ready.
+/// One condition of readiness.
 pub(super) struct Check {
     name: &'static str,
-    /// What the first line of `/ready` says.
+    /// The text of `/ready` if the condition is not met; empty if there is nothing to add to "not ready".
     problem: Option<&'static str>,
 }
 
 impl Check {
-    /// Of what is configured. The text of the service itself is empty, because there is nothing to add.
+    /// The conditions of all parts that are configured.
     async fn all(state: &State) -> Vec<Self> {
         let mut checks = Vec::new();
         let mut add =
@@ -122,6 +122,7 @@ pub(super) async fn status(state: &State) -> Value {
 }
 
 fn crls(deciders: &Deciders) -> Vec<Value> {
+    let now = now();
     let facts = deciders.crls().into_iter().flat_map(|crls| crls.facts());
     facts
         .map(|(crl, facts)| {
@@ -130,7 +131,8 @@ fn crls(deciders: &Deciders) -> Vec<Value> {
                 "issuer": facts.as_ref().map(|facts| &facts.issuer),
                 "this_update": facts.as_ref().map(|facts| facts.this_update.to_string()),
                 "next_update": facts.as_ref().map(|facts| facts.next_update.to_string()),
-                "expired": facts.as_ref().is_none_or(|facts| facts.next_update <= now()),
+                "current": facts.as_ref().is_some_and(|facts| facts.is_current(now)),
+                "expired": facts.as_ref().is_none_or(|facts| facts.is_expired(now)),
                 "entries": facts.as_ref().map(|facts| facts.entries),
             })
         })

@@ -189,8 +189,12 @@ impl Identifier {
         let answer = answer.map_err(|reason| Refusal::Undecided(reason.into()))?;
         let identity = identity(&answer, &deciders.live, not_after, now)?;
         let Some(mapped) = &answer.mapped else { return Ok(identity) };
-        let mail = own_mail(&**deciders.live.store(), &mapped.record.account).await;
-        Ok(Identity { mail: mail.map_err(|_| refusal(Reason::StoreUnavailable))?, ..identity })
+        // The decision is made and written down. An address that cannot be checked now is not sent.
+        let mail = own_mail(&**deciders.live.store(), &mapped.record.account).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "E-mail address not sent: it is not known whether one account alone has it");
+            None
+        });
+        Ok(Identity { mail, ..identity })
     }
 
     async fn identify_elsewhere(

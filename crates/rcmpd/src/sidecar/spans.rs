@@ -1,5 +1,5 @@
-//! The span of each request of a web server or client: a part of the caller's trace, which goes on to the
-//! application and to the service that is asked.
+//! The span of each request of a web server or client. It is in the trace of the caller, and the application
+//! and the server that is asked get its trace context.
 
 use crate::forward::trace;
 use http::{HeaderMap, StatusCode};
@@ -8,7 +8,7 @@ use sidecar::{Decided, Decision, SpanPlace};
 use tracing::Span;
 use tracing::field::Empty;
 
-/// Makes spans where an exporter asks for them.
+/// Makes spans if an exporter is configured.
 pub(super) struct Spans;
 
 impl sidecar::Spans for Spans {

@@ -1,8 +1,8 @@
-//! `[store.compare]`: a second store that is asked beside the first one. Its answers are compared, counted and
-//! logged, and never acted upon.
+//! `[store.compare]`: a second store that is asked the same questions as the first one. Its answers are
+//! compared, counted and logged, and never decide anything.
 //!
-//! Questions wait in a queue for a task that asks the second store one at a time. Nothing waits for the task: if
-//! the queue is full, a question is not compared.
+//! Questions wait in a queue for a task that asks the second store one question at a time. No answer waits
+//! for the task: if the queue is full, the question is not compared.
 
 use account_store::difference::difference;
 use account_store::{AccountStore, BoxFuture, Domain, Matches, Query, Revision, StoreError};
@@ -12,21 +12,23 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
 use prometheus_client::metrics::counter::ConstCounter;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::OnceCell;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::time::timeout;
 use tracing::warn;
 
-/// Questions that wait to be compared: those of a burst. An answer has at most some hundred KiB.
+/// Questions that wait to be compared, with their answers: enough for a burst. An answer has at most some
+/// hundred KiB.
 const QUEUE_MAX: usize = 256;
-/// How long a comparison may last. The stores have limits of their own; this one is for stores that a build
-/// adds.
+/// How long the store may take to open, and to answer. The stores have limits of their own; this one is for
+/// stores that a build adds.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// After this time, a store that could not be opened is opened again.
 const REOPENED_AFTER: Duration = Duration::from_secs(10);
 
-/// Counts of this process: a reload starts another comparison.
+/// The counters are of the process, because a reload makes a new [`ComparedStore`].
 static COUNTERS: LazyLock<Counters> = LazyLock::new(Counters::default);
 static LIMITER: LazyLock<LogLimiter> = LazyLock::new(LogLimiter::default);
 /// Whether a comparison was ever configured in this process.
@@ -46,6 +48,7 @@ type Open = dyn Fn() -> BoxFuture<'static, anyhow::Result<Arc<dyn AccountStore>>
 pub(crate) struct Compared {
     open: Box<Open>,
     opened: OnceCell<Arc<dyn AccountStore>>,
+    /// When it last could not be opened.
     failed: Mutex<Option<Instant>>,
 }
 
@@ -56,28 +59,35 @@ impl Compared {
         Arc::new(Self { open, opened: OnceCell::new(), failed: Mutex::new(None) })
     }
 
-    /// Opens the store, unless that failed a moment ago.
+    /// Opens the store at the first call. An error for [`REOPENED_AFTER`] after opening has failed.
     pub(crate) async fn store(&self) -> anyhow::Result<Arc<dyn AccountStore>> {
-        let mut failed = self.failed.lock().await;
-        if failed.is_some_and(|failed| failed.elapsed() < REOPENED_AFTER) {
-            anyhow::bail!("the store could not be opened a moment ago");
-        }
-        let opened = self.opened.get_or_try_init(|| (self.open)()).await;
-        *failed = opened.is_err().then(Instant::now);
-        opened.map(Arc::clone)
+        self.opened.get_or_try_init(|| self.try_open()).await.map(Arc::clone)
     }
 
-    /// What differs from an answer of the first store.
+    async fn try_open(&self) -> anyhow::Result<Arc<dyn AccountStore>> {
+        if self.failed().is_some_and(|failed| failed.elapsed() < REOPENED_AFTER) {
+            anyhow::bail!("the store could not be opened a moment ago");
+        }
+        let opened = timeout(TIMEOUT, (self.open)()).await.context("the store could not be opened in time");
+        let opened = opened.flatten();
+        *self.failed() = opened.is_err().then(Instant::now);
+        opened
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Option<Instant>> {
+        // It is whole between any two statements.
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the second store, and returns what differs from `here`, the answer of the first store.
     pub(crate) async fn difference(&self, query: &Query, here: &Matches) -> anyhow::Result<Vec<String>> {
-        let asked = async {
-            let store = self.store().await?;
-            anyhow::Ok(difference(here, &store.find(query).await?))
-        };
-        tokio::time::timeout(TIMEOUT, asked).await.context("timeout")?
+        let store = self.store().await?;
+        let there = timeout(TIMEOUT, store.find(query)).await.context("timeout")??;
+        Ok(difference(query, here, &there))
     }
 }
 
-/// A store whose answers are compared.
+/// The first store. It answers, and puts each question with its answer into the queue.
 pub(super) struct ComparedStore {
     first: Arc<dyn AccountStore>,
     questions: Sender<(Query, Matches)>,
@@ -124,26 +134,26 @@ async fn compare(first: Arc<dyn AccountStore>, second: Arc<Compared>, mut asked:
             Ok((account, differs)) => {
                 count(&COUNTERS.different);
                 let (asked_by, differs) = (kind_of(&query), differs.join("; "));
-                LIMITER.counted("different", |unlogged| {
+                LIMITER.counted("different", |left_out| {
                     warn!(
                         account,
-                        asked_by, differs, unlogged, "Stores differ: [store.compare] has another answer"
+                        asked_by, differs, left_out, "Stores differ: [store.compare] has another answer"
                     );
                 });
             }
             Err(error) => {
                 count(&COUNTERS.failed);
                 let error = crate::output::chain(&error);
-                LIMITER.counted("failed", |unlogged| {
-                    warn!(error, unlogged, "Comparison failed: [store.compare] is unavailable");
+                LIMITER.counted("failed", |left_out| {
+                    warn!(error, left_out, "Comparison failed: [store.compare] is unavailable");
                 });
             }
         }
     }
 }
 
-/// The account, as the first store names it, and what differs. A difference counts if it is there a second
-/// time: between the two questions something may have been changed.
+/// The account, as the first store names it, and what differs. If something differs, both stores are asked a
+/// second time, because an account may have been changed between the two questions.
 async fn compare_one(
     first: &dyn AccountStore,
     second: &Compared,
@@ -166,12 +176,13 @@ fn name_of(matches: &Matches) -> String {
     }
 }
 
-/// The attribute that a question is about. The value is that of a certificate, and stays out of the log.
+/// The attribute that a question is about, for the log. The value is from a certificate, and is not logged.
 const fn kind_of(query: &Query) -> &'static str {
     match query {
         Query::UserPrincipalName(_) => "userPrincipalName",
         Query::ServicePrincipalName(_) => "servicePrincipalName",
         Query::AltSecurityIdentity(_) => "altSecurityIdentities",
+        Query::Mail(_) => "mail",
         Query::Name(_) => "sAMAccountName",
         Query::Sid(_) => "objectSid",
         _ => "other",
@@ -183,7 +194,7 @@ struct OutcomeLabels {
     outcome: &'static str,
 }
 
-/// Writes the metrics, if stores are compared.
+/// Writes the metrics, if `[store.compare]` was ever configured in this process.
 pub(crate) fn encode(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     if !IS_CONFIGURED.load(Ordering::Relaxed) {
         return Ok(());
@@ -196,4 +207,35 @@ pub(crate) fn encode(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         (OutcomeLabels { outcome }, ConstCounter::new(counter.load(Ordering::Relaxed)))
     });
     encode_family(encoder, ("store_compared", help, None), counted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    #[tokio::test]
+    async fn a_store_that_cannot_be_opened_is_not_opened_again_at_once() {
+        let opened = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&opened);
+        let compared = Compared::new(Box::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async {
+                tokio::task::yield_now().await;
+                anyhow::bail!("it is down")
+            })
+        }));
+        let query = Query::Mail("alice@contoso.example".to_owned());
+        let ask = || async {
+            let differs = compared.difference(&query, &Matches::None).await;
+            differs.expect_err("the store is down").to_string()
+        };
+        // The second one waits for the first one, and does not open the store after it.
+        let (first, second) = tokio::join!(ask(), ask());
+        assert_eq!(first, "it is down");
+        assert!(second.contains("a moment ago"), "{second}");
+        assert!(ask().await.contains("a moment ago"));
+        assert_eq!(opened.load(Ordering::Relaxed), 1);
+        assert_eq!(kind_of(&query), "mail");
+    }
 }

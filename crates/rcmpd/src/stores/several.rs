@@ -1,4 +1,4 @@
-//! Several stores, `[[store.part]]`, and databases that are opened for their accounts alone.
+//! Opens the stores of `[[store.part]]` and `[store.compare]`, for look-ups only.
 
 use super::{Accounts, check_domain, database, read_only};
 use crate::config::{Config, StoreKind, StorePart};
@@ -32,8 +32,8 @@ pub(super) async fn open(
     Ok(Accounts::several(Arc::new(SeveralStore::new(config.domain.clone(), opened)?)))
 }
 
-/// Opens the accounts of a kind, for look-ups. Where they are in the database with the machines, they are those
-/// of `machines`.
+/// Opens the accounts of a kind, for look-ups. If they are in the database with the machines, `machines` is
+/// used and the database is not opened twice.
 pub(super) async fn accounts_of(
     config: &Config,
     kind: &StoreKind,

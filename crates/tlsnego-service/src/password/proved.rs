@@ -1,17 +1,17 @@
-//! Names that had their right password at an address: by that, users are told from guesses at many names
-//! before anything is checked.
+//! Names that were sent with their right password from an address. They tell users from guesses at many
+//! names, before a password is checked.
 
 use super::turns::Holder;
 use dcerpc::quota::{FairTable, Ticket};
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// Pairs of a name and an address, some 300 bytes each.
+/// The most pairs of a name and an address. Each takes some 300 bytes.
 const PROVED_MAX: usize = 10_000;
-/// Those of one account: an address for each of its devices, and some to spare.
+/// The most pairs of one account: an address for each of its devices, and some to spare.
 const PER_ACCOUNT_MAX: usize = 16;
 
-/// A name as wrong passwords count for it, and an address.
+/// A name, in the form that wrong passwords are counted by, and an address.
 type Pair = (String, IpAddr);
 
 /// The last pairs, by the account whose password it was.
@@ -27,7 +27,8 @@ impl Default for Proved {
 }
 
 impl Proved {
-    /// A right password. `names` are those that a wrong one would count for; the first is what the client sent.
+    /// Notes a right password. `names` are the names that a wrong password would count for. The first one is
+    /// the name that the client sent.
     pub(super) fn insert(&mut self, account: &str, names: &[String], source: IpAddr) {
         let Some(pair) = names.first().map(|name| (name.clone(), source)) else { return };
         if let Some(before) = self.tickets.remove(&pair) {
@@ -40,7 +41,7 @@ impl Proved {
         self.tickets.insert(pair, ticket);
     }
 
-    /// In whose queue a check waits.
+    /// The holder of the queue in which a check waits.
     pub(super) fn holder(&self, names: &[String], source: IpAddr) -> Holder {
         let pair = names.first().map(|name| (name.clone(), source));
         let proved = pair.filter(|pair| self.tickets.contains_key(pair)).map(|(name, _)| name);
@@ -60,7 +61,7 @@ mod tests {
         proved.insert("bob", &names("bob"), source(0));
         for n in 0..1_000 {
             proved.insert("alice", &names("alice"), source(n));
-            // Another time is no other pair.
+            // The same pair again takes no second place.
             proved.insert("alice", &names("alice"), source(n));
         }
         assert_eq!(proved.tickets.len(), 1 + PER_ACCOUNT_MAX);

@@ -202,12 +202,14 @@ fn a_list_that_is_not_current_makes_nothing_good() {
     let root = Ca::root("Root");
     let trust = trust(&[&root], &[]);
     let path = trust.verify(&root.leaf("alice"), now()).unwrap();
-    trust.install_crl(0, &List::default().sign(&root), now()).unwrap();
+    let facts = trust.install_crl(0, &List::default().sign(&root), now()).unwrap();
     let next = day(2026, 6, 21);
     assert_eq!(trust.revocation(&path, FileTime(next.0 - 1)), Revocation::Good);
     assert_eq!(trust.revocation(&path, next), unknown(Which::Leaf, UnknownReason::CrlExpired));
     let early = day(2026, 6, 13);
     assert_eq!(trust.revocation(&path, early), unknown(Which::Leaf, UnknownReason::CrlNotYetValid));
+    let told = [early, FileTime(next.0 - 1), next].map(|at| (facts.is_current(at), facts.is_expired(at)));
+    assert_eq!(told, [(false, false), (true, false), (false, true)]);
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub(super) async fn run(args: DoctorArgs) -> anyhow::Result<u8> {
 /// Makes all checks. Each question over the network has this time.
 async fn examine(path: &Path, config: &Config, timeout: Duration) -> Report {
     let mut report = Report::default();
-    of_directory(config, &mut report).await;
+    of_stores(config, &mut report).await;
     of_configuration(config, &findings::check(config).await, &mut report);
     let served = ports::check(path, config, &mut report).await;
     system::limits(config, served, &mut report);
@@ -60,8 +60,8 @@ async fn examine(path: &Path, config: &Config, timeout: Duration) -> Report {
     report
 }
 
-/// Asks a directory for an account: opening the store asks no server.
-async fn of_directory(config: &Config, report: &mut Report) {
+/// Asks stores on servers for an account: opening a store need not ask its server.
+async fn of_stores(config: &Config, report: &mut Report) {
     let kinds = config.store.iter().flat_map(config::Store::kinds);
     let mut beside = kinds.filter(|(section, kind)| {
         section.as_str() != "store" || matches!(kind, StoreKind::Ldap(_) | StoreKind::Several(_))
@@ -73,12 +73,12 @@ async fn of_directory(config: &Config, report: &mut Report) {
     let Ok(machines) = stores::machines(config).await else { return };
     let Ok(accounts) = stores::accounts(config, &machines).await else { return };
     let query = Query::Name("rcmpd-doctor".to_owned());
-    let to_do = "see that a server of store.ldap can be reached, and check its ca, bind_dn and secret";
     match &accounts.several {
         None => {
-            if let Err(error) = accounts.store.find(&query).await {
-                let text = format!("the directory of [store.ldap] does not answer: {error}");
-                report.add(Check::Store, Grade::Error, text, to_do);
+            let failed = accounts.store.find(&query).await.err();
+            if let Some((error, kind)) = failed.zip(config.store.as_ref().map(|store| &store.kind)) {
+                let (text, to_do) = unanswered(kind);
+                report.add(Check::Store, Grade::Error, format!("{text}: {error}"), to_do);
             }
         }
         Some(several) => {
@@ -96,6 +96,27 @@ async fn of_directory(config: &Config, report: &mut Report) {
         let text = format!("[store.compare] does not answer: {}", crate::output::chain(&error));
         let to_do = "see that its server can be reached, and check its certificate and secret";
         report.add(Check::Store, Grade::Warning, text, to_do);
+    }
+}
+
+/// What a store of this kind says if it does not answer, and what to do about it.
+const fn unanswered(kind: &StoreKind) -> (&'static str, &'static str) {
+    match kind {
+        StoreKind::Ldap(_) => (
+            "the directory of [store.ldap] does not answer",
+            "see that a server of store.ldap can be reached, and check its ca, bind_dn and secret",
+        ),
+        StoreKind::Postgres(_) => (
+            "the database of [store.postgres] does not answer",
+            "see that a server of store.postgres can be reached, and check its ca, user and password",
+        ),
+        StoreKind::Sqlite(_) => (
+            "the database of [store] cannot be read",
+            "see that the service may read the file of store.path; restore it from a backup only if it is damaged",
+        ),
+        StoreKind::Memory(_) | StoreKind::Profile(_) | StoreKind::Several(_) | StoreKind::Added(..) => {
+            ("the store of [store] does not answer", "see that what the store needs can be reached")
+        }
     }
 }
 

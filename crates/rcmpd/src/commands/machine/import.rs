@@ -1,4 +1,5 @@
-//! `rcmpd machine import`: a machine account keeps the secret that it has elsewhere.
+//! `rcmpd machine import`: makes a machine account with the secret that the machine already has, from a
+//! keytab or from Samba's `secrets.tdb`.
 
 use super::{domains, groups, put_new, show, warn_of_short_secret};
 use crate::cli::{ImportMachine, PermissionArg};
@@ -17,7 +18,7 @@ use zeroize::Zeroizing;
 /// RC4-HMAC (RFC 4757 2): its key is the NT hash of the password.
 const RC4_HMAC: i32 = 23;
 
-/// What a file has.
+/// The secret in a file.
 struct Found {
     hash: NtHash,
     /// The password, if the file has it.
@@ -97,7 +98,8 @@ fn newest_nt_hash(keytab: &Keytab, name: &str, realm: &str) -> Result<NtHash, St
         let realm = realm.to_uppercase();
         return Err(format!("it has no key of {name}@{realm}; it has keys of {}", others.join(", ")));
     }
-    // A version of eight bits begins again after 255: then the time of the entry says which one is newest.
+    // A version of eight bits begins again after 255. If a file has such versions, the newest entry is the
+    // one with the latest time.
     let has_versions = of_machine.iter().all(|entry| entry.has_wide_kvno);
     let age = |entry: &KeytabEntry| match has_versions {
         true => u64::from(entry.kvno),
