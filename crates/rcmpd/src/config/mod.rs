@@ -759,6 +759,84 @@ impl Checker<'_> {
 
     fn store_kind(&mut self, section: &StoreSection, dns: &str) -> Option<StoreKind> {
         let kind = section.kind.get_ref().as_str();
+        self.tables_of_store(section, kind);
+        let path = self.path_of_store(section, kind);
+        match kind {
+            _ if added().any(|added| added == kind) => {
+                let table =
+                    section.settings.as_ref().map_or_else(toml::Table::new, |it| it.get_ref().clone());
+                let settings = Settings::new(section.path.as_deref(), self.base, table);
+                Some(StoreKind::Added(kind.to_owned(), settings))
+            }
+            "sqlite" => path.map(StoreKind::Sqlite),
+            "memory" => path.map(StoreKind::Memory),
+            "profile" => {
+                if section.level.is_empty() {
+                    self.problem(
+                        section.kind.span(),
+                        "there are no levels",
+                        "add [[store.level]] with name, rid, issuers and groups",
+                    );
+                }
+                Some(StoreKind::Profile(section.level.iter().map(|level| self.level(level)).collect()))
+            }
+            "several" => self.parts(section, dns).map(StoreKind::Several),
+            "ldap" => {
+                let Some(ldap) = &section.ldap else {
+                    self.problem(
+                        section.kind.span(),
+                        "the directory is not described",
+                        "add [store.ldap]; docs/directories.md has examples",
+                    );
+                    return None;
+                };
+                self.ldap(ldap, dns).map(|ldap| StoreKind::Ldap(Box::new(ldap)))
+            }
+            "postgres" => {
+                let Some(postgres) = &section.postgres else {
+                    self.problem(
+                        section.kind.span(),
+                        "[store.postgres] is missing",
+                        "say where the database is: servers, database, user, password and ca",
+                    );
+                    return None;
+                };
+                self.postgres(postgres.get_ref()).map(|postgres| StoreKind::Postgres(Box::new(postgres)))
+            }
+            _ => {
+                self.problem(section.kind.span(), "this is not a kind of store", store_kinds());
+                None
+            }
+        }
+    }
+
+    /// The file of a kind that has one. A kind that has none is told where its accounts are.
+    fn path_of_store(&mut self, section: &StoreSection, kind: &str) -> Option<PathBuf> {
+        let missing = match kind {
+            "sqlite" => Some("say which file: path = \"accounts.db\""),
+            "memory" => Some("say which file of JSON Lines is read: path = \"accounts.jsonl\""),
+            _ => None,
+        };
+        let elsewhere = match kind {
+            "profile" => Some("remove path; its accounts are the [[store.level]] of this file"),
+            "several" => Some("remove path; its stores are the [[store.part]] of this file"),
+            "ldap" => Some("remove path; the directory is described in [store.ldap]"),
+            "postgres" => Some("remove path; its server is named in [store.postgres]"),
+            _ => None,
+        };
+        match (&section.path, missing, elsewhere) {
+            (Some(path), Some(_), _) => return Some(self.path(path)),
+            (None, Some(to_do), _) => self.problem(section.kind.span(), "a path is missing", to_do),
+            (Some(_), _, Some(to_do)) => {
+                self.problem(section.kind.span(), "this kind of store has no file", to_do);
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// Rejects the tables of other kinds.
+    fn tables_of_store(&mut self, section: &StoreSection, kind: &str) {
         if kind != "profile" && !section.level.is_empty() {
             self.problem(
                 section.kind.span(),
@@ -780,7 +858,6 @@ impl Checker<'_> {
                 "remove the parts, or say kind = \"several\"",
             );
         }
-        let is_added = added().any(|added| added == kind);
         if let Some(settings) = section.settings.as_ref().filter(|_| BUILT_IN.contains(&kind)) {
             self.problem(
                 settings.span(),
@@ -794,101 +871,6 @@ impl Checker<'_> {
                 format!("[store.postgres] does not belong to kind = \"{kind}\""),
                 "remove it, or say kind = \"postgres\"",
             );
-        }
-        match (kind, &section.path) {
-            (_, path) if is_added => {
-                let table =
-                    section.settings.as_ref().map_or_else(toml::Table::new, |it| it.get_ref().clone());
-                let settings = Settings::new(path.as_deref(), self.base, table);
-                Some(StoreKind::Added(kind.to_owned(), settings))
-            }
-            ("sqlite", Some(path)) => Some(StoreKind::Sqlite(self.path(path))),
-            ("memory", Some(path)) => Some(StoreKind::Memory(self.path(path))),
-            ("sqlite", None) => {
-                self.problem(
-                    section.kind.span(),
-                    "a path is missing",
-                    "say which file: path = \"accounts.db\"",
-                );
-                None
-            }
-            ("memory", None) => {
-                self.problem(
-                    section.kind.span(),
-                    "a path is missing",
-                    "say which file of JSON Lines is read: path = \"accounts.jsonl\"",
-                );
-                None
-            }
-            ("profile", path) => {
-                if path.is_some() {
-                    self.problem(
-                        section.kind.span(),
-                        "this kind of store has no file",
-                        "remove path; its accounts are the [[store.level]] of this file",
-                    );
-                }
-                if section.level.is_empty() {
-                    self.problem(
-                        section.kind.span(),
-                        "there are no levels",
-                        "add [[store.level]] with name, rid, issuers and groups",
-                    );
-                }
-                Some(StoreKind::Profile(section.level.iter().map(|level| self.level(level)).collect()))
-            }
-            ("several", path) => {
-                if path.is_some() {
-                    self.problem(
-                        section.kind.span(),
-                        "this kind of store has no file",
-                        "remove path; its stores are the [[store.part]] of this file",
-                    );
-                }
-                self.parts(section, dns).map(StoreKind::Several)
-            }
-            ("ldap", path) => {
-                if path.is_some() {
-                    self.problem(
-                        section.kind.span(),
-                        "this kind of store has no file",
-                        "remove path; the directory is described in [store.ldap]",
-                    );
-                }
-                match &section.ldap {
-                    Some(ldap) => self.ldap(ldap, dns).map(|ldap| StoreKind::Ldap(Box::new(ldap))),
-                    None => {
-                        self.problem(
-                            section.kind.span(),
-                            "the directory is not described",
-                            "add [store.ldap]; docs/directories.md has examples",
-                        );
-                        None
-                    }
-                }
-            }
-            ("postgres", path) => {
-                if path.is_some() {
-                    self.problem(
-                        section.kind.span(),
-                        "this kind of store has no file",
-                        "remove path; its server is named in [store.postgres]",
-                    );
-                }
-                let Some(postgres) = &section.postgres else {
-                    self.problem(
-                        section.kind.span(),
-                        "[store.postgres] is missing",
-                        "say where the database is: servers, database, user, password and ca",
-                    );
-                    return None;
-                };
-                self.postgres(postgres.get_ref()).map(|postgres| StoreKind::Postgres(Box::new(postgres)))
-            }
-            _ => {
-                self.problem(section.kind.span(), "this is not a kind of store", store_kinds());
-                None
-            }
         }
     }
 
