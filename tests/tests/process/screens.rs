@@ -122,13 +122,15 @@ fn the_configuration_is_taken_where_people_write_it() {
         "rcmpd check-config -c rcmpd.toml",
         "RCMPD_CONFIG=rcmpd.toml rcmpd check-config",
         "RCMPD_CONFIG=nowhere.toml rcmpd check-config rcmpd.toml",
+        "rcmpd check-config",
     ] {
         service.paste(line).code(0);
     }
     for line in
         ["rcmpd check-config", "rcmpd serve", "rcmpd check-config --json", "RCMPD_CONFIG= rcmpd serve"]
     {
-        let done = service.paste(line).code(2);
+        // A folder without rcmpd.toml.
+        let done = service.paste(&format!("cd machines && {line}")).code(2);
         assert!(done.stderr.contains("RCMPD_CONFIG") && done.stderr.contains("-c FILE"), "{line}: {done:?}");
     }
     service.paste("rcmpd serve rcmpd.toml -c rcmpd.toml").code(2);
