@@ -185,7 +185,7 @@ async fn a_newer_schema_is_refused_at_start_and_while_serving() {
     assert!(error.contains("have version 99"), "{error}");
     let error = store.revision().expect_err("it is newer").to_string();
     assert!(error.contains("have version 99"), "{error}");
-    server.sql("UPDATE rcmpd.schema_version SET version = 1");
+    server.sql("UPDATE rcmpd.schema_version SET version = 2");
     eventually("the store is used again", async || store.revision().is_ok()).await;
     let other = PostgresStore::open(settings, Some(&SealingKey::new([8; 32]))).await.map(drop);
     assert!(matches!(other, Err(StoreError::OtherKey)));
