@@ -336,7 +336,7 @@ impl Seal {
         decrypt(&self.channels, sealed, row)
     }
 
-    /// A number for a text, the same under one key, that nobody without the key can predict.
+    /// A number for a text. It is the same under one key, and cannot be predicted without that key.
     pub fn place_of(&self, text: &[u8]) -> u64 {
         let mut number = [0; 8];
         // INVARIANT: eight octets are fewer than HKDF gives, and the key is as long as a hash.

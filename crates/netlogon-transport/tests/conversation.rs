@@ -1358,7 +1358,24 @@ fn an_account_that_is_disabled_at_one_server_is_refused_at_another() {
     for _ in 0..2 {
         assert!(!serves_anew(&domain, &channel));
     }
-    // Whoever has the key of the channel gets nothing when the account is enabled again.
+    // A client with the key of the channel is refused when the account is enabled again.
+    domain.secrets.change("WEB01$", |machine| machine.enabled = true);
+    for _ in 0..2 {
+        assert!(!serves_anew(&domain, &channel));
+    }
+}
+
+/// The same if no call is made in the meantime.
+#[test]
+fn a_channel_whose_account_was_disabled_at_a_bind_does_not_come_back() {
+    let (domain, shared) = servers();
+    let (channel, _) = connected(&domain, "WEB01$");
+    domain.secrets.change("WEB01$", |machine| machine.enabled = false);
+    // At each server.
+    for _ in 0..2 {
+        assert!(!serves_anew(&domain, &channel));
+    }
+    assert_eq!(shared.channels().expect("it is there").len(), 0);
     domain.secrets.change("WEB01$", |machine| machine.enabled = true);
     for _ in 0..2 {
         assert!(!serves_anew(&domain, &channel));

@@ -142,6 +142,9 @@ impl PostgresStore {
             for kind in UserSecretKind::ALL {
                 tables.execute(&format!("DELETE FROM @.{}", kind.table()), &[])?;
             }
+            for table in ["channel", "challenge"] {
+                tables.execute(&format!("DELETE FROM @.{table}"), &[])?;
+            }
             let check = seal.check().as_slice();
             tables.execute(
                 "UPDATE @.domain SET sealing_key_check = $1 WHERE id = 1",

@@ -202,16 +202,16 @@ impl PostgresStore {
         })
     }
 
-    /// The newest channels of a computer that are still good, the newest last. A row that was changed without
-    /// the key is left out.
+    /// The newest channels of a computer that are still good, the newest last, and the number of rows that are
+    /// left out because they were changed without the key.
     pub fn channels<'a>(
         &'a self,
         computer: &'a str,
         now: FileTime,
-    ) -> BoxFuture<'a, Result<Vec<Channel>, StoreError>> {
+    ) -> BoxFuture<'a, Result<(Vec<Channel>, usize), StoreError>> {
         self.run(async move {
             if computer.len() > COMPUTER_LEN_MAX {
-                return Ok(Vec::new());
+                return Ok((Vec::new(), 0));
             }
             let sql = format!(
                 "SELECT {COLUMNS} FROM @.channel WHERE computer = $1 AND ends > $2 ORDER BY ends DESC LIMIT $3"
@@ -222,10 +222,9 @@ impl PostgresStore {
                 (&FOUND_MAX, Type::INT8),
             ];
             let rows = self.inner.ask_primary(&sql, &params).await?;
-            let opened = rows.iter().rev().map(|row| self.inner.channel(row));
-            Ok(opened.filter_map(|channel| {
-                channel.inspect_err(|error| warn!(%error, "Row of the table channel left out")).ok()
-            }).collect())
+            let opened: Vec<_> = rows.iter().rev().flat_map(|row| self.inner.channel(row)).collect();
+            let left_out = rows.len() - opened.len();
+            Ok((opened, left_out))
         })
     }
 
@@ -319,16 +318,19 @@ impl Inner {
     }
 
     async fn make_room(&self, sid: &str, computer: &[u8], now: FileTime) -> Result<(), StoreError> {
-        let sql = "DELETE FROM @.channel WHERE ends <= $1";
-        self.ask_primary(sql, &[(&now.0.cast_signed(), Type::INT8)]).await?;
-        let sql = "DELETE FROM @.channel WHERE id IN
-            (SELECT id FROM @.channel WHERE sid = $1 AND computer = $2 ORDER BY ends DESC, id OFFSET $3)";
-        let params: [Param<'_>; 3] =
-            [(&sid, Type::TEXT), (&computer, Type::BYTEA), (&PER_COMPUTER_MAX, Type::INT8)];
-        self.ask_primary(sql, &params).await?;
-        let sql = "DELETE FROM @.channel WHERE id IN
-            (SELECT id FROM @.channel WHERE sid = $1 ORDER BY ends DESC, id OFFSET $2)";
-        let params: [Param<'_>; 2] = [(&sid, Type::TEXT), (&PER_ACCOUNT_MAX, Type::INT8)];
+        let sql = "DELETE FROM @.channel WHERE id IN (
+            SELECT id FROM @.channel WHERE ends <= $1
+            UNION ALL
+            (SELECT id FROM @.channel WHERE sid = $2 AND computer = $3 ORDER BY ends DESC, id OFFSET $4)
+            UNION ALL
+            (SELECT id FROM @.channel WHERE sid = $2 ORDER BY ends DESC, id OFFSET $5))";
+        let params: [Param<'_>; 5] = [
+            (&now.0.cast_signed(), Type::INT8),
+            (&sid, Type::TEXT),
+            (&computer, Type::BYTEA),
+            (&PER_COMPUTER_MAX, Type::INT8),
+            (&PER_ACCOUNT_MAX, Type::INT8),
+        ];
         self.ask_primary(sql, &params).await.map(drop)
     }
 }

@@ -707,16 +707,16 @@ async fn servers_share_channels_and_challenges() {
         first.put_channel(channel, FileTime(1)).await.expect("twice is once");
     }
     assert_eq!(
-        answer(second.channels("WEB01", FileTime(1))).await,
+        answer(second.channels("WEB01", FileTime(1))).await.0,
         channels[..2].to_vec(),
         "the newest last"
     );
     assert_eq!(
-        answer(second.channels("WEB01", FileTime(1000))).await,
+        answer(second.channels("WEB01", FileTime(1000))).await.0,
         channels[1..2],
         "the other one has ended"
     );
-    assert_eq!(answer(second.channels("web01", FileTime(1))).await, vec![]);
+    assert_eq!(answer(second.channels("web01", FileTime(1))).await.0, vec![]);
 
     // Of calls with one stored credential, one is performed.
     let id = &channels[0].id;
@@ -759,6 +759,7 @@ async fn shared_rows_that_were_changed_without_the_key_are_no_channels() {
     let server = Postgres::start();
     let store = create(&settings(&[&server])).await;
     let ours = channel(1, 1001, "WEB01", 1000);
+    let mut seen = 0;
     for change in [
         "account = 'M1002$'",
         "sid = replace(sid, '1001', '1002')",
@@ -777,13 +778,16 @@ async fn shared_rows_that_were_changed_without_the_key_are_no_channels() {
         "sealed = ''",
     ] {
         store.put_channel(&ours, FileTime(1)).await.expect("it is kept");
-        assert_eq!(answer(store.channels("WEB01", FileTime(1))).await.len(), 1);
+        assert_eq!(answer(store.channels("WEB01", FileTime(1))).await.0.len(), 1);
         server.sql(&format!("UPDATE rcmpd.channel SET {change}"));
         for computer in ["WEB01", "WEB02"] {
-            assert_eq!(answer(store.channels(computer, FileTime(1))).await, vec![], "{change}");
+            let (found, left_out) = answer(store.channels(computer, FileTime(1))).await;
+            assert_eq!(found, vec![], "{change}");
+            seen += left_out;
         }
         server.sql("DELETE FROM rcmpd.channel");
     }
+    assert_eq!(seen, 13, "all but those with another name of a computer and another end are counted");
     store.put_channel(&ours, FileTime(1)).await.expect("it is kept");
     server.sql("UPDATE rcmpd.channel SET generation = 7");
     let refused = store.stored_credential(&ours.id).await;
@@ -792,6 +796,17 @@ async fn shared_rows_that_were_changed_without_the_key_are_no_channels() {
     store.put_challenge((SOURCE, "WEB01"), [5; 16], FileTime(SECOND)).await.expect("it is kept");
     server.sql("UPDATE rcmpd.challenge SET ends = ends + 1");
     assert_eq!(answer(store.challenges((SOURCE, "WEB01"), FileTime(SECOND))).await, vec![]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_lost_key_the_shared_rows_go_too() {
+    let server = Postgres::start();
+    let store = create(&settings(&[&server])).await;
+    store.put_channel(&channel(1, 1001, "WEB01", 1000), FileTime(1)).await.expect("it is kept");
+    store.put_challenge((SOURCE, "WEB01"), [5; 16], FileTime(SECOND)).await.expect("it is kept");
+    store.forget_secrets(&SealingKey::new([8; 32]), FileTime(2)).await.expect("they are forgotten");
+    let count = "SELECT (SELECT count(*) FROM rcmpd.channel) + (SELECT count(*) FROM rcmpd.challenge)";
+    assert_eq!(server.sql(count), "0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -804,8 +819,25 @@ async fn what_clients_can_fill_of_shared_tables_is_bounded() {
             .await
             .expect("it is kept");
     }
-    let found = store.channels("WEB01", FileTime(1)).await.expect("it answers");
+    let (found, _) = store.channels("WEB01", FileTime(1)).await.expect("it answers");
     assert_eq!(found.iter().map(|channel| channel.id[0]).collect::<Vec<_>>(), (12..20).collect::<Vec<u8>>());
+    // Those of one account in all, and those of many accounts under one name.
+    server.sql(
+        "INSERT INTO rcmpd.channel SELECT decode(lpad(to_hex(n), 32, '0'), 'hex'), account, sid, decode(to_hex(n + 4096), 'hex'), kind,
+         negotiated_flags, requested_flags, ends, sealed, generation, credential FROM rcmpd.channel, generate_series(1, 600) AS n
+         WHERE id = decode(repeat('13', 16), 'hex')",
+    );
+    store.put_channel(&channel(98, 1001, "WEB09", 1500), FileTime(1)).await.expect("it is kept");
+    assert_eq!(server.sql("SELECT count(*) FROM rcmpd.channel"), "512");
+    for n in 0..40 {
+        let other = channel(100 + n, 2000 + u32::from(n), "DC1", 1000 + u64::from(n));
+        store.put_channel(&other, FileTime(1)).await.expect("it is kept");
+    }
+    let found = answer(store.channels("DC1", FileTime(1))).await.0;
+    assert_eq!(
+        found.iter().map(|channel| channel.id[0]).collect::<Vec<_>>(),
+        (108..140).collect::<Vec<u8>>()
+    );
     store.put_channel(&channel(99, 1002, "WEB01", 5000), FileTime(2000)).await.expect("it is kept");
     assert_eq!(server.sql("SELECT count(*) FROM rcmpd.channel"), "1", "what has ended is removed");
 
@@ -825,7 +857,7 @@ async fn what_clients_can_fill_of_shared_tables_is_bounded() {
     let refused = store.put_channel(&channel(1, 1001, &long, 5000), FileTime(1)).await;
     assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
     for name in [long.as_str(), "WEB01\0", "", "\u{fffd}"] {
-        assert_eq!(answer(store.channels(name, FileTime(1))).await, vec![], "{name:?}");
+        assert_eq!(answer(store.channels(name, FileTime(1))).await.0, vec![], "{name:?}");
         store.put_challenge((SOURCE, name), [1; 16], FileTime(SECOND)).await.expect("it is kept");
         let found = store.challenges((SOURCE, name), FileTime(SECOND)).await.expect("it answers");
         assert_eq!(found.len(), 1, "{name:?}");

@@ -213,7 +213,7 @@ impl NetlogonServer {
         inner.read_shared(now, &computer).await;
         let mut usable = Vec::new();
         for channel in inner.channels.find(now, &computer) {
-            if channel.check(&*inner.parts.secrets, now).await.is_ok() {
+            if inner.check(&channel, now).await.is_ok() {
                 usable.push(channel);
             }
         }
@@ -459,15 +459,24 @@ impl Inner {
         if self.channels.insert(now, Arc::clone(&channel)).is_err() {
             return refused(ChannelRefusal::RecordOfAnother);
         }
-        // Whoever has the answer may bind at any server.
+        // A client that has the answer may bind at any server.
         if let Some(shared) = &self.shared
             && let Err(error) = shared.put(&channel.state(key, now)).await
         {
-            tracing::warn!(%error, "Secure channel refused: it cannot be shared");
+            tracing::warn!(%error, account, "Secure channel refused: it cannot be shared");
             channel.revoke();
             return refused(ChannelRefusal::SecretsUnavailable);
         }
         Attempt { outcome: Ok(Grant { server_credential, rid }), negotiated }
+    }
+
+    /// Whether a channel is good at this moment. Of one that is not, no server keeps the row.
+    async fn check(&self, channel: &SecureChannel, now: Duration) -> Result<(), Unusable> {
+        let checked = channel.check(&*self.parts.secrets, now).await;
+        if checked == Err(Unusable::Revoked) {
+            self.forget_shared(&channel.id).await;
+        }
+        checked
     }
 
     /// No server takes over a channel whose rights have ended, also if its account gets them back.
@@ -493,7 +502,13 @@ impl Inner {
                 continue;
             }
             let (id, found) = (state.id, self.parts.secrets.find(&state.account).await);
-            let Ok(found) = found else { return tracing::debug!("Channels of other servers not read") };
+            let found = match found {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::warn!(%error, computer, "Channels of other servers not taken over");
+                    return;
+                }
+            };
             match found.and_then(|machine| SecureChannel::restored(state, machine, now)) {
                 // The record of another account stays: see `Channels::insert`.
                 Some(channel) => drop(self.channels.insert(now, channel)),
@@ -644,12 +659,7 @@ impl Inner {
             return Err(denied);
         }
         let channel = Arc::downcast::<SecureChannel>(Arc::clone(&security.identity)).map_err(|_| denied)?;
-        if let Err(reason) = channel.check(&*self.parts.secrets, self.now()).await {
-            if reason == Unusable::Revoked {
-                self.forget_shared(&channel.id).await;
-            }
-            return Err(reason.into());
-        }
+        self.check(&channel, self.now()).await?;
         Ok(channel)
     }
 

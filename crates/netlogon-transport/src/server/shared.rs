@@ -19,7 +19,8 @@ use std::time::Duration;
 /// Random, and never used for another channel.
 pub type ChannelId = [u8; 16];
 
-/// A secure channel as servers share it. Whoever keeps it seals `key`, and authenticates all of it.
+/// A secure channel as servers share it. An implementation of [`SharedChannels`] seals `key`, and
+/// authenticates all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelState {
     /// Its number.

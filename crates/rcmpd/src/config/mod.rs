@@ -506,6 +506,9 @@ pub(crate) fn base(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// The least `store.postgres.connections` of servers that share channels: some are left for accounts.
+const SHARING_CONNECTIONS_MIN: usize = 8;
+
 /// Advice that names the kinds of store of this build.
 fn store_kinds() -> String {
     let mut kinds: Vec<String> =
@@ -749,6 +752,15 @@ impl Checker<'_> {
                 shared.span(),
                 "servers share channels in PostgreSQL only",
                 "remove this key, or use [store] kind = \"postgres\"",
+            );
+        }
+        if let (Some(shared), StoreKind::Postgres(postgres)) = (shared, &kind)
+            && postgres.connections < SHARING_CONNECTIONS_MIN
+        {
+            self.problem(
+                shared.span(),
+                "too few connections to PostgreSQL: questions about shared channels take up to 6 of them",
+                format!("set connections = {SHARING_CONNECTIONS_MIN} or more in [store.postgres]"),
             );
         }
         let key = channels.and_then(|channels| channels.key.as_deref());

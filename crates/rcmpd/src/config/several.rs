@@ -37,8 +37,11 @@ impl Checker<'_> {
         if !(2..=PARTS_MAX).contains(&section.part.len()) {
             self.problem(
                 section.kind.span(),
-                format!("{} stores are not several", section.part.len()),
-                format!("add a [[store.part]] for each store, 2 to {PARTS_MAX}"),
+                format!(
+                    "kind = \"several\" needs 2 to {PARTS_MAX} [[store.part]], and has {}",
+                    section.part.len()
+                ),
+                "add or remove some; a single store is described in [store] itself",
             );
         }
         let mut names = HashSet::new();
@@ -68,7 +71,11 @@ impl Checker<'_> {
         }
         if section.compare.is_some() {
             let help = "compare all of them: [store.compare]";
-            self.problem(section.kind.span(), "one of several stores cannot be compared alone", help);
+            self.problem(
+                section.kind.span(),
+                "a [[store.part]] cannot be compared alone: [store.compare] belongs to [store]",
+                help,
+            );
         }
         let suffixes = section.suffixes.as_ref().map(|list| (list.span(), list.get_ref()));
         let issuers = section.issuers.as_ref().map(|list| (list.span(), list.get_ref()));
@@ -99,7 +106,7 @@ impl Checker<'_> {
         self.no_part_of_several(section);
         if section.compare.is_some() {
             let help = "compare one store: [store.compare]";
-            self.problem(section.kind.span(), "a store that is compared has no [store.compare]", help);
+            self.problem(section.kind.span(), "[store.compare] has no [store.compare] of its own", help);
         }
         self.inner_kind(section, dns)
     }
@@ -108,7 +115,11 @@ impl Checker<'_> {
     fn inner_kind(&mut self, section: &StoreSection, dns: &str) -> Option<StoreKind> {
         if section.kind.get_ref() == "several" {
             let help = "name its stores one by one: [[store.part]] of [store]";
-            self.problem(section.kind.span(), "this cannot be several stores", help);
+            self.problem(
+                section.kind.span(),
+                "a [[store.part]] or [store.compare] is one store: this cannot be several stores",
+                help,
+            );
             return None;
         }
         self.store_kind(section, dns)

@@ -1696,6 +1696,13 @@ fn a_store_in_postgresql_has_a_server_that_is_local_or_asked_over_tls() {
         let told = problems(&whole.replace(from, to)).join("\n");
         assert!(told.contains(why) && !told.contains("hunter2"), "{to}: {told}");
     }
+    let shared = text(FULL, "[channels]\nshared = true");
+    let store = parse(&shared, Path::new("/etc/rcmpd")).expect("it is good").store;
+    assert!(store.is_some_and(|store| store.shares_channels));
+    let few = shared.replace("user = \"u\"", "user = \"u\"\nconnections = 7");
+    assert!(problems(&few).join("\n").contains("too few connections to PostgreSQL"));
+    let embedded = format!("{GOOD}\n[channels]\nshared = true");
+    assert!(problems(&embedded).join("\n").contains("servers share channels in PostgreSQL only"));
     for channels in ["path = \"machines.db\"", "store = \"sqlite\""] {
         let told = problems(&text(FULL, &format!("[channels]\n{channels}"))).join("\n");
         assert!(
@@ -1750,5 +1757,11 @@ fn several_stores_have_names_and_what_they_are_asked_for() {
         assert!(told.contains(why), "{to}: {told}");
     }
     let one = whole.split("[[store.part]]\nname = \"partners\"").next().expect("the text before it");
-    assert!(problems(one).join("\n").contains("1 stores are not several"));
+    assert!(problems(one).join("\n").contains("needs 2 to 16 [[store.part]], and has 1"));
+    let part = |n: u8| format!("[[store.part]]\nname = \"p{n}\"\nkind = \"memory\"\npath = \"{n}.jsonl\"\n");
+    let many =
+        whole.replacen("[[store.part]]", &((0..15).map(part).collect::<String>() + "[[store.part]]"), 1);
+    assert!(problems(&many).join("\n").contains("needs 2 to 16 [[store.part]], and has 17"));
+    let long = whole.replacen("\"staff\"", &format!("\"{}\"", "a".repeat(33)), 1);
+    assert!(problems(&long).join("\n").contains("this is not a name of a store"));
 }

@@ -29,15 +29,23 @@ pub(super) struct SharedTables {
     store: Arc<PostgresStore>,
     /// Clients that have proved nothing cause questions about challenges and about channels. A flood of the one
     /// does not stop the other, nor the calls of machines.
-    handshakes: Arc<Semaphore>,
-    binds: Arc<Semaphore>,
-    calls: Arc<Semaphore>,
+    handshakes: Turns,
+    binds: Turns,
+    calls: Turns,
     log: LogLimiter,
+}
+
+/// The turns of one kind of question.
+struct Turns {
+    /// Its name, for the log.
+    of: &'static str,
+    permits: Arc<Semaphore>,
 }
 
 impl SharedTables {
     pub(super) fn new(store: Arc<PostgresStore>) -> Self {
-        let [handshakes, binds, calls] = [(); 3].map(|()| Arc::new(Semaphore::new(TURNS)));
+        let [handshakes, binds, calls] =
+            ["handshakes", "binds", "calls"].map(|of| Turns { of, permits: Arc::new(Semaphore::new(TURNS)) });
         Self { store, handshakes, binds, calls, log: LogLimiter::default() }
     }
 
@@ -45,28 +53,31 @@ impl SharedTables {
     /// would be closed with it, nor gives its turn back before the database has answered.
     async fn ask<T, F>(
         &self,
-        turns: &Arc<Semaphore>,
+        turns: &Turns,
         question: impl FnOnce(Arc<PostgresStore>) -> F + Send,
     ) -> Result<T, SecretsUnavailable>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
-        let answer = match timeout(TURN, Arc::clone(turns).acquire_owned()).await {
-            Ok(Ok(turn)) => {
-                let question = question(Arc::clone(&self.store));
-                let asked = tokio::spawn(async move {
-                    let _turn = turn;
-                    question.await
-                });
-                asked.await.map_err(|error| error.to_string())
-            }
-            _ => Err("too many questions at one time".to_owned()),
+        let Ok(Ok(turn)) = timeout(TURN, Arc::clone(&turns.permits).acquire_owned()).await else {
+            self.log.counted(turns.of, |left_out| {
+                let of = turns.of;
+                tracing::warn!(of, left_out, "Too many questions about shared channels at one time");
+            });
+            return Err(SecretsUnavailable("too many questions at one time".to_owned()));
         };
-        let answer = answer.and_then(|answer| answer.map_err(|error| error.to_string()));
-        answer.map_err(|why| {
-            self.log.once("shared", || tracing::warn!(error = why, "Shared channels unavailable"));
-            SecretsUnavailable(why)
+        let question = question(Arc::clone(&self.store));
+        let asked = tokio::spawn(async move {
+            let _turn = turn;
+            question.await
+        });
+        let answer = asked.await.map_err(|error| error.to_string());
+        answer.and_then(|answer| answer.map_err(|error| error.to_string())).map_err(|error| {
+            self.log.counted("unavailable", |left_out| {
+                tracing::warn!(error, of = turns.of, left_out, "Shared channels unavailable");
+            });
+            SecretsUnavailable(error)
         })
     }
 }
@@ -115,11 +126,23 @@ impl SharedChannels for SharedTables {
     }
 
     fn find<'a>(&'a self, computer: &'a str) -> BoxFuture<'a, Result<Vec<ChannelState>, SecretsUnavailable>> {
-        let (computer, now) = (computer.to_owned(), now());
-        Box::pin(self.ask(&self.binds, move |store| async move {
-            let found = store.channels(&computer, now).await?;
+        let now = now();
+        Box::pin(async move {
+            let name = computer.to_owned();
+            let found = self.ask(&self.binds, move |store| async move { store.channels(&name, now).await });
+            let (found, rows) = found.await?;
+            if rows > 0 {
+                self.log.counted("damaged", |left_out| {
+                    tracing::warn!(
+                        computer,
+                        rows,
+                        left_out,
+                        "Row of the table channel left out: it was changed without the key"
+                    );
+                });
+            }
             Ok(found.into_iter().map(|row| state(row, now)).collect())
-        }))
+        })
     }
 
     fn remove<'a>(&'a self, id: &'a ChannelId) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
