@@ -204,7 +204,7 @@ impl Client {
             return Err(ClientError::Message("it is no s:Body".to_owned()));
         }
         let mut draft = self.draft(action);
-        draft.0.take_body(&document, document.root());
+        draft.0.take_body(&document, document.root()).map_err(unreadable)?;
         self.secure(draft, under, proof, None, now)
     }
 

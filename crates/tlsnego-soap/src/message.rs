@@ -233,10 +233,8 @@ impl Draft {
     }
 
     /// Puts the children of an application's `s:Body` into this one, each with the namespaces in scope at it.
-    pub(crate) fn take_body(&mut self, from: &Document, body: NodeId) {
-        for child in from.elements(body) {
-            self.document.append_copy(self.body, from, child);
-        }
+    pub(crate) fn take_body(&mut self, from: &Document, body: NodeId) -> Result<(), XmlError> {
+        self.document.append_copies(self.body, from, from.elements(body))
     }
 }
 

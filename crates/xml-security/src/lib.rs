@@ -44,6 +44,7 @@
 //! as arguments.
 
 mod c14n;
+mod copy;
 mod encryption;
 mod envelope;
 mod ids;

@@ -47,6 +47,11 @@ impl Default for ParseLimits {
     }
 }
 
+/// The most octets of namespaces that are written again and again in a message with this limit.
+pub(crate) const fn rendered_max(octets: usize) -> usize {
+    octets.saturating_mul(RENDERED_TIMES_MAX).saturating_add(RENDERED_MIN)
+}
+
 /// Why octets are no document that this crate reads. It names no content of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum XmlError {
@@ -427,8 +432,7 @@ impl<'d, 't> Builder<'d, 't> {
         });
         let own = if is_around { 0 } else { namespace.len as usize };
         let octets = attributes.iter().fold(own, |sum, attribute| sum + attribute.namespace.len as usize);
-        let most = self.limits.octets.saturating_mul(RENDERED_TIMES_MAX).saturating_add(RENDERED_MIN);
-        match self.document.count_rendered(octets) <= most {
+        match self.document.count_rendered(octets) <= rendered_max(self.limits.octets) {
             true => Ok(()),
             false => Err(XmlError::TooLarge),
         }

@@ -118,7 +118,7 @@ impl Call {
             None => format!("{}Response", self.action),
         };
         let mut draft = Draft::reply(&action, self.relation());
-        draft.take_body(&document, body);
+        draft.take_body(&document, body).map_err(|error| Refusal::Reply(error.to_string()))?;
         self.channel.secure(draft, if is_fault { 500 } else { 200 }, now)
     }
 

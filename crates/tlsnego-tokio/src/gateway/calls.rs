@@ -50,7 +50,7 @@ impl Calls {
         len: usize,
     ) -> Result<InProgress<'_>, Failure> {
         let caller = Holder::of(session.identity.as_ref(), source);
-        // Whoever has an account is known, and bounded by the number of calls.
+        // A caller with an account is known, and bounded by the number of calls.
         let anonymous_len = if session.identity.is_some() { 0 } else { len };
         let mut counts = self.lock();
         let busy = |limit, of| Err(Failure::Busy { limit, of });

@@ -353,5 +353,6 @@ async fn connection(host: Arc<Host>, stream: TcpStream, tls: Option<Arc<rustls::
     };
 }
 
-/// An address that gets no connection: nothing listens at tcpmux's port, and the kernel gives it to nobody.
+/// An address that gets no connection: nothing listens at tcpmux's port, and the kernel gives it to no
+/// listener that names no port.
 pub(crate) const UNUSED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
