@@ -5,9 +5,9 @@ use crate::allowed::Allowed;
 use crate::answers::Origin;
 use crate::identity::DecisionInputs;
 use crate::refusal::Refusal;
-use crate::span_place::SpanPlace;
 use dtyp::FileTime;
 use quick_cache::sync::Cache as QuickCache;
+use rcmp_service::TraceParent;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ pub(crate) struct CacheEntry {
     /// Names the decision in the audit log.
     pub(crate) name: Option<Arc<str>>,
     /// The span of the request that it was made for.
-    pub(crate) made_in: Option<SpanPlace>,
+    pub(crate) made_in: Option<TraceParent>,
     /// By the monotonic clock.
     pub(crate) until: Duration,
     /// When the identity itself ends, by the wall clock.

@@ -3,8 +3,8 @@
 use crate::allowed::Allowed;
 use crate::meter::How;
 use crate::refusal::Refusal;
-use crate::span_place::SpanPlace;
 use bytes::Bytes;
+use rcmp_service::TraceParent;
 use sha1::{Digest, Sha1};
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub struct Decision {
     /// How the account was found; none if no account was looked for.
     pub how: Option<How>,
     /// The span in which a cached decision was made; none if it is not cached, or made without an exporter.
-    pub made_in: Option<SpanPlace>,
+    pub made_in: Option<TraceParent>,
     leaf: Option<Bytes>,
 }
 

@@ -28,7 +28,6 @@ pub mod routes;
 #[cfg(test)]
 mod scene;
 mod secret;
-mod span_place;
 mod spans;
 mod tickets;
 pub mod token;
@@ -43,6 +42,5 @@ pub use identity::{Assurance, DecisionInputs, Group, Identify, Identity};
 pub use meter::{How, Meter};
 pub use refusal::{Broken, NotMapped, Outcome, Refusal, Undecided};
 pub use secret::{SECRET, shows_secret};
-pub use span_place::SpanPlace;
 pub use spans::{NoSpans, Spans};
 pub use tickets::{Farm, POLICY_LEN};

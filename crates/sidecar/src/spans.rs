@@ -2,8 +2,8 @@
 //! decision keeps the trace context of the span that it was made in.
 
 use crate::decision::Decision;
-use crate::span_place::SpanPlace;
 use http::HeaderMap;
+use rcmp_service::TraceParent;
 use tracing::Span;
 
 /// Makes the spans of requests. By default there is none.
@@ -31,7 +31,7 @@ pub trait Spans: Send + Sync {
     }
 
     /// The trace context of a span; none if the span is not exported.
-    fn place(&self, span: &Span) -> Option<SpanPlace> {
+    fn place(&self, span: &Span) -> Option<TraceParent> {
         let _ = span;
         None
     }

@@ -144,6 +144,9 @@ async fn application_gets_the_trace_of_its_request() {
         pass_on(&service, &given);
         let forged = [("traceparent", "00-1-1-1"), ("tracestate", "forged=1")];
         pass_on(&service, &forged);
+        let state = ["a", "b", "c"].map(|vendor| format!("{vendor}={}", "x".repeat(170))).join(",");
+        assert!(state.len() > 512);
+        pass_on(&service, &[given[0], ("tracestate", &state)]);
         end(&mut service);
     })
     .await
@@ -153,10 +156,11 @@ async fn application_gets_the_trace_of_its_request() {
         let ours = format!("\r\ntraceparent: 00-{}-{}-01\r\n", hex(&span.trace_id), hex(&span.span_id));
         assert!(head.contains(&ours) && head.matches("traceparent").count() == 1, "{ours} {head}");
     }
-    assert_eq!((spans.len(), heads.len()), (2, 2));
-    assert_eq!(hex(&spans[0].trace_id), TRACE);
+    assert_eq!((spans.len(), heads.len()), (3, 3));
+    assert_eq!([&spans[0], &spans[2]].map(|span| hex(&span.trace_id)), [TRACE, TRACE]);
     assert!(heads[0].contains("tracestate: vendor=1"), "{}", heads[0]);
     assert!(!heads[1].contains("tracestate"), "{}", heads[1]);
+    assert!(!heads[2].contains("tracestate"), "it is too long: {}", heads[2]);
 }
 
 /// A request about alice, in the dialect of RFC 9440, that is passed on.

@@ -74,7 +74,7 @@ fn is_trace_parent(value: &[u8]) -> bool {
 /// `00-TRACE_ID-SPAN_ID-FLAGS`.
 const TRACE_PARENT_LEN: usize = 55;
 /// The longest `tracestate` that is taken over (section 3.3.1.5 asks for at least as much).
-const TRACE_STATE_LEN_MAX: usize = 512;
+const TRACE_STATE_HEADER_LEN_MAX: usize = 512;
 
 /// Puts the trace context of a span into the headers of a request. Without an exporter there is none.
 pub fn put_headers(span: &Span, headers: &mut HeaderMap) {
@@ -107,7 +107,7 @@ struct Carrier<'a>(&'a HeaderMap);
 impl Extractor for Carrier<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         let value = self.0.get(key)?.to_str().ok()?;
-        (key != TRACE_STATE.as_str() || value.len() <= TRACE_STATE_LEN_MAX).then_some(value)
+        (key != TRACE_STATE.as_str() || value.len() <= TRACE_STATE_HEADER_LEN_MAX).then_some(value)
     }
 
     fn keys(&self) -> Vec<&str> {

@@ -4,7 +4,7 @@
 use crate::forward::trace;
 use http::{HeaderMap, StatusCode};
 use rcmp_service::TraceParent;
-use sidecar::{Decided, Decision, SpanPlace};
+use sidecar::{Decided, Decision};
 use tracing::Span;
 use tracing::field::Empty;
 
@@ -50,8 +50,8 @@ impl sidecar::Spans for Spans {
                 span.record("outcome", refusal.name());
             }
         }
-        if let Some(SpanPlace { trace_id, span_id, flags }) = decision.made_in {
-            trace::link_to(span, TraceParent { trace_id, span_id, flags });
+        if let Some(made_in) = decision.made_in {
+            trace::link_to(span, made_in);
         }
     }
 
@@ -72,11 +72,10 @@ impl sidecar::Spans for Spans {
         }
     }
 
-    fn place(&self, span: &Span) -> Option<SpanPlace> {
+    fn place(&self, span: &Span) -> Option<TraceParent> {
         if span.is_disabled() {
             return None;
         }
-        let TraceParent { trace_id, span_id, flags } = trace::place(span)?;
-        Some(SpanPlace { trace_id, span_id, flags })
+        trace::place(span)
     }
 }
