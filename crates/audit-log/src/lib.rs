@@ -492,17 +492,18 @@ impl AuditLog {
         Ok(())
     }
 
-    /// Writes down which account another service found for a certificate, for a sidecar.
+    /// Writes down which account another service found for a certificate, for a sidecar. `is_denied_elsewhere`
+    /// if that service answered that there is none.
     pub fn identified(
         &self,
         decision: &str,
-        reason: &'static str,
+        (reason, is_denied_elsewhere): (&'static str, bool),
         account: Option<&(Sid, String)>,
         certificate: (&[u8], IdentifiedBy),
         source: &str,
     ) -> Result<(), AuditUnavailable> {
         // No asker is named so.
-        if account.is_none() && lock(&self.refused).insert((String::new(), reason)) {
+        if is_denied_elsewhere && lock(&self.refused).insert((String::new(), reason)) {
             let thumbprint = decision::thumbprint_of(certificate.0);
             tracing::info!(reason, thumbprint, source, decision, "Another service mapped no account");
         }

@@ -366,7 +366,7 @@ impl ServerClient {
                 count(&self.meter.failed);
                 self.log_limiter.counted(failed.name(), |left_out| {
                     let domain = &self.identity.domain;
-                    warn!(domain, server = self.server, error = %failed, left_out, "Server did not answer");
+                    warn!(domain, server = self.server, error = %failed, left_out, "Request to a server failed");
                 });
                 let mut breaker = lock(&self.breaker);
                 let now = Instant::now();

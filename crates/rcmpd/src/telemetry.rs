@@ -42,8 +42,8 @@ impl Exporter {
 #[derive(Clone, Debug)]
 pub struct LogFilter {
     handle: reload::Handle<EnvFilter, Registry>,
-    /// Whether `RUST_LOG` takes the place of the configuration's filter.
-    is_of_environment: bool,
+    /// The filter of `RUST_LOG`, which takes the place of the configuration's.
+    of_environment: Option<String>,
 }
 
 impl LogFilter {
@@ -71,13 +71,11 @@ impl LogFilter {
         Ok(())
     }
 
-    /// Goes by the filter of the configuration, which was checked, unless the environment has one.
+    /// Goes by the filter of the environment, or, if it has none, of the configuration, which was checked.
     pub fn configured(&self, directives: &str) {
+        let directives = self.of_environment.as_deref().unwrap_or(directives);
         let is_same = EnvFilter::new(directives).to_string() == self.shown();
-        if !is_same
-            && !self.is_of_environment
-            && let Err(error) = self.set(directives)
-        {
+        if !is_same && let Err(error) = self.set(directives) {
             tracing::warn!(%error, "Log filter not changed");
         }
     }
@@ -86,9 +84,9 @@ impl LogFilter {
 /// Starts logging to standard error, and exporting. `RUST_LOG`, where it is set, takes the place of the
 /// configuration's filter.
 pub fn init(config: &Telemetry) -> anyhow::Result<(Exporter, LogFilter)> {
-    let of_environment = EnvFilter::try_from_default_env().ok();
-    let is_of_environment = of_environment.is_some();
-    let filter = of_environment.unwrap_or_else(|| EnvFilter::new(&config.log));
+    let filter = EnvFilter::try_from_default_env().ok();
+    let of_environment = filter.as_ref().map(EnvFilter::to_string);
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(&config.log));
     let (filter, handle) = reload::Layer::new(filter);
     let log = tracing_subscriber::fmt::layer();
     let log = match config.json {
@@ -110,7 +108,7 @@ pub fn init(config: &Telemetry) -> anyhow::Result<(Exporter, LogFilter)> {
             .with_filter(filter_fn(|metadata| metadata.is_span() && metadata.target() == CALL_TARGET))
     });
     tracing_subscriber::registry().with(log.with_filter(filter)).with(spans).try_init()?;
-    Ok((Exporter(provider), LogFilter { handle, is_of_environment }))
+    Ok((Exporter(provider), LogFilter { handle, of_environment }))
 }
 
 /// Writes a field as text. Names and errors of peers stand in fields, and must not move the cursor, make

@@ -228,16 +228,26 @@ impl State {
 
     fn log_refusal(&self, refusal: Refusal, decision: &Decision, client: Option<SocketAddr>) {
         let (dialect, reason) = (self.speaks.name(), refusal.name());
+        let address = client.map(tracing::field::display);
         match refusal {
-            Refusal::Broken(broken) => self.log_limiter.once(reason, || {
-                warn!(dialect, reason, advice = broken.advice(), "Rejected request of a proxy: its headers are not as the dialect has them");
-            }),
-            // Clients do this, and so does a proxy of another dialect.
-            Refusal::Forged => self.log_limiter.once(reason, || {
+            Refusal::Broken(broken) => self.log_limiter.counted(reason, |left_out| {
                 warn!(
                     dialect,
+                    client.addr = address,
+                    reason,
+                    advice = broken.advice(),
+                    left_out,
+                    "Rejected request of a proxy: its headers are not as the dialect has them"
+                );
+            }),
+            // Clients do this, and so does a proxy of another dialect.
+            Refusal::Forged => self.log_limiter.counted(reason, |left_out| {
+                warn!(
+                    dialect,
+                    client.addr = address,
                     reason,
                     advice = "if the proxy sends them, set its dialect in [[sidecar.listen]]",
+                    left_out,
                     "Rejected request: certificate headers of another dialect, or names that look like identity headers"
                 );
             }),

@@ -20,34 +20,27 @@ pub(crate) fn log(
         _ => None,
     };
     let name = decision.name.as_deref();
+    // The certificate is hashed only if its field is logged.
+    macro_rules! line {
+        ($level:ident, $text:literal) => {
+            log_limiter.counted(reason, |left_out| {
+                $level!(
+                    dialect,
+                    client.addr = client,
+                    status,
+                    reason,
+                    error = chain,
+                    thumbprint = decision.thumbprint(),
+                    decision = name,
+                    left_out,
+                    $text
+                );
+            })
+        };
+    }
     match refusal.outcome() {
-        Outcome::Broken => log_limiter.counted(reason, |left_out| {
-            let thumbprint = decision.thumbprint();
-            warn!(
-                dialect,
-                client.addr = client,
-                status,
-                reason,
-                thumbprint,
-                decision = name,
-                left_out,
-                "Cannot decide which account a certificate belongs to"
-            );
-        }),
-        Outcome::Denied => log_limiter.counted(reason, |left_out| {
-            let thumbprint = decision.thumbprint();
-            info!(
-                dialect,
-                client.addr = client,
-                status,
-                reason,
-                error = chain,
-                thumbprint,
-                decision = name,
-                left_out,
-                "Request rejected"
-            );
-        }),
+        Outcome::Broken => line!(warn, "Cannot decide which account a certificate belongs to"),
+        Outcome::Denied => line!(info, "Request rejected"),
         Outcome::Anonymous => debug!(dialect, client.addr = client, status, reason, "Request rejected"),
     }
 }

@@ -96,9 +96,18 @@ fn server_that_is_unreachable_is_logged_with_why() {
     service.kill();
     assert_eq!(ask_about(&web, "alice", &[]).status, 500);
     let server = service.netlogon.to_string();
-    web.wait_for_lines(&["WARN", "Server did not answer", &server], 1);
+    web.wait_for_lines(&["WARN", "Request to a server failed", &server], 1);
     let undecided = line(&mut web, &["WARN", "Cannot decide which account", "no_logon_servers"]);
     assert_eq!(field(&undecided, "status"), "500");
+    // Nobody asked about this one.
+    let mut request =
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout stranger.key".to_owned();
+    request.push_str(" -out stranger.pem -subj /CN=stranger");
+    openssl(&web.path("certs"), &request.split(' ').collect::<Vec<_>>());
+    assert_eq!(ask_about(&web, "stranger", &[]).status, 403);
+    line(&mut web, &["INFO", "Request rejected", "chain"]);
+    // Neither refusal is the answer of a service.
+    assert_eq!(line(&mut web, &["Another service mapped no account"]), denied);
 }
 
 #[test]
@@ -139,4 +148,24 @@ fn operators_and_a_reload_change_the_log_filter() {
     service.edit(|text| format!("{text}\n[telemetry]\nlog = \"warn\"\n"));
     service.signal(rustix::process::Signal::HUP);
     eventually("the filter of the file counts", || shown(&service) == "warn");
+}
+
+#[test]
+fn reload_goes_back_to_the_log_filter_of_the_environment() {
+    let demo = Demo::new();
+    write_secret(demo.path("admin.token"), "t0ken");
+    demo.edit(|text| text.replace("[admin]", "[admin]\ntoken = \"file:admin.token\"\n#"));
+    demo.configure("[telemetry]\nlog = \"warn\"");
+    let service = demo.serve_with(&[("RUST_LOG", "info,audit=debug")]);
+    let shown = || {
+        let (head, body) = service.get_with("/log", "Authorization: Bearer t0ken\r\n");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        body.trim().to_owned()
+    };
+    assert_eq!(shown(), "audit=debug,info");
+    let operator = [("Authorization", "Bearer t0ken")];
+    assert_eq!(service.send("PUT", "/log", &operator, "info,dcerpc_tokio=trace").0, 204);
+    assert_eq!(shown(), "dcerpc_tokio=trace,info");
+    service.reload();
+    assert_eq!(shown(), "audit=debug,info");
 }

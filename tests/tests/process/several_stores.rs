@@ -1,5 +1,6 @@
 //! Several stores at once, and a second store that is only compared.
 
+use super::sidecar::{ask_about, sidecar};
 use rcmpd_tests::postgres::{DATABASE, Postgres, USER};
 use rcmpd_tests::{Demo, eventually};
 use std::fs;
@@ -50,7 +51,7 @@ fn the_suffix_and_the_issuer_say_which_store_is_asked() {
         let certificate = format!("certs/{who}.pem");
         demo.rcmpd(&["explain", &certificate, "-c", "rcmpd.toml"]).code(code).stdout
     };
-    // Everybody is in both: without a rule they are ambiguous.
+    // Each account is in both stores: without a rule they are ambiguous.
     several(&demo, &server, ["", ""]);
     demo.rcmpd(&["check-config", "-c", "rcmpd.toml"]).code(0);
     for who in ["alice", "bob"] {
@@ -85,8 +86,10 @@ fn a_store_that_is_down_is_an_error_and_the_others_go_on() {
     let demo = both(&server);
     // Alice is found by her user principal name, and bob by issuer and serial number.
     let new = format!("issuers = [\"{ISSUER}\"]");
+    demo.rcmpd(&["account", "set", "alice", "--mail", "alice@contoso.example", "-c", "rcmpd.toml"]).code(0);
     several(&demo, &server, ["suffixes = [\"contoso.example\"]", &new]);
-    let service = demo.serve();
+    let mut service = sidecar(demo, "");
+    assert_eq!(ask_about(&service, "alice", &[]).header("remote-email"), "alice@contoso.example");
     service.map("alice").code(0);
     service.map("bob").code(0);
     assert_eq!(service.metric("rcmpd_store_part_usable{store=\"new\"}"), 1);
@@ -95,6 +98,9 @@ fn a_store_that_is_down_is_an_error_and_the_others_go_on() {
     // Bob is in the other store, too, which is not asked for his mapping.
     service.map("bob").code(7);
     service.map("alice").code(0);
+    // Whether bob has alice's address, too, cannot be known.
+    assert_eq!(ask_about(&service, "alice", &[]).header("remote-email"), "");
+    service.wait_for_lines(&["WARN", "E-mail address not sent", "error="], 1);
     assert_eq!(service.get("/ready").0, 200);
     assert_eq!(service.metric("rcmpd_store_part_usable{store=\"old\"}"), 1);
     let doctor = service.rcmpd(&["doctor", "--timeout", "2", "-c", "rcmpd.toml"]);

@@ -149,7 +149,8 @@ fn a_listener_with_a_secret_hears_who_shows_it() {
     assert_eq!(ask(&[]), 500);
     assert_eq!(ask(&[("X-Sidecar-Secret", "wrong")]), 500);
     assert_eq!(ask(&[("X-Sidecar-Secret", "correct-horse-battery"), ("X-Sidecar-Secret", "wrong")]), 500);
-    service.wait_for_log("no_proxy_secret");
+    let rejected = ["WARN", "Rejected request of a proxy", "no_proxy_secret", "client.addr=127.0.0.1:"];
+    service.wait_for_lines(&rejected, 1);
     // A proxy that shows it stays as long as it likes; others are closed.
     let mut silent = TcpStream::connect(address).unwrap();
     let mut wrong = TcpStream::connect(address).unwrap();

@@ -51,6 +51,7 @@ pub(super) enum Source {
     Embedded {
         /// The account that questions of this process are asked for.
         asker: Arc<Asker>,
+        log_limiter: LogLimiter,
     },
     /// A service or a domain controller.
     Remote(Box<Remote>),
@@ -102,8 +103,9 @@ impl Identify for Identifier {
     ) -> BoxFuture<'a, Result<Identity, Refusal>> {
         let (deciders, source) = (self.policy.0.load_full(), Client(source));
         match &self.source {
-            Source::Embedded { asker } => {
-                Box::pin(self.identify_here(deciders, asker, presented, decision, source, now))
+            Source::Embedded { asker, log_limiter } => {
+                let by = (asker, log_limiter);
+                Box::pin(self.identify_here(deciders, by, presented, decision, source, now))
             }
             Source::Remote(remote) => {
                 Box::pin(self.identify_elsewhere(deciders, remote, presented, decision, source, now))
@@ -161,11 +163,12 @@ impl Identifier {
             .ok()
             .map(|identity| (identity.sid, format!("{}\\{}", identity.domain, identity.account)));
         let reason = outcome.as_ref().err().map_or("mapped", |refusal| refusal.name());
+        // Only an answer has a status: what is refused here, also of a ticket, has a reason.
+        let is_denied_elsewhere = matches!(outcome, Err(Refusal::NotMapped(NotMapped::Status(_))));
         deciders.metrics.identified(reason);
         let source = source.to_string();
-        let written =
-            self.audit.identified(decision, reason, account.as_ref(), (&presented.leaf, by), &source);
-        match written {
+        let (why, certificate) = ((reason, is_denied_elsewhere), (presented.leaf.as_ref(), by));
+        match self.audit.identified(decision, why, account.as_ref(), certificate, &source) {
             Ok(()) => outcome,
             Err(_) => Err(Refusal::Undecided(Reason::AuditUnavailable.into())),
         }
@@ -174,7 +177,7 @@ impl Identifier {
     async fn identify_here(
         &self,
         deciders: Arc<Deciders>,
-        asker: &Arc<Asker>,
+        (asker, log_limiter): (&Arc<Asker>, &LogLimiter),
         presented: &ClientCertificate,
         decision: &str,
         source: Client,
@@ -191,7 +194,12 @@ impl Identifier {
         let Some(mapped) = &answer.mapped else { return Ok(identity) };
         // The decision is made and written down. An address that cannot be checked now is not sent.
         let mail = own_mail(&**deciders.live.store(), &mapped.record.account).await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "E-mail address not sent: it is not known whether one account alone has it");
+            log_limiter.counted("mail", |left_out| {
+                tracing::warn!(
+                    %error, left_out,
+                    "E-mail address not sent: it is not known whether one account alone has it"
+                );
+            });
             None
         });
         Ok(Identity { mail, ..identity })

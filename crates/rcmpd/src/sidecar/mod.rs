@@ -258,7 +258,10 @@ pub(crate) fn servers_of_client(config: &Config, client: &config::Client) -> any
 fn embedded_source(asker: &str, config: &Config) -> identify::Source {
     let asker = Asker::machine(asker, config.domain.sid, true);
     // This process decides for itself which accounts may reach what.
-    identify::Source::Embedded { asker: Arc::new(Asker { scope: Scope::total(), ..asker }) }
+    identify::Source::Embedded {
+        asker: Arc::new(Asker { scope: Scope::total(), ..asker }),
+        log_limiter: LogLimiter::default(),
+    }
 }
 
 fn identifier(source: identify::Source, policy: &CurrentPolicy, audit: &Arc<AuditLog>) -> Arc<dyn Identify> {
