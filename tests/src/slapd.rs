@@ -43,7 +43,7 @@ attributetype ( 1.2.840.113556.1.4.221 NAME 'sAMAccountName' EQUALITY caseIgnore
   SYNTAX 1.3.6.1.4.1.1466.115.121.1.15 SINGLE-VALUE )
 objectclass ( 1.2.840.113556.1.5.6 NAME 'securityPrincipal' AUXILIARY MAY ( objectSid $ sAMAccountName ) )
 objectclass ( 1.2.840.113556.1.5.9 NAME 'user' SUP top STRUCTURAL MUST cn
-  MAY ( objectSid $ sAMAccountName $ userPrincipalName $ servicePrincipalName $ altSecurityIdentities ) )
+  MAY ( objectSid $ sAMAccountName $ userPrincipalName $ servicePrincipalName $ altSecurityIdentities $ mail ) )
 objectclass ( 1.3.6.1.4.1.4203.666.11.99.2 NAME 'memberGroup' AUXILIARY MAY ( member ) )
 ";
 

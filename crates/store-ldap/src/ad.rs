@@ -19,8 +19,7 @@ use crate::widen::{self, Accents};
 use account_store::fold::casefold;
 use account_store::index::{KeyKind, Place};
 use account_store::{
-    Account, AccountFlags, AccountKind, Domain, GroupScope, Matches, Membership, Profile, Query, Record,
-    rules,
+    Account, AccountFlags, AccountKind, GroupScope, Matches, Membership, Profile, Query, Record, rules,
 };
 use dtyp::{Encode, FileTime, Guid, Sid};
 use ldap3::Scope;
@@ -106,7 +105,8 @@ pub(crate) async fn find(
     query: &Query,
     place: &Place,
 ) -> Result<Matches, Failed> {
-    let Some(filter) = filter(&settings.domain, query, settings) else { return Ok(Matches::None) };
+    let dns = Some(&*settings.domain.dns);
+    let Some(filter) = filter(dns, query, settings.accents) else { return Ok(Matches::None) };
     let answer =
         search(connection, &ad.base, Scope::Subtree, &filter, &ACCOUNT, settings.candidates_max).await?;
     let answer = answer.ok_or_else(|| Failed::Search(format!("the base {:?} is not there", ad.base)))?;
@@ -151,24 +151,17 @@ async fn search(
     connection.search(Search { base, scope, filter, attributes, entries_max, domain_scope }).await
 }
 
-fn filter(domain: &Domain, query: &Query, settings: &Settings) -> Option<Filter> {
-    Some(of_accounts(of_query(domain, query, settings.accents)?))
-}
-
-/// Users, computers and managed service accounts.
-pub(crate) fn of_accounts(filter: Filter) -> Filter {
-    Filter::And(vec![Filter::equal(&Attribute::known("objectClass"), "user"), filter])
-}
-
-/// What a question looks for in a domain.
-pub(crate) fn of_query(domain: &Domain, query: &Query, accents: Accents) -> Option<Filter> {
+/// What a question looks for among users, computers and managed service accounts: in the domain with this DNS
+/// name, or in all domains of a forest.
+pub(crate) fn filter(dns: Option<&str>, query: &Query, accents: Accents) -> Option<Filter> {
     let named = |attribute, text: &str| widen::name(&Attribute::known(attribute), text);
-    Some(match query {
+    let of_query = match query {
         Query::UserPrincipalName(text) => {
             let explicit = named("userPrincipalName", text);
             // `sAMAccountName@domain` is a name of that account, whatever userPrincipalName others have.
-            match text.rsplit_once('@').filter(|(_, suffix)| suffix.eq_ignore_ascii_case(&domain.dns)) {
-                Some((name, _)) if !name.is_empty() => {
+            let is_of = |suffix: &str| dns.is_none_or(|dns| suffix.eq_ignore_ascii_case(dns));
+            match text.rsplit_once('@') {
+                Some((name, suffix)) if !name.is_empty() && is_of(suffix) => {
                     Filter::Or(vec![explicit, named("sAMAccountName", name)])
                 }
                 _ => explicit,
@@ -182,7 +175,8 @@ pub(crate) fn of_query(domain: &Domain, query: &Query, accents: Accents) -> Opti
         Query::Name(text) => named("sAMAccountName", text),
         Query::Sid(sid) => Filter::Equal(Attribute::known("objectSid"), sid.to_bytes()),
         _ => return None,
-    })
+    };
+    Some(Filter::And(vec![Filter::equal(&Attribute::known("objectClass"), "user"), of_query]))
 }
 
 /// Whether a user principal name is the one that every account of a domain has by its name.

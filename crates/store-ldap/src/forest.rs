@@ -2,16 +2,17 @@
 //!
 //! The catalog has the names and mappings of all accounts of the forest, so ambiguity is found there. It has
 //! neither the state of an account nor its groups, so it never decides. An account of our own domain is read
-//! again at a server of the domain. An account of another domain is only reported with its domain
-//! ([`account_store::Account::home_domain`]).
+//! again at a server of the domain, unless only the owner of an e-mail address is asked for. An account of
+//! another domain is only reported with its domain ([`account_store::Account::home_domain`]).
 
-use crate::connection::{Connection, Search};
+use crate::connection::Connection;
 use crate::entry::Entry;
 use crate::failed::Failed;
 use crate::filter::{Attribute, Filter};
+use crate::generic::search;
 use crate::matching::{self, Found};
 use crate::settings::Settings;
-use crate::{ad, mail, widen};
+use crate::{ad, mail};
 use account_store::index::Place;
 use account_store::{Account, Matches, Query, Record, rules};
 use ldap3::Scope;
@@ -63,7 +64,8 @@ pub(crate) async fn find(
     query: &Query,
     place: &Place,
 ) -> Result<Matches, Failed> {
-    let Some(filter) = filter(settings, query) else { return Ok(Matches::None) };
+    // Each account has an implicit name with the DNS name of its own domain, whichever that is.
+    let Some(filter) = ad::filter(None, query, settings.accents) else { return Ok(Matches::None) };
     let limit = settings.candidates_max;
     let answer = search(connection, ("", Scope::Subtree), &filter, &KEYS, limit).await?;
     let answer = answer.ok_or_else(|| no_catalog(connection))?;
@@ -87,35 +89,6 @@ pub(crate) async fn find(
         Found::One(account) if !is_there(&account) => Ok(Matches::None),
         Found::One(account) => Ok(Matches::One(Arc::new(Record { account, memberships: Vec::new() }))),
     }
-}
-
-async fn search(
-    connection: &mut Connection,
-    (base, scope): (&str, Scope),
-    filter: &Filter,
-    attributes: &[&str],
-    entries_max: usize,
-) -> Result<Option<crate::connection::Answer>, Failed> {
-    let domain_scope = false;
-    connection.search(Search { base, scope, filter, attributes, entries_max, domain_scope }).await
-}
-
-fn filter(settings: &Settings, query: &Query) -> Option<Filter> {
-    let named = |attribute, text: &str| widen::name(&Attribute::known(attribute), text);
-    let of_query = match query {
-        Query::UserPrincipalName(text) => {
-            let explicit = named("userPrincipalName", text);
-            // Each account has an implicit name with the DNS name of its own domain, whichever that is.
-            match text.rsplit_once('@') {
-                Some((name, _)) if !name.is_empty() => {
-                    Filter::Or(vec![explicit, named("sAMAccountName", name)])
-                }
-                _ => explicit,
-            }
-        }
-        query => ad::of_query(&settings.domain, query, settings.accents)?,
-    };
-    Some(ad::of_accounts(of_query))
 }
 
 /// Names, SID and mappings of an entry, and its domain if it is not ours.

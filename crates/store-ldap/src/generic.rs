@@ -124,7 +124,8 @@ fn no_base(base: &str) -> Failed {
     Failed::Search(format!("the base {base:?} is not there"))
 }
 
-async fn search(
+/// Searches, without the control for Active Directory.
+pub(crate) async fn search(
     connection: &mut Connection,
     (base, scope): (&str, Scope),
     filter: &Filter,

@@ -190,7 +190,7 @@ impl Shared {
     }
 
     /// Asks the catalog whose the account is, if there is a catalog and other domains may have the account. All
-    /// else is asked in the domain.
+    /// else is asked in the domain; for an e-mail address there is nothing else.
     async fn ask(&self, query: &Query, place: &Place, deadline: Instant) -> Result<Matches, Failed> {
         self.settings.meter.asked();
         let asked = (query, place);
@@ -198,6 +198,7 @@ impl Shared {
             return self.ask_pool(&self.pool, asked, deadline).await;
         };
         let known = match self.ask_pool(catalog, asked, attempt_end(deadline, 2)).await? {
+            Matches::One(known) if matches!(query, Query::Mail(_)) => return Ok(Matches::One(known)),
             Matches::One(known) if known.account.home_domain.is_none() => known,
             Matches::One(known) => {
                 self.settings.meter.elsewhere();

@@ -1,15 +1,12 @@
 //! A global catalog: OpenLDAP with the names and mappings of several domains, and nothing else of their accounts.
 
-use super::{Opened, certificates, identity, ldaps, name, upn};
+use super::{Opened, identity, ldaps, name, posix, settings, upn};
 use account_store::{Domain, Matches, Query};
 use dtyp::{Encode, Sid};
 use rcmpd_tests::slapd::{Options, READER, SECRET, Slapd, entry, entry_of_bytes};
 use rcmpd_tests::{Demo, write_secret};
 use serde_json::json;
-use std::sync::Arc;
-use std::time::Duration;
-use store_ldap::{Accents, AdSettings, Schema, Servers, Settings};
-use zeroize::Zeroizing;
+use store_ldap::{AdSettings, Schema, Servers, Settings};
 
 /// Where no server is.
 const NOWHERE: u16 = 9;
@@ -49,19 +46,8 @@ fn store(catalog: &Slapd, north: Sid) -> Opened {
         domain: Domain { netbios: "NORTH".into(), dns: "north.example".into(), sid: north },
         servers: Servers::Listed(vec![ldaps(NOWHERE)]),
         catalog: vec![ldaps(catalog.ldaps)],
-        ca: certificates(&catalog.path("ca.pem")),
-        bind_dn: READER.to_owned(),
-        secrets: Arc::new(|| Ok(vec![Zeroizing::new(SECRET.to_owned())])),
         schema: Schema::Ad(AdSettings { base: "DC=north,DC=example".to_owned() }),
-        timeout: Duration::from_secs(20),
-        connections_max: 4,
-        idle_timeout: Duration::from_secs(600),
-        age_max: Duration::from_secs(3600),
-        candidates_max: 100,
-        accents: Accents::Wildcards,
-        mail_domain: None,
-        fresh: Duration::from_secs(600),
-        meter: Arc::default(),
+        ..settings(catalog, posix())
     })
 }
 
@@ -89,6 +75,8 @@ fn the_catalog_names_the_domain_and_judges_uniqueness_over_the_forest() {
         user("south", south, 1104, "carol", &[]),
         user("north", north, 1104, "thief", &upn_of("carol@south.example")),
         user("south", south, 1105, "other", &upn_of("carol@north.example")),
+        user("north", north, 1107, "post", &[("mail", "post@mail.example")]),
+        user("south", south, 1107, "post", &[("mail", "post@south.example")]),
         // A name that looks like the end of a distinguished name of ours.
         user("south", south, 1106, "a\\,dc=north", &upn_of("odd@mail.example")),
     ];
@@ -112,6 +100,11 @@ fn the_catalog_names_the_domain_and_judges_uniqueness_over_the_forest() {
     opened.fails(upn("ours@mail.example"), "store: connect");
     opened.fails(name("bob"), "store: connect");
     assert_eq!(opened.meter.accounts_elsewhere(), 4);
+    // Whose an address is, is known without a server of the domain.
+    let mail = |address: &str| home(Query::Mail(address.to_owned()));
+    assert_eq!(mail("Post@mail.example"), (None, north.with_rid(1107).expect("there is room"), 0));
+    assert_eq!(mail("post@south.example"), of_south(1107));
+    assert_eq!(opened.meter.accounts_elsewhere(), 4, "nobody comes with an address");
 }
 
 #[test]

@@ -1,16 +1,14 @@
 //! A directory that sends whatever it likes after TLS: no panic, bounded memory, and never "no such account".
 
-use super::{Opened, certificates, ldaps, name, posix};
+use super::{Opened, certificates, name, posix, settings_at};
 use account_store::Matches;
-use rcmpd_tests::slapd::READER;
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use store_ldap::{Accents, Schema, Servers, Settings};
+use store_ldap::Settings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use zeroize::Zeroizing;
 
 fn element(tag: u8, contents: &[u8]) -> Vec<u8> {
     let mut out = vec![tag, 0x84];
@@ -90,22 +88,9 @@ fn hostile_after(good_searches: usize, bind: Option<Answer>, search: Answer) -> 
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
     let opened = Opened::of(Settings {
-        domain: account_store::battery::domain(),
-        servers: Servers::Listed(vec![ldaps(port)]),
-        catalog: Vec::new(),
-        ca: certificates(&folder.path().join("ca.pem")),
-        bind_dn: READER.to_owned(),
-        secrets: Arc::new(|| Ok(vec![Zeroizing::new("secret".to_owned())])),
-        schema: Schema::Generic(Box::new(posix())),
         timeout: Duration::from_secs(10),
         connections_max: 2,
-        idle_timeout: Duration::from_secs(600),
-        age_max: Duration::from_secs(3600),
-        candidates_max: 100,
-        accents: Accents::Wildcards,
-        mail_domain: None,
-        fresh: Duration::from_secs(600),
-        meter: Arc::default(),
+        ..settings_at(port, &folder.path().join("ca.pem"), posix())
     });
     opened.runtime.spawn(async move {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();

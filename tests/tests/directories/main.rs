@@ -12,6 +12,7 @@ mod samba;
 
 use account_store::{AccountStore, Matches, Query, Record, StoreError};
 use rcmpd_tests::slapd::{GROUPS, PEOPLE, READER, SECRET, Slapd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use store_ldap::{
@@ -113,11 +114,16 @@ fn posix() -> GenericSettings {
 
 /// A store of a directory with POSIX accounts.
 fn settings(slapd: &Slapd, generic: GenericSettings) -> Settings {
+    settings_at(slapd.ldaps, &slapd.path("ca.pem"), generic)
+}
+
+/// A directory at a port of the loopback interface, with its CA.
+fn settings_at(port: u16, ca: &Path, generic: GenericSettings) -> Settings {
     Settings {
         domain: account_store::battery::domain(),
-        servers: Servers::Listed(vec![ldaps(slapd.ldaps)]),
+        servers: Servers::Listed(vec![ldaps(port)]),
         catalog: Vec::new(),
-        ca: certificates(&slapd.path("ca.pem")),
+        ca: certificates(ca),
         bind_dn: READER.to_owned(),
         secrets: Arc::new(|| Ok(vec![Zeroizing::new(SECRET.to_owned())])),
         schema: Schema::Generic(Box::new(generic)),
