@@ -279,7 +279,7 @@ fn near_end(facts: &CrlFacts) -> i64 {
 
 /// How long until the next look: as configured, or sooner while there is no CRL, and when one becomes old.
 fn pause(facts: Option<&CrlFacts>, every: Duration, now: FileTime) -> Duration {
-    let Some(facts) = facts.filter(|facts| now < facts.next_update) else { return RETRY.min(every) };
+    let Some(facts) = facts.filter(|facts| !facts.is_expired(now)) else { return RETRY.min(every) };
     let now = now.to_unix();
     // A second later it has happened.
     let until = |time: i64| u64::try_from(time - now).ok().map(|seconds| Duration::from_secs(seconds + 1));
@@ -325,7 +325,7 @@ impl LoggedState {
     fn age(&mut self, source: &CrlSource, facts: Option<&CrlFacts>, now: FileTime) {
         let Some(facts) = facts else { return };
         let end = Some(facts.next_update);
-        if now >= facts.next_update {
+        if facts.is_expired(now) {
             if self.expired != end {
                 self.expired = end;
                 warn!(

@@ -97,13 +97,13 @@ async fn crls(loaded: &Loaded, now: FileTime, report: &mut Report) {
         // Why one is not loaded is said above, or by the check of the configuration.
         let Some(facts) = facts else { continue };
         let left = facts.next_update.to_unix() - now.to_unix();
-        let (grade, text) = match left {
-            ..=0 => (Grade::Error, format!("the CRL {crl} has expired at {}", facts.next_update)),
+        let (grade, text) = match facts.is_expired(now) {
+            true => (Grade::Error, format!("the CRL {crl} has expired at {}", facts.next_update)),
             _ if trust_tokio::crls::is_near_end(&facts, now) => (
                 Grade::Warning,
                 format!("the CRL {crl} expires in {} minutes, at {}", left / 60, facts.next_update),
             ),
-            left => (Grade::Ok, format!("the CRL {crl} is valid for {}", days(left))),
+            false => (Grade::Ok, format!("the CRL {crl} is valid for {}", days(left))),
         };
         report.add(Check::Certificates, grade, text, if grade == Grade::Ok { "" } else { TO_DO });
     }
