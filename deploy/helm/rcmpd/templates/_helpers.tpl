@@ -3,6 +3,16 @@ app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* Of the Job that creates the database: the Service must not select its pod. */}}
+{{- define "rcmpd.domain.labels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-domain
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "rcmpd.image" -}}
+"{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"
+{{- end }}
+
 {{- define "rcmpd.check" -}}
 {{- if not (has .Values.mode (list "server" "sidecar")) }}{{ fail (printf "mode is %q: say server or sidecar" .Values.mode) }}{{ end }}
 {{- if not .Values.config }}{{ fail "config is empty: it is rcmpd.toml, for instance --set-file config=rcmpd.toml" }}{{ end }}
@@ -12,7 +22,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "rcmpd.container" -}}
 name: rcmpd
-image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"
+image: {{ include "rcmpd.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 args: ["serve", "-c", "/etc/rcmpd/rcmpd.toml"]
 ports:
@@ -33,18 +43,24 @@ startupProbe:
   httpGet: {path: /ready, port: admin}
   periodSeconds: 2
   failureThreshold: 60
-securityContext:
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: true
-  capabilities: {drop: [ALL]}
+securityContext: {{- include "rcmpd.securityContext" . | nindent 2 }}
 resources: {{- toYaml .Values.resources | nindent 2 }}
-volumeMounts:
-  - {name: config, mountPath: /etc/rcmpd, readOnly: true}
-  {{- if .Values.secret }}
-  - {name: secret, mountPath: /etc/rcmpd/secrets, readOnly: true}
-  {{- end }}
-  - {name: sockets, mountPath: /run/rcmpd}
-  - {name: data, mountPath: /var/lib/rcmpd}
+volumeMounts: {{- include "rcmpd.mounts" . | nindent 2 }}
+{{- end }}
+
+{{- define "rcmpd.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "rcmpd.mounts" -}}
+- {name: config, mountPath: /etc/rcmpd, readOnly: true}
+{{- if .Values.secret }}
+- {name: secret, mountPath: /etc/rcmpd/secrets, readOnly: true}
+{{- end }}
+- {name: sockets, mountPath: /run/rcmpd}
+- {name: data, mountPath: /var/lib/rcmpd}
 {{- end }}
 
 {{- define "rcmpd.pod" -}}
@@ -66,9 +82,6 @@ nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.affinity }}
-affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
