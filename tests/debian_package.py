@@ -8,6 +8,7 @@ Needs root, mmdebstrap and lintian, and Debian's archive. Everything is on loopb
 
 import os
 import pathlib
+import platform
 import re
 import shutil
 import signal
@@ -36,8 +37,10 @@ def run(*command, code=0, **options):
 class Chroot:
     def __init__(self, root):
         self.root = root
-        say("making a chroot of Debian")
-        run("mmdebstrap", "--variant=minbase", "bookworm", str(root))
+        # The package needs the libraries that it was built with.
+        release = platform.freedesktop_os_release()["VERSION_CODENAME"]
+        say(f"making a chroot of {release}")
+        run("mmdebstrap", "--variant=minbase", release, str(root))
         # The service reads its own limits and processes there.
         run("mount", "-t", "proc", "proc", str(root / "proc"))
 
@@ -103,6 +106,8 @@ def serve(chroot, admin):
         if child.poll() is not None:
             break
         time.sleep(0.1)
+    child.kill()
+    child.wait()
     sys.exit(f"package: the service is not ready:\n{(chroot.root / 'tmp/rcmpd.log').read_text()}")
 
 
@@ -123,7 +128,7 @@ def main():
         sys.exit(__doc__)
     package, newer = map(pathlib.Path, sys.argv[1:])
     say("lintian")
-    # The address in the package is that of whoever builds it.
+    # The address in the package is that of the person who builds it.
     whose = "--suppress-tags=root-in-contact,bogus-mail-host,bogus-mail-host-in-debian-changelog"
     run("lintian", "--fail-on", "error", whose, str(package), *(["--allow-root"] if os.geteuid() == 0 else []))
     with tempfile.TemporaryDirectory() as folder:

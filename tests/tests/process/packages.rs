@@ -24,6 +24,7 @@ fn text(command: &mut Command) -> String {
 fn package(folder: &Path) -> PathBuf {
     let mut build = Command::new(deploy("debian/build"));
     build.arg(rcmpd_tests::binary()).arg(folder).env("DPKG_DEB_COMPRESSOR_TYPE", "none");
+    build.env("DEBFULLNAME", "Packager").env("DEBEMAIL", "packager@contoso.example");
     PathBuf::from(text(build.env("SOURCE_DATE_EPOCH", "1700000000")).trim())
 }
 
@@ -36,6 +37,7 @@ fn debian_package_has_what_dpkg_needs_and_is_the_same_twice() {
 
     let field = |name: &str| text(Command::new("dpkg-deb").arg("--field").arg(&first).arg(name));
     assert_eq!(field("Package").trim(), "rcmpd");
+    assert_eq!(field("Maintainer").trim(), "Packager <packager@contoso.example>");
     assert!(field("Depends").contains("libc6 (>= "), "{}", field("Depends"));
     let listed = text(Command::new("dpkg-deb").arg("--contents").arg(&first));
     for path in [
@@ -48,6 +50,12 @@ fn debian_package_has_what_dpkg_needs_and_is_the_same_twice() {
         let line =
             listed.lines().find(|line| line.ends_with(path)).unwrap_or_else(|| panic!("{path}: {listed}"));
         assert!(line.contains(" root/root "), "{line}");
+    }
+    // Whatever the modes in the checkout are.
+    for line in listed.lines() {
+        let is_usual =
+            ["drwxr-xr-x ", "-rwxr-xr-x ", "-rw-r--r-- "].iter().any(|mode| line.starts_with(mode));
+        assert!(is_usual, "{line}");
     }
 
     let control = folder.path().join("control");
