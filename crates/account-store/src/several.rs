@@ -31,6 +31,18 @@ pub struct Part {
     pub issuers: Vec<DistinguishedName>,
 }
 
+impl Part {
+    /// Asks this store. An error says which one it is.
+    async fn find(&self, query: &Query) -> Result<Matches, StoreError> {
+        let named = |why: String| format!("[[store.part]] {}: {why}", self.name);
+        self.store.find(query).await.map_err(|error| match error {
+            StoreError::Unavailable(why) => StoreError::Unavailable(named(why)),
+            StoreError::Damaged(why) => StoreError::Damaged(named(why)),
+            error => error,
+        })
+    }
+}
+
 /// Stores by the key of a suffix or an issuer.
 #[derive(Default)]
 struct Route {
@@ -174,9 +186,9 @@ impl AccountStore for SeveralStore {
 
     fn find<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Matches, StoreError>> {
         match self.numbers(query) {
-            [number] => self.parts[*number].store.find(query),
+            [number] => Box::pin(self.parts[*number].find(query)),
             numbers => Box::pin(async {
-                let answers = numbers.iter().map(|number| self.parts[*number].store.find(query));
+                let answers = numbers.iter().map(|number| self.parts[*number].find(query));
                 Ok(merged(join_all(answers).await.into_iter().collect::<Result<_, _>>()?))
             }),
         }
@@ -331,7 +343,8 @@ mod tests {
         partners.fails.store(true, Ordering::SeqCst);
         for query in [upn("eve@partner.example"), mapping(PARTNER), mapping(KEY), Query::Name("alice".into())]
         {
-            assert!(find(&several, &query).is_err(), "{query:?}");
+            let error = find(&several, &query).expect_err("partners do not answer").to_string();
+            assert!(error.contains("[[store.part]] partners: "), "{query:?}: {error}");
         }
         one(&several, upn("alice@contoso.example"));
         let revision = || several.revision();

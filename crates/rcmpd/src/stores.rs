@@ -384,11 +384,11 @@ pub async fn accounts(config: &Config, machines: &Arc<dyn DomainStore>) -> anyho
     }
 }
 
-/// The accounts of a kind that has no machines.
+/// The accounts of a kind that has no machines, and no cache.
 async fn read_only(config: &Config, kind: &StoreKind) -> anyhow::Result<Accounts> {
     match kind {
-        StoreKind::Sqlite(_) | StoreKind::Postgres(_) | StoreKind::Several(_) => {
-            bail!("this kind of store is opened with its machines")
+        StoreKind::Sqlite(_) | StoreKind::Postgres(_) | StoreKind::Several(_) | StoreKind::Ldap(_) => {
+            bail!("this kind of store is opened elsewhere")
         }
         StoreKind::Memory(path) => Ok(Accounts::listed(Arc::new(memory(path, &config.domain).await?))),
         StoreKind::Profile(levels) => {
@@ -396,7 +396,6 @@ async fn read_only(config: &Config, kind: &StoreKind) -> anyhow::Result<Accounts
             let levels = levels.collect::<anyhow::Result<Vec<_>>>()?;
             Ok(Accounts::read_only(Arc::new(ProfileStore::new(config.domain.clone(), levels)?)))
         }
-        StoreKind::Ldap(ldap) => ldap::open(config, ldap),
         StoreKind::Added(kind, settings) => open_added(config, kind, settings).await,
     }
 }

@@ -10,12 +10,14 @@ use anyhow::Context;
 use dcerpc_tokio::{LogLimiter, encode_family};
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
 use prometheus_client::metrics::counter::ConstCounter;
+use rcmp_service::explain::attribute;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -48,8 +50,8 @@ type Open = dyn Fn() -> BoxFuture<'static, anyhow::Result<Arc<dyn AccountStore>>
 pub(crate) struct Compared {
     open: Box<Open>,
     opened: OnceCell<Arc<dyn AccountStore>>,
-    /// When it last could not be opened.
-    failed: Mutex<Option<Instant>>,
+    /// When it last could not be opened, and why.
+    failed: Mutex<Option<(Instant, String)>>,
 }
 
 impl Compared {
@@ -65,16 +67,18 @@ impl Compared {
     }
 
     async fn try_open(&self) -> anyhow::Result<Arc<dyn AccountStore>> {
-        if self.failed().is_some_and(|failed| failed.elapsed() < REOPENED_AFTER) {
-            anyhow::bail!("the store could not be opened a moment ago");
+        if let Some((failed, why)) = &*self.failed()
+            && failed.elapsed() < REOPENED_AFTER
+        {
+            anyhow::bail!("the store could not be opened a moment ago: {why}");
         }
         let opened = timeout(TIMEOUT, (self.open)()).await.context("the store could not be opened in time");
         let opened = opened.flatten();
-        *self.failed() = opened.is_err().then(Instant::now);
+        *self.failed() = opened.as_ref().err().map(|error| (Instant::now(), crate::output::chain(error)));
         opened
     }
 
-    fn failed(&self) -> MutexGuard<'_, Option<Instant>> {
+    fn failed(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
         // It is whole between any two statements.
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -91,14 +95,22 @@ impl Compared {
 pub(super) struct ComparedStore {
     first: Arc<dyn AccountStore>,
     questions: Sender<(Query, Matches)>,
+    task: AbortHandle,
+}
+
+impl Drop for ComparedStore {
+    /// A reload makes another one. What still waits is not compared.
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl ComparedStore {
     /// Starts the task that compares. It ends with the store.
     pub(super) fn new(first: Arc<dyn AccountStore>, second: Arc<Compared>) -> Self {
         let (questions, asked) = channel(QUEUE_MAX);
-        tokio::spawn(compare(Arc::clone(&first), second, asked));
-        Self { first, questions }
+        let task = tokio::spawn(compare(Arc::clone(&first), second, asked)).abort_handle();
+        Self { first, questions, task }
     }
 }
 
@@ -133,7 +145,7 @@ async fn compare(first: Arc<dyn AccountStore>, second: Arc<Compared>, mut asked:
             Ok((_, differs)) if differs.is_empty() => count(&COUNTERS.same),
             Ok((account, differs)) => {
                 count(&COUNTERS.different);
-                let (asked_by, differs) = (kind_of(&query), differs.join("; "));
+                let (asked_by, differs) = (attribute(&query).0, differs.join("; "));
                 LIMITER.counted("different", |left_out| {
                     warn!(
                         account,
@@ -173,19 +185,6 @@ fn name_of(matches: &Matches) -> String {
         Matches::None => String::new(),
         Matches::One(record) => record.account.name.clone(),
         Matches::Many(names) => names.join(", "),
-    }
-}
-
-/// The attribute that a question is about, for the log. The value is from a certificate, and is not logged.
-const fn kind_of(query: &Query) -> &'static str {
-    match query {
-        Query::UserPrincipalName(_) => "userPrincipalName",
-        Query::ServicePrincipalName(_) => "servicePrincipalName",
-        Query::AltSecurityIdentity(_) => "altSecurityIdentities",
-        Query::Mail(_) => "mail",
-        Query::Name(_) => "sAMAccountName",
-        Query::Sid(_) => "objectSid",
-        _ => "other",
     }
 }
 
@@ -236,6 +235,24 @@ mod tests {
         assert!(second.contains("a moment ago"), "{second}");
         assert!(ask().await.contains("a moment ago"));
         assert_eq!(opened.load(Ordering::Relaxed), 1);
-        assert_eq!(kind_of(&query), "mail");
+        assert!(second.contains("it is down"), "{second}");
+    }
+
+    #[tokio::test]
+    async fn the_task_that_compares_ends_with_its_store() {
+        let sid = "S-1-5-21-1-2-3".parse().expect("a SID");
+        let domain = Domain { netbios: "CONTOSO".into(), dns: "contoso.example".into(), sid };
+        let first: Arc<dyn AccountStore> = Arc::new(account_store::memory::MemoryStore::new(domain));
+        let second = Compared::new(Box::new(|| Box::pin(std::future::pending())));
+        let (held, store) = (Arc::downgrade(&second), ComparedStore::new(first, second));
+        for _ in 0..3 {
+            store.find(&Query::Name("alice".to_owned())).await.expect("it answers");
+            tokio::task::yield_now().await;
+        }
+        drop(store);
+        // Without that, it waits for the second store to open.
+        while held.strong_count() > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 }
