@@ -21,6 +21,7 @@ use clap::{ArgGroup, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, S
 use dtyp::FileTime;
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// Map X.509 client certificates to accounts and groups
@@ -168,9 +169,12 @@ impl ConfigFileArg {
 /// Where the configuration is if a command line and the environment do not say.
 const DEFAULT_CONFIGS: [&str; 2] = ["rcmpd.toml", "/etc/rcmpd/rcmpd.toml"];
 
-/// The configuration of this folder, or else that of the system.
+/// The configuration of this folder, or else that of the system. Another user could have put a file into this
+/// folder, so the file counts only if it belongs to root or to the user who runs the command.
 pub(crate) fn default_config() -> Option<PathBuf> {
-    DEFAULT_CONFIGS.map(PathBuf::from).into_iter().find(|path| path.exists())
+    let own = rustix::process::geteuid().as_raw();
+    let is_trusted = |path: &PathBuf| path.metadata().is_ok_and(|it| it.uid() == 0 || it.uid() == own);
+    DEFAULT_CONFIGS.map(PathBuf::from).into_iter().find(is_trusted)
 }
 
 /// The configuration of commands that need one.
@@ -971,6 +975,20 @@ pub struct AddMachine {
     /// The file with the password: read if it exists, otherwise created; - for standard input.
     #[arg(long, value_name = "F")]
     pub secret_file: PathBuf,
+    #[command(flatten)]
+    pub rights: MachineRights,
+    /// The type of secure channel. A trusted domain gets no computer account.
+    #[arg(long, default_value = "workstation")]
+    pub kind: ChannelArg,
+    #[command(flatten)]
+    pub config: ConfigArg,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// What a new machine account may do.
+#[derive(Args, Debug)]
+pub struct MachineRights {
     /// A permission of the machine.
     #[arg(long)]
     pub permission: Vec<PermissionArg>,
@@ -982,13 +1000,6 @@ pub struct AddMachine {
     /// that are not privileged]
     #[arg(long, value_name = "NAME|SID")]
     pub group: Vec<String>,
-    /// The type of secure channel. A trusted domain gets no computer account.
-    #[arg(long, default_value = "workstation")]
-    pub kind: ChannelArg,
-    #[command(flatten)]
-    pub config: ConfigArg,
-    #[command(flatten)]
-    pub json: JsonArg,
 }
 
 /// A machine account that exists elsewhere.
@@ -1006,17 +1017,8 @@ pub struct ImportMachine {
     /// Also write the password to this file, which must not exist, for `secret` of [client].
     #[arg(long, value_name = "F", requires = "secrets_tdb")]
     pub write_secret: Option<PathBuf>,
-    /// A permission of the machine.
-    #[arg(long)]
-    pub permission: Vec<PermissionArg>,
-    /// NetBIOS name of a domain whose accounts the machine gets answers for; repeat for several [default: all
-    /// domains]
-    #[arg(long, value_name = "NAME")]
-    pub domain: Vec<String>,
-    /// A group whose members the machine gets answers for, or the SID of one account [default: all accounts
-    /// that are not privileged]
-    #[arg(long, value_name = "NAME|SID")]
-    pub group: Vec<String>,
+    #[command(flatten)]
+    pub rights: MachineRights,
     #[command(flatten)]
     pub config: ConfigArg,
     #[command(flatten)]

@@ -4,7 +4,7 @@
 //! records. Each record has the offset of the next record of its chain. The file is read as a whole and never
 //! written.
 
-use dtyp::{ByteOrder, DecodeError, DecodeErrorKind, Reader, Sid};
+use dtyp::{ByteOrder, Decode, DecodeError, DecodeErrorKind, Reader, Sid};
 use zeroize::Zeroizing;
 
 /// The longest file: Samba's has less than half a MiB.
@@ -21,9 +21,8 @@ const RECORD_MAGIC: u32 = 0x2601_1999;
 const RECOVERY_MAGIC: u32 = 0xf53b_c0e7;
 /// `sizeof(struct tdb_record)`.
 const RECORD_LEN: usize = 24;
-/// `sizeof(struct dom_sid)`, and its sub-authorities.
+/// `sizeof(struct dom_sid)`.
 const SID_LEN: usize = 68;
-const SUB_AUTHORITIES_MAX: usize = 15;
 
 /// The records of a file.
 pub(crate) struct Tdb<'a> {
@@ -133,20 +132,12 @@ pub(crate) fn machine_secret(bytes: &[u8], netbios: &str) -> Result<Option<Samba
     Ok(Some(SambaSecret { password, domain_sid }))
 }
 
-/// `struct dom_sid`: revision, number of sub-authorities, authority, then room for 15 sub-authorities.
+/// `struct dom_sid`: a SID in the order of the file, then room up to 15 sub-authorities.
 fn read_sid(bytes: &[u8], order: ByteOrder) -> Result<Sid, DecodeError> {
-    let wrong = DecodeError { what: "SID of the domain", offset: 0, kind: DecodeErrorKind::BadValue };
-    let count = bytes.get(1).map_or(0, |count| usize::from(*count));
-    if bytes.len() != SID_LEN || bytes[0] != 1 || count > SUB_AUTHORITIES_MAX {
-        return Err(wrong);
+    match bytes.len() {
+        SID_LEN => Sid::decode(&mut Reader::new(bytes).with_order(order)),
+        _ => Err(DecodeError { what: "SID of the domain", offset: 0, kind: DecodeErrorKind::BadValue }),
     }
-    let authority = bytes[2..8].iter().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
-    let mut reader = Reader::new(&bytes[8..]).with_order(order);
-    let mut text = format!("S-1-{authority}");
-    for _ in 0..count {
-        text += &format!("-{}", reader.u32("sub-authority")?);
-    }
-    text.parse().map_err(|_| wrong)
 }
 
 #[cfg(test)]

@@ -133,6 +133,14 @@ fn the_configuration_is_taken_where_people_write_it() {
         let done = service.paste(&format!("cd machines && {line}")).code(2);
         assert!(done.stderr.contains("RCMPD_CONFIG") && done.stderr.contains("-c FILE"), "{line}: {done:?}");
     }
+    // Nor does one count that another user has put there.
+    if rustix::process::geteuid().is_root() {
+        fs::copy(service.path("rcmpd.toml"), service.path("machines/rcmpd.toml")).unwrap();
+        service.paste("cd machines && rcmpd check-config").code(1);
+        std::os::unix::fs::chown(service.path("machines/rcmpd.toml"), Some(65_534), None).unwrap();
+        let done = service.paste("cd machines && rcmpd check-config").code(2);
+        assert!(done.stderr.contains("belongs to this user or to root"), "{done:?}");
+    }
     service.paste("rcmpd serve rcmpd.toml -c rcmpd.toml").code(2);
     service.paste("rcmpd -c rcmpd.toml man").code(2);
     // `serve FILE` gets as far as the ports, which are in use.

@@ -4,7 +4,9 @@ mod import;
 
 use super::account::new_account;
 use super::{UNUSABLE, failed, load};
-use crate::cli::{AddMachine, ChannelArg, ConfigArg, MachineCommand, PermissionArg, SetMachine};
+use crate::cli::{
+    AddMachine, ChannelArg, ConfigArg, MachineCommand, MachineRights, PermissionArg, SetMachine,
+};
 use crate::clock::now;
 use crate::config::{Config, SecretRef};
 use crate::output::{self, visible};
@@ -42,7 +44,8 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
 }
 
 async fn add(machine: AddMachine) -> anyhow::Result<u8> {
-    let AddMachine { name, secret_file: file, permission, domain, group, kind, config, json } = machine;
+    let AddMachine { name, secret_file: file, rights, kind, config, json } = machine;
+    let MachineRights { permission, domain, group } = rights;
     let config = load(&config.config)?;
     let store = stores::machines_with_secrets(&config).await?;
     if !name.ends_with('$') {

@@ -284,7 +284,7 @@ complete -F _rcmpd_with_names -o bashdefault -o default rcmpd
 
 /// The configuration file of a command that takes it in more than one way.
 fn config_file(config: &ConfigFileArg) -> anyhow::Result<PathBuf> {
-    config.path().ok_or_else(|| failed(2, "no configuration: give FILE or -c FILE, or set RCMPD_CONFIG; there is no ./rcmpd.toml and no /etc/rcmpd/rcmpd.toml"))
+    config.path().ok_or_else(|| failed(2, "no configuration: give FILE or -c FILE, or set RCMPD_CONFIG; there is no ./rcmpd.toml and no /etc/rcmpd/rcmpd.toml that belongs to this user or to root"))
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {

@@ -7,14 +7,20 @@ use anyhow::{Context, bail};
 use http::{Method, StatusCode};
 use serde_json::Value;
 
+/// So many octets of an answer that is an error are shown: what listens there need not be this program.
+const SHOWN_LEN_MAX: usize = 200;
 /// The exit code if the service is not ready.
 const NOT_READY: u8 = 3;
 
 pub(super) async fn run(args: &StatusArgs) -> anyhow::Result<u8> {
     let config = load(&config_file(&args.config)?)?;
     let (status, body) = admin_port::ask(&config, Method::GET, "/status").await?;
+    if status == StatusCode::NOT_FOUND {
+        bail!("the service answers {status}: it has no /status; restart it, if rcmpd was upgraded");
+    }
     if status != StatusCode::OK {
-        bail!("the service answers {status}: {}", String::from_utf8_lossy(&body).trim());
+        let body = String::from_utf8_lossy(&body[..body.len().min(SHOWN_LEN_MAX)]);
+        bail!("the service answers {status}: {}", output::visible(body.trim()));
     }
     let state: Value = serde_json::from_slice(&body).context("the answer of the service is not JSON")?;
     match args.json.json {

@@ -205,7 +205,9 @@ pub(super) async fn import(path: &Path, how: How, config: &Config, as_json: bool
     let unreadable = |error| super::failed(UNUSABLE, format!("{} cannot be read: {error}", path.display()));
     let mut file = match input::is_standard(path) {
         true if how.prune_max.is_some() => {
-            bail!("with --prune the file is read twice, so it cannot be standard input")
+            bail!(
+                "with --prune the file is read twice, so it cannot be standard input: save it to a file first"
+            )
         }
         true => None,
         false => Some(Reread::open(path).map_err(unreadable)?),

@@ -160,10 +160,12 @@ impl Inner {
     /// another one answers.
     fn look_at_parts(&self) {
         let Some(several) = self.parts() else { return };
+        // Before the lock: a look may wait for the disk.
+        let looks: Vec<_> = several.parts().iter().map(|part| (part, part.store.revision())).collect();
         let mut unusable = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
-        for part in several.parts() {
+        for (part, found) in looks {
             let store = part.name.as_str();
-            match part.store.revision() {
+            match found {
                 Err(error) if unusable.insert(part.name.clone()) => {
                     error!(store, %error, "Account store unavailable: questions to it are errors");
                 }

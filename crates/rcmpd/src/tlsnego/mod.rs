@@ -219,7 +219,7 @@ impl Tlsnego {
         // First what can fail: then the keys stay as well.
         if let Some(Renewed { certificate, metadata, tls, made_of }) = certificates {
             if let Err(error) = self.gateway.server().set_certificate(certificate, metadata) {
-                warn!(%error, "The renewed certificate of [tlsnego] cannot be used: the previous one stays");
+                warn!(%error, "The renewed certificate of [tlsnego] cannot be used: the previous one and the previous cookie keys stay");
                 return;
             }
             self.gateway.set_tls(tls);

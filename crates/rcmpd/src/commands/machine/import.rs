@@ -2,7 +2,7 @@
 //! keytab or from Samba's `secrets.tdb`.
 
 use super::{domains, groups, put_new, show, warn_of_short_secret};
-use crate::cli::{ImportMachine, PermissionArg};
+use crate::cli::{ImportMachine, MachineRights, PermissionArg};
 use crate::clock::now;
 use crate::commands::{UNUSABLE, failed, load};
 use crate::config::Config;
@@ -12,6 +12,7 @@ use account_store::machines::{ChannelKind, Machine, NtHash};
 use account_store::{FileAccess, file_access};
 use anyhow::{Context, anyhow, bail};
 use rpc_auth::kerberos::{Keytab, KeytabEntry};
+use std::io::Read;
 use std::path::Path;
 use zeroize::Zeroizing;
 
@@ -26,8 +27,8 @@ struct Found {
 }
 
 pub(super) async fn run(import: ImportMachine) -> anyhow::Result<u8> {
-    let ImportMachine { name, keytab, secrets_tdb, write_secret, permission, domain, group, config, json } =
-        import;
+    let ImportMachine { name, keytab, secrets_tdb, write_secret, rights, config, json } = import;
+    let MachineRights { permission, domain, group } = rights;
     if !name.ends_with('$') {
         bail!("{name}: the name of a machine account ends in a dollar sign, as in 'WEB01$'");
     }
@@ -49,7 +50,10 @@ pub(super) async fn run(import: ImportMachine) -> anyhow::Result<u8> {
     if let (Some(path), Some(password)) = (&write_secret, &found.password) {
         let line = Zeroizing::new(format!("{}\n", password.as_str()));
         let written = file_access::write_new(path, line.as_bytes(), 0o600);
-        written.with_context(|| format!("cannot write {}", path.display()))?;
+        written.with_context(|| {
+            let shown = path.display();
+            format!("cannot write {shown}: if it is left from an earlier try of this command, remove it")
+        })?;
     }
     match known {
         Some(known) => {
@@ -66,11 +70,15 @@ pub(super) async fn run(import: ImportMachine) -> anyhow::Result<u8> {
 }
 
 fn read(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    let len = path.metadata().map_or(0, |metadata| metadata.len());
-    if len > samba_secrets::LEN_MAX as u64 {
+    let file = FileAccess::Group.open(path).map_err(|error| anyhow!("{} {error}", path.display()))?;
+    // Room for all of it, so that no part of a secret is left where the buffer was before it grew.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(samba_secrets::LEN_MAX + 1));
+    let read = file.take(samba_secrets::LEN_MAX as u64 + 1).read_to_end(&mut bytes);
+    read.with_context(|| format!("{} cannot be read", path.display()))?;
+    if bytes.len() > samba_secrets::LEN_MAX {
         bail!("{} is longer than {} MiB", path.display(), samba_secrets::LEN_MAX >> 20);
     }
-    FileAccess::Group.read(path).map_err(|error| anyhow!("{} {error}", path.display()))
+    Ok(bytes)
 }
 
 fn of_keytab(path: &Path, name: &str, config: &Config) -> anyhow::Result<Found> {
