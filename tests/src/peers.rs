@@ -116,12 +116,8 @@ pub struct Rotel {
 impl Rotel {
     /// Starts one that sends traces on to `endpoint`.
     pub fn start(endpoint: &str) -> Self {
-        // It does not say which port it got, so it is told one that was free just now.
-        let free = || {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a port");
-            listener.local_addr().expect("it is bound").to_string()
-        };
-        let (grpc, http) = (free(), free());
+        // It does not say which port it got.
+        let (grpc, http) = (crate::ports::free_port().to_string(), crate::ports::free_port().to_string());
         let child = Command::new(private().join("collector/rotel/rotel-agent"))
             .args(["start", "--otlp-grpc-endpoint", &grpc, "--otlp-http-endpoint", &http])
             .args([

@@ -19,9 +19,16 @@ pub fn free_port() -> SocketAddr {
 
 /// The same at another loopback address.
 pub fn free_port_of(ip: IpAddr) -> SocketAddr {
-    let own = fs::metadata("/proc/self").map_or(0, |process| process.uid());
+    let own = fs::metadata("/proc/self").expect("a process knows its user").uid();
     let folder = std::env::temp_dir().join(format!("rcmpd-test-ports-{own}"));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).expect("a folder for temporary files");
+    // Another user may have made it, or a link to a folder of ours.
+    let made = fs::symlink_metadata(&folder).expect("it is there");
+    assert!(
+        made.is_dir() && made.uid() == own && made.mode() & 0o077 == 0,
+        "{} is not a folder of this user alone: delete it",
+        folder.display()
+    );
     let mut claims = CLAIMS.lock().expect("no test panics with it");
     // Tests that start at one time begin at different ports.
     let first = std::process::id().wrapping_mul(37) as u16 % COUNT;

@@ -5,7 +5,6 @@ use rcmpd_tests::postgres::{DATABASE, PASSWORD, Postgres, USER};
 use rcmpd_tests::{Demo, eventually, write_secret};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
 
 #[test]
 fn every_command_works_on_a_store_in_postgresql() {
@@ -143,12 +142,9 @@ fn check_config_tells_what_is_wrong_with_a_server() {
 fn a_disabled_account_is_refused_at_the_sidecar_after_a_poll_although_the_replica_lags() {
     let primary = Postgres::start();
     let replica = primary.standby();
-    let (poll, timeout) = (Duration::from_secs(2), Duration::from_secs(5));
     let more = format!(
-        "replicas = [\"{}\"]\npoll_ms = {}\ntimeout_ms = {}\ncache_ttl_s = 600\nmax_age_s = 60",
-        replica.address(),
-        poll.as_millis(),
-        timeout.as_millis()
+        "replicas = [\"{}\"]\npoll_ms = 2000\ntimeout_ms = 5000\ncache_ttl_s = 600\nmax_age_s = 60",
+        replica.address()
     );
     let demo = Demo::new().into_postgres(&primary, &more);
     let user = rustix::process::geteuid().as_raw();
@@ -167,11 +163,8 @@ fn a_disabled_account_is_refused_at_the_sidecar_after_a_poll_although_the_replic
          UPDATE rcmpd.revision SET accounts = accounts + 1, accounts_epoch = (random() * 9e18)::bigint,
                                    machines = machines + 1, machines_epoch = (random() * 9e18)::bigint; COMMIT",
     );
-    let disabled = Instant::now();
+    // The caches would have kept her for ten minutes each.
     eventually("alice is refused", || status() == 403);
-    // A loaded machine is slow. The caches would have kept her for ten minutes each.
-    let most = (poll + timeout) * 10;
-    assert!(disabled.elapsed() < most, "{:?}\n{}", disabled.elapsed(), service.log());
     assert_eq!(status(), 403, "the replica does not bring her back");
     let seen = replica.sql("SELECT flags & 2 FROM rcmpd.account WHERE name_key = 'alice'");
     assert_eq!(seen, "0", "the replica still has her enabled");

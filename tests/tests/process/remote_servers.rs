@@ -30,6 +30,15 @@ fn name_both(demo: &Demo, first: &Service, second: &Service) {
     });
 }
 
+/// Ends the threads that ask, also if the test panics: the scope waits for them.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Asks without a pause while `go` takes one of the servers away, and returns how many requests were answered,
 /// and those that were not answered by alice's account.
 fn under_load(web: &Service, go: impl FnOnce()) -> (usize, Vec<u16>) {
@@ -47,12 +56,13 @@ fn under_load(web: &Service, go: impl FnOnce()) -> (usize, Vec<u16>) {
         lost
     };
     thread::scope(|scope| {
+        let guard = Ends(&ends);
         let askers: Vec<_> = (0..ASKERS).map(|_| scope.spawn(ask)).collect();
         eventually("both serve", || answered.load(Ordering::Relaxed) >= ANSWERS);
         go();
         let before = answered.load(Ordering::Relaxed);
         eventually("one serves", || answered.load(Ordering::Relaxed) >= before + ANSWERS);
-        ends.store(true, Ordering::Relaxed);
+        drop(guard);
         let lost = askers.into_iter().flat_map(|asker| asker.join().expect("it asks")).collect();
         (answered.load(Ordering::Relaxed), lost)
     })
