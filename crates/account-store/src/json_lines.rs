@@ -609,7 +609,7 @@ fn json_error(error: &serde_json::Error, is_object: bool, is_table: bool) -> Str
         // Such as the first line of a table, or of an object over several lines.
         false => format!(
             "{why}; each line is one JSON object, such as {{\"type\":\"account\",\"name\":\"alice\"}}{}",
-            if is_table { "; this looks like CSV: docs/import-accounts.md converts it" } else { "" }
+            if is_table { "; this looks like CSV: import it with --format csv" } else { "" }
         ),
     }
 }

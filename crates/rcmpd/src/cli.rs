@@ -317,15 +317,19 @@ pub enum Command {
     /// rules
     #[command(subcommand)]
     Mapping(MappingCommand),
-    /// Import accounts, groups and machines from JSON Lines, all of them or none
+    /// Import accounts, groups and machines from JSON Lines, CSV or LDIF, all of them or none
     Import {
-        /// The file, one JSON object a line; - for standard input.
+        /// The file; - for standard input.
         file: PathBuf,
+        /// Its format. By default, the end of its name decides: .csv, .ldif, or JSON Lines.
+        #[arg(long)]
+        format: Option<FormatArg>,
         /// Replace existing entries, memberships included. Without it, an existing entry stops the import.
         #[arg(long)]
         replace: bool,
         /// Remove the users and groups that are not in the file. Computers, machines, and groups with a RID below
-        /// 1000 stay. The last line of the file has to say that it is the last one, as that of `rcmpd export`.
+        /// 1000 stay. The last line of the file has to say that it is the last one, as that of `rcmpd export`, and the
+        /// result at the end of what ldapsearch prints.
         #[arg(long, requires = "replace")]
         prune: bool,
         /// Remove nothing if more than this part of the users, or of the groups, would go, in percent.
@@ -810,6 +814,17 @@ pub enum MappingCommand {
         #[command(flatten)]
         json: JsonArg,
     },
+}
+
+/// The format of a file with accounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    /// One JSON object a line.
+    Jsonl,
+    /// A table whose first line names the columns.
+    Csv,
+    /// Entries of a directory.
+    Ldif,
 }
 
 /// A class of findings.

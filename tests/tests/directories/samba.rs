@@ -218,6 +218,30 @@ path = "audit.log"
     demo.serve()
 }
 
+/// A copy of the directory, as Samba's ldbsearch prints it, in a database of ours: alice's groups there.
+fn groups_of_a_copy(dc: &SambaDc) -> BTreeSet<String> {
+    let mut search = dc.beside("ldbsearch");
+    search.args(["-H", &format!("{}/private/sam.ldb", dc.text("folder")), "(objectSid=*)"]);
+    let done = search.output().expect("ldbsearch starts");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let demo = Demo::new();
+    std::fs::write(demo.path("domain.ldif"), done.stdout).expect("the folder can be written");
+    let (dns, netbios, sid) = (dc.text("dns"), dc.text("netbios"), dc.text("sid"));
+    demo.edit(|_| {
+        format!(
+            "[domain]\nnetbios = \"{netbios}\"\ndns = \"{dns}\"\nsid = \"{sid}\"\nserver = \"FABMAP1\"\n\
+             [store]\nkind = \"sqlite\"\npath = \"copy.db\"\n[mapping]\nanchors = [\"certs/ca.pem\"]\n"
+        )
+    });
+    demo.rcmpd(&["domain", "add", "-c", "rcmpd.toml"]).code(0);
+    let told = demo.rcmpd(&["import", "domain.ldif", "--replace", "-c", "rcmpd.toml"]).code(0);
+    assert!(told.stderr.contains("left out: not users, computers or security groups"), "{told:?}");
+    let alice = demo.rcmpd(&["account", "show", "alice", "--json", "-c", "rcmpd.toml"]).code(0).json();
+    assert_eq!(alice["user_principal_name"], "alice@contoso.com", "{alice:#}");
+    let groups = alice["groups"].as_array().expect("a list");
+    groups.iter().map(|group| group["sid"].as_str().expect("text").to_owned()).collect()
+}
+
 /// SIDs of the domain among those of a list.
 fn of_domain(dc: &SambaDc, sids: impl IntoIterator<Item = String>) -> BTreeSet<String> {
     let prefix = format!("{}-", dc.text("sid"));
@@ -264,6 +288,7 @@ fn impacket_gets_alices_pac_whose_groups_equal_the_controllers_own_reply() {
         !ours.contains(&sid("Newsletter")) && ours.iter().all(|sid| !sid.starts_with("S-1-5-32-")),
         "{ours:?}"
     );
+    assert_eq!(groups_of_a_copy(&dc), expected);
     // Disabled there, refused here.
     samba_tool(&dc, &["user", "disable", "alice"]);
     eventually_within(Duration::from_secs(30), "alice is refused", || ask()["status"] == "0xC000006D");

@@ -18,8 +18,8 @@ fn what_is_not_there_is_named_with_the_next_step() {
     says(&again, 1, "alice exists already; `rcmpd account set alice` changes it");
     assert!(!again.stderr.contains("warning"), "{again:?}");
     says(&run(&["account", "set", "alice", "--upn", "alice"]), 0, "alice is no user principal name");
-    fs::write(demo.path("users.csv"), "name;groups\nanna;Engineers\n").unwrap();
-    says(&run(&["import", "users.csv"]), 6, "this looks like CSV: docs/import-accounts.md");
+    fs::write(demo.path("users.txt"), "name;member_of\nanna;Engineers\n").unwrap();
+    says(&run(&["import", "users.txt"]), 6, "this looks like CSV: import it with --format csv");
     let line = r#"{"type":"account","name":"clara","expires":1800000000}"#;
     fs::write(demo.path("clara.jsonl"), line).unwrap();
     says(&run(&["import", "clara.jsonl"]), 6, "expires: 1800000000 is before 1900");

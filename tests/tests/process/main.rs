@@ -16,6 +16,7 @@ mod files;
 mod flood;
 mod handshakes;
 mod hints;
+mod import_formats;
 mod import_prune;
 mod issuing;
 mod listener_floods;

@@ -21,11 +21,12 @@ mod tlsnego;
 mod transfer;
 
 use crate::checked::Found;
-use crate::cli::{self, Cli, Command, ConfigFileArg, MethodArg, Parsed, WrongUse};
+use crate::cli::{self, Cli, Command, ConfigFileArg, FormatArg, MethodArg, Parsed, WrongUse};
 use crate::config::{self, Config, ConfigError, Telemetry};
 use crate::output::{self, visible};
 use crate::quickstart;
 use crate::stated_time::StatedTime;
+use account_import::Format;
 use clap::CommandFactory;
 use pem_file::input;
 use rcmp_service::explain::shell_path;
@@ -168,9 +169,15 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Machine(command) => machine::run(command).await,
         Command::Domain(command) => domain::run(command).await,
         Command::Mapping(command) => mapping::run(command).await,
-        Command::Import { file, replace, prune, prune_max, dry_run, config, json } => {
+        Command::Import { file, format, replace, prune, prune_max, dry_run, config, json } => {
+            let format = match format {
+                None => Format::of_file(&file),
+                Some(FormatArg::Jsonl) => None,
+                Some(FormatArg::Csv) => Some(Format::Csv),
+                Some(FormatArg::Ldif) => Some(Format::Ldif),
+            };
             let prune_max = prune.then_some(prune_max);
-            let how = transfer::How { replace, prune_max, is_dry_run: dry_run };
+            let how = transfer::How { format, replace, prune_max, is_dry_run: dry_run };
             transfer::import(&file, how, &load(&config.config)?, json.json).await
         }
         Command::Export { file, config, json } => {

@@ -6,6 +6,7 @@ use crate::clock::now;
 use crate::config::Config;
 use crate::output::{self, counted};
 use crate::stores;
+use account_import::{Converted, Format};
 use account_store::admin::each_account;
 use account_store::fold::casefold;
 use account_store::json_lines::{self, Counts, ImportOptions, LinesError, Machines, Seen, Then};
@@ -55,6 +56,8 @@ pub(super) fn bar(len: Option<u64>, template: &str) -> ProgressBar {
 /// How a file is imported.
 #[derive(Clone, Copy)]
 pub(super) struct How {
+    /// None for JSON Lines.
+    pub(super) format: Option<Format>,
     pub(super) replace: bool,
     /// What is not in the file goes, unless more than so many percent would go.
     pub(super) prune_max: Option<u64>,
@@ -129,7 +132,8 @@ impl Gone {
         if !entries.has_end {
             let count = entries.counts.entries();
             let why = format!(
-                "its last line is not {{\"type\":\"end\",\"entries\":{count}}}, so it may be cut off; write this line if it is whole"
+                "its last line is not {{\"type\":\"end\",\"entries\":{count}}}, or in CSV a row with these, or in LDIF the result of \
+                 ldapsearch, so it may be cut off; write this line if it is whole"
             );
             return Err(super::failed(UNUSABLE, why));
         }
@@ -199,6 +203,18 @@ fn report(counts: &Counts, what: &str, path: &Path, as_json: bool) {
     }
 }
 
+/// A file as JSON Lines.
+fn lines<'a>(
+    file: &'a mut (dyn BufRead + Send),
+    format: Option<Format>,
+    path: &Path,
+) -> anyhow::Result<Converted<'a>> {
+    let Some(format) = format else { return Ok(Converted { lines: Box::new(file), left_out: 0 }) };
+    account_import::convert(format, file).map_err(|error| {
+        super::failed(UNUSABLE, format!("{}: nothing was imported: {error}", path.display()))
+    })
+}
+
 pub(super) async fn import(path: &Path, how: How, config: &Config, as_json: bool) -> anyhow::Result<u8> {
     let stores::Writable { accounts: store, machines, .. } = stores::writable(config).await?;
     let mut then = Then { changes: Vec::new(), is_dry_run: how.is_dry_run };
@@ -213,16 +229,25 @@ pub(super) async fn import(path: &Path, how: How, config: &Config, as_json: bool
         false => Some(Reread::open(path).map_err(unreadable)?),
     };
     if let (Some(max), Some(file)) = (how.prune_max, &mut file) {
-        let gone = Gone::find(&*store, file, max).await;
+        let mut lines = lines(file, how.format, path)?.lines;
+        let gone = Gone::find(&*store, &mut *lines, max).await;
         let gone = gone.with_context(|| format!("{}: nothing was imported or removed", path.display()))?;
+        drop(lines);
         file.again().map_err(unreadable)?;
         gone.tell();
         then.changes = gone.changes();
     }
-    let (len, mut lines): (u64, Box<dyn BufRead + Send>) = match file {
+    let (len, mut file): (u64, Box<dyn BufRead + Send>) = match file {
         None => (0, Box::new(BufReader::with_capacity(1 << 20, io::stdin()))),
         Some(file) => (file.len, Box::new(file)),
     };
+    let Converted { mut lines, left_out } = lines(&mut *file, how.format, path)?;
+    if left_out > 0 {
+        output::message(&format!(
+            "{} left out: not users, computers or security groups",
+            if left_out == 1 { "1 entry".to_owned() } else { format!("{left_out} entries") }
+        ));
+    }
     let bar = bar(Some(len), "{wide_bar} {bytes}/{total_bytes} {eta}");
     let known = known_machines(&*machines).await?;
     let options = ImportOptions { replace: how.replace, created: now() };
