@@ -29,6 +29,7 @@ mod failed;
 mod filter;
 mod forest;
 mod generic;
+mod kept;
 mod log_limiter;
 mod mail;
 mod matching;

@@ -8,7 +8,7 @@ use account_store::index::Place;
 use account_store::{Matches, Query};
 
 /// What the servers of a pool have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Role {
     /// The accounts of the domain, whole.
     Domain,

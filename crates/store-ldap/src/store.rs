@@ -1,6 +1,7 @@
 //! The store: questions to the directory within a deadline, and whether the directory can be asked.
 
 use crate::failed::Failed;
+use crate::kept::Kept;
 use crate::log_limiter::LogLimiter;
 use crate::matching;
 use crate::pool::{Pool, Pooled, attempt_end};
@@ -8,8 +9,9 @@ use crate::schema::{self, Role};
 use crate::settings::Settings;
 use account_store::index::Place;
 use account_store::{AccountStore, BoxFuture, Domain, Matches, Query, Revision, StoreError};
+use dtyp::FileTime;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -33,6 +35,7 @@ struct Shared {
     /// For all that takes a connection. Who has one takes one connection at a time, so no pool has more
     /// connections than there are permits.
     permits: Semaphore,
+    kept: Kept,
     health: Mutex<Health>,
     /// Logs of look-ups that fail, and of a directory that does.
     unusable: LogLimiter,
@@ -76,6 +79,7 @@ impl LdapStore {
         let shared = Arc::new(Shared {
             settings,
             permits,
+            kept: Kept::new(),
             catalog: pool.catalog(),
             pool,
             health: Mutex::new(health),
@@ -233,8 +237,11 @@ impl Shared {
             let found = self.ask_over(pool.role, &mut pooled, asked, end).await;
             match found {
                 Ok(matches) => {
+                    let now = (Instant::now(), now());
+                    let found =
+                        self.kept.judged((pool.role, asked.1), pooled.connection.server(), matches, now);
                     pool.put(pooled);
-                    return Ok(matches);
+                    return Ok(found);
                 }
                 Err(Failed::Changed) if !changed => {
                     changed = true;
@@ -323,6 +330,12 @@ impl Shared {
             }
         }
     }
+}
+
+/// By the wall clock.
+fn now() -> FileTime {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    FileTime::from_unix(i64::try_from(seconds).unwrap_or(i64::MAX))
 }
 
 /// How soon the directory is looked at again after a failure, if its back-off allows it.

@@ -3,10 +3,10 @@
 
 use super::openldap::{account, group};
 use super::proxy::Proxy;
-use super::{Opened, certificates, ldaps, name, posix, settings};
-use account_store::{AccountStore, Matches, StoreError};
+use super::{Opened, certificates, identity, ldaps, name, posix, settings};
+use account_store::{AccountFlags, AccountStore, Matches, StoreError};
 use rcmpd_tests::eventually;
-use rcmpd_tests::slapd::{Options, SECRET, Slapd};
+use rcmpd_tests::slapd::{Options, PEOPLE, SECRET, Slapd};
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -146,6 +146,42 @@ fn while_one_server_is_left_no_question_fails() {
         wait_for(&load.answered, "questions are answered");
     });
     assert_eq!(load.failed.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_server_that_lags_undoes_no_refusal_of_the_one_before() {
+    let mapping = "X509:<SKI>0a0b";
+    let people = ["carol", "dave", "erin"].map(|uid| {
+        let number = 2000 + u32::from(uid.as_bytes()[0]);
+        account(uid, number, &[("altSecurityIdentities", &format!("{mapping}{}0", &uid[..1]))])
+    });
+    let people = people.concat() + &group("users", 1000, &[]);
+    let (mut first, second) = (Slapd::start(&people), Slapd::start(&people));
+    let mut both = short(&first);
+    both.timeout = Duration::from_secs(20);
+    both.servers = Servers::Listed(vec![ldaps(first.ldaps), ldaps(second.ldaps)]);
+    both.ca.extend(certificates(&second.path("ca.pem")));
+    let opened = Opened::of(both);
+    let of = |uid: &str| identity(&format!("{mapping}{}0", &uid[..1]));
+    let is_usable = |uid: &str| match opened.find(of(uid)).unwrap() {
+        Matches::One(record) => !record.account.flags.contains(AccountFlags::DISABLED),
+        _ => false,
+    };
+    assert!(["carol", "dave", "erin"].iter().all(|uid| is_usable(uid)));
+    let change = |uid: &str, what: &str| format!("dn: uid={uid},{PEOPLE}\nchangetype: modify\n{what}\n\n");
+    first.modify(&change("carol", "add: nsAccountLock\nnsAccountLock: TRUE"));
+    first.modify(&change("dave", "delete: altSecurityIdentities"));
+    assert!(!is_usable("carol") && !is_usable("dave") && is_usable("erin"));
+    // The second server has not heard of it.
+    first.stop();
+    assert!(is_usable("erin"));
+    assert!(!is_usable("carol") && !is_usable("dave"));
+    assert!(opened.one(name("carol")).account.flags.contains(AccountFlags::DISABLED), "by whatever name");
+    // The first one takes its word back.
+    first.run();
+    first.modify(&change("carol", "delete: nsAccountLock"));
+    eventually("carol is enabled again", || is_usable("carol"));
+    assert!(!is_usable("dave"));
 }
 
 #[test]

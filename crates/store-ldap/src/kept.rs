@@ -1,0 +1,178 @@
+//! Refusals that another server does not undo. Servers of a directory replicate with delay: after a switch to
+//! another one, an account that was disabled, or a mapping that was removed, may be there again.
+
+use crate::schema::Role;
+use crate::server::Server;
+use account_store::index::Place;
+use account_store::{AccountFlags, Matches};
+use dtyp::{FileTime, Sid};
+use quick_cache::sync::Cache;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a refusal counts against the answers of other servers. It covers the replication within a site and
+/// the default interval between sites ([MS-ADTS] 6.1.1.2.2.3.1, `replInterval`).
+pub(crate) const KEPT: Duration = Duration::from_secs(15 * 60);
+
+/// Places and accounts that are remembered. Only accounts of the directory get in, not what clients make up.
+const ENTRIES_MAX: usize = 65_536;
+
+/// What a server last answered.
+#[derive(Clone)]
+struct Last {
+    server: Arc<Server>,
+    at: Instant,
+    /// None if there was one account without a restriction.
+    refusal: Option<Matches>,
+}
+
+/// The last answers about places that had an account, and about accounts that were restricted.
+pub(crate) struct Kept {
+    places: Cache<(Role, Place), Last>,
+    accounts: Cache<Sid, Last>,
+}
+
+impl Kept {
+    pub(crate) fn new() -> Self {
+        Self { places: Cache::new(ENTRIES_MAX), accounts: Cache::new(ENTRIES_MAX) }
+    }
+
+    /// The answer that counts: what a server found, or the refusal of another server not long ago. `now` is by
+    /// the monotonic clock, and by the clock of the directory.
+    pub(crate) fn judged(
+        &self,
+        (role, place): (Role, &Place),
+        server: &Server,
+        found: Matches,
+        now: (Instant, FileTime),
+    ) -> Matches {
+        let key = (role, place.clone());
+        let last = |refusal: Option<Matches>| Last { server: Arc::new(server.clone()), at: now.0, refusal };
+        let is_restricted = matches!(&found, Matches::One(record) if
+            role == Role::Domain && (record.account.flags.0 & RESTRICTED.0 != 0 || is_expired(record.account.expires, now.1)));
+        let sid = match &found {
+            Matches::One(record) => Some(record.account.sid),
+            _ => None,
+        };
+        match sid {
+            Some(sid) if is_restricted => {
+                self.accounts.insert(sid, last(Some(found.clone())));
+                self.places.insert(key, last(Some(found.clone())));
+                return found;
+            }
+            // What had an account, and has none or several.
+            None => {
+                if self.places.get(&key).is_some() {
+                    self.places.insert(key, last(Some(found.clone())));
+                }
+                return found;
+            }
+            Some(sid) => {
+                if let Some(kept) = undone(&self.accounts, &sid, server, now.0) {
+                    return kept;
+                }
+                if let Some(kept) = undone(&self.places, &key, server, now.0) {
+                    return kept;
+                }
+                self.accounts.remove(&sid);
+                self.places.insert(key, last(None));
+            }
+        }
+        found
+    }
+}
+
+/// Flags of accounts that map no certificate.
+const RESTRICTED: AccountFlags = AccountFlags(AccountFlags::DISABLED.0 | AccountFlags::LOCKED.0);
+
+fn is_expired(expires: FileTime, now: FileTime) -> bool {
+    expires != FileTime::UNSET && expires <= now
+}
+
+/// The refusal of another server that still counts.
+fn undone<K: Eq + Hash>(of: &Cache<K, Last>, key: &K, server: &Server, now: Instant) -> Option<Matches> {
+    let last = of.get(key)?;
+    let counts = *last.server != *server && now.saturating_duration_since(last.at) < KEPT;
+    last.refusal.filter(|_| counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::TlsMode;
+    use account_store::{Account, Record};
+
+    fn server(host: &str) -> Server {
+        Server { host: host.to_owned(), port: 636, tls: TlsMode::Ldaps }
+    }
+
+    fn found(flags: AccountFlags, expires: FileTime) -> Matches {
+        let sid = "S-1-5-21-1-2-3-1101".parse().expect("it is a SID");
+        let account = Account { flags, expires, ..Account::new("carol", sid) };
+        Matches::One(Arc::new(Record { account, memberships: Vec::new() }))
+    }
+
+    fn is_usable(found: &Matches) -> bool {
+        matches!(found, Matches::One(record) if record.account.flags.0 & RESTRICTED.0 == 0)
+    }
+
+    #[test]
+    fn another_server_does_not_undo_a_refusal_and_the_same_one_does() {
+        let usable = || found(AccountFlags::NORMAL, FileTime::NEVER);
+        let disabled = || found(AccountFlags::NORMAL.with(AccountFlags::DISABLED, true), FileTime::NEVER);
+        let begin = Instant::now();
+        let now = FileTime::from_unix(1_800_000_000);
+        let place = Place::Name("carol".to_owned());
+        let other = Place::Rid(1101);
+        for refusal in [
+            disabled(),
+            found(AccountFlags::NORMAL.with(AccountFlags::LOCKED, true), FileTime::NEVER),
+            Matches::None,
+            Matches::Many(Vec::new()),
+        ] {
+            let kept = Kept::new();
+            let ask = |place: &Place, host: &str, found: Matches, after: u64| {
+                kept.judged(
+                    (Role::Domain, place),
+                    &server(host),
+                    found,
+                    (begin + Duration::from_secs(after), now),
+                )
+            };
+            assert!(is_usable(&ask(&place, "dc1", usable(), 0)));
+            assert!(!is_usable(&ask(&place, "dc1", refusal.clone(), 1)));
+            assert!(!is_usable(&ask(&place, "dc2", usable(), 2)), "it may lag");
+            assert!(!is_usable(&ask(&place, "dc2", usable(), 3)));
+            // A restriction is of the account, however it is asked for.
+            let is_of_account = matches!(refusal, Matches::One(_));
+            assert_eq!(is_usable(&ask(&other, "dc2", usable(), 4)), !is_of_account);
+            assert!(is_usable(&ask(&place, "dc1", usable(), 5)), "the same server says so");
+            assert!(is_usable(&ask(&place, "dc2", usable(), 6)));
+            // The second server refuses, too; then the first one is back, and lags.
+            assert!(!is_usable(&ask(&place, "dc2", refusal.clone(), 7)));
+            assert!(!is_usable(&ask(&place, "dc1", usable(), 8)));
+            assert!(is_usable(&ask(&place, "dc1", usable(), 7 + KEPT.as_secs())), "it lags no more");
+        }
+    }
+
+    #[test]
+    fn an_account_that_expired_at_one_server_stays_so_and_an_unknown_place_is_not_kept() {
+        let kept = Kept::new();
+        let (at, now) = (Instant::now(), FileTime::from_unix(1_800_000_000));
+        let place = Place::Name("carol".to_owned());
+        let ask = |role, host: &str, found| kept.judged((role, &place), &server(host), found, (at, now));
+        // Who makes up names fills no table.
+        assert!(matches!(ask(Role::Domain, "dc1", Matches::None), Matches::None));
+        assert_eq!(kept.places.len(), 0);
+        let usable = || found(AccountFlags::NORMAL, FileTime::UNSET);
+        assert!(is_usable(&ask(Role::Domain, "dc2", usable())));
+        let expired = found(AccountFlags::NORMAL, now);
+        ask(Role::Domain, "dc1", expired);
+        let again = ask(Role::Domain, "dc2", usable());
+        assert!(matches!(again, Matches::One(record) if record.account.expires == now));
+        // The catalog does not know states: it says neither.
+        assert!(is_usable(&ask(Role::Catalog, "gc1", usable())));
+    }
+}
