@@ -3,7 +3,7 @@
 
 use rcmpd_tests::ports::free_port;
 use rcmpd_tests::web::Page;
-use rcmpd_tests::{Demo, Service, write_secret};
+use rcmpd_tests::{Demo, Service, eventually, write_secret};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use rustls_pki_types::pem::PemObject;
@@ -489,6 +489,8 @@ fn long_heads(count: u32, len: usize, ends: bool) -> Vec<u8> {
 
 /// What a debug build may allocate in all, with a client served. Without a budget 604 MiB were resident.
 const PROXY_ALLOCATED_KIB_MAX: u64 = 64 << 10;
+/// On a busy machine, evicted connections are freed later than new ones come.
+const PROXY_ALLOCATED_KIB_PEAK: u64 = 128 << 10;
 
 #[test]
 fn unproved_clients_of_the_proxy_hold_little_memory() {
@@ -554,7 +556,8 @@ fn unproved_clients_of_the_proxy_hold_little_memory() {
             .metric(&format!("rcmpd_listener_unproved_bytes{{listener=\"proxy\",address=\"{address}\"}}"));
         assert!(bytes <= 16 << 20, "{bytes}: {name}");
         assert!(name.starts_with("silence") || bytes > 8 << 20, "{bytes}: {name}");
-        assert!(most < PROXY_ALLOCATED_KIB_MAX, "{most} KiB: {name}");
+        assert!(most < PROXY_ALLOCATED_KIB_PEAK, "{most} KiB: {name}");
+        eventually(name, || service.allocated_kib() < PROXY_ALLOCATED_KIB_MAX);
     }
     assert!(connections(&service, "evicted_total", "proxy", "unproved") > 0);
     assert_eq!(connections(&service, "evicted_total", "proxy", "proved"), 0);
