@@ -8,7 +8,6 @@ use account_store::{
     StoreError,
 };
 use common::{Program, export, open, runtime, settings};
-use rustix::process::{Pid, Signal, kill_process};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use store_socket::{Settings, SocketStore};
@@ -163,14 +162,13 @@ fn a_program_that_stops_ends_or_returns_is_an_error_meanwhile() {
     let find = || runtime.block_on(store.find(&upn(2000)));
     let is_found = || matches!(find(), Ok(Matches::One(_)));
     eventually("it answers", is_found);
-    let pid = Pid::from_child(&program.child);
-    kill_process(pid, Signal::STOP).expect("it runs");
+    program.stop();
     for _ in 0..6 {
         let error = find().expect_err("the program stands still");
         assert!(matches!(&error, StoreError::Unavailable(why) if why.starts_with("store: ")), "{error}");
     }
     eventually("the revision is an error", || store.revision().is_err());
-    kill_process(pid, Signal::CONT).expect("it runs");
+    program.resume();
     eventually("it answers again", is_found);
     eventually("there is a revision", || store.revision().is_ok());
     // Connections that were idle have ended, and no question fails for it.
@@ -237,8 +235,7 @@ fn a_cancelled_leader_fails_no_other_asker() {
     let hour = Duration::from_secs(3600);
     let cache = CacheSettings { bytes: 1 << 20, ttl: hour, stale_if_error: Duration::ZERO };
     let cached = Arc::new(CachedStore::new(store as _, cache));
-    let pid = Pid::from_child(&program.child);
-    kill_process(pid, Signal::STOP).expect("it runs");
+    program.stop();
     let ask = || {
         let cached = Arc::clone(&cached);
         runtime.spawn(async move { cached.find(&upn(2000)).await })
@@ -252,7 +249,7 @@ fn a_cancelled_leader_fails_no_other_asker() {
         cached.counters().joined.load(std::sync::atomic::Ordering::Relaxed) == 20
     });
     leader.abort();
-    kill_process(pid, Signal::CONT).expect("it runs");
+    program.resume();
     for other in others {
         let found = runtime.block_on(other).expect("it ends");
         assert!(matches!(found, Ok(Matches::One(_))), "{found:?}");

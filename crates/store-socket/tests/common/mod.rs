@@ -3,7 +3,7 @@
 
 use account_store::battery::{domain, filled};
 use account_store::{MemoryStore, Record, json_lines};
-use rustix::process::geteuid;
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -50,6 +50,26 @@ impl Program {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("store.sock")
+    }
+
+    /// Stops it, until all its threads stand still.
+    pub(crate) fn stop(&self) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::STOP).expect("it runs");
+        let is_stopped = |stat: &str| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'));
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let all_stopped = || {
+            let tasks = std::fs::read_dir(&tasks).expect("it is there").flatten();
+            let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+            stats.into_iter().all(|stat| is_stopped(&stat))
+        };
+        while !all_stopped() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub(crate) fn resume(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).expect("it runs");
     }
 
     /// Ends it as if it had crashed, and starts another one.
