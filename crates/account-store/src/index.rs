@@ -92,6 +92,29 @@ pub fn place(domain: &Domain, query: &Query) -> Place {
     }
 }
 
+/// The place at which a query looks, for a store that asks a server; `None` if no server is asked, because no
+/// account can match: the text is empty, longer than any text of an account, or has a NUL, at which a server
+/// may cut it and find the account of the rest.
+pub fn place_on_server(domain: &Domain, query: &Query) -> Option<Place> {
+    let text = match query {
+        Query::UserPrincipalName(text)
+        | Query::ServicePrincipalName(text)
+        | Query::AltSecurityIdentity(text)
+        | Query::Mail(text)
+        | Query::Name(text) => Some(text),
+        Query::Sid(_) => None,
+    };
+    if text.is_some_and(|text| text.is_empty() || text.len() > Account::TEXT_LEN_MAX || text.contains('\0')) {
+        return None;
+    }
+    Some(place(domain, query)).filter(|place| *place != Place::Nowhere)
+}
+
+/// Whether an account is at this place. Servers find candidates, and this comparison decides.
+pub fn is_at(domain: &Domain, account: &Account, wanted: &Place) -> bool {
+    places(domain, account).any(|place| place == *wanted)
+}
+
 /// All places at which an account is found, each once. An account whose SID is of another domain is not found
 /// by its SID.
 pub fn places(domain: &Domain, account: &Account) -> impl Iterator<Item = Place> {

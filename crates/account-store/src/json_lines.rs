@@ -24,6 +24,7 @@ use crate::admin::{AccountAdmin, AccountListing, Change, MachineAdmin, Put};
 use crate::distinguished_name::from_hex;
 use crate::fold::casefold;
 use crate::machines::{ChannelKind, Machine, NtHash, Secrets};
+use crate::rules::{check_account, check_home_domain};
 use crate::store::{Domain, StoreError};
 use dtyp::{FileTime, Sid};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -137,6 +138,29 @@ struct AccountLine {
     home_domain: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     member_of: Vec<String>,
+}
+
+/// An account as a store elsewhere sends it: the object of its line, without `type` and memberships.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub struct AccountObject(AccountLine);
+
+impl AccountObject {
+    /// The account, if it keeps the rules of an account ([`crate::rules`]) and its SID is of the domain.
+    pub fn into_account(self, domain: &Domain) -> Result<Account, String> {
+        let name = self.0.name.clone();
+        let (account, member_of) = self.0.into_account(domain, FileTime::UNSET)?;
+        if account.sid.rid_in(&domain.sid).is_none_or(|rid| rid == 0) {
+            return Err(format!("account {name:?}: its SID is missing, or not of the domain"));
+        }
+        if !member_of.is_empty() {
+            return Err(format!(
+                "account {name:?}: member_of belongs to files; its groups are sent beside it"
+            ));
+        }
+        let checked = check_account(&account).and_then(|()| check_home_domain(&account));
+        checked.map(|()| account).map_err(|error| error.to_string())
+    }
 }
 
 #[derive(Serialize, Deserialize)]

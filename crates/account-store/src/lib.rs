@@ -53,6 +53,7 @@ pub mod columns;
 pub mod difference;
 pub mod distinguished_name;
 pub mod file_access;
+pub mod firm;
 pub mod fold;
 pub mod index;
 pub mod json_lines;

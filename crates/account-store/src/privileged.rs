@@ -57,8 +57,7 @@ pub fn privileged_sid(name: &str, domain: &Sid) -> Option<Sid> {
 
 /// Why a group with this SID must not have this name: it is the well-known name of a privileged account or
 /// group, or looks like it ([`crate::fold::wide`]), and the SID is another. `None` if the name may be used.
-#[cfg(feature = "memory")]
-pub(crate) fn group_name_refused(name: &str, sid: &Sid, domain: &Sid) -> Option<String> {
+pub fn group_name_refused(name: &str, sid: &Sid, domain: &Sid) -> Option<String> {
     let privileged = privileged_sid(&crate::fold::wide(name), domain)?;
     if privileged == *sid {
         return None;

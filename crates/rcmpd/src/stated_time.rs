@@ -58,6 +58,15 @@ fn of_store(kind: &StoreKind) -> Vec<(&'static str, Duration)> {
             ("store.postgres.max_age_s", postgres.max_age),
             ("store.postgres.stale_if_error_s", postgres.cache.stale_if_error),
         ],
+        StoreKind::Socket(socket) if socket.cache.stale_if_error.is_zero() => {
+            vec![("store.socket.fresh_s", socket.fresh)]
+        }
+        // That the program does not answer is known after the time for a question.
+        StoreKind::Socket(socket) => vec![
+            ("store.socket.fresh_s", socket.fresh),
+            ("store.socket.timeout_s", socket.timeout),
+            ("store.socket.stale_if_error_s", socket.cache.stale_if_error),
+        ],
         StoreKind::Several(parts) => {
             let times = parts.iter().map(|part| of_store(&part.kind));
             times.max_by_key(|time| time.iter().map(|(_, time)| *time).sum::<Duration>()).unwrap_or_default()

@@ -10,6 +10,7 @@ mod ldap;
 mod passwords;
 mod served;
 mod several;
+mod socket;
 
 pub(crate) use compared::{Compared, encode as encode_compared};
 pub use kinds::{Accounts, Kinds, OpenError, Settings};
@@ -17,6 +18,7 @@ pub(crate) use kinds::{BUILT_IN, added};
 pub(crate) use ldap::encode as encode_ldap;
 pub use passwords::{PasswordForms, Passwords};
 pub use served::ServedDatabase;
+pub(crate) use socket::encode as encode_socket;
 
 use self::database::Database;
 use crate::config::{self, Config, StoreKind};
@@ -336,6 +338,9 @@ pub async fn writable(config: &Config) -> anyhow::Result<Writable> {
         StoreKind::Ldap(_) => {
             bail!("accounts are in a directory (kind = \"ldap\"): change them there")
         }
+        StoreKind::Socket(_) => {
+            bail!("accounts are with the program of [store.socket]: change them there")
+        }
         StoreKind::Several(_) => {
             bail!(
                 "accounts are in several stores: change those of a [[store.part]] by a configuration whose [store] is that one"
@@ -379,6 +384,7 @@ pub async fn accounts(config: &Config, machines: &Arc<dyn DomainStore>) -> anyho
             Ok(compare(Accounts::writable(Arc::clone(machines) as _)).cached(postgres.cache))
         }
         StoreKind::Ldap(directory) => Ok(compare(ldap::open(config, directory)?).cached(directory.cache)),
+        StoreKind::Socket(socket) => Ok(compare(socket::open(config, socket)?).cached(socket.cache)),
         StoreKind::Several(parts) => Ok(compare(several::open(config, parts, machines).await?)),
         kind => Ok(compare(read_only(config, kind).await?)),
     }
@@ -387,7 +393,11 @@ pub async fn accounts(config: &Config, machines: &Arc<dyn DomainStore>) -> anyho
 /// The accounts of a kind that has no machines, and no cache.
 async fn read_only(config: &Config, kind: &StoreKind) -> anyhow::Result<Accounts> {
     match kind {
-        StoreKind::Sqlite(_) | StoreKind::Postgres(_) | StoreKind::Several(_) | StoreKind::Ldap(_) => {
+        StoreKind::Sqlite(_)
+        | StoreKind::Postgres(_)
+        | StoreKind::Several(_)
+        | StoreKind::Ldap(_)
+        | StoreKind::Socket(_) => {
             bail!("this kind of store is opened elsewhere")
         }
         StoreKind::Memory(path) => Ok(Accounts::listed(Arc::new(memory(path, &config.domain).await?))),

@@ -2,38 +2,15 @@
 
 use crate::failed::Failed;
 use crate::log_limiter::LogLimiter;
-use account_store::index::{Place, place, places};
-use account_store::{Account, Domain, Matches, Query};
+use account_store::Matches;
 use tokio::time::Instant;
 use tracing::warn;
 
 /// Certificates choose how often this is said.
 static AMBIGUOUS: LogLimiter = LogLimiter::new();
 
-/// Longest text of a question that is sent. No account has a longer one ([`Account::TEXT_LEN_MAX`]).
-const TEXT_LEN_MAX: usize = Account::TEXT_LEN_MAX;
-
 /// Where an account has to be found; `None` if no directory holds what is asked for.
-pub(crate) fn wanted(domain: &Domain, query: &Query) -> Option<Place> {
-    let text = match query {
-        Query::UserPrincipalName(text)
-        | Query::ServicePrincipalName(text)
-        | Query::AltSecurityIdentity(text)
-        | Query::Mail(text)
-        | Query::Name(text) => Some(text),
-        _ => None,
-    };
-    // A server may cut a value at a NUL, and would find the account of the rest.
-    if text.is_some_and(|text| text.is_empty() || text.len() > TEXT_LEN_MAX || text.contains('\0')) {
-        return None;
-    }
-    Some(place(domain, query)).filter(|place| *place != Place::Nowhere)
-}
-
-/// Whether an account is at this place.
-pub(crate) fn is_at(domain: &Domain, account: &Account, wanted: &Place) -> bool {
-    places(domain, account).any(|place| place == *wanted)
-}
+pub(crate) use account_store::index::{is_at, place_on_server as wanted};
 
 /// What is known after the candidates were compared.
 #[derive(Debug, PartialEq, Eq)]
@@ -78,6 +55,7 @@ pub(crate) fn decide<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use account_store::Query;
     use account_store::battery::domain;
 
     #[test]

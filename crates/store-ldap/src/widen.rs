@@ -9,16 +9,13 @@
 //! Mappings are looked for by what cannot be spelled otherwise: the digits of a serial number, a key
 //! identifier, a hash or a SID. Where a mapping has names alone, the parts of the names that have no other
 //! spelling stand in the filter, and wildcards for the rest ([`Accents`]). What is *not* found: hex digits
-//! with spaces between them, and a full-width or marked form of a character that [`is_firm`] keeps.
+//! with spaces between them, and a full-width or marked form of a
+//! character that [`account_store::firm`] keeps.
 
 use crate::filter::{Attribute, Filter};
 use account_store::alt_security_identity::AltSecurityIdentity;
-use account_store::distinguished_name::{DistinguishedName, Rdn, Value};
-use account_store::fold;
+use account_store::{firm, fold};
 use unicode_normalization::UnicodeNormalization;
-
-/// Parts of one pattern. A server looks for each of them.
-const PARTS_MAX: usize = 32;
 
 /// Who ignores accents, width and kana type when mappings with names are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,58 +44,19 @@ pub(crate) fn identity(attribute: &Attribute, value: &str, accents: Accents) -> 
     if accents == Accents::Server {
         return Some(Filter::equal(attribute, identity.to_string()));
     }
-    let pattern = |tag: &str, mut parts: Vec<String>| {
-        parts.insert(0, format!("<{tag}>"));
-        parts.truncate(PARTS_MAX);
+    let pattern = |parts: Vec<String>| {
         Filter::Pattern(
             attribute.clone(),
             b"X509:".to_vec(),
             parts.into_iter().map(String::into_bytes).collect(),
         )
     };
-    Some(match &identity {
-        AltSecurityIdentity::IssuerSerial { serial_reversed, .. } => {
-            pattern("SR", vec![dtyp::hex(serial_reversed)])
-        }
-        AltSecurityIdentity::SubjectKeyIdentifier(identifier) => pattern("SKI", vec![dtyp::hex(identifier)]),
-        AltSecurityIdentity::Sha1PublicKey(hash) => pattern("SHA1-PUKEY", vec![dtyp::hex(hash)]),
-        AltSecurityIdentity::IssuerSid { sid, .. } => pattern("SID", vec![sid.to_string()]),
-        AltSecurityIdentity::Rfc822(mail) => pattern("RFC822", firm_parts(mail)),
-        AltSecurityIdentity::Subject(subject) => pattern("S", parts(subject)),
-        AltSecurityIdentity::Issuer(issuer) => pattern("I", parts(issuer)),
+    let mut patterns = firm::parts(&identity).into_iter().map(pattern);
+    match (patterns.next(), patterns.next()) {
         // Tags may stand in either order, so each is looked for by itself.
-        AltSecurityIdentity::IssuerSubject { issuer, subject } => {
-            Filter::And(vec![pattern("I", parts(issuer)), pattern("S", parts(subject))])
-        }
-    })
-}
-
-/// What a stored spelling of this name has in it, in this order.
-fn parts(name: &DistinguishedName) -> Vec<String> {
-    let values = name.0.iter().filter_map(|Rdn(parts)| match &parts[..] {
-        [part] => Some(&part.value),
-        // The values of one relative name may stand in any order.
-        _ => None,
-    });
-    values
-        .flat_map(|value| match value {
-            Value::Text(text) => firm_parts(text),
-            Value::Encoded(der) => vec![dtyp::hex(der)],
-        })
-        .collect()
-}
-
-/// The runs of characters that are written in one way only.
-fn firm_parts(text: &str) -> Vec<String> {
-    let folded = fold::windows(text);
-    folded.split(|c| !is_firm(c)).filter(|run| !run.is_empty()).map(str::to_owned).collect()
-}
-
-/// Whether a character of a folded text stands for itself in stored values: digits, punctuation that is never
-/// quoted, and the letters of ASCII that languages do not put accents on. All other letters may be stored with
-/// one, and a space may be one that does not break.
-fn is_firm(c: char) -> bool {
-    matches!(c, '0'..='9' | 'B' | 'F' | 'M' | 'P' | 'Q' | 'V' | 'X' | '-' | '.' | '_' | '@')
+        (Some(first), Some(second)) => Some(Filter::And(vec![first, second])),
+        (first, _) => first,
+    }
 }
 
 #[cfg(test)]

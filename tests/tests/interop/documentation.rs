@@ -50,6 +50,7 @@ pages! {
     postgres: "docs/postgres.md", 0;
     replicas: "docs/replicas.md", 0;
     several_stores: "docs/several-stores.md", 0;
+    socket_store: "docs/socket-store.md", 0;
     smart_cards: "docs/smart-cards.md", 0;
     tutorial: "docs/tutorial.md", 0;
     web_servers: "docs/web-servers.md", 0;

@@ -128,7 +128,7 @@ fn a_store_of_a_third_party_keeps_the_contract_and_answers_alice() {
     wrong(
         "\"csv\"",
         "\"cvs\"",
-        "use kind = \"sqlite\", \"postgres\", \"memory\", \"profile\", \"ldap\", \"several\" or \"csv\"",
+        "use kind = \"sqlite\", \"postgres\", \"memory\", \"profile\", \"ldap\", \"socket\", \"several\" or \"csv\"",
     );
     wrong("\"csv\"", "\"sqlite\"", "[store.settings] does not belong to kind = \"sqlite\"");
     let stock = demo.rcmpd(&["check-config", "-c", "rcmpd.toml"]).code(1);

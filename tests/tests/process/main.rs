@@ -41,6 +41,7 @@ mod sidecar;
 mod sidecar_tickets;
 mod sidecar_traces;
 mod skipped_input;
+mod socket_store;
 mod sso;
 mod sso_messages;
 mod sso_nodes;

@@ -46,25 +46,32 @@ fn service() -> Service {
     service
 }
 
-/// A service whose accounts are in a directory that does not answer.
-pub(crate) fn with_directory() -> Demo {
+/// A service whose accounts are elsewhere.
+fn with_store(keys: &str) -> Demo {
     let demo = Demo::new();
     write_secret(demo.path("directory.secret"), "correct-horse-battery\n");
     demo.edit(|text| {
         let (before, rest) = text.split_once("[store]").expect("there is a store");
         let (_, after) = rest.split_once("[channels]").expect("there are machines");
         format!(
-            "{before}[store]\nkind = \"ldap\"\n[store.ldap]\nschema = \"ad\"\nservers = [\"ldaps://127.0.0.1:1\"]\n\
-             ca = [\"certs/ca.pem\"]\nbind_dn = \"CN=rcmpd,DC=contoso,DC=example\"\nsecret = \"file:directory.secret\"\n\
-             fresh_s = 1\ntimeout_s = 1\n[channels]\npath = \"accounts.db\"\n{after}"
+            "{before}[store]\n{keys}fresh_s = 1\ntimeout_s = 1\n[channels]\npath = \"accounts.db\"\n{after}"
         )
     });
     demo
 }
 
-fn directory() -> Service {
-    let service = with_directory().serve();
-    eventually("the directory does not answer", || service.get("/ready").0 == 503);
+/// A service whose accounts are in a directory that does not answer.
+pub(crate) fn with_directory() -> Demo {
+    with_store(
+        "kind = \"ldap\"\n[store.ldap]\nschema = \"ad\"\nservers = [\"ldaps://127.0.0.1:1\"]\nca = [\"certs/ca.pem\"]\n\
+         bind_dn = \"CN=rcmpd,DC=contoso,DC=example\"\nsecret = \"file:directory.secret\"\n",
+    )
+}
+
+/// A service whose store does not answer.
+fn unanswered(demo: Demo) -> Service {
+    let service = demo.serve();
+    eventually("the store does not answer", || service.get("/ready").0 == 503);
     let usable = service.get("/metrics").1.contains("rcmpd_store_usable 0");
     assert!(usable && service.get("/live").0 == 200);
     service
@@ -152,7 +159,10 @@ fn scrapers_read_openmetrics_and_every_metric_is_documented() {
     let mut families = read_metrics(&text, "openmetrics");
     families.extend(read_metrics(&master_secret().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
     families.extend(read_metrics(&gateway().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
-    families.extend(read_metrics(&directory().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
+    let program = with_store("kind = \"socket\"\n[store.socket]\npath = \"store.sock\"\npeer = \"root\"\n");
+    for store in [with_directory(), program] {
+        families.extend(read_metrics(&unanswered(store).get_with("/metrics", PROMETHEUS).1, "openmetrics"));
+    }
     families.extend(read_metrics(&several_stores().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
     let (with_server, _server) = on_postgres();
     families.extend(read_metrics(&with_server.get_with("/metrics", PROMETHEUS).1, "openmetrics"));

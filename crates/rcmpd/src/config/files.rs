@@ -154,7 +154,10 @@ impl Config {
                             add(&crate::trust_secret::next(path), Group);
                         }
                     }
-                    StoreKind::Profile(_) | StoreKind::Several(_) | StoreKind::Added(..) => {}
+                    StoreKind::Profile(_)
+                    | StoreKind::Several(_)
+                    | StoreKind::Socket(_)
+                    | StoreKind::Added(..) => {}
                 }
             }
         }

@@ -19,6 +19,7 @@ mod secret_ref;
 mod sections;
 mod several;
 mod sidecar;
+mod socket;
 mod sso;
 mod tlsnego;
 mod trust;
@@ -40,6 +41,7 @@ pub use sidecar::{
     Application, Listen, ListenTls, Place, Proxy, SIDECAR_METHODS, Sidecar, SocketGroup, Source, Speaks,
     Ticket, Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,
 };
+pub use socket::Socket;
 pub use sso::{Kerberos, Sso};
 pub use tlsnego::{BINDINGS, SUITES, Tlsnego, TlsnegoCookie};
 pub use trust::{Ocsp, TrustFiles, usual_key_purposes};
@@ -52,6 +54,7 @@ use dtyp::Sid;
 use postgres::PostgresSection;
 use rcmp_service::Misses;
 use serde::Deserialize;
+use socket::SocketSection;
 use sso_service::LocalDomain;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -164,6 +167,8 @@ pub enum StoreKind {
     Profile(Vec<Level>),
     /// A directory, `[store.ldap]`.
     Ldap(Box<Ldap>),
+    /// A program that answers for its accounts, `[store.socket]`.
+    Socket(Box<Socket>),
     /// Several stores, `[[store.part]]`.
     Several(Vec<StorePart>),
     /// A kind that this build adds, with its settings.
@@ -287,6 +292,7 @@ struct StoreSection {
     settings: Option<Spanned<toml::Table>>,
     ldap: Option<Spanned<ldap::LdapSection>>,
     postgres: Option<Spanned<PostgresSection>>,
+    socket: Option<Spanned<SocketSection>>,
     /// The stores of `kind = "several"`.
     #[serde(default)]
     part: Vec<Spanned<StoreSection>>,
@@ -374,7 +380,7 @@ struct HeadsSection {
 }
 
 /// Targets of the log: the crates, and the audit log where it has no file.
-const LOG_TARGETS: [&str; 26] = [
+const LOG_TARGETS: [&str; 27] = [
     "account_store",
     "audit",
     "audit_log",
@@ -397,6 +403,7 @@ const LOG_TARGETS: [&str; 26] = [
     "sso_tokio",
     "store_ldap",
     "store_postgres",
+    "store_socket",
     "tlsnego_service",
     "tlsnego_soap",
     "tlsnego_tokio",
@@ -804,6 +811,17 @@ impl Checker<'_> {
                 };
                 self.ldap(ldap, dns).map(|ldap| StoreKind::Ldap(Box::new(ldap)))
             }
+            "socket" => {
+                let Some(socket) = &section.socket else {
+                    self.problem(
+                        section.kind.span(),
+                        "[store.socket] is missing",
+                        "say where the program listens, and which user it runs as: path and peer",
+                    );
+                    return None;
+                };
+                Some(StoreKind::Socket(Box::new(self.socket(socket.get_ref()))))
+            }
             "postgres" => {
                 let Some(postgres) = &section.postgres else {
                     self.problem(
@@ -833,6 +851,7 @@ impl Checker<'_> {
             "profile" => Some("remove path; its accounts are the [[store.level]] of this file"),
             "several" => Some("remove path; its stores are the [[store.part]] of this file"),
             "ldap" => Some("remove path; the directory is described in [store.ldap]"),
+            "socket" => Some("remove path; the path of the socket is a key of [store.socket]"),
             "postgres" => Some("remove path; its server is named in [store.postgres]"),
             _ => None,
         };
@@ -875,6 +894,13 @@ impl Checker<'_> {
                 settings.span(),
                 format!("[store.settings] does not belong to kind = \"{kind}\""),
                 "remove it: only kinds of store that a build adds have settings",
+            );
+        }
+        if let Some(socket) = section.socket.as_ref().filter(|_| kind != "socket") {
+            self.problem(
+                socket.span(),
+                format!("[store.socket] does not belong to kind = \"{kind}\""),
+                "remove it, or say kind = \"socket\"",
             );
         }
         if let Some(postgres) = section.postgres.as_ref().filter(|_| kind != "postgres") {

@@ -679,7 +679,7 @@ fn an_added_kind_of_store_has_a_path_and_settings() {
     let wrong = parse(&text, Path::new("/etc/rcmpd")).expect_err("it is wrong");
     assert_eq!(
         wrong[0].help,
-        "use kind = \"sqlite\", \"postgres\", \"memory\", \"profile\", \"ldap\", \"several\" or \"shelf\""
+        "use kind = \"sqlite\", \"postgres\", \"memory\", \"profile\", \"ldap\", \"socket\", \"several\" or \"shelf\""
     );
 }
 
@@ -778,6 +778,40 @@ fn a_directory_is_described_whole_or_refused() {
     }
     let other_kind = text.replace("kind = \"ldap\"", "kind = \"sqlite\"\npath = \"a.db\"");
     assert!(problems(&other_kind).contains(&"[store.ldap] belongs to kind = \"ldap\"".to_owned()));
+}
+
+#[test]
+fn a_program_answers_at_a_socket_of_a_user_of_its_own() {
+    let socket = "kind = \"socket\"\n[store.socket]\npath = \"run/store.sock\"\npeer = \"accounts\"\n";
+    let text = GOOD.replace(
+        "kind = \"sqlite\"\npath = \"accounts.db\"\n",
+        &format!("{socket}[channels]\npath = \"machines.db\"\n"),
+    );
+    let store = parse(&text, Path::new("/etc/rcmpd")).expect("it is good").store.expect("it is there");
+    let StoreKind::Socket(socket) = store.kind else { panic!("another kind") };
+    assert_eq!(
+        (socket.path.as_path(), socket.peer.as_str()),
+        (Path::new("/etc/rcmpd/run/store.sock"), "accounts")
+    );
+    assert_eq!((socket.timeout.as_secs(), socket.fresh.as_secs(), socket.connections_max), (2, 10, 8));
+    let long = format!("\"/run/{}\"", "a".repeat(103));
+    for (from, to, expected) in [
+        ("[store.socket]\npath = \"run/store.sock\"\npeer = \"accounts\"\n", "", "[store.socket] is missing"),
+        ("\"run/store.sock\"", long.as_str(), "this path is too long for a socket"),
+        ("\"accounts\"", "\"\"", "this is not a user of one program"),
+        ("\"accounts\"", "\"nobody\"", "this is not a user of one program"),
+        ("\"accounts\"", "\"65534\"", "this is not a user of one program"),
+        ("peer", "timeout_s = 0\npeer", "this is out of range"),
+        ("peer", "connections_max = 65\npeer", "this is out of range"),
+        ("\"socket\"\n", "\"socket\"\npath = \"a.db\"\n", "this kind of store has no file"),
+        ("kind = \"socket\"", "kind = \"profile\"", "[store.socket] does not belong to kind = \"profile\""),
+        ("path = \"machines.db\"\n", "", "this kind of store has no machine accounts"),
+    ] {
+        let wrong = text.replacen(from, to, 1);
+        assert_ne!(wrong, text, "{from}");
+        let found = problems(&wrong);
+        assert!(found.iter().any(|what| what.starts_with(expected)), "{expected}: {found:?}");
+    }
 }
 
 #[test]

@@ -100,7 +100,8 @@ impl Collector for StoreHealth {
         cache.map_or(Ok(()), |cache| encode_cache(&mut encoder, &cache))?;
         self.0.encode_parts(&mut encoder)?;
         crate::stores::encode_compared(&mut encoder)?;
-        crate::stores::encode_ldap(&mut encoder)
+        crate::stores::encode_ldap(&mut encoder)?;
+        crate::stores::encode_socket(&mut encoder)
     }
 }
 

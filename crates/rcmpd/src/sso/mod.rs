@@ -11,7 +11,7 @@ mod metrics;
 pub mod operations;
 pub mod operators;
 mod secrets;
-mod socket_folder;
+pub(crate) mod socket_folder;
 
 pub use accounts::Stores;
 pub use authentication::providers;

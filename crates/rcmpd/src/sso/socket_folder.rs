@@ -8,7 +8,7 @@ use std::path::Path;
 /// Each folder on the way belongs to one of them, and other users cannot write to it. A folder above, as
 /// /tmp, may be written to by all if it has the sticky bit and what is below it belongs to one of `makers`:
 /// others cannot rename that, but could have made their own before.
-pub(super) fn check(file: &Path, owners: &[u32], makers: &[u32]) -> Result<(), String> {
+pub(crate) fn check(file: &Path, owners: &[u32], makers: &[u32]) -> Result<(), String> {
     let folder = crate::config::base(file);
     let failed = |error| format!("the folder {} cannot be used: {error}", folder.display());
     let real = folder.canonicalize().map_err(failed)?;

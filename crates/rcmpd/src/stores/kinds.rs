@@ -32,7 +32,8 @@ use std::sync::{Arc, OnceLock};
 pub type OpenError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The kinds that `rcmpd` has itself.
-pub(crate) const BUILT_IN: [&str; 6] = ["sqlite", "postgres", "memory", "profile", "ldap", "several"];
+pub(crate) const BUILT_IN: [&str; 7] =
+    ["sqlite", "postgres", "memory", "profile", "ldap", "socket", "several"];
 
 /// The accounts of a configuration, with what their kind of store can do.
 #[derive(Clone)]

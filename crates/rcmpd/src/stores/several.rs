@@ -59,6 +59,7 @@ pub(super) async fn accounts_of(
             Ok(Accounts::read_only(Arc::new(store)).cached(postgres.cache))
         }
         (StoreKind::Ldap(directory), _) => Ok(super::ldap::open(config, directory)?.cached(directory.cache)),
+        (StoreKind::Socket(socket), _) => Ok(super::socket::open(config, socket)?.cached(socket.cache)),
         (kind, _) => read_only(config, kind).await,
     }
 }

@@ -64,7 +64,8 @@ async fn examine(path: &Path, config: &Config, timeout: Duration) -> Report {
 async fn of_stores(config: &Config, report: &mut Report) {
     let kinds = config.store.iter().flat_map(config::Store::kinds);
     let mut beside = kinds.filter(|(section, kind)| {
-        section.as_str() != "store" || matches!(kind, StoreKind::Ldap(_) | StoreKind::Several(_))
+        section.as_str() != "store"
+            || matches!(kind, StoreKind::Ldap(_) | StoreKind::Socket(_) | StoreKind::Several(_))
     });
     if beside.next().is_none() {
         return;
@@ -105,6 +106,10 @@ const fn unanswered(kind: &StoreKind) -> (&'static str, &'static str) {
         StoreKind::Ldap(_) => (
             "the directory of [store.ldap] does not answer",
             "see that a server of store.ldap can be reached, and check its ca, bind_dn and secret",
+        ),
+        StoreKind::Socket(_) => (
+            "the program of [store.socket] does not answer",
+            "see that it runs as the user of store.socket.peer and listens at store.socket.path, and read its log",
         ),
         StoreKind::Postgres(_) => (
             "the database of [store.postgres] does not answer",
