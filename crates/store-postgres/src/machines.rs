@@ -77,6 +77,10 @@ impl MachineStore for PostgresStore {
     fn machine_revision(&self) -> Result<Revision, StoreError> {
         self.inner.seen.machines(self.inner.settings.max_age)
     }
+
+    fn refresh_machines(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.run(self.inner.refresh())
+    }
 }
 
 impl MachineAdmin for PostgresStore {

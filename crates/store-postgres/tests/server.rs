@@ -863,3 +863,82 @@ async fn what_clients_can_fill_of_shared_tables_is_bounded() {
         assert_eq!(found.len(), 1, "{name:?}");
     }
 }
+
+/// A change of which no process is notified: by SQL, in one transaction that a test may hold open.
+const CHANGED: &str = "UPDATE rcmpd.account SET flags = flags | 2;
+    UPDATE rcmpd.revision SET accounts = accounts + 1, accounts_epoch = (random() * 9e18)::bigint,
+    machines = machines + 1, machines_epoch = (random() * 9e18)::bigint";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_answered_by_a_revision_that_was_read_after_it_arrived() {
+    let server = Postgres::start();
+    let mut settings = settings(&[&server]);
+    settings.poll = Duration::from_secs(3600);
+    settings.max_age = Duration::from_secs(7200);
+    settings.fresh = Some(Duration::ZERO);
+    let store = create(&settings).await;
+    put(&store, user(1000)).await;
+    for _ in 0..20 {
+        let before = (store.revision().expect("it answers"), store.machine_revision().expect("it answers"));
+        server.sql(CHANGED);
+        store.refresh().await.expect("it answers");
+        assert_ne!(store.revision().expect("it answers"), before.0, "what was committed before is seen");
+        assert_ne!(store.machine_revision().expect("it answers"), before.1);
+    }
+    // Calls that come at one time wait for one question, or for the next one.
+    let polls = load(&store.counters().polls);
+    let mut psql = server.psql();
+    psql.send("BEGIN; LOCK TABLE rcmpd.revision IN ACCESS EXCLUSIVE MODE; SELECT 'locked';");
+    assert_eq!(psql.line(), "locked");
+    let (store, begun) = (Arc::new(store), Arc::<AtomicU64>::default());
+    let calls: Vec<_> = (0..1000)
+        .map(|_| {
+            let (store, begun) = (Arc::clone(&store), Arc::clone(&begun));
+            tokio::spawn(async move {
+                begun.fetch_add(1, Ordering::Relaxed);
+                store.refresh_machines().await
+            })
+        })
+        .collect();
+    eventually("all have begun", async || load(&begun) == 1000).await;
+    psql.send("COMMIT;");
+    for call in calls {
+        call.await.expect("no panic").expect("it answers");
+    }
+    let asked = load(&store.counters().polls) - polls;
+    assert!((1..=10).contains(&asked), "{asked} questions");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_revision_cannot_be_read_no_call_is_answered_by_an_older_one() {
+    let server = Postgres::start();
+    let mut settings = settings(&[&server]);
+    settings.timeout = Duration::from_millis(500);
+    settings.poll = Duration::from_secs(3600);
+    settings.max_age = Duration::from_secs(7200);
+    settings.fresh = Some(Duration::ZERO);
+    let store = create(&settings).await;
+    settings.fresh = Some(Duration::from_secs(3600));
+    let lenient = open(&settings).await;
+    put(&store, user(1000)).await;
+    // A lock of the table: the server accepts connections and statements, and does not answer.
+    let mut psql = server.psql();
+    psql.send("BEGIN; LOCK TABLE rcmpd.revision IN ACCESS EXCLUSIVE MODE; SELECT 'locked';");
+    assert_eq!(psql.line(), "locked");
+    for _ in 0..3 {
+        let error = store.refresh().await.expect_err("it was not read").to_string();
+        assert!(error.contains("timeout"), "{error}");
+    }
+    lenient.refresh().await.expect("an hour has not passed");
+    let before = store.machine_revision().expect("it answers");
+    psql.send(&format!("{CHANGED}; COMMIT; SELECT 'done';"));
+    assert_eq!(psql.line(), "done");
+    // The pool backs off after failures: those calls are errors, too.
+    eventually("the revision is read again", async || store.refresh().await.is_ok()).await;
+    assert_ne!(store.machine_revision().expect("it answers"), before);
+    server.pause();
+    assert!(store.refresh().await.is_err());
+    assert!(store.refresh_machines().await.is_err());
+    server.resume();
+    eventually("the revision is read again", async || store.refresh().await.is_ok()).await;
+}

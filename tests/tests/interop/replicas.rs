@@ -1,12 +1,14 @@
 //! Several services of one domain, which share PostgreSQL, behind HAProxy as a balancer of TCP connections.
 
+use dcerpc::pdu::FaultStatus;
 use netlogon_transport::client::{Association, ChannelError, TransportError};
 use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request};
 use rcmpd_tests::client::Client;
 use rcmpd_tests::peers::{impacket, question};
 use rcmpd_tests::ports::free_port;
 use rcmpd_tests::postgres::Postgres;
-use rcmpd_tests::{Demo, Service, eventually};
+use rcmpd_tests::postgres_proxy::PostgresProxy;
+use rcmpd_tests::{Demo, Service, eventually, write_secret};
 use rustix::process::Signal;
 use serde_json::json;
 use std::fs;
@@ -41,13 +43,20 @@ impl Replicas {
     fn start(more: &str) -> Self {
         let server = Postgres::start();
         let first = Demo::new().into_postgres(&server, more);
+        Self::of(server, first, |_| {})
+    }
+
+    /// Three services with the files of `first`, each after `edit`.
+    fn of(server: Postgres, first: Demo, edit: impl Fn(&Demo)) -> Self {
         first.edit(|text| {
             let shared = text.replace("store = \"postgres\"", "store = \"postgres\"\nshared = true");
             assert_ne!(shared, text);
             shared
         });
         let others = [first.copied(), first.copied()];
-        let services: Vec<Service> = [first].into_iter().chain(others).map(Demo::serve).collect();
+        let services: Vec<Demo> = [first].into_iter().chain(others).collect();
+        services.iter().for_each(edit);
+        let services: Vec<Service> = services.into_iter().map(Demo::serve).collect();
         let (folder, address) = (tempfile::tempdir().unwrap(), free_port());
         let servers: String = services
             .iter()
@@ -172,6 +181,103 @@ async fn a_machine_that_is_disabled_at_one_replica_is_refused_by_all_and_one_tha
         let refused = client.open().await.err();
         let is_refused = matches!(refused, Some(ChannelError::Transport(TransportError::Refused(_))));
         assert!(is_refused, "no replica takes a bind: {refused:?}");
+    }
+}
+
+/// Notifications are lost, and the revision is polled once an hour: what one replica changes, the next call at
+/// each other one is answered by.
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_end_at_all_replicas_at_once_without_notifications_and_with_a_slow_database() {
+    let server = Postgres::start();
+    let first = Demo::new().into_postgres(&server, "poll_ms = 60000\nmax_age_s = 3600");
+    let (proxy, direct) = (PostgresProxy::start(server.address()), server.address());
+    let through = |demo: &Demo| {
+        fs::copy(demo.path("rcmpd.toml"), demo.path("direct.toml")).unwrap();
+        demo.edit(|text| text.replace(&direct, &proxy.address()));
+    };
+    let replicas = Replicas::of(server, first, through);
+    let rcmpd = |arguments: &[&str]| {
+        replicas.services[1].rcmpd(&[arguments, &["-c", "direct.toml"]].concat()).code(0);
+    };
+    let alice = replicas.question("alice");
+    for delay in [Duration::ZERO, Duration::from_millis(100)] {
+        proxy.delay(delay);
+        let ends: [(&str, &[&str], &[&str]); 3] = [
+            (
+                "disabled",
+                &["machine", "set", "WEB01$", "--disable"],
+                &["machine", "set", "WEB01$", "--enable"],
+            ),
+            (
+                "rotated",
+                &["machine", "set", "WEB01$", "--secret-file", "other.secret", "--now"],
+                &["machine", "set", "WEB01$", "--secret-file", "machines/WEB01.secret", "--now"],
+            ),
+            ("removed", &["machine", "remove", "WEB01$"], &[]),
+        ];
+        write_secret(replicas.services[1].path("other.secret"), "another one of 28 characters");
+        for (what, end, again) in ends {
+            let client = replicas.channel().await;
+            let mut open = Vec::new();
+            for _ in 0..6 {
+                open.push(client.open().await.expect("each replica knows the channel"));
+            }
+            for association in &mut open {
+                assert_eq!(ask(&client, &mut **association, &alice).await, Ok(SUCCESS));
+            }
+            // A cached account counts no longer, either.
+            rcmpd(&["account", "set", "alice", "--disable"]);
+            for association in &mut open {
+                let answer = ask(&client, &mut **association, &alice).await;
+                assert_eq!(answer, Ok(LOGON_FAILURE), "{what}, {delay:?}");
+            }
+            rcmpd(&["account", "set", "alice", "--enable"]);
+            for association in &mut open {
+                assert_eq!(ask(&client, &mut **association, &alice).await, Ok(SUCCESS));
+            }
+            rcmpd(end);
+            for association in &mut open {
+                let answer = ask(&client, &mut **association, &alice).await;
+                // A fault if another connection to the same replica has had the status.
+                let fault = Err(ChannelError::Transport(TransportError::Fault(FaultStatus::ACCESS_DENIED)));
+                let is_refused = answer == Ok(ACCESS_DENIED) || answer == fault;
+                assert!(is_refused, "{what}, {delay:?}: {answer:?}");
+            }
+            for _ in 0..3 {
+                let refused = client.open().await.err();
+                let is_refused = matches!(refused, Some(ChannelError::Transport(TransportError::Refused(_))));
+                assert!(is_refused, "{what}, {delay:?}: {refused:?}");
+            }
+            if !again.is_empty() {
+                rcmpd(again);
+            }
+        }
+        rcmpd(&[
+            "machine",
+            "add",
+            "WEB01$",
+            "--permission",
+            "rcmp",
+            "--secret-file",
+            "machines/WEB01.secret",
+        ]);
+    }
+    assert!(proxy.lost() > 0, "no notification came as far as the proxy");
+
+    // Slower than the time for a question: no call is answered by what was known before.
+    proxy.delay(Duration::ZERO);
+    let client = replicas.channel().await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(client.open().await.expect("each replica knows the channel"));
+    }
+    for association in &mut open {
+        assert_eq!(ask(&client, &mut **association, &alice).await, Ok(SUCCESS));
+    }
+    replicas.server.sql("UPDATE rcmpd.machine SET enabled = false; UPDATE rcmpd.revision SET machines = machines + 1, machines_epoch = 7");
+    proxy.delay(Duration::from_secs(5));
+    for association in &mut open {
+        assert_eq!(ask(&client, &mut **association, &alice).await, Ok(DS_BUSY));
     }
 }
 

@@ -161,7 +161,7 @@ impl From<Unusable> for Denied {
         match reason {
             Unusable::Revoked => Self::with(NtStatus::ACCESS_DENIED),
             Unusable::Unknown(error) => {
-                tracing::warn!(%error, "Call refused: secrets unavailable");
+                tracing::debug!(%error, "Call refused: secrets unavailable");
                 Self { status: NtStatus::DS_BUSY, authoritative: false }
             }
         }
@@ -211,6 +211,9 @@ impl NetlogonServer {
         let now = inner.now();
         let computer = index(&request.computer);
         inner.read_shared(now, &computer).await;
+        if inner.parts.secrets.refresh().await.is_err() {
+            return Authentication::Rejected;
+        }
         let mut usable = Vec::new();
         for channel in inner.channels.find(now, &computer) {
             if inner.check(&channel, now).await.is_ok() {
@@ -420,7 +423,7 @@ impl Inner {
             (Ok(revision), Ok(Some(machine))) => (revision, machine),
             (Ok(_), Ok(None)) => return refused(ChannelRefusal::UnknownAccount),
             (Err(error), _) | (_, Err(error)) => {
-                tracing::warn!(%error, "Secure channel refused: secrets unavailable");
+                tracing::debug!(%error, "Secure channel refused: secrets unavailable");
                 return refused(ChannelRefusal::SecretsUnavailable);
             }
         };
@@ -553,7 +556,7 @@ impl Inner {
         secret: &SharedSecret,
     ) -> Result<(u64, Machine), ChannelRefusal> {
         let unavailable = |error| {
-            tracing::warn!(%error, "Secure channel refused: secrets unavailable");
+            tracing::debug!(%error, "Secure channel refused: secrets unavailable");
             ChannelRefusal::SecretsUnavailable
         };
         let secrets = &*self.parts.secrets;
@@ -566,6 +569,7 @@ impl Inner {
             {
                 tracing::warn!(%error, "Removing a previous secret failed");
             }
+            secrets.refresh().await.map_err(unavailable)?;
             let now = secrets.revision().map_err(unavailable)?;
             if now == revision {
                 break;
@@ -659,8 +663,23 @@ impl Inner {
             return Err(denied);
         }
         let channel = Arc::downcast::<SecureChannel>(Arc::clone(&security.identity)).map_err(|_| denied)?;
+        self.parts.secrets.refresh().await.map_err(Unusable::Unknown)?;
         self.check(&channel, self.now()).await?;
         Ok(channel)
+    }
+
+    /// The authenticator to return, if the client's is right for the channel.
+    async fn advance(
+        &self,
+        channel: &SecureChannel,
+        authenticator: &Authenticator,
+    ) -> Result<Option<Authenticator>, Denied> {
+        match &self.shared {
+            None => Ok(channel.authenticate(authenticator)),
+            Some(shared) => {
+                Ok(channel.authenticate_shared(&**shared, authenticator).await.map_err(Unusable::Unknown)?)
+            }
+        }
     }
 
     /// The channel, with a name and an authenticator that are right for it.
@@ -675,12 +694,7 @@ impl Inner {
         if !computer_name.is_some_and(|name| name.eq_ignore_ascii_case(&channel.computer)) {
             return Err(denied);
         }
-        let returned = match &self.shared {
-            None => channel.authenticate(authenticator),
-            Some(shared) => {
-                channel.authenticate_shared(&**shared, authenticator).await.map_err(Unusable::Unknown)?
-            }
-        };
+        let returned = self.advance(&channel, authenticator).await?;
         Ok((channel, returned.ok_or(denied)?))
     }
 
