@@ -3,8 +3,8 @@
 use crate::ports::free_port;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// NotificationResponse, of "Message Formats" in the documentation of PostgreSQL.
@@ -19,6 +19,7 @@ pub struct PostgresProxy {
 
 #[derive(Debug, Default)]
 struct Shared {
+    server: Mutex<String>,
     delay_ms: AtomicU64,
     lost: AtomicU64,
 }
@@ -27,10 +28,12 @@ impl PostgresProxy {
     /// A proxy in front of the server at an address, for as long as the process lives.
     pub fn start(server: String) -> Self {
         let (address, shared) = (free_port(), Arc::<Shared>::default());
+        *shared.server() = server;
         let listener = TcpListener::bind(address).expect("the port is free");
         let of = Arc::clone(&shared);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
+                let server = of.server().clone();
                 let Ok(server) = TcpStream::connect(&server) else { continue };
                 let pairs = [&client, &server].map(|stream| stream.try_clone().expect("it is open"));
                 let [to_client, to_server] = pairs;
@@ -48,6 +51,11 @@ impl PostgresProxy {
         Self { address, shared }
     }
 
+    /// Leads new connections to another server.
+    pub fn lead_to(&self, server: String) {
+        *self.shared.server() = server;
+    }
+
     /// Where it listens.
     pub fn address(&self) -> String {
         self.address.to_string()
@@ -61,6 +69,12 @@ impl PostgresProxy {
     /// Notifications that were lost.
     pub fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::SeqCst)
+    }
+}
+
+impl Shared {
+    fn server(&self) -> MutexGuard<'_, String> {
+        self.server.lock().expect("no thread panics with it")
     }
 }
 

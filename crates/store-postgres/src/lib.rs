@@ -26,6 +26,7 @@ mod machines;
 mod numbers;
 mod poll;
 mod pool;
+mod replicas;
 mod rows;
 mod schema;
 mod sealed;
@@ -38,6 +39,7 @@ mod user_secrets;
 mod writing;
 
 pub use counters::Counters;
+pub use replicas::{Replica, ReplicaFacts, Replicas};
 pub use settings::{Password, Schema, Server, Settings};
 pub use shared::{Challenge, Channel, ChannelId, StoredCredential};
 pub use tls::tls;

@@ -146,7 +146,7 @@ impl PostgresStore {
             for kind in UserSecretKind::ALL {
                 tables.execute(&format!("DELETE FROM @.{}", kind.table()), &[])?;
             }
-            for table in ["channel", "challenge"] {
+            for table in ["channel", "challenge", "guess"] {
                 tables.execute(&format!("DELETE FROM @.{table}"), &[])?;
             }
             let check = seal.check().as_slice();
