@@ -9,6 +9,7 @@ pub mod openssl;
 pub mod peers;
 pub mod ports;
 pub mod postgres;
+pub mod postgres_proxy;
 pub mod recorder;
 pub mod refused_users;
 mod service;

@@ -3,9 +3,10 @@
 use crate::ports::free_port;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -144,6 +145,17 @@ impl Postgres {
         String::from_utf8(run(&mut psql).stdout).expect("text").trim_end().to_owned()
     }
 
+    /// A session that stays open.
+    pub fn psql(&self) -> Psql {
+        let mut psql = Command::new(program("psql"));
+        psql.args(["-X", "-q", "-A", "-t", "-h", "127.0.0.1", "-U", USER, "-d", DATABASE]);
+        psql.arg("-p").arg(self.port.to_string()).env("PGPASSWORD", PASSWORD);
+        psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = psql.spawn().expect("it is installed");
+        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        Psql { input: child.stdin.take(), output, child }
+    }
+
     fn processes(&self) -> Vec<Pid> {
         let Some(child) = &self.child else { return Vec::new() };
         let parent = child.id().to_string();
@@ -202,6 +214,36 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// A session of psql. Its transaction ends with it.
+#[derive(Debug)]
+pub struct Psql {
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    child: Child,
+}
+
+impl Psql {
+    /// Sends statements.
+    pub fn send(&mut self, statements: &str) {
+        writeln!(self.input.as_mut().expect("it is open"), "{statements}").expect("psql reads");
+    }
+
+    /// The next line that it prints.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("psql answers");
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for Psql {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -267,8 +309,7 @@ fn template() -> PathBuf {
     single.args(["--single", "-D"]).arg(&data).arg("postgres").stdin(Stdio::piped());
     let mut single = single.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is installed");
     let mut input = single.stdin.take().expect("it is piped");
-    std::io::Write::write_all(&mut input, format!("CREATE DATABASE {DATABASE};\n").as_bytes())
-        .expect("it reads");
+    input.write_all(format!("CREATE DATABASE {DATABASE};\n").as_bytes()).expect("it reads");
     drop(input);
     assert!(single.wait().expect("it is our child").success(), "the database is made");
     let own = kept.with_extension(std::process::id().to_string());

@@ -158,6 +158,15 @@ impl AccountStore for CachedStore {
             },
         }
     }
+
+    fn refresh(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        let inner = &self.0;
+        match inner.settings.stale_if_error.is_zero() {
+            true => inner.store.refresh(),
+            // An older answer may be given: `revision` says for how long.
+            false => Box::pin(async { inner.store.refresh().await.or(Ok(())) }),
+        }
+    }
 }
 
 /// What a poisoned lock holds is whole: nothing panics between two changes of it.

@@ -238,6 +238,15 @@ pub trait AccountStore: Send + Sync {
     /// made with. An `Err` says that the contents cannot be relied on now; nothing is answered from a cache
     /// then.
     fn revision(&self) -> Result<Revision, StoreError>;
+
+    /// Waits until [`AccountStore::revision`] is as new as the store promises for a question that arrives now.
+    ///
+    /// A service calls it once for each call and each request, before it uses anything that is cached. An `Err`
+    /// says that the store cannot keep its promise now; nothing is answered from a cache then. A store whose
+    /// revision is always as new as that has nothing to wait for, as this default.
+    fn refresh(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 #[cfg(test)]

@@ -13,12 +13,12 @@ use std::time::Duration;
 
 /// Failures that cost nothing: a machine may get its new secret before or after the server does, and a user
 /// may mistype a password.
-const FREE_FAILURES: u32 = 4;
+pub const FREE_FAILURES: u32 = 4;
 /// From the arrival of an attempt to its answer, after more failures: shorter than clients wait for an
 /// answer.
 pub const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// Failures are forgotten when none was added for so long.
-const MEMORY: Duration = Duration::from_secs(15 * 60);
+pub const MEMORY: Duration = Duration::from_secs(15 * 60);
 /// Pairs of account and source, in all and of one source. A new pair always gets in; a source that guesses at
 /// more accounts than this has its oldest pairs forgotten, which gives it [`FREE_FAILURES`] for each.
 const ENTRIES_MAX: usize = 10_000;

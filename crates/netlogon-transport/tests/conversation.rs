@@ -19,14 +19,14 @@ use netlogon_transport::package::{PackageCall, PackageReply, Packages};
 use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretsUnavailable};
 use netlogon_transport::server::{
-    Audit, AuditUnavailable, ChannelEvent, ChannelId, ChannelOutcome, ChannelRefusal, ChannelState,
+    Attempts, Audit, AuditUnavailable, ChannelEvent, ChannelId, ChannelOutcome, ChannelRefusal, ChannelState,
     Environment, NETLOGON, NetlogonCall, NetlogonServer, ResponseCrypt, ServerNames, ServerParts,
     SharedChallenge, SharedChannels, StoredCredential,
 };
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -1216,6 +1216,8 @@ fn the_package_must_be_ours_and_says_which_domains_are() {
 struct Shared {
     challenges: Mutex<Vec<(String, SharedChallenge)>>,
     channels: Mutex<Vec<ChannelState>>,
+    /// Wrong proofs.
+    failures: AtomicU32,
     is_gone: AtomicBool,
     /// Another call with the same stored credential comes first.
     is_overtaken: AtomicBool,
@@ -1244,15 +1246,26 @@ impl SharedChannels for Shared {
         Box::pin(std::future::ready(self.channels().map(|_| ())))
     }
 
-    fn challenges<'a>(
+    fn attempts<'a>(
         &'a self,
         _: std::net::IpAddr,
         computer: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<SharedChallenge>, SecretsUnavailable>> {
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<Attempts, SecretsUnavailable>> {
         let challenges = self.challenges.lock().expect("no test panics in here");
         let found = challenges.iter().rev().filter(|(name, _)| name == computer);
-        let found = found.map(|(_, challenge)| challenge.clone()).collect();
-        Box::pin(std::future::ready(self.channels().map(|_| found)))
+        let challenges = found.map(|(_, challenge)| challenge.clone()).collect();
+        let failures = self.failures.load(Ordering::SeqCst);
+        Box::pin(std::future::ready(self.channels().map(|_| Attempts { challenges, failures })))
+    }
+
+    fn failed<'a>(
+        &'a self,
+        _: std::net::IpAddr,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<u32, SecretsUnavailable>> {
+        let before = self.failures.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::ready(self.channels().map(|_| before)))
     }
 
     fn use_up<'a>(
@@ -1481,4 +1494,23 @@ fn a_weak_challenge_beside_a_good_one_hides_no_guess() {
     let refused = establish(&honest(&domain), wrong).map(|_| ());
     assert_eq!(refused, Err(ChannelError::Refused(NtStatus::ACCESS_DENIED)));
     assert_eq!(domain.audit.last(), Some(ChannelOutcome::Refused(ChannelRefusal::WrongCredential)));
+}
+
+#[test]
+fn guesses_at_one_server_make_guesses_at_another_slow() {
+    let (domain, shared) = servers();
+    let seconds = |domain: &Arc<Domain>, secret: &str| {
+        let since = domain.world.uptime();
+        let secret = SharedSecret::from_password(secret);
+        let outcome = establish(&honest(domain), ClientIdentity { secret, ..identity("WEB01$") });
+        ((domain.world.uptime() - since).as_secs(), outcome.is_ok())
+    };
+    let right = "password of WEB01$";
+    // Another server has seen wrong proofs.
+    shared.failures.store(4, Ordering::SeqCst);
+    assert_eq!(seconds(&domain, right), (0, true));
+    assert_eq!(seconds(&domain, "guess"), (0, false), "the fifth one is free");
+    assert_eq!(seconds(&domain, "guess"), (2, false));
+    assert_eq!(seconds(&domain, right), (2, true), "the client that knows the secret is not kept out");
+    assert_eq!(shared.failures.load(Ordering::SeqCst), 6, "only wrong proofs are written");
 }

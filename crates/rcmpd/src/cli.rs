@@ -358,6 +358,9 @@ pub enum Command {
     /// Manage the master secret that nodes of a farm share, and what they seal under it
     #[command(subcommand)]
     Sso(SsoCommand),
+    /// Show the servers that share one store
+    #[command(subcommand)]
+    Replica(ReplicaCommand),
     /// Manage the sidecar: keys of the tickets that nodes of a farm share
     #[command(subcommand)]
     Sidecar(SidecarCommand),
@@ -1364,6 +1367,22 @@ pub enum AuditCommand {
         /// The `seq` of the first line, if older files were removed on purpose.
         #[arg(long, value_name = "SEQ", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
         first_seq: u64,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+}
+
+/// `rcmpd replica …`
+#[derive(Debug, Subcommand)]
+pub enum ReplicaCommand {
+    /// List the servers with [channels] shared = true that use the database of a configuration
+    ///
+    /// Each server writes its version, its listeners and the revisions that it has seen into the database every 5 s. One
+    /// that has not done so for 15 s is stale, and is forgotten after a day. BEHIND is the number of changes that it had
+    /// not seen, and CLOCK is its clock minus that of the database. Exits with 3 if there is no server that is not stale.
+    Status {
+        #[command(flatten)]
+        config: ConfigArg,
         #[command(flatten)]
         json: JsonArg,
     },

@@ -131,6 +131,17 @@ pub async fn served_machines(config: &Config, with_secrets: bool) -> anyhow::Res
     Ok(Served { machines: opened.store(), database, hashes, password_hashes, channels })
 }
 
+/// The database in which servers share their channels.
+pub async fn shared_database(config: &Config) -> anyhow::Result<Arc<PostgresStore>> {
+    let opened = match section(config)?.shares_channels {
+        true => open(config, None).await?,
+        false => None,
+    };
+    opened
+        .and_then(|opened| opened.server())
+        .context("no servers share this store: [channels] shared is not true")
+}
+
 /// What cannot be served without the key file of the store. Sidecars and their accounts need no secret of a
 /// machine.
 pub fn key_needed_by(config: &Config) -> Option<&'static str> {

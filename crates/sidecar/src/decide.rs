@@ -263,6 +263,7 @@ impl Sidecar {
         (cookies, source): (Cookies<'_>, Option<SocketAddr>),
         now: Moment,
     ) -> Result<(CacheEntry, How), Refusal> {
+        self.identify.refresh().await?;
         let inputs = self.identify.decision_inputs(presented, now.wall)?;
         if self.remember.is_zero() || !inputs.is_settled {
             let session = self.cookie(cookies).and_then(|text| self.session(text, presented, now.wall));

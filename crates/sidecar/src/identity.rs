@@ -122,6 +122,12 @@ impl Hash for DecisionInputs {
 
 /// Maps a certificate to its account.
 pub trait Identify: Send + Sync {
+    /// Waits until what [`Self::decision_inputs`] says of the accounts is new enough for a request that arrives
+    /// now. As a default, it always is.
+    fn refresh(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Verifies the chain as far as it is verified here. Cheap for a certificate that was seen before.
     fn decision_inputs(
         &self,

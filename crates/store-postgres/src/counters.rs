@@ -17,6 +17,8 @@ pub struct Counters {
     pub timeouts: AtomicU64,
     /// Connections that were opened.
     pub connects: AtomicU64,
+    /// Polls of the revision that were answered.
+    pub polls: AtomicU64,
     /// Attempts to open one that failed.
     pub connect_failures: AtomicU64,
 }

@@ -8,7 +8,7 @@ use account_store::sealing::Seal;
 use account_store::{Domain, StoreError, fold};
 
 /// The version of the tables that this program uses.
-pub(crate) const VERSION: i64 = 2;
+pub(crate) const VERSION: i64 = 3;
 
 /// The columns of [`Numbers`], of the table `r`.
 macro_rules! numbers {

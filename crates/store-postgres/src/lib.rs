@@ -9,7 +9,8 @@
 //! - Accounts are looked up on replicas first, and on the primary if no replica has what was seen. Machines,
 //!   secrets and lists are read from the primary. Changes are made on the primary, one after the other: the
 //!   row of `revision` is the lock.
-//! - The revision is polled. NOTIFY makes that faster and is not needed.
+//! - The revision is polled. NOTIFY makes that faster and is not needed. With [`Settings::fresh`], a call waits
+//!   for a poll that began after it arrived.
 //! - Only unnamed statements are used unless [`Settings::prepare`] is set, so a pooler may give a session
 //!   another server for each transaction.
 //!
@@ -25,6 +26,7 @@ mod machines;
 mod numbers;
 mod poll;
 mod pool;
+mod replicas;
 mod rows;
 mod schema;
 mod sealed;
@@ -37,6 +39,7 @@ mod user_secrets;
 mod writing;
 
 pub use counters::Counters;
+pub use replicas::{Replica, ReplicaFacts, Replicas};
 pub use settings::{Password, Schema, Server, Settings};
 pub use shared::{Challenge, Channel, ChannelId, StoredCredential};
 pub use tls::tls;
@@ -55,7 +58,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, RwLock};
 use std::task::{Context, Poll};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_postgres::Row;
 
@@ -75,6 +78,10 @@ struct Inner {
     seen: Seen,
     /// Is told of each NOTIFY.
     notified: Arc<Notify>,
+    /// Is told of each call that waits for a poll.
+    wanted: Arc<Notify>,
+    /// Tells those calls that a poll has ended.
+    polled: watch::Sender<()>,
     group_names: RwLock<GroupNames>,
     /// One change of this process at a time: those that wait hold no connection, which look-ups need.
     changing: tokio::sync::Mutex<()>,
@@ -117,6 +124,8 @@ impl PostgresStore {
             settings,
             expected,
             notified,
+            wanted: Arc::default(),
+            polled: watch::Sender::new(()),
             counters,
         });
         tokio::spawn(poll::poll(Arc::downgrade(&inner)));

@@ -81,6 +81,10 @@ impl AccountStore for PostgresStore {
     fn revision(&self) -> Result<Revision, StoreError> {
         self.inner.seen.accounts(self.inner.settings.max_age)
     }
+
+    fn refresh(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.run(self.inner.refresh())
+    }
 }
 
 /// Where a query looks. What no stored text can have is nowhere: PostgreSQL has no text with NUL, and names

@@ -77,6 +77,10 @@ impl MachineStore for PostgresStore {
     fn machine_revision(&self) -> Result<Revision, StoreError> {
         self.inner.seen.machines(self.inner.settings.max_age)
     }
+
+    fn refresh_machines(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.run(self.inner.refresh())
+    }
 }
 
 impl MachineAdmin for PostgresStore {
@@ -142,7 +146,7 @@ impl PostgresStore {
             for kind in UserSecretKind::ALL {
                 tables.execute(&format!("DELETE FROM @.{}", kind.table()), &[])?;
             }
-            for table in ["channel", "challenge"] {
+            for table in ["channel", "challenge", "guess"] {
                 tables.execute(&format!("DELETE FROM @.{table}"), &[])?;
             }
             let check = seal.check().as_slice();

@@ -42,7 +42,8 @@ struct State {
     machines_noticed: u64,
     /// The start of the last poll that was answered.
     polled: Instant,
-    failed: Option<StoreError>,
+    /// The start of the last poll, and why it was not answered.
+    failed: Option<(Instant, StoreError)>,
 }
 
 /// What became of numbers that came with an answer.
@@ -118,8 +119,18 @@ impl Seen {
         self.write(|state| (state.polled, state.failed) = (started, None));
     }
 
-    pub(crate) fn poll_failed(&self, error: StoreError) {
-        self.write(|state| state.failed = Some(error));
+    pub(crate) fn poll_failed(&self, started: Instant, error: StoreError) {
+        self.write(|state| state.failed = Some((started, error)));
+    }
+
+    /// What is known for a call that came at `arrived`, and to which a revision counts that was read `since`
+    /// then; `None` if a poll that began later has to tell.
+    pub(crate) fn since(&self, since: Instant, arrived: Instant) -> Option<Result<(), StoreError>> {
+        self.read(|state| match &state.failed {
+            _ if state.polled >= since => Some(Ok(())),
+            Some((started, error)) if *started >= arrived => Some(Err(error.clone())),
+            _ => None,
+        })
     }
 
     /// The revision of the accounts.
@@ -155,8 +166,8 @@ impl State {
             return Ok(Revision::stored(number.0.cast_unsigned(), number.1.cast_unsigned(), noticed));
         }
         let why = match &self.failed {
-            Some(StoreError::Unavailable(why) | StoreError::Damaged(why)) => format!(": {why}"),
-            Some(error) => format!(": {error}"),
+            Some((_, StoreError::Unavailable(why) | StoreError::Damaged(why))) => format!(": {why}"),
+            Some((_, error)) => format!(": {error}"),
             None => String::new(),
         };
         Err(StoreError::Unavailable(format!("PostgreSQL has not answered for {} s{why}", age.as_secs())))
@@ -195,10 +206,27 @@ mod tests {
     #[test]
     fn what_was_not_polled_for_too_long_is_an_error_with_the_reason() {
         let seen = Seen::new(Numbers::default());
-        seen.poll_failed(StoreError::Unavailable("connection refused".to_owned()));
+        seen.poll_failed(Instant::now(), StoreError::Unavailable("connection refused".to_owned()));
         assert!(seen.accounts(Duration::from_secs(60)).is_ok());
         let error = seen.accounts(Duration::ZERO).expect_err("it is too long ago").to_string();
         assert!(error.contains("connection refused"), "{error}");
         assert!(seen.machines(Duration::ZERO).is_err());
+    }
+
+    #[test]
+    fn a_poll_that_began_before_a_call_tells_it_nothing() {
+        let seen = Seen::new(Numbers::default());
+        let at = |ms| Instant::now() + Duration::from_secs(60) + Duration::from_millis(ms);
+        let (first, call, second) = (at(0), at(1_000), at(2_000));
+        seen.polled(first);
+        assert!(seen.since(call, call).is_none(), "it may have read an older revision");
+        seen.poll_failed(first, StoreError::OtherKey);
+        assert!(seen.since(call, call).is_none(), "the next poll may succeed");
+        assert!(matches!(seen.since(first, call), Some(Ok(()))), "an older revision counts for this store");
+        seen.poll_failed(second, StoreError::OtherKey);
+        assert!(matches!(seen.since(call, call), Some(Err(StoreError::OtherKey))));
+        assert!(matches!(seen.since(first, call), Some(Ok(()))));
+        seen.polled(second);
+        assert!(matches!(seen.since(call, call), Some(Ok(()))));
     }
 }

@@ -1,7 +1,8 @@
-//! The task that asks for the revision, at an interval and at each NOTIFY.
+//! The task that asks for the revision: at an interval, at each NOTIFY, and for calls that need a new one.
 
 use crate::Inner;
 use crate::connection::Connection;
+use crate::counters::Counters;
 use crate::identity::Identity;
 use crate::numbers::Noted;
 use account_store::StoreError;
@@ -18,19 +19,62 @@ pub(crate) async fn poll(store: Weak<Inner>) {
     let mut connection = None;
     loop {
         let Some(inner) = store.upgrade() else { return };
-        if let Err(error) = inner.in_time(poll_once(&inner, &mut connection)).await {
+        let started = Instant::now();
+        let polled = inner.in_time(poll_once(&inner, started, &mut connection)).await;
+        let has_failed = polled.is_err();
+        if let Err(error) = polled {
             connection = None;
-            inner.seen.poll_failed(error);
+            inner.seen.poll_failed(started, error);
         }
+        inner.polled.send_replace(());
         let (every, notified) = (inner.settings.poll, Arc::clone(&inner.notified));
+        let wanted = Arc::clone(&inner.wanted);
         drop(inner);
-        sleep(PAUSE).await;
-        let _ = timeout(every, notified.notified()).await;
+        if has_failed {
+            sleep(PAUSE).await;
+        }
+        tokio::select! {
+            () = wanted.notified() => {}
+            () = async {
+                sleep(PAUSE).await;
+                let _ = timeout(every, notified.notified()).await;
+            } => {}
+        }
     }
 }
 
-async fn poll_once(inner: &Inner, connection: &mut Option<Connection>) -> Result<(), StoreError> {
-    let started = Instant::now();
+impl Inner {
+    /// Waits until the revision is as new as [`crate::Settings::fresh`] says.
+    ///
+    /// A call waits for a poll that begins after the call arrived. All calls that arrive while one poll is under
+    /// way wait for the next one, so there is one question to the database at a time, whatever there is to do.
+    pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
+        let Some(fresh) = self.settings.fresh else { return Ok(()) };
+        let arrived = Instant::now();
+        let since = arrived.checked_sub(fresh).unwrap_or(arrived);
+        if let Some(known) = self.seen.since(since, arrived) {
+            return known;
+        }
+        self.in_time(async {
+            let mut polled = self.polled.subscribe();
+            self.wanted.notify_one();
+            loop {
+                // The sender lives as long as this store.
+                let _ = polled.changed().await;
+                if let Some(known) = self.seen.since(since, arrived) {
+                    return known;
+                }
+            }
+        })
+        .await
+    }
+}
+
+async fn poll_once(
+    inner: &Inner,
+    started: Instant,
+    connection: &mut Option<Connection>,
+) -> Result<(), StoreError> {
     if connection.as_ref().is_none_or(Connection::is_closed) {
         *connection = Some(listen(inner).await?);
     }
@@ -49,6 +93,7 @@ async fn poll_once(inner: &Inner, connection: &mut Option<Connection>) -> Result
         inner.flush();
     }
     inner.seen.polled(started);
+    Counters::count(&inner.counters.polls);
     debug!(?numbers, "Polled");
     Ok(())
 }

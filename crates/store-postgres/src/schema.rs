@@ -134,6 +134,28 @@ CREATE TABLE IF NOT EXISTS @.challenge (
     sealed bytea NOT NULL
 );
 "#,
+    r#"
+CREATE TABLE IF NOT EXISTS @.guess (
+    place bigint PRIMARY KEY,
+    name bigint NOT NULL,
+    failures bigint NOT NULL,
+    latest bigint NOT NULL
+);
+CREATE TABLE IF NOT EXISTS @.replica (
+    id bytea PRIMARY KEY,
+    name text NOT NULL,
+    version text NOT NULL,
+    tables_version bigint NOT NULL,
+    listeners text NOT NULL,
+    accounts bigint NOT NULL,
+    account_groups bigint NOT NULL,
+    machines bigint NOT NULL,
+    behind bigint NOT NULL,
+    started_ms bigint NOT NULL,
+    seen_ms bigint NOT NULL,
+    clock_ms bigint NOT NULL
+);
+"#,
 ];
 
 const _: () = assert!(MIGRATIONS.len() as i64 == VERSION, "each version has its migration");

@@ -37,6 +37,9 @@ pub struct Settings {
     pub poll: Duration,
     /// For how long cached answers count if the revision cannot be polled.
     pub max_age: Duration,
+    /// How old the revision may be by which a call or a request is answered: with zero it is read after the call
+    /// arrived. Without, it is as old as the last poll.
+    pub fresh: Option<Duration>,
     /// Connections to the primary, and to each replica.
     pub connections: usize,
     /// Whether look-ups use named statements. A pooler that gives a session another server between two
@@ -58,6 +61,7 @@ impl Settings {
             timeout: Duration::from_secs(2),
             poll: Duration::from_secs(1),
             max_age: Duration::from_secs(5),
+            fresh: None,
             connections: 8,
             prepare: false,
         }

@@ -1,4 +1,5 @@
-//! Secure channels, and challenges that clients have not answered yet, which the servers of one domain share.
+//! Secure channels, challenges that clients have not answered yet, and counts of wrong proofs, which the servers
+//! of one domain share.
 //!
 //! Changes here are no changes of accounts or machines, so the table `revision` stays as it is. Keys,
 //! challenges and stored credentials are sealed; the seal also authenticates the rest of the row.
@@ -73,6 +74,10 @@ const HANDSHAKE: u64 = 10 * 10_000_000;
 const PLACE_TRIES: u32 = 8;
 /// The table has at most this many times [`PLACES`] rows, whatever clients do: 50 MB.
 const GROUPS: u64 = 4096;
+/// Places for counts of wrong proofs: about 6 MB. A count may take the place of another one.
+const GUESS_PLACES: u64 = 1 << 16;
+/// More failures than this are not told apart.
+const FAILURES_MAX: i64 = 1000;
 /// Channels of one account under one computer's name, and of one account in all.
 const PER_COMPUTER_MAX: i64 = 8;
 const PER_ACCOUNT_MAX: i64 = 512;
@@ -121,34 +126,66 @@ impl PostgresStore {
         })
     }
 
-    /// The challenges of a source and computer, the newest first.
-    pub fn challenges<'a>(
+    /// The challenges of a source and computer, the newest first, and how many wrong proofs for an account
+    /// the source has sent since `after`.
+    pub fn attempts<'a>(
         &'a self,
-        (source, computer): (IpAddr, &'a str),
-        now: FileTime,
-    ) -> BoxFuture<'a, Result<Vec<Challenge>, StoreError>> {
+        (source, computer, account): (IpAddr, &'a str, &'a str),
+        (now, after): (FileTime, FileTime),
+    ) -> BoxFuture<'a, Result<(Vec<Challenge>, u32), StoreError>> {
         self.run(async move {
             let (seal, first) = (self.inner.seal()?, first_place(&self.inner, source, computer)?);
-            let sql =
-                "SELECT id, ends, sealed FROM @.challenge WHERE place >= $1 AND place < $2 AND ends > $3
-                ORDER BY ends DESC";
-            let params: [Param<'_>; 3] = [
+            let (place, name) = guess_place(&self.inner, source, account)?;
+            // Outer joins: one question for both, and always a row.
+            let sql = "SELECT c.id, c.ends, c.sealed, g.failures FROM (SELECT 1) AS one
+                LEFT JOIN @.guess g ON g.place = $4 AND g.name = $5 AND g.latest > $6
+                LEFT JOIN @.challenge c ON c.place >= $1 AND c.place < $2 AND c.ends > $3 ORDER BY c.ends DESC";
+            let params: [Param<'_>; 6] = [
                 (&first.cast_signed(), Type::INT8),
                 (&(first + PLACES).cast_signed(), Type::INT8),
                 (&now.0.cast_signed(), Type::INT8),
+                (&place, Type::INT8),
+                (&name, Type::INT8),
+                (&after.0.cast_signed(), Type::INT8),
             ];
             let rows = self.inner.ask_primary(sql, &params).await?;
-            let opened = rows.iter().map(|row| {
-                let (id, ends, sealed): (&[u8], i64, &[u8]) = (get(row, 0)?, get(row, 1)?, get(row, 2)?);
+            let failures = rows.first().map(|row| get::<Option<i64>>(row, 3)).transpose()?.flatten();
+            let failures = u32::try_from(failures.unwrap_or(0)).map_err(|_| damaged("guess"))?;
+            let mut challenges = Vec::new();
+            for row in &rows {
+                let Some(id) = get::<Option<&[u8]>>(row, 0)? else { continue };
                 let id = id.try_into().map_err(|_| damaged("challenge"))?;
-                let data = challenge_row(&id, FileTime(ends.cast_unsigned()), source, computer);
+                let data = challenge_row(&id, FileTime(get::<i64>(row, 1)?.cast_unsigned()), source, computer);
                 // That of another computer, whose places are the same, does not open.
-                let halves = seal.open_shared(&data, sealed);
-                Ok(halves
-                    .and_then(|halves| halves[..].try_into().ok())
-                    .map(|halves| Challenge { id, halves }))
-            });
-            opened.filter_map(Result::transpose).collect()
+                let halves = seal.open_shared(&data, get(row, 2)?).and_then(|halves| halves[..].try_into().ok());
+                challenges.extend(halves.map(|halves| Challenge { id, halves }));
+            }
+            Ok((challenges, failures))
+        })
+    }
+
+    /// Counts a wrong proof for an account, and returns how many there were since `after` before it.
+    pub fn count_guess<'a>(
+        &'a self,
+        (source, account): (IpAddr, &'a str),
+        (now, after): (FileTime, FileTime),
+    ) -> BoxFuture<'a, Result<u32, StoreError>> {
+        self.run(async move {
+            let (place, name) = guess_place(&self.inner, source, account)?;
+            let sql = "INSERT INTO @.guess (place, name, failures, latest) VALUES ($1, $2, 1, $3)
+                ON CONFLICT (place) DO UPDATE SET name = excluded.name, latest = excluded.latest,
+                failures = CASE WHEN guess.name = excluded.name AND guess.latest > $4
+                    THEN LEAST(guess.failures, $5) + 1 ELSE 1 END RETURNING failures";
+            let params: [Param<'_>; 5] = [
+                (&place, Type::INT8),
+                (&name, Type::INT8),
+                (&now.0.cast_signed(), Type::INT8),
+                (&after.0.cast_signed(), Type::INT8),
+                (&FAILURES_MAX, Type::INT8),
+            ];
+            let rows = self.inner.ask_primary(sql, &params).await?;
+            let failures: i64 = get(rows.first().ok_or_else(|| damaged("guess"))?, 0)?;
+            u32::try_from(failures - 1).map_err(|_| damaged("guess"))
         })
     }
 
@@ -338,6 +375,16 @@ impl Inner {
 fn first_place(inner: &Inner, source: IpAddr, computer: &str) -> Result<u64, StoreError> {
     let text = [source.to_string().as_bytes(), b" ", computer.as_bytes()].concat();
     Ok(inner.seal()?.place_of(&text) % GROUPS * PLACES)
+}
+
+/// The place of a count, and what tells it from others at that place. Both are keyed, so that no client can aim
+/// at the count of another one.
+fn guess_place(inner: &Inner, source: IpAddr, account: &str) -> Result<(i64, i64), StoreError> {
+    let of = |label: &[u8]| {
+        let text = [label, source.to_string().as_bytes(), b" ", account.as_bytes()].concat();
+        Ok::<_, StoreError>(inner.seal()?.place_of(&text))
+    };
+    Ok(((of(b"guess place ")? % GUESS_PLACES).cast_signed(), of(b"guess name ")?.cast_signed()))
 }
 
 fn challenge_row(id: &[u8; 16], ends: FileTime, source: IpAddr, computer: &str) -> Vec<u8> {

@@ -18,7 +18,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use store_postgres::{Channel, PostgresStore, Server, Settings, StoredCredential};
+use store_postgres::{Challenge, Channel, PostgresStore, ReplicaFacts, Server, Settings, StoredCredential};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
@@ -155,7 +155,7 @@ async fn starters_at_one_moment_make_one_store_and_migrate_once() {
     for starter in starters {
         starter.await.expect("no panic").expect("it is migrated");
     }
-    assert_eq!(server.sql("SELECT version FROM rcmpd.schema_version"), "2");
+    assert_eq!(server.sql("SELECT version FROM rcmpd.schema_version"), "3");
     assert_eq!(server.sql("SELECT count(*) FROM pg_indexes WHERE indexname = 'member_of'"), "1");
     assert_eq!(server.sql("SELECT count(*) FROM rcmpd.channel"), "0");
     assert_eq!(find(&open(&settings).await, name("user1000")).await.expect("it answers"), Some(user(1000)));
@@ -185,7 +185,7 @@ async fn a_newer_schema_is_refused_at_start_and_while_serving() {
     assert!(error.contains("have version 99"), "{error}");
     let error = store.revision().expect_err("it is newer").to_string();
     assert!(error.contains("have version 99"), "{error}");
-    server.sql("UPDATE rcmpd.schema_version SET version = 2");
+    server.sql("UPDATE rcmpd.schema_version SET version = 3");
     eventually("the store is used again", async || store.revision().is_ok()).await;
     let other = PostgresStore::open(settings, Some(&SealingKey::new([8; 32]))).await.map(drop);
     assert!(matches!(other, Err(StoreError::OtherKey)));
@@ -680,6 +680,18 @@ fn channel(id: u8, rid: u32, computer: &str, ends: u64) -> Channel {
     }
 }
 
+/// The challenges alone.
+fn challenges<'a>(
+    store: &'a PostgresStore,
+    (source, computer): (IpAddr, &'a str),
+    now: FileTime,
+) -> BoxFuture<'a, Result<Vec<Challenge>, StoreError>> {
+    Box::pin(async move {
+        let found = store.attempts((source, computer, "NONE$"), (now, FileTime(0))).await?;
+        Ok(found.0)
+    })
+}
+
 async fn answer<T>(asked: BoxFuture<'_, Result<T, StoreError>>) -> T {
     asked.await.expect("it answers")
 }
@@ -738,12 +750,12 @@ async fn servers_share_channels_and_challenges() {
     let now = FileTime(SECOND);
     first.put_challenge((SOURCE, "WEB01"), [5; 16], now).await.expect("it is kept");
     first.put_challenge((SOURCE, "WEB02"), [6; 16], now).await.expect("it is kept");
-    let found = second.challenges((SOURCE, "WEB01"), now).await.expect("it answers");
+    let found = challenges(&second, (SOURCE, "WEB01"), now).await.expect("it answers");
     assert_eq!(found.iter().map(|challenge| challenge.halves).collect::<Vec<_>>(), [[5; 16]]);
     let other = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-    assert_eq!(answer(second.challenges((other, "WEB01"), now)).await, vec![]);
+    assert_eq!(answer(challenges(&second, (other, "WEB01"), now)).await, vec![]);
     let late = FileTime(SECOND * 122);
-    assert_eq!(answer(second.challenges((SOURCE, "WEB01"), late)).await, vec![], "two minutes are over");
+    assert_eq!(answer(challenges(&second, (SOURCE, "WEB01"), late)).await, vec![], "two minutes are over");
     let id = found[0].id;
     let uses = (0..8).map(|n| {
         let store = at(n);
@@ -751,7 +763,7 @@ async fn servers_share_channels_and_challenges() {
     });
     let used = all(uses.collect()).await;
     assert_eq!(used.len(), 1, "{used:?}");
-    assert_eq!(answer(first.challenges((SOURCE, "WEB01"), now)).await, vec![]);
+    assert_eq!(answer(challenges(&first, (SOURCE, "WEB01"), now)).await, vec![]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -795,7 +807,7 @@ async fn shared_rows_that_were_changed_without_the_key_are_no_channels() {
 
     store.put_challenge((SOURCE, "WEB01"), [5; 16], FileTime(SECOND)).await.expect("it is kept");
     server.sql("UPDATE rcmpd.challenge SET ends = ends + 1");
-    assert_eq!(answer(store.challenges((SOURCE, "WEB01"), FileTime(SECOND))).await, vec![]);
+    assert_eq!(answer(challenges(&store, (SOURCE, "WEB01"), FileTime(SECOND))).await, vec![]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -859,7 +871,161 @@ async fn what_clients_can_fill_of_shared_tables_is_bounded() {
     for name in [long.as_str(), "WEB01\0", "", "\u{fffd}"] {
         assert_eq!(answer(store.channels(name, FileTime(1))).await.0, vec![], "{name:?}");
         store.put_challenge((SOURCE, name), [1; 16], FileTime(SECOND)).await.expect("it is kept");
-        let found = store.challenges((SOURCE, name), FileTime(SECOND)).await.expect("it answers");
+        let found = challenges(&store, (SOURCE, name), FileTime(SECOND)).await.expect("it answers");
         assert_eq!(found.len(), 1, "{name:?}");
     }
+}
+
+/// A change of which no process is notified: by SQL, in one transaction that a test may hold open.
+const CHANGED: &str = "UPDATE rcmpd.account SET flags = flags | 2;
+    UPDATE rcmpd.revision SET accounts = accounts + 1, accounts_epoch = (random() * 9e18)::bigint,
+    machines = machines + 1, machines_epoch = (random() * 9e18)::bigint";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_answered_by_a_revision_that_was_read_after_it_arrived() {
+    let server = Postgres::start();
+    let mut settings = settings(&[&server]);
+    settings.poll = Duration::from_secs(3600);
+    settings.max_age = Duration::from_secs(7200);
+    settings.fresh = Some(Duration::ZERO);
+    let store = create(&settings).await;
+    put(&store, user(1000)).await;
+    for _ in 0..20 {
+        let before = (store.revision().expect("it answers"), store.machine_revision().expect("it answers"));
+        server.sql(CHANGED);
+        store.refresh().await.expect("it answers");
+        assert_ne!(store.revision().expect("it answers"), before.0, "what was committed before is seen");
+        assert_ne!(store.machine_revision().expect("it answers"), before.1);
+    }
+    // Calls that come at one time wait for one question, or for the next one.
+    let polls = load(&store.counters().polls);
+    let mut psql = server.psql();
+    psql.send("BEGIN; LOCK TABLE rcmpd.revision IN ACCESS EXCLUSIVE MODE; SELECT 'locked';");
+    assert_eq!(psql.line(), "locked");
+    let (store, begun) = (Arc::new(store), Arc::<AtomicU64>::default());
+    let calls: Vec<_> = (0..1000)
+        .map(|_| {
+            let (store, begun) = (Arc::clone(&store), Arc::clone(&begun));
+            tokio::spawn(async move {
+                begun.fetch_add(1, Ordering::Relaxed);
+                store.refresh_machines().await
+            })
+        })
+        .collect();
+    eventually("all have begun", async || load(&begun) == 1000).await;
+    psql.send("COMMIT;");
+    for call in calls {
+        call.await.expect("no panic").expect("it answers");
+    }
+    let asked = load(&store.counters().polls) - polls;
+    assert!((1..=10).contains(&asked), "{asked} questions");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_revision_cannot_be_read_no_call_is_answered_by_an_older_one() {
+    let server = Postgres::start();
+    let mut settings = settings(&[&server]);
+    settings.timeout = Duration::from_millis(500);
+    settings.poll = Duration::from_secs(3600);
+    settings.max_age = Duration::from_secs(7200);
+    settings.fresh = Some(Duration::ZERO);
+    let store = create(&settings).await;
+    settings.fresh = Some(Duration::from_secs(3600));
+    let lenient = open(&settings).await;
+    put(&store, user(1000)).await;
+    // A lock of the table: the server accepts connections and statements, and does not answer.
+    let mut psql = server.psql();
+    psql.send("BEGIN; LOCK TABLE rcmpd.revision IN ACCESS EXCLUSIVE MODE; SELECT 'locked';");
+    assert_eq!(psql.line(), "locked");
+    for _ in 0..3 {
+        let error = store.refresh().await.expect_err("it was not read").to_string();
+        assert!(error.contains("timeout"), "{error}");
+    }
+    lenient.refresh().await.expect("an hour has not passed");
+    let before = store.machine_revision().expect("it answers");
+    psql.send(&format!("{CHANGED}; COMMIT; SELECT 'done';"));
+    assert_eq!(psql.line(), "done");
+    // The pool backs off after failures: those calls are errors, too.
+    eventually("the revision is read again", async || store.refresh().await.is_ok()).await;
+    assert_ne!(store.machine_revision().expect("it answers"), before);
+    server.pause();
+    assert!(store.refresh().await.is_err());
+    assert!(store.refresh_machines().await.is_err());
+    server.resume();
+    eventually("the revision is read again", async || store.refresh().await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_count_wrong_proofs_together_for_a_while() {
+    let server = Postgres::start();
+    let settings = settings(&[&server]);
+    let (first, second) = (create(&settings).await, open(&settings).await);
+    let at = |seconds: u64| FileTime((1000 + seconds) * SECOND);
+    let since = |seconds: u64| (at(seconds), FileTime(at(seconds).0 - 900 * SECOND));
+    let count = async |store: &PostgresStore, account, seconds| {
+        answer(store.count_guess((SOURCE, account), since(seconds))).await
+    };
+    let known = async |source, account, seconds| {
+        answer(second.attempts((source, "WEB01", account), since(seconds))).await.1
+    };
+    for before in 0..6 {
+        let store = if before % 2 == 0 { &first } else { &second };
+        assert_eq!(count(store, "WEB01$", u64::from(before)).await, before);
+    }
+    assert_eq!(known(SOURCE, "WEB01$", 6).await, 6);
+    assert_eq!(known(SOURCE, "WEB02$", 6).await, 0, "each account has its own count");
+    assert_eq!(known(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), "WEB01$", 6).await, 0, "and each source");
+    assert_eq!(known(SOURCE, "WEB01$", 904).await, 6);
+    assert_eq!(known(SOURCE, "WEB01$", 905).await, 0, "a quarter of an hour after the last one");
+    assert_eq!(count(&first, "WEB01$", 905).await, 0);
+    // Whatever is guessed at, the table has so many places.
+    let places = "SELECT count(*), max(place) < 65536, min(place) >= 0 FROM rcmpd.guess";
+    for n in 0..300 {
+        let account = format!("WEB{n}$");
+        answer(first.count_guess((SOURCE, &account), since(905))).await;
+    }
+    assert!(server.sql(places).ends_with("|t|t"), "{}", server.sql(places));
+    server.sql("UPDATE rcmpd.guess SET failures = 999999");
+    assert!(count(&first, "WEB01$", 906).await <= 1000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_say_who_they_are_and_are_forgotten_when_they_are_gone() {
+    let server = Postgres::start();
+    let mut settings = settings(&[&server]);
+    let first = create(&settings).await;
+    settings.poll = Duration::from_secs(3600);
+    settings.max_age = Duration::from_secs(7200);
+    let second = open(&settings).await;
+    let facts = |id: u8| ReplicaFacts {
+        id: [id; 16],
+        name: format!("host{id}"),
+        version: "1.2.3".to_owned(),
+        listeners: "127.0.0.1:49190".to_owned(),
+    };
+    assert_eq!(answer(first.replicas()).await.replicas, []);
+    answer(first.announce(&facts(1), 0)).await;
+    // A change of which no server is notified.
+    server.sql("UPDATE rcmpd.revision SET machines = machines + 3, machines_epoch = 7");
+    answer(second.announce(&facts(2), 0)).await;
+    let found = answer(first.replicas()).await;
+    assert_eq!(found.replicas.iter().map(|it| &it.facts).collect::<Vec<_>>(), [&facts(2), &facts(1)]);
+    assert_eq!((found.replicas[0].behind, found.replicas[0].tables_version), (3, 3));
+    assert_eq!(found.replicas[0].revisions[2] + 3, found.revisions[2]);
+    assert!(found.replicas[0].clock_ms < 0, "its clock shows 1970");
+    // A row that is old is removed by the next server that writes its own; so are those beyond the limit.
+    server.sql("UPDATE rcmpd.replica SET seen_ms = seen_ms - 90000000 WHERE name = 'host2'");
+    assert!(answer(first.replicas()).await.replicas[1].seen > Duration::from_secs(86_400));
+    answer(first.announce(&facts(1), 0)).await;
+    assert_eq!(answer(first.replicas()).await.replicas.len(), 1);
+    for id in 0..=150 {
+        answer(first.announce(&facts(id), 0)).await;
+    }
+    assert_eq!(server.sql("SELECT count(*) FROM rcmpd.replica"), "100");
+    answer(first.withdraw([150; 16])).await;
+    let found = answer(first.replicas()).await.replicas;
+    assert!(found.len() == 99 && found.iter().all(|replica| replica.facts != facts(150)));
+    let long = ReplicaFacts { name: "\u{e4}".repeat(1000), ..facts(1) };
+    answer(first.announce(&long, 0)).await;
+    assert_eq!(server.sql("SELECT max(length(name)) <= 255 FROM rcmpd.replica"), "t");
 }

@@ -1,12 +1,14 @@
 //! Several services of one domain, which share PostgreSQL, behind HAProxy as a balancer of TCP connections.
 
+use dcerpc::pdu::FaultStatus;
 use netlogon_transport::client::{Association, ChannelError, TransportError};
 use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request};
 use rcmpd_tests::client::Client;
-use rcmpd_tests::peers::{impacket, question};
+use rcmpd_tests::peers::{impacket, impacket_python, question, run, target, with};
 use rcmpd_tests::ports::free_port;
 use rcmpd_tests::postgres::Postgres;
-use rcmpd_tests::{Demo, Service, eventually};
+use rcmpd_tests::postgres_proxy::PostgresProxy;
+use rcmpd_tests::{Demo, Service, eventually, write_secret};
 use rustix::process::Signal;
 use serde_json::json;
 use std::fs;
@@ -41,13 +43,20 @@ impl Replicas {
     fn start(more: &str) -> Self {
         let server = Postgres::start();
         let first = Demo::new().into_postgres(&server, more);
+        Self::of(server, first, |_| {})
+    }
+
+    /// Three services with the files of `first`, each after `edit`.
+    fn of(server: Postgres, first: Demo, edit: impl Fn(&Demo)) -> Self {
         first.edit(|text| {
             let shared = text.replace("store = \"postgres\"", "store = \"postgres\"\nshared = true");
             assert_ne!(shared, text);
             shared
         });
         let others = [first.copied(), first.copied()];
-        let services: Vec<Service> = [first].into_iter().chain(others).map(Demo::serve).collect();
+        let services: Vec<Demo> = [first].into_iter().chain(others).collect();
+        services.iter().for_each(edit);
+        let services: Vec<Service> = services.into_iter().map(Demo::serve).collect();
         let (folder, address) = (tempfile::tempdir().unwrap(), free_port());
         let servers: String = services
             .iter()
@@ -175,6 +184,183 @@ async fn a_machine_that_is_disabled_at_one_replica_is_refused_by_all_and_one_tha
     }
 }
 
+/// Notifications are lost, and the revision is polled once an hour: what one replica changes, the next call at
+/// each other one is answered by.
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_end_at_all_replicas_at_once_without_notifications_and_with_a_slow_database() {
+    let server = Postgres::start();
+    let first = Demo::new().into_postgres(&server, "poll_ms = 60000\nmax_age_s = 3600");
+    let (proxy, direct) = (PostgresProxy::start(server.address()), server.address());
+    let through = |demo: &Demo| {
+        fs::copy(demo.path("rcmpd.toml"), demo.path("direct.toml")).unwrap();
+        demo.edit(|text| text.replace(&direct, &proxy.address()));
+    };
+    let replicas = Replicas::of(server, first, through);
+    let rcmpd = |arguments: &[&str]| {
+        replicas.services[1].rcmpd(&[arguments, &["-c", "direct.toml"]].concat()).code(0);
+    };
+    let alice = replicas.question("alice");
+    for delay in [Duration::ZERO, Duration::from_millis(100)] {
+        proxy.delay(delay);
+        let ends: [(&str, &[&str], &[&str]); 3] = [
+            (
+                "disabled",
+                &["machine", "set", "WEB01$", "--disable"],
+                &["machine", "set", "WEB01$", "--enable"],
+            ),
+            (
+                "rotated",
+                &["machine", "set", "WEB01$", "--secret-file", "other.secret", "--now"],
+                &["machine", "set", "WEB01$", "--secret-file", "machines/WEB01.secret", "--now"],
+            ),
+            ("removed", &["machine", "remove", "WEB01$"], &[]),
+        ];
+        write_secret(replicas.services[1].path("other.secret"), "another one of 28 characters");
+        for (what, end, again) in ends {
+            let client = replicas.channel().await;
+            let mut open = Vec::new();
+            for _ in 0..6 {
+                open.push(client.open().await.expect("each replica knows the channel"));
+            }
+            for association in &mut open {
+                assert_eq!(ask(&client, &mut **association, &alice).await, Ok(SUCCESS));
+            }
+            // A cached account counts no longer, either.
+            rcmpd(&["account", "set", "alice", "--disable"]);
+            for association in &mut open {
+                let answer = ask(&client, &mut **association, &alice).await;
+                assert_eq!(answer, Ok(LOGON_FAILURE), "{what}, {delay:?}");
+            }
+            rcmpd(&["account", "set", "alice", "--enable"]);
+            for association in &mut open {
+                assert_eq!(ask(&client, &mut **association, &alice).await, Ok(SUCCESS));
+            }
+            rcmpd(end);
+            for association in &mut open {
+                let answer = ask(&client, &mut **association, &alice).await;
+                // A fault if another connection to the same replica has had the status.
+                let fault = Err(ChannelError::Transport(TransportError::Fault(FaultStatus::ACCESS_DENIED)));
+                let is_refused = answer == Ok(ACCESS_DENIED) || answer == fault;
+                assert!(is_refused, "{what}, {delay:?}: {answer:?}");
+            }
+            for _ in 0..3 {
+                let refused = client.open().await.err();
+                let is_refused = matches!(refused, Some(ChannelError::Transport(TransportError::Refused(_))));
+                assert!(is_refused, "{what}, {delay:?}: {refused:?}");
+            }
+            if !again.is_empty() {
+                rcmpd(again);
+            }
+        }
+        rcmpd(&[
+            "machine",
+            "add",
+            "WEB01$",
+            "--permission",
+            "rcmp",
+            "--secret-file",
+            "machines/WEB01.secret",
+        ]);
+    }
+    assert!(proxy.lost() > 0, "no notification came as far as the proxy");
+
+    // Slower than the time for a question: no call is answered by what was known before.
+    proxy.delay(Duration::ZERO);
+    let client = replicas.channel().await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(client.open().await.expect("each replica knows the channel"));
+    }
+    for association in &mut open {
+        assert_eq!(ask(&client, &mut **association, &alice).await, Ok(SUCCESS));
+    }
+    replicas.server.sql("UPDATE rcmpd.machine SET enabled = false; UPDATE rcmpd.revision SET machines = machines + 1, machines_epoch = 7");
+    proxy.delay(Duration::from_secs(5));
+    for association in &mut open {
+        assert_eq!(ask(&client, &mut **association, &alice).await, Ok(DS_BUSY));
+    }
+}
+
+/// Guesses at all servers count together, and a server that is started again knows of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_secrets_are_counted_over_all_replicas_and_a_restart() {
+    let mut replicas = Replicas::start("");
+    let there = json!({ "host": replicas.address.ip().to_string(), "port": replicas.address.port() });
+    let counts = "SELECT count(*), coalesce(sum(failures), 0) FROM rcmpd.guess";
+    for _ in 0..3 {
+        replicas.channel().await;
+    }
+    assert_eq!(replicas.server.sql(counts), "0|0", "right secrets write nothing");
+    // Each of the three sees two of these, and four would be free at each.
+    for _ in 0..6 {
+        let wrong = with(there.clone(), json!({ "secret": "wrong", "questions": [] }));
+        let said = run(Command::new(impacket_python()), "impacket_client.py", &wrong);
+        assert_eq!(said["handshake"]["status"], "0xC0000022", "{said:#}");
+    }
+    assert_eq!(replicas.server.sql(counts), "1|6");
+    for service in &mut replicas.services {
+        service.kill();
+        service.start_again();
+        let begun = Instant::now();
+        let client = Client::of_machine(service, "CONTOSO", "WEB01").await.expect("it is not kept out");
+        assert!(begun.elapsed() >= Duration::from_secs(2), "the answer was free: {:?}", begun.elapsed());
+        client.open().await.expect("the channel is good");
+    }
+    assert_eq!(replicas.server.sql(counts), "1|6");
+    // After a quarter of an hour, nothing is left of it.
+    replicas.server.sql("UPDATE rcmpd.guess SET latest = latest - 9000000000");
+    let wrong = with(there, json!({ "secret": "wrong", "questions": [] }));
+    let said = run(Command::new(impacket_python()), "impacket_client.py", &wrong);
+    assert_eq!(said["handshake"]["status"], "0xC0000022", "{said:#}");
+    assert_eq!(replicas.server.sql(counts), "1|1");
+}
+
+#[test]
+fn replica_status_shows_who_is_there_and_who_is_not() {
+    let mut replicas = Replicas::start("");
+    let status = |replicas: &Replicas, code: i32| {
+        let command = ["replica", "status", "-c", "rcmpd.toml", "--json"];
+        replicas.services[0].rcmpd(&command).code(code).json()
+    };
+    let found = |replicas: &Replicas| status(replicas, 0)["replicas"].as_array().unwrap().clone();
+    eventually("all three are there", || found(&replicas).len() == 3);
+    let said = status(&replicas, 0);
+    let version = replicas.services[0].rcmpd(&["--version"]).stdout;
+    for service in &replicas.services {
+        let address = json!([service.netlogon.to_string()]);
+        let row = said["replicas"].as_array().unwrap().iter().find(|row| row["listeners"] == address);
+        let row = row.unwrap_or_else(|| panic!("{address}: {said:#}"));
+        assert_eq!((&row["stale"], &row["behind"]), (&json!(false), &json!(0)), "{row:#}");
+        assert_eq!(row["revisions"], said["revisions"]);
+        assert!(version.contains(row["version"].as_str().unwrap()), "{version}: {row:#}");
+        assert!(
+            row["clock_offset_ms"].as_i64().unwrap().abs() < 60_000,
+            "one machine has one clock: {row:#}"
+        );
+    }
+    // One that ends takes its row along; one that stops or dies is stale.
+    replicas.services[1].signal(Signal::TERM);
+    assert_eq!(replicas.services[1].ended(), 0);
+    assert_eq!(found(&replicas).len(), 2);
+    replicas.services[2].pause();
+    let stale = |replicas: &Replicas| found(replicas).iter().filter(|row| row["stale"] == true).count();
+    eventually("one is stale", || stale(&replicas) == 1);
+    let table = replicas.services[0].rcmpd(&["replica", "status", "-c", "rcmpd.toml"]).code(0).stdout;
+    assert_eq!(table.matches("STALE").count(), 1, "{table}");
+    assert!(table.contains(&replicas.services[2].netlogon.to_string()), "{table}");
+    replicas.services[2].resume();
+    eventually("none is stale", || stale(&replicas) == 0);
+    replicas.services[0].kill();
+    replicas.services[2].kill();
+    eventually("each row is stale", || {
+        let command = ["replica", "status", "-c", "rcmpd.toml"];
+        replicas.services[0].rcmpd(&command).code == 3
+    });
+    let alone = Demo::new();
+    let refused = alone.rcmpd(&["replica", "status", "-c", "rcmpd.toml"]).code(1);
+    assert!(refused.stderr.contains("no servers share this store"), "{refused:?}");
+}
+
 /// For so many seconds; `REPLICAS_SECONDS=600` for a longer one.
 fn seconds() -> u64 {
     std::env::var("REPLICAS_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(20)
@@ -189,6 +375,20 @@ struct Seen {
     longest_gap: Duration,
 }
 
+impl Seen {
+    fn right(&mut self, last: &mut Instant) {
+        self.right += 1;
+        self.longest_gap = self.longest_gap.max(last.elapsed());
+        *last = Instant::now();
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.right += other.right;
+        self.retried += other.retried;
+        self.longest_gap = self.longest_gap.max(other.longest_gap);
+    }
+}
+
 /// Asks until `ended`. Each answer is compared with the truth.
 async fn load(
     replicas: Arc<(String, String)>,
@@ -197,7 +397,7 @@ async fn load(
 ) -> Seen {
     let (address, password) = &*replicas;
     let (mut seen, mut last, mut client) = (Seen::default(), Instant::now(), None);
-    let mut round = 0;
+    let (mut round, mut retried) = (0, 0);
     while !ended.load(Ordering::Relaxed) {
         round += 1;
         let (question, truth) = &questions[round % 2];
@@ -211,49 +411,174 @@ async fn load(
             ask(client, &mut *association, question).await
         });
         match asked.await {
-            Ok(Ok(status)) if status == *truth => {
-                seen.right += 1;
-                seen.longest_gap = seen.longest_gap.max(last.elapsed());
-                last = Instant::now();
+            Ok(Ok(status)) if status == *truth => seen.right(&mut last),
+            Ok(Ok(DS_BUSY)) | Err(_) => seen.retried += 1,
+            // A standby that is promoted may lack the last channels.
+            Ok(Err(ChannelError::Transport(TransportError::Refused(_)))) => {
+                seen.retried += 1;
+                client = None;
             }
-            Ok(Ok(DS_BUSY)) | Ok(Err(ChannelError::Transport(_))) | Err(_) => seen.retried += 1,
+            Ok(Err(ChannelError::Transport(_))) => seen.retried += 1,
             Ok(Err(ChannelError::Refused(status))) if status.0 == DS_BUSY => {
                 seen.retried += 1;
                 client = None;
             }
             other => panic!("a wrong answer: {other:?} instead of {truth:#x}"),
         }
+        if seen.retried > retried {
+            retried = seen.retried;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
     seen
 }
 
+/// The same as Impacket asks, one handshake and two questions at a time.
+fn load_of_impacket(given: &serde_json::Value, ended: &AtomicBool) -> Seen {
+    let (mut seen, mut last) = (Seen::default(), Instant::now());
+    let truths = [format!("0x{SUCCESS:08X}"), format!("0x{LOGON_FAILURE:08X}")];
+    while !ended.load(Ordering::Relaxed) {
+        let said = run(Command::new(impacket_python()), "impacket_client.py", given);
+        let answers = said["answers"].as_array().unwrap();
+        for (answer, truth) in answers.iter().zip(&truths) {
+            match answer["status"].as_str().unwrap() {
+                status if status == truth => seen.right(&mut last),
+                "0xC00002A5" => seen.retried += 1,
+                _ => panic!("a wrong answer: {said:#}"),
+            }
+        }
+        if answers.len() < truths.len() {
+            let status = &said["handshake"]["status"];
+            let is_right = status.is_null() || *status == truths[0] || *status == "0xC00002A5";
+            assert!(is_right, "a wrong answer: {said:#}");
+            seen.retried += 1;
+        }
+    }
+    seen
+}
+
+/// A machine whose rights end and come back. Its connections reach any of the services.
+struct Toggled {
+    address: String,
+    password: String,
+    /// Commands use the database itself, and the services lose its notifications.
+    commands: &'static str,
+}
+
+impl Toggled {
+    /// What changes is committed when this returns. While a service or the database is down, it is tried again.
+    fn command(&self, demo: &Demo, arguments: &[&str]) {
+        eventually("the command is done", || {
+            demo.rcmpd(&[arguments, &["-c", self.commands]].concat()).code == 0
+        });
+    }
+
+    /// Connections that have had an answer.
+    async fn connected(&self, question: &[u8]) -> (Client, Vec<Box<dyn Association>>) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let tried = async {
+                let client = Client::establish(&self.address, "CONTOSO", "WEB02$", &self.password).await?;
+                let mut open = Vec::new();
+                for _ in 0..3 {
+                    let mut association = client.open().await?;
+                    if ask(&client, &mut *association, question).await? == SUCCESS {
+                        open.push(association);
+                    }
+                }
+                Ok::<_, ChannelError>((client, open))
+            };
+            match timeout(Duration::from_secs(10), tried).await {
+                Ok(Ok((client, open))) if open.len() == 3 => return (client, open),
+                other if Instant::now() > deadline => panic!("never: {:?}", other.map(|it| it.err())),
+                _ => {}
+            }
+        }
+    }
+
+    /// Ends the rights by one command, and gives them back by another one.
+    async fn toggle(&self, demo: &Demo, question: &[u8], [end, again]: [&[&str]; 2]) {
+        let (client, mut open) = self.connected(question).await;
+        self.command(demo, end);
+        for association in &mut open {
+            let answer = timeout(Duration::from_secs(10), ask(&client, &mut **association, question)).await;
+            assert_ne!(answer, Ok(Ok(SUCCESS)), "an answer after {end:?}");
+        }
+        let bound = timeout(Duration::from_secs(10), client.open()).await;
+        assert!(!matches!(bound, Ok(Ok(_))), "a bind after {end:?}");
+        self.command(demo, again);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_killed_or_stops_no_answer_is_wrong() {
-    let mut replicas = Replicas::start("timeout_ms = 3000");
-    let at = (replicas.address.to_string(), replicas.services[0].machine_password("WEB01"));
-    let at = Arc::new(at);
+    let server = Postgres::start();
+    let first = Demo::new().into_postgres(&server, "timeout_ms = 3000\npoll_ms = 60000");
+    let mut standby = server.standby();
+    let mut proxies = [&server, &standby].map(|server| PostgresProxy::start(server.address()));
+    // Commands find the primary wherever it is, too.
+    let (one, two) =
+        (format!("\"{}\"", server.address()), proxies.each_ref().map(|it| format!("\"{}\"", it.address())));
+    first.edit(|text| text.replace(&one, &two.join(", ")));
+    write_secret(first.path("machines/WEB02.secret"), "WEB02 has this one, of 28 characters");
+    write_secret(first.path("machines/other.secret"), "and this is another of its secrets.");
+    let add = ["machine", "add", "WEB02$", "--permission", "rcmp", "--secret-file", "machines/WEB02.secret"];
+    first.rcmpd(&[&add[..], &["-c", "rcmpd.toml"]].concat()).code(0);
+    let mut replicas = Replicas::of(server, first, |_| {});
+    let address = replicas.address.to_string();
+    let toggled = Toggled {
+        address: address.clone(),
+        password: replicas.services[0].machine_password("WEB02"),
+        commands: "rcmpd.toml",
+    };
+    let at = Arc::new((address, replicas.services[0].machine_password("WEB01")));
     let questions = [("alice", SUCCESS), ("mallory", LOGON_FAILURE)];
     let questions = questions.map(|(who, truth)| (replicas.question(who), truth));
     let (ends, ended) = (Instant::now() + Duration::from_secs(seconds()), Arc::new(AtomicBool::new(false)));
     let clients: Vec<_> =
         (0..4).map(|_| tokio::spawn(load(Arc::clone(&at), questions.clone(), Arc::clone(&ended)))).collect();
+    let here = json!({
+        "host": replicas.address.ip().to_string(), "port": replicas.address.port(),
+        "questions": [question(&replicas.services[0], "alice"), question(&replicas.services[0], "mallory")],
+    });
+    let (given, of) = (with(target(&replicas.services[0]), here), Arc::clone(&ended));
+    let impacket = tokio::task::spawn_blocking(move || load_of_impacket(&given, &of));
     let pause = || tokio::time::sleep(Duration::from_millis(1500));
+    let disable: [&[&str]; 2] =
+        [&["machine", "set", "WEB02$", "--disable"], &["machine", "set", "WEB02$", "--enable"]];
+    let secret = |file| ["machine", "set", "WEB02$", "--now", "--secret-file", file];
+    let (other, usual) = (secret("machines/other.secret"), secret("machines/WEB02.secret"));
     let mut faults = 0;
     // Each kind of fault, however slow the machine is.
-    while Instant::now() < ends || faults < 4 {
+    while Instant::now() < ends || faults < 7 {
         let service = &mut replicas.services[faults % 3];
-        match faults % 4 {
+        match faults % 7 {
             0 => {
                 service.kill();
                 pause().await;
                 service.start_again();
             }
-            1 => {
+            1 => toggled.toggle(service, &questions[0].0, disable).await,
+            2 => {
                 service.pause();
                 pause().await;
                 service.resume();
             }
-            2 => {
+            3 => {
+                // The standby has everything when the primary dies.
+                let written = replicas.server.sql("SELECT pg_current_wal_lsn()");
+                let replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'");
+                eventually("the standby follows", || standby.sql(&replayed) == "t");
+                replicas.server.kill();
+                pause().await;
+                standby.promote();
+                let next = standby.standby();
+                proxies[0].lead_to(next.address());
+                proxies.swap(0, 1);
+                replicas.server = std::mem::replace(&mut standby, next);
+            }
+            4 => toggled.toggle(service, &questions[0].0, [&other, &usual]).await,
+            5 => {
                 replicas.server.pause();
                 pause().await;
                 replicas.server.resume();
@@ -271,18 +596,15 @@ async fn whatever_is_killed_or_stops_no_answer_is_wrong() {
     ended.store(true, Ordering::Relaxed);
     let mut total = Seen::default();
     for client in clients {
-        let seen = client.await.expect("no answer is wrong");
-        total.right += seen.right;
-        total.retried += seen.retried;
-        total.longest_gap = total.longest_gap.max(seen.longest_gap);
+        total.add(&client.await.expect("no answer is wrong"));
     }
-    eprintln!("{faults} faults: {total:?}");
+    let impacket = impacket.await.expect("no answer is wrong");
+    eprintln!("{faults} faults: {total:?}, and Impacket: {impacket:?}");
     assert!(total.right > 50, "{total:?}");
     // All recover.
     for _ in 0..6 {
-        let client = replicas.channel().await;
-        let mut association = client.open().await.expect("the channel is known");
-        assert_eq!(ask(&client, &mut *association, &questions[0].0).await, Ok(SUCCESS));
+        let (client, mut open) = toggled.connected(&questions[0].0).await;
+        assert_eq!(ask(&client, &mut *open[0], &questions[0].0).await, Ok(SUCCESS));
     }
 }
 

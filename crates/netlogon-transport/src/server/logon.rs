@@ -59,8 +59,9 @@ impl Inner {
             return deny(NtStatus::ACCESS_DENIED);
         }
         if method != LogonMethod::Ex {
-            let authenticator = request.authenticator.as_ref();
-            *returned = authenticator.and_then(|authenticator| channel.authenticate(authenticator));
+            if let Some(authenticator) = &request.authenticator {
+                *returned = self.advance(&channel, authenticator).await?;
+            }
             if returned.is_none() {
                 return deny(NtStatus::ACCESS_DENIED);
             }
@@ -131,9 +132,10 @@ impl Inner {
         let request = SamLogonRequest::read_envelope(&mut reader(call), LogonMethod::Plain)?;
         let (returned, status) = match (self.channel(call).await, &request.authenticator) {
             (Err(denied), _) => (None, denied.status),
-            (Ok(channel), Some(authenticator)) => match channel.authenticate(authenticator) {
-                Some(returned) => (Some(returned), NtStatus::NOT_SUPPORTED),
-                None => (None, NtStatus::ACCESS_DENIED),
+            (Ok(channel), Some(authenticator)) => match self.advance(&channel, authenticator).await {
+                Ok(Some(returned)) => (Some(returned), NtStatus::NOT_SUPPORTED),
+                Ok(None) => (None, NtStatus::ACCESS_DENIED),
+                Err(denied) => (None, denied.status),
             },
             (Ok(_), None) => (None, NtStatus::ACCESS_DENIED),
         };

@@ -15,7 +15,7 @@ mod shared;
 
 pub use audit::{Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal};
 pub use channel::SecureChannel;
-pub use shared::{ChannelId, ChannelState, SharedChallenge, SharedChannels, StoredCredential};
+pub use shared::{Attempts, ChannelId, ChannelState, SharedChallenge, SharedChannels, StoredCredential};
 
 use crate::cfb8;
 use crate::credential::{self, Authenticator, Credential};
@@ -33,7 +33,7 @@ use crate::secret::{SessionKey, SharedSecret};
 use crate::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretAge};
 use challenges::{Challenge, Challenges, Taken};
 use channel::{Channels, Established, ServerContext, Unusable, lock};
-use dcerpc::backoff::{ANSWER_TIME, Backoff};
+use dcerpc::backoff::{ANSWER_TIME, Backoff, FREE_FAILURES};
 use dcerpc::limits::source_of;
 use dcerpc::ndr::{NdrReader, NdrSyntax, NdrWriter};
 use dcerpc::pdu::{FaultStatus, SyntaxId};
@@ -161,7 +161,7 @@ impl From<Unusable> for Denied {
         match reason {
             Unusable::Revoked => Self::with(NtStatus::ACCESS_DENIED),
             Unusable::Unknown(error) => {
-                tracing::warn!(%error, "Call refused: secrets unavailable");
+                tracing::debug!(%error, "Call refused: secrets unavailable");
                 Self { status: NtStatus::DS_BUSY, authoritative: false }
             }
         }
@@ -211,6 +211,9 @@ impl NetlogonServer {
         let now = inner.now();
         let computer = index(&request.computer);
         inner.read_shared(now, &computer).await;
+        if inner.parts.secrets.refresh().await.is_err() {
+            return Authentication::Rejected;
+        }
         let mut usable = Vec::new();
         for channel in inner.channels.find(now, &computer) {
             if inner.check(&channel, now).await.is_ok() {
@@ -420,7 +423,7 @@ impl Inner {
             (Ok(revision), Ok(Some(machine))) => (revision, machine),
             (Ok(_), Ok(None)) => return refused(ChannelRefusal::UnknownAccount),
             (Err(error), _) | (_, Err(error)) => {
-                tracing::warn!(%error, "Secure channel refused: secrets unavailable");
+                tracing::debug!(%error, "Secure channel refused: secrets unavailable");
                 return refused(ChannelRefusal::SecretsUnavailable);
             }
         };
@@ -517,8 +520,8 @@ impl Inner {
         }
     }
 
-    /// Checks the proof at once. After many wrong proofs, the answer to any proof is sent [`ANSWER_TIME`]
-    /// after the call arrived.
+    /// Checks the proof at once. After many wrong proofs, here or at servers that share channels, the answer to
+    /// any proof is sent [`ANSWER_TIME`] after the call arrived.
     async fn prove_in_time(
         &self,
         call: &NetlogonCall,
@@ -527,8 +530,8 @@ impl Inner {
         machine: &Machine,
         begun: Duration,
     ) -> Result<Proved, ChannelRefusal> {
-        let is_slow = self.backoff.is_slow(begun, &index(&machine.name), source_of(call.address.ip()));
-        let outcome = self.prove(call, request, taken, machine).await;
+        let mut is_slow = self.backoff.is_slow(begun, &index(&machine.name), source_of(call.address.ip()));
+        let outcome = self.prove(call, request, taken, machine, &mut is_slow).await;
         let status = outcome.as_ref().map_or_else(|reason| refusal_status(*reason), |_| NtStatus::SUCCESS);
         // Other refusals do not depend on the secret.
         if is_slow && matches!(status, NtStatus::SUCCESS | NtStatus::ACCESS_DENIED) {
@@ -553,7 +556,7 @@ impl Inner {
         secret: &SharedSecret,
     ) -> Result<(u64, Machine), ChannelRefusal> {
         let unavailable = |error| {
-            tracing::warn!(%error, "Secure channel refused: secrets unavailable");
+            tracing::debug!(%error, "Secure channel refused: secrets unavailable");
             ChannelRefusal::SecretsUnavailable
         };
         let secrets = &*self.parts.secrets;
@@ -566,6 +569,7 @@ impl Inner {
             {
                 tracing::warn!(%error, "Removing a previous secret failed");
             }
+            secrets.refresh().await.map_err(unavailable)?;
             let now = secrets.revision().map_err(unavailable)?;
             if now == revision {
                 break;
@@ -587,13 +591,15 @@ impl Inner {
         Ok((revision, machine))
     }
 
-    /// Whether the client knows a secret of the account that is accepted.
+    /// Whether the client knows a secret of the account that is accepted. Sets `is_slow` if the servers together
+    /// have seen many wrong proofs.
     async fn prove(
         &self,
         call: &NetlogonCall,
         request: &Authenticate,
         taken: Option<Taken>,
         machine: &Machine,
+        is_slow: &mut bool,
     ) -> Result<Proved, ChannelRefusal> {
         if !machine.enabled {
             return Err(ChannelRefusal::AccountDisabled);
@@ -610,7 +616,7 @@ impl Inner {
             return Err(ChannelRefusal::NameMismatch);
         }
         let outcome = match &self.shared {
-            Some(shared) => self.prove_by_shared(&**shared, call, request, machine).await,
+            Some(shared) => self.prove_by_shared(&**shared, call, request, machine, is_slow).await,
             None => {
                 let taken = taken.ok_or(ChannelRefusal::NoChallenge)?;
                 let proved = proof(request, machine, taken.challenge);
@@ -631,14 +637,19 @@ impl Inner {
         call: &NetlogonCall,
         request: &Authenticate,
         machine: &Machine,
+        is_slow: &mut bool,
     ) -> Result<Proved, ChannelRefusal> {
         let unavailable = |error| {
             tracing::debug!(%error, "Secure channel refused: challenges unavailable");
             ChannelRefusal::SecretsUnavailable
         };
         let (source, computer) = (source_of(call.address.ip()), index(&request.computer_name));
+        let account = index(&machine.name);
         let mut refusal = ChannelRefusal::NoChallenge;
-        for challenge in shared.challenges(source, &computer).await.map_err(unavailable)? {
+        let Attempts { challenges, failures } =
+            shared.attempts(source, &computer, &account).await.map_err(unavailable)?;
+        *is_slow |= failures > FREE_FAILURES;
+        for challenge in challenges {
             let halves = Challenge { client: challenge.client, server: challenge.server };
             match proof(request, machine, halves) {
                 Ok(proved) if shared.use_up(&challenge).await.map_err(unavailable)? => return Ok(proved),
@@ -647,6 +658,10 @@ impl Inner {
                 Err(reason) if refusal != ChannelRefusal::WrongCredential => refusal = reason,
                 Err(_) => {}
             }
+        }
+        if refusal == ChannelRefusal::WrongCredential {
+            // A guess that cannot be counted is not free.
+            *is_slow |= !shared.failed(source, &account).await.is_ok_and(|before| before <= FREE_FAILURES);
         }
         Err(refusal)
     }
@@ -659,8 +674,23 @@ impl Inner {
             return Err(denied);
         }
         let channel = Arc::downcast::<SecureChannel>(Arc::clone(&security.identity)).map_err(|_| denied)?;
+        self.parts.secrets.refresh().await.map_err(Unusable::Unknown)?;
         self.check(&channel, self.now()).await?;
         Ok(channel)
+    }
+
+    /// The authenticator to return, if the client's is right for the channel.
+    async fn advance(
+        &self,
+        channel: &SecureChannel,
+        authenticator: &Authenticator,
+    ) -> Result<Option<Authenticator>, Denied> {
+        match &self.shared {
+            None => Ok(channel.authenticate(authenticator)),
+            Some(shared) => {
+                Ok(channel.authenticate_shared(&**shared, authenticator).await.map_err(Unusable::Unknown)?)
+            }
+        }
     }
 
     /// The channel, with a name and an authenticator that are right for it.
@@ -675,12 +705,7 @@ impl Inner {
         if !computer_name.is_some_and(|name| name.eq_ignore_ascii_case(&channel.computer)) {
             return Err(denied);
         }
-        let returned = match &self.shared {
-            None => channel.authenticate(authenticator),
-            Some(shared) => {
-                channel.authenticate_shared(&**shared, authenticator).await.map_err(Unusable::Unknown)?
-            }
-        };
+        let returned = self.advance(&channel, authenticator).await?;
         Ok((channel, returned.ok_or(denied)?))
     }
 

@@ -67,6 +67,15 @@ pub struct SharedChallenge {
     pub id: [u8; 16],
 }
 
+/// What servers know of a source that proves the secret of an account.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attempts {
+    /// The challenges that servers gave to it: a bounded number, the newest first.
+    pub challenges: Vec<SharedChallenge>,
+    /// Wrong proofs that it has sent to any of the servers within [`dcerpc::backoff::MEMORY`].
+    pub failures: u32,
+}
+
 /// What the servers of one domain share. Each method may be cancelled, and has a deadline of its own.
 pub trait SharedChannels: Send + Sync {
     /// Keeps a challenge for two minutes. A flood may overwrite it. Then the client has to ask for another
@@ -79,12 +88,21 @@ pub trait SharedChannels: Send + Sync {
         server: Credential,
     ) -> BoxFuture<'a, Result<(), SecretsUnavailable>>;
 
-    /// The challenges that servers gave to this source and computer: a bounded number, the newest first.
-    fn challenges<'a>(
+    /// The challenges that servers gave to this source and computer, and the wrong proofs for this account.
+    fn attempts<'a>(
         &'a self,
         source: IpAddr,
         computer: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<SharedChallenge>, SecretsUnavailable>>;
+        account: &'a str,
+    ) -> BoxFuture<'a, Result<Attempts, SecretsUnavailable>>;
+
+    /// Counts a wrong proof of the secret of an account. The count may be lost: other accounts' counts may take
+    /// its place. Returns the number before it.
+    fn failed<'a>(
+        &'a self,
+        source: IpAddr,
+        account: &'a str,
+    ) -> BoxFuture<'a, Result<u32, SecretsUnavailable>>;
 
     /// Ends a challenge with which a client proved its secret. `false` if it was used meanwhile.
     fn use_up<'a>(

@@ -14,6 +14,7 @@ mod man;
 mod map;
 mod mapping;
 mod proxy_config;
+mod replica;
 mod sidecar;
 mod sso;
 mod status;
@@ -185,6 +186,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         }
         Command::Audit(command) => audit::run(command),
         Command::Sso(command) => sso::run(command).await,
+        Command::Replica(command) => replica::run(command).await,
         Command::Sidecar(command) => sidecar::run(command),
         Command::Tlsnego(command) => tlsnego::run(command).await,
         Command::ProxyConfig(args) => proxy_config::run(&args),

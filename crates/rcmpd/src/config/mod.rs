@@ -704,7 +704,7 @@ impl Checker<'_> {
         dns: &str,
     ) -> Option<Store> {
         self.no_part_of_several(section);
-        let kind = self.store_kind(section, dns)?;
+        let mut kind = self.store_kind(section, dns)?;
         let compare = match &section.compare {
             Some(compare) => Some(self.compared(compare, dns)?),
             None => None,
@@ -769,6 +769,10 @@ impl Checker<'_> {
                 "too few connections to PostgreSQL: questions about shared channels take up to 6 of them",
                 format!("set connections = {SHARING_CONNECTIONS_MIN} or more in [store.postgres]"),
             );
+        }
+        if let (Some(_), StoreKind::Postgres(postgres)) = (shared, &mut kind) {
+            // A machine's rights end at all servers at once, unless the configuration says otherwise.
+            postgres.fresh.get_or_insert(Duration::ZERO);
         }
         let key = channels.and_then(|channels| channels.key.as_deref());
         let beside = machines.clone().unwrap_or_else(|| self.path(Path::new("accounts")));

@@ -11,6 +11,7 @@ use toml::Spanned;
 const TIMEOUT_MS: (std::ops::RangeInclusive<u64>, u64) = (100..=10_000, 2000);
 const POLL_MS: (std::ops::RangeInclusive<u64>, u64) = (50..=60_000, 1000);
 const MAX_AGE_S: (std::ops::RangeInclusive<u64>, u64) = (1..=3600, 5);
+const FRESH_MS: std::ops::RangeInclusive<u64> = 0..=60_000;
 const CONNECTIONS: (std::ops::RangeInclusive<u64>, u64) = (2..=200, 8);
 const CACHE_MIB: (std::ops::RangeInclusive<u64>, u64) = (1..=65_536, 64);
 const CACHE_TTL_S: (std::ops::RangeInclusive<u64>, u64) = (1..=86_400, 60);
@@ -39,6 +40,8 @@ pub struct Postgres {
     pub poll: Duration,
     /// For how long cached answers count if the revision cannot be polled.
     pub max_age: Duration,
+    /// How old the revision may be by which a call is answered; without, as old as the last poll.
+    pub fresh: Option<Duration>,
     /// Connections to the primary, and to each replica.
     pub connections: usize,
     /// Whether look-ups use named statements.
@@ -62,6 +65,7 @@ pub(super) struct PostgresSection {
     timeout_ms: Option<Spanned<u64>>,
     poll_ms: Option<Spanned<u64>>,
     max_age_s: Option<Spanned<u64>>,
+    pub(super) fresh_ms: Option<Spanned<u64>>,
     connections: Option<Spanned<u64>>,
     #[serde(default)]
     prepare: bool,
@@ -120,6 +124,7 @@ impl Checker<'_> {
             timeout: ms(self, section.timeout_ms.as_ref(), TIMEOUT_MS),
             poll: ms(self, section.poll_ms.as_ref(), POLL_MS),
             max_age: s(self, section.max_age_s.as_ref(), MAX_AGE_S),
+            fresh: section.fresh_ms.as_ref().map(|given| ms(self, Some(given), (FRESH_MS, 0))),
             connections: self.count(section.connections.as_ref(), CONNECTIONS.0, CONNECTIONS.1),
             prepare: section.prepare,
             cache: CacheSettings {

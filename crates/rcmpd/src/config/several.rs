@@ -122,6 +122,12 @@ impl Checker<'_> {
             );
             return None;
         }
+        if let Some(fresh) =
+            section.postgres.as_ref().and_then(|postgres| postgres.get_ref().fresh_ms.as_ref())
+        {
+            let help = "remove it; changes of this store take effect within poll_ms";
+            self.problem(fresh.span(), "fresh_ms is for [store.postgres] alone", help);
+        }
         self.store_kind(section, dns)
     }
 

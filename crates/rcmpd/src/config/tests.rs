@@ -1733,6 +1733,15 @@ fn a_store_in_postgresql_has_a_server_that_is_local_or_asked_over_tls() {
     let shared = text(FULL, "[channels]\nshared = true");
     let store = parse(&shared, Path::new("/etc/rcmpd")).expect("it is good").store;
     assert!(store.is_some_and(|store| store.shares_channels));
+    let fresh = |text: &str| {
+        let store = parse(text, Path::new("/etc/rcmpd")).expect("it is good").store.expect("there is one");
+        let StoreKind::Postgres(postgres) = store.kind else { panic!("of another kind") };
+        postgres.fresh
+    };
+    assert_eq!((fresh(&text(FULL, "")), fresh(&shared)), (None, Some(Duration::ZERO)));
+    let given = |text: &str, ms: u32| text.replace("user = \"u\"", &format!("user = \"u\"\nfresh_ms = {ms}"));
+    assert_eq!(fresh(&given(&shared, 250)), Some(Duration::from_millis(250)));
+    assert!(problems(&given(&shared, 60_001)).join("\n").contains("this is out of range"));
     let few = shared.replace("user = \"u\"", "user = \"u\"\nconnections = 7");
     assert!(problems(&few).join("\n").contains("too few connections to PostgreSQL"));
     let embedded = format!("{GOOD}\n[channels]\nshared = true");

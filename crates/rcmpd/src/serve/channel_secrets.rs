@@ -4,6 +4,7 @@ use crate::clock::{now, uptime};
 use crate::deciders::CurrentPolicy;
 use account_store::StoreError;
 use account_store::machines::{ChannelKind, MachineRecord, MachineStore, NtHash};
+use dcerpc_tokio::LogLimiter;
 use dtyp::{FileTime, Sid};
 use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretsUnavailable};
@@ -18,6 +19,7 @@ const PREVIOUS_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 pub struct StoredSecrets {
     accepted: Accepted,
     policy: CurrentPolicy,
+    log: LogLimiter,
 }
 
 /// The machines of a store with the secrets that are accepted of each.
@@ -61,7 +63,15 @@ impl PreviousEnds {
 impl StoredSecrets {
     /// Secrets of the machines in `store`; which domain has which DNS name is looked up in `policy`.
     pub fn new(store: Arc<dyn MachineStore>, policy: CurrentPolicy) -> Self {
-        Self { accepted: Accepted::new(store), policy }
+        Self { accepted: Accepted::new(store), policy, log: LogLimiter::default() }
+    }
+
+    /// The error for the server, which answers STATUS_DS_BUSY.
+    fn unavailable(&self, error: StoreError) -> SecretsUnavailable {
+        self.log.counted("unavailable", |left_out| {
+            tracing::warn!(%error, left_out, "Machine secrets unavailable: calls and handshakes are refused");
+        });
+        SecretsUnavailable(error.to_string())
     }
 
     async fn machine(&self, name: &str) -> Result<Option<Machine>, StoreError> {
@@ -133,10 +143,6 @@ impl Accepted {
     }
 }
 
-fn unavailable(error: StoreError) -> SecretsUnavailable {
-    SecretsUnavailable(error.to_string())
-}
-
 fn machine(record: &MachineRecord, previous: Option<&NtHash>) -> Machine {
     Machine {
         name: record.machine.name.clone(),
@@ -153,16 +159,28 @@ fn machine(record: &MachineRecord, previous: Option<&NtHash>) -> Machine {
 
 impl ChannelSecrets for StoredSecrets {
     fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Machine>, SecretsUnavailable>> {
-        Box::pin(async move { self.machine(name).await.map_err(unavailable) })
+        Box::pin(async move { self.machine(name).await.map_err(|error| self.unavailable(error)) })
     }
 
     fn revision(&self) -> Result<u64, SecretsUnavailable> {
         // It never comes back, also when a restored back-up brings old contents back.
-        self.accepted.store.machine_revision().map(|revision| revision.generation()).map_err(unavailable)
+        self.accepted
+            .store
+            .machine_revision()
+            .map(|revision| revision.generation())
+            .map_err(|error| self.unavailable(error))
+    }
+
+    fn refresh(&self) -> BoxFuture<'_, Result<(), SecretsUnavailable>> {
+        Box::pin(async move {
+            self.accepted.store.refresh_machines().await.map_err(|error| self.unavailable(error))
+        })
     }
 
     fn current_used<'a>(&'a self, machine: &'a Machine) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
-        Box::pin(async move { self.accepted.current_used(machine).await.map_err(unavailable) })
+        Box::pin(
+            async move { self.accepted.current_used(machine).await.map_err(|error| self.unavailable(error)) },
+        )
     }
 
     fn rotate<'a>(
@@ -172,7 +190,11 @@ impl ChannelSecrets for StoredSecrets {
     ) -> BoxFuture<'a, Result<bool, SecretsUnavailable>> {
         Box::pin(async move {
             let [current, new] = [&machine.current, &new].map(|secret| NtHash::new(*secret.expose()));
-            self.accepted.store.rotate(machine.sid, Some(current), new, now()).await.map_err(unavailable)
+            self.accepted
+                .store
+                .rotate(machine.sid, Some(current), new, now())
+                .await
+                .map_err(|error| self.unavailable(error))
         })
     }
 }

@@ -6,6 +6,7 @@ mod http;
 mod metrics;
 pub(crate) mod open_files;
 mod rcmp_package;
+pub(crate) mod replica;
 mod service_manager;
 mod services;
 mod shared_channels;
@@ -181,13 +182,13 @@ async fn stop(config: &Config, serving: &Serving, tree: &Tree) {
 /// How long calls in flight have at the end, where `[rpc]` does not say.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Binds Netlogon and the endpoint mapper, whose address is returned.
+/// Binds Netlogon and the endpoint mapper, and returns their addresses.
 async fn listen(
     rpc: &config::Rpc,
     server: &Arc<Server>,
     (mapped, providers): (&Endpoints, &[Arc<dyn SecurityProvider>]),
     tasks: &TaskTracker,
-) -> anyhow::Result<Option<SocketAddr>> {
+) -> anyhow::Result<(Vec<SocketAddr>, Option<SocketAddr>)> {
     let mut addresses = Vec::new();
     for address in &rpc.listen {
         let listener = listen_on(*address, "rpc.listen").await?;
@@ -195,7 +196,7 @@ async fn listen(
         info!(address = %listener.local_addr()?, "Serving Netlogon");
         tasks.spawn(Arc::clone(server).listen(listener));
     }
-    let Some(address) = rpc.endpoint_mapper else { return Ok(None) };
+    let Some(address) = rpc.endpoint_mapper else { return Ok((addresses, None)) };
     let listener = listen_on(address, "rpc.endpoint_mapper").await?;
     let address = listener.local_addr()?;
     info!(%address, "Serving the endpoint mapper");
@@ -207,7 +208,7 @@ async fn listen(
     }));
     let registry = sso::endpoint_mapper(mapped, providers);
     tasks.spawn(server.beside(registry).listen(listener));
-    Ok(Some(address))
+    Ok((addresses, Some(address)))
 }
 
 /// The accounts of the store; none if a sidecar asks another server.

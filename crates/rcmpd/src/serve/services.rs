@@ -4,7 +4,7 @@ use super::health::Health;
 use super::shared_channels::SharedTables;
 use super::sso::{RunningSso, SsoParts};
 use super::store_health::StoreHealth;
-use super::{AuditLog, Running, accounts, http, listen, metrics, registry, status};
+use super::{AuditLog, Running, accounts, http, listen, metrics, registry, replica, status};
 use crate::config::{self, Config};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::sidecar::Sidecar;
@@ -131,7 +131,10 @@ impl Services {
         let limits = dcerpc_tokio::Limits { connections_max, ..rpc.limits };
         let server = Server::new(registry, limits, shutdown.child_token(), tasks.clone());
         let providers = self.sso.as_ref().map_or(&[][..], SsoParts::providers);
-        let mapper = listen(rpc, &server, (endpoints, providers), tasks).await?;
+        let (addresses, mapper) = listen(rpc, &server, (endpoints, providers), tasks).await?;
+        if let Some(store) = &self.channels {
+            tasks.spawn(replica::announce(Arc::clone(store), addresses, shutdown.clone()));
+        }
         Ok((Some(server), mapper))
     }
 }

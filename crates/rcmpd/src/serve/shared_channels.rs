@@ -3,13 +3,14 @@
 
 use crate::clock::now;
 use account_store::StoreError;
+use dcerpc::backoff::MEMORY;
 use dcerpc_tokio::LogLimiter;
 use dtyp::FileTime;
 use netlogon_transport::credential::Credential;
 use netlogon_transport::secret::SessionKey;
 use netlogon_transport::secrets::{BoxFuture, ChannelType, SecretsUnavailable};
 use netlogon_transport::server::{
-    ChannelId, ChannelState, SharedChallenge, SharedChannels, StoredCredential,
+    Attempts, ChannelId, ChannelState, SharedChallenge, SharedChannels, StoredCredential,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ const TURNS: usize = 2;
 /// How long a question waits for its turn.
 const TURN: Duration = Duration::from_secs(2);
 
-/// The tables `channel` and `challenge`, with limits for each kind of question.
+/// The tables `channel`, `challenge` and `guess`, with limits for each kind of question.
 pub(super) struct SharedTables {
     store: Arc<PostgresStore>,
     /// Clients that have proved nothing cause questions about challenges and about channels. A flood of the one
@@ -99,15 +100,27 @@ impl SharedChannels for SharedTables {
         }))
     }
 
-    fn challenges<'a>(
+    fn attempts<'a>(
         &'a self,
         source: IpAddr,
         computer: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<SharedChallenge>, SecretsUnavailable>> {
-        let computer = computer.to_owned();
+        account: &'a str,
+    ) -> BoxFuture<'a, Result<Attempts, SecretsUnavailable>> {
+        let (computer, account) = (computer.to_owned(), account.to_owned());
         Box::pin(self.ask(&self.handshakes, move |store| async move {
-            let found = store.challenges((source, &computer), now()).await?;
-            Ok(found.into_iter().map(challenge).collect())
+            let (found, failures) = store.attempts((source, &computer, &account), lately()).await?;
+            Ok(Attempts { challenges: found.into_iter().map(challenge).collect(), failures })
+        }))
+    }
+
+    fn failed<'a>(
+        &'a self,
+        source: IpAddr,
+        account: &'a str,
+    ) -> BoxFuture<'a, Result<u32, SecretsUnavailable>> {
+        let account = account.to_owned();
+        Box::pin(self.ask(&self.handshakes, move |store| async move {
+            store.count_guess((source, &account), lately()).await
         }))
     }
 
@@ -176,6 +189,12 @@ impl SharedChannels for SharedTables {
             self.ask(&self.calls, move |store| async move { store.advance_credential(&id, from, to).await }),
         )
     }
+}
+
+/// Now, and since when a wrong proof counts.
+fn lately() -> (FileTime, FileTime) {
+    let now = now();
+    (now, now - MEMORY)
 }
 
 fn challenge(Challenge { id, halves }: Challenge) -> SharedChallenge {

@@ -107,16 +107,25 @@ impl Collector for StoreHealth {
 
 /// What a store on a server counts.
 fn encode_server(encoder: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Result {
-    let Counters { asked_primary, asked_replica, lagging, repeated, timeouts, connects, connect_failures } =
-        counters;
+    let Counters {
+        asked_primary,
+        asked_replica,
+        lagging,
+        repeated,
+        timeouts,
+        connects,
+        polls,
+        connect_failures,
+    } = counters;
     let help = "Questions to the database of the accounts: answered by the primary or a replica, not used because the replica lags, \
-                asked once more because the connection had ended, or ended by the timeout";
+                asked once more because the connection had ended, ended by the timeout, or polls of the revision";
     let questions = [
         ("primary", asked_primary),
         ("replica", asked_replica),
         ("lagging", lagging),
         ("repeated", repeated),
         ("timeout", timeouts),
+        ("revision", polls),
     ];
     encode_family(encoder, ("store_questions", help, None), questions.map(counted))?;
     let help = "Connections to the database of the accounts that were opened, or could not be";

@@ -86,6 +86,13 @@ impl Remote {
 }
 
 impl Identify for Identifier {
+    fn refresh(&self) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(async {
+            let store = Arc::clone(&self.policy.0.load().accounts.store);
+            store.refresh().await.map_err(|_| Refusal::Undecided(Reason::StoreUnavailable.into()))
+        })
+    }
+
     fn decision_inputs(
         &self,
         presented: &ClientCertificate,

@@ -133,6 +133,10 @@ impl AccountStore for ComparedStore {
     fn revision(&self) -> Result<Revision, StoreError> {
         self.first.revision()
     }
+
+    fn refresh(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.first.refresh()
+    }
 }
 
 fn count(counter: &AtomicU64) {

@@ -79,6 +79,7 @@ pub(super) fn settings(config: &config::Postgres) -> anyhow::Result<Settings> {
     settings.timeout = config.timeout;
     settings.poll = config.poll;
     settings.max_age = config.max_age;
+    settings.fresh = config.fresh;
     settings.connections = config.connections;
     settings.prepare = config.prepare;
     settings.password = config.password.clone().map(|password| {

@@ -69,6 +69,7 @@ impl MappedCertificates {
         let no = |why: &str| NoAccount { why: why.to_owned(), is_undecided: false };
         let identify = self.identify.as_ref().ok_or_else(|| no("there is no [mapping]"))?;
         let presented = ClientCertificate::new(leaf, chain)?;
+        identify.refresh().await?;
         let inputs = identify.decision_inputs(&presented, now())?;
         // No web server has validated it.
         if inputs.path.is_none() {
