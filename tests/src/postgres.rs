@@ -214,6 +214,11 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         self.kill();
+        // A process that the server started meanwhile ends a moment after it, and may still write files.
+        let deadline = Instant::now() + PATIENCE;
+        while fs::remove_dir_all(self.data()).is_err() && self.data().exists() && Instant::now() < deadline {
+            std::thread::sleep(POLL);
+        }
     }
 }
 
