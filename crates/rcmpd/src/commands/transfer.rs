@@ -251,31 +251,8 @@ pub(super) async fn import(path: &Path, how: How, config: &Config, as_json: bool
     let bar = bar(Some(len), "{wide_bar} {bytes}/{total_bytes} {eta}");
     let known = known_machines(&*machines).await?;
     let options = ImportOptions { replace: how.replace, created: now() };
-    let mut unmatchable = Vec::new();
-    let mut count = 0_usize;
-    let (mut named, mut accounts) = (Vec::new(), 0_usize);
-    let mut without_secret = Vec::new();
-    let mut see = |line: u64, seen: Seen<'_>| {
-        let account = match seen {
-            Seen::Account(account) => account,
-            Seen::MachineWithoutSecret(name) => return without_secret.push(name.to_owned()),
-        };
-        let has_values = account.user_principal_name.is_some()
-            || !account.service_principal_names.is_empty()
-            || !account.alt_security_identities.is_empty();
-        if has_values {
-            accounts += 1;
-            if named.len() < TWINS_LOOKED_FOR {
-                named.push((line, account.name.clone()));
-            }
-        }
-        for found in account.unmatchable() {
-            count += 1;
-            if count <= UNMATCHABLE_SHOWN {
-                unmatchable.push(format!("line {line}: {}", unmatchable_text(&account.name, &found)));
-            }
-        }
-    };
+    let mut notes = Notes::default();
+    let mut see = |line: u64, seen: Seen<'_>| notes.see(line, seen);
     let mut progress = |done, _| bar.set_position(done);
     let imported =
         json_lines::import_then(&*store, options, &mut then, &mut *lines, len, &mut progress, &mut see).await;
@@ -295,30 +272,80 @@ pub(super) async fn import(path: &Path, how: How, config: &Config, as_json: bool
         }
     })?;
     report(&counts, if how.is_dry_run { "Would import" } else { "Imported" }, path, as_json);
-    unmatchable.iter().for_each(|text| output::warning(text));
-    if count > unmatchable.len() {
-        output::warning(&format!(
-            "{} more values match no certificate: `rcmpd mapping audit` lists them all",
-            count - unmatchable.len()
-        ));
+    notes.tell_unmatchable();
+    if !how.is_dry_run {
+        notes.tell_of_store(&*store, &known).await?;
     }
-    if how.is_dry_run {
-        return Ok(0);
+    Ok(0)
+}
+
+/// What an import warns of.
+#[derive(Default)]
+struct Notes {
+    /// The first values that match no certificate, and how many there are.
+    unmatchable: Vec<String>,
+    unmatchable_count: usize,
+    /// The first accounts with values, by line and name, and how many there are.
+    named: Vec<(u64, String)>,
+    named_count: usize,
+    machines_without_secret: Vec<String>,
+}
+
+impl Notes {
+    fn see(&mut self, line: u64, seen: Seen<'_>) {
+        let account = match seen {
+            Seen::Account(account) => account,
+            Seen::MachineWithoutSecret(name) => return self.machines_without_secret.push(name.to_owned()),
+        };
+        let has_values = account.user_principal_name.is_some()
+            || !account.service_principal_names.is_empty()
+            || !account.alt_security_identities.is_empty();
+        if has_values {
+            self.named_count += 1;
+            if self.named.len() < TWINS_LOOKED_FOR {
+                self.named.push((line, account.name.clone()));
+            }
+        }
+        for found in account.unmatchable() {
+            self.unmatchable_count += 1;
+            if self.unmatchable_count <= UNMATCHABLE_SHOWN {
+                self.unmatchable.push(format!("line {line}: {}", unmatchable_text(&account.name, &found)));
+            }
+        }
     }
-    warn_of_twins(&*store, &named, accounts).await?;
-    without_secret.retain(|name| !known.contains(&casefold(name)));
-    if !without_secret.is_empty() {
-        let shown =
-            without_secret.iter().take(MACHINES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-        let more = match without_secret.len().saturating_sub(MACHINES_SHOWN) {
+
+    fn tell_unmatchable(&self) {
+        self.unmatchable.iter().for_each(|text| output::warning(text));
+        if self.unmatchable_count > self.unmatchable.len() {
+            output::warning(&format!(
+                "{} more values match no certificate: `rcmpd mapping audit` lists them all",
+                self.unmatchable_count - self.unmatchable.len()
+            ));
+        }
+    }
+
+    /// Values that other accounts have, too, and machines that are new and have no secret.
+    async fn tell_of_store(
+        mut self,
+        store: &dyn AccountStore,
+        known: &HashSet<String>,
+    ) -> anyhow::Result<()> {
+        warn_of_twins(store, &self.named, self.named_count).await?;
+        self.machines_without_secret.retain(|name| !known.contains(&casefold(name)));
+        let names = &self.machines_without_secret;
+        if names.is_empty() {
+            return Ok(());
+        }
+        let shown = names.iter().take(MACHINES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = match names.len().saturating_sub(MACHINES_SHOWN) {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
         output::message_lines(&format!(
             "New machine accounts without a secret: {shown}{more}. Set each one by `rcmpd machine set NAME --secret-file F`",
         ));
+        Ok(())
     }
-    Ok(0)
 }
 
 /// The folded names of all machines: an import leaves them their secrets.
