@@ -194,7 +194,7 @@ index objectSid,sAMAccountName eq
 
     /// Sends a signal, such as `STOP` or `CONT`.
     pub fn signal(&self, signal: &str) {
-        let id = self.child.as_ref().expect("it runs").id().to_string();
+        let id = self.pid().to_string();
         let sent = Command::new("kill").args([&format!("-{signal}"), &id]).status();
         assert!(sent.expect("kill starts").success());
     }
@@ -206,6 +206,11 @@ index objectSid,sAMAccountName eq
     /// A file of its folder: `ca.pem` is its CA.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
     }
 
     /// Changes entries as the administrator, by `ldapmodify`.

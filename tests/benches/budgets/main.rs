@@ -3,13 +3,14 @@
 //! Costs are processor time of the serving process, as the kernel's scheduler counts it, divided by calls.
 //! The server has one worker on a core of its own, so that it is busy and nothing but its work is counted.
 //! `BENCH_ACCOUNTS` (1000,1000000) chooses the sizes of the store, `BENCH_ONLY`
-//! (kernels,set-up,calls,strict,chain,sidecar,sso,tlsnego,rehearsal) what is measured.
+//! (kernels,set-up,calls,strict,chain,sidecar,sso,tlsnego,directory,rehearsal) what is measured.
 
 #![expect(clippy::unwrap_used, reason = "what is wrong ends it")]
 
 mod accounts;
 mod chain;
 mod cores;
+mod directory;
 mod generator;
 mod kernels;
 mod rehearsal;
@@ -111,6 +112,9 @@ async fn main() {
     }
     if wanted("tlsnego") {
         tlsnego::measure(&mut table).await;
+    }
+    if wanted("directory") {
+        directory::measure(&mut table).await;
     }
     if wanted("rehearsal") {
         rehearsal::measure(&mut table, sizes.into_iter().max().unwrap_or(1000));
