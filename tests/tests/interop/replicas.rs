@@ -729,6 +729,26 @@ async fn whatever_is_killed_or_stops_no_answer_is_wrong() {
     }
 }
 
+/// The calculation of docs/replicas.md, and the simulation of each single decision, by the same measured costs.
+#[test]
+fn the_calculation_of_the_limit_agrees_with_the_simulation() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("replicas_simulation.py");
+    for more in [&[][..], &["--prepare"], &["--sites", "1"], &["--decisions", "20000", "--changes", "0"]] {
+        let output = Command::new("python3").arg(&script).arg("--json").args(more).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let number = |path: &str| said.pointer(path).and_then(serde_json::Value::as_f64).unwrap();
+        let (calculated, simulated) =
+            (number("/calculated/cores_of_a_server"), number("/simulated/busy_server") * 4.0);
+        assert!((simulated / calculated - 1.0).abs() < 0.15, "{more:?}: {said:#}");
+        let (calculated, simulated) = (number("/calculated/reads_per_s"), number("/simulated/reads_per_s"));
+        assert!((simulated / calculated - 1.0).abs() < 0.25, "{more:?}: {said:#}");
+        assert!(number("/limit_per_s") > number("/decisions_per_s"), "{more:?}: {said:#}");
+        let (at_asked, beyond) = (number("/simulated/p99_ms"), number("/beyond/p99_ms"));
+        assert!(beyond > 2.0 * at_asked, "no queue grows beyond the limit, {more:?}: {said:#}");
+    }
+}
+
 #[test]
 fn demo_of_replicas_answers_while_servers_are_killed() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/demo-replicas");
