@@ -92,6 +92,8 @@ peers:
 
 # Root, and Debian's packages mmdebstrap, lintian, skopeo, umoci and musl-tools.
 test-full: test test-packages
+	REPLICAS_SECONDS=600 $(CARGO) nextest run --locked -p rcmpd-tests --test interop --no-capture \
+		-E 'test(whatever_is_killed_or_stops_no_answer_is_wrong)'
 	$(MAKE) fuzz FUZZ_SECONDS=600
 
 test-packages: deb image

@@ -26,6 +26,7 @@ extra_flags, validation (hex as it came out of the seal), data (after the inner 
 Impacket reads it). What ends the conversation early is `error` with its step and text.
 """
 
+import struct
 import sys
 
 from Cryptodome.Cipher import AES
@@ -211,6 +212,11 @@ def main():
             channel.rpc.disconnect()
     except (DCERPCException, OSError, EOFError) as error:
         result["error"] = {"step": step, "text": str(error), "code": getattr(error, "error_code", None)}
+    except struct.error as error:
+        # Impacket takes a connection that was closed for an empty answer.
+        if "b''" not in str(error):
+            raise
+        result["error"] = {"step": step, "text": "connection closed", "code": None}
     rcmp.finish(result)
 
 

@@ -156,6 +156,11 @@ impl Postgres {
         Psql { input: child.stdin.take(), output, child }
     }
 
+    /// The process whose children serve connections.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
     fn processes(&self) -> Vec<Pid> {
         let Some(child) = &self.child else { return Vec::new() };
         let parent = child.id().to_string();

@@ -1351,18 +1351,19 @@ pub enum AuditCommand {
     },
     /// Verify that a chained audit log was not changed
     #[command(
-        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (the output says where), 6 unusable input, 7 complete but its writer is not verified: no --heads, or no checkpoint is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads \\\n      --public-key audit-signing.key.pub"
+        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (the output says where), 6 unusable input, 7 complete but its writer is not verified: no --heads, or no checkpoint is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads \\\n      --public-key audit-signing.key.pub\n  rcmpd audit verify logs/dc1 logs/dc2 logs/dc3 --public-key audit-signing.key.pub"
     )]
     Verify {
-        /// The files of the log, not compressed, in any order.
-        #[arg(required = true, value_name = "FILE")]
+        /// The files of the log, in any order. Or the folders of several servers, each with its own audit.log*
+        /// and audit.heads.
+        #[arg(required = true, value_name = "FILE|DIR")]
         files: Vec<PathBuf>,
         /// The file of signed checkpoints.
         #[arg(long)]
         heads: Option<PathBuf>,
         /// A public key of `rcmpd audit key` whose signatures are accepted, - for standard input; repeat it
         /// for a key that was replaced.
-        #[arg(long, value_name = "PEM", requires = "heads")]
+        #[arg(long, value_name = "PEM")]
         public_key: Vec<PathBuf>,
         /// The `seq` of the first line, if older files were removed on purpose.
         #[arg(long, value_name = "SEQ", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]

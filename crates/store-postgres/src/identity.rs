@@ -47,6 +47,12 @@ impl Identity {
         Self::of(&rows)
     }
 
+    /// Reads it for a poll: with a named statement, if there are to be some.
+    pub(crate) async fn read_often(connection: &mut Connection) -> Result<Self, Failure> {
+        let rows = connection.query_often(IDENTITY, &[]).await?;
+        Self::of(&rows)
+    }
+
     pub(crate) fn of(rows: &[tokio_postgres::Row]) -> Result<Self, Failure> {
         let [row] = rows else { return Err(damaged("the domain or its revision").into()) };
         let sid: String = row.try_get(8)?;

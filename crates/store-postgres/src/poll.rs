@@ -79,7 +79,7 @@ async fn poll_once(
         *connection = Some(listen(inner).await?);
     }
     let Some(asked) = connection else { return Ok(()) };
-    let found = Identity::read(asked).await?;
+    let found = Identity::read_often(asked).await?;
     // What was opened for the former store asks no more; a new connection is checked when it is opened.
     let numbers = inner.expected.check(&found).inspect_err(|_| inner.flush())?;
     if inner.seen.note(numbers) == Noted::Other {

@@ -4,7 +4,7 @@
 #[expect(unreachable_pub, reason = "the module is one of the harness, too")]
 mod ports;
 #[path = "../../../tests/src/postgres.rs"]
-#[expect(unreachable_pub, reason = "the module is one of the harness, too")]
+#[expect(dead_code, unreachable_pub, reason = "the module is one of the harness, too")]
 mod postgres;
 
 use account_store::{

@@ -361,6 +361,127 @@ fn replica_status_shows_who_is_there_and_who_is_not() {
     assert!(refused.stderr.contains("no servers share this store"), "{refused:?}");
 }
 
+#[test]
+fn the_audit_logs_of_all_replicas_are_verified_in_one_call() {
+    let server = Postgres::start();
+    let first = Demo::new().into_postgres(&server, "");
+    let section = "[audit]\npath = \"audit.log\"\nrequired = true\nchain = true\n[audit.heads]\npath = \"audit.heads\"\n\
+        key = \"audit.key\"\n";
+    first.configure(section);
+    // Each server has a key of its own.
+    let made = |demo: &Demo| drop(demo.rcmpd(&["audit", "key", "audit.key"]).code(0));
+    let mut replicas = Replicas::of(server, first, made);
+    let there = json!({ "host": replicas.address.ip().to_string(), "port": replicas.address.port() });
+    for _ in 0..4 {
+        let mut more = there.clone();
+        more["questions"] = json!([question(&replicas.services[0], "alice")]);
+        let said = impacket(&replicas.services[0], more);
+        assert_eq!(said["answers"][0]["pac"]["logon"]["user"], "alice", "{said:#}");
+    }
+    for service in &mut replicas.services {
+        service.signal(Signal::TERM);
+        assert_eq!(service.ended(), 0);
+    }
+    let folders: Vec<_> = replicas.services.iter().map(|service| service.path("")).collect();
+    let folders: Vec<&str> = folders.iter().map(|folder| folder.to_str().unwrap()).collect();
+    let keys: Vec<_> = replicas.services.iter().map(|service| service.path("audit.key.pub")).collect();
+    let keys = keys.iter().flat_map(|key| ["--public-key", key.to_str().unwrap()]);
+    let command: Vec<&str> =
+        ["audit", "verify", "--json"].into_iter().chain(folders.iter().copied()).chain(keys).collect();
+    let verify = |code| replicas.services[0].rcmpd(&command).code(code).json();
+    let report = verify(0);
+    let logs = report["logs"].as_array().unwrap();
+    assert_eq!((&report["verified"], logs.len()), (&json!(true), 3), "{report:#}");
+    let decisions: usize = replicas.services.iter().map(|service| service.audit("map").len()).sum();
+    assert_eq!(decisions, 4, "each answer is in one of the logs");
+    for (log, service) in logs.iter().zip(&replicas.services) {
+        let lines = fs::read_to_string(service.path("audit.log")).unwrap().lines().count();
+        assert_eq!(log["last_seq"], lines, "{report:#}");
+    }
+    // One changed line of one of them, and one of them without its checkpoints.
+    let log = replicas.services[1].path("audit.log");
+    let whole = fs::read_to_string(&log).unwrap();
+    assert!(whole.contains("CONTOSO") || whole.contains("WEB01"), "{whole}");
+    fs::write(&log, whole.replacen("WEB01", "WEB02", 1)).unwrap();
+    let report = verify(3);
+    let verified: Vec<_> = report["logs"].as_array().unwrap().iter().map(|log| &log["verified"]).collect();
+    assert_eq!(verified, [&json!(true), &json!(false), &json!(true)], "{report:#}");
+    fs::write(&log, whole).unwrap();
+    fs::remove_file(replicas.services[2].path("audit.heads")).unwrap();
+    assert_eq!(verify(7)["logs"][2]["exit_code"], 7);
+    fs::remove_file(replicas.services[2].path("audit.log")).unwrap();
+    assert_eq!(verify(6)["logs"][2]["exit_code"], 6);
+    let mixed = [&["audit", "verify", log.to_str().unwrap()], &folders[..]].concat();
+    replicas.services[0].rcmpd(&mixed).code(2);
+}
+
+/// Processor time of a process and of its children until now, which have to live.
+fn processor_time(process: u32) -> Duration {
+    let mut ticks = 0;
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        // proc_pid_stat(5): the state follows the name.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let is_named = entry.file_name().to_string_lossy() == process.to_string();
+        if is_named || fields[1] == process.to_string() {
+            ticks += fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        }
+    }
+    Duration::from_millis(ticks * 10)
+}
+
+/// What it costs that each call is answered by a revision that was read after it arrived: run it with
+/// `--run-ignored all --no-capture` and `RCMPD_BINARY` of a release.
+#[ignore = "a measurement, for BENCHMARKS.md"]
+#[tokio::test(flavor = "multi_thread")]
+async fn cost_of_a_revision_for_each_call() {
+    const CALLS: u32 = 4000;
+    for (what, more) in [("fresh_ms = 60000", "fresh_ms = 60000"), ("fresh_ms = 0", "fresh_ms = 0")] {
+        let replicas = Replicas::start(more);
+        let (service, alice) = (&replicas.services[0], replicas.question("alice"));
+        for connections in [1, 8, 32] {
+            let client = Arc::new(Client::of_machine(service, "CONTOSO", "WEB01").await.unwrap());
+            let mut open = Vec::new();
+            for _ in 0..connections {
+                let mut association = client.open().await.unwrap();
+                assert_eq!(ask(&client, &mut *association, &alice).await, Ok(SUCCESS));
+                open.push(association);
+            }
+            let polls = || {
+                let (_, metrics) = service.get("/metrics");
+                let line =
+                    metrics.lines().find(|line| line.contains("store_questions_total{outcome=\"revision\"}"));
+                line.and_then(|line| line.rsplit(' ').next()).unwrap().parse::<u64>().unwrap()
+            };
+            let cpu = || [processor_time(service.pid()), processor_time(replicas.server.pid())];
+            let (before, polls_before, begun) = (cpu(), polls(), Instant::now());
+            let tasks: Vec<_> = open
+                .into_iter()
+                .map(|mut association| {
+                    let (client, alice) = (Arc::clone(&client), alice.clone());
+                    tokio::spawn(async move {
+                        for _ in 0..CALLS / connections {
+                            assert_eq!(ask(&client, &mut *association, &alice).await, Ok(SUCCESS));
+                        }
+                    })
+                })
+                .collect();
+            for task in tasks {
+                task.await.unwrap();
+            }
+            let (after, elapsed) = (cpu(), begun.elapsed());
+            let each = |time: Duration| time.as_secs_f64() * 1e6 / f64::from(CALLS);
+            eprintln!(
+                "{what}, {connections} connections: {:.0} µs of the server, {:.0} µs of PostgreSQL, {:.0} µs wall, {:.2} reads for a call",
+                each(after[0] - before[0]),
+                each(after[1] - before[1]),
+                each(elapsed),
+                (polls() - polls_before) as f64 / f64::from(CALLS),
+            );
+        }
+    }
+}
+
 /// For so many seconds; `REPLICAS_SECONDS=600` for a longer one.
 fn seconds() -> u64 {
     std::env::var("REPLICAS_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(20)
@@ -605,6 +726,26 @@ async fn whatever_is_killed_or_stops_no_answer_is_wrong() {
     for _ in 0..6 {
         let (client, mut open) = toggled.connected(&questions[0].0).await;
         assert_eq!(ask(&client, &mut *open[0], &questions[0].0).await, Ok(SUCCESS));
+    }
+}
+
+/// The calculation of docs/replicas.md, and the simulation of each single decision, by the same measured costs.
+#[test]
+fn the_calculation_of_the_limit_agrees_with_the_simulation() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("replicas_simulation.py");
+    for more in [&[][..], &["--prepare"], &["--sites", "1"], &["--decisions", "20000", "--changes", "0"]] {
+        let output = Command::new("python3").arg(&script).arg("--json").args(more).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let number = |path: &str| said.pointer(path).and_then(serde_json::Value::as_f64).unwrap();
+        let (calculated, simulated) =
+            (number("/calculated/cores_of_a_server"), number("/simulated/busy_server") * 4.0);
+        assert!((simulated / calculated - 1.0).abs() < 0.15, "{more:?}: {said:#}");
+        let (calculated, simulated) = (number("/calculated/reads_per_s"), number("/simulated/reads_per_s"));
+        assert!((simulated / calculated - 1.0).abs() < 0.25, "{more:?}: {said:#}");
+        assert!(number("/limit_per_s") > number("/decisions_per_s"), "{more:?}: {said:#}");
+        let (at_asked, beyond) = (number("/simulated/p99_ms"), number("/beyond/p99_ms"));
+        assert!(beyond > 2.0 * at_asked, "no queue grows beyond the limit, {more:?}: {said:#}");
     }
 }
 

@@ -1,8 +1,8 @@
 //! Accounts and machines in PostgreSQL, from nothing to an answer.
 
-use super::sidecar::ask_about;
+use super::sidecar::{ask_about, sidecar};
 use rcmpd_tests::postgres::{DATABASE, PASSWORD, Postgres, USER};
-use rcmpd_tests::{Demo, eventually, write_secret};
+use rcmpd_tests::{Demo, Service, eventually, write_secret};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -168,4 +168,57 @@ fn a_disabled_account_is_refused_at_the_sidecar_after_a_poll_although_the_replic
     assert_eq!(status(), 403, "the replica does not bring her back");
     let seen = replica.sql("SELECT flags & 2 FROM rcmpd.account WHERE name_key = 'alice'");
     assert_eq!(seen, "0", "the replica still has her enabled");
+}
+
+/// Two sidecars of one store, in the middle of the replacement of the signing key: whichever answers, an application
+/// that has the key set of either of them takes the signed identity, and a change counts at the next request.
+#[test]
+fn any_sidecar_signs_for_all_and_sees_a_change_without_a_notification() {
+    let server = Postgres::start();
+    let first = Demo::new().into_postgres(&server, "poll_ms = 60000\nmax_age_s = 3600\nfresh_ms = 0");
+    for key in ["old.key", "new.key"] {
+        first.rcmpd(&["audit", "key", key]).code(0);
+    }
+    let second = first.copied();
+    let section = |key: &str, published: &str| {
+        format!(
+            "remember_s = 3600\n[sidecar.token]\nkey = \"{key}\"\npublished = [\"{published}\"]\n\
+             issuer = \"https://id.example\"\naudience = \"wiki\""
+        )
+    };
+    let services = [
+        sidecar(first, &section("old.key", "new.key.pub")),
+        sidecar(second, &section("new.key", "old.key.pub")),
+    ];
+    let keys = services.each_ref().map(|service| service.get("/.well-known/jwks.json").1);
+    let subject = |token: &str, keys: &str| {
+        let verified = rcmpd_tests::peers::verify_jwt(token, keys, "wiki", "https://id.example");
+        verified["claims"]["sub"].as_str().unwrap_or_else(|| panic!("{verified}")).to_owned()
+    };
+    let tokens = services
+        .each_ref()
+        .map(|service| ask_about(service, "alice", &[]).header("x-identity-token").to_owned());
+    let subjects: Vec<String> =
+        tokens.iter().flat_map(|token| keys.each_ref().map(|keys| subject(token, keys))).collect();
+    assert!(subjects.iter().all(|it| *it == subjects[0]), "{subjects:?}");
+    assert_ne!(tokens[0].split('.').next(), tokens[1].split('.').next(), "each signs with its own key");
+
+    // Decisions are cached for an hour, no notification is sent, and the next poll is in a minute.
+    let statuses = |services: &[Service; 2]| services.each_ref().map(|it| ask_about(it, "alice", &[]).status);
+    let change = |flags: &str| {
+        server.sql(&format!(
+            "BEGIN; UPDATE rcmpd.account SET flags = {flags} WHERE name_key = 'alice';
+             UPDATE rcmpd.revision SET accounts = accounts + 1, accounts_epoch = (random() * 9e18)::bigint; COMMIT"
+        ));
+    };
+    assert_eq!(statuses(&services), [200, 200]);
+    change("flags | 2");
+    assert_eq!(statuses(&services), [403, 403]);
+    change("flags & ~2");
+    assert_eq!(statuses(&services), [200, 200]);
+    // What cannot be known is not answered from the cache.
+    server.pause();
+    assert_eq!(statuses(&services), [500, 500]);
+    server.resume();
+    eventually("it is known again", || statuses(&services) == [200, 200]);
 }

@@ -1,18 +1,21 @@
 //! `rcmpd audit`.
 
+use super::failed;
 use super::transfer::bar;
 use crate::cli::AuditCommand;
 use crate::output::{self, counted};
 use audit_log::verify::{Report, Unusable, VerifyOptions, verify};
 use ed25519_file::PublicKey;
 use pem_file::input;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// The log was changed.
 const BROKEN: u8 = 3;
 /// A file cannot be used.
 const UNUSABLE: u8 = 6;
+/// Options that do not belong together.
+const WRONG_USE: u8 = 2;
 /// No checkpoint is about these lines, or none was given, so their writer is not verified.
 const NOT_SIGNED: u8 = 7;
 
@@ -23,7 +26,18 @@ pub(super) fn run(command: AuditCommand) -> anyhow::Result<u8> {
             Ok(0)
         }
         AuditCommand::Verify { files, heads, public_key, first_seq, json } => {
-            Ok(report(&files, heads.as_deref(), &public_key, first_seq, json.json))
+            if !files.iter().any(|file| file.is_dir()) {
+                if heads.is_none() && !public_key.is_empty() {
+                    return Err(failed(WRONG_USE, "--public-key needs the signed checkpoints: --heads FILE"));
+                }
+                return Ok(report(&files, heads.as_deref(), &public_key, first_seq, json.json));
+            }
+            if heads.is_some() || first_seq > 1 || !files.iter().all(|file| file.is_dir()) {
+                let why = "each folder is the log of a server, with its checkpoints: give folders or files, and --heads and \
+                           --first-seq with files only";
+                return Err(failed(WRONG_USE, why));
+            }
+            Ok(report_of_servers(&files, &public_key, json.json))
         }
     }
 }
@@ -65,30 +79,99 @@ fn report(
     match verified(files, &VerifyOptions { heads, trusted: &trusted, first_seq }) {
         Err(error) => unusable(&error.to_string(), as_json),
         Ok(report) => {
-            let (code, error) = match (&report.broken, &report.heads) {
-                (Some(broken), _) => {
-                    let (file, line, what) = (broken.file.display(), broken.line, &broken.what);
-                    (BROKEN, Some(format!("{file}:{line}: seq {}: {what}", broken.seq)))
-                }
-                (None, Some(heads)) if heads.last_seq > 0 => (0, None),
-                (None, heads) => {
-                    let why = match heads {
-                        None => "no --heads were given",
-                        Some(heads) if heads.signed == 0 => {
-                            "the file of --heads has no checkpoint of these files"
-                        }
-                        Some(_) => "no checkpoint is about a line of these files",
-                    };
-                    (NOT_SIGNED, Some(format!("{why}, so the writer of the lines is not verified")))
-                }
-            };
+            let (code, error) = outcome(&report);
             match as_json {
-                true => as_object(&report, !trusted.is_empty(), code, error.as_deref()),
+                true => output::json(&as_object(&report, !trusted.is_empty(), code, error.as_deref())),
                 false => as_text(&report, !trusted.is_empty()),
             }
             error.iter().for_each(|error| output::message(error));
             code
         }
+    }
+}
+
+/// The exit code, and what is wrong.
+fn outcome(report: &Report) -> (u8, Option<String>) {
+    match (&report.broken, &report.heads) {
+        (Some(broken), _) => {
+            let (file, line, what) = (broken.file.display(), broken.line, &broken.what);
+            (BROKEN, Some(format!("{file}:{line}: seq {}: {what}", broken.seq)))
+        }
+        (None, Some(heads)) if heads.last_seq > 0 => (0, None),
+        (None, heads) => {
+            let why = match heads {
+                None => "no --heads were given",
+                Some(heads) if heads.signed == 0 => "the file of --heads has no checkpoint of these files",
+                Some(_) => "no checkpoint is about a line of these files",
+            };
+            (NOT_SIGNED, Some(format!("{why}, so the writer of the lines is not verified")))
+        }
+    }
+}
+
+/// The logs of several servers, each in a folder of its own. The worst of them gives the exit code.
+fn report_of_servers(folders: &[PathBuf], public_keys: &[PathBuf], as_json: bool) -> u8 {
+    let trusted: Vec<PublicKey> = match public_keys.iter().map(|path| PublicKey::read(path)).collect() {
+        Ok(trusted) => trusted,
+        Err(error) => return unusable(&crate::output::chain(&error), as_json),
+    };
+    let (mut worst, mut logs) = (0, Vec::new());
+    for folder in folders {
+        let read = log_of(folder).and_then(|(files, heads)| {
+            let options = VerifyOptions { heads: heads.as_deref(), trusted: &trusted, first_seq: 1 };
+            verified(&files, &options).map_err(|error| error.to_string())
+        });
+        let (code, error) = match &read {
+            Ok(report) => outcome(report),
+            Err(error) => (UNUSABLE, Some(error.clone())),
+        };
+        worst =
+            [BROKEN, UNUSABLE, NOT_SIGNED].into_iter().find(|bad| [worst, code].contains(bad)).unwrap_or(0);
+        match (as_json, &read) {
+            (true, Ok(report)) => {
+                let mut log = as_object(report, !trusted.is_empty(), code, error.as_deref());
+                log["folder"] = json!(folder);
+                logs.push(log);
+            }
+            (true, Err(error)) => {
+                logs.push(json!({ "folder": folder, "verified": false, "error": error, "exit_code": code }));
+            }
+            (false, read) => {
+                output::line(&folder.display().to_string());
+                if let Ok(report) = read {
+                    as_text(report, !trusted.is_empty());
+                }
+            }
+        }
+        error.iter().for_each(|error| output::message(&format!("{}: {error}", folder.display())));
+    }
+    if as_json {
+        output::json(&json!({ "verified": worst == 0, "logs": logs, "exit_code": worst }));
+    }
+    worst
+}
+
+/// The name of a log in the folder of a server, and the beginning of the names of its older files.
+const LOG: &str = "audit.log";
+/// The name of the file with its checkpoints.
+const HEADS: &str = "audit.heads";
+
+/// The files of a log in a folder, and its checkpoints if they are there.
+fn log_of(folder: &Path) -> Result<(Vec<PathBuf>, Option<PathBuf>), String> {
+    let unreadable = |error| format!("{} cannot be read: {error}", folder.display());
+    let (mut files, mut heads) = (Vec::new(), None);
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        match name.strip_prefix(LOG) {
+            Some(rest) if rest.is_empty() || rest.starts_with(['.', '-']) => files.push(path),
+            _ if name == HEADS => heads = Some(path),
+            _ => {}
+        }
+    }
+    match files.is_empty() {
+        true => Err(format!("{} has no file {LOG}", folder.display())),
+        false => Ok((files, heads)),
     }
 }
 
@@ -100,7 +183,7 @@ fn verified(files: &[PathBuf], options: &VerifyOptions<'_>) -> Result<Report, Un
     report
 }
 
-fn as_object(report: &Report, key_given: bool, code: u8, error: Option<&str>) {
+fn as_object(report: &Report, key_given: bool, code: u8, error: Option<&str>) -> Value {
     let heads = report.heads.as_ref().map(|heads| {
         json!({
             "signed": heads.signed,
@@ -115,7 +198,7 @@ fn as_object(report: &Report, key_given: bool, code: u8, error: Option<&str>) {
     let broken = report.broken.as_ref().map(
         |broken| json!({ "file": broken.file, "line": broken.line, "seq": broken.seq, "what": broken.what }),
     );
-    output::json(&json!({
+    json!({
         "verified": code == 0,
         "error": error,
         "first_seq": report.first_seq,
@@ -125,7 +208,7 @@ fn as_object(report: &Report, key_given: bool, code: u8, error: Option<&str>) {
         "heads": heads,
         "broken": broken,
         "exit_code": code,
-    }));
+    })
 }
 
 fn as_text(report: &Report, key_given: bool) {
