@@ -56,6 +56,7 @@ install:
 	@test -x $(PROGRAM) || { echo 'There is no $(PROGRAM): run make release first' >&2; exit 1; }
 	install -D -m 755 $(PROGRAM) $(DESTDIR)/usr/bin/rcmpd
 	install -D -m 644 deploy/systemd/rcmpd.service $(DESTDIR)/usr/lib/systemd/system/rcmpd.service
+	install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system deploy/systemd/rcmpd-*.socket
 	install -D -m 644 deploy/systemd/rcmpd.sysusers $(DESTDIR)/usr/lib/sysusers.d/rcmpd.conf
 	install -D -m 644 deploy/systemd/rcmpd.logrotate $(DESTDIR)/etc/logrotate.d/rcmpd
 	install -d $(SHARE)/man/man1 $(SHARE)/bash-completion/completions $(SHARE)/zsh/vendor-completions

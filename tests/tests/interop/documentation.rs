@@ -41,7 +41,7 @@ pages! {
     headers: "docs/headers.md", 0;
     import_accounts: "docs/import-accounts.md", 0;
     importing_rules: "docs/importing-rules.md", 0;
-    install: "docs/install.md", 5;
+    install: "docs/install.md", 6;
     kerberos: "docs/kerberos.md", 1;
     master_secret: "docs/master-secret.md", 0;
     tlsnego: "docs/tlsnego.md", 0;
@@ -51,6 +51,7 @@ pages! {
     replicas: "docs/replicas.md", 0;
     several_stores: "docs/several-stores.md", 0;
     smart_cards: "docs/smart-cards.md", 0;
+    status_page: "docs/status-page.md", 0;
     tutorial: "docs/tutorial.md", 0;
     web_servers: "docs/web-servers.md", 0;
     write_your_own_store: "docs/write-your-own-store.md", 1;
@@ -58,7 +59,7 @@ pages! {
 
 /// The most blocks that are not run, on all pages together: those that build the product, change the machine, or
 /// need a server that tests make for themselves.
-const NOT_RUN_MAX: usize = 11;
+const NOT_RUN_MAX: usize = 12;
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
