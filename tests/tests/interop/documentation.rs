@@ -1,6 +1,7 @@
 //! The command blocks of README, CONTRIBUTING and `docs/`, run as they are printed. `tests/run_docs.py` says
 //! how a page marks them.
 
+use rcmpd_tests::peers::tool;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
@@ -91,4 +92,31 @@ fn every_page_is_run_and_few_blocks_are_left_out() {
     let listed: BTreeSet<String> = PAGES.iter().map(|(page, _)| (*page).to_owned()).collect();
     assert_eq!(found, listed);
     assert!(PAGES.iter().map(|(_, not_run)| not_run).sum::<usize>() <= NOT_RUN_MAX);
+}
+
+/// Without a network, and the same twice. Each link of the site leads somewhere, and no page loads anything from
+/// another host.
+#[test]
+fn the_site_is_built_offline_and_its_links_lead_somewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let sites = ["first", "second"].map(|name| folder.path().join(name));
+    let run = |command: &mut Command| {
+        let done = command.current_dir(root()).output().unwrap();
+        let (told, errors) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        (done.status.success(), format!("{told}{errors}"))
+    };
+    for site in &sites {
+        let mut build = Command::new("unshare");
+        build.args(["--map-root-user", "--net", "docs/site/build"]).arg(tool("mdbook")).arg(site);
+        let (is_built, told) = run(&mut build);
+        assert!(is_built, "{told}");
+    }
+    let check = || run(Command::new("python3").arg("tests/check_site.py").arg(&sites[0]));
+    let (is_good, told) = check();
+    assert!(is_good && told.contains(" links"), "{told}");
+    let (are_equal, told) = run(Command::new("diff").arg("-rq").args(&sites));
+    assert!(are_equal, "{told}");
+    // The check finds what is wrong.
+    std::fs::remove_file(sites[0].join("alerts.html")).unwrap();
+    assert!(!check().0);
 }
