@@ -11,7 +11,7 @@ TARGET  = $(or $(MOVED),$(CURDIR)/target)
 BUILT   = $(TARGET)/release
 export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 
-.PHONY: help demo demo-web demo-ldap demo-replicas demo-sso demo-tlsnego release install static deb image run test test-full test-packages check check-arrows check-docs docs oracle bench fuzz peers
+.PHONY: help demo demo-web demo-ldap demo-replicas demo-sso demo-tlsnego release install static deb image sbom run test test-full test-packages check check-arrows check-docs docs docs-site oracle bench fuzz peers
 
 help:
 	@echo 'make demo     build, make a demo domain, serve it, ask who alice is, stop'
@@ -25,10 +25,12 @@ help:
 	@echo 'make deb      the Debian package of the release, in target/dist'
 	@echo 'make static   the release without libraries of the system, for any Linux'
 	@echo 'make image    an OCI image of the static release, in target/dist/image: no container engine is needed'
+	@echo 'make sbom     what the release is built from, as CycloneDX, in target/dist/rcmpd.cdx.json'
 	@echo 'make run      make a demo domain in ./rcmpd-demo (unless it is there) and serve it'
 	@echo 'make test     everything that proves the product, foreign peers included'
 	@echo 'make check    format, lints, documentation and its links, spelling, dependency rules'
 	@echo 'make docs     write the tables in docs/ that are made from the code'
+	@echo 'make docs-site the documentation as a site, in target/dist/site'
 	@echo 'make oracle   paths beside certval, another implementation'
 	@echo 'make bench    what it costs, beside the budgets'
 	@echo 'make fuzz     the fuzz targets, each for a while (FUZZ_SECONDS=600)'
@@ -54,6 +56,7 @@ install:
 	@test -x $(PROGRAM) || { echo 'There is no $(PROGRAM): run make release first' >&2; exit 1; }
 	install -D -m 755 $(PROGRAM) $(DESTDIR)/usr/bin/rcmpd
 	install -D -m 644 deploy/systemd/rcmpd.service $(DESTDIR)/usr/lib/systemd/system/rcmpd.service
+	install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system deploy/systemd/rcmpd-*.socket
 	install -D -m 644 deploy/systemd/rcmpd.sysusers $(DESTDIR)/usr/lib/sysusers.d/rcmpd.conf
 	install -D -m 644 deploy/systemd/rcmpd.logrotate $(DESTDIR)/etc/logrotate.d/rcmpd
 	install -d $(SHARE)/man/man1 $(SHARE)/bash-completion/completions $(SHARE)/zsh/vendor-completions
@@ -63,6 +66,9 @@ install:
 
 deb: release
 	deploy/debian/build $(PROGRAM) $(TARGET)/dist
+
+sbom:
+	deploy/sbom $(TARGET)/dist/rcmpd.cdx.json
 
 # musl-gcc is in Debian's package musl-tools.
 MUSL = $(shell uname -m)-unknown-linux-musl
@@ -122,6 +128,11 @@ check-docs:
 # The tests compare these tables with the code; UPDATE_EXPECT has them written instead.
 docs:
 	UPDATE_EXPECT=1 $(CARGO) nextest run --locked -p rcmp-service -E 'test(tables_of_reasons)'
+
+docs-site:
+	@tests/peers/install tools
+	docs/site/build mdbook $(TARGET)/dist/site
+	@python3 tests/check_site.py $(TARGET)/dist/site
 
 # Some 160 crates of others, so not part of `make test`.
 oracle: peers

@@ -24,6 +24,12 @@ fn private() -> PathBuf {
     std::env::var_os("RCMPD_PRIVATE").map_or_else(|| here().join("../target/private"), PathBuf::from)
 }
 
+/// One of the tools: what was installed, or the machine's own.
+pub fn tool(name: &str) -> PathBuf {
+    let installed = private().join("bin").join(name);
+    if installed.exists() { installed } else { PathBuf::from(name) }
+}
+
 /// Python with Impacket.
 pub fn impacket_python() -> PathBuf {
     private().join("venv/bin/python")
@@ -53,6 +59,25 @@ pub fn read_metrics(text: &str, format: &str) -> Vec<Value> {
     let given = json!({ "text": text, "format": format });
     let read = run(Command::new(impacket_python()), "read_metrics.py", &given);
     read["families"].as_array().expect("it has families").clone()
+}
+
+/// What Debian's Chromium makes of the status page; `browser.py` says what is given and what comes of it.
+pub fn browser(given: &Value) -> Value {
+    let packages = std::fs::read_dir(private().join("browser/lib")).expect("tests/peers/install");
+    let axe =
+        |python: std::fs::DirEntry| python.path().join("site-packages/axe_playwright_python/axe.min.js");
+    let axe = packages
+        .flatten()
+        .map(axe)
+        .find(|path| path.exists())
+        .expect("axe is not there: tests/peers/install");
+    run(Command::new("/usr/bin/python3"), "browser.py", &with(given.clone(), json!({ "axe": axe })))
+}
+
+/// What is wrong with a bill of materials by the schema of CycloneDX.
+pub fn cyclonedx_errors(bom: &Value) -> Value {
+    run(Command::new(private().join("sbom/bin/python")), "bom_schema.py", &json!({ "bom": bom }))["errors"]
+        .take()
 }
 
 /// What Helm makes of the chart with these values, validated by Kubernetes' schemas: a list of objects, or

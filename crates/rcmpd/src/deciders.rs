@@ -3,9 +3,10 @@
 
 use crate::clock::now;
 use crate::config::{self, Config, Mapping};
-use crate::decision_metrics::DecisionMetrics;
+use crate::decision_metrics::{DecisionMetrics, outcome};
 use crate::forward::Forwarding;
 use crate::handler::Handler;
+use crate::recent::{Outcome, Refusal};
 use crate::stores::Accounts;
 use crate::trust::{self, Remote};
 use arc_swap::ArcSwap;
@@ -131,14 +132,36 @@ impl Deciders {
         if matches!(answer.reason, Reason::MissRate | Reason::AuditBudget) {
             audit.over_limit(&question.asker, answer.reason);
             self.metrics.over_limit(answer.reason);
+            self.note_refusal(answer.reason, &question, name);
             return Err(answer.reason);
         }
-        self.metrics.decided(answer.reason, audit.decision(&answer, &question, &source, name))?;
+        let audited = audit.decision(&answer, &question, &source, name);
+        self.note_refusal(audited.err().unwrap_or(answer.reason), &question, name);
+        self.metrics.decided(answer.reason, audited)?;
         // A shadow decides about accounts of this domain.
         if let Some(shadow) = self.shadow.as_ref().filter(|_| answer.decided_here) {
             shadow.compare(question, &answer, audit);
         }
         Ok(answer)
+    }
+
+    /// Notes an answer without an account for the status page.
+    fn note_refusal(&self, reason: Reason, question: &Question, decision: Option<&str>) {
+        let outcome = outcome(reason);
+        if outcome == Outcome::Mapped {
+            return;
+        }
+        let certificate = question.asked().ok().and_then(|asked| asked.certificate.as_ref().ok());
+        self.metrics.refused(Refusal {
+            at: now(),
+            count: 1,
+            reason: reason.name(),
+            text: reason.text(),
+            is_undecided: outcome == Outcome::Undecided,
+            asker: question.asker.account.clone(),
+            thumbprint: certificate.map(|certificate| dtyp::hex(certificate.get().sha1())),
+            decision: decision.map(str::to_owned),
+        });
     }
 
     /// The CRLs of the live policy; `None` if it validates no chains.

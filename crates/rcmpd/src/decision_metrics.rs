@@ -1,10 +1,14 @@
 //! Counters of decisions, by what decides.
 
+use crate::recent::{Minute, Outcome, Recent, Refusal, Totals};
+use dtyp::FileTime;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use rcmp_service::Reason;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Counters of decisions. Clones share them, so they count on after a reload.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +18,9 @@ pub struct DecisionMetrics {
     shadow_decisions: Family<ShadowLabels, Counter>,
     shadow_divergences: Family<DivergenceLabels, Counter>,
     relays: Family<RelayLabels, Counter>,
+    recent: Arc<Recent>,
+    /// The reasons that were counted, with what each means. They are literals in the code.
+    outcomes: Arc<Mutex<BTreeMap<&'static str, Outcome>>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,18 +87,55 @@ impl DecisionMetrics {
     /// Counts an answer with its reason, or with the reason that took its place because it could not be
     /// audited.
     pub fn decided(&self, answer: Reason, audited: Result<(), Reason>) -> Result<(), Reason> {
-        self.identified(audited.err().unwrap_or(answer).name());
+        let reason = audited.err().unwrap_or(answer);
+        self.identified(reason.name(), outcome(reason));
         audited
     }
 
     /// Counts what another service answered to the sidecar. The reason is `mapped`, or the name of a refusal.
-    pub fn identified(&self, reason: &'static str) {
-        self.decisions.get_or_create(&ReasonLabels { reason }).inc();
+    pub fn identified(&self, reason: &'static str, outcome: Outcome) {
+        let labels = ReasonLabels { reason };
+        if let Some(counter) = self.decisions.get(&labels) {
+            counter.inc();
+            return;
+        }
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(reason, outcome);
+        self.decisions.get_or_create(&labels).inc();
+    }
+
+    /// Notes a refusal for the status page.
+    pub fn refused(&self, refusal: Refusal) {
+        self.recent.refused(refusal);
+    }
+
+    /// The newest refusals.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.recent.refusals()
+    }
+
+    /// Ends a minute of the last hour.
+    pub fn end_minute(&self, now: FileTime) {
+        self.recent.end_minute(now, self.totals());
+    }
+
+    /// The minutes of the last hour.
+    pub fn minutes(&self, now: FileTime) -> Vec<Minute> {
+        self.recent.minutes(now, self.totals())
+    }
+
+    /// What each reason means that was counted.
+    pub fn outcomes(&self) -> BTreeMap<&'static str, Outcome> {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn totals(&self) -> Totals {
+        let total = |reason| self.decisions.get(&ReasonLabels { reason }).map_or(0, |counter| counter.get());
+        self.outcomes().into_keys().map(|reason| (reason, total(reason))).collect()
     }
 
     /// Counts a question that is rejected, undecided, because its asker is over a limit.
     pub fn over_limit(&self, reason: Reason) {
-        self.identified(reason.name());
+        self.identified(reason.name(), outcome(reason));
         self.askers_refused.get_or_create(&ReasonLabels { reason: reason.name() }).inc();
     }
 
@@ -127,5 +171,14 @@ impl DecisionMetrics {
     pub fn relayed(&self, package: &str, withheld: Option<&'static str>) {
         let labels = RelayLabels { package: package.to_owned(), outcome: withheld.unwrap_or(RELAYED) };
         self.relays.get_or_create(&labels).inc();
+    }
+}
+
+/// What a decision means for the user.
+pub const fn outcome(reason: Reason) -> Outcome {
+    match reason {
+        Reason::Mapped(_) | Reason::Forwarded => Outcome::Mapped,
+        _ if reason.is_undecided() => Outcome::Undecided,
+        _ => Outcome::Rejected,
     }
 }

@@ -21,6 +21,7 @@ use crate::Clock;
 use crate::envoy;
 use crate::refusals;
 use crate::settings::{Listen, Place, Speaks};
+use anyhow::bail;
 use arc_swap::ArcSwap;
 use connection::{Origin, connection, over_tcp};
 use dcerpc_tokio::{ConnectionLimits, LogLimiter, listen_on};
@@ -60,8 +61,12 @@ pub struct Listener {
     state: Arc<State>,
 }
 
-enum Socket {
+/// A socket that listens.
+#[derive(Debug)]
+pub enum Socket {
+    /// Of TCP.
     Tcp(TcpListener),
+    /// In the file system.
     Unix(UnixListener),
 }
 
@@ -94,29 +99,34 @@ struct State {
 }
 
 impl Listener {
-    /// Binds what a configuration names. A listener without any proof of proxies is refused.
+    /// Binds what a configuration names, or takes the socket that the service manager has opened for it. A
+    /// listener without any proof of proxies is refused.
     pub async fn bind(
         listen: &Listen,
         sidecar: Arc<ArcSwap<Sidecar>>,
         (proof, upstream): (Arc<ArcSwap<Proof>>, Option<Arc<Upstream>>),
         clock: Clock,
-        shutdown: CancellationToken,
+        (shutdown, opened): (CancellationToken, Option<Socket>),
     ) -> anyhow::Result<Self> {
         proof.load().check(listen)?;
         let users = unix::users(&listen.peers)?;
         let dialect = listen.speaks.name();
-        let (socket, address) = match &listen.at {
-            Place::Tcp(address) => {
-                let socket = listen_on(*address, "[[sidecar.listen]]").await?;
+        let socket = match (opened, &listen.at) {
+            (Some(opened), _) => opened,
+            (None, Place::Tcp(address)) => Socket::Tcp(listen_on(*address, "[[sidecar.listen]]").await?),
+            (None, Place::Unix(place)) => Socket::Unix(unix::bind(place, &users)?),
+        };
+        let address = match (&socket, &listen.at) {
+            (Socket::Tcp(socket), _) => {
                 let address = socket.local_addr()?;
                 info!(dialect, %address, "Serving web servers");
-                (Socket::Tcp(socket), address.to_string())
+                address.to_string()
             }
-            Place::Unix(place) => {
-                let socket = unix::bind(place, &users)?;
+            (Socket::Unix(_), Place::Unix(place)) => {
                 info!(dialect, path = %place.path.display(), "Serving web servers");
-                (Socket::Unix(socket), format!("unix:{}", place.path.display()))
+                format!("unix:{}", place.path.display())
             }
+            (Socket::Unix(_), Place::Tcp(address)) => bail!("the socket for {address} is not one of TCP"),
         };
         let limits = ConnectionLimits {
             unproved_max: UNPROVED_MAX,
@@ -357,7 +367,8 @@ mod tests {
         let sidecar =
             Arc::new(ArcSwap::new(envoy::tests::sidecar(&[], Err(Refusal::NoCertificate), vec![]).0));
         let clock = || Moment { wall: dtyp::FileTime::default(), uptime: Duration::ZERO };
-        let bound = Listener::bind(&listen, sidecar, (proof, None), clock, CancellationToken::new()).await;
+        let bound =
+            Listener::bind(&listen, sidecar, (proof, None), clock, (CancellationToken::new(), None)).await;
         bound.map(drop).map_err(|error| error.to_string())
     }
 

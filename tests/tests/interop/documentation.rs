@@ -1,6 +1,7 @@
 //! The command blocks of README, CONTRIBUTING and `docs/`, run as they are printed. `tests/run_docs.py` says
 //! how a page marks them.
 
+use rcmpd_tests::peers::tool;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
@@ -41,7 +42,7 @@ pages! {
     headers: "docs/headers.md", 0;
     import_accounts: "docs/import-accounts.md", 0;
     importing_rules: "docs/importing-rules.md", 0;
-    install: "docs/install.md", 5;
+    install: "docs/install.md", 6;
     kerberos: "docs/kerberos.md", 1;
     master_secret: "docs/master-secret.md", 0;
     tlsnego: "docs/tlsnego.md", 0;
@@ -52,6 +53,7 @@ pages! {
     several_stores: "docs/several-stores.md", 0;
     socket_store: "docs/socket-store.md", 0;
     smart_cards: "docs/smart-cards.md", 0;
+    status_page: "docs/status-page.md", 0;
     tutorial: "docs/tutorial.md", 0;
     web_servers: "docs/web-servers.md", 0;
     write_your_own_store: "docs/write-your-own-store.md", 1;
@@ -59,7 +61,7 @@ pages! {
 
 /// The most blocks that are not run, on all pages together: those that build the product, change the machine, or
 /// need a server that tests make for themselves.
-const NOT_RUN_MAX: usize = 11;
+const NOT_RUN_MAX: usize = 12;
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -91,4 +93,31 @@ fn every_page_is_run_and_few_blocks_are_left_out() {
     let listed: BTreeSet<String> = PAGES.iter().map(|(page, _)| (*page).to_owned()).collect();
     assert_eq!(found, listed);
     assert!(PAGES.iter().map(|(_, not_run)| not_run).sum::<usize>() <= NOT_RUN_MAX);
+}
+
+/// Without a network, and the same twice. Each link of the site leads somewhere, and no page loads anything from
+/// another host.
+#[test]
+fn the_site_is_built_offline_and_its_links_lead_somewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let sites = ["first", "second"].map(|name| folder.path().join(name));
+    let run = |command: &mut Command| {
+        let done = command.current_dir(root()).output().unwrap();
+        let (told, errors) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        (done.status.success(), format!("{told}{errors}"))
+    };
+    for site in &sites {
+        let mut build = Command::new("unshare");
+        build.args(["--map-root-user", "--net", "docs/site/build"]).arg(tool("mdbook")).arg(site);
+        let (is_built, told) = run(&mut build);
+        assert!(is_built, "{told}");
+    }
+    let check = || run(Command::new("python3").arg("tests/check_site.py").arg(&sites[0]));
+    let (is_good, told) = check();
+    assert!(is_good && told.contains(" links"), "{told}");
+    let (are_equal, told) = run(Command::new("diff").arg("-rq").args(&sites));
+    assert!(are_equal, "{told}");
+    // The check finds what is wrong.
+    std::fs::remove_file(sites[0].join("alerts.html")).unwrap();
+    assert!(!check().0);
 }

@@ -51,6 +51,7 @@ mod sso_registration;
 mod sso_sealing;
 mod sso_telemetry;
 mod status;
+mod status_page;
 mod stores;
 mod strong_mapping;
 mod telemetry;

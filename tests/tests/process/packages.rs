@@ -1,8 +1,10 @@
 //! What is installed by other means than `make install`: the Debian package and the image for containers. That they
 //! install, run, upgrade and purge is tested by `make test-packages`.
 
+use rcmpd_tests::peers;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -46,6 +48,7 @@ fn debian_package_has_what_dpkg_needs_and_is_the_same_twice() {
         "./usr/share/man/man1/rcmpd-map.1.gz",
         "./usr/share/doc/rcmpd/copyright",
         "./usr/share/doc/rcmpd/docs/tutorial.md",
+        "./usr/share/doc/rcmpd/rcmpd.cdx.json",
     ] {
         let line =
             listed.lines().find(|line| line.ends_with(path)).unwrap_or_else(|| panic!("{path}: {listed}"));
@@ -103,4 +106,43 @@ fn image_is_an_oci_layout_and_takes_no_program_that_needs_a_loader() {
     assert_eq!(config["config"]["User"], "65532:65532");
     let listed = text(Command::new("tar").arg("-tvzf").arg(blob(&manifest["layers"][0])));
     assert!(listed.contains("usr/bin/rcmpd") && listed.contains("-rwxr-xr-x 0/0"), "{listed}");
+}
+
+/// The crates that rustc read for the program: the places of panics name their files in cargo's registry.
+fn crates_in(program: &[u8]) -> BTreeSet<String> {
+    let text = String::from_utf8_lossy(program);
+    let paths = text.split("/registry/src/index.crates.io-").skip(1);
+    let names = paths.filter_map(|path| path.split_once('/')?.1.split_once('/')).map(|(name, _)| name);
+    let is_name =
+        |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte));
+    names.filter(is_name).map(str::to_owned).collect()
+}
+
+#[test]
+fn bill_of_materials_is_valid_and_has_each_crate_of_the_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rcmpd.cdx.json");
+    let write = || {
+        text(Command::new(deploy("sbom")).arg(&file).env("SOURCE_DATE_EPOCH", "1700000000"));
+        fs::read_to_string(&file).unwrap()
+    };
+    let first = write();
+    assert!(first == write(), "two runs differ");
+    let bom: Value = serde_json::from_str(&first).unwrap();
+    assert_eq!(peers::cyclonedx_errors(&bom), serde_json::json!([]));
+    // The schema rejects something.
+    let mut wrong = bom.clone();
+    wrong["components"][0]["type"] = "crate".into();
+    assert_ne!(peers::cyclonedx_errors(&wrong), serde_json::json!([]));
+    let components = bom["components"].as_array().unwrap();
+    let named: BTreeSet<String> = components
+        .iter()
+        .map(|it| format!("{}-{}", it["name"].as_str().unwrap(), it["version"].as_str().unwrap()))
+        .collect();
+    let built = crates_in(&fs::read(rcmpd_tests::binary()).unwrap());
+    assert!(built.len() > 100, "{built:?}");
+    assert_eq!(built.difference(&named).collect::<Vec<_>>(), Vec::<&String>::new());
+    // What others publish has its checksum of the registry.
+    let of_registry = components.iter().filter(|it| it["hashes"][0]["content"].is_string()).count();
+    assert!(of_registry > 200, "{of_registry}");
 }

@@ -1,9 +1,12 @@
 //! The service under a service manager: what it says at its socket, and the unit that is delivered.
 
-use rcmpd_tests::{Demo, eventually};
+use rcmpd_tests::ports::free_port;
+use rcmpd_tests::{Demo, binary, eventually};
 use rustix::process::Signal;
 use std::fs;
-use std::os::unix::net::UnixDatagram;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -157,4 +160,148 @@ fn everything_is_installed_where_systemd_and_man_look_for_it() {
     assert!(output.status.success(), "{output:?}");
     let users = fs::read_to_string(folder.path().join("etc/passwd")).unwrap();
     assert!(users.starts_with("rcmpd:") && users.contains(":/var/lib/rcmpd:"), "{users}");
+}
+
+/// A demo whose listeners are at fixed places: Netlogon, endpoint mapper, admin port, and a sidecar's socket.
+fn at_fixed_places() -> (Demo, [SocketAddr; 3]) {
+    let demo = Demo::new();
+    let [netlogon, mapper, admin] = [free_port(), free_port(), free_port()];
+    let user = rustix::process::geteuid().as_raw();
+    demo.edit(|text| {
+        text.replacen("127.0.0.1:0", &netlogon.to_string(), 1)
+            .replacen("127.0.0.1:0", &mapper.to_string(), 1)
+            .replacen("127.0.0.1:0", &admin.to_string(), 1)
+            .replace("\"127.0.0.1:11490\"", &format!("\"{netlogon}\""))
+    });
+    demo.configure(&format!(
+        "[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\nunix = \"nginx.sock\"\npeers = [\"{user}\"]"
+    ));
+    (demo, [netlogon, mapper, admin])
+}
+
+/// systemd's own program opens the sockets and starts the service at the first connection, which is answered.
+#[test]
+fn sockets_of_the_service_manager_are_served() {
+    let (demo, [netlogon, mapper, admin]) = at_fixed_places();
+    let unix = demo.path("nginx.sock");
+    demo.edit(|text| text.replace("nginx.sock", unix.to_str().unwrap()));
+    let early = std::thread::spawn(move || {
+        let mut answer = String::new();
+        eventually("the first connection is answered", || {
+            let Ok(mut stream) = TcpStream::connect(admin) else { return false };
+            let _ = stream.write_all(b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+            stream.read_to_string(&mut answer).is_ok() && answer.ends_with("live\n")
+        });
+    });
+    let mut command = Command::new("systemd-socket-activate");
+    for place in [netlogon.to_string(), mapper.to_string(), admin.to_string(), unix.display().to_string()] {
+        command.args(["-l", &place]);
+    }
+    command.arg("--fdname=netlogon:endpoint-mapper:admin:sidecar").arg(binary());
+    let service = demo.serve_by(command);
+    early.join().unwrap();
+    assert_eq!((service.netlogon, service.endpoint_mapper, service.admin), (netlogon, mapper, admin));
+    assert_eq!(service.map("alice").code(0).json()["account"], "alice");
+    let mut stream = UnixStream::connect(&unix).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    // A request that is not as nginx would make it.
+    assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+}
+
+/// Opens sockets as the arguments say, and becomes the service. `bind:` opens one that does not listen.
+const ACTIVATE: &str = r#"
+import os, socket, sys
+names, pid, *places = sys.argv[1].split(",")
+program = sys.argv[2:]
+os.environ.update(LISTEN_FDS=str(len(places)), LISTEN_PID=pid or str(os.getpid()), LISTEN_FDNAMES=names)
+opened = []
+for place in places:
+    kind, _, at = place.partition("=")
+    if kind == "file":
+        made = os.open("/dev/null", os.O_RDONLY)
+    else:
+        host, _, port = at.rpartition(":")
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if kind == "datagram" else socket.SOCK_STREAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, int(port)))
+        if kind == "stream":
+            made.listen()
+        made = made.detach()
+    opened.append(os.dup2(os.dup(made) if made < 3 + len(places) else made, 50 + len(opened)))
+for at, made in enumerate(opened):
+    os.dup2(made, 3 + at)
+os.execv(program[0], program)
+"#;
+
+#[test]
+fn sockets_that_are_not_what_the_configuration_says_are_refused() {
+    let (demo, [netlogon, mapper, admin]) = at_fixed_places();
+    let (other, program) = (free_port(), binary());
+    for (names, sockets, says) in [
+        ("netlogon", format!("stream={other}"), "rpc.listen does not name that address"),
+        ("admin", format!("stream={netlogon}"), "set FileDescriptorName=netlogon in its unit"),
+        ("http", format!("stream={other}"), "unknown name \"http\""),
+        ("netlogon", format!("datagram={netlogon}"), "must be a stream"),
+        (
+            "netlogon",
+            format!("bound={netlogon}"),
+            "must be a stream (ListenStream=) of TCP or with a path, and listen",
+        ),
+        ("netlogon", "file=".to_owned(), "must be a stream"),
+        ("netlogon", format!("stream={netlogon},stream={mapper}"), "LISTEN_FDNAMES names 1 of 2 sockets"),
+        (
+            "netlogon:netlogon",
+            format!("stream={netlogon},stream={other}"),
+            "rpc.listen does not name that address",
+        ),
+        ("sidecar", format!("stream={admin}"), "set FileDescriptorName=admin in its unit"),
+    ] {
+        let arguments = [
+            "-c",
+            ACTIVATE,
+            &format!("{names},,{sockets}"),
+            program.to_str().unwrap(),
+            "serve",
+            "-c",
+            "rcmpd.toml",
+        ];
+        let done = demo.run(Path::new("/usr/bin/python3"), &arguments).code(1);
+        assert!(done.stderr.contains(says), "{names} {sockets}: {done:?}");
+    }
+    // More than any configuration names.
+    let line = format!(
+        "LISTEN_PID=$$ LISTEN_FDS=100000 LISTEN_FDNAMES=x exec {} serve -c rcmpd.toml",
+        binary().display()
+    );
+    let done = demo.run(Path::new("/bin/sh"), &["-c", &line]).code(1);
+    assert!(done.stderr.contains("the limit is 64"), "{done:?}");
+    // Sockets of another process are not taken.
+    let service =
+        demo.serve_with(&[("LISTEN_PID", "1"), ("LISTEN_FDS", "2"), ("LISTEN_FDNAMES", "netlogon:admin")]);
+    assert_eq!(service.get("/ready").0, 200);
+}
+
+/// The units of type socket name what the service takes, and systemd accepts them.
+#[test]
+fn socket_units_have_the_names_of_listeners() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd");
+    let units: Vec<_> = ["netlogon", "endpoint-mapper", "sidecar", "admin"]
+        .map(|name| (name, format!("rcmpd-{name}.socket")))
+        .into();
+    let copies = tempfile::tempdir().unwrap();
+    let service = "[Service]\nExecStart=/bin/true\n";
+    fs::write(copies.path().join("rcmpd.service"), service).unwrap();
+    for (name, unit) in units {
+        let text = fs::read_to_string(folder.join(&unit)).unwrap();
+        for line in [format!("FileDescriptorName={name}"), "Service=rcmpd.service".to_owned()] {
+            assert!(text.lines().any(|it| it == line), "{unit}: {line}");
+        }
+        let copy = copies.path().join(&unit);
+        fs::write(&copy, text).unwrap();
+        let output =
+            Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
 }

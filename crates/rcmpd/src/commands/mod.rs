@@ -24,6 +24,7 @@ mod transfer;
 use crate::checked::Found;
 use crate::cli::{self, Cli, Command, ConfigFileArg, FormatArg, MethodArg, Parsed, WrongUse};
 use crate::config::{self, Config, ConfigError, Telemetry};
+use crate::inherited::Inherited;
 use crate::output::{self, visible};
 use crate::quickstart;
 use crate::stated_time::StatedTime;
@@ -117,12 +118,21 @@ pub fn run(Parsed { cli, as_json }: Parsed) -> ExitCode {
     if let Err(error) = leave_no_core() {
         return end_failed(&anyhow::Error::from(error).context("cannot turn core dumps off"), as_json);
     }
+    // The environment can be changed safely while there is one thread.
+    let inherited = match &cli.command {
+        Command::Serve { .. } => Inherited::of_environment(),
+        _ => Ok(Inherited::default()),
+    };
+    let inherited = match inherited {
+        Ok(inherited) => inherited,
+        Err(error) => return end_failed(&error, as_json),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return end_failed(&anyhow::Error::from(error).context("cannot start"), as_json),
     };
     let has_timeout = matches!(cli.command, Command::Map(_));
-    let outcome = runtime.block_on(dispatch(cli.command));
+    let outcome = runtime.block_on(dispatch(cli.command, inherited));
     match has_timeout {
         // A thread that still waits for a resolver does not keep the command beyond its time.
         true => runtime.shutdown_background(),
@@ -145,7 +155,7 @@ fn leave_no_core() -> std::io::Result<()> {
     Ok(())
 }
 
-async fn dispatch(command: Command) -> anyhow::Result<u8> {
+async fn dispatch(command: Command, inherited: Inherited) -> anyhow::Result<u8> {
     match command {
         Command::Quickstart { dir, port, sso, tlsnego, json } => {
             let made = quickstart::make(&dir, port, quickstart::Parts { sso, tlsnego }).await?;
@@ -155,7 +165,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             }
             Ok(0)
         }
-        Command::Serve { config } => serve(&config).await,
+        Command::Serve { config } => serve(&config, inherited).await,
         Command::Map(args) => map::map(args).await,
         Command::Explain { certificate, config, methods, chain, url, json } => {
             let (chain, url) = (chain.as_deref(), url.as_deref());
@@ -238,14 +248,14 @@ fn next_steps(config: &Path, dir: &Path, port: Option<u16>, (sso, tlsnego): (boo
     steps
 }
 
-async fn serve(config: &ConfigFileArg) -> anyhow::Result<u8> {
+async fn serve(config: &ConfigFileArg, inherited: Inherited) -> anyhow::Result<u8> {
     let path = config_file(config)?;
     if input::is_standard(&path) {
         return Err(failed(2, "serve needs a file, which it reads again at SIGHUP"));
     }
     let config = load(&path)?;
     let (exporter, log_filter) = crate::telemetry::init(&config.telemetry)?;
-    let served = crate::serve::run(&path, config, log_filter).await;
+    let served = crate::serve::run(&path, config, log_filter, inherited).await;
     exporter.finish().await;
     served.map(|()| 0)
 }

@@ -17,6 +17,7 @@ mod postgres;
 mod seal_ref;
 mod secret_ref;
 mod sections;
+mod settings;
 mod several;
 mod sidecar;
 mod socket;
@@ -36,6 +37,7 @@ pub use postgres::Postgres;
 pub use seal_ref::{FORMS as SEAL_FORMS, SealRef, TokenRef};
 pub use secret_ref::{SecretMissing, SecretRef};
 pub use sections::{Gone, Sections};
+pub use settings::{Origin, Setting};
 pub use several::StorePart;
 pub use sidecar::{
     Application, Listen, ListenTls, Place, Proxy, SIDECAR_METHODS, Sidecar, SocketGroup, Source, Speaks,

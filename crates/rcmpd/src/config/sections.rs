@@ -3,6 +3,7 @@
 //! A file that is cut off at the end of a line is often well formed. It has fewer rules than before, and
 //! fewer rules often let in more.
 
+use super::settings::{self, Setting};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,6 +20,7 @@ const ADDING: [&str; 2] = ["peer", "relay"];
 #[derive(Clone, Debug, Default)]
 pub struct Sections {
     table: Table,
+    settings: Vec<Setting>,
     digest: [u8; 32],
 }
 
@@ -69,7 +71,16 @@ impl fmt::Display for Gone {
 
 impl Sections {
     pub(super) fn of(text: &str) -> Self {
-        Self { table: text.parse().unwrap_or_default(), digest: Sha256::digest(text).into() }
+        Self {
+            table: text.parse().unwrap_or_default(),
+            settings: settings::of_file(text),
+            digest: Sha256::digest(text).into(),
+        }
+    }
+
+    /// The settings of the file, in its order.
+    pub(super) fn settings(&self) -> &[Setting] {
+        &self.settings
     }
 
     /// The SHA-256 of the file.

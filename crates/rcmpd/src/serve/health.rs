@@ -1,6 +1,7 @@
 //! Whether the service is ready, when it started, and the result of the last reload.
 
 use crate::clock::{now, uptime};
+use crate::config::Setting;
 use dcerpc_tokio::{NO_LABELS, encode_family};
 use dtyp::FileTime;
 use prometheus_client::collector::Collector;
@@ -22,6 +23,7 @@ struct Inner {
     started: FileTime,
     started_at: Duration,
     reload: Mutex<Reload>,
+    settings: Mutex<Arc<Vec<Setting>>>,
 }
 
 /// The last time that the configuration was read.
@@ -39,7 +41,13 @@ impl Health {
     pub(super) fn new() -> Self {
         let started = now();
         let reload = Mutex::new(Reload { at: started, error: None, good: started });
-        Self(Arc::new(Inner { is_ready: AtomicBool::new(false), started, started_at: uptime(), reload }))
+        Self(Arc::new(Inner {
+            is_ready: AtomicBool::new(false),
+            started,
+            started_at: uptime(),
+            reload,
+            settings: Mutex::default(),
+        }))
     }
 
     pub(super) fn set_ready(&self, is_ready: bool) {
@@ -52,6 +60,16 @@ impl Health {
         let at = now();
         let good = if error.is_none() { at } else { reload.good };
         *reload = Reload { at, error, good };
+    }
+
+    /// Notes the settings that are in use from now on.
+    pub(super) fn configured(&self, settings: Vec<Setting>) {
+        *self.0.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
+    /// The settings in use.
+    pub(super) fn settings(&self) -> Arc<Vec<Setting>> {
+        Arc::clone(&self.0.settings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn is_ready(&self) -> bool {

@@ -1,50 +1,35 @@
 //! The admin port. Health (live, ready and metrics) tells nothing that needs a secret and is open;
 //! explanations show what accounts have stored, and are for who has the token.
 
-use super::status;
+use super::admin::{EXPLAIN_LEN_MAX, Shared, explanation, read_body};
+use super::operators::Operators;
+use super::{page, status};
 use crate::clock::moment;
 use crate::config::Admin;
-use crate::output::{visible, visible_json};
+use crate::inherited::{ADMIN, Inherited};
+use crate::output::visible_json;
 use crate::tlsnego::Tlsnego;
-use arc_swap::ArcSwap;
 use axum::extract::{self, State};
-use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, listen_on};
+use dcerpc_tokio::{ConnectionLimits, ConnectionPermit};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use listener_tokio::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
 use prometheus_client::encoding::{prometheus_text, text as openmetrics};
-use prometheus_client::registry::Registry;
-use rcmp_service::Method;
-use rcmp_service::message::Request;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use subtle::ConstantTimeEq;
 use tlsnego_service::session::StoreFailed;
 use tlsnego_soap::server::Ending;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
-use trust_tokio::certificates::Chain;
-use zeroize::Zeroizing;
-
-/// What requests are answered from.
-#[derive(Clone)]
-pub(super) struct Shared {
-    pub(super) state: status::State,
-    pub(super) sidecar: Option<Arc<ArcSwap<sidecar::Sidecar>>>,
-    pub(super) operators: Option<Arc<Operators>>,
-    pub(super) tlsnego: Option<Tlsnego>,
-    pub(super) metrics: Arc<Registry>,
-}
 
 /// The port, bound, and its connections.
 pub(super) struct Port {
@@ -55,8 +40,8 @@ pub(super) struct Port {
 
 impl Port {
     /// Binds it.
-    pub(super) async fn bind(admin: &Admin) -> anyhow::Result<Self> {
-        let listener = listen_on(admin.listen, "admin.listen").await?;
+    pub(super) async fn bind(admin: &Admin, inherited: &Inherited) -> anyhow::Result<Self> {
+        let listener = inherited.listen(ADMIN, admin.listen).await?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address, connections: Arc::new(Connections::new("admin", LIMITS)) })
     }
@@ -88,6 +73,7 @@ impl Port {
             .route("/tlsnego/sessions", get(sessions))
             .route("/tlsnego/sessions/{name}", get(session).delete(end_session))
             .route("/.well-known/jwks.json", get(jwks))
+            .merge(page::routes())
             .with_state(shared);
         // Monitoring looks on while calls in flight are answered, so no shutdown ends it.
         let (never, accept) = (CancellationToken::new(), || listener.accept());
@@ -126,10 +112,11 @@ async fn begun(
 ) {
     permit.advance();
     let shown = Arc::clone(&permit);
-    let router = router.map_request(move |request: hyper::Request<_>| {
-        if operators.as_ref().is_some_and(|operators| operators.admits(request.headers()).is_ok()) {
+    let router = router.map_request(move |mut request: hyper::Request<_>| {
+        if operators.as_ref().is_some_and(|operators| operators.is_shown(request.headers())) {
             shown.prove(Operator);
         }
+        request.extensions_mut().insert(address);
         request
     });
     let mut builder = http1::Builder::new();
@@ -173,48 +160,8 @@ const HEAD_LEN_MAX: usize = 16 << 10;
 /// For a connection in all.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// A certificate with its chain, as PEM.
-const EXPLAIN_LEN_MAX: usize = 1 << 20;
 /// Directives of a log filter.
 const LOG_FILTER_LEN_MAX: usize = 4096;
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Explanations made at once: one for a refusal may read all accounts.
-const EXPLANATIONS_MAX: usize = 1;
-
-/// Requests for more than health need the token, a known Host, and must not come from a page in a browser.
-pub(super) struct Operators {
-    token: Zeroizing<String>,
-    hosts: Vec<String>,
-    explaining: Semaphore,
-}
-
-impl Operators {
-    pub(super) fn new(admin: &Admin, token: Zeroizing<String>, address: SocketAddr) -> Self {
-        let mut hosts = vec![address.to_string(), address.ip().to_string()];
-        hosts.extend(["localhost".to_owned(), format!("localhost:{}", address.port())]);
-        hosts
-            .extend(admin.hosts.iter().flat_map(|host| [host.clone(), format!("{host}:{}", address.port())]));
-        Self { token, hosts, explaining: Semaphore::new(EXPLANATIONS_MAX) }
-    }
-
-    fn admits(&self, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok()).map(str::to_ascii_lowercase);
-        // A page of a browser names its origin, and a name that was made to lead here is none of ours.
-        if headers.contains_key(ORIGIN) || !host.is_some_and(|host| self.hosts.contains(&host)) {
-            return Err((
-                StatusCode::FORBIDDEN,
-                "ask by the address in admin.listen or a name in admin.hosts\n",
-            ));
-        }
-        let shown = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        match bool::from(shown.as_bytes().ct_eq(self.token.as_bytes())) {
-            true => Ok(()),
-            false => Err((StatusCode::UNAUTHORIZED, "show the token: Authorization: Bearer …\n")),
-        }
-    }
-}
 
 /// The decision about a certificate, PEM with its chain or DER, as `rcmpd explain --json` prints it.
 ///
@@ -224,49 +171,16 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
         Ok(operators) => operators,
         Err(refused) => return refused.into_response(),
     };
-    let Ok(_permit) = operators.explaining.try_acquire() else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "others are being explained; ask again\n").into_response();
+    let body = match read_body(request, EXPLAIN_LEN_MAX).await {
+        Ok(body) => body,
+        Err(status) => return status.into_response(),
     };
-    let body = axum::body::to_bytes(request.into_body(), EXPLAIN_LEN_MAX);
-    let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(_)) => return StatusCode::PAYLOAD_TOO_LARGE.into_response(),
-        Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
-    };
-    let chain = match Chain::from_bytes(&body) {
-        Ok(chain) => chain,
-        Err(error) => {
-            return (StatusCode::BAD_REQUEST, format!("{}\n", visible(&error.to_string()))).into_response();
-        }
-    };
-    let flags = Method::Upn.flag().with(Method::Subject.flag());
-    let request = chain
-        .issuers()
-        .ok()
-        .and_then(|issuers| Request { flags, certificate: chain.certificate(), issuers }.encode());
-    let Some(request) = request else {
-        return (StatusCode::BAD_REQUEST, format!("{}\n", chain.too_long())).into_response();
-    };
-    let Some(policy) = &shared.state.policy else {
-        return (StatusCode::NOT_FOUND, "[mapping] is not configured\n").into_response();
-    };
-    let deciders = policy.0.load_full();
-    let certificate = chain.certificate();
-    match crate::explain::explain(
-        &deciders.live,
-        deciders.forwarding.forwarder.domains(),
-        &deciders.accounts,
-        &request.into(),
-        certificate,
-        &shared.state.config,
-    )
-    .await
-    {
-        Ok((_, explanation)) => {
+    match explanation(&shared, operators, &body).await {
+        Ok(explanation) => {
             let text = serde_json::to_string(&explanation).unwrap_or_default();
             ([(CONTENT_TYPE, "application/json")], visible_json(&text)).into_response()
         }
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response(),
+        Err((status, problem)) => (status, format!("{problem}\n")).into_response(),
     }
 }
 
@@ -283,11 +197,9 @@ async fn set_log_filter(State(shared): State<Shared>, request: axum::extract::Re
     if let Err(refused) = admitted(&shared, request.headers()) {
         return refused.into_response();
     }
-    let body = axum::body::to_bytes(request.into_body(), LOG_FILTER_LEN_MAX);
-    let body = match timeout(BODY_TIMEOUT, body).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(_)) => return StatusCode::PAYLOAD_TOO_LARGE.into_response(),
-        Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
+    let body = match read_body(request, LOG_FILTER_LEN_MAX).await {
+        Ok(body) => body,
+        Err(status) => return status.into_response(),
     };
     let directives = std::str::from_utf8(&body).unwrap_or_default().trim();
     if directives.is_empty() {

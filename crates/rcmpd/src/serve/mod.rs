@@ -1,10 +1,13 @@
 //! `rcmpd serve`: from a configuration to listeners, and from a signal to the end.
 
+mod admin;
 mod channel_secrets;
 mod health;
 mod http;
 mod metrics;
 pub(crate) mod open_files;
+mod operators;
+mod page;
 mod rcmp_package;
 pub(crate) mod replica;
 mod service_manager;
@@ -18,10 +21,12 @@ pub use audit_log::AuditLog;
 pub use channel_secrets::StoredSecrets;
 pub use rcmp_package::RcmpPackage;
 
-use crate::config::{self, Config, Gone, Sections, StoreKind};
+use crate::clock;
+use crate::config::{self, Config, Gone, Sections, Setting, StoreKind};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::findings;
 use crate::forward::RelayPackage;
+use crate::inherited::{ENDPOINT_MAPPER, Inherited, NETLOGON as NETLOGON_SOCKET};
 use crate::sidecar::Sidecar;
 use crate::stores;
 use crate::telemetry::LogFilter;
@@ -30,7 +35,7 @@ use account_store::{DomainStore, MachineStore};
 use anyhow::{Context, bail};
 use dcerpc::endpoint_mapper::Endpoint;
 use dcerpc::pdu::SyntaxId;
-use dcerpc_tokio::{Endpoints, Interface, Peer, Registry, RpcCall, SecurityProvider, Server, listen_on};
+use dcerpc_tokio::{Endpoints, Interface, Peer, Registry, RpcCall, SecurityProvider, Server};
 use dtyp::Guid;
 use netlogon_transport::message::PrimaryDomain;
 use netlogon_transport::package::Packages;
@@ -46,7 +51,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{error, info, warn};
 
@@ -124,7 +128,12 @@ pub fn registry(
 }
 
 /// Serves until SIGTERM or SIGINT.
-pub async fn run(path: &Path, config: Config, log_filter: LogFilter) -> anyhow::Result<()> {
+pub async fn run(
+    path: &Path,
+    config: Config,
+    log_filter: LogFilter,
+    inherited: Inherited,
+) -> anyhow::Result<()> {
     let maps = config.mapping.is_some() && (config.rpc.is_some() || config.sidecar.is_some());
     if !maps && config.sso.is_none() && config.tlsnego.is_none() {
         bail!(
@@ -137,13 +146,16 @@ pub async fn run(path: &Path, config: Config, log_filter: LogFilter) -> anyhow::
     config.check_files()?;
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
     let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
-    let tree = Tree::default();
+    let tree = Tree { inherited, ..Tree::default() };
     let services = Services::load(&config).await?;
     let mut serving = services.serve(&config, connections_max, &tree).await?;
     let health = health::Health::new();
     if let Some(admin) = &config.admin {
-        serving.serve_admin(path, admin, (token, log_filter.clone()), &health).await?;
+        serving
+            .serve_admin(path, (&config, admin), (token, log_filter.clone()), (&health, &tree.inherited))
+            .await?;
     }
+    tree.inherited.check_all_taken()?;
     if let Some(current) = &serving.current {
         let deciders = current.0.load_full();
         findings::shared_names(&deciders.live).iter().for_each(findings::Warning::log);
@@ -187,17 +199,17 @@ async fn listen(
     rpc: &config::Rpc,
     server: &Arc<Server>,
     (mapped, providers): (&Endpoints, &[Arc<dyn SecurityProvider>]),
-    tasks: &TaskTracker,
+    Tree { inherited, tasks, .. }: &Tree,
 ) -> anyhow::Result<(Vec<SocketAddr>, Option<SocketAddr>)> {
     let mut addresses = Vec::new();
     for address in &rpc.listen {
-        let listener = listen_on(*address, "rpc.listen").await?;
+        let listener = inherited.listen(NETLOGON_SOCKET, *address).await?;
         addresses.push(listener.local_addr()?);
         info!(address = %listener.local_addr()?, "Serving Netlogon");
         tasks.spawn(Arc::clone(server).listen(listener));
     }
     let Some(address) = rpc.endpoint_mapper else { return Ok((addresses, None)) };
-    let listener = listen_on(address, "rpc.endpoint_mapper").await?;
+    let listener = inherited.listen(ENDPOINT_MAPPER, address).await?;
     let address = listener.local_addr()?;
     info!(%address, "Serving the endpoint mapper");
     mapped.register(addresses.iter().map(|address| Endpoint {
@@ -249,6 +261,7 @@ struct Running<'a> {
 /// What the configuration had at the last load.
 struct Loaded {
     sections: Sections,
+    settings: Vec<Setting>,
     /// The digest of the file that lacked rules at the last signal, and was not taken over for that.
     refused: Option<[u8; 32]>,
 }
@@ -292,12 +305,22 @@ async fn signals(
     let mut heads = true;
     // In this loop, so that it stops when the loop does.
     let mut watchdog = service_manager::Watchdog::new();
-    let mut loaded = Loaded { sections: running.config.sections.clone(), refused: None };
+    let mut loaded = Loaded {
+        sections: running.config.sections.clone(),
+        settings: running.config.settings(),
+        refused: None,
+    };
+    health.configured(loaded.settings.clone());
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
-            _ = every_minute.tick() => running.audit.flush(),
+            _ = every_minute.tick() => {
+                running.audit.flush();
+                if let Some(current) = running.current {
+                    current.0.load().metrics.end_minute(clock::now());
+                }
+            }
             _ = watch.tick() => running.audit.watch(),
             () = tokio::time::sleep_until(head_due), if heads => match running.audit.sign() {
                 Some(again) => head_due = tokio::time::Instant::now() + again,
@@ -307,6 +330,7 @@ async fn signals(
             _ = hangup.recv() => {
                 service_manager::reloading();
                 let reloaded = watchdog.during(reload(path, (running, log_filter), &mut loaded)).await;
+                health.configured(loaded.settings.clone());
                 health.reloaded(reloaded.as_ref().err().map(crate::output::chain));
                 match reloaded {
                     Ok(Some(revision)) => info!(policy_revision = revision, "Reloaded"),
@@ -375,7 +399,7 @@ async fn reload(
         running.take_over(reloaded);
     }
     log_filter.configured(&new.telemetry.log);
-    *loaded = Loaded { sections: new.sections, refused: None };
+    *loaded = Loaded { settings: new.settings(), sections: new.sections, refused: None };
     Ok(revision)
 }
 

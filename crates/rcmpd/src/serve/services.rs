@@ -4,9 +4,10 @@ use super::health::Health;
 use super::shared_channels::SharedTables;
 use super::sso::{RunningSso, SsoParts};
 use super::store_health::StoreHealth;
-use super::{AuditLog, Running, accounts, http, listen, metrics, registry, replica, status};
+use super::{AuditLog, Running, accounts, admin, http, listen, metrics, operators, registry, replica, status};
 use crate::config::{self, Config};
 use crate::deciders::{CurrentPolicy, Deciders};
+use crate::inherited::Inherited;
 use crate::sidecar::Sidecar;
 use crate::stores::{self, Served};
 use crate::telemetry::LogFilter;
@@ -29,6 +30,8 @@ use zeroize::Zeroizing;
 /// is in flight is answered. The tracker knows each of these tasks.
 #[derive(Default)]
 pub(super) struct Tree {
+    /// Sockets of the service manager, until a listener takes them.
+    pub(super) inherited: Inherited,
     pub(super) shutdown: CancellationToken,
     pub(super) tasks: TaskTracker,
 }
@@ -91,7 +94,7 @@ impl Services {
         connections_max: usize,
         tree: &Tree,
     ) -> anyhow::Result<Serving> {
-        let Tree { shutdown, tasks } = tree;
+        let Tree { inherited, shutdown, tasks } = tree;
         let endpoints = Endpoints::default();
         let (server, mapper) = self.serve_rpc(config, connections_max, &endpoints, tree).await?;
         let Self { machines, audit, current, store, sidecar, sso, tlsnego, .. } = self;
@@ -101,7 +104,7 @@ impl Services {
         };
         let mut connections = Vec::new();
         if let (Some(sidecar), Some(section)) = (&sidecar, &config.sidecar) {
-            let listeners = sidecar.bind(section, shutdown).await?;
+            let listeners = sidecar.bind(section, shutdown, inherited).await?;
             connections = listeners.meters();
             tasks.spawn(listeners.serve());
         }
@@ -120,7 +123,7 @@ impl Services {
         config: &Config,
         connections_max: usize,
         endpoints: &Endpoints,
-        Tree { shutdown, tasks }: &Tree,
+        tree: &Tree,
     ) -> anyhow::Result<(Option<Arc<Server>>, Option<SocketAddr>)> {
         let (Some(rpc), Some(machines), Some(current)) = (&config.rpc, &self.machines, &self.current) else {
             return Ok((None, None));
@@ -129,11 +132,11 @@ impl Services {
         let machines = Arc::clone(machines) as _;
         let registry = registry(config, machines, shared, current.clone(), Arc::clone(&self.audit));
         let limits = dcerpc_tokio::Limits { connections_max, ..rpc.limits };
-        let server = Server::new(registry, limits, shutdown.child_token(), tasks.clone());
+        let server = Server::new(registry, limits, tree.shutdown.child_token(), tree.tasks.clone());
         let providers = self.sso.as_ref().map_or(&[][..], SsoParts::providers);
-        let (addresses, mapper) = listen(rpc, &server, (endpoints, providers), tasks).await?;
+        let (addresses, mapper) = listen(rpc, &server, (endpoints, providers), tree).await?;
         if let Some(store) = &self.channels {
-            tasks.spawn(replica::announce(Arc::clone(store), addresses, shutdown.clone()));
+            tree.tasks.spawn(replica::announce(Arc::clone(store), addresses, tree.shutdown.clone()));
         }
         Ok((Some(server), mapper))
     }
@@ -158,11 +161,11 @@ impl Serving {
     pub(super) async fn serve_admin(
         &mut self,
         path: &Path,
-        admin: &config::Admin,
+        (config, admin): (&Config, &config::Admin),
         (token, log_filter): (Option<Zeroizing<String>>, LogFilter),
-        health: &Health,
+        (health, inherited): (&Health, &Inherited),
     ) -> anyhow::Result<()> {
-        let port = http::Port::bind(admin).await?;
+        let port = http::Port::bind(admin, inherited).await?;
         let address = port.address();
         info!(operators = token.is_some(), %address, "Serving the admin port");
         let mut connections = std::mem::take(&mut self.connections);
@@ -181,7 +184,7 @@ impl Serving {
         };
         let servers =
             metrics::asked_servers(self.current.as_ref(), sso.map(|sso| &sso.service), self.tlsnego.as_ref());
-        let shared = http::Shared {
+        let shared = admin::Shared {
             state: status::State {
                 health: health.clone(),
                 store: self.store.clone(),
@@ -193,9 +196,11 @@ impl Serving {
                 audit: Arc::clone(&self.audit),
                 log_filter,
                 config: path.display().to_string(),
+                domain: config.domain.clone(),
+                server_name: config.server.clone(),
             },
             sidecar: self.sidecar.as_ref().map(|sidecar| Arc::clone(&sidecar.current)),
-            operators: token.map(|token| Arc::new(http::Operators::new(admin, token, address))),
+            operators: token.map(|token| Arc::new(operators::Operators::new(admin, token, address))),
             tlsnego: self.tlsnego.clone(),
             metrics: Arc::new(metrics::registry(parts)),
         };

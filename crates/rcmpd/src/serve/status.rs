@@ -4,9 +4,12 @@ use super::health::Health;
 use super::metrics::AskedServers;
 use super::store_health::StoreHealth;
 use crate::clock::now;
+use crate::config::{Origin, Setting};
 use crate::deciders::{CurrentPolicy, Deciders};
+use crate::recent::{Minute, Outcome};
 use crate::sso::Sso;
 use crate::telemetry::LogFilter;
+use account_store::Domain;
 use audit_log::AuditLog;
 use dcerpc_tokio::Server;
 use serde_json::{Value, json};
@@ -29,6 +32,9 @@ pub(super) struct State {
     pub(super) log_filter: LogFilter,
     /// The path of the configuration.
     pub(super) config: String,
+    pub(super) domain: Domain,
+    /// The NetBIOS name of this server.
+    pub(super) server_name: String,
 }
 
 /// One condition of readiness.
@@ -96,6 +102,9 @@ pub(super) async fn status(state: &State) -> Value {
     });
     json!({
         "version": crate::cli::VERSION,
+        "domain": state.domain.netbios,
+        "server": state.server_name,
+        "at": now().to_string(),
         "pid": std::process::id(),
         "started": state.health.started().to_string(),
         "uptime_s": state.health.age().as_secs(),
@@ -118,6 +127,10 @@ pub(super) async fn status(state: &State) -> Value {
         "peers": peers(state),
         "rpc_connections": connections,
         "audit_failures": state.audit.failures(),
+        "hour": deciders.as_deref().map(hour),
+        "refusals": deciders.as_deref().map(refusals),
+        "domains": deciders.as_deref().map(domains),
+        "settings": state.health.settings().iter().map(setting).collect::<Vec<_>>(),
     })
 }
 
@@ -154,4 +167,78 @@ fn peers(state: &State) -> Vec<Value> {
             })
         })
         .collect()
+}
+
+/// The decisions of the last hour: by minute and outcome, and by reason.
+fn hour(deciders: &Deciders) -> Value {
+    let (minutes, outcomes) = (deciders.metrics.minutes(now()), deciders.metrics.outcomes());
+    let outcome_of = |reason: &str| outcomes.get(reason).copied().unwrap_or(Outcome::Rejected);
+    let count = |minute: &Minute, outcome| -> u64 {
+        let answers = minute.answers.iter().filter(|(reason, _)| outcome_of(reason) == outcome);
+        answers.map(|(_, count)| count).sum()
+    };
+    let mut reasons = std::collections::BTreeMap::new();
+    for (reason, count) in minutes.iter().flat_map(|minute| &minute.answers) {
+        *reasons.entry(*reason).or_insert(0_u64) += count;
+    }
+    let mut reasons: Vec<_> = reasons.into_iter().collect();
+    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    json!({
+        "minutes": minutes.iter().map(|minute| json!({
+            "ends": minute.ends.to_string(),
+            "mapped": count(minute, Outcome::Mapped),
+            "rejected": count(minute, Outcome::Rejected),
+            "undecided": count(minute, Outcome::Undecided),
+        })).collect::<Vec<_>>(),
+        "reasons": reasons.iter().map(|(reason, count)| json!({
+            "reason": reason,
+            "outcome": outcome_of(reason).name(),
+            "count": count,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn refusals(deciders: &Deciders) -> Vec<Value> {
+    let refusals = deciders.metrics.refusals();
+    refusals
+        .iter()
+        .map(|refusal| {
+            json!({
+                "at": refusal.at.to_string(),
+                "count": refusal.count,
+                "reason": refusal.reason,
+                "text": refusal.text,
+                "outcome": if refusal.is_undecided { "undecided" } else { "rejected" },
+                "asker": refusal.asker,
+                "thumbprint": refusal.thumbprint,
+                "decision": refusal.decision,
+            })
+        })
+        .collect()
+}
+
+/// The other domains that the configuration names.
+fn domains(deciders: &Deciders) -> Vec<Value> {
+    let peers = deciders.forwarding.forwarder.domains().peers();
+    peers
+        .iter()
+        .map(|peer| {
+            json!({
+                "domain": peer.domain.netbios,
+                "dns": peer.domain.names.first(),
+                "is_asked": peer.is_asked,
+                "may_ask": peer.may_ask,
+                "via": peer.via,
+            })
+        })
+        .collect()
+}
+
+fn setting(Setting { key, value, origin }: &Setting) -> Value {
+    let (origin, line) = match origin {
+        Origin::Line(line) => ("file", Some(*line)),
+        Origin::Environment(name) => (*name, None),
+        Origin::Default => ("default", None),
+    };
+    json!({ "key": key, "value": value, "origin": origin, "line": line })
 }

@@ -1,10 +1,12 @@
 //! The account of a certificate: decided in this process, or asked over Netlogon.
 
 use crate::ask::{self, Mapped};
+use crate::clock::now;
 use crate::config;
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::forward::trace;
 use crate::handler;
+use crate::recent::{self, Outcome};
 use account_store::rules::is_mail;
 use account_store::{Account, AccountStore, BoxFuture, Matches, Membership, Query, Record, StoreError};
 use audit_log::{AuditLog, IdentifiedBy};
@@ -21,6 +23,7 @@ use rcmp_service::{
     Answer, Asker, CallContext, Issuers, Mapper, Question, Reason, SidClaim, Strength, Validation,
     logoff_time,
 };
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use sidecar::{
     Assurance, ClientCertificate, DecisionInputs, Group, Identify, Identity, NotMapped, Refusal, Undecided,
@@ -172,7 +175,24 @@ impl Identifier {
         let reason = outcome.as_ref().err().map_or("mapped", |refusal| refusal.name());
         // Only an answer has a status: what is refused here, also of a ticket, has a reason.
         let is_denied_elsewhere = matches!(outcome, Err(Refusal::NotMapped(NotMapped::Status(_))));
-        deciders.metrics.identified(reason);
+        let meaning = match outcome.as_ref().err().map(|refusal| refusal.outcome()) {
+            None => Outcome::Mapped,
+            Some(sidecar::Outcome::Broken) => Outcome::Undecided,
+            Some(_) => Outcome::Rejected,
+        };
+        deciders.metrics.identified(reason, meaning);
+        if meaning != Outcome::Mapped {
+            deciders.metrics.refused(recent::Refusal {
+                at: now(),
+                count: 1,
+                reason,
+                text: "",
+                is_undecided: meaning == Outcome::Undecided,
+                asker: "sidecar".to_owned(),
+                thumbprint: Some(dtyp::hex(&Sha1::digest(&presented.leaf))),
+                decision: Some(decision.to_owned()),
+            });
+        }
         let source = source.to_string();
         let (why, certificate) = ((reason, is_denied_elsewhere), (presented.leaf.as_ref(), by));
         match self.audit.identified(decision, why, account.as_ref(), certificate, &source) {

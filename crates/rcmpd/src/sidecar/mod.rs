@@ -13,6 +13,7 @@ mod tickets;
 use crate::clock::moment;
 use crate::config::{self, Config, SecretRef, Source};
 use crate::deciders::CurrentPolicy;
+use crate::inherited::{Inherited, SIDECAR};
 use account_store::FileAccess;
 use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
@@ -35,7 +36,8 @@ use sidecar::token::{PublicJwk, TokenSigner};
 use sidecar::{Identify, Parts};
 use sidecar_tokio::client_verifier::ClientVerifier;
 use sidecar_tokio::front::{self, Front, TlsSettings};
-use sidecar_tokio::listen::{self, Listener, Proof};
+use sidecar_tokio::listen::{self, Listener, Proof, Socket};
+use sidecar_tokio::settings::Place;
 use sidecar_tokio::upstream::{self, Upstream};
 use sidecar_tokio::{ReadFiles, tls, unix};
 use std::path::{Path, PathBuf};
@@ -173,12 +175,18 @@ impl Sidecar {
         &self,
         sidecar: &config::Sidecar,
         shutdown: &CancellationToken,
+        inherited: &Inherited,
     ) -> anyhow::Result<Listeners> {
         let mut proxies = Vec::with_capacity(sidecar.listen.len());
         for (listen, (proof, upstream)) in sidecar.listen.iter().zip(self.proofs.iter().zip(&self.upstreams))
         {
             let (current, behind) = (Arc::clone(&self.current), (Arc::clone(proof), upstream.clone()));
-            proxies.push(Listener::bind(&listen.settings, current, behind, moment, shutdown.clone()).await?);
+            let socket = match &listen.settings.at {
+                Place::Tcp(address) => inherited.tcp(SIDECAR.0, *address)?.map(Socket::Tcp),
+                Place::Unix(place) => inherited.unix(SIDECAR.0, &place.path)?.map(Socket::Unix),
+            };
+            let bound = Listener::bind(&listen.settings, current, behind, moment, (shutdown.clone(), socket));
+            proxies.push(bound.await?);
         }
         let front = match (&self.front, &sidecar.proxy) {
             (Some(front), Some(proxy)) => {
