@@ -25,7 +25,7 @@ fn dn(person: u32) -> String {
 }
 
 fn mapping(person: u32) -> String {
-    format!("X509:<I>O=Contoso,CN=Contoso CA<SR>{person:08x}")
+    format!("X509:<I>O=Contoso,CN=Contoso CA<SR>5a{person:08x}a5")
 }
 
 /// People with a mapping, each in four groups.
