@@ -50,6 +50,7 @@ mod sso_registration;
 mod sso_sealing;
 mod sso_telemetry;
 mod status;
+mod store_upkeep;
 mod stores;
 mod strong_mapping;
 mod telemetry;

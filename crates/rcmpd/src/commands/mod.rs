@@ -17,6 +17,7 @@ mod proxy_config;
 mod sidecar;
 mod sso;
 mod status;
+mod store;
 mod tlsnego;
 mod transfer;
 
@@ -166,6 +167,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Account(command) => account::run(command).await,
         Command::Group(command) => group::run(command).await,
         Command::Machine(command) => machine::run(command).await,
+        Command::Store(command) => store::run(command).await,
         Command::Domain(command) => domain::run(command).await,
         Command::Mapping(command) => mapping::run(command).await,
         Command::Import { file, replace, prune, prune_max, dry_run, config, json } => {
