@@ -161,6 +161,30 @@ pub trait MachineAdmin: MachineStore {
     fn remove_machine(&self, sid: Sid) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
+/// What a database says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The version of its tables.
+    pub schema: u32,
+    /// How often accounts and groups were changed.
+    pub revision: u64,
+    /// How many accounts there are.
+    pub accounts: u64,
+    /// How many groups there are.
+    pub groups: u64,
+    /// How many machines there are.
+    pub machines: u64,
+}
+
+/// Whose secrets a database lost with its key, by name, in ascending order of relative identifier.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Machines, each of which has a random secret now.
+    pub machines: Vec<String>,
+    /// Accounts that had a password.
+    pub users: Vec<String>,
+}
+
 /// A store that holds accounts and machines together, so that a machine follows its computer account.
 pub trait DomainStore: AccountAdmin + MachineAdmin {}
 

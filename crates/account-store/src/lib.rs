@@ -78,7 +78,9 @@ pub mod unmatchable;
 pub mod writer;
 
 pub use account::{Account, AccountFlags, AccountKind, Group, GroupScope, Membership, Profile};
-pub use admin::{AccountAdmin, AccountListing, Change, Changes, DomainStore, MachineAdmin, Put};
+pub use admin::{
+    AccountAdmin, AccountListing, Change, Changes, DomainStore, Forgotten, MachineAdmin, Put, Summary,
+};
 pub use alt_security_identity::AltSecurityIdentity;
 #[cfg(feature = "cache")]
 pub use cache::{CacheSettings, CachedStore};

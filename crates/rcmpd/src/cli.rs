@@ -310,6 +310,9 @@ pub enum Command {
     /// Manage machine accounts: the clients that may open a secure channel
     #[command(subcommand)]
     Machine(MachineCommand),
+    /// Look after the stores: what is in them, whether they are sound, back-up and restore, a lost key
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Manage the served domain and its trusted domains
     #[command(subcommand)]
     Domain(DomainCommand),
@@ -421,6 +424,92 @@ pub enum Command {
     },
     /// Print the version, and the commit and date that it was built from
     Version,
+}
+
+/// `rcmpd store …`
+#[derive(Subcommand, Debug)]
+pub enum StoreCommand {
+    /// Show what is in each store: kind, version of its tables, revision, counts, last change
+    ///
+    /// The files, the server or the directory are read, and the service is not asked. STALE is for how many
+    /// seconds an answer from the store may be used.
+    #[command(
+        after_help = "Exit codes: 0 all stores can be read, 3 one of them cannot, 1 any other failure, 2 wrong use or no readable configuration."
+    )]
+    Status {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Read each store as a whole, and report what is wrong
+    ///
+    /// Damaged entries and files, secrets that the key file does not open, accounts that have a principal name or
+    /// mapping together and so are never mapped by it, and groups with the same name. `rcmpd mapping audit` also
+    /// finds mappings that are weak or match nothing.
+    ///
+    /// A directory and a program behind a socket are not listed: name accounts, which are looked up there. If an
+    /// attribute cannot be read, the directory may allow it for other accounts: name an administrator, too.
+    #[command(
+        after_help = "Exit codes: 0 nothing is wrong, 3 something is, 1 any other failure, 2 wrong use or no readable configuration.\n\nExample:\n  rcmpd store verify alice Administrator -c FILE"
+    )]
+    Verify {
+        /// Accounts to look up in stores that cannot be listed.
+        #[arg(value_name = "ACCOUNT")]
+        accounts: Vec<String>,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Copy the databases, the key file and the configuration into a new folder, also while the service runs
+    ///
+    /// Everything that is needed and not copied is named on standard error: files of secrets and certificates that
+    /// the configuration names, and stores on servers. With the key file, the folder has the secrets of all
+    /// machines: only its owner can read it.
+    Backup {
+        /// The folder to create.
+        folder: PathBuf,
+        /// Leave the key file out, to keep it apart.
+        #[arg(long)]
+        without_key: bool,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Put the databases and the key file of a back-up where the configuration names them
+    ///
+    /// Nothing that exists is replaced: if one of the files is there, nothing is restored. The service must not
+    /// run. Root gives the files to the owner of their folder.
+    Restore {
+        /// The folder that `rcmpd store backup` made.
+        folder: PathBuf,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Create a new key file after the key file of the database was lost
+    ///
+    /// The key file encrypts the secrets of machine accounts and the passwords of users, and nothing else of
+    /// accounts. These are lost. Each machine account and trust gets a random secret that no machine has: set
+    /// a new one with `rcmpd machine set NAME --secret-file F`. Users have no password afterwards: set a new
+    /// one with `rcmpd account set NAME --password-file F`. If a key file exists, move it away first. Restart
+    /// the service afterwards.
+    Rekey(RekeyArgs),
+}
+
+/// Arguments of `rcmpd store rekey`.
+#[derive(Args, Debug)]
+pub struct RekeyArgs {
+    /// Confirm that all secrets of machine accounts and all passwords of users are lost.
+    #[arg(long, required = true)]
+    pub forget_secrets: bool,
+    #[command(flatten)]
+    pub config: ConfigArg,
+    #[command(flatten)]
+    pub json: JsonArg,
 }
 
 /// Arguments of `rcmpd map`.
@@ -1146,22 +1235,9 @@ pub enum DomainCommand {
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Create a new key file after the key file of the database was lost
-    ///
-    /// The key file encrypts the secrets of machine accounts and the passwords of users, and nothing else of
-    /// accounts. These are lost. Each machine account and trust gets a random secret that no machine has: set
-    /// a new one with `rcmpd machine set NAME --secret-file F`. Users have no password afterwards: set a new
-    /// one with `rcmpd account set NAME --password-file F`. If a key file exists, move it away first. Restart
-    /// the service afterwards.
-    Rekey {
-        /// Confirm that all secrets of machine accounts and all passwords of users are lost.
-        #[arg(long, required = true)]
-        forget_secrets: bool,
-        #[command(flatten)]
-        config: ConfigArg,
-        #[command(flatten)]
-        json: JsonArg,
-    },
+    /// The former name of `rcmpd store rekey`
+    #[command(hide = true)]
+    Rekey(RekeyArgs),
     /// Remove a trusted domain: its [[peer]] and its machine account
     ///
     /// The files with secrets are not removed.

@@ -77,6 +77,11 @@ fn of_store(kind: &StoreKind) -> Vec<(&'static str, Duration)> {
     }
 }
 
+/// For how long answers from a store of this kind may be used, in seconds.
+pub fn age_max(kind: &StoreKind) -> u64 {
+    of_store(kind).iter().map(|(_, time)| time.as_secs()).sum()
+}
+
 /// The times of a configuration; none for accounts whose changes count at once.
 pub fn stated_times(config: &Config) -> Vec<StatedTime> {
     let mut times = Vec::new();

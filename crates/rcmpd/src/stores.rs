@@ -3,6 +3,7 @@
 //! Everything else of `rcmpd` knows stores by their traits. Machines are in a database of this program;
 //! accounts are in the same database, or in a store of another kind, which a build may add ([`Kinds`]).
 
+mod backup;
 mod compared;
 mod database;
 mod kinds;
@@ -11,7 +12,9 @@ mod passwords;
 mod served;
 mod several;
 mod socket;
+mod upkeep;
 
+pub use backup::{Copied, back_up, restore};
 pub(crate) use compared::{Compared, encode as encode_compared};
 pub use kinds::{Accounts, Kinds, OpenError, Settings};
 pub(crate) use kinds::{BUILT_IN, added};
@@ -19,6 +22,7 @@ pub(crate) use ldap::encode as encode_ldap;
 pub use passwords::{PasswordForms, Passwords};
 pub use served::ServedDatabase;
 pub(crate) use socket::encode as encode_socket;
+pub use upkeep::{Finding, Read, StoreStatus, Verified, status, verify};
 
 use self::database::Database;
 use crate::config::{self, Config, StoreKind};
@@ -27,8 +31,9 @@ use account_store::file_access::database_files;
 use account_store::profile::{self, ProfileStore};
 use account_store::sqlite::{SealingKey, SqliteStore};
 use account_store::{
-    Account, AccountAdmin, AccountStore, Change, Domain, DomainStore, FileAccess, Group, GroupScope,
-    Membership, MemoryStore, NtHashes, PasswordHashes, Put, Record, StoreError, Unmatchable, json_lines,
+    Account, AccountAdmin, AccountStore, Change, Domain, DomainStore, FileAccess, Forgotten, Group,
+    GroupScope, Membership, MemoryStore, NtHashes, PasswordHashes, Put, Record, StoreError, Unmatchable,
+    json_lines,
 };
 use anyhow::{Context, anyhow, bail};
 use dtyp::Sid;
@@ -102,7 +107,7 @@ async fn fill(config: &Config, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
 }
 
 /// What an operator can do if the key file of the database is missing or is another one.
-const LOST_KEY: &str = "put the key file back from its copy; if there is none, `rcmpd domain rekey --forget-secrets -c FILE` makes \
+const LOST_KEY: &str = "put the key file back from its copy; if there is none, `rcmpd store rekey --forget-secrets -c FILE` makes \
                         a new key file, and then each machine needs a new secret, and each user a new password";
 
 /// The database with the machines. If the key file cannot be used, it is opened without: accounts can be read
@@ -216,8 +221,8 @@ async fn open_whole(config: &Config) -> anyhow::Result<Database> {
 }
 
 /// Makes a new key file for the database with the machines, and replaces all secrets in it by random ones.
-/// Returns the names of the machines.
-pub async fn forget_secrets(config: &Config) -> anyhow::Result<Vec<String>> {
+/// Returns whose they were.
+pub async fn forget_secrets(config: &Config) -> anyhow::Result<Forgotten> {
     let key = &database_made(config)?.key;
     if key.exists() {
         let shown = key.display();

@@ -6,7 +6,9 @@ use crate::tables::Tables;
 use crate::{Inner, PostgresStore};
 use account_store::fold::casefold;
 use account_store::writer::Writer;
-use account_store::{Account, AccountAdmin, AccountListing, BoxFuture, Change, Changes, Group, StoreError};
+use account_store::{
+    Account, AccountAdmin, AccountListing, BoxFuture, Change, Changes, Group, StoreError, Summary,
+};
 use dtyp::Sid;
 use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, channel};
@@ -89,6 +91,25 @@ impl AccountListing for PostgresStore {
     fn member_of<'a>(&'a self, member: &'a Sid) -> Answer<'a, Vec<Sid>> {
         let sql = "SELECT group_rid FROM @.member WHERE member_rid = $1 ORDER BY group_rid";
         self.run(self.inner.edges(sql, member))
+    }
+}
+
+impl PostgresStore {
+    /// What the tables say about themselves, at one moment.
+    pub async fn summary(&self) -> Result<Summary, StoreError> {
+        let sql = "SELECT (SELECT version FROM @.schema_version WHERE id = 1), (SELECT accounts FROM @.revision WHERE id = 1),
+            (SELECT count(*) FROM @.account), (SELECT count(*) FROM @.account_group), (SELECT count(*) FROM @.machine)";
+        let read = |row: &Row| {
+            Ok(Summary {
+                schema: rows::number(row, 0)?,
+                revision: rows::number(row, 1)?,
+                accounts: rows::number(row, 2)?,
+                groups: rows::number(row, 3)?,
+                machines: rows::number(row, 4)?,
+            })
+        };
+        let found = self.run(self.inner.all(sql, &[], read)).await?;
+        found.into_iter().next().ok_or_else(|| StoreError::Damaged("the revision is missing".to_owned()))
     }
 }
 

@@ -3,15 +3,15 @@
 
 use crate::PostgresStore;
 use crate::connection::Param;
-use crate::rows::{name_key, optional};
+use crate::rows::{get, name_key, optional};
 use crate::sealed::{machine, machine_columns, opened};
 use crate::tables::Tables;
 use account_store::fold::casefold;
 use account_store::sealing::UserSecretKind;
 use account_store::writer::Writer;
 use account_store::{
-    AccountFlags, BoxFuture, Change, Machine, MachineAdmin, MachineRecord, MachineStore, NtHash, Put,
-    Revision, SealingKey, Secrets, StoreError, rules,
+    AccountFlags, BoxFuture, Change, Forgotten, Machine, MachineAdmin, MachineRecord, MachineStore, NtHash,
+    Put, Revision, SealingKey, Secrets, StoreError, rules,
 };
 use dtyp::{FileTime, Sid};
 use std::sync::Arc;
@@ -123,11 +123,11 @@ impl PostgresStore {
 
     /// The way out when the key file is lost: each machine gets a random secret, sealed under `key`, and no
     /// previous one. NT hashes and password hashes of users are removed. Everything else of the machines
-    /// stays. Returns their names, in ascending order of relative identifier.
+    /// stays.
     ///
     /// A store that is open under the former key, in this process or another, is [`StoreError::Unavailable`]
     /// from then on.
-    pub async fn forget_secrets(&self, key: &SealingKey, now: FileTime) -> Result<Vec<String>, StoreError> {
+    pub async fn forget_secrets(&self, key: &SealingKey, now: FileTime) -> Result<Forgotten, StoreError> {
         let seal = key.new_seal();
         self.write(move |tables| {
             let sql = concat!("SELECT ", machine_columns!(), " FROM @.machine m ORDER BY m.rid");
@@ -143,6 +143,12 @@ impl PostgresStore {
                     &Secrets::first(NtHash::unknown()?, now),
                 )?;
             }
+            let with_secret = UserSecretKind::ALL.map(|kind| format!("SELECT rid FROM @.{}", kind.table()));
+            let sql = format!(
+                "SELECT name FROM @.account WHERE rid IN ({}) ORDER BY rid",
+                with_secret.join(" UNION ")
+            );
+            let users = tables.query(&sql, &[])?.iter().map(|row| get(row, 0)).collect::<Result<_, _>>()?;
             for kind in UserSecretKind::ALL {
                 tables.execute(&format!("DELETE FROM @.{}", kind.table()), &[])?;
             }
@@ -155,7 +161,8 @@ impl PostgresStore {
                 &[(&check, Type::BYTEA)],
             )?;
             tables.accounts_changed();
-            Ok(machines.into_iter().map(|machine| machine.name).collect())
+            let machines = machines.into_iter().map(|machine| machine.name).collect();
+            Ok(Forgotten { machines, users })
         })
         .await
     }

@@ -303,6 +303,20 @@ fn impacket_gets_alices_pac_whose_groups_equal_the_controllers_own_reply() {
     ] {
         assert!(metrics.contains(family), "{family}");
     }
+    let verify = |names: &[&str], code| {
+        let done = service.rcmpd(&[&["store", "verify"], names, &["-c", "rcmpd.toml"]].concat());
+        done.code(code).stdout
+    };
+    verify(&["alice", "Administrator"], 0);
+    let told = verify(&["alice", "no-such"], 3);
+    assert!(told.contains("unknown: no store has an account with the name no-such"), "{told}");
+    // What the store's account may not read is named, with the right that it needs.
+    let readers = format!("CN=Pre-Windows 2000 Compatible Access,CN=Builtin,{}", base(&dc));
+    let member = format!("CN=S-1-5-11,CN=ForeignSecurityPrincipals,{}", base(&dc));
+    modify(&dc, &format!("dn: {readers}\nchangetype: modify\ndelete: member\nmember: {member}\n"));
+    let told = verify(&["alice"], 3);
+    assert!(told.contains("unreadable: account alice: ") && told.contains("userAccountControl"), "{told}");
+    assert!(told.contains("it needs the right Read Account Restrictions"), "{told}");
 }
 
 #[test]

@@ -52,6 +52,7 @@ mod sso_sealing;
 mod sso_telemetry;
 mod status;
 mod status_page;
+mod store_upkeep;
 mod stores;
 mod strong_mapping;
 mod telemetry;

@@ -145,7 +145,7 @@ fn passwords_that_cannot_be_set_change_nothing() {
     let key = fs::read(demo.path("accounts.key")).unwrap();
     fs::remove_file(demo.path("accounts.key")).unwrap();
     let lost = account(&demo, "set", "alice", &["--full-name", "A", "--password-file", "new.password"]);
-    assert!(lost.code(1).stderr.contains("rcmpd domain rekey --forget-secrets"));
+    assert!(lost.code(1).stderr.contains("rcmpd store rekey --forget-secrets"));
     assert_eq!(account(&demo, "show", "alice", &["--json"]).code(0).json()["password"], json!(null));
     let told = account(&demo, "show", "alice", &[]).code(0);
     assert!(told.stdout.contains("\npassword  cannot be read\n"), "{told:?}");

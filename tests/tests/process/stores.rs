@@ -90,7 +90,7 @@ fn accounts_outlive_the_loss_of_the_key_file() {
     let whole = run(&["export", "-"]).code(0).stdout;
     let way_out = |text: &str| {
         assert!(
-            text.contains("accounts.key") && text.contains("rcmpd domain rekey --forget-secrets"),
+            text.contains("accounts.key") && text.contains("rcmpd store rekey --forget-secrets"),
             "{text}"
         );
     };
@@ -154,7 +154,7 @@ fn a_sidecar_is_served_without_the_key_file() {
         format!("{before}{}", &rest[rest.find("[store]").unwrap()..])
     });
     let service = demo.serve_bare();
-    assert!(service.log().contains("rcmpd domain rekey --forget-secrets"), "{}", service.log());
+    assert!(service.log().contains("rcmpd store rekey --forget-secrets"), "{}", service.log());
     assert_eq!(crate::sidecar::ask_about(&service, "alice", &[]).status, 200);
 }
 

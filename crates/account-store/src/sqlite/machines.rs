@@ -2,7 +2,7 @@
 
 use super::{Inner, SqliteStore, failed, rows, user_secrets};
 use crate::account::AccountFlags;
-use crate::admin::{Change, MachineAdmin, Put};
+use crate::admin::{Change, Forgotten, MachineAdmin, Put};
 use crate::columns::{Word, damaged, sids_from_json, sids_to_json, to_json};
 use crate::fold::casefold;
 use crate::machines::{Machine, MachineRecord, MachineStore, NtHash, Secrets};
@@ -84,11 +84,11 @@ impl MachineAdmin for SqliteStore {
 impl SqliteStore {
     /// The way out when the key file is lost: each machine gets a random secret, sealed under `key`, and no
     /// previous one. NT hashes and password hashes of users are removed. Everything else of the machines
-    /// stays. Returns their names, in ascending order of relative identifier.
+    /// stays.
     ///
     /// A store that is open under the former key, in this process or another, is [`StoreError::Unavailable`]
     /// from then on.
-    pub fn forget_secrets(&self, key: &SealingKey, now: FileTime) -> Result<Vec<String>, StoreError> {
+    pub fn forget_secrets(&self, key: &SealingKey, now: FileTime) -> Result<Forgotten, StoreError> {
         let seal = key.new_seal();
         self.inner.write(|transaction| {
             let sql = format!("SELECT {COLUMNS} FROM machine ORDER BY rid");
@@ -97,10 +97,11 @@ impl SqliteStore {
                 let rid = rules::rid_named(&self.inner.domain, &machine.sid)?;
                 write(&seal, transaction, rid, machine, &Secrets::first(NtHash::unknown()?, now))?;
             }
-            user_secrets::forget(transaction)?;
+            let users = user_secrets::forget(transaction)?;
             let sql = "UPDATE domain SET sealing_key_check = ?1";
             transaction.execute(sql, [seal.check().as_slice()]).map_err(failed)?;
-            Ok(machines.into_iter().map(|machine| machine.name).collect())
+            let machines = machines.into_iter().map(|machine| machine.name).collect();
+            Ok(Forgotten { machines, users })
         })
     }
 

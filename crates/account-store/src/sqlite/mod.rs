@@ -24,6 +24,7 @@ mod shared_file;
 mod tables;
 #[cfg(feature = "tokens")]
 mod tokens;
+mod upkeep;
 mod user_secrets;
 mod watch;
 mod worker;

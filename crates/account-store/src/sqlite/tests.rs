@@ -380,7 +380,8 @@ fn secrets_of_a_lost_key_are_forgotten_and_nothing_else() {
     }
     let key = SealingKey::new([8; 32]);
     let without = SqliteStore::open(&path, None).expect("accounts need no key");
-    assert_eq!(without.forget_secrets(&key, dtyp::FileTime(7)).expect("it is written"), ["WEB01$", "X$"]);
+    let forgotten = without.forget_secrets(&key, dtyp::FileTime(7)).expect("it is written");
+    assert_eq!(forgotten.machines, ["WEB01$", "X$"]);
     let why = unavailable(&former, "a service under the former key");
     assert!(why.contains("another key file"), "{why}");
     assert!(matches!(SqliteStore::open(&path, Some(&SealingKey::new([7; 32]))), Err(StoreError::OtherKey)));

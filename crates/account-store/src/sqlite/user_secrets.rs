@@ -1,6 +1,6 @@
 //! NT hashes and password hashes of users, sealed, each kind in a table of its own: most accounts have none.
 
-use super::rows::{ACCOUNT_BY_RID, account, one, run};
+use super::rows::{ACCOUNT_BY_RID, account, all, one, run};
 use super::{Inner, SqliteStore, failed};
 use crate::account::Account;
 use crate::machines::NtHash;
@@ -106,10 +106,14 @@ pub(super) fn reseal(
     Ok(())
 }
 
-/// Removes all secrets of users, which no key opens any more.
-pub(super) fn forget(connection: &Connection) -> Result<(), StoreError> {
+/// Removes all secrets of users, which no key opens any more. Returns whose they were.
+pub(super) fn forget(connection: &Connection) -> Result<Vec<String>, StoreError> {
+    let with_secret =
+        UserSecretKind::ALL.map(|kind| format!("SELECT rid FROM {}", kind.table())).join(" UNION ");
+    let sql = format!("SELECT name FROM account WHERE rid IN ({with_secret}) ORDER BY rid");
+    let users = all(connection, &sql, [], |row| row.get(0).map_err(failed))?;
     for kind in UserSecretKind::ALL {
         run(connection, &format!("DELETE FROM {}", kind.table()), [])?;
     }
-    Ok(())
+    Ok(users)
 }

@@ -18,6 +18,7 @@ mod replica;
 mod sidecar;
 mod sso;
 mod status;
+mod store;
 mod tlsnego;
 mod transfer;
 
@@ -178,6 +179,7 @@ async fn dispatch(command: Command, inherited: Inherited) -> anyhow::Result<u8> 
         Command::Account(command) => account::run(command).await,
         Command::Group(command) => group::run(command).await,
         Command::Machine(command) => machine::run(command).await,
+        Command::Store(command) => store::run(command).await,
         Command::Domain(command) => domain::run(command).await,
         Command::Mapping(command) => mapping::run(command).await,
         Command::Import { file, format, replace, prune, prune_max, dry_run, config, json } => {

@@ -113,6 +113,11 @@ impl Config {
         named.chain(self.sso.iter().flat_map(files_of_sso))
     }
 
+    /// All files that are named.
+    pub(crate) fn named_files(&self) -> impl Iterator<Item = PathBuf> {
+        self.files().into_iter().map(|(path, _)| path).chain(self.other_files())
+    }
+
     fn files(&self) -> Vec<(PathBuf, FileAccess)> {
         use FileAccess::{Group, Owner, ReadByAll};
         let mut files: Vec<(PathBuf, FileAccess)> = Vec::new();

@@ -4,7 +4,7 @@ use super::passwords::Passwords;
 use super::served::ServedDatabase;
 use crate::config;
 use account_store::sqlite::SqliteStore;
-use account_store::{DomainStore, NtHashes, PasswordHashes, SealingKey, StoreError};
+use account_store::{DomainStore, Forgotten, NtHashes, PasswordHashes, SealingKey, StoreError};
 use anyhow::Context;
 use dtyp::FileTime;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ impl Database {
         &self,
         key: &SealingKey,
         now: FileTime,
-    ) -> Result<Vec<String>, StoreError> {
+    ) -> Result<Forgotten, StoreError> {
         match self {
             Self::Sqlite(store) => store.forget_secrets(key, now),
             Self::Postgres(store) => store.forget_secrets(key, now).await,

@@ -41,23 +41,7 @@ pub(super) async fn run(command: DomainCommand) -> anyhow::Result<u8> {
             }
             Ok(0)
         }
-        DomainCommand::Rekey { forget_secrets: _, config, json } => {
-            let config = load(&config.config)?;
-            let machines = crate::stores::forget_secrets(&config).await?;
-            let key = config.store.as_ref().map(|store| &store.key);
-            match json.json {
-                true => output::json(&json!({ "key": key, "forgotten": machines })),
-                false => {
-                    key.iter().for_each(|key| output::line(&format!("Created {}", key.display())));
-                    machines.iter().for_each(|name| output::line(&format!("Forgot the secret of {name}")));
-                }
-            }
-            output::message_lines(
-                "Restart the service. Then give each machine and trust a new secret, here by `rcmpd machine set NAME --secret-file F`, \
-                 and at the other end; users that had a password need a new one: `rcmpd account set NAME --password-file F`",
-            );
-            Ok(0)
-        }
+        DomainCommand::Rekey(args) => super::store::rekey(&args).await,
         DomainCommand::Remove { name, config, json } => {
             remove::remove(&name, &config.config, json.json).await
         }
