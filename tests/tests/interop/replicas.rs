@@ -733,7 +733,12 @@ async fn whatever_is_killed_or_stops_no_answer_is_wrong() {
 #[test]
 fn the_calculation_of_the_limit_agrees_with_the_simulation() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("replicas_simulation.py");
-    for more in [&[][..], &["--prepare"], &["--sites", "1"], &["--decisions", "20000", "--changes", "0"]] {
+    for more in [
+        &[][..],
+        &["--prepare"],
+        &["--sites", "1", "--database-cores", "32"],
+        &["--decisions", "20000", "--changes", "0"],
+    ] {
         let output = Command::new("python3").arg(&script).arg("--json").args(more).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
