@@ -42,7 +42,7 @@ pages! {
     headers: "docs/headers.md", 0;
     import_accounts: "docs/import-accounts.md", 0;
     importing_rules: "docs/importing-rules.md", 0;
-    install: "docs/install.md", 6;
+    install: "docs/install.md", 5;
     kerberos: "docs/kerberos.md", 1;
     master_secret: "docs/master-secret.md", 0;
     tlsnego: "docs/tlsnego.md", 0;
@@ -61,7 +61,7 @@ pages! {
 
 /// The most blocks that are not run, on all pages together: those that build the product, change the machine, or
 /// need a server that tests make for themselves.
-const NOT_RUN_MAX: usize = 12;
+const NOT_RUN_MAX: usize = 11;
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))

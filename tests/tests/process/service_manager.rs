@@ -210,6 +210,50 @@ fn sockets_of_the_service_manager_are_served() {
     assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
 }
 
+/// Ends when this value does.
+struct Started(std::process::Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn doctor_knows_sockets_that_systemd_has_opened() {
+    let (demo, [netlogon, mapper, admin]) = at_fixed_places();
+    let mut command = Command::new("systemd-socket-activate");
+    command.args(["-l", &netlogon.to_string(), "--fdname=netlogon"]).arg(binary()).args([
+        "serve",
+        "-c",
+        "rcmpd.toml",
+    ]);
+    let _started =
+        Started(command.current_dir(demo.path("")).stderr(std::process::Stdio::null()).spawn().unwrap());
+    let report = || {
+        let done = demo.rcmpd(&["doctor", "-c", "rcmpd.toml", "--json"]);
+        serde_json::from_str::<serde_json::Value>(&done.stdout).unwrap()
+    };
+    let finding = |report: &serde_json::Value, at: SocketAddr| {
+        let checks = report["checks"].as_array().unwrap().iter().filter(|it| it["check"] == "ports");
+        let found = checks
+            .map(|it| format!("{}: {}", it["result"].as_str().unwrap(), it["finding"].as_str().unwrap()));
+        found.filter(|it| it.contains(&at.to_string())).collect::<String>()
+    };
+    // What doctor asks after it has looked at the ports starts the service.
+    let mut seen = serde_json::Value::Null;
+    eventually("the socket is open", || {
+        seen = report();
+        !finding(&seen, netlogon).contains("is free")
+    });
+    let found = finding(&seen, netlogon);
+    assert!(found.starts_with("ok: ") && found.contains("is opened by systemd"), "{found}");
+    for free in [mapper, admin] {
+        assert!(finding(&seen, free).contains("is free"), "{}", finding(&seen, free));
+    }
+}
+
 /// Opens sockets as the arguments say, and becomes the service. `bind:` opens one that does not listen.
 const ACTIVATE: &str = r#"
 import os, socket, sys

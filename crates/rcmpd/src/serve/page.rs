@@ -220,11 +220,11 @@ async fn login(
     let token = field(&form, "token").map(Zeroizing::new);
     let token = token.as_ref().and_then(|token| std::str::from_utf8(token).ok());
     if token.is_some_and(|token| operators.is_token(token.trim())) {
-        tracing::info!(%address, "Operator logged in to the status page");
+        tracing::info!(source = %address, "Operator logged in to the status page");
         return redirect(Some(&operators.sessions().begin(is_secure)));
     }
     operators.sessions().log_limiter().counted("login", |left_out| {
-        tracing::warn!(%address, left_out, "Login to the status page rejected: the token is wrong");
+        tracing::warn!(source = %address, left_out, "Login to the status page rejected: the token is wrong");
     });
     answer(StatusCode::UNAUTHORIZED, HTML, page::login(Some("This is not the token.")))
 }

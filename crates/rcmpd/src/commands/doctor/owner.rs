@@ -13,6 +13,9 @@ const LISTENING: &str = "0A";
 /// Sockets that accept connections have this flag in /proc/net/unix.
 const ACCEPTS: u32 = 0x0001_0000;
 
+/// Names of systemd, and of systemd-socket-activate as the kernel shortens it.
+const MANAGERS: [&str; 2] = ["systemd", "systemd-socket-"];
+
 /// The process that listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
@@ -21,6 +24,8 @@ pub(super) enum Owner {
     /// A process with this program's name, of the socket's user. The files of a process whose memory is
     /// protected, as that of this program is, are seen by root alone.
     Probably(u32),
+    /// systemd, which starts the service at the first connection.
+    Manager,
     /// Another program.
     Other {
         /// Its name.
@@ -93,11 +98,14 @@ fn ip_of(hex: &str) -> Option<IpAddr> {
 
 fn of_socket(inode: u64, user: Option<u32>) -> Owner {
     let link = format!("socket:[{inode}]");
-    if let Some(pid) = processes().find(|pid| has_file(*pid, &link)) {
-        return match name(pid) {
-            name if is_ours(&name) => Owner::Service(pid),
-            name => Owner::Other { name, pid },
-        };
+    let holders: Vec<_> =
+        processes().filter(|pid| has_file(*pid, &link)).map(|pid| (pid, name(pid))).collect();
+    // systemd keeps the sockets that it has passed.
+    if let Some((pid, _)) = holders.iter().find(|(_, name)| is_ours(name)) {
+        return Owner::Service(*pid);
+    }
+    if let Some((pid, name)) = holders.into_iter().next() {
+        return if MANAGERS.contains(&name.as_str()) { Owner::Manager } else { Owner::Other { name, pid } };
     }
     let is_of_user = |pid: &u32| user.is_some() && user_of(*pid) == user;
     let mut ours = processes().filter(|pid| *pid != std::process::id() && is_ours(&name(*pid)));

@@ -74,6 +74,10 @@ fn taken(what: &str, owner: Owner, path: &Path, report: &mut Report) -> Option<u
         Owner::Probably(pid) => {
             (Some(pid), Grade::Ok, format!("is served by the user of rcmpd, process {pid}"), "")
         }
+        Owner::Manager => {
+            let text = "is opened by systemd, which starts the service at the first connection".to_owned();
+            (None, Grade::Ok, text, "")
+        }
         Owner::Other { name, pid } => {
             (None, Grade::Error, format!("is in use by {name}, process {pid}"), STOP)
         }
