@@ -62,6 +62,13 @@ pub fn helm_chart(values: &Value) -> Value {
     run(Command::new(private().join("helm/bin/python")), "helm_chart.py", &given)
 }
 
+/// What a validator of JSON Schemas finds wrong with each of these documents of TOML.
+pub fn json_schema(schema: &Value, documents: &[String]) -> Vec<Vec<String>> {
+    let given = json!({ "schema": schema, "documents": documents });
+    let wrong = run(Command::new(private().join("helm/bin/python")), "json_schema.py", &given);
+    serde_json::from_value(wrong).expect("it is a list of lists of texts")
+}
+
 /// An application that speaks gRPC, by gRPC's own server. It ends with this value.
 #[derive(Debug)]
 pub struct GrpcServer {

@@ -10,6 +10,7 @@ mod chain;
 mod check_config;
 mod check_proxy;
 mod command_line;
+mod config_file;
 mod doctor;
 mod domains;
 mod files;

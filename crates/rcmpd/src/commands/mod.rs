@@ -5,6 +5,7 @@ mod account;
 mod admin_port;
 mod audit;
 mod check_proxy;
+mod config_file;
 mod doctor;
 mod domain;
 mod group;
@@ -163,6 +164,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Doctor(args) => doctor::run(args).await,
         Command::Status(args) => status::run(&args).await,
         Command::CheckConfig { config, json } => Ok(check_config(&config_file(&config)?, json.json).await),
+        Command::Config(command) => config_file::run(command).await,
         Command::Account(command) => account::run(command).await,
         Command::Group(command) => group::run(command).await,
         Command::Machine(command) => machine::run(command).await,

@@ -14,10 +14,14 @@ mod ntlm;
 mod operators;
 mod peers;
 mod postgres;
+pub(crate) mod reference;
+pub(crate) mod schema;
 mod seal_ref;
 mod secret_ref;
 mod sections;
 mod several;
+pub(crate) mod shape;
+pub(crate) mod shown;
 mod sidecar;
 mod sso;
 mod tlsnego;
@@ -466,11 +470,48 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     checked.map_err(|problems| ConfigError::Wrong { path: path.to_owned(), text, problems })
 }
 
+/// A checked file, and its text.
+pub(crate) fn load_with_text(path: &Path) -> Result<(Config, String), ConfigError> {
+    let config = load(path)?;
+    let text = read(path)?;
+    let is_same = Sections::of(&text) == config.sections;
+    let changed = || std::io::Error::other("it changed while it was read");
+    is_same
+        .then_some((config, text))
+        .ok_or_else(|| ConfigError::Unreadable { path: path.to_owned(), error: changed() })
+}
+
 /// Reads and checks text; relative paths start at `base`.
 pub fn parse(text: &str, base: &Path) -> Result<Config, Vec<Problem>> {
     let file: File = toml::from_str(text).map_err(|error| vec![Problem::from_parser(&error, text)])?;
     let config = Checker::run(base, |checker| checker.check(file))?;
     Ok(Config { sections: Sections::of(text), ..config })
+}
+
+/// The keys of the file with their types.
+pub(crate) fn file_shape() -> shape::Shape {
+    use shape::{Field, Shape};
+    fn form_or_grant(fields: &mut [Field]) {
+        for field in fields {
+            match &mut field.shape {
+                Shape::List(inner) if field.name == "grant" => {
+                    **inner = Shape::Either(vec![Shape::Text, shape::shape_of::<mapping_keys::GrantTo>()]);
+                }
+                Shape::List(inner) => {
+                    if let Shape::Table(fields) = &mut **inner {
+                        form_or_grant(fields);
+                    }
+                }
+                Shape::Table(fields) => form_or_grant(fields),
+                _ => {}
+            }
+        }
+    }
+    let mut shape = shape::shape_of::<File>();
+    if let Shape::Table(fields) = &mut shape {
+        form_or_grant(fields);
+    }
+    shape
 }
 
 /// Reads the `[mapping]` of a file, which may hold nothing else.
