@@ -69,6 +69,12 @@ pub fn json_schema(schema: &Value, documents: &[String]) -> Vec<Vec<String>> {
     serde_json::from_value(wrong).expect("it is a list of lists of texts")
 }
 
+/// What the collector of `deploy/collector/otelcol.yaml` makes of attributes, texts and spans.
+pub fn collector_config(given: Value) -> Value {
+    let config = json!({ "config": here().join("../deploy/collector/otelcol.yaml") });
+    run(Command::new(private().join("helm/bin/python")), "collector_config.py", &with(config, given))
+}
+
 /// An application that speaks gRPC, by gRPC's own server. It ends with this value.
 #[derive(Debug)]
 pub struct GrpcServer {
@@ -118,10 +124,12 @@ pub struct Rotel {
     child: Child,
     /// Where it receives OTLP over gRPC.
     pub endpoint: String,
+    /// Where it receives OTLP over HTTP.
+    pub http: String,
 }
 
 impl Rotel {
-    /// Starts one that sends traces on to `endpoint`.
+    /// Starts one that sends on to `endpoint`.
     pub fn start(endpoint: &str) -> Self {
         // It does not say which port it got.
         let (grpc, http) = (crate::ports::free_port().to_string(), crate::ports::free_port().to_string());
@@ -141,7 +149,7 @@ impl Rotel {
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("rotel does not start ({error}): tests/peers/install"));
-        let rotel = Self { child, endpoint: format!("http://{grpc}") };
+        let rotel = Self { child, endpoint: format!("http://{grpc}"), http: format!("http://{http}") };
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         while std::net::TcpStream::connect(&grpc).is_err() {
             assert!(std::time::Instant::now() < deadline, "rotel does not listen on {grpc}");

@@ -54,7 +54,7 @@ fn the_schema_refuses_what_the_parser_refuses() {
     let schema = demo.rcmpd(&["config", "schema"]).code(0).json();
     let cases = [
         ("[mapping]\nbindings = \"full\"", "'bindings' was unexpected"),
-        ("[mapping]\nbinding = \"ful\"", "'ful' is not one of"),
+        ("[mapping]\nbinding = \"strict\"", "'strict' is not one of"),
         ("[mapping]\nbackdating_s = \"600\"", "'600' is not of type 'integer'"),
         ("[mapping]\nbackdating_s = -1", "-1 is less than the minimum"),
         ("[mapping.shadow]\nbinding = 1", "1 is not of type 'string'"),

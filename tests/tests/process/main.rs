@@ -26,6 +26,7 @@ mod machine_import;
 mod mapping;
 mod metrics;
 mod names;
+mod otlp;
 mod packages;
 mod passwords;
 mod paths;

@@ -238,13 +238,17 @@ async fn serve(config: &ConfigFileArg) -> anyhow::Result<u8> {
     }
     let config = load(&path)?;
     let (exporter, log_filter) = crate::telemetry::init(&config.telemetry)?;
-    let served = crate::serve::run(&path, config, log_filter).await;
+    let served = crate::serve::run(&path, config, (log_filter, exporter.registry())).await;
     exporter.finish().await;
     served.map(|()| 0)
 }
 
 async fn page(listen: Option<SocketAddr>, unix: Option<&Path>, anywhere: bool) -> anyhow::Result<u8> {
-    let (exporter, _) = crate::telemetry::init(&Telemetry { log: "info".to_owned(), json: false })?;
+    let (exporter, _) = crate::telemetry::init(&Telemetry {
+        log: "info".to_owned(),
+        json: false,
+        otlp: config::Otlp::default(),
+    })?;
     let served = proxy_check::serve_page(listen, unix, anywhere).await;
     exporter.finish().await;
     served.map(|()| 0)

@@ -12,6 +12,7 @@ mod mapping;
 mod mapping_keys;
 mod ntlm;
 mod operators;
+mod otlp;
 mod peers;
 mod postgres;
 pub(crate) mod reference;
@@ -33,6 +34,7 @@ pub use ldap::{Ldap, LdapServers};
 pub use mapping::{AuthorityEntry, Mapping};
 pub use ntlm::Ntlm;
 pub use operators::{OVERFLOW_UID, Operator, OperatorSocket, SHARED};
+pub use otlp::Otlp;
 pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Servers};
 use pem_file::input;
 pub use postgres::Postgres;
@@ -220,6 +222,8 @@ pub struct Telemetry {
     pub log: String,
     /// Whether lines are JSON.
     pub json: bool,
+    /// What is exported by OTLP.
+    pub otlp: Otlp,
 }
 
 #[derive(Deserialize)]
@@ -355,6 +359,7 @@ struct AdminSection {
 struct TelemetrySection {
     log: Option<Spanned<String>>,
     format: Option<Spanned<String>>,
+    otlp: Option<otlp::Section>,
 }
 
 #[derive(Deserialize)]
@@ -997,7 +1002,7 @@ impl Checker<'_> {
     }
 
     fn telemetry(&mut self, section: Option<TelemetrySection>) -> Telemetry {
-        let section = section.unwrap_or(TelemetrySection { log: None, format: None });
+        let section = section.unwrap_or(TelemetrySection { log: None, format: None, otlp: None });
         let json = self.one_of(section.format.as_ref(), &[("text", false), ("json", true)], "log format");
         if let Some(log) = &section.log {
             let help = "write a level, or target=level pairs, as in \"info,dcerpc_tokio=debug\"";
@@ -1008,6 +1013,7 @@ impl Checker<'_> {
         Telemetry {
             log: section.log.map_or_else(|| "info".into(), Spanned::into_inner),
             json: json.unwrap_or(false),
+            otlp: section.otlp.map(|otlp| self.otlp(&otlp)).unwrap_or_default(),
         }
     }
 

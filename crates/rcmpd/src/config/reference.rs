@@ -212,6 +212,7 @@ secret = "file:s"
 [admin]
 listen = "127.0.0.1:3"
 [telemetry]
+[telemetry.otlp]
 [audit]
 path = "audit.log"
 chain = true

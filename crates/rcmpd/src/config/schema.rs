@@ -4,6 +4,7 @@ use super::reference::{self, Entry};
 use super::shape::{Shape, join, paths};
 use super::{file_shape, mapping, sidecar, tlsnego};
 use crate::stores::{BUILT_IN, added};
+use crate::telemetry::settings::{PROTOCOLS, SAMPLERS, Signal};
 use serde_json::{Map, Value, json};
 
 /// The schema. Keys and types are those of the parser, descriptions those of docs/configuration.md.
@@ -70,6 +71,9 @@ fn words(path: &str) -> Option<Vec<&str>> {
     let words = match (path, key) {
         ("store.kind", _) => BUILT_IN.into_iter().chain(added()).collect(),
         ("telemetry.format", _) => vec!["text", "json"],
+        ("telemetry.otlp.protocol", _) => names(&PROTOCOLS),
+        ("telemetry.otlp.sampler", _) => SAMPLERS.to_vec(),
+        ("telemetry.otlp.signals", _) => Signal::ALL.map(Signal::name).to_vec(),
         ("tlsnego.bindings", _) => names(&tlsnego::BINDINGS),
         ("tlsnego.suite", _) => names(&tlsnego::SUITES),
         ("sidecar.validation", _) => vec!["off"],

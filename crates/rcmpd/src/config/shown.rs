@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// Sections that count with their defaults if the file does not have them.
-const ALWAYS: [&str; 3] = ["telemetry", "audit", "forward"];
+const ALWAYS: [&str; 4] = ["telemetry", "telemetry.otlp", "audit", "forward"];
 /// Tables with settings of stores that this program does not know. A secret may be among them.
 const UNKNOWN: &str = "settings";
 /// Keys of a `[[store.part]]`, which the other stores do not have.
@@ -18,7 +18,19 @@ const SHADOW: &str = "mapping.shadow";
 const HIDDEN: &str = "(not shown)";
 
 /// Environment variables that take the place of a key.
-const VARIABLES: [(&str, &str); 1] = [("telemetry.log", "RUST_LOG")];
+const VARIABLES: [(&str, &str); 9] = [
+    ("telemetry.log", "RUST_LOG"),
+    ("telemetry.otlp.endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ("telemetry.otlp.protocol", "OTEL_EXPORTER_OTLP_PROTOCOL"),
+    (HEADERS, "OTEL_EXPORTER_OTLP_HEADERS"),
+    ("telemetry.otlp.service_name", "OTEL_SERVICE_NAME"),
+    ("telemetry.otlp.sampler", "OTEL_TRACES_SAMPLER"),
+    ("telemetry.otlp.sampler_arg", "OTEL_TRACES_SAMPLER_ARG"),
+    ("telemetry.otlp.timeout_s", "OTEL_EXPORTER_OTLP_TIMEOUT"),
+    ("telemetry.otlp.metrics_interval_s", "OTEL_METRIC_EXPORT_INTERVAL"),
+];
+/// The key whose variable has secrets.
+const HEADERS: &str = "telemetry.otlp.headers";
 
 /// Where a value is from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,8 +76,14 @@ pub(crate) fn shown(text: &str, variable: impl Fn(&str) -> Option<String>) -> Ve
     let mut rows = listing.rows;
     for row in &mut rows {
         let found = VARIABLES.iter().find(|(path, _)| *path == row.path);
-        if let Some((name, value)) = found.and_then(|(_, name)| Some((*name, variable(name)?))) {
-            row.value = Some(toml::Value::String(value).to_string());
+        if let Some((name, value)) =
+            found.and_then(|(_, name)| Some((*name, variable(name).filter(|value| !value.is_empty())?)))
+        {
+            row.value = Some(match (&*row.path, value.parse::<u64>()) {
+                (HEADERS, _) => HIDDEN.to_owned(),
+                (path, Ok(milliseconds)) if path.ends_with("_s") => milliseconds.div_ceil(1000).to_string(),
+                (_, _) => toml::Value::String(value).to_string(),
+            });
             row.origin = Origin::Environment(name);
         }
     }
@@ -126,7 +144,7 @@ impl<'l> Listing<'l> {
                         }
                     }
                 }
-                (None, shape) if at.key.is_empty() && ALWAYS.contains(&field.name) => {
+                (None, shape) if ALWAYS.contains(&&*join(&at.key, field.name)) => {
                     self.table(&empty, shape, &at.below(field.name, None));
                 }
                 _ => {}

@@ -23,7 +23,7 @@ use crate::findings;
 use crate::forward::RelayPackage;
 use crate::sidecar::Sidecar;
 use crate::stores;
-use crate::telemetry::LogFilter;
+use crate::telemetry::{LogFilter, RegistrySlot};
 use crate::tlsnego::Tlsnego;
 use account_store::{DomainStore, MachineStore};
 use anyhow::{Context, bail};
@@ -123,7 +123,11 @@ pub fn registry(
 }
 
 /// Serves until SIGTERM or SIGINT.
-pub async fn run(path: &Path, config: Config, log_filter: LogFilter) -> anyhow::Result<()> {
+pub async fn run(
+    path: &Path,
+    config: Config,
+    (log_filter, exported): (LogFilter, Option<RegistrySlot>),
+) -> anyhow::Result<()> {
     let maps = config.mapping.is_some() && (config.rpc.is_some() || config.sidecar.is_some());
     if !maps && config.sso.is_none() && config.tlsnego.is_none() {
         bail!(
@@ -140,8 +144,16 @@ pub async fn run(path: &Path, config: Config, log_filter: LogFilter) -> anyhow::
     let services = Services::load(&config).await?;
     let mut serving = services.serve(&config, connections_max, &tree).await?;
     let health = health::Health::new();
-    if let Some(admin) = &config.admin {
-        serving.serve_admin(path, admin, (token, log_filter.clone()), &health).await?;
+    let port = match &config.admin {
+        Some(admin) => Some(http::Port::bind(admin).await?),
+        None => None,
+    };
+    let metrics = serving.metrics(port.as_ref(), &health);
+    if let Some(slot) = exported {
+        let _ = slot.set(Arc::clone(&metrics));
+    }
+    if let (Some(port), Some(admin)) = (port, &config.admin) {
+        serving.serve_admin(path, (port, admin), (token, log_filter.clone()), (&health, metrics));
     }
     if let Some(current) = &serving.current {
         let deciders = current.0.load_full();
@@ -417,6 +429,7 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         ("[store] and [channels]", same_store(store.as_ref(), old.store.as_ref())),
         ("[admin]", *admin == old.admin),
         ("telemetry.format", telemetry.json == old.telemetry.json),
+        ("[telemetry.otlp]", telemetry.otlp == old.telemetry.otlp),
         ("[client] of a sidecar", !is_remote(old) || *client == old.client),
         (
             "[sidecar] source, listen, proxy or timeout_s",
