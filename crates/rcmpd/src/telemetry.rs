@@ -76,8 +76,8 @@ impl Exporter {
 #[derive(Clone, Debug)]
 pub struct LogFilter {
     handle: reload::Handle<EnvFilter, Registry>,
-    /// The same filter before events that are exported.
-    exported: reload::Handle<EnvFilter, Registry>,
+    /// The same filter before events that are exported, if they are.
+    exported: Option<reload::Handle<EnvFilter, Registry>>,
     /// The filter of `RUST_LOG`, which takes the place of the configuration's.
     of_environment: Option<String>,
 }
@@ -100,7 +100,9 @@ impl LogFilter {
         if is_heard {
             log();
         }
-        self.exported.reload(filter.clone())?;
+        if let Some(exported) = &self.exported {
+            exported.reload(filter.clone())?;
+        }
         self.handle.reload(filter)?;
         if !is_heard {
             log();
@@ -159,6 +161,7 @@ pub fn init(config: &Telemetry) -> anyhow::Result<(Exporter, LogFilter)> {
     // tell them the dispatcher.
     let layers = log.with_filter(filter).and_then(spans).and_then(records);
     tracing_subscriber::registry().with(layers).try_init()?;
+    let exported = exporter.logs.is_some().then_some(exported);
     Ok((exporter, LogFilter { handle, exported, of_environment }))
 }
 
