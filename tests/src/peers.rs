@@ -69,6 +69,13 @@ pub fn json_schema(schema: &Value, documents: &[String]) -> Vec<Vec<String>> {
     serde_json::from_value(wrong).expect("it is a list of lists of texts")
 }
 
+/// What is wrong with each of these events by OCSF's schema of the class Authentication.
+pub fn ocsf(events: &[Value]) -> Vec<Vec<String>> {
+    let given = json!({ "version": "1.5.0", "class": "authentication", "events": events });
+    let wrong = run(Command::new(private().join("helm/bin/python")), "ocsf.py", &given);
+    serde_json::from_value(wrong).expect("it is a list of lists of texts")
+}
+
 /// What the collector of `deploy/collector/otelcol.yaml` makes of attributes, texts and spans.
 pub fn collector_config(given: Value) -> Value {
     let config = json!({ "config": here().join("../deploy/collector/otelcol.yaml") });

@@ -6,6 +6,7 @@ mod alerts;
 mod asker_limits;
 mod askers;
 mod audit;
+mod audit_copies;
 mod chain;
 mod check_config;
 mod check_proxy;

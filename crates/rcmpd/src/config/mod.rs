@@ -52,7 +52,7 @@ pub use trust::{Ocsp, TrustFiles, usual_key_purposes};
 
 use crate::stores::{BUILT_IN, Settings, added};
 use account_store::{DistinguishedName, Domain, FileAccess, FileRefused, RID_FIRST};
-use audit_log::HeadSettings;
+use audit_log::{CopySettings, Encoding, HeadSettings, Receiver};
 use checker::{Checker, UP_TO_A_DAY_S};
 use dtyp::Sid;
 use postgres::PostgresSection;
@@ -372,7 +372,19 @@ struct AuditSection {
     chain: Option<Spanned<bool>>,
     heads: Option<Spanned<HeadsSection>>,
     account_mib_per_hour: Option<Spanned<u64>>,
+    journald: Option<CopySection>,
+    syslog: Option<CopySection>,
 }
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CopySection {
+    socket: Option<PathBuf>,
+    encoding: Option<Spanned<String>>,
+}
+
+/// How copies of audit lines are written.
+pub(crate) const ENCODINGS: [(&str, Encoding); 2] = [("rcmpd", Encoding::Own), ("ocsf", Encoding::Ocsf)];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -1036,7 +1048,26 @@ impl Checker<'_> {
         let budget =
             self.within(section.account_mib_per_hour.as_ref(), 0..=BUDGET_MIB_MAX, "MiB", BUDGET_MIB);
         let account_budget = budget << 20;
-        audit_log::Settings { path, required: section.required, certificates, chain, heads, account_budget }
+        let receivers = [
+            (Receiver::Journald, section.journald, "/run/systemd/journal/socket"),
+            (Receiver::Syslog, section.syslog, "/dev/log"),
+        ];
+        let copies = receivers.into_iter().filter_map(|(to, copy, socket)| {
+            let CopySection { socket: given, encoding } = copy?;
+            let encoding = self.one_of(encoding.as_ref(), &ENCODINGS, "encoding").unwrap_or(Encoding::Own);
+            let socket = given.map_or_else(|| PathBuf::from(socket), |socket| self.path(&socket));
+            Some(CopySettings { to, socket, encoding })
+        });
+        let copies = copies.collect();
+        audit_log::Settings {
+            path,
+            required: section.required,
+            certificates,
+            chain,
+            heads,
+            account_budget,
+            copies,
+        }
     }
 
     fn heads(&mut self, section: HeadsSection, log: Option<&Path>) -> HeadSettings {

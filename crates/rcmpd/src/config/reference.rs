@@ -216,6 +216,8 @@ listen = "127.0.0.1:3"
 [audit]
 path = "audit.log"
 chain = true
+[audit.journald]
+[audit.syslog]
 [audit.heads]
 path = "heads"
 key = "key"

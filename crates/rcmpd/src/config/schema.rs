@@ -2,7 +2,7 @@
 
 use super::reference::{self, Entry};
 use super::shape::{Shape, join, paths};
-use super::{file_shape, mapping, sidecar, tlsnego};
+use super::{ENCODINGS, file_shape, mapping, sidecar, tlsnego};
 use crate::stores::{BUILT_IN, added};
 use crate::telemetry::settings::{PROTOCOLS, SAMPLERS, Signal};
 use serde_json::{Map, Value, json};
@@ -70,6 +70,7 @@ fn words(path: &str) -> Option<Vec<&str>> {
     let key = path.rsplit('.').next().unwrap_or_default();
     let words = match (path, key) {
         ("store.kind", _) => BUILT_IN.into_iter().chain(added()).collect(),
+        ("audit.journald.encoding" | "audit.syslog.encoding", _) => names(&ENCODINGS),
         ("telemetry.format", _) => vec!["text", "json"],
         ("telemetry.otlp.protocol", _) => names(&PROTOCOLS),
         ("telemetry.otlp.sampler", _) => SAMPLERS.to_vec(),

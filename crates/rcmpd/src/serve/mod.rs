@@ -419,6 +419,7 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         chain,
         heads,
         account_budget,
+        copies,
         // A reload reopens the file with these.
         path: _,
         certificates: _,
@@ -430,6 +431,7 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         ("[admin]", *admin == old.admin),
         ("telemetry.format", telemetry.json == old.telemetry.json),
         ("[telemetry.otlp]", telemetry.otlp == old.telemetry.otlp),
+        ("[audit.journald] and [audit.syslog]", *copies == old.audit.copies),
         ("[client] of a sidecar", !is_remote(old) || *client == old.client),
         (
             "[sidecar] source, listen, proxy or timeout_s",
