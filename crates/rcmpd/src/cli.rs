@@ -780,7 +780,7 @@ pub enum ConfigCommand {
     /// Each question has an option. Without a terminal nothing is asked: what has no option gets its default,
     /// or is an error. A file that exists is not overwritten.
     #[command(
-        after_help = "Examples:\n  rcmpd config init /etc/rcmpd/rcmpd.toml\n  rcmpd config init --role server --dns contoso.example --ca ca.pem --web-server none\n  rcmpd config init --role sidecar --dns contoso.example --sid S-1-5-21-1-2-3 --ca ca.pem \\\n      --ask dc1.contoso.example --machine 'WEB01$' --secret WEB01.secret --web-server nginx"
+        after_help = "Examples:\n  rcmpd config init /etc/rcmpd/rcmpd.toml\n  rcmpd config init --role server --dns contoso.example --ca ca.pem \\\n      --web-server none\n  rcmpd config init --role sidecar --dns contoso.example --sid S-1-5-21-1-2-3 \\\n      --ca ca.pem --ask dc1.contoso.example --machine 'WEB01$' \\\n      --secret WEB01.secret --web-server nginx"
     )]
     Init(Box<ConfigInitArgs>),
 }

@@ -8,6 +8,7 @@ mod transport;
 pub use metrics::RegistrySlot;
 
 use crate::config::Telemetry;
+use crate::config::otlp::Protocol;
 use crate::output::{takes_colour, visible, visible_json};
 use anyhow::Context;
 use metrics::{Pusher, metadata};
@@ -18,7 +19,7 @@ use opentelemetry_otlp::{LogExporter, SpanExporter, WithExportConfig, WithHttpCo
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::SdkLoggerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use settings::{Destination, Protocol, Settings};
+use settings::{Destination, Settings};
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::io::{IsTerminal, Write};

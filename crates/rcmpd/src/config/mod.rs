@@ -12,7 +12,7 @@ mod mapping;
 mod mapping_keys;
 mod ntlm;
 mod operators;
-mod otlp;
+pub(crate) mod otlp;
 mod peers;
 mod postgres;
 pub(crate) mod reference;

@@ -1,10 +1,10 @@
 //! A JSON Schema of the configuration file, for editors.
 
+use super::otlp::{PROTOCOLS, SAMPLERS, Signal};
 use super::reference::{self, Entry};
 use super::shape::{Shape, join, paths};
 use super::{ENCODINGS, file_shape, mapping, sidecar, tlsnego};
 use crate::stores::{BUILT_IN, added};
-use crate::telemetry::settings::{PROTOCOLS, SAMPLERS, Signal};
 use serde_json::{Map, Value, json};
 
 /// The schema. Keys and types are those of the parser, descriptions those of docs/configuration.md.

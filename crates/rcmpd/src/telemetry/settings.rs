@@ -2,57 +2,11 @@
 //! OpenTelemetry's specification, which take its place.
 
 use crate::config::Otlp;
+use crate::config::otlp::{PROTOCOLS, Protocol, Signal, endpoint_problem, sampler};
 use anyhow::{Context, bail};
 use opentelemetry_sdk::trace::Sampler;
 use std::fmt;
 use std::time::Duration;
-
-/// One kind of telemetry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// Spans.
-    Traces,
-    /// The metrics of the admin port.
-    Metrics,
-    /// The events of the log.
-    Logs,
-}
-
-impl Signal {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Traces, Self::Metrics, Self::Logs];
-
-    /// Its name, as paths and configurations have it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Traces => "traces",
-            Self::Metrics => "metrics",
-            Self::Logs => "logs",
-        }
-    }
-}
-
-/// How a collector is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// OTLP/gRPC, usually on port 4317.
-    Grpc,
-    /// OTLP/HTTP with protobuf, usually on port 4318.
-    Http,
-}
-
-/// The words for protocols.
-pub const PROTOCOLS: [(&str, Protocol); 2] = [("grpc", Protocol::Grpc), ("http/protobuf", Protocol::Http)];
-
-/// The words for samplers.
-pub const SAMPLERS: [&str; 6] = [
-    "always_on",
-    "always_off",
-    "traceidratio",
-    "parentbased_always_on",
-    "parentbased_always_off",
-    "parentbased_traceidratio",
-];
 
 /// The default of OTEL_EXPORTER_OTLP_TIMEOUT.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -188,18 +142,6 @@ fn destination(
     Ok(Some(Destination { endpoint, protocol, headers, timeout }))
 }
 
-/// What is wrong with the URL of a collector.
-pub fn endpoint_problem(endpoint: &str) -> Option<&'static str> {
-    let uri = endpoint.parse::<http::Uri>().ok();
-    match uri.as_ref().map(|uri| (uri.scheme_str(), uri.authority())) {
-        Some((Some("http"), Some(authority))) if !authority.as_str().contains('@') => None,
-        Some((Some("https"), _)) => {
-            Some("only http:// is spoken here; run a collector on this machine that sends on by TLS")
-        }
-        _ => Some("write it as in http://127.0.0.1:4317"),
-    }
-}
-
 fn milliseconds(variable: &impl Fn(&str) -> Option<String>, name: &str) -> anyhow::Result<Option<Duration>> {
     let Some(text) = variable(name) else { return Ok(None) };
     let number = text.trim().parse::<u64>().ok().filter(|number| *number > 0);
@@ -245,27 +187,6 @@ fn percent_decoded(text: &str) -> Option<String> {
         });
     }
     String::from_utf8(decoded).ok()
-}
-
-/// The sampler of this name. The default follows the caller, and samples traces that begin here.
-pub fn sampler(name: Option<&str>, arg: Option<&str>) -> anyhow::Result<Sampler> {
-    let ratio = || match arg.map(str::parse::<f64>) {
-        None => Ok(1.0),
-        Some(Ok(ratio)) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
-        Some(_) => {
-            bail!("the argument of the sampler is {:?}: write a number from 0 to 1", arg.unwrap_or(""))
-        }
-    };
-    let root = match name.map(|name| name.strip_prefix("parentbased_").unwrap_or(name)) {
-        None | Some("always_on") => Sampler::AlwaysOn,
-        Some("always_off") => Sampler::AlwaysOff,
-        Some("traceidratio") => Sampler::TraceIdRatioBased(ratio()?),
-        Some(other) => bail!("the sampler {other:?} is not known: use {}", SAMPLERS.join(", ")),
-    };
-    Ok(match name.is_none_or(|name| name.starts_with("parentbased_")) {
-        true => Sampler::ParentBased(Box::new(root)),
-        false => root,
-    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Requests to a collector, and what is said about those that fail.
 
-use super::settings::{Destination, Signal};
+use super::settings::Destination;
+use crate::config::otlp::Signal;
 use bytes::Bytes;
 use dcerpc_tokio::LogLimiter;
 use http::{Request, Response};
