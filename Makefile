@@ -11,7 +11,7 @@ TARGET  = $(or $(MOVED),$(CURDIR)/target)
 BUILT   = $(TARGET)/release
 export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 
-.PHONY: help demo demo-web demo-ldap demo-replicas demo-sso demo-tlsnego release install static deb image sbom run test test-full test-packages check check-arrows check-docs docs docs-site oracle bench fuzz peers
+.PHONY: help demo demo-web demo-ldap demo-replicas demo-sso demo-tlsnego demo-chain release install static deb image sbom run test test-full test-packages check check-arrows check-docs docs docs-site oracle bench fuzz peers
 
 help:
 	@echo 'make demo     build, make a demo domain, serve it, ask who alice is, stop'
@@ -20,6 +20,7 @@ help:
 	@echo 'make demo-replicas three servers behind HAProxy with one PostgreSQL: one after the other is killed (PostgreSQL and HAProxy have to be installed)'
 	@echo 'make demo-sso the master secret: an administrator gets it, another user does not, it is rotated'
 	@echo 'make demo-tlsnego a SOAP client negotiates a token with the gateway, and calls a service behind it'
+	@echo 'make demo-chain three domains, a sidecar and a collector: one question, and its one trace as a tree'
 	@echo 'make release  the program to install, stripped, with its symbols beside it'
 	@echo 'make install  what make release built, with unit, man pages and completions, into /usr (or DESTDIR)'
 	@echo 'make deb      the Debian package of the release, in target/dist'
@@ -36,7 +37,7 @@ help:
 	@echo 'make fuzz     the fuzz targets, each for a while (FUZZ_SECONDS=600)'
 
 # The profile is quick to build; what is measured and shipped is the release.
-demo demo-web demo-ldap demo-replicas demo-sso demo-tlsnego:
+demo demo-web demo-ldap demo-replicas demo-sso demo-tlsnego demo-chain:
 	@echo 'Building rcmpd: some four minutes on two cores the first time, seconds later'
 	$(CARGO) build --locked --profile demo -p rcmpd
 	@echo 'Running the demo: some seconds'

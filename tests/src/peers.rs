@@ -87,6 +87,26 @@ pub fn helm_chart(values: &Value) -> Value {
     run(Command::new(private().join("helm/bin/python")), "helm_chart.py", &given)
 }
 
+/// What a validator of JSON Schemas finds wrong with each of these documents of TOML.
+pub fn json_schema(schema: &Value, documents: &[String]) -> Vec<Vec<String>> {
+    let given = json!({ "schema": schema, "documents": documents });
+    let wrong = run(Command::new(private().join("helm/bin/python")), "json_schema.py", &given);
+    serde_json::from_value(wrong).expect("it is a list of lists of texts")
+}
+
+/// What is wrong with each of these events by OCSF's schema of the class Authentication.
+pub fn ocsf(events: &[Value]) -> Vec<Vec<String>> {
+    let given = json!({ "version": "1.5.0", "class": "authentication", "events": events });
+    let wrong = run(Command::new(private().join("helm/bin/python")), "ocsf.py", &given);
+    serde_json::from_value(wrong).expect("it is a list of lists of texts")
+}
+
+/// What the collector of `deploy/collector/otelcol.yaml` makes of attributes, texts and spans.
+pub fn collector_config(given: Value) -> Value {
+    let config = json!({ "config": here().join("../deploy/collector/otelcol.yaml") });
+    run(Command::new(private().join("helm/bin/python")), "collector_config.py", &with(config, given))
+}
+
 /// An application that speaks gRPC, by gRPC's own server. It ends with this value.
 #[derive(Debug)]
 pub struct GrpcServer {
@@ -136,10 +156,12 @@ pub struct Rotel {
     child: Child,
     /// Where it receives OTLP over gRPC.
     pub endpoint: String,
+    /// Where it receives OTLP over HTTP.
+    pub http: String,
 }
 
 impl Rotel {
-    /// Starts one that sends traces on to `endpoint`.
+    /// Starts one that sends on to `endpoint`.
     pub fn start(endpoint: &str) -> Self {
         // It does not say which port it got.
         let (grpc, http) = (crate::ports::free_port().to_string(), crate::ports::free_port().to_string());
@@ -159,7 +181,7 @@ impl Rotel {
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("rotel does not start ({error}): tests/peers/install"));
-        let rotel = Self { child, endpoint: format!("http://{grpc}") };
+        let rotel = Self { child, endpoint: format!("http://{grpc}"), http: format!("http://{http}") };
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
         while std::net::TcpStream::connect(&grpc).is_err() {
             assert!(std::time::Instant::now() < deadline, "rotel does not listen on {grpc}");

@@ -10,20 +10,24 @@
 //! chain that was made anew or cut.
 
 mod budget;
+mod copies;
 mod decision;
 mod heads;
 mod line_hash;
+mod ocsf;
 mod settings;
 mod strict;
 pub mod verify;
 mod watched_file;
 mod writer;
 
+pub use copies::{CopySettings, Encoding, Receiver};
 pub use decision::IdentifiedBy;
 pub use settings::{HeadSettings, Settings};
 
 use anyhow::Context;
 use budget::Budget;
+use copies::Copies;
 use decision::Written;
 use dtyp::{FileTime, NtStatus, Sid};
 use heads::Heads;
@@ -45,6 +49,7 @@ use writer::{Opened, Writer};
 /// Writes to a file, or to the log when there is none.
 pub struct AuditLog {
     file: Mutex<Option<Writer>>,
+    copies: Copies,
     /// Whether there is one, for code that need not wait for the lock.
     has_file: AtomicBool,
     required: bool,
@@ -171,6 +176,7 @@ impl AuditLog {
         Ok(Self {
             has_file: AtomicBool::new(file.is_some()),
             file: Mutex::new(file),
+            copies: Copies::new(&config.copies).context("cannot make a socket for copies of audit lines")?,
             required: config.required,
             budget: (config.required && config.account_budget > 0)
                 .then(|| Mutex::new(Budget::new(config.account_budget))),
@@ -207,6 +213,11 @@ impl AuditLog {
                 "audit_changes",
                 "Changes of the audit log or its checkpoints by other programs, and disagreements of the two",
                 &self.changed,
+            ),
+            (
+                "audit_copies_lost",
+                "Copies of audit lines that journald or syslog did not take",
+                &self.copies.lost,
             ),
         ] {
             registry.register(name, help, counter.clone());
@@ -389,7 +400,9 @@ impl AuditLog {
 
     /// Whether decisions are written down, so that it is worth to take down how they are made.
     pub fn is_written(&self) -> bool {
-        self.has_file.load(Ordering::Relaxed) || tracing::enabled!(target: "audit", tracing::Level::DEBUG)
+        self.has_file.load(Ordering::Relaxed)
+            || !self.copies.is_empty()
+            || tracing::enabled!(target: "audit", tracing::Level::DEBUG)
     }
 
     /// Writes down a decision and the steps to it, with the name of it that the asker got. If it must be
@@ -568,6 +581,7 @@ impl AuditLog {
     ) -> Result<Option<T>, Reason> {
         if !self.has_file.load(Ordering::Relaxed) {
             tracing::debug!(target: "audit", %event, "Audit");
+            self.copies.send(event);
             return Ok(None);
         }
         if self.required
@@ -586,6 +600,8 @@ impl AuditLog {
             return Err(Reason::AuditBudget);
         }
         let written = lock(&self.file).as_mut().map(|file| file.write(line).map(|()| then(file))).transpose();
+        // A copy may be there where the file could not be written.
+        self.copies.send(event);
         match written {
             Ok(then) => Ok(then),
             Err(error) => {

@@ -1,5 +1,6 @@
 //! What an operator configures.
 
+use super::CopySettings;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub struct Settings {
     pub heads: Option<HeadSettings>,
     /// Limit of bytes that one account may log in an hour, if `required`; 0 for no limit.
     pub account_budget: u64,
+    /// Who receives copies of lines.
+    pub copies: Vec<CopySettings>,
 }
 
 /// Settings of signed checkpoints.

@@ -37,6 +37,7 @@ impl Place {
             chain: true,
             heads,
             account_budget: 1 << 30,
+            copies: Vec::new(),
         }
     }
 

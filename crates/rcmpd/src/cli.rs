@@ -285,6 +285,9 @@ pub enum Command {
         #[command(flatten)]
         json: JsonArg,
     },
+    /// Show the configuration with defaults and origins, write a new one, or print its JSON Schema
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Check an installation: clock, names, ports, certificates, channels, store, limits, and all of check-config
     ///
     /// Each finding that needs an operator has a line that says what to do. Nothing is changed. The command
@@ -843,6 +846,110 @@ pub enum WebServerArg {
     /// forward_auth; with Client-Cert if no listener has dialect "caddy" and one has "client-cert".
     Caddy,
     /// A TLS-terminating proxy in front of the sidecar.
+    Apache,
+}
+
+/// `rcmpd config …`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Show every key with its value, and where the value is from: a line of the file, the default, the
+    /// environment
+    ///
+    /// On a terminal this is a table. Elsewhere it is TOML with the origins as comments, or JSON. Secrets are
+    /// not in the file and are not read; settings of added stores are not shown.
+    #[command(
+        after_help = "Example:\n  rcmpd config show -c FILE --json | jq '.keys[] | select(.origin != \"default\")'"
+    )]
+    Show {
+        #[command(flatten)]
+        config: ConfigFileArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Print a JSON Schema (draft 2020-12) of the configuration, for editors
+    #[command(
+        after_help = "Taplo and editors with it (VS Code: Even Better TOML) take the schema from the first line of the file:\n  #:schema ./rcmpd.schema.json\n\nExample:\n  rcmpd config schema > rcmpd.schema.json"
+    )]
+    Schema,
+    /// Ask a few questions and write a small configuration that check-config accepts
+    ///
+    /// Each question has an option. Without a terminal nothing is asked: what has no option gets its default,
+    /// or is an error. A file that exists is not overwritten.
+    #[command(
+        after_help = "Examples:\n  rcmpd config init /etc/rcmpd/rcmpd.toml\n  rcmpd config init --role server --dns contoso.example --ca ca.pem \\\n      --web-server none\n  rcmpd config init --role sidecar --dns contoso.example --sid S-1-5-21-1-2-3 \\\n      --ca ca.pem --ask dc1.contoso.example --machine 'WEB01$' \\\n      --secret WEB01.secret --web-server nginx"
+    )]
+    Init(Box<ConfigInitArgs>),
+}
+
+/// Arguments of `rcmpd config init`.
+#[derive(Args, Debug)]
+pub struct ConfigInitArgs {
+    /// The file to write.
+    #[arg(default_value = "rcmpd.toml")]
+    pub file: PathBuf,
+    /// What this machine does.
+    #[arg(long, value_enum)]
+    pub role: Option<RoleArg>,
+    /// The DNS name of the domain.
+    #[arg(long, value_name = "NAME")]
+    pub dns: Option<String>,
+    /// The NetBIOS name of the domain [default: the first label of --dns]
+    #[arg(long, value_name = "NAME")]
+    pub netbios: Option<String>,
+    /// The SID of the domain, or `new` for a random one.
+    #[arg(long, value_name = "SID")]
+    pub sid: Option<String>,
+    /// The NetBIOS name of this server [default: the first label of the host name]
+    #[arg(long, value_name = "NAME")]
+    pub server: Option<String>,
+    /// A file with CAs of client certificates. May be repeated.
+    #[arg(long, value_name = "PEM")]
+    pub ca: Vec<PathBuf>,
+    /// With the role server: the address of Netlogon.
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// With the role sidecar: the service or domain controller to ask, HOST or HOST:PORT.
+    #[arg(long, value_name = "HOST")]
+    pub ask: Option<String>,
+    /// With the role sidecar: the machine account, such as `WEB01$`.
+    #[arg(long, value_name = "NAME")]
+    pub machine: Option<String>,
+    /// With the role sidecar: the file with the password of the machine account.
+    #[arg(long, value_name = "FILE")]
+    pub secret: Option<PathBuf>,
+    /// The web server on this machine.
+    #[arg(long, value_enum)]
+    pub web_server: Option<InitWebServerArg>,
+    /// The Unix socket for the web server.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The user of the web server, by name or number: its processes may ask.
+    #[arg(long, value_name = "USER")]
+    pub web_user: Option<String>,
+    /// With Apache and HAProxy, which the sidecar stands behind: the application.
+    #[arg(long, value_name = "URL")]
+    pub upstream: Option<String>,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// What a new configuration is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RoleArg {
+    /// Has accounts, answers questions over Netlogon, and serves a web server beside it.
+    Server,
+    /// Serves a web server, and asks another service or a domain controller.
+    Sidecar,
+}
+
+/// A web server that reaches the sidecar by a Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InitWebServerArg {
+    None,
+    Nginx,
+    Caddy,
+    Envoy,
+    Haproxy,
     Apache,
 }
 

@@ -1,39 +1,74 @@
-//! Logs, and one span a call by OTLP where OpenTelemetry's standard variables ask for it.
+//! Logs, and what is exported by OTLP: spans, metrics and the events of the log.
+
+mod logs;
+mod metrics;
+pub mod settings;
+mod transport;
+
+pub use metrics::RegistrySlot;
 
 use crate::config::Telemetry;
+use crate::config::otlp::Protocol;
 use crate::output::{takes_colour, visible, visible_json};
 use anyhow::Context;
+use metrics::{Pusher, metadata};
+use opentelemetry::KeyValue;
+use opentelemetry::logs::LoggerProvider;
 use opentelemetry::trace::TracerProvider;
+use opentelemetry_otlp::{LogExporter, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::logs::SdkLoggerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use settings::{Destination, Settings};
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::io::{IsTerminal, Write};
 use tracing::field::Field;
 use tracing_subscriber::field::MakeExt;
-use tracing_subscriber::filter::{EnvFilter, filter_fn};
+use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
+use transport::{Http, Losses, Watched};
 
 /// The target of the spans that are exported; everything else stays in the log.
 const CALL_TARGET: &str = "rcmpd::call";
+/// What the exporters log is not exported: a collector that is not there would be sent its own failures.
+const OWN_TARGET: &str = "rcmpd::telemetry";
 
-/// Where spans go to, while the service runs.
-#[derive(Debug)]
-pub struct Exporter(Option<SdkTracerProvider>);
+/// Where spans, metrics and events go to, while the service runs.
+#[derive(Debug, Default)]
+pub struct Exporter {
+    traces: Option<SdkTracerProvider>,
+    logs: Option<SdkLoggerProvider>,
+    metrics: Option<Pusher>,
+}
 
 impl Exporter {
+    /// Where the registry of metrics goes, if metrics are exported.
+    pub fn registry(&self) -> Option<RegistrySlot> {
+        self.metrics.as_ref().map(Pusher::slot)
+    }
+
     /// Sends what is left. A collector that does not answer is waited for as long as
     /// OTEL_EXPORTER_OTLP_TIMEOUT says.
     pub async fn finish(self) {
-        let Some(provider) = self.0 else { return };
-        // It blocks, and its sending needs the runtime.
-        match tokio::task::spawn_blocking(move || provider.shutdown()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "Cannot export the last spans"),
-            Err(error) => tracing::warn!(%error, "Cannot export the last spans"),
+        let Self { traces, logs, metrics } = self;
+        let metrics = async {
+            if let Some(metrics) = metrics {
+                metrics.finish().await;
+            }
+        };
+        // These block, and their sending needs the runtime.
+        let traces = tokio::task::spawn_blocking(move || traces.map(|traces| traces.shutdown()));
+        let logs = tokio::task::spawn_blocking(move || logs.map(|logs| logs.shutdown()));
+        let (traces, logs, ()) = tokio::join!(traces, logs, metrics);
+        for (what, ended) in [("spans", traces), ("log events", logs)] {
+            if let Ok(Some(Err(error))) = ended {
+                tracing::warn!(what, %error, "Cannot export the last telemetry");
+            }
         }
     }
 }
@@ -42,6 +77,8 @@ impl Exporter {
 #[derive(Clone, Debug)]
 pub struct LogFilter {
     handle: reload::Handle<EnvFilter, Registry>,
+    /// The same filter before events that are exported, if they are.
+    exported: Option<reload::Handle<EnvFilter, Registry>>,
     /// The filter of `RUST_LOG`, which takes the place of the configuration's.
     of_environment: Option<String>,
 }
@@ -63,6 +100,9 @@ impl LogFilter {
         let log = || tracing::warn!(before, after = directives, "Log filter changed");
         if is_heard {
             log();
+        }
+        if let Some(exported) = &self.exported {
+            exported.reload(filter.clone())?;
         }
         self.handle.reload(filter)?;
         if !is_heard {
@@ -87,6 +127,7 @@ pub fn init(config: &Telemetry) -> anyhow::Result<(Exporter, LogFilter)> {
     let filter = EnvFilter::try_from_default_env().ok();
     let of_environment = filter.as_ref().map(EnvFilter::to_string);
     let filter = filter.unwrap_or_else(|| EnvFilter::new(&config.log));
+    let (of_exported, exported) = reload::Layer::new(filter.clone());
     let (filter, handle) = reload::Layer::new(filter);
     let log = tracing_subscriber::fmt::layer();
     let log = match config.json {
@@ -97,18 +138,89 @@ pub fn init(config: &Telemetry) -> anyhow::Result<(Exporter, LogFilter)> {
             .fmt_fields(debug_fn(write_field).delimited(" "))
             .boxed(),
     };
-    let provider = exporting(|name| std::env::var(name).ok())?.then(provider).transpose()?;
-    let spans = provider.as_ref().map(|provider| {
+    let settings = Settings::new(&config.otlp, |name| std::env::var(name).ok())?;
+    let exporter = exporter(&settings)?;
+    let is_call = |metadata: &tracing::Metadata<'_>| metadata.is_span() && metadata.target() == CALL_TARGET;
+    let none = || tracing_subscriber::layer::Identity::new().boxed();
+    let spans = exporter.traces.as_ref().map_or_else(none, |provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("rcmpd"))
             .with_location(false)
             .with_threads(false)
             // A call's span is entered before it is known whose trace it belongs to.
             .with_context_activation(false)
-            .with_filter(filter_fn(|metadata| metadata.is_span() && metadata.target() == CALL_TARGET))
+            .with_filter(filter_fn(is_call))
+            .boxed()
     });
-    tracing_subscriber::registry().with(log.with_filter(filter)).with(spans).try_init()?;
-    Ok((Exporter(provider), LogFilter { handle, of_environment }))
+    let records = exporter.logs.as_ref().map_or_else(none, |provider| {
+        let is_own = |metadata: &tracing::Metadata<'_>| metadata.target().starts_with(OWN_TARGET);
+        // The spans of calls are seen by this layer, too: they say in which trace an event is.
+        let events = of_exported.and(filter_fn(move |metadata| !is_own(metadata))).or(filter_fn(is_call));
+        logs::Records::new(provider.logger("rcmpd")).with_filter(events).boxed()
+    });
+    // All of them are layers of the registry itself, so both filters have one type. A `Vec` of layers would not
+    // tell them the dispatcher.
+    let layers = log.with_filter(filter).and_then(spans).and_then(records);
+    tracing_subscriber::registry().with(layers).try_init()?;
+    let exported = exporter.logs.is_some().then_some(exported);
+    Ok((exporter, LogFilter { handle, exported, of_environment }))
+}
+
+/// Starts what is exported. Has to be called in a runtime.
+fn exporter(settings: &Settings) -> anyhow::Result<Exporter> {
+    let losses = Losses::default();
+    let attributes = settings.resource.iter().map(|(name, value)| KeyValue::new(name.clone(), value.clone()));
+    let resource = Resource::builder().with_attributes(attributes).build();
+    let traces = settings.traces.as_ref().map(|to| {
+        let inner = span_exporter(to).context("spans cannot be exported")?;
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(Watched { inner, losses: losses.clone() })
+            .with_sampler(settings.sampler.clone())
+            .with_resource(resource.clone());
+        anyhow::Ok(provider.build())
+    });
+    let logs = settings.logs.as_ref().map(|to| {
+        let inner = log_exporter(to).context("log events cannot be exported")?;
+        let provider = SdkLoggerProvider::builder()
+            .with_batch_exporter(Watched { inner, losses: losses.clone() })
+            .with_resource(resource.clone());
+        anyhow::Ok(provider.build())
+    });
+    let metrics = settings.metrics.as_ref().map(|to| {
+        let pusher = Pusher::start(to, &settings.resource, settings.interval, losses.clone());
+        pusher.context("metrics cannot be exported")
+    });
+    Ok(Exporter { traces: traces.transpose()?, logs: logs.transpose()?, metrics: metrics.transpose()? })
+}
+
+macro_rules! exporter_to {
+    ($builder:expr, $to:expr) => {{
+        let to: &Destination = $to;
+        match to.protocol {
+            Protocol::Grpc => $builder
+                .with_tonic()
+                .with_endpoint(&to.endpoint)
+                .with_timeout(to.timeout)
+                .with_metadata(metadata(&to.headers)?)
+                .build(),
+            Protocol::Http => $builder
+                .with_http()
+                .with_http_client(Http::new(to))
+                .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+                .with_endpoint(&to.endpoint)
+                .with_timeout(to.timeout)
+                .with_headers(to.headers.iter().cloned().collect::<HashMap<_, _>>())
+                .build(),
+        }
+    }};
+}
+
+fn span_exporter(to: &Destination) -> anyhow::Result<SpanExporter> {
+    Ok(exporter_to!(SpanExporter::builder(), to)?)
+}
+
+fn log_exporter(to: &Destination) -> anyhow::Result<LogExporter> {
+    Ok(exporter_to!(LogExporter::builder(), to)?)
 }
 
 /// Writes a field as text. Names and errors of peers stand in fields, and must not move the cursor, make
@@ -136,40 +248,9 @@ impl<W: Write> Write for VisibleJson<W> {
     }
 }
 
-/// Whether the environment asks for spans, by the variables of OpenTelemetry's specification.
-fn exporting(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<bool> {
-    let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
-    let is = |name: &str, value: &str| variable(name).is_some_and(|text| text.eq_ignore_ascii_case(value));
-    let endpoint = variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or(variable("OTEL_EXPORTER_OTLP_ENDPOINT"));
-    if endpoint.is_none() || is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
-        return Ok(false);
-    }
-    let protocol = variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or(variable("OTEL_EXPORTER_OTLP_PROTOCOL"));
-    match protocol.as_deref() {
-        None | Some("grpc") => Ok(true),
-        Some(other) => anyhow::bail!(
-            "OTEL_EXPORTER_OTLP_PROTOCOL is {other:?}, and only \"grpc\" is spoken here; collectors have it on port 4317"
-        ),
-    }
-}
-
-fn provider() -> anyhow::Result<SdkTracerProvider> {
-    let exporter = opentelemetry_otlp::SpanExporter::builder()
-        .with_tonic()
-        .build()
-        .context("spans cannot be exported as the OTEL_EXPORTER_OTLP variables say")?;
-    // OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take the place of ours.
-    let resource = Resource::builder();
-    let resource = match std::env::var_os("OTEL_SERVICE_NAME") {
-        Some(_) => resource,
-        None => resource.with_service_name("rcmpd"),
-    };
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.build()).build())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{VisibleJson, exporting};
+    use super::VisibleJson;
     use std::io::Write;
 
     #[test]
@@ -180,24 +261,5 @@ mod tests {
             String::from_utf8(log.0).expect("it is text"),
             "{\"a\":\"\\u009b2J\\u202e\\udb40\\udc41\u{e9}\"}\n"
         );
-    }
-
-    #[test]
-    fn spans_are_exported_when_the_standard_variables_ask_for_it() {
-        let asked = |variables: &[(&str, &str)]| {
-            exporting(|name| {
-                variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-            })
-            .map_err(|error| error.to_string())
-        };
-        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317");
-        assert_eq!(asked(&[]), Ok(false));
-        assert_eq!(asked(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")]), Ok(false));
-        assert_eq!(asked(&[endpoint]), Ok(true));
-        assert_eq!(asked(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://localhost:4317")]), Ok(true));
-        assert_eq!(asked(&[endpoint, ("OTEL_SDK_DISABLED", "True")]), Ok(false));
-        assert_eq!(asked(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]), Ok(false));
-        assert_eq!(asked(&[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]), Ok(true));
-        assert!(asked(&[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]).is_err());
     }
 }

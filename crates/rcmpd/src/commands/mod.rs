@@ -5,6 +5,7 @@ mod account;
 mod admin_port;
 mod audit;
 mod check_proxy;
+mod config_file;
 mod doctor;
 mod domain;
 mod group;
@@ -176,6 +177,7 @@ async fn dispatch(command: Command, inherited: Inherited) -> anyhow::Result<u8> 
         Command::Doctor(args) => doctor::run(args).await,
         Command::Status(args) => status::run(&args).await,
         Command::CheckConfig { config, json } => Ok(check_config(&config_file(&config)?, json.json).await),
+        Command::Config(command) => config_file::run(command).await,
         Command::Account(command) => account::run(command).await,
         Command::Group(command) => group::run(command).await,
         Command::Machine(command) => machine::run(command).await,
@@ -257,13 +259,18 @@ async fn serve(config: &ConfigFileArg, inherited: Inherited) -> anyhow::Result<u
     }
     let config = load(&path)?;
     let (exporter, log_filter) = crate::telemetry::init(&config.telemetry)?;
-    let served = crate::serve::run(&path, config, log_filter, inherited).await;
+    let telemetry = (log_filter, exporter.registry());
+    let served = crate::serve::run(&path, config, telemetry, inherited).await;
     exporter.finish().await;
     served.map(|()| 0)
 }
 
 async fn page(listen: Option<SocketAddr>, unix: Option<&Path>, anywhere: bool) -> anyhow::Result<u8> {
-    let (exporter, _) = crate::telemetry::init(&Telemetry { log: "info".to_owned(), json: false })?;
+    let (exporter, _) = crate::telemetry::init(&Telemetry {
+        log: "info".to_owned(),
+        json: false,
+        otlp: config::Otlp::default(),
+    })?;
     let served = proxy_check::serve_page(listen, unix, anywhere).await;
     exporter.finish().await;
     served.map(|()| 0)

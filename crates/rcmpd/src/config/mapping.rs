@@ -96,21 +96,21 @@ impl Mapping {
 const LOOK_UPS: &str = "\"upn\" looks up by \"upn\" and \"dns\", \"issuer\" by \"issuer\", \"subject\" by all other forms except \"sid\", which finds no \
                         account and binds one that was found";
 
-const BINDINGS: [(&str, Binding); 3] = [
+pub(super) const BINDINGS: [(&str, Binding); 3] = [
     (Binding::Off.name(), Binding::Off),
     (Binding::Compat.name(), Binding::Compat),
     (Binding::Full.name(), Binding::Full),
 ];
-const VALIDATIONS: [(&str, Validation); 3] = [
+pub(super) const VALIDATIONS: [(&str, Validation); 3] = [
     (Validation::Off.name(), Validation::Off),
     (Validation::Chain.name(), Validation::Chain),
     (Validation::ChainAndRevocation.name(), Validation::ChainAndRevocation),
 ];
-const COMPARISONS: [(&str, Comparison); 3] =
+pub(super) const COMPARISONS: [(&str, Comparison); 3] =
     [("windows", Comparison::Windows), ("casefold", Comparison::Casefold), ("exact", Comparison::Exact)];
-const SHA1_PUKEY: [(&str, Sha1PublicKeyInput); 2] =
+pub(super) const SHA1_PUKEY: [(&str, Sha1PublicKeyInput); 2] =
     [("thumbprint", Sha1PublicKeyInput::Thumbprint), ("public-key", Sha1PublicKeyInput::PublicKey)];
-const METHODS: [(&str, MappingFlags); 4] = [
+pub(super) const METHODS: [(&str, MappingFlags); 4] = [
     ("upn", MappingFlags::UPN),
     ("subject", MappingFlags::SUBJECT),
     ("issuer", MappingFlags::ISSUER),

@@ -12,13 +12,18 @@ mod mapping;
 mod mapping_keys;
 mod ntlm;
 mod operators;
+pub(crate) mod otlp;
 mod peers;
 mod postgres;
+pub(crate) mod reference;
+pub(crate) mod schema;
 mod seal_ref;
 mod secret_ref;
 mod sections;
 mod settings;
 mod several;
+pub(crate) mod shape;
+pub(crate) mod shown;
 mod sidecar;
 mod socket;
 mod sso;
@@ -31,6 +36,7 @@ pub use ldap::{Ldap, LdapServers};
 pub use mapping::{AuthorityEntry, Mapping};
 pub use ntlm::Ntlm;
 pub use operators::{OVERFLOW_UID, Operator, OperatorSocket, SHARED};
+pub use otlp::Otlp;
 pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Servers};
 use pem_file::input;
 pub use postgres::Postgres;
@@ -50,7 +56,7 @@ pub use trust::{Ocsp, TrustFiles, usual_key_purposes};
 
 use crate::stores::{BUILT_IN, Settings, added};
 use account_store::{DistinguishedName, Domain, FileAccess, FileRefused, RID_FIRST};
-use audit_log::HeadSettings;
+use audit_log::{CopySettings, Encoding, HeadSettings, Receiver};
 use checker::{Checker, UP_TO_A_DAY_S};
 use dtyp::Sid;
 use postgres::PostgresSection;
@@ -223,6 +229,8 @@ pub struct Telemetry {
     pub log: String,
     /// Whether lines are JSON.
     pub json: bool,
+    /// What is exported by OTLP.
+    pub otlp: Otlp,
 }
 
 #[derive(Deserialize)]
@@ -359,6 +367,7 @@ struct AdminSection {
 struct TelemetrySection {
     log: Option<Spanned<String>>,
     format: Option<Spanned<String>>,
+    otlp: Option<otlp::Section>,
 }
 
 #[derive(Deserialize)]
@@ -371,7 +380,19 @@ struct AuditSection {
     chain: Option<Spanned<bool>>,
     heads: Option<Spanned<HeadsSection>>,
     account_mib_per_hour: Option<Spanned<u64>>,
+    journald: Option<CopySection>,
+    syslog: Option<CopySection>,
 }
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CopySection {
+    socket: Option<PathBuf>,
+    encoding: Option<Spanned<String>>,
+}
+
+/// How copies of audit lines are written.
+pub(crate) const ENCODINGS: [(&str, Encoding); 2] = [("rcmpd", Encoding::Own), ("ocsf", Encoding::Ocsf)];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -475,11 +496,48 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     checked.map_err(|problems| ConfigError::Wrong { path: path.to_owned(), text, problems })
 }
 
+/// A checked file, and its text.
+pub(crate) fn load_with_text(path: &Path) -> Result<(Config, String), ConfigError> {
+    let config = load(path)?;
+    let text = read(path)?;
+    let is_same = Sections::of(&text) == config.sections;
+    let changed = || std::io::Error::other("it changed while it was read");
+    is_same
+        .then_some((config, text))
+        .ok_or_else(|| ConfigError::Unreadable { path: path.to_owned(), error: changed() })
+}
+
 /// Reads and checks text; relative paths start at `base`.
 pub fn parse(text: &str, base: &Path) -> Result<Config, Vec<Problem>> {
     let file: File = toml::from_str(text).map_err(|error| vec![Problem::from_parser(&error, text)])?;
     let config = Checker::run(base, |checker| checker.check(file))?;
     Ok(Config { sections: Sections::of(text), ..config })
+}
+
+/// The keys of the file with their types.
+pub(crate) fn file_shape() -> shape::Shape {
+    use shape::{Field, Shape};
+    fn form_or_grant(fields: &mut [Field]) {
+        for field in fields {
+            match &mut field.shape {
+                Shape::List(inner) if field.name == "grant" => {
+                    **inner = Shape::Either(vec![Shape::Text, shape::shape_of::<mapping_keys::GrantTo>()]);
+                }
+                Shape::List(inner) => {
+                    if let Shape::Table(fields) = &mut **inner {
+                        form_or_grant(fields);
+                    }
+                }
+                Shape::Table(fields) => form_or_grant(fields),
+                _ => {}
+            }
+        }
+    }
+    let mut shape = shape::shape_of::<File>();
+    if let Shape::Table(fields) = &mut shape {
+        form_or_grant(fields);
+    }
+    shape
 }
 
 /// Reads the `[mapping]` of a file, which may hold nothing else.
@@ -988,7 +1046,7 @@ impl Checker<'_> {
     }
 
     fn telemetry(&mut self, section: Option<TelemetrySection>) -> Telemetry {
-        let section = section.unwrap_or(TelemetrySection { log: None, format: None });
+        let section = section.unwrap_or(TelemetrySection { log: None, format: None, otlp: None });
         let json = self.one_of(section.format.as_ref(), &[("text", false), ("json", true)], "log format");
         if let Some(log) = &section.log {
             let help = "write a level, or target=level pairs, as in \"info,dcerpc_tokio=debug\"";
@@ -999,6 +1057,7 @@ impl Checker<'_> {
         Telemetry {
             log: section.log.map_or_else(|| "info".into(), Spanned::into_inner),
             json: json.unwrap_or(false),
+            otlp: section.otlp.map(|otlp| self.otlp(&otlp)).unwrap_or_default(),
         }
     }
 
@@ -1021,7 +1080,26 @@ impl Checker<'_> {
         let budget =
             self.within(section.account_mib_per_hour.as_ref(), 0..=BUDGET_MIB_MAX, "MiB", BUDGET_MIB);
         let account_budget = budget << 20;
-        audit_log::Settings { path, required: section.required, certificates, chain, heads, account_budget }
+        let receivers = [
+            (Receiver::Journald, section.journald, "/run/systemd/journal/socket"),
+            (Receiver::Syslog, section.syslog, "/dev/log"),
+        ];
+        let copies = receivers.into_iter().filter_map(|(to, copy, socket)| {
+            let CopySection { socket: given, encoding } = copy?;
+            let encoding = self.one_of(encoding.as_ref(), &ENCODINGS, "encoding").unwrap_or(Encoding::Own);
+            let socket = given.map_or_else(|| PathBuf::from(socket), |socket| self.path(&socket));
+            Some(CopySettings { to, socket, encoding })
+        });
+        let copies = copies.collect();
+        audit_log::Settings {
+            path,
+            required: section.required,
+            certificates,
+            chain,
+            heads,
+            account_budget,
+            copies,
+        }
     }
 
     fn heads(&mut self, section: HeadsSection, log: Option<&Path>) -> HeadSettings {

@@ -281,19 +281,19 @@ fn entries<T>(list: &Option<Spanned<Vec<T>>>) -> &[T] {
     list.as_ref().map_or(&[], |list| list.get_ref())
 }
 
-const SOURCES: [(&str, Source); 2] = [("embedded", Source::Embedded), ("remote", Source::Remote)];
-const PRESETS: [(&str, Preset); 4] = [
+pub(super) const SOURCES: [(&str, Source); 2] = [("embedded", Source::Embedded), ("remote", Source::Remote)];
+pub(super) const PRESETS: [(&str, Preset); 4] = [
     ("remote", Preset::Remote),
     ("x-forwarded", Preset::Forwarded),
     ("lookup-identity", Preset::LookupIdentity),
     ("none", Preset::None),
 ];
-const USERS: [(&str, UserForm); 3] =
+pub(super) const USERS: [(&str, UserForm); 3] =
     [("domain", UserForm::Domain), ("upn", UserForm::Upn), ("plain", UserForm::Plain)];
-const GROUPS: [(&str, GroupForm); 2] = [("names", GroupForm::Names), ("sids", GroupForm::Sids)];
-const ENCODINGS: [(&str, Encoding); 3] =
+pub(super) const GROUPS: [(&str, GroupForm); 2] = [("names", GroupForm::Names), ("sids", GroupForm::Sids)];
+pub(super) const ENCODINGS: [(&str, Encoding); 3] =
     [("percent", Encoding::Percent), ("utf-8", Encoding::Utf8), ("structured", Encoding::Structured)];
-const SPEAKS: [(&str, Speaks); 8] = [
+pub(super) const SPEAKS: [(&str, Speaks); 8] = [
     ("nginx", Speaks::Http(Dialect::Nginx)),
     ("traefik", Speaks::Http(Dialect::Traefik)),
     ("caddy", Speaks::Http(Dialect::Caddy)),
@@ -303,14 +303,14 @@ const SPEAKS: [(&str, Speaks); 8] = [
     ("client-cert", Speaks::Http(Dialect::ClientCert)),
     ("envoy-grpc", Speaks::EnvoyGrpc),
 ];
-const TARGETS: [(&str, Target); 3] =
+pub(super) const TARGETS: [(&str, Target); 3] =
     [("request", Target::Request), ("x-original", Target::XOriginal), ("x-forwarded", Target::XForwarded)];
 /// Help for an empty list of a route.
 const ROUTE_OPEN: &str = "name at least one, or remove the key: a route without groups, sids and domains lets every mapped account in";
-const STRENGTHS: [(&str, bool); 2] = [("any", false), ("strong", true)];
-const PROTOCOLS: [(&str, UpstreamProtocol); 2] =
+pub(super) const STRENGTHS: [(&str, bool); 2] = [("any", false), ("strong", true)];
+pub(super) const PROTOCOLS: [(&str, UpstreamProtocol); 2] =
     [("http/1.1", UpstreamProtocol::Http1), ("h2", UpstreamProtocol::Http2)];
-const CLIENT_CERTIFICATES: [(&str, bool); 2] = [("required", false), ("optional", true)];
+pub(super) const CLIENT_CERTIFICATES: [(&str, bool); 2] = [("required", false), ("optional", true)];
 const HEADER_LEN: RangeInclusive<u64> = 256..=16_384;
 const REMEMBER_S: RangeInclusive<u64> = 0..=3600;
 const REMEMBERED: RangeInclusive<u64> = 1..=1_000_000;

@@ -29,7 +29,7 @@ use crate::forward::RelayPackage;
 use crate::inherited::{ENDPOINT_MAPPER, Inherited, NETLOGON as NETLOGON_SOCKET};
 use crate::sidecar::Sidecar;
 use crate::stores;
-use crate::telemetry::LogFilter;
+use crate::telemetry::{LogFilter, RegistrySlot};
 use crate::tlsnego::Tlsnego;
 use account_store::{DomainStore, MachineStore};
 use anyhow::{Context, bail};
@@ -131,7 +131,7 @@ pub fn registry(
 pub async fn run(
     path: &Path,
     config: Config,
-    log_filter: LogFilter,
+    (log_filter, exported): (LogFilter, Option<RegistrySlot>),
     inherited: Inherited,
 ) -> anyhow::Result<()> {
     let maps = config.mapping.is_some() && (config.rpc.is_some() || config.sidecar.is_some());
@@ -150,10 +150,17 @@ pub async fn run(
     let services = Services::load(&config).await?;
     let mut serving = services.serve(&config, connections_max, &tree).await?;
     let health = health::Health::new();
-    if let Some(admin) = &config.admin {
-        serving
-            .serve_admin(path, (&config, admin), (token, log_filter.clone()), (&health, &tree.inherited))
-            .await?;
+    let port = match &config.admin {
+        Some(admin) => Some(http::Port::bind(admin, &tree.inherited).await?),
+        None => None,
+    };
+    let metrics = serving.metrics(port.as_ref(), &health);
+    if let Some(slot) = exported {
+        let _ = slot.set(Arc::clone(&metrics));
+    }
+    if let (Some(port), Some(admin)) = (port, &config.admin) {
+        let served = (path, &config);
+        serving.serve_admin(served, (port, admin), (token, log_filter.clone()), (&health, metrics));
     }
     tree.inherited.check_all_taken()?;
     if let Some(current) = &serving.current {
@@ -432,6 +439,7 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         chain,
         heads,
         account_budget,
+        copies,
         // A reload reopens the file with these.
         path: _,
         certificates: _,
@@ -442,6 +450,8 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         ("[store] and [channels]", same_store(store.as_ref(), old.store.as_ref())),
         ("[admin]", *admin == old.admin),
         ("telemetry.format", telemetry.json == old.telemetry.json),
+        ("[telemetry.otlp]", telemetry.otlp == old.telemetry.otlp),
+        ("[audit.journald] and [audit.syslog]", *copies == old.audit.copies),
         ("[client] of a sidecar", !is_remote(old) || *client == old.client),
         (
             "[sidecar] source, listen, proxy or timeout_s",

@@ -17,6 +17,7 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use dcerpc_tokio::{Endpoints, Server};
 use listener_tokio::connections::ConnectionMeter;
+use prometheus_client::registry::Registry;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -157,19 +158,10 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Serves the admin port of the configuration at `path`, for as long as the process lives.
-    pub(super) async fn serve_admin(
-        &mut self,
-        path: &Path,
-        (config, admin): (&Config, &config::Admin),
-        (token, log_filter): (Option<Zeroizing<String>>, LogFilter),
-        (health, inherited): (&Health, &Inherited),
-    ) -> anyhow::Result<()> {
-        let port = http::Port::bind(admin, inherited).await?;
-        let address = port.address();
-        info!(operators = token.is_some(), %address, "Serving the admin port");
+    /// Registers the metrics of everything that is served. It is called once.
+    pub(super) fn metrics(&mut self, port: Option<&http::Port>, health: &Health) -> Arc<Registry> {
         let mut connections = std::mem::take(&mut self.connections);
-        connections.push(port.meter());
+        connections.extend(port.map(http::Port::meter));
         let sso = self.sso.as_ref();
         let parts = metrics::Parts {
             server: self.server.as_deref().or(sso.map(|sso| &*sso.server)),
@@ -182,6 +174,20 @@ impl Serving {
             health,
             connections,
         };
+        Arc::new(metrics::registry(parts))
+    }
+
+    /// Serves the admin port of the configuration at `path`, for as long as the process lives.
+    pub(super) fn serve_admin(
+        &self,
+        (path, config): (&Path, &Config),
+        (port, admin): (http::Port, &config::Admin),
+        (token, log_filter): (Option<Zeroizing<String>>, LogFilter),
+        (health, metrics): (&Health, Arc<Registry>),
+    ) {
+        let address = port.address();
+        info!(operators = token.is_some(), %address, "Serving the admin port");
+        let sso = self.sso.as_ref();
         let servers =
             metrics::asked_servers(self.current.as_ref(), sso.map(|sso| &sso.service), self.tlsnego.as_ref());
         let shared = admin::Shared {
@@ -202,10 +208,9 @@ impl Serving {
             sidecar: self.sidecar.as_ref().map(|sidecar| Arc::clone(&sidecar.current)),
             operators: token.map(|token| Arc::new(operators::Operators::new(admin, token, address))),
             tlsnego: self.tlsnego.clone(),
-            metrics: Arc::new(metrics::registry(parts)),
+            metrics,
         };
         tokio::spawn(port.serve(shared));
-        Ok(())
     }
 
     /// What a reload starts from.

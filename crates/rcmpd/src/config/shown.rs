@@ -1,0 +1,240 @@
+//! Every key with its value, and where the value is from: `rcmpd config show`.
+
+use super::file_shape;
+use super::reference::{self, Entry};
+use super::shape::{Field, Shape, join, paths};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Sections that count with their defaults if the file does not have them.
+const ALWAYS: [&str; 4] = ["telemetry", "telemetry.otlp", "audit", "forward"];
+/// Tables with settings of stores that this program does not know. A secret may be among them.
+const UNKNOWN: &str = "settings";
+/// Keys of a `[[store.part]]`, which the other stores do not have.
+const OF_PART: [&str; 3] = ["name", "suffixes", "issuers"];
+/// A policy whose missing keys are those of `[mapping]`.
+const SHADOW: &str = "mapping.shadow";
+/// What is shown in place of a value that may be a secret.
+const HIDDEN: &str = "(not shown)";
+
+/// Environment variables that take the place of a key.
+const VARIABLES: [(&str, &str); 9] = [
+    ("telemetry.log", "RUST_LOG"),
+    ("telemetry.otlp.endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ("telemetry.otlp.protocol", "OTEL_EXPORTER_OTLP_PROTOCOL"),
+    (HEADERS, "OTEL_EXPORTER_OTLP_HEADERS"),
+    ("telemetry.otlp.service_name", "OTEL_SERVICE_NAME"),
+    ("telemetry.otlp.sampler", "OTEL_TRACES_SAMPLER"),
+    ("telemetry.otlp.sampler_arg", "OTEL_TRACES_SAMPLER_ARG"),
+    ("telemetry.otlp.timeout_s", "OTEL_EXPORTER_OTLP_TIMEOUT"),
+    ("telemetry.otlp.metrics_interval_s", "OTEL_METRIC_EXPORT_INTERVAL"),
+];
+/// The key whose variable has secrets.
+const HEADERS: &str = "telemetry.otlp.headers";
+
+/// Where a value is from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This line of the file.
+    Line(usize),
+    /// The program.
+    Default,
+    /// An environment variable.
+    Environment(&'static str),
+}
+
+/// A key, or a section that is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// The table that the key is in, as TOML writes it above its keys: `[rpc]`, `[[peer]]`. Empty above all.
+    pub(crate) table: String,
+    /// The path of the key with the numbers of tables in arrays: `peer[0].timeout_s`.
+    pub(crate) path: String,
+    /// The key in its table.
+    pub(crate) key: String,
+    /// The value as TOML, or none if the key has no value.
+    pub(crate) value: Option<String>,
+    /// What the documentation says in place of a value: `none`, `as connections_per_address_max`.
+    pub(crate) otherwise: String,
+    pub(crate) origin: Origin,
+}
+
+impl Shown {
+    /// Whether the value may be a secret.
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.value.as_deref() == Some(HIDDEN)
+    }
+}
+
+/// All keys of the sections that the file has, and of those that count without it. The file was checked.
+pub(crate) fn shown(text: &str, variable: impl Fn(&str) -> Option<String>) -> Vec<Shown> {
+    let shape = file_shape();
+    let entries = reference::entries(&paths(&shape));
+    let mut listing = Listing { text, shape: &shape, entries: &entries, rows: Vec::new() };
+    let Ok(file) = DeTable::parse(text) else { return Vec::new() };
+    listing.table(file.get_ref(), &shape, &At::default());
+    let mut rows = listing.rows;
+    for row in &mut rows {
+        let found = VARIABLES.iter().find(|(path, _)| *path == row.path);
+        if let Some((name, value)) =
+            found.and_then(|(_, name)| Some((*name, variable(name).filter(|value| !value.is_empty())?)))
+        {
+            row.value = Some(match (&*row.path, value.parse::<u64>()) {
+                (HEADERS, _) => HIDDEN.to_owned(),
+                (path, Ok(milliseconds)) if path.ends_with("_s") => milliseconds.div_ceil(1000).to_string(),
+                (_, _) => toml::Value::String(value).to_string(),
+            });
+            row.origin = Origin::Environment(name);
+        }
+    }
+    rows
+}
+
+struct Listing<'l> {
+    text: &'l str,
+    shape: &'l Shape,
+    entries: &'l [Entry],
+    rows: Vec<Shown>,
+}
+
+/// A place in the file.
+#[derive(Clone, Default)]
+struct At {
+    /// Without numbers, as the reference has it.
+    key: String,
+    /// With numbers.
+    path: String,
+    header: String,
+}
+
+impl At {
+    fn below(&self, name: &str, number: Option<usize>) -> Self {
+        let key = join(&self.key, name);
+        let numbered = number.map_or_else(|| name.to_owned(), |number| format!("{name}[{number}]"));
+        let header = if number.is_some() { format!("[[{key}]]") } else { format!("[{key}]") };
+        Self { path: join(&self.path, &numbered), key, header }
+    }
+}
+
+impl<'l> Listing<'l> {
+    /// The shape behind references to a shape above.
+    fn resolved(&self, shape: &'l Shape) -> &'l Shape {
+        let Shape::Same(path) = shape else { return shape };
+        path.split('.').fold(self.shape, |shape, name| match shape {
+            Shape::Table(fields) => fields.iter().find(|it| it.name == name).map_or(shape, |it| &it.shape),
+            shape => shape,
+        })
+    }
+
+    /// The keys of a table, and then the tables in it, as TOML wants them.
+    fn table(&mut self, table: &DeTable<'_>, shape: &'l Shape, at: &At) {
+        let Shape::Table(fields) = self.resolved(shape) else { return };
+        let (tables, keys): (Vec<_>, Vec<_>) = fields.iter().partition(|field| self.is_table(field));
+        for field in keys {
+            self.key(table.get(field.name), field, at);
+        }
+        let empty = DeTable::new();
+        for field in tables {
+            match (table.get(field.name).map(Spanned::get_ref), &field.shape) {
+                (Some(DeValue::Table(inner)), shape) => self.table(inner, shape, &at.below(field.name, None)),
+                (Some(DeValue::Array(list)), Shape::List(shape)) => {
+                    for (number, inner) in list.iter().enumerate() {
+                        if let DeValue::Table(inner) = inner.get_ref() {
+                            self.table(inner, shape, &at.below(field.name, Some(number)));
+                        }
+                    }
+                }
+                (None, shape) if ALWAYS.contains(&&*join(&at.key, field.name)) => {
+                    self.table(&empty, shape, &at.below(field.name, None));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether a field is a section, or an array of them.
+    fn is_table(&self, field: &'l Field) -> bool {
+        let inner = match &field.shape {
+            Shape::List(inner) => inner,
+            shape => shape,
+        };
+        matches!(self.resolved(inner), Shape::Table(_))
+    }
+
+    fn key(&mut self, given: Option<&Spanned<DeValue<'_>>>, field: &Field, at: &At) {
+        if matches!(&*at.key, "store" | "store.compare") && OF_PART.contains(&field.name) {
+            return;
+        }
+        let entry = reference::entry(self.entries, &join(&at.key, field.name));
+        let (value, origin) = match given {
+            Some(_) if field.name == UNKNOWN => (Some(HIDDEN.to_owned()), self.line(given)),
+            Some(given) => (Some(as_written(self.text, given)), self.line(Some(given))),
+            None => (entry.and_then(Entry::default_value).map(|value| value.to_string()), Origin::Default),
+        };
+        let otherwise = match at.key.strip_prefix(SHADOW) {
+            Some(_) => "as in [mapping]".to_owned(),
+            None => entry.map(|entry| entry.default.replace('`', "")).unwrap_or_default(),
+        };
+        self.rows.push(Shown {
+            table: at.header.clone(),
+            path: join(&at.path, field.name),
+            key: field.name.to_owned(),
+            value,
+            otherwise: if otherwise.is_empty() { "none".to_owned() } else { otherwise },
+            origin,
+        });
+    }
+
+    fn line(&self, given: Option<&Spanned<DeValue<'_>>>) -> Origin {
+        let start = given.map_or(0, |given| given.span().start);
+        Origin::Line(self.text.get(..start).unwrap_or_default().matches('\n').count() + 1)
+    }
+}
+
+/// A value in one line, without the comments of the file.
+fn as_written(text: &str, given: &Spanned<DeValue<'_>>) -> String {
+    let written = text.get(given.span()).unwrap_or_default();
+    match toml::from_str::<toml::Table>(&format!("key = {written}")) {
+        Ok(table) => table.get("key").map(ToString::to_string).unwrap_or_default(),
+        // A table that is written with dots.
+        Err(_) => HIDDEN.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "[domain]\nnetbios = \"A\" # ours\ndns = 'a.example'\nsid = \"S-1-5-21-1-2-3\"\nserver = \"S\"\n\
+        upn_suffixes = [\n  \"b.example\", # another\n]\n[store]\nkind = \"own\"\n[store.settings]\npassword = \"hunter2\"\n\
+        [[peer]]\ndomain = \"B\"\n[[peer]]\ndomain = \"C\"\ntimeout_s = 7\n";
+
+    fn row(path: &str) -> Shown {
+        let rows = shown(FILE, |name| (name == "RUST_LOG").then(|| "debug".to_owned()));
+        rows.into_iter().find(|row| row.path == path).unwrap_or_else(|| panic!("no row {path}"))
+    }
+
+    #[test]
+    fn values_come_with_their_origin() {
+        for (path, table, value, origin) in [
+            ("domain.netbios", "[domain]", Some("\"A\""), Origin::Line(2)),
+            ("domain.dns", "[domain]", Some("\"a.example\""), Origin::Line(3)),
+            ("domain.upn_suffixes", "[domain]", Some("[\"b.example\"]"), Origin::Line(6)),
+            ("peer[1].timeout_s", "[[peer]]", Some("7"), Origin::Line(17)),
+            ("peer[0].timeout_s", "[[peer]]", Some("10"), Origin::Default),
+            ("peer[0].hedge_ms", "[[peer]]", None, Origin::Default),
+            ("telemetry.format", "[telemetry]", Some("\"text\""), Origin::Default),
+            ("telemetry.log", "[telemetry]", Some("\"debug\""), Origin::Environment("RUST_LOG")),
+        ] {
+            let row = row(path);
+            assert_eq!((&*row.table, row.value.as_deref(), row.origin), (table, value, origin), "{path}");
+        }
+    }
+
+    #[test]
+    fn settings_that_may_have_a_secret_are_not_shown() {
+        let rows = shown(FILE, |_| None);
+        assert_eq!(row("store.settings").value.as_deref(), Some(HIDDEN));
+        assert!(!format!("{rows:?}").contains("hunter2"));
+    }
+}

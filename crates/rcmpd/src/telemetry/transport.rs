@@ -1,0 +1,132 @@
+//! Requests to a collector, and what is said about those that fail.
+
+use super::settings::Destination;
+use crate::config::otlp::Signal;
+use bytes::Bytes;
+use dcerpc_tokio::LogLimiter;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use opentelemetry_http::{HttpClient, HttpError};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::logs::{LogBatch, LogExporter};
+use opentelemetry_sdk::trace::{SpanData, SpanExporter};
+use std::fmt::Display;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+/// The longest answer of a collector that is read.
+const ANSWER_LEN_MAX: usize = 64 << 10;
+
+/// OTLP over HTTP. Exporters run on threads of their own, so requests are made on this runtime.
+#[derive(Clone, Debug)]
+pub(super) struct Http {
+    runtime: Handle,
+    timeout: Duration,
+}
+
+type Sent<'a> = Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'a>>;
+
+impl Http {
+    /// Has to be called in a runtime.
+    pub(super) fn new(to: &Destination) -> Self {
+        Self { runtime: Handle::current(), timeout: to.timeout }
+    }
+
+    /// Sends a request over a connection of its own.
+    pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let timeout = self.timeout;
+        self.runtime.spawn(async move { tokio::time::timeout(timeout, send(request)).await }).await??
+    }
+}
+
+async fn send(request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+    let (mut parts, body) = request.into_parts();
+    let authority = parts.uri.authority().ok_or("the endpoint has no host")?.clone();
+    let host = authority.host().trim_matches(['[', ']']);
+    let stream = tokio::net::TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    parts.headers.insert(http::header::HOST, authority.as_str().parse()?);
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).parse()?;
+    parts.uri = path;
+    let answer = sender.send_request(Request::from_parts(parts, Full::new(body))).await;
+    let answer = match answer {
+        Ok(answer) => {
+            let (parts, body) = answer.into_parts();
+            let body = Limited::new(body, ANSWER_LEN_MAX).collect().await;
+            body.map(|body| Response::from_parts(parts, body.to_bytes()))
+        }
+        Err(error) => Err(error.into()),
+    };
+    connection.abort();
+    answer
+}
+
+impl HttpClient for Http {
+    fn send_bytes<'s, 'a>(&'s self, request: Request<Bytes>) -> Sent<'a>
+    where
+        's: 'a,
+        Self: 'a,
+    {
+        Box::pin(self.send(request))
+    }
+}
+
+/// Says what was lost, once a minute for each signal. No caller waits for an exporter: what does not fit into
+/// its queue is dropped.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Losses(Arc<LogLimiter>);
+
+impl Losses {
+    pub(super) fn note(&self, signal: Signal, error: &dyn Display) {
+        self.0.counted(signal.name(), |left_out| {
+            let signal = signal.name();
+            tracing::warn!(signal, %error, left_out, "Cannot export telemetry");
+        });
+    }
+}
+
+/// An exporter whose failures are logged.
+#[derive(Debug)]
+pub(super) struct Watched<E> {
+    pub(super) inner: E,
+    pub(super) losses: Losses,
+}
+
+impl<E: SpanExporter> SpanExporter for Watched<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let exported = self.inner.export(batch).await;
+        exported.inspect_err(|error| self.losses.note(Signal::Traces, error))
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.inner.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
+
+impl<E: LogExporter> LogExporter for Watched<E> {
+    async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
+        let exported = self.inner.export(batch).await;
+        exported.inspect_err(|error| self.losses.note(Signal::Logs, error))
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
