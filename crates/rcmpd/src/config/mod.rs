@@ -20,7 +20,6 @@ pub(crate) mod schema;
 mod seal_ref;
 mod secret_ref;
 mod sections;
-mod settings;
 mod several;
 pub(crate) mod shape;
 pub(crate) mod shown;
@@ -43,7 +42,7 @@ pub use postgres::Postgres;
 pub use seal_ref::{FORMS as SEAL_FORMS, SealRef, TokenRef};
 pub use secret_ref::{SecretMissing, SecretRef};
 pub use sections::{Gone, Sections};
-pub use settings::{Origin, Setting};
+pub(crate) use shown::{Origin, Shown};
 pub use several::StorePart;
 pub use sidecar::{
     Application, Listen, ListenTls, Place, Proxy, SIDECAR_METHODS, Sidecar, SocketGroup, Source, Speaks,

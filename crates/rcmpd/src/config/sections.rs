@@ -3,7 +3,7 @@
 //! A file that is cut off at the end of a line is often well formed. It has fewer rules than before, and
 //! fewer rules often let in more.
 
-use super::settings::{self, Setting};
+use super::shown::{self, Shown};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,7 +20,7 @@ const ADDING: [&str; 2] = ["peer", "relay"];
 #[derive(Clone, Debug, Default)]
 pub struct Sections {
     table: Table,
-    settings: Vec<Setting>,
+    keys: Vec<Shown>,
     digest: [u8; 32],
 }
 
@@ -73,14 +73,14 @@ impl Sections {
     pub(super) fn of(text: &str) -> Self {
         Self {
             table: text.parse().unwrap_or_default(),
-            settings: settings::of_file(text),
+            keys: shown::shown(text, |name| std::env::var(name).ok()),
             digest: Sha256::digest(text).into(),
         }
     }
 
-    /// The settings of the file, in its order.
-    pub(super) fn settings(&self) -> &[Setting] {
-        &self.settings
+    /// Every key with its value, and where it is from.
+    pub(crate) fn keys(&self) -> &[Shown] {
+        &self.keys
     }
 
     /// The SHA-256 of the file.

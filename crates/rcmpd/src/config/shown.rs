@@ -194,6 +194,11 @@ impl<'l> Listing<'l> {
 /// A value in one line, without the comments of the file.
 fn as_written(text: &str, given: &Spanned<DeValue<'_>>) -> String {
     let written = text.get(given.span()).unwrap_or_default();
+    // A URL may have a user and a password.
+    let has_user = written.split_once("://").is_some_and(|(_, rest)| rest.contains('@'));
+    if has_user || written.contains("password=") {
+        return HIDDEN.to_owned();
+    }
     match toml::from_str::<toml::Table>(&format!("key = {written}")) {
         Ok(table) => table.get("key").map(ToString::to_string).unwrap_or_default(),
         // A table that is written with dots.
@@ -236,5 +241,10 @@ mod tests {
         let rows = shown(FILE, |_| None);
         assert_eq!(row("store.settings").value.as_deref(), Some(HIDDEN));
         assert!(!format!("{rows:?}").contains("hunter2"));
+        for value in ["\"http://u:hunter2@x\"", "\"host=x password=hunter2\""] {
+            let rows = shown(&format!("[client]\nserver = {value}\n"), |_| None);
+            let server = rows.iter().find(|row| row.path == "client.server");
+            assert_eq!(server.and_then(|row| row.value.as_deref()), Some(HIDDEN), "{value}");
+        }
     }
 }

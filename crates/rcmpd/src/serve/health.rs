@@ -1,7 +1,7 @@
 //! Whether the service is ready, when it started, and the result of the last reload.
 
 use crate::clock::{now, uptime};
-use crate::config::Setting;
+use crate::config::Shown;
 use dcerpc_tokio::{NO_LABELS, encode_family};
 use dtyp::FileTime;
 use prometheus_client::collector::Collector;
@@ -23,7 +23,7 @@ struct Inner {
     started: FileTime,
     started_at: Duration,
     reload: Mutex<Reload>,
-    settings: Mutex<Arc<Vec<Setting>>>,
+    settings: Mutex<Arc<Vec<Shown>>>,
 }
 
 /// The last time that the configuration was read.
@@ -63,12 +63,12 @@ impl Health {
     }
 
     /// Notes the settings that are in use from now on.
-    pub(super) fn configured(&self, settings: Vec<Setting>) {
+    pub(super) fn configured(&self, settings: Vec<Shown>) {
         *self.0.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
 
     /// The settings in use.
-    pub(super) fn settings(&self) -> Arc<Vec<Setting>> {
+    pub(super) fn settings(&self) -> Arc<Vec<Shown>> {
         Arc::clone(&self.0.settings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

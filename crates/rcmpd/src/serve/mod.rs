@@ -22,7 +22,7 @@ pub use channel_secrets::StoredSecrets;
 pub use rcmp_package::RcmpPackage;
 
 use crate::clock;
-use crate::config::{self, Config, Gone, Sections, Setting, StoreKind};
+use crate::config::{self, Config, Gone, Sections, Shown, StoreKind};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::findings;
 use crate::forward::RelayPackage;
@@ -268,7 +268,7 @@ struct Running<'a> {
 /// What the configuration had at the last load.
 struct Loaded {
     sections: Sections,
-    settings: Vec<Setting>,
+    settings: Vec<Shown>,
     /// The digest of the file that lacked rules at the last signal, and was not taken over for that.
     refused: Option<[u8; 32]>,
 }
@@ -314,7 +314,7 @@ async fn signals(
     let mut watchdog = service_manager::Watchdog::new();
     let mut loaded = Loaded {
         sections: running.config.sections.clone(),
-        settings: running.config.settings(),
+        settings: running.config.sections.keys().to_vec(),
         refused: None,
     };
     health.configured(loaded.settings.clone());
@@ -406,7 +406,7 @@ async fn reload(
         running.take_over(reloaded);
     }
     log_filter.configured(&new.telemetry.log);
-    *loaded = Loaded { settings: new.settings(), sections: new.sections, refused: None };
+    *loaded = Loaded { settings: new.sections.keys().to_vec(), sections: new.sections, refused: None };
     Ok(revision)
 }
 

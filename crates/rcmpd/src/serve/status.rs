@@ -4,7 +4,7 @@ use super::health::Health;
 use super::metrics::AskedServers;
 use super::store_health::StoreHealth;
 use crate::clock::now;
-use crate::config::{Origin, Setting};
+use crate::config::{Origin, Shown};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::recent::{Minute, Outcome};
 use crate::sso::Sso;
@@ -234,11 +234,13 @@ fn domains(deciders: &Deciders) -> Vec<Value> {
         .collect()
 }
 
-fn setting(Setting { key, value, origin }: &Setting) -> Value {
-    let (origin, line) = match origin {
+/// A key of the configuration. The value is a text as in TOML, or says what counts in its place.
+fn setting(shown: &Shown) -> Value {
+    let (origin, line) = match &shown.origin {
         Origin::Line(line) => ("file", Some(*line)),
         Origin::Environment(name) => (*name, None),
         Origin::Default => ("default", None),
     };
-    json!({ "key": key, "value": value, "origin": origin, "line": line })
+    let value = shown.value.as_ref().unwrap_or(&shown.otherwise);
+    json!({ "key": shown.path, "value": value, "origin": origin, "line": line })
 }
