@@ -559,7 +559,10 @@ impl Mapper {
                 Ok(Matches::One(record)) => mapping::is_same(&query, &record.account, &self.policy),
                 _ => true,
             };
-            trace.step(|| Step::Asked { method, form, query, found: found.as_ref().ok().cloned(), granted });
+            trace.step(|| {
+                let error = found.as_ref().err().map(ToString::to_string);
+                Step::Asked { method, form, query, found: found.as_ref().ok().cloned(), error, granted }
+            });
             match found.map_err(|_| Reason::StoreUnavailable)? {
                 Matches::None => continue,
                 Matches::One(record) if !is_same => {

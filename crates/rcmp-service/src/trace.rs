@@ -50,6 +50,8 @@ pub enum Step {
         query: Query,
         /// What it answered; `None` when it could not.
         found: Option<Matches>,
+        /// Why it could not.
+        error: Option<String>,
         /// Whether the certificate's authority may vouch for the account by this form.
         granted: bool,
     },

@@ -188,7 +188,10 @@ pub fn print(explanation: &Explanation) {
 fn asked(asked: &Asked) {
     let strength = if asked.strong { "strong" } else { "weak" };
     let found = match asked.found {
-        Found::Error => "the store could not answer".to_owned(),
+        Found::Error => {
+            let why = asked.error.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+            format!("the store could not answer{why}")
+        }
         Found::None => "no account".to_owned(),
         Found::Many => format!("more than one: {}", asked.accounts.join(", ")),
         Found::Differs => {

@@ -77,7 +77,11 @@ fn a_program_in_python_answers_for_the_accounts() {
     let doctor = demo.rcmpd(&["doctor", "--timeout", "2", "-c", "rcmpd.toml"]);
     assert!(doctor.stdout.contains("the program of [store.socket] does not answer: "), "{doctor:?}");
     assert!(doctor.stdout.contains("store: connect: "), "{doctor:?}");
-    demo.rcmpd(&["explain", "certs/alice.pem", "-c", "rcmpd.toml"]).code(7);
+    let explained = demo.rcmpd(&["explain", "certs/alice.pem", "-c", "rcmpd.toml"]).code(7).stdout;
+    assert!(
+        explained.contains("the store could not answer: ") && explained.contains("store: connect: "),
+        "{explained}"
+    );
 
     let mut program = Program::start(&demo);
     let doctor = demo.rcmpd(&["doctor", "--timeout", "2", "-c", "rcmpd.toml"]);

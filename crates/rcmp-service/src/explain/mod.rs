@@ -241,6 +241,9 @@ pub struct Asked {
     pub accounts: Vec<String>,
     /// Whether the certificate's CA may vouch by this form for the accounts that were found.
     pub granted: bool,
+    /// Why the store could not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     /// The names of the stores that were asked, if there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stores: Vec<String>,
@@ -559,7 +562,7 @@ fn tried(method: Method, steps: &[Step], is_allowed: bool) -> MethodTried {
                 tried.state = MethodState::NotApplicable;
                 tried.why = Some(*why);
             }
-            Step::Asked { method: of, form, query, found, granted } if *of == method => {
+            Step::Asked { method: of, form, query, found, error, granted } if *of == method => {
                 tried.state = MethodState::Tried;
                 let (attribute, value) = attribute(query);
                 let (found, accounts) = match found {
@@ -578,6 +581,7 @@ fn tried(method: Method, steps: &[Step], is_allowed: bool) -> MethodTried {
                     found,
                     accounts,
                     granted,
+                    error: error.clone(),
                     stores,
                     compared,
                 });

@@ -89,6 +89,7 @@ mod tests {
             form: Form::Upn,
             query: Query::Name("alice".into()),
             found: Some(found),
+            error: None,
             granted: true,
         };
         let mut steps = vec![asked(Matches::None); 64];

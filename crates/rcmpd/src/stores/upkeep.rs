@@ -411,9 +411,16 @@ async fn verify_by_name(
     for name in names {
         match accounts.store.find(&Query::Name(name.clone())).await {
             Ok(Matches::None) => {}
-            Ok(_) => {
+            Ok(found) => {
                 reader.read.accounts += 1;
                 unknown.remove(name.as_str());
+                // A directory has a name for each group, and one that several groups have is none.
+                let Matches::One(record) = found else { continue };
+                let of_groups = record.memberships.iter().filter(|_| matches!(kind, StoreKind::Ldap(_)));
+                for group in of_groups.filter(|group| group.name.is_none()) {
+                    let text = format!("another group has the name of {}, a group of {name}", group.sid);
+                    reader.add("shared name", text);
+                }
             }
             Err(error) => {
                 unknown.remove(name.as_str());
