@@ -24,8 +24,10 @@ fn dn(person: u32) -> String {
     format!("uid=user{person:06},{PEOPLE}")
 }
 
+/// By issuer and serial number. Serial numbers are random, as those of a CA are.
 fn mapping(person: u32) -> String {
-    format!("X509:<I>O=Contoso,CN=Contoso CA<SR>5a{person:08x}a5")
+    let serial = u64::from(person + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    format!("X509:<I>O=Contoso,CN=Contoso CA<SR>{serial:016x}a5")
 }
 
 /// People with a mapping, each in four groups.
