@@ -42,8 +42,8 @@ pub use postgres::Postgres;
 pub use seal_ref::{FORMS as SEAL_FORMS, SealRef, TokenRef};
 pub use secret_ref::{SecretMissing, SecretRef};
 pub use sections::{Gone, Sections};
-pub(crate) use shown::{Origin, Shown};
 pub use several::StorePart;
+pub(crate) use shown::{Origin, Shown};
 pub use sidecar::{
     Application, Listen, ListenTls, Place, Proxy, SIDECAR_METHODS, Sidecar, SocketGroup, Source, Speaks,
     Ticket, Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,

@@ -4,7 +4,9 @@ use super::health::Health;
 use super::shared_channels::SharedTables;
 use super::sso::{RunningSso, SsoParts};
 use super::store_health::StoreHealth;
-use super::{AuditLog, Running, accounts, admin, http, listen, metrics, operators, registry, replica, status};
+use super::{
+    AuditLog, Running, accounts, admin, http, listen, metrics, operators, registry, replica, status,
+};
 use crate::config::{self, Config};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::inherited::Inherited;
