@@ -201,7 +201,7 @@ fn answers_that_break_the_protocol_are_errors() {
         ),
         (
             "unknown field `acounts`",
-            Box::new(|question| message(&json!({ "number": number(question), "acounts": [] }))),
+            Box::new(|question| message(&json!({ "number": number(question), "account": [] }))),
         ),
         (
             "more than 64",
