@@ -138,6 +138,8 @@ pub fn check_name(what: &str, name: &str) -> Result<(), StoreError> {
         name if name.len() > Account::TEXT_LEN_MAX => "is longer than 4096 bytes",
         name if name.chars().any(char::is_control) => "contains a control character",
         name if name.trim() != name => "begins or ends with a space",
+        // Members are named by name or SID, and would be those of the entry that has the SID.
+        name if name.parse::<Sid>().is_ok() => "is a SID",
         _ => return Ok(()),
     };
     Err(StoreError::Refused(format!("{what} {name:?}: the name {reason}")))

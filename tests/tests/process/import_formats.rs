@@ -92,6 +92,12 @@ fn a_table_is_imported_as_spreadsheets_write_it() {
         "{told:?}"
     );
 
+    // Members are named by SID, too: this would be Domain Admins.
+    let admins = format!("type,name,members\ngroup,{}-512,anna\n", demo.domain_sid());
+    fs::write(demo.path("bad.csv"), admins).unwrap();
+    let told = import(&demo, &["bad.csv", "--replace"]).code(1);
+    assert!(told.stderr.contains("line 2") && told.stderr.contains("the name is a SID"), "{told:?}");
+
     // The last row says that the table is whole.
     let few = "type,name,entries\naccount,anna,\n";
     fs::write(demo.path("few.csv"), few).unwrap();
@@ -145,6 +151,11 @@ fn the_entries_of_openldap_are_imported_as_ldapsearch_prints_them() {
             "-b",
             BASE,
         ]);
+        let arguments = [
+            arguments,
+            &["(objectClass=*)", "*", "+"][usize::from(arguments.iter().any(|it| it.starts_with('(')))..],
+        ]
+        .concat();
         let done = search.args(arguments).stdin(Stdio::null()).output();
         let done = done.unwrap();
         assert!(matches!(done.status.code(), Some(0 | 4)), "{}", String::from_utf8_lossy(&done.stderr));
