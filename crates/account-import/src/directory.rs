@@ -26,6 +26,9 @@ const GROUP_CLASSES: [&str; 5] =
 const ACCOUNT_CLASSES: [&str; 6] =
     ["user", "person", "organizationalperson", "inetorgperson", "posixaccount", "account"];
 
+/// One of these shows that the search asked for operational attributes (RFC 4512, section 3.4; RFC 4530).
+const OPERATIONAL: [&str; 4] = ["createtimestamp", "modifytimestamp", "entryuuid", "nsuniqueid"];
+
 /// What an entry becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -72,7 +75,10 @@ impl Directory {
                         "the search ended with result {result:?}, so entries are missing: search again"
                     ));
                 }
-                self.end = Some(record.line);
+                // A page ends with a cookie for the next one, and the last page without (RFC 2696).
+                let pages = text(&record, "pagedresults")?.unwrap_or_default();
+                let is_last = pages.split_once("cookie=").is_none_or(|(_, cookie)| cookie.trim().is_empty());
+                self.end = is_last.then_some(record.line);
                 return Ok(());
             }
             _ => return Err("a record begins with its dn".to_owned()),
@@ -84,7 +90,9 @@ impl Directory {
         }
         let part = record.values.iter().find(|(name, _)| name.contains(";range="));
         if let Some((name, _)) = part {
-            return Err(format!("{name}: only a part of the values is here: search again with paged ranges"));
+            return Err(format!(
+                "{name}: only a part of the values is here: name the attributes of the search, without this one"
+            ));
         }
         let kind = kind(&record)?;
         let dn = text(&record, "dn")?.unwrap_or_default();
@@ -150,7 +158,15 @@ fn kind(record: &Record) -> Result<Kind, String> {
         return Err("objectClass is missing, so it is not known what this is".to_owned());
     }
     if is_one_of(&GROUP_CLASSES) {
-        let Some(group_type) = number(record, "grouptype")? else { return Ok(Kind::Group) };
+        let Some(group_type) = number(record, "grouptype")? else {
+            return match is_one_of(&["group"]) {
+                true => {
+                    Err("groupType is missing, so it is not known whether this is a security group"
+                        .to_owned())
+                }
+                false => Ok(Kind::Group),
+            };
+        };
         let is_security = group_type & GROUP_SECURITY != 0 && group_type & GROUP_BUILTIN == 0;
         return Ok(if is_security { Kind::Group } else { Kind::LeftOut });
     }
@@ -281,6 +297,14 @@ fn state(record: &Record, object: &mut Map<String, Value>) -> Result<(), String>
     if has_class(record, "user")? && flags.is_none() {
         return Err(
             "userAccountControl is missing, so it is not known whether the account is enabled".to_owned()
+        );
+    }
+    // Locks of other directories are in attributes that a search returns only if it asks for them.
+    if flags.is_none() && !OPERATIONAL.iter().any(|name| octets(record, name).is_some()) {
+        return Err(
+            "operational attributes are missing, so it is not known whether the account is locked: search \
+                    with '*' '+'"
+                .to_owned(),
         );
     }
     if has_class(record, "computer")? {

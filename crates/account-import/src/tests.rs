@@ -161,7 +161,8 @@ fn what_is_no_account_and_no_security_group_is_left_out() {
 
 #[test]
 fn a_lock_or_an_end_of_other_directories_is_not_lost() {
-    let alice = "dn: uid=alice,dc=contoso,dc=example\nobjectClass: inetOrgPerson\nuid: alice\ncn: Alice\n";
+    let alice = "dn: uid=alice,dc=contoso,dc=example\nobjectClass: inetOrgPerson\nuid: alice\ncn: Alice\n\
+                 createTimestamp: 20250102030405Z\n";
     let profile = json!({"full_name": "Alice"});
     for (line, more) in [
         ("nsAccountLock: TRUE", json!({"flags": 514})),
@@ -188,6 +189,8 @@ fn what_is_not_whole_or_not_known_is_refused_with_its_line() {
         ("dn: cn=a\n", "line 1: objectClass is missing"),
         ("dn: cn=a\nchangetype: delete\n", "line 1: changetype \"delete\" is not read"),
         ("dn: cn=a\nobjectClass: user\nsAMAccountName: a\n", "line 1: userAccountControl is missing"),
+        ("dn: cn=a\nobjectClass: person\nuid: a\n", "line 1: operational attributes are missing"),
+        ("dn: cn=a\nobjectClass: group\nsAMAccountName: a\n", "line 1: groupType is missing"),
         ("dn: cn=a\njpegPhoto:< file:///etc/passwd\n", "line 2: jpegphoto: a value in another file"),
         ("dn:: ?\n", "line 1: dn: the value is no base64"),
         ("dn: cn=a\nmember;range=0-1499: cn=b\n", "line 1: member;range=0-1499: only a part"),
@@ -205,6 +208,13 @@ fn what_is_not_whole_or_not_known_is_refused_with_its_line() {
         let told = ldif(text).expect_err(text);
         assert!(told.starts_with(why), "{text}: {told}");
     }
+    let page = "search: 2\nresult: 0 Success\ncontrol: 1.2.840.113556.1.4.319 false MA0CAQAECA==\npagedresults: cookie=";
+    let pages = ldif(&format!(
+        "{ALICE}\n{page}CgAAAA==\n\ndn: cn=b\nobjectClass: person\nobjectClass: contact\n\n{page}\n"
+    ));
+    assert_eq!(pages.expect("it is good")[1].1, json!({"type": "end", "entries": 1}));
+    let cut = ldif(&format!("{ALICE}\n{page}CgAAAA==\n")).expect("it is read");
+    assert_eq!(cut.len(), 1, "the last page is not there: {cut:?}");
     let whole = ldif(&format!("{ALICE}\nsearch: 2\nresult: 0 Success\n")).expect("it is good");
     assert_eq!(whole[1], (8, json!({"type": "end", "entries": 1})));
     let long = format!("dn: {}\n", "a".repeat(1 << 20));
