@@ -12,8 +12,8 @@ use aws_lc_rs::digest;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// The list of the files.
@@ -134,34 +134,40 @@ fn elsewhere(config: &Config, copied: &[Named], without_key: bool) -> anyhow::Re
     Ok(needed)
 }
 
-/// A file is read as it is copied; the hash is that of the copy.
-fn copy(from: &Path, to: &Path) -> anyhow::Result<String> {
+/// Copies a file to a new one, for `owner` if there is one, and returns the hash of the copy. A copy that fails is
+/// removed.
+fn copy(from: &Path, to: &Path, owner: Option<(u32, u32)>) -> anyhow::Result<String> {
     let context = || format!("cannot copy {} to {}", from.display(), to.display());
-    let mut source = File::open(from).with_context(context)?;
+    let source = File::open(from).with_context(context)?;
     let mut options = OpenOptions::new();
     let mut target = options.write(true).create_new(true).mode(0o600).open(to).with_context(context)?;
-    let mut hash = digest::Context::new(&digest::SHA256);
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let len = source.read(&mut buffer).with_context(context)?;
-        if len == 0 {
-            break;
-        }
-        hash.update(&buffer[..len]);
-        target.write_all(&buffer[..len]).with_context(context)?;
+    // By the descriptor: who may write to the folder can put another file at the path.
+    let given = owner.map_or(Ok(()), |(uid, gid)| fchown(&target, Some(uid), Some(gid)));
+    let copied = given
+        .and_then(|()| hash_of_all(source, |part| target.write_all(part)))
+        .and_then(|hash| target.sync_all().map(|()| hash));
+    if copied.is_err() {
+        let _ = fs::remove_file(to);
     }
-    target.sync_all().with_context(context)?;
-    Ok(dtyp::hex(hash.finish().as_ref()))
+    copied.with_context(context)
 }
 
 fn hash_of(path: &Path) -> anyhow::Result<String> {
-    let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let hash = File::open(path).and_then(|file| hash_of_all(file, |_| Ok(())));
+    hash.with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Reads a file to its end, and gives each part on. Returns the SHA-256 in hexadecimal.
+fn hash_of_all(mut file: File, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<String> {
     let mut hash = digest::Context::new(&digest::SHA256);
     let mut buffer = vec![0; 1 << 16];
     loop {
-        match file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))? {
+        match file.read(&mut buffer)? {
             0 => return Ok(dtyp::hex(hash.finish().as_ref())),
-            len => hash.update(&buffer[..len]),
+            len => {
+                hash.update(&buffer[..len]);
+                each(&buffer[..len])?;
+            }
         }
     }
 }
@@ -215,7 +221,7 @@ fn fill(
                     .with_context(|| format!("cannot copy {}", path.display()))?;
                 hash_of(&to)?
             }
-            Role::Accounts | Role::Key | Role::Configuration => copy(&path, &to)?,
+            Role::Accounts | Role::Key | Role::Configuration => copy(&path, &to, None)?,
         };
         copied.files.push(to);
         listed.push(Listed { role, section, file, sha256 });
@@ -285,7 +291,7 @@ pub async fn restore(config: &Config, folder: &Path) -> anyhow::Result<Copied> {
         if let Some(taken) = beside.iter().find(|path| path.symlink_metadata().is_ok()) {
             bail!("{} exists, and no file is replaced: stop the service and move it away", taken.display());
         }
-        planned.push((from, path));
+        planned.push((from, path, listed.sha256.clone()));
     }
     let mut restored = Copied::default();
     let done = put(config, planned, &mut restored).await;
@@ -297,15 +303,18 @@ pub async fn restore(config: &Config, folder: &Path) -> anyhow::Result<Copied> {
     done.map(|()| restored)
 }
 
-async fn put(config: &Config, planned: Vec<(PathBuf, PathBuf)>, restored: &mut Copied) -> anyhow::Result<()> {
-    for (from, to) in planned {
-        copy(&from, &to)?;
-        restored.files.push(to.clone());
+async fn put(
+    config: &Config,
+    planned: Vec<(PathBuf, PathBuf, String)>,
+    restored: &mut Copied,
+) -> anyhow::Result<()> {
+    for (from, to, sha256) in planned {
         // The service, which owns the folder, could not read what is root's.
-        let folder = crate::config::base(&to).metadata();
-        if let (true, Ok(folder)) = (geteuid().is_root(), folder) {
-            chown(&to, Some(folder.uid()), Some(folder.gid()))
-                .with_context(|| format!("cannot give {} to the owner of its folder", to.display()))?;
+        let folder = crate::config::base(&to).metadata().ok().filter(|_| geteuid().is_root());
+        let hash = copy(&from, &to, folder.map(|folder| (folder.uid(), folder.gid())))?;
+        restored.files.push(to);
+        if hash != sha256 {
+            bail!("{} was changed while it was read; nothing was restored", from.display());
         }
     }
     // What cannot be used is not restored.
