@@ -60,6 +60,7 @@ impl Accounts for CurrentAccounts {
                 return Ok(Some(user));
             }
             let (Some(stores), Some(sid)) = (&self.stores, user.sid) else { return Ok(None) };
+            stores.accounts.refresh().await.map_err(|error| StoreFailed(error.to_string()))?;
             let record = match stores.accounts.find(&Query::Sid(sid)).await {
                 Ok(Matches::One(record)) if is_usable(&record.account) => record,
                 Ok(Matches::One(_) | Matches::None | Matches::Many(_)) => return Ok(None),

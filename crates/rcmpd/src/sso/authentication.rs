@@ -135,6 +135,7 @@ impl LocalHashes {
             true => Query::UserPrincipalName(user.to_owned()),
             false => Query::Name(user.to_owned()),
         };
+        self.stores.accounts.refresh().await.map_err(|error| error.to_string())?;
         match self.stores.accounts.find(&query).await.map_err(|error| error.to_string())? {
             Matches::One(record) => Ok(Some(record)),
             Matches::None | Matches::Many(_) => Ok(None),

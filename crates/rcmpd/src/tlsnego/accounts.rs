@@ -86,6 +86,7 @@ impl Accounts {
             None if name.contains('@') => Query::UserPrincipalName(name.to_owned()),
             None => Query::Name(name.to_owned()),
         };
+        store.refresh().await.map_err(|error| error.to_string())?;
         usable(store.find(&query).await)
     }
 
@@ -163,6 +164,7 @@ impl Accounts {
             return Ok(Identity::clone(&mapped));
         }
         let store = self.store.as_ref().ok_or_else(|| ends("there is no account store"))?;
+        store.refresh().await.map_err(|error| stays(error.to_string()))?;
         let record = usable(store.find(&Query::Sid(sid)).await).map_err(stays)?;
         let record = record.map_err(|why| ends(&format!("it is {why}")))?;
         if detail.mark.is_some() && self.hashes.is_some() {
