@@ -1,6 +1,7 @@
 //! Refusals that another server does not undo. Servers of a directory replicate with delay: after a switch to
 //! another one, an account that was disabled, or a mapping that was removed, may be there again.
 
+use crate::log_limiter::LogLimiter;
 use crate::schema::Role;
 use crate::server::Server;
 use account_store::index::Place;
@@ -11,6 +12,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::info;
 
 /// How long a refusal counts against the answers of other servers. It covers the replication within a site and
 /// the default interval between sites ([MS-ADTS] 6.1.1.2.2.3.1, `replInterval`).
@@ -26,22 +28,29 @@ struct Last {
     at: Instant,
     /// None if there was one account without a restriction.
     refusal: Option<Matches>,
+    /// The account, if there was one.
+    sid: Option<Sid>,
 }
 
 /// The last answers about places that had an account, and about accounts that were restricted.
 pub(crate) struct Kept {
     places: Cache<(Role, Place), Last>,
     accounts: Cache<Sid, Last>,
+    log_limiter: LogLimiter,
 }
 
 impl Kept {
     pub(crate) fn new() -> Self {
-        Self { places: Cache::new(ENTRIES_MAX), accounts: Cache::new(ENTRIES_MAX) }
+        Self {
+            places: Cache::new(ENTRIES_MAX),
+            accounts: Cache::new(ENTRIES_MAX),
+            log_limiter: LogLimiter::new(),
+        }
     }
 
     /// The answer that counts: what a server found, or the refusal of another server not long ago. `now` is by
-    /// the monotonic clock, and by the clock of the directory.
-    pub(crate) fn judged(
+    /// the monotonic clock, and by the wall clock.
+    pub(crate) fn resolve(
         &self,
         (role, place): (Role, &Place),
         server: &Server,
@@ -49,13 +58,13 @@ impl Kept {
         now: (Instant, FileTime),
     ) -> Matches {
         let key = (role, place.clone());
-        let last = |refusal: Option<Matches>| Last { server: Arc::new(server.clone()), at: now.0, refusal };
         let is_restricted = matches!(&found, Matches::One(record) if
             role == Role::Domain && (record.account.flags.0 & RESTRICTED.0 != 0 || is_expired(record.account.expires, now.1)));
         let sid = match &found {
             Matches::One(record) => Some(record.account.sid),
             _ => None,
         };
+        let last = |refusal| Last { server: Arc::new(server.clone()), at: now.0, refusal, sid };
         match sid {
             Some(sid) if is_restricted => {
                 self.accounts.insert(sid, last(Some(found.clone())));
@@ -70,10 +79,13 @@ impl Kept {
                 return found;
             }
             Some(sid) => {
-                if let Some(kept) = undone(&self.accounts, &sid, server, now.0) {
-                    return kept;
-                }
-                if let Some(kept) = undone(&self.places, &key, server, now.0) {
+                let moved = self.places.get(&key).filter(|last| is_moved(last, &sid, server, now.0));
+                let kept = moved.map(|_| Matches::Many(Vec::new()));
+                let kept = kept.or_else(|| undone(&self.accounts, &sid, server, now.0));
+                if let Some(kept) = kept.or_else(|| undone(&self.places, &key, server, now.0)) {
+                    if let Some(left_out) = self.log_limiter.allow(now.0) {
+                        info!(%sid, %server, left_out, "Account stays rejected: another directory server rejected it");
+                    }
                     return kept;
                 }
                 self.accounts.remove(&sid);
@@ -96,6 +108,12 @@ fn undone<K: Eq + Hash>(of: &Cache<K, Last>, key: &K, server: &Server, now: Inst
     let last = of.get(key)?;
     let counts = *last.server != *server && now.saturating_duration_since(last.at) < KEPT;
     last.refusal.filter(|_| counts)
+}
+
+/// Whether another server had another account at the place: which of them has it now is not known.
+fn is_moved(last: &Last, sid: &Sid, server: &Server, now: Instant) -> bool {
+    let counts = *last.server != *server && now.saturating_duration_since(last.at) < KEPT;
+    counts && last.sid.is_some_and(|known| known != *sid)
 }
 
 #[cfg(test)]
@@ -134,7 +152,7 @@ mod tests {
         ] {
             let kept = Kept::new();
             let ask = |place: &Place, host: &str, found: Matches, after: u64| {
-                kept.judged(
+                kept.resolve(
                     (Role::Domain, place),
                     &server(host),
                     found,
@@ -158,11 +176,28 @@ mod tests {
     }
 
     #[test]
+    fn a_mapping_that_another_server_gives_to_another_account_is_of_none() {
+        let kept = Kept::new();
+        let (at, now) = (Instant::now(), FileTime::from_unix(1_800_000_000));
+        let place = Place::Name("carol".to_owned());
+        let ask = |host: &str, found| kept.resolve((Role::Domain, &place), &server(host), found, (at, now));
+        let usable = || found(AccountFlags::NORMAL, FileTime::NEVER);
+        let Matches::One(record) = usable() else { unreachable!("there is one") };
+        let sid = "S-1-5-21-1-2-3-1102".parse().expect("it is a SID");
+        let other = Account { sid, ..record.account.clone() };
+        let other = Matches::One(Arc::new(Record { account: other, memberships: Vec::new() }));
+        assert!(is_usable(&ask("dc1", other.clone())));
+        assert!(matches!(ask("dc2", usable()), Matches::Many(_)));
+        assert!(is_usable(&ask("dc1", usable())), "the same server says so");
+        assert!(is_usable(&ask("dc2", usable())));
+    }
+
+    #[test]
     fn an_account_that_expired_at_one_server_stays_so_and_an_unknown_place_is_not_kept() {
         let kept = Kept::new();
         let (at, now) = (Instant::now(), FileTime::from_unix(1_800_000_000));
         let place = Place::Name("carol".to_owned());
-        let ask = |role, host: &str, found| kept.judged((role, &place), &server(host), found, (at, now));
+        let ask = |role, host: &str, found| kept.resolve((role, &place), &server(host), found, (at, now));
         // Who makes up names fills no table.
         assert!(matches!(ask(Role::Domain, "dc1", Matches::None), Matches::None));
         assert_eq!(kept.places.len(), 0);

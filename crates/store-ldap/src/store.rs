@@ -239,7 +239,7 @@ impl Shared {
                 Ok(matches) => {
                     let now = (Instant::now(), now());
                     let found =
-                        self.kept.judged((pool.role, asked.1), pooled.connection.server(), matches, now);
+                        self.kept.resolve((pool.role, asked.1), pooled.connection.server(), matches, now);
                     pool.put(pooled);
                     return Ok(found);
                 }
