@@ -35,8 +35,9 @@ use transport::{Http, Losses, Watched};
 
 /// The target of the spans that are exported; everything else stays in the log.
 const CALL_TARGET: &str = "rcmpd::call";
-/// What the exporters log is not exported: a collector that is not there would be sent its own failures.
-const OWN_TARGET: &str = "rcmpd::telemetry";
+/// What the exporters and their transport log is not exported: it would be sent because it was sent.
+const EXPORTING: [&str; 7] =
+    ["rcmpd::telemetry", "opentelemetry", "h2", "hyper", "tonic", "tower", "tokio_util"];
 
 /// Where spans, metrics and events go to, while the service runs.
 #[derive(Debug, Default)]
@@ -153,7 +154,9 @@ pub fn init(config: &Telemetry) -> anyhow::Result<(Exporter, LogFilter)> {
             .boxed()
     });
     let records = exporter.logs.as_ref().map_or_else(none, |provider| {
-        let is_own = |metadata: &tracing::Metadata<'_>| metadata.target().starts_with(OWN_TARGET);
+        let is_own = |metadata: &tracing::Metadata<'_>| {
+            EXPORTING.iter().any(|target| metadata.target().starts_with(target))
+        };
         // The spans of calls are seen by this layer, too: they say in which trace an event is.
         let events = of_exported.and(filter_fn(move |metadata| !is_own(metadata))).or(filter_fn(is_call));
         logs::Records::new(provider.logger("rcmpd")).with_filter(events).boxed()

@@ -82,7 +82,7 @@ pub(crate) fn shown(text: &str, variable: impl Fn(&str) -> Option<String>) -> Ve
             row.value = Some(match (&*row.path, value.parse::<u64>()) {
                 (HEADERS, _) => HIDDEN.to_owned(),
                 (path, Ok(milliseconds)) if path.ends_with("_s") => milliseconds.div_ceil(1000).to_string(),
-                (_, _) => toml::Value::String(value).to_string(),
+                (_, _) => as_text(&toml::Value::String(value).to_string()),
             });
             row.origin = Origin::Environment(name);
         }
@@ -193,10 +193,14 @@ impl<'l> Listing<'l> {
 
 /// A value in one line, without the comments of the file.
 fn as_written(text: &str, given: &Spanned<DeValue<'_>>) -> String {
-    let written = text.get(given.span()).unwrap_or_default();
-    // A URL may have a user and a password.
-    let has_user = written.split_once("://").is_some_and(|(_, rest)| rest.contains('@'));
-    if has_user || written.contains("password=") {
+    as_text(text.get(given.span()).unwrap_or_default())
+}
+
+/// A value of TOML in one line, unless a secret may be in it.
+fn as_text(written: &str) -> String {
+    // A URL may have a user and a password, or a key in its query.
+    let has_secret = written.split_once("://").is_some_and(|(_, rest)| rest.contains(['@', '?']));
+    if has_secret || written.contains("password=") {
         return HIDDEN.to_owned();
     }
     match toml::from_str::<toml::Table>(&format!("key = {written}")) {

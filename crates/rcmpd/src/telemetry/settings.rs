@@ -99,12 +99,16 @@ fn destination(
     // Each variable may be there for one signal, and for all.
     let own = |name: &str| variable(&format!("OTEL_EXPORTER_OTLP_{upper}_{name}"));
     let general = |name: &str| variable(&format!("OTEL_EXPORTER_OTLP_{name}"));
-    let protocol = own("PROTOCOL").or_else(|| general("PROTOCOL"));
-    let protocol = match protocol {
+    let named = |name: &str| {
+        [format!("OTEL_EXPORTER_OTLP_{upper}_{name}"), format!("OTEL_EXPORTER_OTLP_{name}")]
+            .into_iter()
+            .find_map(|name| variable(&name).map(|value| (name, value)))
+    };
+    let protocol = match named("PROTOCOL") {
         None => config.protocol.unwrap_or(Protocol::Grpc),
-        Some(name) => match PROTOCOLS.iter().find(|(known, _)| *known == name) {
+        Some((name, value)) => match PROTOCOLS.iter().find(|(known, _)| *known == value) {
             Some((_, protocol)) => *protocol,
-            None => bail!("OTEL_EXPORTER_OTLP_PROTOCOL is {name:?}: use \"grpc\" or \"http/protobuf\""),
+            None => bail!("{name} is {value:?}: use \"grpc\" or \"http/protobuf\""),
         },
     };
     let default = match protocol {
@@ -123,8 +127,8 @@ fn destination(
     if let Some(problem) = endpoint_problem(&endpoint) {
         bail!("the OTLP endpoint {endpoint:?} cannot be used: {problem}");
     }
-    let headers = match own("HEADERS").or_else(|| general("HEADERS")) {
-        Some(text) => pairs(&text).context("OTEL_EXPORTER_OTLP_HEADERS cannot be used")?,
+    let headers = match named("HEADERS") {
+        Some((name, text)) => pairs(&text).with_context(|| format!("{name} cannot be used"))?,
         None => match &config.headers {
             Some(secret) => {
                 let text = secret.read().context("cannot use telemetry.otlp.headers")?;
