@@ -334,8 +334,8 @@ pub enum Command {
         #[arg(long)]
         replace: bool,
         /// Remove the users and groups that are not in the file. Computers, machines, and groups with a RID below
-        /// 1000 stay. The last line of the file has to say that it is the last one, as that of `rcmpd export`, and the
-        /// result at the end of what ldapsearch prints.
+        /// 1000 stay. The file has to say that it is complete: by its last line, as `rcmpd export` writes it; in CSV by a
+        /// row with `end` and the number of entries; in LDIF by the result that ldapsearch prints.
         #[arg(long, requires = "replace")]
         prune: bool,
         /// Remove nothing if more than this part of the users, or of the groups, would go, in percent.

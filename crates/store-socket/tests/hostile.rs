@@ -200,7 +200,7 @@ fn answers_that_break_the_protocol_are_errors() {
             }),
         ),
         (
-            "unknown field `acounts`",
+            "unknown field `account`",
             Box::new(|question| message(&json!({ "number": number(question), "account": [] }))),
         ),
         (

@@ -113,6 +113,21 @@ impl BufRead for Reread {
     }
 }
 
+/// Why a file is not taken for whole.
+fn no_end(format: Option<Format>, entries: u64) -> String {
+    match format {
+        None => format!(
+            "its last line is not {{\"type\":\"end\",\"entries\":{entries}}}, so it may be cut off; write this line if it is whole"
+        ),
+        Some(Format::Csv) => format!(
+            "its last row does not have \"end\" as its type and {entries} as its entries, so it may be cut off; add this row if it is whole"
+        ),
+        Some(Format::Ldif) => {
+            "the result of the search is not at its end, so it may be cut off; search with ldapsearch, without -L".to_owned()
+        }
+    }
+}
+
 /// The users and groups that are not in a file, by name and SID.
 #[derive(Default)]
 struct Gone {
@@ -125,17 +140,12 @@ impl Gone {
     async fn find(
         store: &dyn AccountAdmin,
         lines: &mut (dyn BufRead + Send),
-        max: u64,
+        (format, max): (Option<Format>, u64),
     ) -> anyhow::Result<Self> {
         let domain = store.domain();
         let entries = json_lines::entries(domain, lines).map_err(|error| super::failed(UNUSABLE, error))?;
         if !entries.has_end {
-            let count = entries.counts.entries();
-            let why = format!(
-                "its last line is not {{\"type\":\"end\",\"entries\":{count}}}, or in CSV a row with these, or in LDIF the result of \
-                 ldapsearch, so it may be cut off; write this line if it is whole"
-            );
-            return Err(super::failed(UNUSABLE, why));
+            return Err(super::failed(UNUSABLE, no_end(format, entries.counts.entries())));
         }
         let (mut gone, mut users, mut groups) = (Self::default(), 0_u64, 0_u64);
         each_account(store, |account| {
@@ -230,7 +240,7 @@ pub(super) async fn import(path: &Path, how: How, config: &Config, as_json: bool
     };
     if let (Some(max), Some(file)) = (how.prune_max, &mut file) {
         let mut lines = lines(file, how.format, path)?.lines;
-        let gone = Gone::find(&*store, &mut *lines, max).await;
+        let gone = Gone::find(&*store, &mut *lines, (how.format, max)).await;
         let gone = gone.with_context(|| format!("{}: nothing was imported or removed", path.display()))?;
         drop(lines);
         file.again().map_err(unreadable)?;

@@ -48,7 +48,10 @@ pub(super) async fn explanation(
     certificate: &[u8],
 ) -> Result<Explanation, (StatusCode, String)> {
     let Ok(_permit) = operators.explaining.try_acquire() else {
-        return Err((StatusCode::SERVICE_UNAVAILABLE, "others are being explained; ask again".to_owned()));
+        return Err((
+            StatusCode::SERVICE_UNAVAILABLE,
+            "another certificate is being explained; try again".to_owned(),
+        ));
     };
     let bad = |problem: String| (StatusCode::BAD_REQUEST, visible(&problem));
     let chain = Chain::from_bytes(certificate).map_err(|error| bad(error.to_string()))?;

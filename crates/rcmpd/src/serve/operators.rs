@@ -131,24 +131,11 @@ impl Sessions {
 
     fn is_good(&self, value: &str) -> bool {
         let Some((ends, tag)) = value.split_once('.') else { return false };
-        let Some(tag) = unhex(tag) else { return false };
-        let is_signed = hmac::verify(&self.key, ends.as_bytes(), &tag).is_ok();
+        let mut octets = [0; 32];
+        let Some(()) = dtyp::read_hex(tag.as_bytes(), &mut octets) else { return false };
+        let is_signed = hmac::verify(&self.key, ends.as_bytes(), &octets).is_ok();
         is_signed && ends.parse().is_ok_and(|ends: u64| uptime().as_secs() < ends)
     }
-}
-
-/// The octets of an HMAC in hexadecimal.
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let mut octets = [0; 32];
-    let pairs = text.as_bytes().chunks_exact(2);
-    if text.len() != 64 {
-        return None;
-    }
-    for (octet, pair) in octets.iter_mut().zip(pairs) {
-        let digits = std::str::from_utf8(pair).ok()?;
-        *octet = u8::from_str_radix(digits, 16).ok()?;
-    }
-    Some(octets)
 }
 
 #[cfg(test)]
