@@ -1534,7 +1534,7 @@ pub enum AuditCommand {
     },
     /// Verify that a chained audit log was not changed
     #[command(
-        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (the output says where), 6 unusable input, 7 complete but its writer is not verified: no --heads, or no checkpoint is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads \\\n      --public-key audit-signing.key.pub\n  rcmpd audit verify logs/dc1 logs/dc2 logs/dc3 --public-key audit-signing.key.pub"
+        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (the output says where), 6 unusable input, 7 complete but its writer is not verified: no --heads, or no checkpoint is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads \\\n      --public-key audit-signing.key.pub\n  rcmpd audit verify logs/dc1 logs/dc2 logs/dc3 \\\n      --public-key audit-signing.key.pub"
     )]
     Verify {
         /// The files of the log, in any order. Or the folders of several servers, each with its own audit.log*
@@ -1758,7 +1758,6 @@ mod tests {
             "rcmpd domain add --sid S-1 -c F",
             "rcmpd domain add FABRIKAM --sid S-1 --name f.example -c F",
             "rcmpd domain add FABRIKAM --sid S-1 --name f --direction both --server h --via B -c F",
-            "rcmpd audit verify F --public-key P",
             "rcmpd page",
             "rcmpd check-proxy https://a/ --certificate C --key K",
             "rcmpd check-proxy https://a/ --certificate C --ca A",
