@@ -133,6 +133,8 @@ fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
     assert_eq!(verify(&service, &["nothing.log"]).code(6).json()["exit_code"], 6);
     service.rcmpd(&["audit", "verify", "rcmpd.toml"]).code(6);
     service.rcmpd(&["audit", "verify", files[0], "--heads", "nothing"]).code(6);
+    let told = service.rcmpd(&["audit", "verify", files[0], "--public-key", "other.key.pub"]).code(2);
+    assert!(told.stderr.contains("--public-key needs the signed checkpoints: --heads FILE"), "{told:?}");
     service.rcmpd(&["audit", "verify"]).code(2);
     service.rcmpd(&["audit", "key", "audit.key"]).code(1);
 }
