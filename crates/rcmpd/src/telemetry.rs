@@ -142,7 +142,9 @@ pub fn init(config: &Telemetry) -> anyhow::Result<(Exporter, LogFilter)> {
     let settings = Settings::new(&config.otlp, |name| std::env::var(name).ok())?;
     let exporter = exporter(&settings)?;
     let is_call = |metadata: &tracing::Metadata<'_>| metadata.is_span() && metadata.target() == CALL_TARGET;
-    let none = || tracing_subscriber::layer::Identity::new().boxed();
+    // With a filter of its own, as the others: beside a layer without one, an event that the filter of the log
+    // rejects would leave its mark on the thread, and the next event would be lost.
+    let none = || tracing_subscriber::layer::Identity::new().with_filter(filter_fn(|_| false)).boxed();
     let spans = exporter.traces.as_ref().map_or_else(none, |provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("rcmpd"))
