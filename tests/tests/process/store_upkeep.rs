@@ -247,7 +247,7 @@ fn a_database_on_a_server_is_counted_read_and_not_copied() {
     let shown = run(&demo, &["status", "--json"]).code(0).json()["stores"][0].clone();
     assert_eq!(
         (&shown["kind"], &shown["accounts"], &shown["groups"], &shown["machines"], &shown["schema"]),
-        (&json!("postgres"), &json!(4), &json!(6), &json!(1), &json!(2))
+        (&json!("postgres"), &json!(4), &json!(6), &json!(1), &json!(3))
     );
     let verified = run(&demo, &["verify"]).code(0);
     assert_eq!(verified.stdout, "store: read 4 accounts, 6 groups, 1 machine secret\n");
