@@ -7,6 +7,7 @@ use super::shown::{self, Shown};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use toml::{Table, Value};
 
 /// Sections in which less may allow more, or write less into the audit log: all that a reload takes over.
@@ -20,7 +21,7 @@ const ADDING: [&str; 2] = ["peer", "relay"];
 #[derive(Clone, Debug, Default)]
 pub struct Sections {
     table: Table,
-    keys: Vec<Shown>,
+    text: Arc<str>,
     digest: [u8; 32],
 }
 
@@ -73,14 +74,14 @@ impl Sections {
     pub(super) fn of(text: &str) -> Self {
         Self {
             table: text.parse().unwrap_or_default(),
-            keys: shown::shown(text, |name| std::env::var(name).ok()),
+            text: text.into(),
             digest: Sha256::digest(text).into(),
         }
     }
 
-    /// Every key with its value, and where it is from.
-    pub(crate) fn keys(&self) -> &[Shown] {
-        &self.keys
+    /// Every key with its value, and where it is from. It reads the reference of all keys.
+    pub(crate) fn keys(&self) -> Vec<Shown> {
+        shown::shown(&self.text, |name| std::env::var(name).ok())
     }
 
     /// The SHA-256 of the file.

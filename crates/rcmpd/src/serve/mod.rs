@@ -314,7 +314,7 @@ async fn signals(
     let mut watchdog = service_manager::Watchdog::new();
     let mut loaded = Loaded {
         sections: running.config.sections.clone(),
-        settings: running.config.sections.keys().to_vec(),
+        settings: running.config.sections.keys(),
         refused: None,
     };
     health.configured(loaded.settings.clone());
@@ -406,7 +406,7 @@ async fn reload(
         running.take_over(reloaded);
     }
     log_filter.configured(&new.telemetry.log);
-    *loaded = Loaded { settings: new.sections.keys().to_vec(), sections: new.sections, refused: None };
+    *loaded = Loaded { settings: new.sections.keys(), sections: new.sections, refused: None };
     Ok(revision)
 }
 
