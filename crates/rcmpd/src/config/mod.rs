@@ -39,6 +39,7 @@ pub use otlp::Otlp;
 pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Servers};
 use pem_file::input;
 pub use postgres::Postgres;
+pub(crate) use seal_ref::percent_decoded;
 pub use seal_ref::{FORMS as SEAL_FORMS, SealRef, TokenRef};
 pub use secret_ref::{SecretMissing, SecretRef};
 pub use sections::{Gone, Sections};

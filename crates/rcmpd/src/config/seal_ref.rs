@@ -83,7 +83,7 @@ impl TokenRef {
         for (attribute, is_query) in attributes.filter(|(attribute, _)| !attribute.is_empty()) {
             let (name, value) = attribute.split_once('=').unwrap_or((attribute, ""));
             let value = percent_decoded(value)
-                .filter(|value| !value.is_empty())
+                .filter(|value| !value.is_empty() && !value.contains('\0'))
                 .ok_or_else(|| format!("the attribute {name} of the pkcs11: URI has no usable value"))?;
             let place = match (is_query, name) {
                 (false, "token") => &mut token,
@@ -127,8 +127,8 @@ impl TokenRef {
     }
 }
 
-/// RFC 3986, section 2.1.
-fn percent_decoded(text: &str) -> Option<String> {
+/// RFC 3986, section 2.1. None if a `%` has no two digits behind it, or if the result is no UTF-8.
+pub(crate) fn percent_decoded(text: &str) -> Option<String> {
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
@@ -142,7 +142,7 @@ fn percent_decoded(text: &str) -> Option<String> {
         octets.extend(octet);
         rest = &rest[2..];
     }
-    String::from_utf8(octets).ok().filter(|text| !text.contains('\0'))
+    String::from_utf8(octets).ok()
 }
 
 #[cfg(test)]

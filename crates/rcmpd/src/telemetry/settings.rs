@@ -1,8 +1,8 @@
 //! What is exported by OTLP, where to and how: `[telemetry.otlp]`, and the environment variables of
 //! OpenTelemetry's specification, which take its place.
 
-use crate::config::Otlp;
 use crate::config::otlp::{PROTOCOLS, Protocol, Signal, endpoint_problem, sampler};
+use crate::config::{Otlp, percent_decoded};
 use anyhow::{Context, bail};
 use opentelemetry_sdk::trace::Sampler;
 use std::fmt;
@@ -175,22 +175,6 @@ fn pairs(text: &str) -> anyhow::Result<Vec<(String, String)>> {
         Ok((name.trim().to_owned(), value))
     };
     text.split(',').filter(|part| !part.trim().is_empty()).map(pair).collect()
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut decoded = Vec::new();
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'%' => {
-                let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-                let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
-                u8::try_from(high * 16 + low).ok()?
-            }
-            other => other,
-        });
-    }
-    String::from_utf8(decoded).ok()
 }
 
 #[cfg(test)]
