@@ -77,9 +77,14 @@ fn of_store(kind: &StoreKind) -> Vec<(&'static str, Duration)> {
     }
 }
 
+/// Whole seconds, rounded up: a part of a second is no less than it is.
+fn seconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
+}
+
 /// For how long answers from a store of this kind may be used, in seconds.
 pub fn age_max(kind: &StoreKind) -> u64 {
-    of_store(kind).iter().map(|(_, time)| time.as_secs()).sum()
+    of_store(kind).iter().map(|(_, time)| seconds(*time)).sum()
 }
 
 /// The times of a configuration; none for accounts whose changes count at once.
@@ -87,7 +92,7 @@ pub fn stated_times(config: &Config) -> Vec<StatedTime> {
     let mut times = Vec::new();
     let own = config.store.as_ref().map(|store| of_store(&store.kind)).unwrap_or_default();
     let mut add = |accounts, parts: Vec<(&'static str, Duration)>, elsewhere| {
-        let parts = parts.into_iter().map(|(key, time)| (key, time.as_secs()));
+        let parts = parts.into_iter().map(|(key, time)| (key, seconds(time)));
         let parts: Vec<_> = parts.filter(|(_, seconds)| *seconds > 0).collect();
         if !parts.is_empty() {
             times.push(StatedTime { accounts, parts, elsewhere });
