@@ -4,6 +4,7 @@
 //! A peer that is missing fails its test: nothing here is skipped.
 
 pub mod client;
+pub mod directory_store;
 pub mod mit;
 pub mod openssl;
 pub mod peers;

@@ -35,6 +35,11 @@ fn settings(servers: &[&Postgres]) -> Settings {
     settings
 }
 
+/// The same for a store that hears of changes in other ways only.
+fn never_polled(settings: Settings) -> Settings {
+    Settings { poll: Duration::from_secs(3600), max_age: Duration::from_secs(7200), ..settings }
+}
+
 fn domain() -> Domain {
     battery::domain()
 }
@@ -96,11 +101,10 @@ fn load(counter: &AtomicU64) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_of_others_are_seen_by_notify_and_without_it() {
     let server = Postgres::start();
-    let mut settings = settings(&[&server]);
+    let settings = settings(&[&server]);
     let writer = create(&settings).await;
     let quick = open(&settings).await;
-    settings.poll = Duration::from_secs(3600);
-    settings.max_age = Duration::from_secs(7200);
+    let settings = never_polled(settings);
     let notified = open(&settings).await;
     // The first poll listens.
     eventually("the store listens", async || load(&notified.counters().connects) > 0).await;
@@ -581,10 +585,9 @@ async fn a_promoted_standby_takes_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_proves_the_secret_that_another_node_has_just_stored() {
     let server = Postgres::start();
-    let mut settings = settings(&[&server]);
+    let settings = settings(&[&server]);
     let first = create(&settings).await;
-    settings.poll = Duration::from_secs(3600);
-    settings.max_age = Duration::from_secs(7200);
+    let settings = never_polled(settings);
     let second = open(&settings).await;
     let machine = Machine {
         name: "WEB01$".to_owned(),
@@ -884,9 +887,7 @@ const CHANGED: &str = "UPDATE rcmpd.account SET flags = flags | 2;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_is_answered_by_a_revision_that_was_read_after_it_arrived() {
     let server = Postgres::start();
-    let mut settings = settings(&[&server]);
-    settings.poll = Duration::from_secs(3600);
-    settings.max_age = Duration::from_secs(7200);
+    let mut settings = never_polled(settings(&[&server]));
     settings.fresh = Some(Duration::ZERO);
     let store = create(&settings).await;
     put(&store, user(1000)).await;
@@ -924,10 +925,8 @@ async fn a_call_is_answered_by_a_revision_that_was_read_after_it_arrived() {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_revision_cannot_be_read_no_call_is_answered_by_an_older_one() {
     let server = Postgres::start();
-    let mut settings = settings(&[&server]);
+    let mut settings = never_polled(settings(&[&server]));
     settings.timeout = Duration::from_millis(500);
-    settings.poll = Duration::from_secs(3600);
-    settings.max_age = Duration::from_secs(7200);
     settings.fresh = Some(Duration::ZERO);
     let store = create(&settings).await;
     settings.fresh = Some(Duration::from_secs(3600));
@@ -992,10 +991,9 @@ async fn servers_count_wrong_proofs_together_for_a_while() {
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_say_who_they_are_and_are_forgotten_when_they_are_gone() {
     let server = Postgres::start();
-    let mut settings = settings(&[&server]);
+    let settings = settings(&[&server]);
     let first = create(&settings).await;
-    settings.poll = Duration::from_secs(3600);
-    settings.max_age = Duration::from_secs(7200);
+    let settings = never_polled(settings);
     let second = open(&settings).await;
     let facts = |id: u8| ReplicaFacts {
         id: [id; 16],

@@ -3,16 +3,11 @@
 use crate::cpu_ns;
 use crate::table::Table;
 use account_store::{AccountStore, CacheSettings, CachedStore, Matches, Query};
-use rcmpd_tests::slapd::{GROUPS, Options, PEOPLE, READER, SECRET, Slapd, entry};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use rcmpd_tests::directory_store;
+use rcmpd_tests::slapd::{GROUPS, Options, PEOPLE, Slapd, entry};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use store_ldap::{
-    Accents, Attribute, GenericSettings, GroupMembership, LdapStore, RidRange, Schema, Server, Servers,
-    Settings, StatePreset, TlsMode,
-};
-use zeroize::Zeroizing;
+use store_ldap::{GenericSettings, LdapStore, RidRange, Settings};
 
 const PEOPLE_COUNT: u32 = 100_000;
 const GROUPS_COUNT: u32 = 1_000;
@@ -70,51 +65,15 @@ fn entries() -> String {
 }
 
 fn settings(slapd: &Slapd) -> Settings {
-    let attribute = |name: &str| Attribute::new(name).unwrap();
     let generic = GenericSettings {
-        user_base: PEOPLE.to_owned(),
-        group_base: GROUPS.to_owned(),
-        user_class: "posixAccount".to_owned(),
-        group_class: "posixGroup".to_owned(),
-        name: attribute("uid"),
-        number: attribute("uidNumber"),
-        primary_group: attribute("gidNumber"),
-        user_principal_name: Some(attribute("userPrincipalName")),
-        service_principal_name: Some(attribute("servicePrincipalName")),
-        mapping: Some(attribute("altSecurityIdentities")),
-        mail: Some(attribute("mail")),
-        display_name: None,
-        created: None,
-        group_name: attribute("cn"),
-        group_number: attribute("gidNumber"),
-        membership: GroupMembership::Member(attribute("member")),
         user_rids: RidRange { first: 1_000_000, last: 1_999_999, rid: 1_000_000 },
         group_rids: RidRange { first: 500, last: 9999, rid: 10_000 },
-        listed_rids: [].into(),
-        state: vec![StatePreset::NsAccountLock],
+        ..directory_store::posix()
     };
-    let ca = CertificateDer::pem_file_iter(slapd.path("ca.pem")).unwrap().map(Result::unwrap);
     Settings {
-        domain: account_store::battery::domain(),
-        servers: Servers::Listed(vec![Server {
-            host: "127.0.0.1".to_owned(),
-            port: slapd.ldaps,
-            tls: TlsMode::Ldaps,
-        }]),
-        catalog: Vec::new(),
-        ca: ca.collect(),
-        bind_dn: READER.to_owned(),
-        secrets: Arc::new(|| Ok(vec![Zeroizing::new(SECRET.to_owned())])),
-        schema: Schema::Generic(Box::new(generic)),
         timeout: Duration::from_secs(60),
         connections_max: AT_ONCE as usize,
-        idle_timeout: Duration::from_secs(600),
-        age_max: Duration::from_secs(3600),
-        candidates_max: 100,
-        accents: Accents::Wildcards,
-        mail_domain: None,
-        fresh: Duration::from_secs(600),
-        meter: Arc::default(),
+        ..directory_store::settings(slapd, generic)
     }
 }
 

@@ -104,7 +104,7 @@ fn the_catalog_names_the_domain_and_judges_uniqueness_over_the_forest() {
     let mail = |address: &str| home(Query::Mail(address.to_owned()));
     assert_eq!(mail("Post@mail.example"), (None, north.with_rid(1107).expect("there is room"), 0));
     assert_eq!(mail("post@south.example"), of_south(1107));
-    assert_eq!(opened.meter.accounts_elsewhere(), 4, "nobody comes with an address");
+    assert_eq!(opened.meter.accounts_elsewhere(), 4, "an address names no account elsewhere");
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn server_that_is_unreachable_is_logged_with_why() {
     web.wait_for_lines(&["WARN", "Request to a server failed", &server], 1);
     let undecided = line(&mut web, &["WARN", "Cannot decide which account", "no_logon_servers"]);
     assert_eq!(field(&undecided, "status"), "500");
-    // Nobody asked about this one.
+    // No service is asked about this one.
     let mut request =
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout stranger.key".to_owned();
     request.push_str(" -out stranger.pem -subj /CN=stranger");

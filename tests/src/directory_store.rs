@@ -1,0 +1,82 @@
+//! Settings of a store over a directory that a test has started.
+
+use crate::slapd::{GROUPS, PEOPLE, READER, SECRET, Slapd};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use store_ldap::{
+    Accents, Attribute, GenericSettings, GroupMembership, RidRange, Schema, Server, Servers, Settings,
+    StatePreset, TlsMode,
+};
+use zeroize::Zeroizing;
+
+/// An attribute by its name.
+pub fn attribute(name: &str) -> Attribute {
+    Attribute::new(name).expect("a name of an attribute")
+}
+
+/// A file of certificates in PEM.
+pub fn certificates(path: &Path) -> Vec<CertificateDer<'static>> {
+    let sections = CertificateDer::pem_file_iter(path).expect("the file can be read");
+    sections.map(|section| section.expect("it is a certificate")).collect()
+}
+
+/// A server at a port of the loopback interface, with LDAP over TLS.
+pub fn ldaps(port: u16) -> Server {
+    Server { host: "127.0.0.1".to_owned(), port, tls: TlsMode::Ldaps }
+}
+
+/// POSIX accounts and groups with `member`.
+pub fn posix() -> GenericSettings {
+    GenericSettings {
+        user_base: PEOPLE.to_owned(),
+        group_base: GROUPS.to_owned(),
+        user_class: "posixAccount".to_owned(),
+        group_class: "posixGroup".to_owned(),
+        name: attribute("uid"),
+        number: attribute("uidNumber"),
+        primary_group: attribute("gidNumber"),
+        user_principal_name: Some(attribute("userPrincipalName")),
+        service_principal_name: Some(attribute("servicePrincipalName")),
+        mapping: Some(attribute("altSecurityIdentities")),
+        mail: Some(attribute("mail")),
+        display_name: None,
+        created: None,
+        group_name: attribute("cn"),
+        group_number: attribute("gidNumber"),
+        membership: GroupMembership::Member(attribute("member")),
+        user_rids: RidRange { first: 1000, last: 9999, rid: 100_000 },
+        group_rids: RidRange { first: 500, last: 9999, rid: 200_000 },
+        listed_rids: [].into(),
+        state: vec![StatePreset::NsAccountLock],
+    }
+}
+
+/// A store of a directory with POSIX accounts.
+pub fn settings(slapd: &Slapd, generic: GenericSettings) -> Settings {
+    settings_at(slapd.ldaps, &slapd.path("ca.pem"), generic)
+}
+
+/// A directory at a port of the loopback interface, with its CA.
+pub fn settings_at(port: u16, ca: &Path, generic: GenericSettings) -> Settings {
+    Settings {
+        domain: account_store::battery::domain(),
+        servers: Servers::Listed(vec![ldaps(port)]),
+        catalog: Vec::new(),
+        ca: certificates(ca),
+        bind_dn: READER.to_owned(),
+        secrets: Arc::new(|| Ok(vec![Zeroizing::new(SECRET.to_owned())])),
+        schema: Schema::Generic(Box::new(generic)),
+        timeout: Duration::from_secs(20),
+        connections_max: 4,
+        idle_timeout: Duration::from_secs(600),
+        age_max: Duration::from_secs(3600),
+        candidates_max: 100,
+        accents: Accents::Wildcards,
+        mail_domain: None,
+        fresh: Duration::from_secs(600),
+        meter: Arc::default(),
+    }
+}
