@@ -22,7 +22,7 @@ pub use channel_secrets::StoredSecrets;
 pub use rcmp_package::RcmpPackage;
 
 use crate::clock;
-use crate::config::{self, Config, Gone, Sections, Shown, StoreKind};
+use crate::config::{self, Config, Gone, Sections, StoreKind};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::findings;
 use crate::forward::RelayPackage;
@@ -159,6 +159,7 @@ pub async fn run(
         let _ = slot.set(Arc::clone(&metrics));
     }
     if let (Some(port), Some(admin)) = (port, &config.admin) {
+        health.configured(config.sections.keys());
         let served = (path, &config);
         serving.serve_admin(served, (port, admin), (token, log_filter.clone()), (&health, metrics));
     }
@@ -268,7 +269,6 @@ struct Running<'a> {
 /// What the configuration had at the last load.
 struct Loaded {
     sections: Sections,
-    settings: Vec<Shown>,
     /// The digest of the file that lacked rules at the last signal, and was not taken over for that.
     refused: Option<[u8; 32]>,
 }
@@ -312,12 +312,7 @@ async fn signals(
     let mut heads = true;
     // In this loop, so that it stops when the loop does.
     let mut watchdog = service_manager::Watchdog::new();
-    let mut loaded = Loaded {
-        sections: running.config.sections.clone(),
-        settings: running.config.sections.keys(),
-        refused: None,
-    };
-    health.configured(loaded.settings.clone());
+    let mut loaded = Loaded { sections: running.config.sections.clone(), refused: None };
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
@@ -337,7 +332,7 @@ async fn signals(
             _ = hangup.recv() => {
                 service_manager::reloading();
                 let reloaded = watchdog.during(reload(path, (running, log_filter), &mut loaded)).await;
-                health.configured(loaded.settings.clone());
+                health.configured(loaded.sections.keys());
                 health.reloaded(reloaded.as_ref().err().map(crate::output::chain));
                 match reloaded {
                     Ok(Some(revision)) => info!(policy_revision = revision, "Reloaded"),
@@ -406,7 +401,7 @@ async fn reload(
         running.take_over(reloaded);
     }
     log_filter.configured(&new.telemetry.log);
-    *loaded = Loaded { settings: new.sections.keys(), sections: new.sections, refused: None };
+    *loaded = Loaded { sections: new.sections, refused: None };
     Ok(revision)
 }
 
