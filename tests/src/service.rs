@@ -420,12 +420,23 @@ peers   = ["{user}"]
     pub fn serve_bare_with(self, environment: &[(&str, &str)]) -> Service {
         let mut command = Command::new(binary());
         command.envs(environment.iter().copied());
+        let mut service = self.start_until(command, " Ready ");
+        service.admin = service.address("Serving the admin port");
+        service
+    }
+
+    /// Serves it, and returns when the log has this text, which may be before it is ready. The addresses are
+    /// not known.
+    pub fn serve_until(self, text: &str) -> Service {
+        self.start_until(Command::new(binary()), text)
+    }
+
+    fn start_until(self, command: Command, text: &str) -> Service {
         let child = self.spawn(command);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut service =
             Service { demo: self, child, netlogon: nowhere, endpoint_mapper: nowhere, admin: nowhere };
-        service.wait_for_log(" Ready ");
-        service.admin = service.address("Serving the admin port");
+        service.wait_for_log(text);
         service
     }
 
@@ -484,11 +495,7 @@ peers   = ["{user}"]
     }
 
     fn start(self, command: Command) -> Service {
-        let child = self.spawn(command);
-        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut service =
-            Service { demo: self, child, netlogon: nowhere, endpoint_mapper: nowhere, admin: nowhere };
-        service.wait_for_log(" Ready ");
+        let mut service = self.start_until(command, " Ready ");
         service.netlogon = service.address("Serving Netlogon");
         service.endpoint_mapper = service.address("Serving the endpoint mapper");
         service.admin = service.address("Serving the admin port");

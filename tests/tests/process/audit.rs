@@ -2,9 +2,10 @@
 //! thinks of it.
 
 use rcmpd_tests::{Demo, Finished, Service};
-use rustix::process::Signal;
+use rustix::process::{Signal, geteuid};
 use serde_json::Value;
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
@@ -33,6 +34,35 @@ fn stop(service: &mut Service) {
 
 fn lines(path: &Path) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Ports are open before the service is ready, for instance while it waits for its store. Whoever was answered
+/// by then has a line, and the line a checkpoint, if a signal comes.
+#[test]
+fn a_signal_before_the_service_is_ready_loses_no_checkpoint() {
+    let demo = chained(3600);
+    fs::create_dir(demo.path("run")).unwrap();
+    // It takes connections and never answers.
+    let _silent = UnixListener::bind(demo.path("run/store.sock")).unwrap();
+    let peer = geteuid().as_raw();
+    let unknown = format!("{}-4242", demo.domain_sid());
+    demo.edit(|text| {
+        let store = format!(
+            "kind = \"socket\"\n[store.socket]\npath = \"run/store.sock\"\npeer = \"{peer}\"\ntimeout_s = 3\n"
+        );
+        text.replace("kind = \"sqlite\"\npath = \"accounts.db\"\n", &store)
+            .replace("store = \"sqlite\"\n", "store = \"sqlite\"\npath = \"accounts.db\"\n")
+            + &format!(
+                "\n[sidecar]\n[[sidecar.route]]\nsids = [\"{unknown}\"]\n[[sidecar.listen]]\ndialect = \"nginx\"\n\
+                 unix = \"nginx.sock\"\npeers = [\"{peer}\"]\n"
+            )
+    });
+    let mut service = demo.serve_until("Serving Netlogon");
+    service.signal(Signal::HUP);
+    stop(&mut service);
+    assert!(service.log().contains("Stopped"), "{}", service.log());
+    assert_eq!(lines(&service.path("audit.log"))[0]["event"], "log_opened");
+    verify(&service, &["audit.log"]).code(0);
 }
 
 #[test]

@@ -47,10 +47,11 @@ use rcmp_service::message::PACKAGE_NAME;
 use services::{Services, Serving, Tree};
 use sso::RunningSso;
 use sso_service::{AccessRules, NdrRange};
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tower::ServiceExt;
 use tracing::{error, info, warn};
 
@@ -148,6 +149,9 @@ pub async fn run(
     let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
     let tree = Tree { inherited, ..Tree::default() };
     let services = Services::load(&config).await?;
+    // Before the first port is open. So whatever was answered has its lines in the audit log, and a
+    // checkpoint, however early a signal comes.
+    let mut received = Signals::new()?;
     let mut serving = services.serve(&config, connections_max, &tree).await?;
     let health = health::Health::new();
     let port = match &config.admin {
@@ -172,7 +176,7 @@ pub async fn run(
     health.set_ready(true);
     info!(domain = config.domain.netbios, server = config.server, "Ready");
     service_manager::ready();
-    signals(path, &serving.running(&config), (&log_filter, &health)).await?;
+    until_stopped(&mut received, path, &serving.running(&config), (&log_filter, &health)).await;
 
     health.set_ready(false);
     service_manager::stopping();
@@ -295,15 +299,31 @@ impl Loaded {
     }
 }
 
+/// The signals that the service acts on. From `new` on they do not end the process by themselves.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
 /// Reloads on SIGHUP; returns on SIGTERM or SIGINT.
-async fn signals(
+async fn until_stopped(
+    received: &mut Signals,
     path: &Path,
     running: &Running<'_>,
     (log_filter, health): (&LogFilter, &health::Health),
-) -> anyhow::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+) {
+    let Signals { hangup, terminate, interrupt } = received;
     let mut every_minute = tokio::time::interval(std::time::Duration::from_secs(60));
     let mut watch = tokio::time::interval(audit_log::WATCH_INTERVAL);
     watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -315,8 +335,8 @@ async fn signals(
     let mut loaded = Loaded { sections: running.config.sections.clone(), refused: None };
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return,
+            _ = interrupt.recv() => return,
             _ = every_minute.tick() => {
                 running.audit.flush();
                 if let Some(current) = running.current {
