@@ -20,6 +20,7 @@ NS = {
     "wsp": "http://schemas.xmlsoap.org/ws/2004/09/policy",
     "wsu": "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-utility-1.0.xsd",
     "sp": "http://schemas.xmlsoap.org/ws/2005/07/securitypolicy",
+    "sp12": "http://docs.oasis-open.org/ws-sx/ws-securitypolicy/200702",
     "mssp": "http://schemas.microsoft.com/ws/2005/07/securitypolicy",
     "wsaw": "http://www.w3.org/2006/05/addressing/wsdl",
     "wsid": "http://schemas.xmlsoap.org/ws/2006/02/addressingidentity",
@@ -40,12 +41,13 @@ def outline(element):
     if name == "wsp:Policy":
         return outlines(element)
     attributes = {short(key): value for key, value in element.attrib.items()}
-    include = attributes.pop("sp:IncludeToken", None)
-    if include is not None:
-        start, end = include.rsplit("/", 1)
-        assert start == NS["sp"] + "/IncludeToken", include
-        name += f"[{end}]"
-    if name == "sp:Header":
+    for version in ("sp", "sp12"):
+        include = attributes.pop(version + ":IncludeToken", None)
+        if include is not None:
+            start, end = include.rsplit("/", 1)
+            assert start == NS[version] + "/IncludeToken", include
+            name += f"[{end}]"
+    if name in ("sp:Header", "sp12:Header"):
         assert attributes.pop("Namespace") == NS["a"]
         name += "=" + attributes.pop("Name")
     assert not attributes, attributes

@@ -69,7 +69,7 @@ pub struct Settings {
     pub credential: Credential,
     /// Lives of tokens.
     pub times: SessionTimes,
-    /// Whether clients may speak WS-Trust 1.3 as well. What is published stays that of February 2005.
+    /// Whether clients may speak WS-Trust 1.3 as well. Then the metadata has bindings of both.
     pub trust13: bool,
     /// Difference of clocks.
     pub skew: Skew,

@@ -50,6 +50,11 @@ const FIRST: [(bool, Credential, &str, &str, &str); 6] = [
 ];
 
 fn expected_policy(binding: Binding, credential: Credential) -> String {
+    expected(binding, credential, "")
+}
+
+/// `of_session` are further assertions about the token of a session.
+fn expected(binding: Binding, credential: Credential, of_session: &str) -> String {
     let (_, _, token, supporting, options) = FIRST
         .into_iter()
         .find(|(negotiate, of, ..)| *negotiate == binding.negotiate && *of == credential)
@@ -61,10 +66,20 @@ fn expected_policy(binding: Binding, credential: Credential) -> String {
         false => format!("{first} wsaw:UsingAddressing"),
         true => format!(
             "sp:SymmetricBinding(sp:ProtectionToken(sp:SecureConversationToken[AlwaysToRecipient]\
-             (sp:RequireDerivedKeys sp:BootstrapPolicy({PARTS} {first}))) {ALGORITHMS}) {WSS_11} {TRUST_10} \
+             (sp:RequireDerivedKeys sp:BootstrapPolicy({PARTS} {first}){of_session})) {ALGORITHMS}) {WSS_11} {TRUST_10} \
              wsaw:UsingAddressing"
         ),
     }
+}
+
+/// The same for clients of WS-Trust 1.3. WS-SecurityPolicy 1.2 has assertions for tokens that are signed and
+/// encrypted (section 8.5), for WS-Trust 1.3 (10.1), and against Amend (5.4.7), which this service does not have.
+fn expected_policy_13(binding: Binding, credential: Credential) -> String {
+    expected(binding, credential, " sp:MustNotSendAmend")
+        .replace("sp:SignedSupportingTokens", "sp:SignedEncryptedSupportingTokens")
+        .replace("sp:Trust10", "sp:Trust13")
+        .replace("sp:", "sp12:")
+        .replace("mssp12:", "mssp:")
 }
 
 fn echo() -> Contract {
@@ -135,6 +150,41 @@ fn each_binding_and_credential_has_the_policy_of_its_messages() {
             for operation in port["operations"].as_array().expect("operations") {
                 for message in operation["messages"].as_array().expect("messages") {
                     assert_eq!(message["policy"], PARTS);
+                }
+            }
+        }
+    }
+}
+
+/// A service that takes both versions has a port for each, and the second changes nothing of the first.
+#[test]
+fn a_service_of_both_versions_of_ws_trust_publishes_both() {
+    let certificates = Certificates::new();
+    for credential in [Credential::None, Credential::UserName, Credential::Certificate] {
+        let found =
+            read(&wsdl(&published(&certificates, credential, &echo(), |settings| settings.trust13 = true)));
+        let ports = found["ports"].as_array().expect("ports");
+        assert_eq!((ports.len(), &found["policies"]), (8, &json!(10)));
+        for (binding, name) in
+            Binding::ALL.into_iter().zip(["NegotiatedSession", "Negotiated", "PresetSession", "Preset"])
+        {
+            for (name, policy, parts, words) in [
+                (format!("{name}_IEcho"), expected_policy(binding, credential), PARTS.to_owned(), "wsHttp"),
+                (
+                    format!("{name}13_IEcho"),
+                    expected_policy_13(binding, credential),
+                    PARTS.replace("sp:", "sp12:"),
+                    "ws2007Http",
+                ),
+            ] {
+                let port = ports.iter().find(|port| port["name"] == name).expect("a port");
+                assert_eq!(port["policy"], policy, "{name} {credential:?}");
+                assert_eq!(port["addresses"], json!([TO, TO]));
+                assert!(port["advice"].as_str().expect("a text").starts_with(words), "{port}");
+                for operation in port["operations"].as_array().expect("operations") {
+                    for message in operation["messages"].as_array().expect("messages") {
+                        assert_eq!(message["policy"], parts);
+                    }
                 }
             }
         }

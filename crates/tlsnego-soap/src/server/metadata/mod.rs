@@ -1,8 +1,9 @@
-//! What clients read to configure themselves: WSDL 1.1 with policies of WS-SecurityPolicy 1.1, by `?wsdl` and
-//! by WS-MetadataExchange.
+//! What clients read to configure themselves: WSDL 1.1 with policies of WS-SecurityPolicy 1.1 and 1.2, by
+//! `?wsdl` and by WS-MetadataExchange.
 //!
-//! The document has one port for each open binding of the service, all at its first address. Each port names
-//! the certificate that the service will show. Nothing in it depends on the request.
+//! The document has one port for each open binding of the service and each version of WS-Trust that it takes,
+//! all at its first address. Each port names the certificate that the service will show. Nothing in it depends
+//! on the request.
 
 mod contract;
 mod policy;
@@ -12,10 +13,11 @@ pub use contract::{Contract, ContractError, WSDL_MAX};
 use crate::address::Address;
 use crate::http::HttpResponse;
 use crate::message::{Draft, Relation};
-use crate::names::{GET_RESPONSE, POLICY};
+use crate::names::{GET_RESPONSE, POLICY, TrustVersion};
 use crate::refusal::Refusal;
 use crate::server::{Binding, ServiceCertificate, Settings};
 use contract::{PortType, limits};
+use policy::Policies;
 use std::sync::Arc;
 use tlsnego_service::session::Credential;
 use xml_security::names::{ADDRESSING, Name, Namespace, SIGNATURE, UTILITY};
@@ -123,17 +125,28 @@ impl Definitions<'_> {
         for namespace in [SOAP_12_WSDL, UTILITY, ADDRESSING] {
             document.declare(root, namespace.prefix, namespace.uri);
         }
-        policy::declare(&mut document);
+        let versions = match settings.trust13 {
+            false => &[TrustVersion::February2005][..],
+            true => &[TrustVersion::February2005, TrustVersion::V13],
+        };
+        policy::declare(&mut document, versions);
         document.declare(root, "tns", target(contract));
         document.set_attribute(root, Name::plain("targetNamespace"), target(contract));
 
         // No port is there if no binding is open, and none for what is not served.
-        let bindings: Vec<_> =
-            Binding::ALL.into_iter().filter(|binding| settings.bindings.contains(binding)).collect();
-        for binding in &bindings {
-            policy::write_endpoint(&mut document, &endpoint_policy(*binding), settings, *binding);
+        let open = Binding::ALL.into_iter().filter(|binding| settings.bindings.contains(binding));
+        let bindings: Vec<_> = versions
+            .iter()
+            .flat_map(|version| open.clone().map(|binding| Published { binding, version: *version }))
+            .collect();
+        for published in &bindings {
+            let mut policies = Policies { document: &mut document, version: published.version };
+            policies.write_endpoint(&published.policy(), settings, published.binding);
         }
-        policy::write_message(&mut document, MESSAGE_POLICY);
+        for version in versions {
+            let mut policies = Policies { document: &mut document, version: *version };
+            policies.write_message(message_policy(*version));
+        }
         for taken in &contract.taken {
             document.append_xml(root, taken, &limits())?;
         }
@@ -163,18 +176,24 @@ impl Definitions<'_> {
         Ok(document.write()?)
     }
 
-    fn write_port(&self, document: &mut Document, service: NodeId, binding: Binding, port_type: &PortType) {
+    fn write_port(
+        &self,
+        document: &mut Document,
+        service: NodeId,
+        published: Published,
+        port_type: &PortType,
+    ) {
         let port = document.append_element(service, WSDL.name("port"));
-        let name = binding_name(binding, port_type);
+        let name = published.name(port_type);
         document.set_attribute(port, Name::plain("name"), &name);
         document.set_attribute(port, Name::plain("binding"), &format!("tns:{name}"));
-        document.append_text_element(port, WSDL.name("documentation"), &self.advice(binding));
+        document.append_text_element(port, WSDL.name("documentation"), &self.advice(published));
         let Some(address) = self.settings.addresses.first().map(ToString::to_string) else { return };
         let location = document.append_element(port, SOAP_12_WSDL.name("address"));
         document.set_attribute(location, Name::plain("location"), &address);
         let reference = document.append_element(port, ADDRESSING.name("EndpointReference"));
         document.append_text_element(reference, ADDRESSING.name("Address"), &address);
-        let certificate = match (binding.negotiate, &self.certificate.preset) {
+        let certificate = match (published.binding.negotiate, &self.certificate.preset) {
             (false, Some((certificate, _))) => Some(certificate.der()),
             (false, None) => None,
             (true, _) => self.certificate.tls.chain.first().map(|certificate| &**certificate),
@@ -188,15 +207,19 @@ impl Definitions<'_> {
         }
     }
 
-    /// The same as the policy, in the words of a `wsHttpBinding`.
-    fn advice(&self, Binding { negotiate, establish }: Binding) -> String {
+    /// The same as the policy, in the words of a `wsHttpBinding` or `ws2007HttpBinding`.
+    fn advice(&self, Published { binding: Binding { negotiate, establish }, version }: Published) -> String {
+        let binding = match version {
+            TrustVersion::February2005 => "wsHttpBinding",
+            TrustVersion::V13 => "ws2007HttpBinding",
+        };
         let credential = match self.settings.credential {
             Credential::None => "None",
             Credential::UserName => "UserName",
             Credential::Certificate => "Certificate",
         };
         format!(
-            "wsHttpBinding with security mode Message, clientCredentialType {credential}, \
+            "{binding} with security mode Message, clientCredentialType {credential}, \
              negotiateServiceCredential {negotiate}, establishSecurityContext {establish}, algorithmSuite {}.",
             policy::suite_name(self.settings.suite)
         )
@@ -204,36 +227,56 @@ impl Definitions<'_> {
 }
 
 /// `wsu:Id` of the policy of all messages.
-const MESSAGE_POLICY: &str = "Message_policy";
+const fn message_policy(version: TrustVersion) -> &'static str {
+    match version {
+        TrustVersion::February2005 => "Message_policy",
+        TrustVersion::V13 => "Message13_policy",
+    }
+}
 
 /// What a client has to know that no policy says.
 const SIZES: &str = "A WCF client takes replies of at most 65,536 octets unless its binding sets \
     maxReceivedMessageSize. Signatures and encryption add to what the service sends.";
 
-fn kind(binding: Binding) -> &'static str {
-    match (binding.negotiate, binding.establish) {
-        (true, true) => "NegotiatedSession",
-        (true, false) => "Negotiated",
-        (false, true) => "PresetSession",
-        (false, false) => "Preset",
+/// A binding for the clients of one version of WS-Trust.
+#[derive(Clone, Copy)]
+struct Published {
+    binding: Binding,
+    version: TrustVersion,
+}
+
+impl Published {
+    fn kind(self) -> String {
+        let kind = match (self.binding.negotiate, self.binding.establish) {
+            (true, true) => "NegotiatedSession",
+            (true, false) => "Negotiated",
+            (false, true) => "PresetSession",
+            (false, false) => "Preset",
+        };
+        let version = match self.version {
+            TrustVersion::February2005 => "",
+            TrustVersion::V13 => "13",
+        };
+        format!("{kind}{version}")
+    }
+
+    /// `wsu:Id` of the policy of its endpoint.
+    fn policy(self) -> String {
+        format!("{}_policy", self.kind())
+    }
+
+    /// Name of the `wsdl:binding` and of its port; svcutil names the client's endpoint by it.
+    fn name(self, port_type: &PortType) -> String {
+        format!("{}_{}", self.kind(), port_type.name)
     }
 }
 
-fn endpoint_policy(binding: Binding) -> String {
-    format!("{}_policy", kind(binding))
-}
-
-/// Name of a `wsdl:binding` and of its port; svcutil names the client's endpoint by it.
-fn binding_name(binding: Binding, port_type: &PortType) -> String {
-    format!("{}_{}", kind(binding), port_type.name)
-}
-
-fn write_binding(document: &mut Document, binding: Binding, port_type: &PortType) {
+fn write_binding(document: &mut Document, published: Published, port_type: &PortType) {
     let root = document.root();
     let element = document.append_element(root, WSDL.name("binding"));
-    document.set_attribute(element, Name::plain("name"), &binding_name(binding, port_type));
+    document.set_attribute(element, Name::plain("name"), &published.name(port_type));
     document.set_attribute(element, Name::plain("type"), &format!("tns:{}", port_type.name));
-    refer(document, element, &endpoint_policy(binding));
+    refer(document, element, &published.policy());
     let soap = document.append_element(element, SOAP_12_WSDL.name("binding"));
     document.set_attribute(soap, Name::plain("transport"), SOAP_HTTP);
     for operation in &port_type.operations {
@@ -247,7 +290,7 @@ fn write_binding(document: &mut Document, binding: Binding, port_type: &PortType
             if let Some(name) = &message.name {
                 document.set_attribute(element, Name::plain("name"), name);
             }
-            refer(document, element, MESSAGE_POLICY);
+            refer(document, element, message_policy(published.version));
             let body = if message.kind == "fault" { "fault" } else { "body" };
             let body = document.append_element(element, SOAP_12_WSDL.name(body));
             for (local, value) in &message.attributes {
