@@ -9,7 +9,6 @@ use account_store::index::{self, KeyKind};
 use account_store::sqlite::SqliteStore;
 use account_store::{Account, AccountListing, DomainStore, Group, Matches, Query, StoreError, fold, rules};
 use anyhow::Context;
-use dtyp::Sid;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{BuildHasher, RandomState};
