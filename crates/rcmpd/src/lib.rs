@@ -24,7 +24,6 @@ mod page;
 pub mod quickstart;
 mod random;
 pub mod recent;
-mod samba_secrets;
 pub mod serve;
 pub mod sidecar;
 pub mod socket_activation;
