@@ -1,4 +1,5 @@
-//! Accounts in CSV and LDIF, as the JSON Lines that [`account_store::json_lines`] imports.
+//! Accounts in CSV and LDIF, as the JSON Lines that [`account_store::json_lines`] imports; and the secret of a
+//! machine account in Samba's `secrets.tdb` ([`samba_secrets`]).
 //!
 //! The lines of the output have the numbers of the lines of the input: an error of the import names the line
 //! of the file that it is about.
@@ -7,6 +8,7 @@ mod csv_file;
 mod directory;
 mod lines;
 mod record;
+pub mod samba_secrets;
 
 use std::fmt;
 use std::io::{self, BufRead};

@@ -53,7 +53,6 @@ pub mod columns;
 pub mod difference;
 pub mod distinguished_name;
 pub mod file_access;
-pub mod firm;
 pub mod fold;
 pub mod index;
 pub mod json_lines;
@@ -68,6 +67,7 @@ pub mod profile;
 pub mod rules;
 #[cfg(feature = "database")]
 pub mod sealing;
+pub mod search_parts;
 #[cfg(feature = "several")]
 pub mod several;
 #[cfg(feature = "sqlite")]

@@ -1,6 +1,6 @@
 //! Requests as bytes, with whatever a well-behaved client would never send.
 
-use super::door::Door;
+use super::proxy::Proxy;
 
 /// A request. Lines stand in it as they are.
 #[derive(Clone, Debug)]
@@ -15,12 +15,12 @@ pub(super) struct Ask {
 
 impl Ask {
     /// GET for the URL.
-    pub(super) fn new(door: &Door) -> Self {
+    pub(super) fn new(proxy: &Proxy) -> Self {
         Self {
             method: "GET",
-            target: door.path.clone(),
+            target: proxy.path.clone(),
             version: "HTTP/1.1",
-            hosts: vec![door.authority.clone()],
+            hosts: vec![proxy.authority.clone()],
             lines: vec!["Accept: application/json".to_owned(), "User-Agent: rcmpd".to_owned()],
             body: Vec::new(),
         }

@@ -1,7 +1,7 @@
 //! Certificates that are not there, not of the right authority, or only in headers.
 
-use super::door::Outcome;
 use super::findings::{Seen, Tally};
+use super::proxy::Outcome;
 use super::{Run, forgery};
 use rustls::ClientConfig;
 use sidecar::Dialect;

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sidecar_that_believes_the_headers_reads_the_certificate() {
+    fn a_sidecar_that_trusts_the_headers_reads_the_certificate() {
         let certificate = original();
         let mut all = Vec::new();
         for dialect in Dialect::ALL {

@@ -1,8 +1,8 @@
 //! Headers that only the proxy and the sidecar may set.
 
 use super::Run;
-use super::door::Outcome;
 use super::findings::{Seen, Tally};
+use super::proxy::Outcome;
 use sidecar::forwarding;
 use sidecar::proxy_config::title;
 use std::collections::BTreeSet;
@@ -76,7 +76,7 @@ impl Run {
         }
         match self.baseline {
             Some(_) => {
-                let outcome = self.door.ask(&self.us, &self.with_trailer(&names)).await;
+                let outcome = self.proxy.ask(&self.us, &self.with_trailer(&names)).await;
                 tally.add("in a trailer", self.ours(&outcome));
             }
             None => tally.add("in a trailer", Seen::Untold("not sent to another page".to_owned())),
@@ -93,7 +93,7 @@ impl Run {
             tally.add(label, self.rejected_page(&outcome));
         }
         if self.baseline.is_some() {
-            let outcome = self.door.ask(&self.anonymous, &self.with_trailer(&names)).await;
+            let outcome = self.proxy.ask(&self.anonymous, &self.with_trailer(&names)).await;
             tally.add("in a trailer", self.rejected(&outcome));
         }
         tally

@@ -2,9 +2,9 @@
 //! nothing is hop-by-hop.
 
 use super::Run;
-use super::door::{Answer, Outcome};
 use super::findings::{Seen, Tally};
 use super::identity::EchoedRequest;
+use super::proxy::{Answer, Outcome};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body_util::combinators::BoxBody;
@@ -45,7 +45,7 @@ impl Run {
             Arc::new(config)
         };
         let (us, anonymous, twin) = (speaks(&self.us), speaks(&self.anonymous), speaks(&self.twin));
-        match self.door.open(&us, None).await {
+        match self.proxy.open(&us, None).await {
             Ok(secured) if secured.stream.get_ref().1.alpn_protocol() == Some(ALPN) => {}
             // Without a common protocol there is no handshake (RFC 7301, section 3.2).
             Ok(_) | Err(Outcome::Refused(_)) => {
@@ -139,11 +139,11 @@ impl Run {
     }
 
     async fn say_once(&self, config: &Arc<ClientConfig>, said: Said) -> Outcome {
-        let secured = match self.door.open(config, None).await {
+        let secured = match self.proxy.open(config, None).await {
             Ok(secured) => secured,
             Err(outcome) => return outcome,
         };
-        match tokio::time::timeout(self.door.timeout, self.exchange_http2(secured.stream, said)).await {
+        match tokio::time::timeout(self.proxy.timeout, self.exchange_http2(secured.stream, said)).await {
             Ok(Ok(answer)) => Outcome::Answered(answer),
             Ok(Err(error)) => Outcome::Refused(error.to_string()),
             Err(_) => Outcome::Late,
@@ -163,10 +163,10 @@ impl Run {
                 Full::new(Bytes::from_static(b"x")).with_trailers(async { Some(Ok(trailers)) }).boxed()
             }
         };
-        let authority = said.authority.unwrap_or(&self.door.authority);
+        let authority = said.authority.unwrap_or(&self.proxy.authority);
         let mut request = Request::builder()
             .method(said.method)
-            .uri(format!("https://{authority}{}", self.door.path))
+            .uri(format!("https://{authority}{}", self.proxy.path))
             .header("accept", "application/json")
             .header("user-agent", "rcmpd")
             .body(body)?;

@@ -11,18 +11,18 @@
 
 mod ask;
 mod certificates;
-mod door;
+mod client;
 mod findings;
 mod forgery;
 mod headers;
 mod http2;
 mod identity;
 mod page;
+mod proxy;
 mod requests;
 mod sessions;
 #[cfg(test)]
 mod tests;
-mod visitor;
 mod wire;
 
 pub use findings::{Check, Finding, Verdict};
@@ -30,9 +30,10 @@ pub use page::serve as serve_page;
 
 use anyhow::Context;
 use ask::Ask;
-use door::{Answer, AnyServer, Door, Outcome};
+use client::Client;
 use findings::{SEE_FORGED_IDENTITY, Seen, Tally};
 use identity::Identity;
+use proxy::{Answer, AnyServer, Outcome, Proxy};
 use rustls::ClientConfig;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::aws_lc_rs;
@@ -43,7 +44,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use visitor::Visitor;
 
 /// What to check, and with what.
 #[derive(Clone, Debug)]
@@ -111,15 +111,15 @@ impl Report {
 
 /// One check of a proxy.
 struct Run {
-    door: Door,
+    proxy: Proxy,
     /// With the certificate.
     us: Arc<ClientConfig>,
-    visitor: Arc<Visitor>,
+    client: Arc<Client>,
     /// Without one.
     anonymous: Arc<ClientConfig>,
     /// With one that says the same, of another authority.
     twin: Arc<ClientConfig>,
-    twin_visitor: Arc<Visitor>,
+    twin_client: Arc<Client>,
     other: Option<Arc<ClientConfig>>,
     certificate: Vec<u8>,
     twin_certificate: Vec<u8>,
@@ -203,7 +203,7 @@ async fn check_these(
 
 impl Run {
     fn new(options: &Options) -> Result<Self, Failed> {
-        let door = door(options)?;
+        let proxy = proxy(options)?;
         let other_host = match &options.other_host {
             Some(host) => {
                 let bare = host.rsplit_once(':').map_or(host.as_str(), |(bare, _)| bare);
@@ -216,11 +216,11 @@ impl Run {
         let (twin_certificate, twin_key) = forgery::twin(&certificate)?;
         let twin_key = PrivatePkcs8KeyDer::from(twin_key.serialize_der());
         let twin = certified(vec![twin_certificate.clone().into()], twin_key.into())?;
-        let (visitor, twin_visitor) = (Visitor::with(ours), Visitor::with(Arc::new(twin)));
+        let (client, twin_client) = (Client::with(ours), Client::with(Arc::new(twin)));
         let other = match &options.other {
             Some(other) => {
-                let visitor = Visitor::with(Arc::clone(other));
-                Some(door.config(&visitor, None, None)?)
+                let client = Client::with(Arc::clone(other));
+                Some(proxy.config(&client, None, None)?)
             }
             None => None,
         };
@@ -238,12 +238,12 @@ impl Run {
         let mut nonce = [0; 8];
         getrandom::fill(&mut nonce).context("there is no randomness")?;
         Ok(Self {
-            us: door.config(&visitor, None, None)?,
-            anonymous: door.config(&Visitor::anonymous(), None, None)?,
-            twin: door.config(&twin_visitor, None, None)?,
-            door,
-            visitor,
-            twin_visitor,
+            us: proxy.config(&client, None, None)?,
+            anonymous: proxy.config(&Client::anonymous(), None, None)?,
+            twin: proxy.config(&twin_client, None, None)?,
+            proxy,
+            client,
+            twin_client,
             other,
             certificate,
             twin_certificate,
@@ -263,11 +263,11 @@ impl Run {
     }
 
     fn get(&self) -> Ask {
-        Ask::new(&self.door)
+        Ask::new(&self.proxy)
     }
 
     async fn ask(&self, config: &Arc<ClientConfig>, ask: &Ask) -> Outcome {
-        self.door.ask(config, &ask.bytes()).await
+        self.proxy.ask(config, &ask.bytes()).await
     }
 
     /// Judges an answer to a client that showed nothing that counts: it is never the page.
@@ -333,7 +333,7 @@ impl Run {
                 tally.add(request, Seen::Untried(format!("the certificate is refused: {why}")));
                 return Ok(tally);
             }
-            Outcome::Unbelieved(why) => {
+            Outcome::Untrusted(why) => {
                 return Err(Failed::Unreachable(format!("the server's certificate is rejected: {why}")));
             }
             Outcome::Unreachable(why) => return Err(Failed::Unreachable(why)),
@@ -383,10 +383,10 @@ impl Run {
     async fn is_web_server(&self, why: &str) -> Result<(), Failed> {
         let outcome = self.ask(&self.anonymous, &self.get()).await;
         let is_refused = matches!(outcome, Outcome::Refused(_));
-        if !is_refused || self.door.is_web.load(Ordering::Relaxed) || self.plain_http().await.leaks() {
+        if !is_refused || self.proxy.is_web.load(Ordering::Relaxed) || self.plain_http().await.leaks() {
             return Ok(());
         }
-        let (host, port) = &self.door.connect;
+        let (host, port) = &self.proxy.connect;
         Err(Failed::Unreachable(format!(
             "no TLS or HTTP server answers at {host} port {port}, neither with the certificate nor without one: {why}"
         )))
@@ -413,7 +413,7 @@ impl Run {
             }
             Outcome::Answered(answer) if answer.is_success() => None,
             Outcome::Answered(answer) => Some(answer.status.to_string()),
-            Outcome::Refused(why) | Outcome::Unbelieved(why) | Outcome::Unreachable(why) => Some(why),
+            Outcome::Refused(why) | Outcome::Untrusted(why) | Outcome::Unreachable(why) => Some(why),
             Outcome::Late => Some("no answer in time".to_owned()),
         };
         self.other_refused = refused;
@@ -449,14 +449,14 @@ fn some_of(names: &[&str]) -> String {
 /// A server that does not answer was not tried.
 fn unanswered(outcome: &Outcome) -> Seen {
     Seen::Untried(match outcome {
-        Outcome::Unreachable(why) | Outcome::Unbelieved(why) | Outcome::Refused(why) => why.clone(),
+        Outcome::Unreachable(why) | Outcome::Untrusted(why) | Outcome::Refused(why) => why.clone(),
         Outcome::Late => "no answer in time".to_owned(),
         Outcome::Answered(answer) => answer.status.to_string(),
     })
 }
 
 /// What the URL and what was said beside it lead to.
-fn door(options: &Options) -> Result<Door, Failed> {
+fn proxy(options: &Options) -> Result<Proxy, Failed> {
     let usage = |text: String| Failed::Usage(text);
     let url: http::Uri =
         options.url.parse().map_err(|error| usage(format!("{} is no URL: {error}", options.url)))?;
@@ -472,7 +472,7 @@ fn door(options: &Options) -> Result<Door, Failed> {
             .ok_or_else(|| usage(format!("--connect {connect}: write HOST:PORT")))?,
     };
     let verifier = options.verifier.clone().unwrap_or_else(|| Arc::new(AnyServer::new()));
-    Ok(Door {
+    Ok(Proxy {
         authority: authority.as_str().to_owned(),
         name: server_name(authority.host())?,
         connect,

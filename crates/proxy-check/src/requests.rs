@@ -2,8 +2,8 @@
 
 use super::Run;
 use super::ask::Ask;
-use super::door::Outcome;
 use super::findings::{Seen, Tally};
+use super::proxy::Outcome;
 use super::wire::Incoming;
 
 /// A name that no host has (RFC 6761, section 6.4).
@@ -41,8 +41,8 @@ impl Run {
     }
 
     pub(super) async fn paths(&self) -> Tally {
-        let path = self.door.path.trim_start_matches('/');
-        let authority = &self.door.authority;
+        let path = self.proxy.path.trim_start_matches('/');
+        let authority = &self.proxy.authority;
         let targets = [
             format!("//{path}"),
             format!("/./{path}"),
@@ -69,7 +69,7 @@ impl Run {
         // Paths that web servers have rules of their own for: files by their endings, folders, probes. `rcmpd
         // page` is at each of them.
         if self.baseline.is_some() {
-            let below = self.door.path.split('?').next().unwrap_or_default().trim_end_matches('/');
+            let below = self.proxy.path.split('?').next().unwrap_or_default().trim_end_matches('/');
             let nested = NESTED.iter().map(|path| format!("{below}{path}"));
             let at_root = NESTED.iter().filter(|_| !below.is_empty()).map(|path| (*path).to_owned());
             for target in nested.chain(at_root).collect::<Vec<_>>() {
@@ -115,11 +115,11 @@ impl Run {
     }
 
     pub(super) async fn hosts(&self) -> Tally {
-        let own = self.door.authority.as_str();
+        let own = self.proxy.authority.as_str();
         let bare = own.rsplit_once(':').map_or(own, |(bare, _)| bare);
         let dotted = format!("{bare}.");
         let upper = own.to_ascii_uppercase();
-        let address = format!("{}:{}", self.door.connect.0, self.door.connect.1);
+        let address = format!("{}:{}", self.proxy.connect.0, self.proxy.connect.1);
         let hosts: [(&str, &[&str]); 9] = [
             ("another host", &[OTHER_HOST]),
             ("localhost", &["localhost"]),
@@ -135,7 +135,7 @@ impl Run {
         let mut tally = self.both_ways(asks.collect()).await;
         // Of the two the one in the target counts (RFC 9112, section 3.2.2), and the application is told no
         // other.
-        let whole = self.get().target(format!("https://{own}{}", self.door.path)).hosts(&[OTHER_HOST]);
+        let whole = self.get().target(format!("https://{own}{}", self.proxy.path)).hosts(&[OTHER_HOST]);
         let outcome = self.ask(&self.us, &whole).await;
         let told = match &outcome {
             Outcome::Answered(answer) => answer.told.as_ref(),
@@ -221,21 +221,21 @@ impl Run {
 
     pub(super) async fn plain_http(&self) -> Tally {
         let mut tally = Tally::default();
-        for port in [self.door.connect.1, self.plain_port] {
+        for port in [self.proxy.connect.1, self.plain_port] {
             let label = format!("port {port}");
-            let stream = match self.door.reach(port).await {
+            let stream = match self.proxy.reach(port).await {
                 Ok(stream) => stream,
                 Err(_) => {
                     tally.note(format!("port {port} is closed"));
                     continue;
                 }
             };
-            let outcome = self.door.talk(&mut Incoming::new(stream), &self.get().bytes()).await;
+            let outcome = self.proxy.talk(&mut Incoming::new(stream), &self.get().bytes()).await;
             tally.add(&label, self.rejected(&outcome));
             for (dialect, lines) in Self::dialects(&self.certificate) {
-                let Ok(stream) = self.door.reach(port).await else { continue };
+                let Ok(stream) = self.proxy.reach(port).await else { continue };
                 let forged = self.get().lines(lines).bytes();
-                let outcome = self.door.talk(&mut Incoming::new(stream), &forged).await;
+                let outcome = self.proxy.talk(&mut Incoming::new(stream), &forged).await;
                 tally.add(&format!("{label} with a certificate for {dialect}"), self.rejected(&outcome));
             }
         }
@@ -301,7 +301,7 @@ impl Run {
         requests: &[u8],
         tally: &mut Tally,
     ) -> Option<(Outcome, Outcome)> {
-        let mut secured = match self.door.open(config, None).await {
+        let mut secured = match self.proxy.open(config, None).await {
             Ok(secured) => secured,
             Err(outcome @ Outcome::Refused(_)) => {
                 let is_us = std::sync::Arc::ptr_eq(config, &self.us);
@@ -313,9 +313,9 @@ impl Run {
                 return None;
             }
         };
-        let first = self.door.exchange(&mut secured, requests).await;
+        let first = self.proxy.exchange(&mut secured, requests).await;
         let second = match &first {
-            Outcome::Answered(_) => self.door.next(&mut secured).await,
+            Outcome::Answered(_) => self.proxy.next(&mut secured).await,
             _ => Outcome::Refused("closed after the first".to_owned()),
         };
         Some((first, second))

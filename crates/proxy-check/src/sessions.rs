@@ -3,9 +3,9 @@
 
 use super::Run;
 use super::ask::Ask;
-use super::door::Outcome;
+use super::client::{Client, Sessions};
 use super::findings::{Seen, Tally};
-use super::visitor::{Sessions, Visitor};
+use super::proxy::Outcome;
 use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SupportedProtocolVersion};
@@ -19,20 +19,20 @@ type Host<'a> = (&'a str, &'a ServerName<'static>);
 impl Run {
     fn with_sessions(
         &self,
-        visitor: &Arc<Visitor>,
+        client: &Arc<Client>,
         version: &'static SupportedProtocolVersion,
     ) -> anyhow::Result<Arc<ClientConfig>> {
-        self.door.config(visitor, Some(version), Some(Arc::new(Sessions::default())))
+        self.proxy.config(client, Some(version), Some(Arc::new(Sessions::default())))
     }
 
     fn own_host(&self) -> Host<'_> {
-        (&self.door.authority, &self.door.name)
+        (&self.proxy.authority, &self.proxy.name)
     }
 
     async fn ask_at(&self, config: &Arc<ClientConfig>, (host, name): Host<'_>) -> Outcome {
         let ask: Ask = self.get().hosts(&[host]);
-        match self.door.open(config, Some(name)).await {
-            Ok(mut secured) => self.door.exchange(&mut secured, &ask.bytes()).await,
+        match self.proxy.open(config, Some(name)).await {
+            Ok(mut secured) => self.proxy.exchange(&mut secured, &ask.bytes()).await,
             Err(outcome) => outcome,
         }
     }
@@ -50,10 +50,10 @@ impl Run {
     async fn resumed(&self, holds_back: bool, judge: fn(&Self, &Outcome) -> Seen) -> anyhow::Result<Tally> {
         let mut tally = Tally::default();
         for (label, version) in VERSIONS {
-            let config = self.with_sessions(&self.visitor, version)?;
-            self.visitor.hold_back(holds_back);
+            let config = self.with_sessions(&self.client, version)?;
+            self.client.hold_back(holds_back);
             let first = self.ask_at(&config, self.own_host()).await;
-            self.visitor.hold_back(false);
+            self.client.hold_back(false);
             if let Some(seen) = unspoken(&first) {
                 tally.add(label, seen);
                 continue;
@@ -76,20 +76,20 @@ impl Run {
         };
         let other: Host<'_> = (host, name);
         for (label, version) in VERSIONS {
-            let config = self.with_sessions(&self.visitor, version)?;
+            let config = self.with_sessions(&self.client, version)?;
             let first = self.ask_at(&config, self.own_host()).await;
             if unspoken(&first).is_none() {
                 let second = self.ask_at(&config, other).await;
                 tally.add(&format!("{label}, ours at {host}"), self.ours(&second));
             }
-            for (whose, visitor, holds_back) in [
-                ("a session without a certificate", &self.visitor, true),
-                ("a session of another CA", &self.twin_visitor, false),
+            for (whose, client, holds_back) in [
+                ("a session without a certificate", &self.client, true),
+                ("a session of another CA", &self.twin_client, false),
             ] {
-                let config = self.with_sessions(visitor, version)?;
-                visitor.hold_back(holds_back);
+                let config = self.with_sessions(client, version)?;
+                client.hold_back(holds_back);
                 let first = self.ask_at(&config, other).await;
-                visitor.hold_back(false);
+                client.hold_back(false);
                 let request = format!("{label}, {whose} of {host}");
                 if let Some(seen) = unspoken(&first) {
                     tally.add(&request, seen);

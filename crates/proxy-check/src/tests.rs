@@ -39,22 +39,22 @@ enum Hole {
     DoublesUser,
     TellsSecret,
     LetsEverybodyIn,
-    BelievesAnyAuthority,
+    TrustsAnyAuthority,
     /// Strips headers under their own spelling only.
     KeepsUnderscores,
     KeepsOtherCase,
     KeepsSpaced,
     KeepsDoubled,
     KeepsTrailers,
-    BelievesUserHeader,
+    TrustsUserHeader,
     /// Takes the certificate out of a dialect's header when none was shown.
-    BelievesHeader(Dialect),
+    TrustsHeader(Dialect),
     /// The same, where one was shown that the proxy rejects.
-    BelievesHeaderBesideUnbelieved,
+    TrustsHeaderBesideUntrusted,
     PrefersHeader,
     DropsHopByHop,
     PassesSecret,
-    BelievesSecret,
+    TrustsSecret,
     SkipsDoubleSlash,
     /// Has a location for scripts that asks nothing.
     SkipsScripts,
@@ -199,8 +199,8 @@ impl Proxy {
             Hole::JudgesFirst => number > 0,
             Hole::JudgesHttp1 => start.ends_with("HTTP/2"),
             Hole::ServesPlain | Hole::ServesPlainElsewhere => peer.is_plain,
-            Hole::BelievesUserHeader => request.values("remote-user").next().is_some(),
-            Hole::BelievesSecret => request.values("x-sidecar-secret").next().is_some(),
+            Hole::TrustsUserHeader => request.values("remote-user").next().is_some(),
+            Hole::TrustsSecret => request.values("x-sidecar-secret").next().is_some(),
             Hole::ForgetsResumed => peer.is_resumed,
             _ => false,
         };
@@ -220,9 +220,9 @@ impl Proxy {
             return Err(400);
         }
         let claimed = Dialect::ALL.into_iter().find_map(|dialect| self.claimed(dialect, request));
-        let believed = match self.hole {
-            Hole::BelievesHeader(dialect) if !peer.has_shown => self.claimed(dialect, request),
-            Hole::BelievesHeaderBesideUnbelieved if peer.has_shown && peer.verified.is_none() => claimed,
+        let trusted = match self.hole {
+            Hole::TrustsHeader(dialect) if !peer.has_shown => self.claimed(dialect, request),
+            Hole::TrustsHeaderBesideUntrusted if peer.has_shown && peer.verified.is_none() => claimed,
             Hole::PrefersHeader if peer.verified.is_some() => claimed,
             Hole::RemembersAddress if peer.is_resumed && self.remembers.load(Ordering::Acquire) => {
                 Some("alice")
@@ -232,7 +232,7 @@ impl Proxy {
         if self.hole == Hole::Changes && self.remembers.load(Ordering::Acquire) {
             return Ok(Some("bob"));
         }
-        match believed.or(peer.verified) {
+        match trusted.or(peer.verified) {
             Some("nobody") => Err(403),
             Some(account) => {
                 self.remembers.store(true, Ordering::Release);
@@ -415,10 +415,10 @@ impl Proxy {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
                 let connection = stream.get_ref().1;
                 let shown = connection.peer_certificates().and_then(<[_]>::first);
-                let is_believed = |certificate: &&CertificateDer<'_>| {
+                let is_trusted = |certificate: &&CertificateDer<'_>| {
                     let at_other_host = connection.server_name() != Some(HOST);
-                    let believes = match proxy.hole {
-                        Hole::BelievesAnyAuthority => true,
+                    let trusts = match proxy.hole {
+                        Hole::TrustsAnyAuthority => true,
                         Hole::SharesSessions if at_other_host => {
                             proxy.remembers.store(true, Ordering::Release);
                             false
@@ -426,10 +426,10 @@ impl Proxy {
                         Hole::SharesSessions => proxy.remembers.load(Ordering::Acquire),
                         _ => false,
                     };
-                    believes || is_issued(certificate)
+                    trusts || is_issued(certificate)
                 };
                 let peer = Peer {
-                    verified: shown.filter(is_believed).map(|certificate| common_name(certificate)),
+                    verified: shown.filter(is_trusted).map(|certificate| common_name(certificate)),
                     has_shown: shown.is_some(),
                     is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
                     is_plain: false,
@@ -473,7 +473,7 @@ impl rustls::server::danger::ClientCertVerifier for Lenient {
         now: rustls::pki_types::UnixTime,
     ) -> Result<rustls::server::danger::ClientCertVerified, rustls::Error> {
         match self.hole {
-            Hole::BelievesAnyAuthority | Hole::BelievesHeaderBesideUnbelieved | Hole::SharesSessions => {
+            Hole::TrustsAnyAuthority | Hole::TrustsHeaderBesideUntrusted | Hole::SharesSessions => {
                 Ok(rustls::server::danger::ClientCertVerified::assertion())
             }
             _ => self.verifier.verify_client_cert(end_entity, intermediates, now),
@@ -587,25 +587,25 @@ async fn every_hole_is_found_by_its_check() {
         (Hole::DoublesUser, Check::Certificate),
         (Hole::TellsSecret, Check::Certificate),
         (Hole::LetsEverybodyIn, Check::NoCertificate),
-        (Hole::BelievesAnyAuthority, Check::WrongAuthority),
+        (Hole::TrustsAnyAuthority, Check::WrongAuthority),
         (Hole::KeepsUnderscores, Check::ForgedIdentity),
         (Hole::KeepsOtherCase, Check::ForgedIdentity),
         (Hole::KeepsSpaced, Check::ForgedIdentity),
         (Hole::KeepsDoubled, Check::ForgedIdentity),
         (Hole::KeepsTrailers, Check::ForgedIdentity),
-        (Hole::BelievesUserHeader, Check::ForgedIdentityAnonymous),
-        (Hole::BelievesHeader(Dialect::Nginx), Check::ForgedCertificate),
-        (Hole::BelievesHeader(Dialect::Traefik), Check::ForgedCertificate),
-        (Hole::BelievesHeader(Dialect::Caddy), Check::ForgedCertificate),
-        (Hole::BelievesHeader(Dialect::Haproxy), Check::ForgedCertificate),
-        (Hole::BelievesHeader(Dialect::Apache), Check::ForgedCertificate),
-        (Hole::BelievesHeader(Dialect::Envoy), Check::ForgedCertificate),
-        (Hole::BelievesHeader(Dialect::ClientCert), Check::ForgedCertificate),
-        (Hole::BelievesHeaderBesideUnbelieved, Check::ForgedCertificateWrongAuthority),
+        (Hole::TrustsUserHeader, Check::ForgedIdentityAnonymous),
+        (Hole::TrustsHeader(Dialect::Nginx), Check::ForgedCertificate),
+        (Hole::TrustsHeader(Dialect::Traefik), Check::ForgedCertificate),
+        (Hole::TrustsHeader(Dialect::Caddy), Check::ForgedCertificate),
+        (Hole::TrustsHeader(Dialect::Haproxy), Check::ForgedCertificate),
+        (Hole::TrustsHeader(Dialect::Apache), Check::ForgedCertificate),
+        (Hole::TrustsHeader(Dialect::Envoy), Check::ForgedCertificate),
+        (Hole::TrustsHeader(Dialect::ClientCert), Check::ForgedCertificate),
+        (Hole::TrustsHeaderBesideUntrusted, Check::ForgedCertificateWrongAuthority),
         (Hole::PrefersHeader, Check::ForgedCertificateBeside),
         (Hole::DropsHopByHop, Check::HopByHop),
         (Hole::PassesSecret, Check::Secret),
-        (Hole::BelievesSecret, Check::Secret),
+        (Hole::TrustsSecret, Check::Secret),
         (Hole::KeepsNamed, Check::ForgedIdentity),
         (Hole::KeepsOriginalUrl, Check::ForwardingHeaders),
         (Hole::KeepsSpelledAddress, Check::ForwardingHeaders),

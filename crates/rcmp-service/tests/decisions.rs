@@ -177,13 +177,43 @@ impl Default for Case<'_> {
     }
 }
 
+const ALICE: &[&str] = &["alice@contoso.example"];
+
+/// A certificate with these user principal names.
+fn named(upn: &'static [&'static str]) -> Names<'static> {
+    Names { upn, subject: "Somebody", ..Names::default() }
+}
+
+/// Decides a case, and compares account, reason, status and revision.
+#[track_caller]
+fn check(case: &Case) {
+    let encoded = certificate(&case.names);
+    let mut accounts = vec![account(1001, "alice"), account(1002, "bob")];
+    for (rid, mapping) in case.mappings {
+        let account = accounts.iter_mut().find(|account| account.sid == sid(*rid)).expect("alice or bob");
+        account.alt_security_identities.push(form(&encoded, mapping));
+    }
+    accounts.iter_mut().for_each(case.change);
+    let answer = ask(&mapper(policy(BOTH), accounts), &encoded, vec![], case.flags);
+    let decided = match &answer.mapped {
+        Some(mapped) => Ok(mapped.record.account.sid),
+        None => Err(answer.reason),
+    };
+    assert_eq!(decided, case.expect.map(sid), "{}", case.what);
+    let status = if case.expect.is_ok() { NtStatus::SUCCESS } else { NtStatus::LOGON_FAILURE };
+    assert_eq!(
+        (answer.status, answer.authoritative, answer.policy_revision),
+        (status, true, 7),
+        "{}",
+        case.what
+    );
+}
+
 #[test]
-fn the_table_of_decisions() {
-    let alice = &["alice@contoso.example"][..];
-    let named = |upn| Names { upn, subject: "Somebody", ..Names::default() };
+fn names_find_accounts() {
     for case in [
         Case { what: "no account is named", ..Case::default() },
-        Case { what: "by principal name", names: named(alice), expect: Ok(1001), ..Case::default() },
+        Case { what: "by principal name", names: named(ALICE), expect: Ok(1001), ..Case::default() },
         Case {
             what: "without case",
             names: named(&["ALICE@Contoso.Example"]),
@@ -227,11 +257,19 @@ fn the_table_of_decisions() {
         },
         Case {
             what: "two accounts of one name",
-            names: named(alice),
+            names: named(ALICE),
             change: |account| account.user_principal_name = Some("alice@contoso.example".into()),
             expect: Err(Reason::Ambiguous),
             ..Case::default()
         },
+    ] {
+        check(&case);
+    }
+}
+
+#[test]
+fn mappings_find_accounts_and_the_first_method_decides() {
+    for case in [
         Case {
             what: "by issuer and subject",
             mappings: &[(1002, "issuer+subject")],
@@ -264,7 +302,7 @@ fn the_table_of_decisions() {
         },
         Case {
             what: "the first method decides",
-            names: named(alice),
+            names: named(ALICE),
             mappings: &[(1002, "issuer+subject")],
             expect: Ok(1001),
             ..Case::default()
@@ -276,9 +314,17 @@ fn the_table_of_decisions() {
             expect: Ok(1002),
             ..Case::default()
         },
+    ] {
+        check(&case);
+    }
+}
+
+#[test]
+fn a_restricted_account_ends_the_request() {
+    for case in [
         Case {
             what: "a disabled account does not fall through to another",
-            names: named(alice),
+            names: named(ALICE),
             mappings: &[(1002, "issuer+subject")],
             change: |account| {
                 if account.name == "alice" {
@@ -290,75 +336,91 @@ fn the_table_of_decisions() {
         },
         Case {
             what: "locked",
-            names: named(alice),
+            names: named(ALICE),
             change: |account| account.flags = account.flags.with(AccountFlags::LOCKED, true),
             expect: Err(Reason::Locked),
             ..Case::default()
         },
         Case {
             what: "expired at this very moment",
-            names: named(alice),
+            names: named(ALICE),
             change: |account| account.expires = NOW,
             expect: Err(Reason::Expired),
             ..Case::default()
         },
         Case {
             what: "expires in a moment",
-            names: named(alice),
+            names: named(ALICE),
             change: |account| account.expires = FileTime(NOW.0 + 1),
             expect: Ok(1001),
             ..Case::default()
         },
         Case {
             what: "outside its hours",
-            names: named(alice),
+            names: named(ALICE),
             change: |account| account.logon_hours = Some([0; 21]),
             expect: Err(Reason::LogonHours),
             ..Case::default()
         },
+    ] {
+        check(&case);
+    }
+}
+
+#[test]
+fn the_sid_of_a_certificate_is_that_of_the_account() {
+    for case in [
         Case {
             what: "its own SID",
-            names: Names { sid: Some(1001), ..named(alice) },
+            names: Names { sid: Some(1001), ..named(ALICE) },
             expect: Ok(1001),
             ..Case::default()
         },
         Case {
             what: "another's SID",
-            names: Names { sid: Some(1002), ..named(alice) },
+            names: Names { sid: Some(1002), ..named(ALICE) },
             expect: Err(Reason::SidMismatch),
             ..Case::default()
         },
         Case {
             what: "another's SID does not fall through",
-            names: Names { sid: Some(1002), ..named(alice) },
+            names: Names { sid: Some(1002), ..named(ALICE) },
             mappings: &[(1002, "issuer+subject")],
             expect: Err(Reason::SidMismatch),
             ..Case::default()
         },
         Case {
             what: "a SID of its history",
-            names: Names { sid: Some(1999), ..named(alice) },
+            names: Names { sid: Some(1999), ..named(ALICE) },
             change: |account| account.extra_sids.push(sid(1999)),
             expect: Err(Reason::SidMismatch),
             ..Case::default()
         },
         Case {
             what: "a SID that cannot be read",
-            names: Names { sid: Some(1001), damaged_sid: true, ..named(alice) },
+            names: Names { sid: Some(1001), damaged_sid: true, ..named(ALICE) },
             expect: Err(Reason::SidMismatch),
             ..Case::default()
         },
-        Case { what: "not asked for", names: named(alice), flags: MappingFlags::SUBJECT, ..Case::default() },
+    ] {
+        check(&case);
+    }
+}
+
+#[test]
+fn only_methods_that_are_asked_for_and_allowed_count() {
+    for case in [
+        Case { what: "not asked for", names: named(ALICE), flags: MappingFlags::SUBJECT, ..Case::default() },
         Case {
             what: "asked for nothing",
-            names: named(alice),
+            names: named(ALICE),
             flags: MappingFlags(0x0f),
             expect: Err(Reason::NoMethod),
             ..Case::default()
         },
         Case {
             what: "asked for what is not allowed",
-            names: named(alice),
+            names: named(ALICE),
             flags: MappingFlags::ISSUER.with(MappingFlags::ISSUER_CHAIN),
             mappings: &[(1001, "issuer")],
             expect: Err(Reason::NoMethod),
@@ -371,26 +433,7 @@ fn the_table_of_decisions() {
             ..Case::default()
         },
     ] {
-        let encoded = certificate(&case.names);
-        let mut accounts = vec![account(1001, "alice"), account(1002, "bob")];
-        for (rid, mapping) in case.mappings {
-            let account = accounts.iter_mut().find(|account| account.sid == sid(*rid)).expect("alice or bob");
-            account.alt_security_identities.push(form(&encoded, mapping));
-        }
-        accounts.iter_mut().for_each(case.change);
-        let answer = ask(&mapper(policy(BOTH), accounts), &encoded, vec![], case.flags);
-        let decided = match &answer.mapped {
-            Some(mapped) => Ok(mapped.record.account.sid),
-            None => Err(answer.reason),
-        };
-        assert_eq!(decided, case.expect.map(sid), "{}", case.what);
-        let status = if case.expect.is_ok() { NtStatus::SUCCESS } else { NtStatus::LOGON_FAILURE };
-        assert_eq!(
-            (answer.status, answer.authoritative, answer.policy_revision),
-            (status, true, 7),
-            "{}",
-            case.what
-        );
+        check(&case);
     }
 }
 

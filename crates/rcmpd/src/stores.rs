@@ -12,7 +12,9 @@ mod passwords;
 mod served;
 mod several;
 mod socket;
-mod upkeep;
+mod status;
+mod verify;
+mod walk;
 
 pub use backup::{Copied, back_up, restore};
 pub(crate) use compared::{Compared, encode as encode_compared};
@@ -22,7 +24,8 @@ pub(crate) use ldap::encode as encode_ldap;
 pub use passwords::{PasswordForms, Passwords};
 pub use served::ServedDatabase;
 pub(crate) use socket::encode as encode_socket;
-pub use upkeep::{Finding, Read, StoreStatus, Verified, status, verify};
+pub use status::{StoreStatus, status};
+pub use verify::{Finding, Read, Verified, verify};
 
 use self::database::Database;
 use crate::config::{self, Config, StoreKind};

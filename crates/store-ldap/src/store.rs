@@ -1,7 +1,7 @@
 //! The store: questions to the directory within a deadline, and whether the directory can be asked.
 
 use crate::failed::Failed;
-use crate::kept::Kept;
+use crate::failover_refusals::FailoverRefusals;
 use crate::log_limiter::LogLimiter;
 use crate::matching;
 use crate::pool::{Pool, Pooled, attempt_end};
@@ -35,7 +35,7 @@ struct Shared {
     /// For all that takes a connection. Who has one takes one connection at a time, so no pool has more
     /// connections than there are permits.
     permits: Semaphore,
-    kept: Kept,
+    refusals: FailoverRefusals,
     health: Mutex<Health>,
     /// Logs of look-ups that fail, and of a directory that does.
     unusable: LogLimiter,
@@ -79,7 +79,7 @@ impl LdapStore {
         let shared = Arc::new(Shared {
             settings,
             permits,
-            kept: Kept::new(),
+            refusals: FailoverRefusals::new(),
             catalog: pool.catalog(),
             pool,
             health: Mutex::new(health),
@@ -239,7 +239,7 @@ impl Shared {
                 Ok(matches) => {
                     let now = (Instant::now(), now());
                     let found =
-                        self.kept.resolve((pool.role, asked.1), pooled.connection.server(), matches, now);
+                        self.refusals.resolve((pool.role, asked.1), pooled.connection.server(), matches, now);
                     pool.put(pooled);
                     return Ok(found);
                 }

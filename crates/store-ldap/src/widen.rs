@@ -10,11 +10,11 @@
 //! identifier, a hash or a SID. Where a mapping has names alone, the parts of the names that have no other
 //! spelling stand in the filter, and wildcards for the rest ([`Accents`]). What is *not* found: hex digits
 //! with spaces between them, and a full-width or marked form of a
-//! character that [`account_store::firm`] keeps.
+//! character that [`account_store::search_parts`] keeps.
 
 use crate::filter::{Attribute, Filter};
 use account_store::alt_security_identity::AltSecurityIdentity;
-use account_store::{firm, fold};
+use account_store::{fold, search_parts};
 use unicode_normalization::UnicodeNormalization;
 
 /// Who ignores accents, width and kana type when mappings with names are compared.
@@ -51,7 +51,7 @@ pub(crate) fn identity(attribute: &Attribute, value: &str, accents: Accents) -> 
             parts.into_iter().map(String::into_bytes).collect(),
         )
     };
-    let mut patterns = firm::parts(&identity).into_iter().map(pattern);
+    let mut patterns = search_parts::exact(&identity).into_iter().map(pattern);
     match (patterns.next(), patterns.next()) {
         // Tags may stand in either order, so each is looked for by itself.
         (Some(first), Some(second)) => Some(Filter::And(vec![first, second])),
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn strong_forms_and_names_with_firm_letters_are_narrow() {
+    fn strong_forms_and_names_of_letters_with_one_spelling_are_narrow() {
         for (asked, other) in [
             ("X509:<I>CN=CA<SR>0504030201", "X509:<I>CN=CA<SR>0504030202"),
             ("X509:<SKI>0102", "X509:<SHA1-PUKEY>76060f8af26895d6556b20005de961ef40505f69"),

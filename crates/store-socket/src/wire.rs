@@ -5,7 +5,7 @@ use crate::failed::{Failed, quoted};
 use account_store::alt_security_identity::AltSecurityIdentity;
 use account_store::fold::casefold;
 use account_store::json_lines::AccountObject;
-use account_store::{Domain, GroupScope, Query, firm};
+use account_store::{Domain, GroupScope, Query, search_parts};
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
@@ -179,8 +179,8 @@ pub(crate) fn question(number: u64, time: Duration, ask: Ask<'_>) -> Vec<u8> {
         Query::Sid(sid) => ("sid", sid.to_string()),
         Query::AltSecurityIdentity(text) => match text.parse::<AltSecurityIdentity>() {
             Ok(identity) => {
-                contains = firm::parts(&identity).concat();
-                folded = firm::folded_parts(&identity);
+                contains = search_parts::exact(&identity).concat();
+                folded = search_parts::folded(&identity);
                 ("alt_security_identity", identity.to_string())
             }
             // It has no place, so it is not asked.

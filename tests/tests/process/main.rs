@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod administration;
 mod alerts;
 mod asker_limits;
 mod askers;
@@ -55,7 +56,7 @@ mod sso_sealing;
 mod sso_telemetry;
 mod status;
 mod status_page;
-mod store_upkeep;
+mod store_maintenance;
 mod stores;
 mod strong_mapping;
 mod telemetry;
@@ -65,4 +66,3 @@ mod tlsnego_call;
 #[expect(dead_code, reason = "a part of it is for the tests of tlsnego-tokio alone")]
 mod tlsnego_host;
 mod undone;
-mod upkeep;

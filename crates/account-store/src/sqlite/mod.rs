@@ -14,6 +14,7 @@ mod admin;
 mod contents;
 mod look_up;
 mod machines;
+mod maintenance;
 #[cfg(feature = "redemption")]
 mod redemption;
 mod rows;
@@ -24,7 +25,6 @@ mod shared_file;
 mod tables;
 #[cfg(feature = "tokens")]
 mod tokens;
-mod upkeep;
 mod user_secrets;
 mod watch;
 mod worker;

@@ -4,8 +4,8 @@ use super::transfer::bar;
 use super::{UNUSABLE, failed};
 use crate::cli::{ClassArg, ConfigArg, MappingCommand, MethodArg, RuleSourceArg};
 use crate::config;
+use crate::dry_run::{self, Cases};
 use crate::output;
-use crate::rehearsal::{self, Cases};
 use crate::stores::{self, Accounts};
 use crate::trust;
 use account_store::DomainStore;
@@ -211,7 +211,7 @@ async fn rehearse(
     let unreadable = std::mem::take(&mut cases.unreadable);
     let bar = bar(Some(cases.decisions()), "{wide_bar} {human_pos}/{human_len} decisions {eta}");
     let progress = bar.clone();
-    let outcome = rehearsal::rehearse(cases, now_by, then_by, move |done| progress.inc(done)).await?;
+    let outcome = dry_run::run(cases, now_by, then_by, move |done| progress.inc(done)).await?;
     bar.finish_and_clear();
     if as_json {
         let mut value = serde_json::to_value(&outcome)?;

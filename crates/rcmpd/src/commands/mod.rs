@@ -26,9 +26,9 @@ mod transfer;
 use crate::checked::Found;
 use crate::cli::{self, Cli, Command, ConfigFileArg, FormatArg, MethodArg, Parsed, WrongUse};
 use crate::config::{self, Config, ConfigError, Telemetry};
-use crate::inherited::Inherited;
 use crate::output::{self, visible};
 use crate::quickstart;
+use crate::socket_activation::PassedSockets;
 use crate::stated_time::StatedTime;
 use account_import::Format;
 use clap::CommandFactory;
@@ -121,12 +121,12 @@ pub fn run(Parsed { cli, as_json }: Parsed) -> ExitCode {
         return end_failed(&anyhow::Error::from(error).context("cannot turn core dumps off"), as_json);
     }
     // The environment can be changed safely while there is one thread.
-    let inherited = match &cli.command {
-        Command::Serve { .. } => Inherited::of_environment(),
-        _ => Ok(Inherited::default()),
+    let passed_sockets = match &cli.command {
+        Command::Serve { .. } => PassedSockets::of_environment(),
+        _ => Ok(PassedSockets::default()),
     };
-    let inherited = match inherited {
-        Ok(inherited) => inherited,
+    let passed_sockets = match passed_sockets {
+        Ok(passed_sockets) => passed_sockets,
         Err(error) => return end_failed(&error, as_json),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -134,7 +134,7 @@ pub fn run(Parsed { cli, as_json }: Parsed) -> ExitCode {
         Err(error) => return end_failed(&anyhow::Error::from(error).context("cannot start"), as_json),
     };
     let has_timeout = matches!(cli.command, Command::Map(_));
-    let outcome = runtime.block_on(dispatch(cli.command, inherited));
+    let outcome = runtime.block_on(dispatch(cli.command, passed_sockets));
     match has_timeout {
         // A thread that still waits for a resolver does not keep the command beyond its time.
         true => runtime.shutdown_background(),
@@ -157,7 +157,7 @@ fn leave_no_core() -> std::io::Result<()> {
     Ok(())
 }
 
-async fn dispatch(command: Command, inherited: Inherited) -> anyhow::Result<u8> {
+async fn dispatch(command: Command, passed_sockets: PassedSockets) -> anyhow::Result<u8> {
     match command {
         Command::Quickstart { dir, port, sso, tlsnego, json } => {
             let made = quickstart::make(&dir, port, quickstart::Parts { sso, tlsnego }).await?;
@@ -167,7 +167,7 @@ async fn dispatch(command: Command, inherited: Inherited) -> anyhow::Result<u8> 
             }
             Ok(0)
         }
-        Command::Serve { config } => serve(&config, inherited).await,
+        Command::Serve { config } => serve(&config, passed_sockets).await,
         Command::Map(args) => map::map(args).await,
         Command::Explain { certificate, config, methods, chain, url, json } => {
             let (chain, url) = (chain.as_deref(), url.as_deref());
@@ -252,7 +252,7 @@ fn next_steps(config: &Path, dir: &Path, port: Option<u16>, (sso, tlsnego): (boo
     steps
 }
 
-async fn serve(config: &ConfigFileArg, inherited: Inherited) -> anyhow::Result<u8> {
+async fn serve(config: &ConfigFileArg, passed_sockets: PassedSockets) -> anyhow::Result<u8> {
     let path = config_file(config)?;
     if input::is_standard(&path) {
         return Err(failed(2, "serve needs a file, which it reads again at SIGHUP"));
@@ -260,7 +260,7 @@ async fn serve(config: &ConfigFileArg, inherited: Inherited) -> anyhow::Result<u
     let config = load(&path)?;
     let (exporter, log_filter) = crate::telemetry::init(&config.telemetry)?;
     let telemetry = (log_filter, exporter.registry());
-    let served = crate::serve::run(&path, config, telemetry, inherited).await;
+    let served = crate::serve::run(&path, config, telemetry, passed_sockets).await;
     exporter.finish().await;
     served.map(|()| 0)
 }

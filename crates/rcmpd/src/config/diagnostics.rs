@@ -1,5 +1,6 @@
 //! Telling what is wrong with a file, and where.
 
+use super::source::SourceError;
 use rcmp_service::visible::visible;
 use std::fmt;
 use std::ops::Range;
@@ -17,14 +18,14 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(super) fn from_parser(error: &toml::de::Error, text: &str) -> Self {
-        let what = error.message().lines().next().unwrap_or("this cannot be read");
+    pub(super) fn from_source(error: &SourceError, text: &str) -> Self {
+        let what = error.message.lines().next().unwrap_or("this cannot be read");
         let help = match what {
             "missing field `sid`" => "for a new domain, `rcmpd domain new-sid` prints one",
             what if what.starts_with("unknown field") => "remove it, or correct its name",
             _ => "",
         };
-        let span = error.span().map_or(0..0, |span| shown_span(text, span));
+        let span = error.span.clone().map_or(0..0, |span| shown_span(text, span));
         if let Some((name, line)) = section_before(text, span.start).filter(|_| what == "duplicate key") {
             let what = format!("[{name}] is there already, at line {line}");
             return Self { span, what, help: "put the keys there".to_owned() };

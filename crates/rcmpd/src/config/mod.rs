@@ -25,6 +25,7 @@ pub(crate) mod shape;
 pub(crate) mod shown;
 mod sidecar;
 mod socket;
+mod source;
 mod sso;
 mod tlsnego;
 mod trust;
@@ -509,7 +510,7 @@ pub(crate) fn load_with_text(path: &Path) -> Result<(Config, String), ConfigErro
 
 /// Reads and checks text; relative paths start at `base`.
 pub fn parse(text: &str, base: &Path) -> Result<Config, Vec<Problem>> {
-    let file: File = toml::from_str(text).map_err(|error| vec![Problem::from_parser(&error, text)])?;
+    let file: File = source::read(text).map_err(|error| vec![Problem::from_source(&error, text)])?;
     let config = Checker::run(base, |checker| checker.check(file))?;
     Ok(Config { sections: Sections::of(text), ..config })
 }
@@ -551,11 +552,11 @@ pub fn load_mapping(path: &Path) -> Result<Mapping, ConfigError> {
     let whole = text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("domain"));
     let read = match whole {
         true => parse(&text, base(path)).map(|config| config.mapping),
-        false => toml::from_str::<Alone>(&text)
-            .map_err(|error| vec![Problem::from_parser(&error, &text)])
-            .and_then(|file| {
-                Checker::run(base(path), |checker| Some(checker.mapping(file.mapping))).map(Some)
-            }),
+        false => {
+            source::read::<Alone>(&text).map_err(|error| vec![Problem::from_source(&error, &text)]).and_then(
+                |file| Checker::run(base(path), |checker| Some(checker.mapping(file.mapping))).map(Some),
+            )
+        }
     };
     let missing = || {
         let help = "add [mapping], with the rules of the other policy".to_owned();

@@ -85,9 +85,19 @@ fn connections_of_an_account_are_as_many_as_of_an_address_unless_the_file_says_o
     assert_eq!(problems(&none).len(), 1);
 }
 
+/// Replaces the first text by the second one in a good file, and expects a problem that begins with the third.
+#[track_caller]
+fn all_reported(cases: &[(&str, &str, &str)]) {
+    for (from, to, expect) in cases {
+        let wrong = GOOD.replacen(from, to, 1);
+        assert_ne!(wrong, GOOD, "{from}");
+        assert!(problems(&wrong).iter().any(|what| what.starts_with(expect)), "{to}: {:?}", problems(&wrong));
+    }
+}
+
 #[test]
-fn each_wrong_value_is_reported() {
-    for (from, to, expect) in [
+fn each_wrong_value_of_a_mapping_is_reported() {
+    all_reported(&[
         ("binding = \"full\"", "binding = \"no\"", "unknown binding"),
         ("validation = \"chain\"", "validation = \"crl\"", "unknown validation"),
         ("validation = \"chain\"", "validation = \"off\"", "no certificate would be mapped"),
@@ -107,6 +117,16 @@ fn each_wrong_value_is_reported() {
         ("anchors", "comparison = \"loose\"\nanchors", "unknown comparison"),
         ("anchors", "name_comparison = \"windows\"\nanchors", "unknown comparison of names"),
         ("anchors", "sha1_pukey = \"key\"\nanchors", "unknown sha1_pukey"),
+        ("[client]", "[mapping.shadow]\nbinding = \"no\"\n[client]", "unknown binding"),
+        ("[client]", "[mapping.shadow]\nshadow = {}\n[client]", "[mapping.shadow] cannot have a shadow"),
+        ("\"upn\", ", "\"upn\", \"smell\", ", "unknown mapping method"),
+        ("anchors", "identity_sid = \"me\"\nanchors", "this is not a SID"),
+    ]);
+}
+
+#[test]
+fn each_wrong_grant_is_reported() {
+    all_reported(&[
         ("anchors", "grant = [\"smell\"]\nanchors", "unknown form"),
         (
             "anchors",
@@ -147,6 +167,17 @@ fn each_wrong_value_is_reported() {
         ("anchors", "grant = []\nanchors", "no form is granted"),
         ("anchors", "grant = [\"upn\", \"issuer-subject\"]\nanchors", "no strong form is granted"),
         (
+            "anchors",
+            "grant = [{ form = \"upn\", for = [\"@a\"], not_for = [\"@b\"] }]\nanchors",
+            "data did not match",
+        ),
+    ]);
+}
+
+#[test]
+fn each_wrong_value_of_a_ca_is_reported() {
+    all_reported(&[
+        (
             "methods = [\"upn\", \"subject\"]",
             "methods = []",
             "methods is an empty list, so no certificate is mapped",
@@ -160,21 +191,6 @@ fn each_wrong_value_is_reported() {
             "[client]",
             "[[mapping.authority]]\ncertificate = \"a\"\nstrong_names = [{ policies = [\"1.2\"], names = \"@*.a\" }]\n[client]",
             "this is not a kind of name",
-        ),
-        ("[client]", "[admin]\nlisten = \"127.0.0.1:1\"\nhosts = [\"a,b\"]\n[client]", "this is not a host"),
-        (
-            "[client]",
-            "[admin]\nlisten = \"127.0.0.1:1\"\nhosts = [\"b\u{fc}cher\"]\n[client]",
-            "this is not a host",
-        ),
-        ("[client]", "[admin]\nlisten = \"127.0.0.1:1\"\nhosts = [\"*.a\"]\n[client]", "this is not a host"),
-        ("anchors", "identity_sid = \"me\"\nanchors", "this is not a SID"),
-        ("[rpc]\n", "[rpc]\nmisses_burst = 0\n", "this is out of range"),
-        ("[rpc]\n", "[rpc]\nmisses_per_s = 1000001\n", "this is out of range"),
-        (
-            "[client]",
-            "[audit]\npath = \"a\"\naccount_mib_per_hour = 1048577\n[client]",
-            "this is out of range",
         ),
         ("[client]", "[[mapping.authority]]\n[client]", "missing field `certificate`"),
         (
@@ -237,14 +253,12 @@ fn each_wrong_value_is_reported() {
             "[[mapping.authority]]\ncertificate = \"a\"\nmethods = [\"issuer\"]\n[client]",
             "mapping.methods allows none of these",
         ),
-        (
-            "anchors",
-            "grant = [{ form = \"upn\", for = [\"@a\"], not_for = [\"@b\"] }]\nanchors",
-            "data did not match",
-        ),
-        ("[client]", "[mapping.shadow]\nbinding = \"no\"\n[client]", "unknown binding"),
-        ("[client]", "[mapping.shadow]\nshadow = {}\n[client]", "[mapping.shadow] cannot have a shadow"),
-        ("\"upn\", ", "\"upn\", \"smell\", ", "unknown mapping method"),
+    ]);
+}
+
+#[test]
+fn each_wrong_value_of_other_sections_is_reported() {
+    all_reported(&[
         ("127.0.0.1:11490\"]", "localhost:11490\"]", "this is not an address and port"),
         ("S-1-5-21-1-2-3", "S-1-5-21-1-2", "this is not the SID of a domain"),
         ("WEB01$", "WEB01", "this is not a machine account"),
@@ -297,11 +311,21 @@ fn each_wrong_value_is_reported() {
         ("[mapping]", "[mappings]", "unknown field `mappings`"),
         ("[mapping]", "[tlsnego]\n[mapping]", "missing field `listen`"),
         ("listen", "listne", "unknown field `listne`"),
-    ] {
-        let wrong = GOOD.replacen(from, to, 1);
-        assert_ne!(wrong, GOOD, "{from}");
-        assert!(problems(&wrong).iter().any(|what| what.starts_with(expect)), "{to}: {:?}", problems(&wrong));
-    }
+        ("[client]", "[admin]\nlisten = \"127.0.0.1:1\"\nhosts = [\"a,b\"]\n[client]", "this is not a host"),
+        (
+            "[client]",
+            "[admin]\nlisten = \"127.0.0.1:1\"\nhosts = [\"b\u{fc}cher\"]\n[client]",
+            "this is not a host",
+        ),
+        ("[client]", "[admin]\nlisten = \"127.0.0.1:1\"\nhosts = [\"*.a\"]\n[client]", "this is not a host"),
+        ("[rpc]\n", "[rpc]\nmisses_burst = 0\n", "this is out of range"),
+        ("[rpc]\n", "[rpc]\nmisses_per_s = 1000001\n", "this is out of range"),
+        (
+            "[client]",
+            "[audit]\npath = \"a\"\naccount_mib_per_hour = 1048577\n[client]",
+            "this is out of range",
+        ),
+    ]);
 }
 
 /// A method looks accounts up by some forms ([MS-RCMP] 3.5.2); the SID in a certificate finds no account.
@@ -1161,12 +1185,18 @@ fn identity_headers_have_the_names_of_the_file() {
     assert!(has(&added, "remote-user") && !has(&added, "remote-groups"), "{added:?}");
 }
 
+/// As [`all_reported`], in a file with a sidecar; the problem has the third text in it.
+#[track_caller]
+fn all_reported_of_a_sidecar(cases: &[(&str, &str, &str)]) {
+    for (from, to, expect) in cases {
+        let found = problems(&format!("{GOOD}{SIDECAR}").replacen(from, to, 1));
+        assert!(found.iter().any(|what| what.contains(expect)), "{from} -> {to}: {found:?}");
+    }
+}
+
 #[test]
 fn each_wrong_value_of_a_sidecar_is_reported() {
-    let off = |text: &str| {
-        text.replace("validation = \"chain\"\nanchors = [\"certs/ca.pem\"]", "validation = \"off\"")
-    };
-    for (from, to, expect) in [
+    all_reported_of_a_sidecar(&[
         ("remember_s = 30", "source = \"elsewhere\"", "unknown source"),
         ("remember_s = 30", "remember_s = 3601", "this is out of range"),
         ("remember_s = 30", "encoding = \"latin-1\"", "unknown encoding"),
@@ -1195,6 +1225,13 @@ fn each_wrong_value_of_a_sidecar_is_reported() {
             "validation = \"off\"",
             "this contradicts [mapping], which validates certificates",
         ),
+        ("[client]", "[clients]", "unknown field `clients`"),
+    ]);
+}
+
+#[test]
+fn each_wrong_value_of_a_sidecars_listener_is_reported() {
+    all_reported_of_a_sidecar(&[
         ("dialect = \"nginx\"", "dialect = \"lighttpd\"", "unknown dialect"),
         ("peers = [\"www-data\"]", "", "this listener would trust every process that can connect to it"),
         (
@@ -1221,6 +1258,28 @@ fn each_wrong_value_of_a_sidecar_is_reported() {
             "secret = \"file:s\"\ngroup = \"g\"",
             "only a Unix socket has a group",
         ),
+        (
+            "secret = \"file:sidecar.secret\"",
+            "tls = { certificate = \"a\", key = \"b\", client_ca = \"c\", names = [\"*.example\"] }",
+            "this is not a host: it is a pattern",
+        ),
+        ("address = \"127.0.0.1:9481\"", "unix = \"nginx.sock\"", "another listener has this path"),
+        (
+            "peers = [\"www-data\"]",
+            "tls = { certificate = \"a\", key = \"b\", client_ca = \"c\", names = [\"n\"] }",
+            "there is no TLS on a Unix socket",
+        ),
+        (
+            "secret = \"file:sidecar.secret\"",
+            "tls = { certificate = \"a\", key = \"b\", client_ca = \"c\", names = [] }",
+            "names is an empty list, so every certificate of the CA would be trusted",
+        ),
+    ]);
+}
+
+#[test]
+fn each_wrong_value_of_a_listeners_upstream_is_reported() {
+    all_reported_of_a_sidecar(&[
         (
             "upstream = \"http://127.0.0.1:8080\"",
             "",
@@ -1275,6 +1334,12 @@ fn each_wrong_value_of_a_sidecar_is_reported() {
             "unix = \"a\"\nupstream = \"http://a:80\"",
             "with this dialect the proxy connects to the application itself",
         ),
+    ]);
+}
+
+#[test]
+fn each_wrong_value_of_a_sidecars_route_is_reported() {
+    all_reported_of_a_sidecar(&[
         ("host = \"App.Example\"", "host = \"app.example:443\"", "this is not a host"),
         ("host = \"App.Example\"", "host = \"*\"", "this is not a host"),
         ("host = \"App.Example\"", "host = \"app.example.\"", "this is not a host: the dot"),
@@ -1293,11 +1358,6 @@ fn each_wrong_value_of_a_sidecar_is_reported() {
             "[[sidecar.route]]",
             "[[sidecar.route]]\nhost = \"app.EXAMPLE\"\npath = \"/admin/\"\n[[sidecar.route]]",
             "another route has the same host and path",
-        ),
-        (
-            "secret = \"file:sidecar.secret\"",
-            "tls = { certificate = \"a\", key = \"b\", client_ca = \"c\", names = [\"*.example\"] }",
-            "this is not a host: it is a pattern",
         ),
         ("\"Staff\"", "\"\"", "this is not the name of a group"),
         ("\"Staff\"", "\" Staff\"", "this is not the name of a group"),
@@ -1330,23 +1390,14 @@ fn each_wrong_value_of_a_sidecar_is_reported() {
             "audience = \"1:orders\"",
             "this is not an audience: with a colon in it, it is a URI",
         ),
-        ("address = \"127.0.0.1:9481\"", "unix = \"nginx.sock\"", "another listener has this path"),
-        (
-            "peers = [\"www-data\"]",
-            "tls = { certificate = \"a\", key = \"b\", client_ca = \"c\", names = [\"n\"] }",
-            "there is no TLS on a Unix socket",
-        ),
-        (
-            "secret = \"file:sidecar.secret\"",
-            "tls = { certificate = \"a\", key = \"b\", client_ca = \"c\", names = [] }",
-            "names is an empty list, so every certificate of the CA would be trusted",
-        ),
-        ("[client]", "[clients]", "unknown field `clients`"),
-    ] {
-        let text = format!("{GOOD}{SIDECAR}").replacen(from, to, 1);
-        let found = problems(&text);
-        assert!(found.iter().any(|what| what.contains(expect)), "{from} -> {to}: {found:?}");
-    }
+    ]);
+}
+
+#[test]
+fn what_a_sidecar_needs_from_other_sections_is_reported() {
+    let off = |text: &str| {
+        text.replace("validation = \"chain\"\nanchors = [\"certs/ca.pem\"]", "validation = \"off\"")
+    };
     let remote = |more: &str| {
         let source = format!("source = \"remote\"\n{more}remember_s");
         format!("{GOOD}{}", SIDECAR.replace("remember_s", &source))

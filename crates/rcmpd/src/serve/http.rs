@@ -6,8 +6,8 @@ use super::operators::Operators;
 use super::{page, status};
 use crate::clock::moment;
 use crate::config::Admin;
-use crate::inherited::{ADMIN, Inherited};
 use crate::output::visible_json;
+use crate::socket_activation::{ADMIN, PassedSockets};
 use crate::tlsnego::Tlsnego;
 use axum::extract::{self, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
@@ -40,8 +40,8 @@ pub(super) struct Port {
 
 impl Port {
     /// Binds it.
-    pub(super) async fn bind(admin: &Admin, inherited: &Inherited) -> anyhow::Result<Self> {
-        let listener = inherited.listen(ADMIN, admin.listen).await?;
+    pub(super) async fn bind(admin: &Admin, passed_sockets: &PassedSockets) -> anyhow::Result<Self> {
+        let listener = passed_sockets.listen(ADMIN, admin.listen).await?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address, connections: Arc::new(Connections::new("admin", LIMITS)) })
     }

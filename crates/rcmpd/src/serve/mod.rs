@@ -26,8 +26,8 @@ use crate::config::{self, Config, Gone, Sections, StoreKind};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::findings;
 use crate::forward::RelayPackage;
-use crate::inherited::{ENDPOINT_MAPPER, Inherited, NETLOGON as NETLOGON_SOCKET};
 use crate::sidecar::Sidecar;
+use crate::socket_activation::{ENDPOINT_MAPPER, NETLOGON as NETLOGON_SOCKET, PassedSockets};
 use crate::stores;
 use crate::telemetry::{LogFilter, RegistrySlot};
 use crate::tlsnego::Tlsnego;
@@ -133,7 +133,7 @@ pub async fn run(
     path: &Path,
     config: Config,
     (log_filter, exported): (LogFilter, Option<RegistrySlot>),
-    inherited: Inherited,
+    passed_sockets: PassedSockets,
 ) -> anyhow::Result<()> {
     let maps = config.mapping.is_some() && (config.rpc.is_some() || config.sidecar.is_some());
     if !maps && config.sso.is_none() && config.tlsnego.is_none() {
@@ -147,7 +147,7 @@ pub async fn run(
     config.check_files()?;
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
     let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
-    let tree = Tree { inherited, ..Tree::default() };
+    let tree = Tree { passed_sockets, ..Tree::default() };
     let services = Services::load(&config).await?;
     // Before the first port is open. So whatever was answered has its lines in the audit log, and a
     // checkpoint, however early a signal comes.
@@ -155,7 +155,7 @@ pub async fn run(
     let mut serving = services.serve(&config, connections_max, &tree).await?;
     let health = health::Health::new();
     let port = match &config.admin {
-        Some(admin) => Some(http::Port::bind(admin, &tree.inherited).await?),
+        Some(admin) => Some(http::Port::bind(admin, &tree.passed_sockets).await?),
         None => None,
     };
     let metrics = serving.metrics(port.as_ref(), &health);
@@ -167,7 +167,7 @@ pub async fn run(
         let served = (path, &config);
         serving.serve_admin(served, (port, admin), (token, log_filter.clone()), (&health, metrics));
     }
-    tree.inherited.check_all_taken()?;
+    tree.passed_sockets.check_all_taken()?;
     if let Some(current) = &serving.current {
         let deciders = current.0.load_full();
         findings::shared_names(&deciders.live).iter().for_each(findings::Warning::log);
@@ -211,17 +211,17 @@ async fn listen(
     rpc: &config::Rpc,
     server: &Arc<Server>,
     (mapped, providers): (&Endpoints, &[Arc<dyn SecurityProvider>]),
-    Tree { inherited, tasks, .. }: &Tree,
+    Tree { passed_sockets, tasks, .. }: &Tree,
 ) -> anyhow::Result<(Vec<SocketAddr>, Option<SocketAddr>)> {
     let mut addresses = Vec::new();
     for address in &rpc.listen {
-        let listener = inherited.listen(NETLOGON_SOCKET, *address).await?;
+        let listener = passed_sockets.listen(NETLOGON_SOCKET, *address).await?;
         addresses.push(listener.local_addr()?);
         info!(address = %listener.local_addr()?, "Serving Netlogon");
         tasks.spawn(Arc::clone(server).listen(listener));
     }
     let Some(address) = rpc.endpoint_mapper else { return Ok((addresses, None)) };
-    let listener = inherited.listen(ENDPOINT_MAPPER, address).await?;
+    let listener = passed_sockets.listen(ENDPOINT_MAPPER, address).await?;
     let address = listener.local_addr()?;
     info!(%address, "Serving the endpoint mapper");
     mapped.register(addresses.iter().map(|address| Endpoint {

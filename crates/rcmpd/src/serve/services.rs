@@ -9,8 +9,8 @@ use super::{
 };
 use crate::config::{self, Config};
 use crate::deciders::{CurrentPolicy, Deciders};
-use crate::inherited::Inherited;
 use crate::sidecar::Sidecar;
+use crate::socket_activation::PassedSockets;
 use crate::stores::{self, Served};
 use crate::telemetry::LogFilter;
 use crate::tlsnego::{self, Tlsnego};
@@ -34,7 +34,7 @@ use zeroize::Zeroizing;
 #[derive(Default)]
 pub(super) struct Tree {
     /// Sockets of the service manager, until a listener takes them.
-    pub(super) inherited: Inherited,
+    pub(super) passed_sockets: PassedSockets,
     pub(super) shutdown: CancellationToken,
     pub(super) tasks: TaskTracker,
 }
@@ -97,7 +97,7 @@ impl Services {
         connections_max: usize,
         tree: &Tree,
     ) -> anyhow::Result<Serving> {
-        let Tree { inherited, shutdown, tasks } = tree;
+        let Tree { passed_sockets, shutdown, tasks } = tree;
         let endpoints = Endpoints::default();
         let (server, mapper) = self.serve_rpc(config, connections_max, &endpoints, tree).await?;
         let Self { machines, audit, current, store, sidecar, sso, tlsnego, .. } = self;
@@ -107,7 +107,7 @@ impl Services {
         };
         let mut connections = Vec::new();
         if let (Some(sidecar), Some(section)) = (&sidecar, &config.sidecar) {
-            let listeners = sidecar.bind(section, shutdown, inherited).await?;
+            let listeners = sidecar.bind(section, shutdown, passed_sockets).await?;
             connections = listeners.meters();
             tasks.spawn(listeners.serve());
         }

@@ -13,7 +13,7 @@ mod tickets;
 use crate::clock::moment;
 use crate::config::{self, Config, SecretRef, Source};
 use crate::deciders::CurrentPolicy;
-use crate::inherited::{Inherited, SIDECAR};
+use crate::socket_activation::{PassedSockets, SIDECAR};
 use account_store::FileAccess;
 use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
@@ -175,15 +175,15 @@ impl Sidecar {
         &self,
         sidecar: &config::Sidecar,
         shutdown: &CancellationToken,
-        inherited: &Inherited,
+        passed_sockets: &PassedSockets,
     ) -> anyhow::Result<Listeners> {
         let mut proxies = Vec::with_capacity(sidecar.listen.len());
         for (listen, (proof, upstream)) in sidecar.listen.iter().zip(self.proofs.iter().zip(&self.upstreams))
         {
             let (current, behind) = (Arc::clone(&self.current), (Arc::clone(proof), upstream.clone()));
             let socket = match &listen.settings.at {
-                Place::Tcp(address) => inherited.tcp(SIDECAR.0, *address)?.map(Socket::Tcp),
-                Place::Unix(place) => inherited.unix(SIDECAR.0, &place.path)?.map(Socket::Unix),
+                Place::Tcp(address) => passed_sockets.tcp(SIDECAR.0, *address)?.map(Socket::Tcp),
+                Place::Unix(place) => passed_sockets.unix(SIDECAR.0, &place.path)?.map(Socket::Unix),
             };
             let bound = Listener::bind(&listen.settings, current, behind, moment, (shutdown.clone(), socket));
             proxies.push(bound.await?);

@@ -10,10 +10,10 @@ mod accounts;
 mod certificates;
 mod cookies;
 mod domains;
-mod horizon;
 mod mapped;
 mod metrics;
 mod passwords;
+mod replay_state;
 
 pub use certificates::{FilesOnce, findings};
 pub use cookies::check_files;
@@ -167,7 +167,7 @@ impl Tlsnego {
         let server = server.context("cannot serve [tlsnego]")?;
         let server = match &section.state {
             Some(path) => {
-                let (started, horizon) = horizon::open(path, section.skew)?;
+                let (started, horizon) = replay_state::open(path, section.skew)?;
                 server.started_at(started).with_horizon(horizon)
             }
             None => server.started_at(now()),

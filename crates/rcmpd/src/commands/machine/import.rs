@@ -6,7 +6,7 @@ use crate::cli::{ImportMachine, MachineRights, PermissionArg};
 use crate::clock::now;
 use crate::commands::{UNUSABLE, failed, load};
 use crate::config::Config;
-use crate::samba_secrets;
+use account_import::samba_secrets;
 use account_store::fold::casefold;
 use account_store::machines::{ChannelKind, Machine, NtHash};
 use account_store::{FileAccess, file_access};

@@ -8,7 +8,7 @@ use dtyp::{ByteOrder, Decode, DecodeError, DecodeErrorKind, Reader, Sid};
 use zeroize::Zeroizing;
 
 /// The longest file: Samba's has less than half a MiB.
-pub(crate) const LEN_MAX: usize = 16 << 20;
+pub const LEN_MAX: usize = 16 << 20;
 /// `TDB_MAGIC_FOOD`, with the NUL at its end.
 const MAGIC: &[u8; 10] = b"TDB file\n\0";
 /// `TDB_VERSION`.
@@ -25,7 +25,7 @@ const RECORD_LEN: usize = 24;
 const SID_LEN: usize = 68;
 
 /// The records of a file.
-pub(crate) struct Tdb<'a> {
+struct Tdb<'a> {
     bytes: &'a [u8],
     order: ByteOrder,
     chains: usize,
@@ -40,7 +40,7 @@ struct Record<'a> {
 
 impl<'a> Tdb<'a> {
     /// Reads the header.
-    pub(crate) fn open(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+    fn open(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let wrong = |what, offset| DecodeError { what, offset, kind: DecodeErrorKind::BadValue };
         if !bytes.starts_with(MAGIC) {
             return Err(wrong("magic of a TDB file", 0));
@@ -67,7 +67,7 @@ impl<'a> Tdb<'a> {
     }
 
     /// The value of a key.
-    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<&'a [u8]>, DecodeError> {
+    fn get(&self, key: &[u8]) -> Result<Option<&'a [u8]>, DecodeError> {
         // A chain with a loop would not end. The file has no room for more records than this.
         let mut left = self.bytes.len() / RECORD_LEN;
         for chain in 0..self.chains {
@@ -112,15 +112,15 @@ impl<'a> Tdb<'a> {
 }
 
 /// The secret of the machine account in one domain, from `secrets.tdb`.
-pub(crate) struct SambaSecret {
+pub struct SambaSecret {
     /// The password. It is text, even if Samba made it at random.
-    pub(crate) password: Zeroizing<String>,
+    pub password: Zeroizing<String>,
     /// The SID of the domain, if it is there.
-    pub(crate) domain_sid: Option<Sid>,
+    pub domain_sid: Option<Sid>,
 }
 
 /// The present password of the machine account in a domain; `None` if the file has none.
-pub(crate) fn machine_secret(bytes: &[u8], netbios: &str) -> Result<Option<SambaSecret>, DecodeError> {
+pub fn machine_secret(bytes: &[u8], netbios: &str) -> Result<Option<SambaSecret>, DecodeError> {
     let tdb = Tdb::open(bytes)?;
     let domain = netbios.to_uppercase();
     let key = |what: &str| format!("SECRETS/{what}/{domain}").into_bytes();

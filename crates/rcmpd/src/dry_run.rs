@@ -49,7 +49,7 @@ impl Case {
     }
 }
 
-/// The certificates of a rehearsal.
+/// The certificates of a dry run.
 #[derive(Debug, Default)]
 pub struct Cases {
     /// Each once.
@@ -231,7 +231,7 @@ fn thumbprint(hex: &str) -> Option<[u8; 20]> {
 }
 
 /// Decides every case by both policies, on all processors; `progress` is told how many decisions are done.
-pub async fn rehearse(
+pub async fn run(
     cases: Cases,
     now_by: Arc<Mapper>,
     then_by: Arc<Mapper>,

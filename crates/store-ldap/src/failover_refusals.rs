@@ -16,9 +16,9 @@ use tracing::info;
 
 /// How long a refusal counts against the answers of other servers. It covers the replication within a site and
 /// the default interval between sites ([MS-ADTS] 6.1.1.2.2.3.1, `replInterval`).
-pub(crate) const KEPT: Duration = Duration::from_secs(15 * 60);
+pub(crate) const REFUSAL_LIFETIME: Duration = Duration::from_secs(15 * 60);
 
-/// Places and accounts that are remembered. Only accounts of the directory get in, not what clients make up.
+/// Cached places and accounts. Only accounts of the directory get in, not what clients make up.
 const ENTRIES_MAX: usize = 65_536;
 
 /// What a server last answered.
@@ -33,13 +33,13 @@ struct Last {
 }
 
 /// The last answers about places that had an account, and about accounts that were restricted.
-pub(crate) struct Kept {
+pub(crate) struct FailoverRefusals {
     places: Cache<(Role, Place), Last>,
     accounts: Cache<Sid, Last>,
     log_limiter: LogLimiter,
 }
 
-impl Kept {
+impl FailoverRefusals {
     pub(crate) fn new() -> Self {
         Self {
             places: Cache::new(ENTRIES_MAX),
@@ -80,13 +80,15 @@ impl Kept {
             }
             Some(sid) => {
                 let moved = self.places.get(&key).filter(|last| is_moved(last, &sid, server, now.0));
-                let kept = moved.map(|_| Matches::Many(Vec::new()));
-                let kept = kept.or_else(|| undone(&self.accounts, &sid, server, now.0));
-                if let Some(kept) = kept.or_else(|| undone(&self.places, &key, server, now.0)) {
+                let refusal = moved.map(|_| Matches::Many(Vec::new()));
+                let refusal = refusal.or_else(|| refusal_of_another(&self.accounts, &sid, server, now.0));
+                if let Some(refusal) =
+                    refusal.or_else(|| refusal_of_another(&self.places, &key, server, now.0))
+                {
                     if let Some(left_out) = self.log_limiter.allow(now.0) {
                         info!(%sid, %server, left_out, "Account stays rejected: another directory server rejected it");
                     }
-                    return kept;
+                    return refusal;
                 }
                 self.accounts.remove(&sid);
                 self.places.insert(key, last(None));
@@ -104,15 +106,20 @@ fn is_expired(expires: FileTime, now: FileTime) -> bool {
 }
 
 /// The refusal of another server that still counts.
-fn undone<K: Eq + Hash>(of: &Cache<K, Last>, key: &K, server: &Server, now: Instant) -> Option<Matches> {
+fn refusal_of_another<K: Eq + Hash>(
+    of: &Cache<K, Last>,
+    key: &K,
+    server: &Server,
+    now: Instant,
+) -> Option<Matches> {
     let last = of.get(key)?;
-    let counts = *last.server != *server && now.saturating_duration_since(last.at) < KEPT;
+    let counts = *last.server != *server && now.saturating_duration_since(last.at) < REFUSAL_LIFETIME;
     last.refusal.filter(|_| counts)
 }
 
 /// Whether another server had another account at the place: which of them has it now is not known.
 fn is_moved(last: &Last, sid: &Sid, server: &Server, now: Instant) -> bool {
-    let counts = *last.server != *server && now.saturating_duration_since(last.at) < KEPT;
+    let counts = *last.server != *server && now.saturating_duration_since(last.at) < REFUSAL_LIFETIME;
     counts && last.sid.is_some_and(|known| known != *sid)
 }
 
@@ -150,9 +157,9 @@ mod tests {
             Matches::None,
             Matches::Many(Vec::new()),
         ] {
-            let kept = Kept::new();
+            let refusals = FailoverRefusals::new();
             let ask = |place: &Place, host: &str, found: Matches, after: u64| {
-                kept.resolve(
+                refusals.resolve(
                     (Role::Domain, place),
                     &server(host),
                     found,
@@ -171,16 +178,20 @@ mod tests {
             // The second server refuses, too; then the first one is back, and lags.
             assert!(!is_usable(&ask(&place, "dc2", refusal.clone(), 7)));
             assert!(!is_usable(&ask(&place, "dc1", usable(), 8)));
-            assert!(is_usable(&ask(&place, "dc1", usable(), 7 + KEPT.as_secs())), "it lags no more");
+            assert!(
+                is_usable(&ask(&place, "dc1", usable(), 7 + REFUSAL_LIFETIME.as_secs())),
+                "it lags no more"
+            );
         }
     }
 
     #[test]
     fn a_mapping_that_another_server_gives_to_another_account_is_of_none() {
-        let kept = Kept::new();
+        let refusals = FailoverRefusals::new();
         let (at, now) = (Instant::now(), FileTime::from_unix(1_800_000_000));
         let place = Place::Name("carol".to_owned());
-        let ask = |host: &str, found| kept.resolve((Role::Domain, &place), &server(host), found, (at, now));
+        let ask =
+            |host: &str, found| refusals.resolve((Role::Domain, &place), &server(host), found, (at, now));
         let usable = || found(AccountFlags::NORMAL, FileTime::NEVER);
         let Matches::One(record) = usable() else { unreachable!("there is one") };
         let sid = "S-1-5-21-1-2-3-1102".parse().expect("it is a SID");
@@ -194,13 +205,13 @@ mod tests {
 
     #[test]
     fn an_account_that_expired_at_one_server_stays_so_and_an_unknown_place_is_not_kept() {
-        let kept = Kept::new();
+        let refusals = FailoverRefusals::new();
         let (at, now) = (Instant::now(), FileTime::from_unix(1_800_000_000));
         let place = Place::Name("carol".to_owned());
-        let ask = |role, host: &str, found| kept.resolve((role, &place), &server(host), found, (at, now));
+        let ask = |role, host: &str, found| refusals.resolve((role, &place), &server(host), found, (at, now));
         // Who makes up names fills no table.
         assert!(matches!(ask(Role::Domain, "dc1", Matches::None), Matches::None));
-        assert_eq!(kept.places.len(), 0);
+        assert_eq!(refusals.places.len(), 0);
         let usable = || found(AccountFlags::NORMAL, FileTime::UNSET);
         assert!(is_usable(&ask(Role::Domain, "dc2", usable())));
         let expired = found(AccountFlags::NORMAL, now);

@@ -29,9 +29,9 @@ enum Socket {
 
 /// Sockets of the service manager that no listener has taken yet.
 #[derive(Default)]
-pub struct Inherited(Mutex<Vec<(String, Socket)>>);
+pub struct PassedSockets(Mutex<Vec<(String, Socket)>>);
 
-impl Inherited {
+impl PassedSockets {
     /// Takes them, with `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` of the environment. Call it once,
     /// before any thread is started.
     pub fn of_environment() -> anyhow::Result<Self> {

@@ -14,7 +14,7 @@ const PARTS_MAX: usize = 32;
 
 /// What every stored spelling has in it after [`fold::windows`], for servers that fold as well: the tags, whole
 /// values of names, and digits. Values are cut at quotes, which are stored twice.
-pub fn folded_parts(identity: &AltSecurityIdentity) -> Vec<String> {
+pub fn folded(identity: &AltSecurityIdentity) -> Vec<String> {
     let words = |text: &str| {
         let folded = fold::windows(text);
         folded.split('"').filter(|part| !part.is_empty()).map(str::to_owned).collect::<Vec<_>>()
@@ -33,13 +33,13 @@ pub fn folded_parts(identity: &AltSecurityIdentity) -> Vec<String> {
             [of_name("I", issuer), of_name("S", subject)].concat()
         }
         AltSecurityIdentity::Rfc822(mail) => [vec!["<RFC822>".to_owned()], words(mail)].concat(),
-        _ => parts(identity).concat(),
+        _ => exact(identity).concat(),
     }
 }
 
 /// For each tag that is looked for, the tag and the parts behind it, in this order. Upper and lower case of
 /// ASCII are the same. The tags may stand in any order.
-pub fn parts(identity: &AltSecurityIdentity) -> Vec<Vec<String>> {
+pub fn exact(identity: &AltSecurityIdentity) -> Vec<Vec<String>> {
     let of_tag = |tag: &str, parts: Vec<String>| {
         [format!("<{tag}>")].into_iter().chain(parts).take(PARTS_MAX).collect::<Vec<_>>()
     };
@@ -78,12 +78,12 @@ fn of_name(name: &DistinguishedName) -> Vec<String> {
 /// The runs of characters that are written in one way only.
 fn of_text(text: &str) -> Vec<String> {
     let folded = fold::windows(text);
-    folded.split(|c| !is_firm(c)).filter(|run| !run.is_empty()).map(str::to_owned).collect()
+    folded.split(|c| !has_one_spelling(c)).filter(|run| !run.is_empty()).map(str::to_owned).collect()
 }
 
 /// Whether a character of a folded text stands for itself in stored values: digits, punctuation that is never
 /// quoted, and the letters of ASCII that languages do not put accents on. All other letters may be stored with
 /// one, and a space may be one that does not break.
-fn is_firm(c: char) -> bool {
+fn has_one_spelling(c: char) -> bool {
     matches!(c, '0'..='9' | 'B' | 'F' | 'M' | 'P' | 'Q' | 'V' | 'X' | '-' | '.' | '_' | '@')
 }

@@ -1,17 +1,14 @@
-//! The stores of a configuration as an operator looks after them: what is in them, and what is wrong with it.
+//! `rcmpd store verify`: what is wrong with the stores of a configuration.
 
 use super::several::accounts_of;
+use super::status::places;
+use super::walk::walk;
 use super::{Accounts, Passwords, database, open, open_with_secrets, section};
-use crate::config::{Config, LdapServers, StoreKind};
-use crate::stated_time;
-use account_store::file_access::database_files;
+use crate::config::{Config, StoreKind};
 use account_store::index::{self, KeyKind};
 use account_store::sqlite::SqliteStore;
-use account_store::{
-    Account, AccountListing, DomainStore, Group, Matches, Query, StoreError, Summary, fold, rules,
-};
+use account_store::{Account, AccountListing, DomainStore, Group, Matches, Query, StoreError, fold, rules};
 use anyhow::Context;
-use dtyp::{FileTime, Sid};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -19,165 +16,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use store_ldap::Schema;
 use store_postgres::PostgresStore;
-
-/// Entries that are read at once.
-const PAGE: usize = 1000;
-
-/// What is in one store.
-#[derive(Debug, Serialize)]
-pub struct StoreStatus {
-    /// The section that names it.
-    pub store: String,
-    /// `store.kind`.
-    pub kind: String,
-    /// A path, servers.
-    pub place: String,
-    /// The version of its tables.
-    pub schema: Option<u32>,
-    /// How often its accounts were changed.
-    pub revision: Option<u64>,
-    /// How many accounts it has.
-    pub accounts: Option<u64>,
-    /// How many groups it has.
-    pub groups: Option<u64>,
-    /// How many machines it has.
-    pub machines: Option<u64>,
-    /// When its files were changed last.
-    pub changed: Option<String>,
-    /// For how long answers from it may be used.
-    pub age_max_s: u64,
-    /// Why it cannot be read.
-    pub error: Option<String>,
-}
-
-/// All stores of a configuration, each with the section that names it. The database with the machines is among
-/// them; that of `kind = "several"` is not, because its parts are.
-fn places(config: &Config) -> anyhow::Result<Vec<(String, StoreKind)>> {
-    let store = section(config)?;
-    let kinds = store.kinds().into_iter().map(|(section, kind)| (section, kind.clone()));
-    let mut kinds: Vec<_> = kinds.filter(|(_, kind)| !matches!(kind, StoreKind::Several(_))).collect();
-    let machines = store.machines.iter().map(|path| StoreKind::Sqlite(path.clone()));
-    for machines in machines {
-        if kinds.iter().all(|(_, kind)| *kind != machines) {
-            kinds.push(("channels".to_owned(), machines));
-        }
-    }
-    Ok(kinds)
-}
-
-fn kind_name(kind: &StoreKind) -> String {
-    match kind {
-        StoreKind::Sqlite(_) => "sqlite",
-        StoreKind::Postgres(_) => "postgres",
-        StoreKind::Memory(_) => "memory",
-        StoreKind::Profile(_) => "profile",
-        StoreKind::Ldap(_) => "ldap",
-        StoreKind::Socket(_) => "socket",
-        StoreKind::Several(_) => "several",
-        StoreKind::Added(kind, _) => kind,
-    }
-    .to_owned()
-}
-
-fn place_of(kind: &StoreKind) -> String {
-    match kind {
-        StoreKind::Sqlite(path) | StoreKind::Memory(path) => path.display().to_string(),
-        StoreKind::Postgres(postgres) => database::place(postgres),
-        StoreKind::Socket(socket) => socket.path.display().to_string(),
-        StoreKind::Ldap(ldap) => match &ldap.servers {
-            LdapServers::Listed(servers) => {
-                servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-            }
-            LdapServers::Discovered { .. } => "servers by DNS".to_owned(),
-        },
-        StoreKind::Profile(_) | StoreKind::Several(_) => "the configuration".to_owned(),
-        StoreKind::Added(_, settings) => {
-            settings.path.as_ref().map_or_else(String::new, |path| path.display().to_string())
-        }
-    }
-}
-
-/// When one of these files was changed last.
-fn changed(files: &[PathBuf]) -> Option<String> {
-    let times = files.iter().filter_map(|path| path.metadata().ok()?.modified().ok());
-    times.max().map(|time| FileTime::from(time).to_string())
-}
-
-/// What is in each store.
-pub async fn status(config: &Config) -> anyhow::Result<Vec<StoreStatus>> {
-    let mut all = Vec::new();
-    for (section, kind) in places(config)? {
-        let changed = match &kind {
-            // The third one, the index of the log, is changed by each program that opens the database.
-            StoreKind::Sqlite(path) => changed(&database_files(path)[..2]),
-            StoreKind::Memory(path) => changed(std::slice::from_ref(path)),
-            _ => None,
-        };
-        let counted = count(config, &kind).await;
-        let (counts, error) = match counted {
-            Ok(counts) => (counts, None),
-            Err(error) => (Counts::default(), Some(crate::output::chain(&error))),
-        };
-        all.push(StoreStatus {
-            store: section,
-            kind: kind_name(&kind),
-            place: place_of(&kind),
-            schema: counts.schema,
-            revision: counts.revision,
-            accounts: counts.accounts,
-            groups: counts.groups,
-            machines: counts.machines,
-            changed,
-            age_max_s: stated_time::age_max(&kind),
-            error,
-        });
-    }
-    Ok(all)
-}
-
-#[derive(Default)]
-struct Counts {
-    schema: Option<u32>,
-    revision: Option<u64>,
-    accounts: Option<u64>,
-    groups: Option<u64>,
-    machines: Option<u64>,
-}
-
-impl From<Summary> for Counts {
-    fn from(summary: Summary) -> Self {
-        Self {
-            schema: Some(summary.schema),
-            revision: Some(summary.revision),
-            accounts: Some(summary.accounts),
-            groups: Some(summary.groups),
-            machines: Some(summary.machines),
-        }
-    }
-}
-
-async fn count(config: &Config, kind: &StoreKind) -> anyhow::Result<Counts> {
-    match kind {
-        StoreKind::Sqlite(path) => return Ok(SqliteStore::open(path, None)?.summary()?.into()),
-        StoreKind::Postgres(postgres) => {
-            let store = PostgresStore::open(database::settings(postgres)?, None).await?;
-            return Ok(store.summary().await?.into());
-        }
-        _ => {}
-    }
-    let accounts = accounts_of(config, kind, None).await?;
-    let Some(listing) = &accounts.listing else {
-        // It cannot be listed, and can be asked.
-        accounts.store.find(&Query::Name("rcmpd-store-status".to_owned())).await?;
-        return Ok(Counts::default());
-    };
-    let (mut users, mut groups) = (0, 0);
-    let read = async |after, limit| listing.accounts(after, limit).await;
-    walk(read, |account: &Account| account.sid, |_| users += 1, |_, _| ()).await?;
-    let read = async |after, limit| listing.groups(after, limit).await;
-    walk(read, |group: &Group| group.sid, |_| groups += 1, |_, _| ()).await?;
-    Ok(Counts { accounts: Some(users), groups: Some(groups), ..Counts::default() })
-}
 
 /// Something that is wrong with a store.
 #[derive(Debug, Serialize)]
@@ -445,56 +283,4 @@ fn missing_right(kind: &StoreKind, error: &str) -> Option<&'static str> {
     let is_ad = matches!(kind, StoreKind::Ldap(ldap) if matches!(ldap.schema, Schema::Ad(_)));
     let of = RIGHTS.iter().find(|(attributes, _)| attributes.iter().any(|name| error.contains(name)));
     of.filter(|_| is_ad && error.contains("read")).map(|(_, right)| *right)
-}
-
-/// Passes all entries of a list to `look`, in ascending order of SID. An entry that is damaged is passed to
-/// `skipped` by its relative identifier, and the others are read.
-async fn walk<T>(
-    read: impl AsyncFn(u32, usize) -> Result<Vec<T>, StoreError>,
-    sid: impl Fn(&T) -> Sid,
-    mut look: impl FnMut(T),
-    mut skipped: impl FnMut(u32, &StoreError),
-) -> anyhow::Result<()> {
-    let (mut after, mut limit) = (0, PAGE);
-    loop {
-        match read(after, limit).await {
-            Ok(page) => {
-                let Some(last) = page.last() else { return Ok(()) };
-                after = sid(last).split_rid().map_or(u32::MAX, |(_, rid)| rid);
-                page.into_iter().for_each(&mut look);
-            }
-            Err(StoreError::Damaged(_)) if limit > 1 => limit = 1,
-            Err(error @ StoreError::Damaged(_)) => {
-                after = damaged_after(&read, after).await?.context(error.to_string())?;
-                skipped(after, &error);
-                limit = PAGE;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// The relative identifier of the first entry after `after`, which is damaged: the smallest one after which the
-/// next entry can be read, or after which there is none. `None` if there is no such.
-async fn damaged_after<T>(
-    read: &impl AsyncFn(u32, usize) -> Result<Vec<T>, StoreError>,
-    after: u32,
-) -> anyhow::Result<Option<u32>> {
-    let (mut bad, mut good) = (after, i32::MAX as u32);
-    let is_good = async |after| match read(after, 1).await {
-        Ok(_) => Ok(true),
-        Err(StoreError::Damaged(_)) => Ok(false),
-        Err(error) => Err(anyhow::Error::from(error)),
-    };
-    if !is_good(good).await? {
-        return Ok(None);
-    }
-    while good - bad > 1 {
-        let middle = bad + (good - bad) / 2;
-        match is_good(middle).await? {
-            true => good = middle,
-            false => bad = middle,
-        }
-    }
-    Ok(Some(good))
 }

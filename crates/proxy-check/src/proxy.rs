@@ -1,4 +1,4 @@
-//! The front door, and how it is knocked at: bytes over TLS, or over nothing.
+//! The proxy that is checked: connections to it, with TLS or without, requests and their answers.
 
 use super::identity::EchoedRequest;
 use super::wire::{Framing, Head, Incoming};
@@ -19,14 +19,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::visitor::Visitor;
+use super::client::Client;
 
 /// Answers before the one that counts (RFC 9110, section 15.2).
 const INTERIM_MAX: usize = 8;
 
-/// Where the proxy is, and what is believed of it.
+/// Where the proxy is, and which certificate it has to have.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct Proxy {
     /// The host of the URL, as `Host` has it.
     pub(super) authority: String,
     /// The name in the handshake.
@@ -47,8 +47,8 @@ pub(super) enum Outcome {
     Answered(Answer),
     /// The handshake, or a connection that was closed without an answer; why.
     Refused(String),
-    /// The server's certificate is not believed.
-    Unbelieved(String),
+    /// The server's certificate is not trusted.
+    Untrusted(String),
     /// No server listens there.
     Unreachable(String),
     Late,
@@ -74,11 +74,11 @@ impl Answer {
 /// A connection to the proxy.
 pub(super) type Secured = Incoming<TlsStream<TcpStream>>;
 
-impl Door {
+impl Proxy {
     /// The TLS settings of a client; with one version, and with sessions to resume, where that is asked for.
     pub(super) fn config(
         &self,
-        visitor: &Arc<Visitor>,
+        client: &Arc<Client>,
         version: Option<&'static SupportedProtocolVersion>,
         sessions: Option<Arc<dyn ClientSessionStore>>,
     ) -> anyhow::Result<Arc<ClientConfig>> {
@@ -90,7 +90,7 @@ impl Door {
         let mut config = builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&self.verifier))
-            .with_client_cert_resolver(Arc::clone(visitor) as _);
+            .with_client_cert_resolver(Arc::clone(client) as _);
         config.resumption = sessions.map_or(Resumption::disabled(), Resumption::store);
         Ok(Arc::new(config))
     }
@@ -177,7 +177,7 @@ impl Door {
             self.is_web.store(true, Ordering::Relaxed);
         }
         match error {
-            Error::InvalidCertificate(cause) => Outcome::Unbelieved(format!("{error}: {}", advice(cause))),
+            Error::InvalidCertificate(cause) => Outcome::Untrusted(format!("{error}: {}", advice(cause))),
             error => Outcome::Refused(error.to_string()),
         }
     }
