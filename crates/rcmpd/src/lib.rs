@@ -26,6 +26,7 @@ mod random;
 pub mod recent;
 pub mod rehearsal;
 mod samba_secrets;
+pub mod screen;
 pub mod serve;
 pub mod sidecar;
 pub mod sso;
