@@ -41,6 +41,8 @@ from pathlib import Path
 INSIDE = "RCMPD_DOCS_INSIDE"
 COMMAND_TIME_S = 120
 READY = re.compile(r"\bReady\b|\baddress=")
+# A service has an address before it is ready.
+SERVICE_READY = re.compile(r"\bReady\b")
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
 COMMENT = re.compile(r"<!--(.*?)-->", re.S)
 HOSTS = {
@@ -151,7 +153,8 @@ class Shell:
         deadline = time.monotonic() + COMMAND_TIME_S
         while True:
             output = told.read_text(errors="replace") if told.exists() else ""
-            if background and READY.search(output):
+            ready = SERVICE_READY if "rcmpd serve" in text else READY
+            if background and ready.search(output):
                 return 0, output
             if ended.exists():
                 return int(ended.read_text()), told.read_text(errors="replace")

@@ -225,8 +225,7 @@ impl Site {
         Self::start_by(server, more, |text| text, &[])
     }
 
-    /// The same; the web server's configuration is changed, and there are variables in the service's
-    /// environment.
+    /// The same; the web server's configuration is changed, and there are variables in the environments of both.
     pub fn start_by(
         server: WebServer,
         more: &str,
@@ -277,7 +276,7 @@ impl Site {
             }
             _ => first + "\n" + &second,
         };
-        let proxy = Some(start(server, &service, &both));
+        let proxy = Some(start(server, &service, &both, &[]));
         let mut site = Self { service, page, address, proxy };
         site.wait();
         site
@@ -315,7 +314,7 @@ impl Site {
             _ => Some(printed(server, &demo, address, application, &[])),
         };
         let service = demo.serve_with(environment);
-        let proxy = printed.map(|printed| start(server, &service, &change(printed)));
+        let proxy = printed.map(|printed| start(server, &service, &change(printed), environment));
         let mut site = Self { service, page, address, proxy };
         site.wait();
         site
@@ -687,7 +686,7 @@ fn printed(
     demo.rcmpd(&arguments).code(0).stdout
 }
 
-fn start(server: WebServer, service: &Service, printed: &str) -> Child {
+fn start(server: WebServer, service: &Service, printed: &str, environment: &[(&str, &str)]) -> Child {
     let folder = service.path("");
     let at = |name: &str| service.path(name).display().to_string();
     let write = |name: &str, text: &str| fs::write(service.path(name), text).expect("the folder is ours");
@@ -758,6 +757,7 @@ fn start(server: WebServer, service: &Service, printed: &str) -> Child {
     let log = fs::File::create(service.path("proxy.log")).expect("the folder is ours");
     let errors = log.try_clone().expect("a file can be shared");
     command.current_dir(&folder).stdin(Stdio::null()).stdout(log).stderr(errors);
+    command.envs(environment.iter().copied());
     command
         .spawn()
         .unwrap_or_else(|error| panic!("{} does not start ({error}): tests/peers/install", server.name()))

@@ -6,8 +6,9 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use zeroize::Zeroizing;
 
 /// Why a file is not used, as the end of a sentence that begins with its path.
@@ -26,6 +27,29 @@ pub enum FileRefused {
     /// It cannot be read.
     #[error("cannot be read: {0}")]
     Io(io::Error),
+}
+
+/// Whether the group of this process may read keys.
+///
+/// One for the process: keys are read in many places and by all commands, and the rule must be the same in all of
+/// them.
+static GROUP_MAY_READ_KEYS: AtomicBool = AtomicBool::new(false);
+
+/// Sets whether [`FileAccess::Owner`] also takes a file that the process's own group can read: Kubernetes mounts
+/// keys so (mode 0440 or 0640, owner root, `fsGroup`). No other permission of others is accepted.
+pub fn let_group_read_keys(is_accepted: bool) {
+    GROUP_MAY_READ_KEYS.store(is_accepted, Ordering::Relaxed);
+}
+
+/// Whether others can do no more with a file than that members of a group of this process read it. Its owner is
+/// root or this user, because the owner could change the mode.
+fn is_readable_by_own_group(metadata: &Metadata) -> bool {
+    let (own, group) = (rustix::process::geteuid().as_raw(), metadata.gid());
+    let is_own = || {
+        let groups = rustix::process::getgroups().unwrap_or_default();
+        groups.into_iter().chain([rustix::process::getegid()]).any(|own| own.as_raw() == group)
+    };
+    metadata.mode() & 0o077 == 0o040 && [0, own].contains(&metadata.uid()) && is_own()
 }
 
 /// Who may use a file beside its owner.
@@ -62,6 +86,13 @@ impl FileAccess {
     pub fn check(self, metadata: &Metadata) -> Result<(), FileRefused> {
         let mode = metadata.permissions().mode() & 0o7777;
         let (refused, what, to_do) = match self {
+            Self::Owner if mode & 0o077 == 0o040 => {
+                if GROUP_MAY_READ_KEYS.load(Ordering::Relaxed) && is_readable_by_own_group(metadata) {
+                    return Ok(());
+                }
+                let to_do = "chmod 600, or see group_readable_keys of [files] if Kubernetes mounts it";
+                (0o040, "read by its group", to_do)
+            }
             Self::Owner => (0o077, "used by users other than its owner", "chmod 600"),
             Self::Group => (0o007, "used by every user", "chmod 600"),
             Self::ReadByAll => (0o002, "changed by every user", "chmod o-w"),

@@ -32,13 +32,15 @@ use decision::Written;
 use dtyp::{FileTime, NtStatus, Sid};
 use heads::Heads;
 use netlogon_transport::server::{Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use rcmp_service::{Answer, Asker, Question, Reason};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -70,6 +72,7 @@ pub struct AuditLog {
     /// How often a line was rejected because its account is over its budget.
     over_budget: Counter,
     failed: Counter,
+    channels: ChannelCounters,
     /// How often the log or its heads were found changed by another program.
     changed: Counter,
     /// Whether lines go to a file that has lost its name: that is not where they are kept.
@@ -77,6 +80,20 @@ pub struct AuditLog {
     /// Whether certificates are written whole, each once in a file.
     certificates: AtomicBool,
     written: Mutex<Written>,
+}
+
+/// Attempts to set up a secure channel.
+#[derive(Default)]
+struct ChannelCounters {
+    established: Counter,
+    refused: Family<RefusalLabels, Counter>,
+    slowed: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    /// [`refusal_name`].
+    reason: &'static str,
 }
 
 /// Refusals by the SID of an account and the reason: the account's name, and how many.
@@ -188,6 +205,7 @@ impl AuditLog {
             refused: Mutex::default(),
             over_budget: Counter::default(),
             failed: Counter::default(),
+            channels: ChannelCounters::default(),
             changed,
             is_lost: AtomicBool::new(false),
             certificates: AtomicBool::new(config.certificates),
@@ -222,6 +240,21 @@ impl AuditLog {
         ] {
             registry.register(name, help, counter.clone());
         }
+    }
+
+    /// Registers the metrics of secure channels, for a process that serves Netlogon.
+    pub fn register_channels(&self, registry: &mut Registry) {
+        let ChannelCounters { established, refused, slowed } = &self.channels;
+        for reason in ChannelRefusal::ALL {
+            drop(refused.get_or_create(&RefusalLabels { reason: refusal_name(reason) }));
+        }
+        registry.register("channels_established", "Secure channels set up", established.clone());
+        registry.register("channels_refused", "Secure channels refused, by the reason", refused.clone());
+        registry.register(
+            "channels_slowed",
+            "Attempts at a secure channel that were answered late, because secrets of their account are guessed",
+            slowed.clone(),
+        );
     }
 
     /// Opens the files anew, for instance after they were rotated. A chain goes on in the new file, and its
@@ -669,6 +702,7 @@ impl Audit for AuditLog {
             ChannelOutcome::Rotated => ("secret_rotated", "Secret rotated"),
             ChannelOutcome::RotationDenied => ("secret_rotation_denied", "Secret rotation rejected"),
             ChannelOutcome::Refused(reason) => {
+                self.channels.refused.get_or_create(&RefusalLabels { reason: refusal_name(reason) }).inc();
                 self.note_refused_channel(event, reason);
                 return Ok(());
             }
@@ -683,11 +717,25 @@ impl Audit for AuditLog {
         });
         let account = event.sid.map(|sid| (event.account, sid));
         self.write(account, &line).map_err(|_| AuditUnavailable)?;
+        if event.outcome == ChannelOutcome::Established {
+            self.channels.established.inc();
+        }
         tracing::info!(
             target: "audit", account = event.account, computer = event.computer, source = %event.address,
             "{message}"
         );
         Ok(())
+    }
+
+    fn slowed(&self, account: &str, source: IpAddr) {
+        self.channels.slowed.inc();
+        if lock(&self.refused).insert((account.to_owned(), "slowed")) {
+            tracing::warn!(
+                account,
+                %source,
+                "Answers delayed: many wrong secrets of a machine account from this address"
+            );
+        }
     }
 }
 

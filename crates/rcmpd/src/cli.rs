@@ -206,6 +206,13 @@ pub struct StatusArgs {
     pub json: JsonArg,
 }
 
+/// `rcmpd top`
+#[derive(Args, Debug)]
+pub struct TopArgs {
+    #[command(flatten)]
+    pub config: ConfigFileArg,
+}
+
 /// How commands print.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct JsonArg {
@@ -304,6 +311,15 @@ pub enum Command {
         after_help = "Exit codes: 0 ready, 3 not ready, 1 wrong configuration or answer, 2 wrong use or no readable configuration, 4 no answer.\n\nExample:\n  rcmpd status -c FILE --json | jq '.crls[] | select(.expired)'"
     )]
     Status(StatusArgs),
+    /// Watch the running service on a terminal: decisions, latency, channels, queues, peers, refusals
+    ///
+    /// The view is drawn anew each second, until q or Ctrl-C is typed. The service is asked at its admin port
+    /// with the token in its configuration, as by status. NO_COLOR turns colours off. With TERM=dumb the
+    /// pictures follow each other.
+    #[command(
+        after_help = "Exit codes: 0 ended by q, Ctrl-C, SIGTERM or SIGHUP, 1 wrong configuration or answer, 2 wrong use, no terminal or no readable configuration, 4 no answer at the start.\n\nExample:\n  rcmpd top -c FILE"
+    )]
+    Top(TopArgs),
     /// Manage accounts of the store
     #[command(subcommand)]
     Account(AccountCommand),
@@ -470,6 +486,9 @@ pub enum StoreCommand {
     /// Everything that is needed and not copied is named on standard error: files of secrets and certificates that
     /// the configuration names, and stores on servers. With the key file, the folder has the secrets of all
     /// machines: only its owner can read it.
+    #[command(
+        after_help = "Exit codes: 0 copied, 1 a file cannot be copied, or the folder exists (nothing is left of the copy), 2 wrong use or no readable configuration."
+    )]
     Backup {
         /// The folder to create.
         folder: PathBuf,
@@ -485,6 +504,9 @@ pub enum StoreCommand {
     ///
     /// Nothing that exists is replaced: if one of the files is there, nothing is restored. The service must not
     /// run. Root gives the files to the owner of their folder.
+    #[command(
+        after_help = "Exit codes: 0 restored, 1 a file is there already, is not in the back-up or cannot be used (nothing was restored), 2 wrong use or no readable configuration."
+    )]
     Restore {
         /// The folder that `rcmpd store backup` made.
         folder: PathBuf,
@@ -1563,7 +1585,10 @@ pub enum ReplicaCommand {
     ///
     /// Each server writes its version, its listeners and the revisions that it has seen into the database every 5 s. One
     /// that has not done so for 15 s is stale, and is forgotten after a day. BEHIND is the number of changes that it had
-    /// not seen, and CLOCK is its clock minus that of the database. Exits with 3 if there is no server that is not stale.
+    /// not seen, and CLOCK is its clock minus that of the database.
+    #[command(
+        after_help = "Exit codes: 0 there is a server that is not stale, 3 there is none, 1 any other failure, 2 wrong use or no readable configuration."
+    )]
     Status {
         #[command(flatten)]
         config: ConfigArg,

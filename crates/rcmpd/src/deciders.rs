@@ -16,6 +16,7 @@ use rcmp_service::message::MappingFlags;
 use rcmp_service::{Answer, MapCertificate, Mapper, Question, Reason, Validation};
 use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt;
 use tracing::warn;
@@ -128,7 +129,9 @@ impl Deciders {
         name: Option<&str>,
     ) -> Result<Answer, Reason> {
         question.is_traced = audit.is_written();
+        let begun = Instant::now();
         let Ok(answer) = handler.oneshot(question.clone()).await;
+        self.metrics.took(outcome(answer.reason), begun.elapsed());
         if matches!(answer.reason, Reason::MissRate | Reason::AuditBudget) {
             audit.over_limit(&question.asker, answer.reason);
             self.metrics.over_limit(answer.reason);

@@ -5,10 +5,12 @@ use dtyp::FileTime;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
 use rcmp_service::Reason;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Counters of decisions. Clones share them, so they count on after a reload.
 #[derive(Clone, Debug, Default)]
@@ -18,9 +20,31 @@ pub struct DecisionMetrics {
     shadow_decisions: Family<ShadowLabels, Counter>,
     shadow_divergences: Family<DivergenceLabels, Counter>,
     relays: Family<RelayLabels, Counter>,
+    durations: Durations,
     recent: Arc<Recent>,
     /// The reasons that were counted, with what each means. They are literals in the code.
     outcomes: Arc<Mutex<BTreeMap<&'static str, Outcome>>>,
+}
+
+/// Bounds of the buckets of durations, in seconds: a decision in memory takes less than a millisecond, one that
+/// asks a directory or an OCSP responder some milliseconds, and a peer may take seconds.
+const DURATION_BOUNDS: [f64; 12] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+
+/// Durations of decisions.
+#[derive(Clone, Debug)]
+struct Durations(Family<ResultLabels, Histogram>);
+
+impl Default for Durations {
+    fn default() -> Self {
+        Self(Family::new_with_constructor(|| Histogram::new(DURATION_BOUNDS)))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    /// The name of an [`Outcome`].
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -62,6 +86,15 @@ impl DecisionMetrics {
             drop(self.shadow_decisions.get_or_create(&labels));
         }
         registry.register("decisions", "Answers to questions, by the reason", self.decisions.clone());
+        for outcome in Outcome::ALL {
+            drop(self.durations.0.get_or_create(&ResultLabels { result: outcome.name() }));
+        }
+        registry.register_with_unit(
+            "decision_duration",
+            "From a question to its answer, by the result",
+            Unit::Seconds,
+            self.durations.0.clone(),
+        );
         registry.register(
             "askers_refused",
             "Questions and channels rejected because a machine account was over a limit, by the limit",
@@ -101,6 +134,11 @@ impl DecisionMetrics {
         }
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(reason, outcome);
         self.decisions.get_or_create(&labels).inc();
+    }
+
+    /// Notes how long an answer took.
+    pub fn took(&self, result: Outcome, time: Duration) {
+        self.durations.0.get_or_create(&ResultLabels { result: result.name() }).observe(time.as_secs_f64());
     }
 
     /// Notes a refusal for the status page.

@@ -24,6 +24,7 @@ mod page;
 pub mod quickstart;
 mod random;
 pub mod recent;
+pub mod screen;
 pub mod serve;
 pub mod sidecar;
 pub mod socket_activation;

@@ -53,6 +53,24 @@ pub fn file(bytes: &[u8]) {
     note(std::io::stdout().lock().write_all(bytes));
 }
 
+/// Writes a picture with the escape codes of [`Screen`](crate::screen::Screen), which shows names by [`fitted`].
+/// The error ends the view.
+pub fn screen(text: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+}
+
+/// A text for one row of a terminal: [`visible`], and cut to this width.
+pub fn fitted(text: &str, columns: usize) -> String {
+    let text = visible(text);
+    if text.width() <= columns {
+        return text;
+    }
+    let ellipsis = ellipsis();
+    let end = end_within(&text, columns.saturating_sub(ellipsis.width()));
+    format!("{}{ellipsis}", &text[..end])
+}
+
 /// Asks for input on standard error. The line stays open for the answer.
 pub fn prompt(text: &str) {
     let mut stderr = std::io::stderr().lock();
@@ -73,6 +91,11 @@ pub fn takes_colour(is_terminal: bool) -> bool {
 /// Whether the terminal cannot redraw lines.
 fn is_dumb() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
+/// Whether terminals of this environment can be redrawn in place.
+pub fn is_drawable_terminal() -> bool {
+    !is_dumb()
 }
 
 /// Whether standard output is a terminal.
@@ -305,12 +328,8 @@ fn shortened_sid(cell: &str, ellipsis: &str) -> String {
     }
 }
 
-/// A text cut to a width, between two words if at least half of it is kept.
-fn cut(text: &str, room: usize, ellipsis: &str) -> String {
-    if text.width() <= room {
-        return text.to_owned();
-    }
-    let room = room.saturating_sub(ellipsis.width());
+/// Where the part of a text ends that fits into a width.
+fn end_within(text: &str, room: usize) -> usize {
     let (mut end, mut used) = (0, 0);
     for (at, c) in text.char_indices() {
         used += c.width().unwrap_or(0);
@@ -319,6 +338,15 @@ fn cut(text: &str, room: usize, ellipsis: &str) -> String {
         }
         end = at + c.len_utf8();
     }
+    end
+}
+
+/// A text cut to a width, between two words if at least half of it is kept.
+fn cut(text: &str, room: usize, ellipsis: &str) -> String {
+    if text.width() <= room {
+        return text.to_owned();
+    }
+    let end = end_within(text, room.saturating_sub(ellipsis.width()));
     let end = match text[..end].rfind(' ') {
         Some(space) if !text[end..].starts_with(' ') && space * 2 >= end => space,
         _ => end,

@@ -28,6 +28,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Mapped, Self::Rejected, Self::Undecided];
+
     /// A stable name.
     pub const fn name(self) -> &'static str {
         match self {

@@ -13,6 +13,7 @@ mod served;
 mod several;
 mod socket;
 mod status;
+mod traced;
 mod verify;
 mod walk;
 
@@ -397,13 +398,18 @@ pub async fn accounts(config: &Config, machines: &Arc<dyn DomainStore>) -> anyho
         None => accounts,
     };
     match &store.kind {
-        StoreKind::Sqlite(_) => Ok(compare(Accounts::writable(Arc::clone(machines) as _))),
+        StoreKind::Sqlite(_) => Ok(compare(Accounts::writable(Arc::clone(machines) as _).traced("sqlite"))),
         // What the cache answers is not compared again.
         StoreKind::Postgres(postgres) => {
-            Ok(compare(Accounts::writable(Arc::clone(machines) as _)).cached(postgres.cache))
+            let accounts = Accounts::writable(Arc::clone(machines) as _).traced("postgres");
+            Ok(compare(accounts).cached(postgres.cache))
         }
-        StoreKind::Ldap(directory) => Ok(compare(ldap::open(config, directory)?).cached(directory.cache)),
-        StoreKind::Socket(socket) => Ok(compare(socket::open(config, socket)?).cached(socket.cache)),
+        StoreKind::Ldap(directory) => {
+            Ok(compare(ldap::open(config, directory)?.traced("ldap")).cached(directory.cache))
+        }
+        StoreKind::Socket(socket) => {
+            Ok(compare(socket::open(config, socket)?.traced("socket")).cached(socket.cache))
+        }
         StoreKind::Several(parts) => Ok(compare(several::open(config, parts, machines).await?)),
         kind => Ok(compare(read_only(config, kind).await?)),
     }
@@ -419,13 +425,16 @@ async fn read_only(config: &Config, kind: &StoreKind) -> anyhow::Result<Accounts
         | StoreKind::Socket(_) => {
             bail!("this kind of store is opened elsewhere")
         }
-        StoreKind::Memory(path) => Ok(Accounts::listed(Arc::new(memory(path, &config.domain).await?))),
+        StoreKind::Memory(path) => {
+            Ok(Accounts::listed(Arc::new(memory(path, &config.domain).await?)).traced("memory"))
+        }
         StoreKind::Profile(levels) => {
             let levels = levels.iter().map(|level| record(level, &config.domain));
             let levels = levels.collect::<anyhow::Result<Vec<_>>>()?;
-            Ok(Accounts::read_only(Arc::new(ProfileStore::new(config.domain.clone(), levels)?)))
+            Ok(Accounts::read_only(Arc::new(ProfileStore::new(config.domain.clone(), levels)?))
+                .traced("profile"))
         }
-        StoreKind::Added(kind, settings) => open_added(config, kind, settings).await,
+        StoreKind::Added(kind, settings) => Ok(open_added(config, kind, settings).await?.traced("added")),
     }
 }
 

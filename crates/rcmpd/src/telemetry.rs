@@ -3,9 +3,11 @@
 mod logs;
 mod metrics;
 pub mod settings;
+mod tls;
 mod transport;
 
 pub use metrics::RegistrySlot;
+pub(crate) use metrics::sample;
 
 use crate::config::Telemetry;
 use crate::config::otlp::Protocol;
@@ -141,6 +143,7 @@ pub fn init(config: &Telemetry) -> anyhow::Result<(Exporter, LogFilter)> {
     };
     let settings = Settings::new(&config.otlp, |name| std::env::var(name).ok())?;
     let exporter = exporter(&settings)?;
+    let in_clear = settings.headers_in_clear();
     let is_call = |metadata: &tracing::Metadata<'_>| metadata.is_span() && metadata.target() == CALL_TARGET;
     // With a filter of its own, as the others: beside a layer without one, an event that the filter of the log
     // rejects would leave its mark on the thread, and the next event would be lost.
@@ -168,6 +171,12 @@ pub fn init(config: &Telemetry) -> anyhow::Result<(Exporter, LogFilter)> {
     let layers = log.with_filter(filter).and_then(spans).and_then(records);
     tracing_subscriber::registry().with(layers).try_init()?;
     let exported = exporter.logs.is_some().then_some(exported);
+    for endpoint in in_clear {
+        tracing::warn!(
+            endpoint,
+            "Headers of OTLP, which may be credentials, are sent unencrypted: use https:// with the CA of the collector"
+        );
+    }
     Ok((exporter, LogFilter { handle, exported, of_environment }))
 }
 
@@ -204,13 +213,13 @@ macro_rules! exporter_to {
         match to.protocol {
             Protocol::Grpc => $builder
                 .with_tonic()
-                .with_endpoint(&to.endpoint)
+                .with_channel(transport::channel(to)?)
                 .with_timeout(to.timeout)
                 .with_metadata(metadata(&to.headers)?)
                 .build(),
             Protocol::Http => $builder
                 .with_http()
-                .with_http_client(Http::new(to))
+                .with_http_client(Http::new(to)?)
                 .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
                 .with_endpoint(&to.endpoint)
                 .with_timeout(to.timeout)

@@ -1,9 +1,13 @@
 use dcerpc::backoff::{ANSWER_TIME, Backoff, guessed_name};
 use dcerpc::limits::source_of;
+use dcerpc_tokio::LogLimiter;
 use rpc_auth::BoxFuture;
 use rpc_auth::ntlm::{NtlmProof, ProofChecker, ProofVerdict, StoreChoice};
 use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
+
+/// So much of a user name is logged.
+const USER_LEN_MAX: usize = 64;
 
 /// Makes guesses slow ([`dcerpc::backoff`]), and keeps no user out.
 ///
@@ -15,12 +19,22 @@ pub struct SlowedChecker {
     checker: Arc<dyn ProofChecker>,
     backoff: Backoff,
     since: Instant,
+    log: LogLimiter,
 }
 
 impl SlowedChecker {
     /// Slows a checker down.
     pub fn new(checker: Arc<dyn ProofChecker>) -> Self {
-        Self { checker, backoff: Backoff::default(), since: Instant::now() }
+        Self { checker, backoff: Backoff::default(), since: Instant::now(), log: LogLimiter::default() }
+    }
+
+    /// Logs that an account is guessed at, once a minute. The name is the client's own.
+    fn report(&self, proof: &NtlmProof) {
+        self.log.counted("slowed", |left_out| {
+            let user: String = proof.user.chars().take(USER_LEN_MAX).collect();
+            let source = proof.source;
+            tracing::warn!(user, %source, left_out, "Answers delayed: many wrong passwords of a user from this address");
+        });
     }
 
     /// What a guess counts for: the account, if there is one, and the name. Both belong to the store that
@@ -55,6 +69,7 @@ impl ProofChecker for SlowedChecker {
                 }
             };
             if is_slow {
+                self.report(proof);
                 sleep_until(begun + ANSWER_TIME).await;
             }
             verdict

@@ -6,6 +6,7 @@ use crate::log_limiter::LogLimiter;
 use crate::matching;
 use crate::pool::{Pool, Pooled, attempt_end};
 use crate::schema::{self, Role};
+use crate::server::Server;
 use crate::settings::Settings;
 use account_store::index::Place;
 use account_store::{AccountStore, BoxFuture, Domain, Matches, Query, Revision, StoreError};
@@ -15,7 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tracing::{info, warn};
+use tracing::field::Empty;
+use tracing::{Instrument, Span, debug_span, info, warn};
 
 /// Attempts of one question: over a connection that was idle, over a new one, at another server.
 const ATTEMPTS_MAX: usize = 4;
@@ -110,7 +112,8 @@ impl AccountStore for LdapStore {
         // clients that cancel could make the store connect and bind again and again.
         Box::pin(async move {
             let (answer, answered) = oneshot::channel();
-            self.runtime.spawn(async move { shared.answer(query, place, answer).await });
+            let answering = async move { shared.answer(query, place, answer).await };
+            self.runtime.spawn(answering.in_current_span());
             let ended =
                 || StoreError::Unavailable("store: the question was ended by the shutdown".to_owned());
             answered.await.unwrap_or_else(|_| Err(ended()))
@@ -132,6 +135,23 @@ impl AccountStore for LdapStore {
             _ => Ok(health.revision),
         }
     }
+}
+
+/// The span of the searches of a look-up over one connection, below that of the look-up; none if there is no
+/// such span.
+fn search_span(server: &Server) -> Span {
+    if Span::current().is_disabled() {
+        return Span::none();
+    }
+    debug_span!(
+        target: "rcmpd::call",
+        "ldap_search",
+        otel.kind = "client",
+        otel.status_code = Empty,
+        server.address = %server.host,
+        server.port = server.port,
+        searches = Empty,
+    )
 }
 
 impl Shared {
@@ -276,8 +296,15 @@ impl Shared {
     ) -> Result<Matches, Failed> {
         let server = pooled.connection.server().clone();
         let before = pooled.connection.searches();
-        let found = timeout_at(end, schema::find(&mut pooled.connection, &self.settings, role, asked)).await;
-        self.settings.meter.requested(pooled.connection.searches() - before);
+        let span = search_span(&server);
+        let asking = schema::find(&mut pooled.connection, &self.settings, role, asked);
+        let found = timeout_at(end, asking.instrument(span.clone())).await;
+        let searches = pooled.connection.searches() - before;
+        span.record("searches", searches);
+        if !matches!(found, Ok(Ok(_))) {
+            span.record("otel.status_code", "error");
+        }
+        self.settings.meter.requested(searches);
         found.unwrap_or_else(|_| Err(Failed::Timeout(format!("{server}: no answer in time"))))
     }
 

@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
+use tracing::{Instrument, Span, debug_span};
 
 /// How often one question is asked at most: of a replica, of the primary, of the primary on a new connection,
 /// and again while groups are changed between its two statements.
@@ -134,6 +135,24 @@ impl From<StoreError> for Again {
     }
 }
 
+/// The span of a statement, below that of its look-up; none if there is no such span.
+fn statement(role: Role) -> Span {
+    if Span::current().is_disabled() {
+        return Span::none();
+    }
+    let role = match role {
+        Role::Primary => "primary",
+        Role::Replica => "replica",
+    };
+    debug_span!(
+        target: "rcmpd::call",
+        "sql_query",
+        otel.kind = "client",
+        db.system.name = "postgresql",
+        role,
+    )
+}
+
 impl Inner {
     async fn find(&self, place: Place) -> Result<Matches, StoreError> {
         self.in_time(async {
@@ -182,7 +201,8 @@ impl Inner {
             false => pool.get().await?,
             true => pool.get_new().await?,
         };
-        let found = match self.ask(&mut pooled, place).await {
+        let asked = self.ask(&mut pooled, place).instrument(statement(pool.role)).await;
+        let found = match asked {
             Err(Failure::Ended(error)) => {
                 Counters::count(&self.counters.repeated);
                 return Err(if on_new { Again::Failed(error) } else { Again::Ask(error) });
@@ -197,7 +217,10 @@ impl Inner {
             Found::One(account, groups) => {
                 let memberships = match self.known_memberships(&groups, numbers.groups) {
                     Some(memberships) => memberships?,
-                    None => self.read_memberships(&mut pooled, &groups, numbers).await?,
+                    None => {
+                        let reading = self.read_memberships(&mut pooled, &groups, numbers);
+                        reading.instrument(statement(pool.role)).await?
+                    }
                 };
                 Matches::One(Arc::new(Record { account: *account, memberships }))
             }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod compose;
 mod documentation;
 mod domain_controller;
 mod endpoint_mapper;

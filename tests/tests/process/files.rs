@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -384,4 +384,51 @@ fn a_configuration_that_is_cut_at_any_line_lets_in_no_more() {
     assert!(!load(&format!("{without}# edited\n")), "other bytes are no confirmation");
     assert!(!load(&without));
     assert!(load(&without), "the same bytes are");
+}
+
+/// A Secret as the kubelet mounts it: the file is a link through `..data` into a folder with a date.
+fn mounted(demo: &Demo, name: &str, key: &str, mode: u32) -> PathBuf {
+    let volume = demo.path("secrets");
+    let data = volume.join("..2026_11_30_18_00_00.1");
+    fs::create_dir_all(&data).unwrap();
+    fs::copy(demo.path(key), data.join(name)).unwrap();
+    fs::set_permissions(data.join(name), Permissions::from_mode(mode)).unwrap();
+    let _ = std::os::unix::fs::symlink("..2026_11_30_18_00_00.1", volume.join("..data"));
+    let _ = std::os::unix::fs::symlink(format!("..data/{name}"), volume.join(name));
+    data.join(name)
+}
+
+#[test]
+fn a_key_that_kubernetes_mounts_is_accepted_if_its_group_is_our_own() {
+    let demo = Demo::new();
+    let file = mounted(&demo, "accounts.key", "accounts.key", 0o440);
+    fs::remove_file(demo.path("accounts.key")).unwrap();
+    demo.edit(|text| text.replace("\"accounts.key\"", "\"secrets/accounts.key\""));
+    let check = |code| demo.rcmpd(&["check-config", "rcmpd.toml"]).code(code);
+    let told = check(1).stderr;
+    assert!(told.contains("secrets/accounts.key can be read by its group (mode 440)"), "{told}");
+    assert!(told.contains("group_readable_keys of [files]"), "{told}");
+    demo.configure("[files]\ngroup_readable_keys = true");
+    check(0);
+    demo.rcmpd(&["store", "verify", "-c", "rcmpd.toml"]).code(0);
+    fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+    check(0);
+    for mode in [0o444, 0o460, 0o450, 0o441, 0o404, 0o660] {
+        fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+        let told = check(1).stderr;
+        assert!(told.contains("can be used by users other than its owner"), "{mode:o}: {told}");
+    }
+    fs::set_permissions(&file, Permissions::from_mode(0o440)).unwrap();
+    let service = demo.serve();
+    service.map("alice").code(0);
+    // Another group, and another owner: only root can give files away.
+    if rustix::process::geteuid().is_root() {
+        for (owner, group) in [(None, Some(54_321)), (Some(54_321), None)] {
+            std::os::unix::fs::chown(&file, owner, group).unwrap();
+            let told = service.rcmpd(&["check-config", "rcmpd.toml"]).code(1).stderr;
+            assert!(told.contains("can be read by its group"), "{told}");
+            std::os::unix::fs::chown(&file, Some(0), Some(rustix::process::getegid().as_raw())).unwrap();
+            service.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
+        }
+    }
 }

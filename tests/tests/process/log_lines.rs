@@ -84,6 +84,27 @@ fn wrong_machine_secret_is_logged_with_the_address_it_came_from() {
 }
 
 #[test]
+fn machine_whose_secret_is_guessed_is_logged_once() {
+    let mut service = Demo::new().serve();
+    let right = fs::read_to_string(service.path("machines/WEB01.secret")).unwrap();
+    write_secret(service.path("machines/WEB01.secret"), "this is another one\n");
+    let slowed = |service: &Service| service.metric("rcmpd_channels_slowed_total");
+    // Five wrong secrets are answered at once.
+    let mut guesses = 0;
+    while slowed(&service) < 2 {
+        service.map("alice").code(5);
+        guesses += 1;
+        assert!(guesses <= 7, "the sixth and the seventh are slow");
+    }
+    let line = line(&mut service, &["WARN", "Answers delayed: many wrong secrets of a machine account"]);
+    assert_eq!((field(&line, "account"), field(&line, "source")), ("WEB01$".into(), "127.0.0.1".into()));
+    assert!(!line.contains("another one"), "{line}");
+    // The machine itself is not kept out.
+    write_secret(service.path("machines/WEB01.secret"), right);
+    service.map("alice").code(0);
+}
+
+#[test]
 fn server_that_is_unreachable_is_logged_with_why() {
     let mut service = Demo::new().serve();
     let mut web = Demo::web(&service, "", "remember_s = 0\ntimeout_s = 3").serve_bare();

@@ -65,4 +65,5 @@ mod tlsnego_call;
 #[path = "../../../crates/tlsnego-tokio/tests/library/support.rs"]
 #[expect(dead_code, reason = "a part of it is for the tests of tlsnego-tokio alone")]
 mod tlsnego_host;
+mod top;
 mod undone;

@@ -211,3 +211,40 @@ fn labels_arrive_as_they_are_in_both_formats() {
         assert_eq!(relayed.unwrap()["labels"]["package"], "WDigest");
     }
 }
+
+#[test]
+fn channels_and_the_time_of_decisions_are_counted() {
+    let service = Demo::new().serve();
+    service.map("alice").code(0);
+    service.map("mallory").code(3);
+    write_secret(service.path("machines/WEB01.secret"), "this is another one\n");
+    service.map("alice").code(5);
+    let openmetrics = service.get_with("/metrics", PROMETHEUS).1;
+    let classic = service.get_with("/metrics", "Accept: */*\r\n").1;
+    for families in [read_metrics(&classic, "prometheus"), read_metrics(&openmetrics, "openmetrics")] {
+        let value = |name: &str, label: (&str, &str)| {
+            let found = samples(&families)
+                .find(|sample| sample["name"] == name && sample["labels"][label.0] == label.1)
+                .unwrap_or_else(|| panic!("{name} {label:?}"));
+            found["value"].as_f64().unwrap()
+        };
+        // Each command sets up a channel of its own.
+        assert_eq!(value("rcmpd_channels", ("age", "1m")), 2.0);
+        assert_eq!(value("rcmpd_channels", ("age", "12h")), 0.0);
+        let total = |name: &str| {
+            samples(&families).find(|sample| sample["name"] == name).unwrap()["value"].as_f64().unwrap()
+        };
+        assert_eq!(total("rcmpd_channels_established_total"), 2.0);
+        assert!(value("rcmpd_channels_refused_total", ("reason", "wrong_credential")) >= 1.0);
+        assert_eq!(value("rcmpd_channels_refused_total", ("reason", "downgrade")), 0.0);
+        // A client may ask more than once about a certificate.
+        let asked = |reason| value("rcmpd_decisions_total", ("reason", reason));
+        for (result, count) in
+            [("mapped", asked("mapped")), ("rejected", asked("no_match")), ("undecided", 0.0)]
+        {
+            assert_eq!(value("rcmpd_decision_duration_seconds_count", ("result", result)), count);
+            let sum = value("rcmpd_decision_duration_seconds_sum", ("result", result));
+            assert_eq!(sum > 0.0, count > 0.0, "{result}");
+        }
+    }
+}

@@ -25,6 +25,8 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use rcmpd_tests::peers::{Rotel, collector_config};
+use rcmpd_tests::ports::free_port;
+use rcmpd_tests::web::Nginx;
 use rcmpd_tests::{Demo, Service, eventually, write_secret};
 use rustix::process::Signal;
 use serde_json::json;
@@ -328,7 +330,95 @@ fn signals_are_configured_one_by_one() {
         .unwrap();
     assert_eq!(refused.status.code(), Some(1));
     let told = String::from_utf8_lossy(&refused.stderr);
-    assert!(told.contains("only http:// is spoken here"), "{told}");
+    assert!(told.contains("https:// needs the CA of the collector"), "{told}");
+}
+
+/// nginx ends TLS in front of the receiver, with the certificate of the demo's site.
+fn behind_tls(demo: &Demo, inner: &str, pass: &str) -> (Nginx, u16) {
+    let address = free_port();
+    let (certificate, key) = (demo.path("certs/site.pem"), demo.path("certs/site.key"));
+    let servers = format!(
+        "server {{\n  listen {address} ssl http2;\n  ssl_certificate {};\n  ssl_certificate_key {};\n  \
+         location / {{ {pass}{inner}; }}\n}}\n",
+        certificate.display(),
+        key.display()
+    );
+    std::fs::create_dir(demo.path("nginx")).unwrap();
+    (Nginx::start(&demo.path("nginx"), &servers, address), address.port())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_is_asked_over_tls_with_the_configured_ca_alone() {
+    for protocol in ["grpc", "http/protobuf"] {
+        let (receiver, inner) = match protocol {
+            "grpc" => Receiver::over_grpc().await,
+            _ => Receiver::over_http(),
+        };
+        let kept = receiver.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let demo = Demo::new();
+            let inner = inner.strip_prefix("http://").unwrap().trim_end_matches("/otlp");
+            let pass = if protocol == "grpc" {
+                "grpc_pass grpc://"
+            } else {
+                "proxy_http_version 1.1; proxy_pass http://"
+            };
+            let (_nginx, port) = behind_tls(&demo, inner, pass);
+            let path = if protocol == "grpc" { "" } else { "/otlp" };
+            // Another CA, and another name than those in the certificate.
+            let other = Demo::new();
+            let other_ca = other.path("certs/ca.pem").display().to_string();
+            let wrong = [("localhost", &*other_ca), ("127.0.0.2", "certs/ca.pem")];
+            for (host, ca) in wrong {
+                let mut service = demo.copied().serve_with(&[
+                    ("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("https://{host}:{port}{path}")),
+                    ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                    ("OTEL_EXPORTER_OTLP_CERTIFICATE", ca),
+                    ("OTEL_EXPORTER_OTLP_TIMEOUT", "2000"),
+                    ("OTEL_METRIC_EXPORT_INTERVAL", "100"),
+                ]);
+                service.map("alice").code(0);
+                service.wait_for_log("Cannot export telemetry");
+                service.signal(Signal::TERM);
+                assert_eq!(service.ended(), 0);
+            }
+            assert!(kept.0.lock().unwrap().keys.is_empty(), "nothing was sent to another server");
+            // The right CA, by the file.
+            write_secret(demo.path("otlp.headers"), "api-key=hunter2\n");
+            demo.configure(&format!(
+                "[telemetry.otlp]\nendpoint = \"https://localhost:{port}{path}\"\nprotocol = \"{protocol}\"\n\
+                 headers = \"file:otlp.headers\"\nca = [\"certs/ca.pem\"]\nservice_name = \"mapper\"\n\
+                 attributes = {{ \"deployment.environment\" = \"test\" }}\nmetrics_interval_s = 1\n"
+            ));
+            demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
+            let mut service = demo.serve();
+            let page = ask_and_stop(&mut service);
+            (page, service.log())
+        });
+        let (page, log) = done.await.unwrap();
+        check(&receiver, &page, &log);
+        let keys = &receiver.0.lock().unwrap().keys;
+        assert!(keys.iter().all(|key| key.as_deref() == Some("hunter2")), "{keys:?}");
+        assert!(!log.contains("sent unencrypted"), "{log}");
+    }
+}
+
+#[test]
+fn headers_that_leave_this_machine_unencrypted_are_logged_at_start() {
+    let serve = |endpoint| {
+        Demo::new().serve_with(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=hunter2"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "100"),
+        ])
+    };
+    // An address that no machine has (RFC 5737).
+    let log = serve("http://192.0.2.1:4317").log();
+    let warning = log.lines().find(|line| line.contains("sent unencrypted")).unwrap();
+    assert!(warning.contains("WARN") && warning.contains("http://192.0.2.1:4317"), "{warning}");
+    assert!(!log.contains("hunter2"), "{log}");
+    let log = serve("http://127.0.0.1:1").log();
+    assert!(!log.contains("sent unencrypted"), "{log}");
 }
 
 /// A collector that takes connections and never answers costs no call anything, and the log says what is lost.
@@ -422,12 +512,13 @@ fn the_demo_of_a_chain_prints_one_trace() {
             "fabrikam: call",
             "fabrikam: forward",
             "contoso: call",
+            "contoso: store_lookup",
         ] {
             let line = told
                 .lines()
                 .find(|line| line.contains(service))
                 .unwrap_or_else(|| panic!("{service}: {told}"));
-            let at = line.find("└─").unwrap();
+            let at = line.find(['└', '├']).unwrap();
             assert!(at == depth, "{service} is not below the span before it: {told}");
             depth += 3;
         }

@@ -4,7 +4,8 @@
 use super::sidecar::ask_about;
 use super::telemetry::{Collector, attribute};
 use opentelemetry_proto::tonic::trace::v1::Span;
-use rcmpd_tests::{Demo, Service};
+use rcmpd_tests::web::{Site, WebServer};
+use rcmpd_tests::{Demo, Service, eventually};
 use rustix::process::Signal;
 use std::fs;
 use std::io::{Read, Write};
@@ -180,6 +181,15 @@ fn pass_on(service: &Service, more: &[(&str, &str)]) {
 /// The spans of one request to a sidecar that asks a service elsewhere: `sidecar_request`, `forward`, and the
 /// service's `call`.
 async fn asked_elsewhere(client: &'static str) -> [Span; 3] {
+    let spans = spans_of_a_request(client).await;
+    let is_question = |span: &&Span| attribute(&span.attributes, "opnum").as_deref() == Some("39");
+    let named = |name| spans.iter().find(|span| span.name == name).cloned();
+    let question = spans.iter().find(is_question).cloned();
+    [named("sidecar_request"), named("forward"), question].map(Option::unwrap)
+}
+
+/// All spans of it.
+async fn spans_of_a_request(client: &'static str) -> Vec<Span> {
     let (collector, endpoint) = Collector::listen().await;
     tokio::task::spawn_blocking(move || {
         let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())];
@@ -193,11 +203,23 @@ async fn asked_elsewhere(client: &'static str) -> [Span; 3] {
     })
     .await
     .unwrap();
-    let spans = collector.spans();
-    let is_question = |span: &&Span| attribute(&span.attributes, "opnum").as_deref() == Some("39");
-    let named = |name| spans.iter().find(|span| span.name == name).cloned();
-    let question = spans.iter().find(is_question).cloned();
-    [named("sidecar_request"), named("forward"), question].map(Option::unwrap)
+    collector.spans()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn look_up_of_another_service_is_in_the_trace_of_the_proxy() {
+    let spans = spans_of_a_request("kind = \"rcmpd\"").await;
+    let is_found = |span: &&Span| {
+        span.name == "store_lookup" && attribute(&span.attributes, "store.result").as_deref() == Some("one")
+    };
+    let mut span = spans.iter().find(is_found).unwrap();
+    let mut names = vec![span.name.clone()];
+    while let Some(parent) = spans.iter().find(|other| other.span_id == span.parent_span_id) {
+        names.push(parent.name.clone());
+        span = parent;
+    }
+    assert_eq!(names, ["store_lookup", "call", "forward", "sidecar_request"]);
+    assert_eq!((hex(&span.trace_id).as_str(), hex(&span.parent_span_id).as_str()), (TRACE, PARENT));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -220,4 +242,39 @@ async fn other_service_is_told_nothing_and_is_found_by_the_digest() {
     let digest = value(&forward, "rcmp.request.digest");
     let link = &forward.links[0];
     assert_eq!(hex(&link.trace_id) + &hex(&link.span_id), digest[..48]);
+}
+
+/// Caddy makes spans itself, as Traefik and Envoy do: the sidecar's are below them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn web_server_that_makes_spans_begins_the_trace() {
+    let (collector, endpoint) = Collector::listen().await;
+    let kept = collector.clone();
+    tokio::task::spawn_blocking(move || {
+        let traced = |text: String| {
+            let route = "\troute {\n";
+            assert!(text.contains(route), "{text}");
+            text.replacen(route, &format!("\ttracing {{\n\t\tspan web-server\n\t}}\n{route}"), 1)
+        };
+        let environment = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+        ];
+        let site = Site::start_by(WebServer::Caddy, "remember_s = 0", traced, &environment);
+        assert_eq!(site.get(Some("alice"), "/", &[]).0, 200, "{}", site.proxy_log());
+        eventually("both have sent their spans", || {
+            let spans = kept.spans();
+            ["web-server", "store_lookup"].iter().all(|name| spans.iter().any(|span| span.name == *name))
+        });
+    })
+    .await
+    .unwrap();
+    let spans = collector.spans();
+    let mut span = spans.iter().find(|span| span.name == "store_lookup").unwrap();
+    let mut names = vec![span.name.clone()];
+    while let Some(parent) = spans.iter().find(|other| other.span_id == span.parent_span_id) {
+        names.push(parent.name.clone());
+        span = parent;
+    }
+    assert_eq!(names, ["store_lookup", "sidecar_request", "web-server"]);
 }

@@ -5,7 +5,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
 
-fn demo() -> Demo {
+/// A demo whose admin port has a token.
+pub(crate) fn demo() -> Demo {
     let demo = Demo::new();
     write_secret(demo.path("admin.token"), "t0ken");
     demo.edit(|text| text.replace("[admin]", "[admin]\ntoken = \"file:admin.token\"\n#"));
@@ -13,7 +14,7 @@ fn demo() -> Demo {
 }
 
 /// The configuration with the port of the admin listener that was chosen.
-fn with_port(service: &Service) {
+pub(crate) fn with_port(service: &Service) {
     let listen = service.admin;
     service.edit(|text| {
         let (before, admin) = text.split_once("[admin]").unwrap();

@@ -118,6 +118,12 @@ fn the_page_is_for_operators_alone() {
     // Out again: the browser is told to drop the cookie.
     let (code_of, head, _) = ask(&service, "POST", "/ui/logout", &[&cookie, &own(&service)], "x=");
     assert!(code_of == 303 && head.contains("max-age=0"), "{head}");
+    // A copy of it opens nothing, and other sessions go on.
+    assert_eq!(status(&[&cookie]).0, 401);
+    assert_eq!(code(&service, "POST", "/ui/explain", &[&cookie, &own(&service)], "certificate=x"), 401);
+    let (one, other) = (logged_in(&service), logged_in(&service));
+    assert_eq!(code(&service, "POST", "/ui/logout", &[&one, &own(&service)], "x="), 303);
+    assert_eq!((status(&[&one]).0, status(&[&other]).0), (401, 200));
 }
 
 #[test]
@@ -431,4 +437,84 @@ fn chromium_shows_the_page_to_everyone() {
     assert_eq!(same(dropped), same(std::str::from_utf8(&alice).unwrap()));
     assert_eq!((&seen["explained"], &seen["logout"]), (&json!("Mapped: alice"), &json!("Log in")));
     assert_eq!(seen["hostile"][1], 0, "{seen:#}");
+}
+
+/// A certificate of a new CA, made by OpenSSL: the CA, the certificate and its key in the folder.
+fn issued(demo: &Demo, name: &str, usage: &str) {
+    let new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-x509"];
+    let (ca, ca_key) = (format!("{name}-ca.pem"), format!("{name}-ca.key"));
+    let (own, key) = (format!("{name}.pem"), format!("{name}.key"));
+    let certified = |more: &[&str]| openssl(&demo.path(""), &[&["req"], &new[..], more].concat());
+    certified(&["-subj", &format!("/CN={name} CA"), "-keyout", &ca_key, "-out", &ca]);
+    let usage = format!("extendedKeyUsage={usage}");
+    certified(&[
+        "-subj",
+        &format!("/CN={name}"),
+        "-addext",
+        &usage,
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+        "-CA",
+        &ca,
+        "-CAkey",
+        &ca_key,
+        "-keyout",
+        &key,
+        "-out",
+        &own,
+    ]);
+}
+
+#[test]
+fn operators_with_certificates_need_no_token() {
+    for has_token in [true, false] {
+        let demo = if has_token { demo() } else { Demo::new() };
+        issued(&demo, "operator", "clientAuth");
+        issued(&demo, "server", "serverAuth");
+        issued(&demo, "stranger", "clientAuth");
+        let address = free_port();
+        demo.configure(&format!(
+            "[admin.tls]\nlisten = \"{address}\"\ncertificate = \"certs/site.pem\"\nkey = \"certs/site.key\"\n\
+             client_ca = \"operator-ca.pem\""
+        ));
+        demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
+        let mut service = demo.serve();
+        let curl = |who: &str, more: &str| {
+            let certificate = match who {
+                "" => String::new(),
+                who => format!("--cert {who}.pem --key {who}.key"),
+            };
+            let url = format!("https://localhost:{}", address.port());
+            let more = more.replace("URL", &url);
+            let line = format!("curl -sS -w '\\n%{{http_code}}' --cacert certs/ca.pem {certificate} {more}");
+            let done = service.paste(&line);
+            let (body, code) = done.stdout.rsplit_once('\n').unwrap();
+            (code.parse::<u16>().unwrap(), body.to_owned(), done.code)
+        };
+        let (code, body, _) = curl("operator", "URL/ui/");
+        assert!(code == 200 && body.contains("CONTOSO\\DC1") && !body.contains(TOKEN), "{body}");
+        let (code, body, _) = curl("operator", "URL/status");
+        assert!(code == 200 && body.contains("\"ready\":true"), "{body}");
+        assert_eq!(curl("operator", "--data-binary @certs/alice.pem URL/explain").0, 200);
+        // No token of the client counts, and no page of another origin or host.
+        assert_eq!(curl("operator", "-H 'Authorization: Bearer wrong' URL/status").0, 200);
+        assert_eq!(curl("operator", "-H 'Origin: https://evil.example' -X PUT -d debug URL/log").0, 403);
+        assert_eq!(curl("operator", "-H 'Host: evil.example' URL/status").0, 403);
+        let form = "-H 'Origin: https://evil.example' --data certificate=x URL/ui/explain";
+        assert_eq!(curl("operator", form).0, 403);
+        // Others do not finish the handshake: no certificate, that of another CA, and one for servers.
+        for who in ["", "stranger", "server", "certs/alice"] {
+            let (code, body, ended) = curl(who, "URL/ready");
+            assert!(code == 0 && body.is_empty() && ended != 0, "{who}: {code} {body}");
+        }
+        service.wait_for_lines(&["Rejected before a request could be handled", "reason=\"certificate\""], 1);
+        // The port without TLS is what it was.
+        assert_eq!(service.get("/ready").0, 200);
+        assert_eq!(code_without_tls(&service), 401);
+    }
+}
+
+/// What the page answers at the port without TLS, to a client with nothing.
+fn code_without_tls(service: &Service) -> u16 {
+    code(service, "GET", "/ui/", &[], "")
 }

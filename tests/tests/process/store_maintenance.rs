@@ -199,7 +199,8 @@ fn a_backup_is_restored_elsewhere_and_replaces_nothing() {
 fn a_backup_without_the_key_needs_the_key_that_is_kept_apart() {
     let demo = Demo::new();
     let made = run(&demo, &["backup", "copy", "--without-key"]).code(0);
-    assert!(made.stderr.contains("accounts.key, the key file: keep a copy of it apart"), "{made:?}");
+    let advice = "accounts.key, the key file: copy it to another place than this back-up";
+    assert!(made.stderr.contains(advice), "{made:?}");
     assert!(!demo.path("copy/accounts.key").exists());
     for name in ["accounts.db", "accounts.key"] {
         fs::rename(demo.path(name), demo.path(&format!("{name}.old"))).unwrap();
@@ -214,6 +215,19 @@ fn a_backup_without_the_key_needs_the_key_that_is_kept_apart() {
     fs::rename(demo.path("accounts.key.old"), demo.path("accounts.key")).unwrap();
     run(&demo, &["restore", "copy"]).code(0);
     run(&demo, &["verify"]).code(0);
+    // A key that is not there is not advised.
+    fs::remove_file(demo.path("accounts.key")).unwrap();
+    let made = run(&demo, &["backup", "without", "--without-key"]).code(0);
+    assert!(!made.stderr.contains("the key file"), "{made:?}");
+}
+
+#[test]
+fn help_of_the_commands_of_stores_and_replicas_has_their_exit_codes() {
+    let demo = Demo::new();
+    for command in [["store", "backup"], ["store", "restore"], ["store", "status"], ["replica", "status"]] {
+        let help = demo.rcmpd(&[&command[..], &["--help"]].concat()).code(0).stdout;
+        assert!(help.contains("Exit codes: 0 "), "{help}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use rcmpd_tests::Demo;
+use rcmpd_tests::postgres::Postgres;
 use rustix::process::Signal;
 use std::sync::{Arc, Mutex};
 use tonic::codec::CompressionEncoding;
@@ -100,8 +101,24 @@ async fn each_call_is_one_span() {
     assert_eq!(opnum("21").len(), 4);
     let questions = opnum("39");
     assert_eq!(questions.len(), 3);
-    assert_eq!(spans.len(), 11, "one span a call and no other");
-    for span in &spans {
+    let (lookups, calls): (Vec<&Span>, Vec<&Span>) =
+        spans.iter().partition(|span| span.name == "store_lookup");
+    assert_eq!(calls.len(), 11, "one span a call");
+    // Each look-up is below its question, and says what was found, not for which name.
+    for lookup in &lookups {
+        let question = questions.iter().find(|question| question.span_id == lookup.parent_span_id);
+        assert!(question.is_some_and(|question| question.trace_id == lookup.trace_id), "{lookup:?}");
+        assert_eq!(attribute(&lookup.attributes, "store.kind").as_deref(), Some("sqlite"));
+        assert!(!format!("{lookup:?}").contains("alice"), "{lookup:?}");
+    }
+    for question in &questions {
+        let of_it = lookups.iter().filter(|lookup| lookup.parent_span_id == question.span_id);
+        let found: Vec<_> =
+            of_it.filter_map(|lookup| attribute(&lookup.attributes, "store.result")).collect();
+        let is_mapped = attribute(&question.attributes, "rcmp.status").as_deref() == Some("0");
+        assert!(!found.is_empty() && found.contains(&"one".to_owned()) == is_mapped, "{found:?}");
+    }
+    for span in &calls {
         assert_eq!(span.name, "call");
         assert_eq!(span.kind, 2, "server");
         assert_eq!(attribute(&span.attributes, "interface").as_deref(), Some("netlogon"));
@@ -111,6 +128,45 @@ async fn each_call_is_one_span() {
         questions.iter().filter_map(|span| attribute(&span.attributes, "rcmp.status")).collect();
     assert_eq!(reasons.iter().filter(|status| *status == "0").count(), 2, "{reasons:?}");
     assert_eq!(reasons.iter().filter(|status| *status == "3221225581").count(), 1);
+}
+
+/// The spans below a span.
+fn below<'s>(spans: &'s [Span], parent: &Span) -> Vec<&'s Span> {
+    spans.iter().filter(|span| span.parent_span_id == parent.span_id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statements_of_a_database_server_are_spans_below_their_look_up() {
+    let (collector, endpoint) = Collector::listen().await;
+    tokio::task::spawn_blocking(move || {
+        let server = Postgres::start();
+        let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())];
+        let mut service = Demo::new().into_postgres(&server, "").serve_with(&environment);
+        service.map("alice").code(0);
+        service.signal(Signal::TERM);
+        assert_eq!(service.ended(), 0);
+    })
+    .await
+    .unwrap();
+    let spans = collector.spans();
+    let is_question = |span: &&Span| attribute(&span.attributes, "opnum").as_deref() == Some("39");
+    let questions: Vec<_> = spans.iter().filter(is_question).collect();
+    assert_eq!(questions.len(), 2);
+    let lookups: Vec<_> = questions.iter().flat_map(|question| below(&spans, question)).collect();
+    let result = |span: &Span| attribute(&span.attributes, "store.result");
+    let found = lookups.iter().find(|lookup| result(lookup).as_deref() == Some("one")).unwrap();
+    assert_eq!(attribute(&found.attributes, "store.kind").as_deref(), Some("postgres"));
+    let statements = below(&spans, found);
+    // One reads the account, and one the names of its groups, which are known later.
+    assert_eq!(statements.len(), 2, "{spans:#?}");
+    for statement in statements {
+        assert_eq!((&*statement.name, statement.kind), ("sql_query", 3));
+        let value = |name| attribute(&statement.attributes, name).unwrap();
+        assert_eq!((value("db.system.name"), value("role")), ("postgresql".into(), "primary".into()));
+    }
+    // The cache answers what was found before: the second question asks the server for nothing that was found.
+    let found = lookups.iter().filter(|lookup| result(lookup).as_deref() == Some("one")).count();
+    assert_eq!(found, 1);
 }
 
 #[test]

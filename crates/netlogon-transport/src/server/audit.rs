@@ -2,7 +2,7 @@
 
 use crate::secrets::ChannelType;
 use dtyp::Sid;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// One attempt to set up a channel, or to change its secret.
 #[derive(Clone, Debug)]
@@ -63,6 +63,21 @@ pub enum ChannelRefusal {
 }
 
 impl ChannelRefusal {
+    /// All reasons.
+    pub const ALL: [Self; 11] = [
+        Self::Downgrade,
+        Self::ChannelType,
+        Self::UnknownAccount,
+        Self::AccountDisabled,
+        Self::OtherChannelType,
+        Self::NameMismatch,
+        Self::NoChallenge,
+        Self::WeakChallenge,
+        Self::WrongCredential,
+        Self::RecordOfAnother,
+        Self::SecretsUnavailable,
+    ];
+
     /// The reason in one sentence, lower case, without a full stop.
     pub const fn text(self) -> &'static str {
         match self {
@@ -90,4 +105,7 @@ pub struct AuditUnavailable;
 pub trait Audit: Send + Sync {
     /// Writes one event before it takes effect.
     fn channel(&self, event: &ChannelEvent<'_>) -> Result<(), AuditUnavailable>;
+
+    /// The answer to an attempt is delayed, because secrets of this machine account are guessed from there.
+    fn slowed(&self, _account: &str, _source: IpAddr) {}
 }

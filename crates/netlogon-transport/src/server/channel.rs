@@ -286,6 +286,19 @@ impl Channels {
         let Some(channels) = self.by_computer.get(computer) else { return Vec::new() };
         channels.iter().rev().filter(|channel| !channel.is_expired(now)).cloned().collect()
     }
+
+    /// Counts the channels by age, see [`super::NetlogonServer::channels_by_age`].
+    pub(super) fn by_age<const N: usize>(&self, now: Duration, bounds: [Duration; N]) -> [u64; N] {
+        let mut counts = [0; N];
+        for channels in &self.by_computer {
+            for channel in channels.iter().filter(|channel| !channel.is_expired(now)) {
+                let age = LIFETIME.saturating_sub(channel.ends.saturating_sub(now));
+                let at = bounds.iter().position(|bound| age <= *bound).unwrap_or(N.saturating_sub(1));
+                counts[at] += 1;
+            }
+        }
+        counts
+    }
 }
 
 /// The server's end of a security context. A bind tells the computer only, so the first fragment shows which

@@ -191,6 +191,12 @@ impl NetlogonServer {
         Self { inner: Arc::new(inner) }
     }
 
+    /// How many channels are valid, by age: at most each bound, and more than the bound before. The bounds are
+    /// ascending. Channels that are older than the last one are counted with it.
+    pub fn channels_by_age<const N: usize>(&self, bounds: [Duration; N]) -> [u64; N] {
+        self.inner.channels.by_age(self.inner.now(), bounds)
+    }
+
     /// Checks the token of a bind to a secure channel ([MS-NRPC] 3.3.4.1.3): it must name the server's domain
     /// and a computer that has a channel. The proof comes with the first call, which cannot be protected
     /// without the key.
@@ -542,6 +548,7 @@ impl Inner {
                 // nothing.
                 call.caller.prove(machine.sid);
             }
+            self.parts.audit.slowed(&machine.name, call.address.ip());
             let left = (begun + ANSWER_TIME).saturating_sub(self.now());
             self.parts.environment.pause(left).await;
         }

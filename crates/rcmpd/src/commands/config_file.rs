@@ -86,7 +86,14 @@ fn toml_text(rows: &[Shown], file: &str) -> String {
         let from = origin(&row.origin, file);
         match &row.value {
             Some(value) if !row.is_hidden() => text.push_str(&format!("{} = {value} # {from}\n", row.key)),
-            value => text.push_str(&format!("# {}: {}\n", row.key, value.as_ref().unwrap_or(&row.otherwise))),
+            value => {
+                let value = value.as_ref().unwrap_or(&row.otherwise);
+                let from = match row.origin {
+                    Origin::Environment(_) => format!(" # {from}"),
+                    _ => String::new(),
+                };
+                text.push_str(&format!("# {}: {value}{from}\n", row.key));
+            }
         }
     }
     text.trim_start().to_owned()

@@ -21,6 +21,7 @@ mod sso;
 mod status;
 mod store;
 mod tlsnego;
+mod top;
 mod transfer;
 
 use crate::checked::Found;
@@ -176,6 +177,7 @@ async fn dispatch(command: Command, passed_sockets: PassedSockets) -> anyhow::Re
         }
         Command::Doctor(args) => doctor::run(args).await,
         Command::Status(args) => status::run(&args).await,
+        Command::Top(args) => top::run(&args).await,
         Command::CheckConfig { config, json } => Ok(check_config(&config_file(&config)?, json.json).await),
         Command::Config(command) => config_file::run(command).await,
         Command::Account(command) => account::run(command).await,

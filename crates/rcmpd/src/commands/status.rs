@@ -2,6 +2,7 @@
 
 use super::{admin_port, config_file, load};
 use crate::cli::StatusArgs;
+use crate::config::Config;
 use crate::output;
 use anyhow::{Context, bail};
 use http::{Method, StatusCode};
@@ -13,16 +14,7 @@ const SHOWN_LEN_MAX: usize = 200;
 const NOT_READY: u8 = 3;
 
 pub(super) async fn run(args: &StatusArgs) -> anyhow::Result<u8> {
-    let config = load(&config_file(&args.config)?)?;
-    let (status, body) = admin_port::ask(&config, Method::GET, "/status").await?;
-    if status == StatusCode::NOT_FOUND {
-        bail!("the service answers {status}: it has no /status; restart it, if rcmpd was upgraded");
-    }
-    if status != StatusCode::OK {
-        let body = String::from_utf8_lossy(&body[..body.len().min(SHOWN_LEN_MAX)]);
-        bail!("the service answers {status}: {}", output::visible(body.trim()));
-    }
-    let state: Value = serde_json::from_slice(&body).context("the answer of the service is not JSON")?;
+    let state = ask(&load(&config_file(&args.config)?)?).await?;
     match args.json.json {
         true => output::json(&state),
         false => print(&state),
@@ -30,8 +22,21 @@ pub(super) async fn run(args: &StatusArgs) -> anyhow::Result<u8> {
     Ok(if state["ready"] == true { 0 } else { NOT_READY })
 }
 
+/// The state of the service.
+pub(super) async fn ask(config: &Config) -> anyhow::Result<Value> {
+    let (status, body) = admin_port::ask(config, Method::GET, "/status").await?;
+    if status == StatusCode::NOT_FOUND {
+        bail!("the service answers {status}: it has no /status; restart it, if rcmpd was upgraded");
+    }
+    if status != StatusCode::OK {
+        let body = String::from_utf8_lossy(&body[..body.len().min(SHOWN_LEN_MAX)]);
+        bail!("the service answers {status}: {}", output::visible(body.trim()));
+    }
+    serde_json::from_slice(&body).context("the answer of the service is not JSON")
+}
+
 /// A member of an object as text, and an empty text if it is missing.
-fn text(value: &Value, member: &str) -> String {
+pub(super) fn text(value: &Value, member: &str) -> String {
     match &value[member] {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),

@@ -34,6 +34,7 @@ impl Config {
     /// not, or whose audit log would be written into another file that is named. A file that is not there is
     /// left to what reads it.
     pub fn check_files(&self) -> anyhow::Result<()> {
+        account_store::file_access::let_group_read_keys(self.group_readable_keys);
         self.check_ticket_roots()?;
         let files = self.files();
         for (path, access) in &files {
@@ -107,6 +108,8 @@ impl Config {
             crls.chain(mapping.authorities.iter().filter_map(|entry| entry.ocsp.as_ref()?.signer.as_ref()))
         });
         let named = own.chain(certificates).chain(published).chain(of_mappings).cloned();
+        let operators = self.admin.iter().filter_map(|admin| Some(admin.tls.as_ref()?.certificate.clone()));
+        let named = named.chain(operators);
         let named = named.chain(self.tlsnego.iter().map(|it| it.certificate.0.clone()));
         let named = named.chain(self.tlsnego.iter().filter_map(|it| Some(it.tls.clone()?.0)));
         let named = named.chain(self.tlsnego.iter().filter_map(|it| it.metadata.clone().flatten()));
@@ -166,6 +169,11 @@ impl Config {
                 }
             }
         }
+        for tls in self.admin.iter().filter_map(|admin| admin.tls.as_ref()) {
+            add(&tls.key, Group);
+            add(&tls.client_ca, ReadByAll);
+        }
+        self.telemetry.otlp.ca.iter().for_each(|path| add(path, ReadByAll));
         if let Some(tlsnego) = &self.tlsnego {
             add(&tlsnego.certificate.1, Group);
             tlsnego.tls.iter().for_each(|(_, key)| add(key, Group));

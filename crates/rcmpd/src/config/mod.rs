@@ -81,6 +81,8 @@ pub struct Config {
     pub upn_suffixes: Vec<String>,
     /// NetBIOS name of this server.
     pub server: String,
+    /// Whether a key may be readable by a group of this process, as Kubernetes mounts it.
+    pub group_readable_keys: bool,
     /// Where and how RPC is served; `None` without `[rpc]`.
     pub rpc: Option<Rpc>,
     /// Where accounts are.
@@ -221,6 +223,21 @@ pub struct Admin {
     pub token: Option<SecretRef>,
     /// Accepted Host headers for requests with the token, in addition to the address.
     pub hosts: Vec<String>,
+    /// The listener for operators with certificates.
+    pub tls: Option<AdminTls>,
+}
+
+/// `[admin.tls]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminTls {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Its certificate with the chain.
+    pub certificate: PathBuf,
+    /// The private key of the certificate.
+    pub key: PathBuf,
+    /// The CAs of the operators' certificates.
+    pub client_ca: PathBuf,
 }
 
 /// `[telemetry]`.
@@ -238,6 +255,7 @@ pub struct Telemetry {
 #[serde(deny_unknown_fields)]
 struct File {
     domain: DomainSection,
+    files: Option<FilesSection>,
     rpc: Option<RpcSection>,
     store: Option<StoreSection>,
     channels: Option<ChannelsSection>,
@@ -265,6 +283,13 @@ struct DomainSection {
     server: Spanned<String>,
     #[serde(default)]
     upn_suffixes: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilesSection {
+    #[serde(default)]
+    group_readable_keys: bool,
 }
 
 /// `[domain]` without its server. The SID is none if it is wrong.
@@ -361,6 +386,16 @@ struct AdminSection {
     token: Option<Spanned<String>>,
     #[serde(default)]
     hosts: Vec<Spanned<String>>,
+    tls: Option<AdminTlsSection>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AdminTlsSection {
+    listen: Spanned<String>,
+    certificate: PathBuf,
+    key: PathBuf,
+    client_ca: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -487,7 +522,11 @@ fn text_of(bytes: &[u8]) -> std::io::Result<String> {
 /// Reads and checks a file.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
     let text = read(path)?;
-    let checked = parse(&text, base(path)).and_then(|config| match config.is_written_to(path) {
+    let checked = parse(&text, base(path));
+    if let Ok(config) = &checked {
+        account_store::file_access::let_group_read_keys(config.group_readable_keys);
+    }
+    let checked = checked.and_then(|config| match config.is_written_to(path) {
         None => Ok(config),
         Some(key) => {
             let what = format!("{key} is this file itself");
@@ -689,6 +728,7 @@ impl Checker<'_> {
             sso,
             tlsnego,
             sections: Sections::default(),
+            group_readable_keys: file.files.is_some_and(|files| files.group_readable_keys),
         };
         Some(config)
     }
@@ -1002,7 +1042,12 @@ impl Checker<'_> {
     fn admin(&mut self, section: AdminSection) -> Option<Admin> {
         let token = section.token.as_ref().and_then(|token| self.secret(token));
         let hosts = section.hosts.iter().map(|host| self.admin_host(host)).collect();
-        Some(Admin { listen: self.listens(&section.listen)?, token, hosts })
+        let tls = section.tls.as_ref().and_then(|tls| {
+            let [certificate, key, client_ca] =
+                [&tls.certificate, &tls.key, &tls.client_ca].map(|path| self.path(path));
+            Some(AdminTls { listen: self.listens(&tls.listen)?, certificate, key, client_ca })
+        });
+        Some(Admin { listen: self.listens(&section.listen)?, token, hosts, tls })
     }
 
     /// A host, with a port where clients ask at another one than that of `admin.listen`.

@@ -5,6 +5,7 @@ use anyhow::bail;
 use opentelemetry_sdk::trace::Sampler;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
 
@@ -67,6 +68,8 @@ pub struct Otlp {
     pub headers: Option<SecretRef>,
     /// The time of a request.
     pub timeout: Option<Duration>,
+    /// Files with the CAs of a collector with `https://`.
+    pub ca: Vec<PathBuf>,
     /// `service.name`.
     pub service_name: String,
     /// Other attributes of the resource.
@@ -97,6 +100,7 @@ impl Default for Otlp {
             protocol: None,
             headers: None,
             timeout: None,
+            ca: Vec::new(),
             service_name: SERVICE_NAME.to_owned(),
             attributes: BTreeMap::new(),
             sampler: None,
@@ -114,6 +118,8 @@ pub(super) struct Section {
     protocol: Option<Spanned<String>>,
     headers: Option<Spanned<String>>,
     timeout_s: Option<Spanned<u64>>,
+    #[serde(default)]
+    ca: Vec<PathBuf>,
     service_name: Option<String>,
     #[serde(default)]
     attributes: BTreeMap<String, String>,
@@ -130,6 +136,12 @@ impl Checker<'_> {
             endpoint.and_then(|it| Some((it.span(), endpoint_problem(it.get_ref())?)))
         {
             self.problem(span, "this is not the URL of a collector", problem);
+        }
+        if let Some(endpoint) =
+            endpoint.filter(|it| it.get_ref().starts_with("https:") && section.ca.is_empty())
+        {
+            let help = "set telemetry.otlp.ca; the CAs of the system are not used";
+            self.problem(endpoint.span(), "https:// needs the CA of the collector", help);
         }
         let text = |given: &Option<Spanned<String>>| given.as_ref().map(|it| it.get_ref().clone());
         let (name, arg) = (text(&section.sampler), text(&section.sampler_arg));
@@ -149,6 +161,7 @@ impl Checker<'_> {
                 self.one_of(section.protocol.as_ref(), &PROTOCOLS, "protocol").unwrap_or(Protocol::Grpc),
             ),
             headers: section.headers.as_ref().and_then(|headers| self.secret(headers)),
+            ca: section.ca.iter().map(|path| self.path(path)).collect(),
             timeout: Some(self.seconds(section.timeout_s.as_ref(), 1..=60, TIMEOUT_S)),
             service_name: section.service_name.clone().unwrap_or_else(|| SERVICE_NAME.to_owned()),
             attributes: section.attributes.clone(),
@@ -164,10 +177,7 @@ impl Checker<'_> {
 pub(crate) fn endpoint_problem(endpoint: &str) -> Option<&'static str> {
     let uri = endpoint.parse::<http::Uri>().ok();
     match uri.as_ref().map(|uri| (uri.scheme_str(), uri.authority())) {
-        Some((Some("http"), Some(authority))) if !authority.as_str().contains('@') => None,
-        Some((Some("https"), _)) => {
-            Some("only http:// is spoken here; run a collector on this machine that sends on by TLS")
-        }
+        Some((Some("http" | "https"), Some(authority))) if !authority.as_str().contains('@') => None,
         _ => Some("write it as in http://127.0.0.1:4317"),
     }
 }

@@ -211,6 +211,11 @@ account = "S$"
 secret = "file:s"
 [admin]
 listen = "127.0.0.1:3"
+[admin.tls]
+listen = "127.0.0.1:6"
+certificate = "a.pem"
+key = "a.key"
+client_ca = "o.pem"
 [telemetry]
 [telemetry.otlp]
 [audit]

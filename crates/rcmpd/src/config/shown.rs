@@ -18,11 +18,12 @@ const SHADOW: &str = "mapping.shadow";
 const HIDDEN: &str = "(not shown)";
 
 /// Environment variables that take the place of a key.
-const VARIABLES: [(&str, &str); 9] = [
+const VARIABLES: [(&str, &str); 10] = [
     ("telemetry.log", "RUST_LOG"),
     ("telemetry.otlp.endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
     ("telemetry.otlp.protocol", "OTEL_EXPORTER_OTLP_PROTOCOL"),
     (HEADERS, "OTEL_EXPORTER_OTLP_HEADERS"),
+    (CA, "OTEL_EXPORTER_OTLP_CERTIFICATE"),
     ("telemetry.otlp.service_name", "OTEL_SERVICE_NAME"),
     ("telemetry.otlp.sampler", "OTEL_TRACES_SAMPLER"),
     ("telemetry.otlp.sampler_arg", "OTEL_TRACES_SAMPLER_ARG"),
@@ -31,6 +32,40 @@ const VARIABLES: [(&str, &str); 9] = [
 ];
 /// The key whose variable has secrets.
 const HEADERS: &str = "telemetry.otlp.headers";
+/// A list of files, of which the variable names one.
+const CA: &str = "telemetry.otlp.ca";
+
+/// The section that has no key for the variables below.
+const OTLP: &str = "telemetry.otlp";
+/// The key that the variables in [`EXPORTERS`] change.
+const SIGNALS: &str = "telemetry.otlp.signals";
+/// Turns all signals off.
+const DISABLED: &str = "OTEL_SDK_DISABLED";
+/// Variables that turn a signal on or off.
+const EXPORTERS: [(&str, &str); 3] = [
+    ("traces", "OTEL_TRACES_EXPORTER"),
+    ("metrics", "OTEL_METRICS_EXPORTER"),
+    ("logs", "OTEL_LOGS_EXPORTER"),
+];
+/// Variables that add to a key, or take its place for one signal.
+const MORE: [(&str, &str); 16] = [
+    ("attributes (added)", "OTEL_RESOURCE_ATTRIBUTES"),
+    ("endpoint (traces)", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+    ("endpoint (metrics)", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"),
+    ("endpoint (logs)", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"),
+    ("protocol (traces)", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"),
+    ("protocol (metrics)", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL"),
+    ("protocol (logs)", "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL"),
+    ("headers (traces)", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"),
+    ("headers (metrics)", "OTEL_EXPORTER_OTLP_METRICS_HEADERS"),
+    ("headers (logs)", "OTEL_EXPORTER_OTLP_LOGS_HEADERS"),
+    ("timeout_ms (traces)", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"),
+    ("timeout_ms (metrics)", "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT"),
+    ("timeout_ms (logs)", "OTEL_EXPORTER_OTLP_LOGS_TIMEOUT"),
+    ("ca (traces)", "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"),
+    ("ca (metrics)", "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE"),
+    ("ca (logs)", "OTEL_EXPORTER_OTLP_LOGS_CERTIFICATE"),
+];
 
 /// Where a value is from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,20 +109,63 @@ pub(crate) fn shown(text: &str, variable: impl Fn(&str) -> Option<String>) -> Ve
     let Ok(file) = DeTable::parse(text) else { return Vec::new() };
     listing.table(file.get_ref(), &shape, &At::default());
     let mut rows = listing.rows;
+    let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
     for row in &mut rows {
         let found = VARIABLES.iter().find(|(path, _)| *path == row.path);
-        if let Some((name, value)) =
-            found.and_then(|(_, name)| Some((*name, variable(name).filter(|value| !value.is_empty())?)))
-        {
+        if let Some((name, value)) = found.and_then(|(_, name)| Some((*name, variable(name)?))) {
             row.value = Some(match (&*row.path, value.parse::<u64>()) {
                 (HEADERS, _) => HIDDEN.to_owned(),
+                (CA, _) => as_text(&toml::Value::from(vec![value]).to_string()),
                 (path, Ok(milliseconds)) if path.ends_with("_s") => milliseconds.div_ceil(1000).to_string(),
                 (_, _) => as_text(&toml::Value::String(value).to_string()),
             });
             row.origin = Origin::Environment(name);
         }
+        if row.path == SIGNALS {
+            choose_signals(row, &variable);
+        }
     }
+    let end = rows.iter().rposition(|row| row.path.starts_with(OTLP)).map_or(rows.len(), |at| at + 1);
+    let more = MORE.iter().filter_map(|(key, name)| Some(row_of(key, name, variable(name)?)));
+    rows.splice(end..end, more.collect::<Vec<_>>());
     rows
+}
+
+/// A variable for which the section has no key.
+fn row_of(key: &'static str, name: &'static str, value: String) -> Shown {
+    let otherwise = match key.starts_with("headers") {
+        true => HIDDEN.to_owned(),
+        false => as_text(&toml::Value::String(value).to_string()),
+    };
+    Shown {
+        table: format!("[{OTLP}]"),
+        path: join(OTLP, key),
+        key: key.to_owned(),
+        value: None,
+        otherwise,
+        origin: Origin::Environment(name),
+    }
+}
+
+/// The signals that the environment leaves, or adds.
+fn choose_signals(row: &mut Shown, variable: &impl Fn(&str) -> Option<String>) {
+    if variable(DISABLED).is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        row.value = Some("[]".to_owned());
+        row.origin = Origin::Environment(DISABLED);
+        return;
+    }
+    let chosen = EXPORTERS.map(|(signal, name)| (signal, name, variable(name)));
+    let Some((_, name, _)) = chosen.iter().find(|(_, _, value)| value.is_some()) else { return };
+    let before = row.value.clone().unwrap_or_default();
+    let is_on = |signal: &str, value: &Option<String>| match value.as_deref() {
+        Some("none") => false,
+        Some(_) => true,
+        None => before.contains(signal),
+    };
+    let on: Vec<&str> =
+        chosen.iter().filter(|(signal, _, value)| is_on(signal, value)).map(|(signal, ..)| *signal).collect();
+    row.value = Some(toml::Value::from(on).to_string());
+    row.origin = Origin::Environment(name);
 }
 
 struct Listing<'l> {
@@ -238,6 +316,40 @@ mod tests {
             let row = row(path);
             assert_eq!((&*row.table, row.value.as_deref(), row.origin), (table, value, origin), "{path}");
         }
+    }
+
+    #[test]
+    fn variables_of_opentelemetry_are_shown_with_what_they_change() {
+        let shown = |variables: &[(&str, &str)]| {
+            let variable = |name: &str| {
+                variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            };
+            shown("[telemetry.otlp]\nsignals = [\"traces\", \"logs\"]\n", variable)
+        };
+        let row = |rows: &[Shown], path: &str| {
+            let found = rows.iter().find(|row| row.path == format!("telemetry.otlp.{path}")).cloned();
+            found.map(|row| (row.value.unwrap_or(row.otherwise), row.origin))
+        };
+        for (name, value, path, expected) in [
+            ("OTEL_SDK_DISABLED", "TRUE", "signals", "[]"),
+            ("OTEL_TRACES_EXPORTER", "none", "signals", "[\"logs\"]"),
+            ("OTEL_METRICS_EXPORTER", "otlp", "signals", "[\"traces\", \"metrics\", \"logs\"]"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "a.pem", "ca", "[\"a.pem\"]"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "1500", "timeout_s", "2"),
+            ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "1500", "timeout_ms (logs)", "\"1500\""),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://a:1", "endpoint (traces)", "\"http://a:1\""),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://u:p@a:1", "endpoint (traces)", HIDDEN),
+            ("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "key=hunter2", "headers (metrics)", HIDDEN),
+            ("OTEL_RESOURCE_ATTRIBUTES", "a=b", "attributes (added)", "\"a=b\""),
+        ] {
+            let found = row(&shown(&[(name, value)]), path);
+            assert_eq!(found, Some((expected.to_owned(), Origin::Environment(name))), "{name}");
+        }
+        assert_eq!(row(&shown(&[]), "endpoint (traces)"), None);
+        assert_eq!(
+            row(&shown(&[("OTEL_TRACES_EXPORTER", "")]), "signals").map(|(_, origin)| origin),
+            Some(Origin::Line(2))
+        );
     }
 
     #[test]

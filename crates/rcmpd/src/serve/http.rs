@@ -3,15 +3,16 @@
 
 use super::admin::{EXPLAIN_LEN_MAX, Shared, explanation, read_body};
 use super::operators::Operators;
-use super::{page, status};
+use super::{admin_tls, page, status};
 use crate::clock::moment;
 use crate::config::Admin;
 use crate::output::visible_json;
 use crate::socket_activation::{ADMIN, PassedSockets};
 use crate::tlsnego::Tlsnego;
+use anyhow::Context;
 use axum::extract::{self, State};
-use axum::http::header::{ACCEPT, CONTENT_TYPE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -19,48 +20,87 @@ use dcerpc_tokio::{ConnectionLimits, ConnectionPermit};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use listener_tokio::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
+use listener_tokio::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT, Rejection};
 use prometheus_client::encoding::{prometheus_text, text as openmetrics};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tlsnego_service::session::StoreFailed;
 use tlsnego_soap::server::Ending;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-/// The port, bound, and its connections.
+/// The admin port, bound: its listener, and the one for operators with certificates.
 pub(super) struct Port {
+    plain: Listener,
+    tls: Option<Listener>,
+}
+
+struct Listener {
     listener: TcpListener,
     address: SocketAddr,
     connections: Arc<Connections<Operator>>,
+    /// Only clients with a certificate of an operator get through.
+    tls: Option<TlsAcceptor>,
+}
+
+impl Listener {
+    fn new(listener: TcpListener, tls: Option<TlsAcceptor>) -> anyhow::Result<Self> {
+        let (address, limits) = (listener.local_addr()?, if tls.is_some() { TLS_LIMITS } else { LIMITS });
+        Ok(Self { listener, address, connections: Arc::new(Connections::new("admin", limits)), tls })
+    }
+
+    /// Connections are accepted at once. One whose client has not shown the token is evicted for a newer one, so
+    /// silent clients keep monitoring out no longer than a request takes.
+    async fn serve(self, operators: Option<Arc<Operators>>, router: Router) {
+        let Self { listener, connections, tls, .. } = self;
+        // Monitoring looks on while calls in flight are answered, so no shutdown ends it.
+        let (never, accept) = (CancellationToken::new(), || listener.accept());
+        while let Some((stream, address)) = connections.accept_next(&never, accept).await {
+            let permit = Arc::new(connections.admit(address.ip()));
+            let client = Client { connections: Arc::clone(&connections), address, permit };
+            tokio::spawn(client.serve(stream, tls.clone(), operators.clone(), router.clone()));
+        }
+    }
 }
 
 impl Port {
     /// Binds it.
     pub(super) async fn bind(admin: &Admin, passed_sockets: &PassedSockets) -> anyhow::Result<Self> {
-        let listener = passed_sockets.listen(ADMIN, admin.listen).await?;
-        let address = listener.local_addr()?;
-        Ok(Self { listener, address, connections: Arc::new(Connections::new("admin", LIMITS)) })
+        let plain = Listener::new(passed_sockets.listen(ADMIN, admin.listen).await?, None)?;
+        let tls = match &admin.tls {
+            None => None,
+            Some(tls) => {
+                let acceptor = admin_tls::acceptor(tls)?;
+                let context = || format!("cannot listen at {}", tls.listen);
+                let listener = TcpListener::bind(tls.listen).await.with_context(context)?;
+                Some(Listener::new(listener, Some(acceptor))?)
+            }
+        };
+        Ok(Self { plain, tls })
     }
 
-    /// Where it is.
-    pub(super) const fn address(&self) -> SocketAddr {
-        self.address
+    /// Where it is, the listener without TLS first.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners().map(|listener| listener.address).collect()
+    }
+
+    fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        [&self.plain].into_iter().chain(&self.tls)
     }
 
     /// What counts its connections.
-    pub(super) fn meter(&self) -> ConnectionMeter {
-        self.connections.meter(self.address.to_string())
+    pub(super) fn meters(&self) -> Vec<ConnectionMeter> {
+        self.listeners().map(|it| it.connections.meter(it.address.to_string())).collect()
     }
 
-    /// Serves for as long as the process lives. Connections are accepted at once. One whose client has not
-    /// shown the token is evicted for a newer one, so silent clients keep monitoring out no longer than a
-    /// request takes.
+    /// Serves for as long as the process lives.
     pub(super) async fn serve(self, shared: Shared) {
-        let Self { listener, connections, .. } = self;
+        let Self { plain, tls } = self;
         let operators = shared.operators.clone();
         let router = Router::new()
             .route("/live", get(|| async { "live\n" }))
@@ -75,65 +115,104 @@ impl Port {
             .route("/.well-known/jwks.json", get(jwks))
             .merge(page::routes())
             .with_state(shared);
-        // Monitoring looks on while calls in flight are answered, so no shutdown ends it.
-        let (never, accept) = (CancellationToken::new(), || listener.accept());
-        while let Some((stream, address)) = connections.accept_next(&never, accept).await {
-            let permit = Arc::new(connections.admit(address.ip()));
-            let (connections, operators) = (Arc::clone(&connections), operators.clone());
-            tokio::spawn(connection(connections, (stream, address), permit, operators, router.clone()));
+        if let Some(tls) = tls {
+            tokio::spawn(tls.serve(operators.clone(), router.clone()));
         }
+        plain.serve(operators, router).await;
     }
 }
 
-/// What a client of the admin port proves: that it has the token.
+/// What a client of the admin port proves: that it has the token, or a certificate of an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Operator;
 
-async fn connection(
+/// A connection.
+struct Client {
     connections: Arc<Connections<Operator>>,
-    (stream, address): (TcpStream, SocketAddr),
+    address: SocketAddr,
     permit: Arc<ConnectionPermit<Operator>>,
-    operators: Option<Arc<Operators>>,
-    router: Router,
-) {
-    if connections.wait_for_first_bytes(&stream, &permit, HEAD_TIMEOUT).await {
-        // Boxed: until the first bytes come, the task has no room for what follows.
-        Box::pin(begun(connections, (stream, address), permit, operators, router)).await;
+}
+
+impl Client {
+    async fn serve(
+        self,
+        stream: TcpStream,
+        tls: Option<TlsAcceptor>,
+        operators: Option<Arc<Operators>>,
+        router: Router,
+    ) {
+        if !self.connections.wait_for_first_bytes(&stream, &self.permit, HEAD_TIMEOUT).await {
+            return;
+        }
+        let Some(acceptor) = tls else {
+            // Boxed: until the first bytes come, the task has no room for what follows.
+            return Box::pin(self.begun(stream, None, operators, router)).await;
+        };
+        Box::pin(async move {
+            let certified = match timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    let why = match rustls_error(&error) {
+                        Some(
+                            rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented,
+                        ) => Rejection::Certificate,
+                        _ => Rejection::Handshake,
+                    };
+                    return self.connections.rejected(why, Some(self.address), &error);
+                }
+                Err(late) => {
+                    return self.connections.rejected(Rejection::HandshakeTimeout, Some(self.address), &late);
+                }
+            };
+            self.permit.prove(Operator);
+            let authorization = operators.as_ref().map(|operators| operators.authorization());
+            self.begun(certified, authorization, operators, router).await;
+        })
+        .await;
+    }
+
+    /// Serves a connection whose first bytes have come. The header is that of a client with a certificate.
+    async fn begun<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+        self,
+        stream: S,
+        authorization: Option<HeaderValue>,
+        operators: Option<Arc<Operators>>,
+        router: Router,
+    ) {
+        let Self { connections, address, permit } = self;
+        permit.advance();
+        let shown = Arc::clone(&permit);
+        let router = router.map_request(move |mut request: hyper::Request<_>| {
+            if let Some(authorization) = &authorization {
+                request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+            }
+            if operators.as_ref().is_some_and(|operators| operators.is_shown(request.headers())) {
+                shown.prove(Operator);
+            }
+            request.extensions_mut().insert(address);
+            request
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
+        let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            // What has come is answered before the connection makes room for another one.
+            biased;
+            ended = timeout(CONNECTION_TIMEOUT, connection.as_mut()) => if let Ok(Err(error)) = ended {
+                connections.ended(&error, false, Some(address));
+            },
+            () = permit.evicted() => if let Some(_draining) = connections.evicted(permit.is_proved()) {
+                connection.as_mut().graceful_shutdown();
+                let _ = timeout(DRAIN_TIMEOUT, connection).await;
+            },
+        }
     }
 }
 
-/// Serves a connection whose first bytes have come.
-async fn begun(
-    connections: Arc<Connections<Operator>>,
-    (stream, address): (TcpStream, SocketAddr),
-    permit: Arc<ConnectionPermit<Operator>>,
-    operators: Option<Arc<Operators>>,
-    router: Router,
-) {
-    permit.advance();
-    let shown = Arc::clone(&permit);
-    let router = router.map_request(move |mut request: hyper::Request<_>| {
-        if operators.as_ref().is_some_and(|operators| operators.is_shown(request.headers())) {
-            shown.prove(Operator);
-        }
-        request.extensions_mut().insert(address);
-        request
-    });
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        // What has come is answered before the connection makes room for another one.
-        biased;
-        ended = timeout(CONNECTION_TIMEOUT, connection.as_mut()) => if let Ok(Err(error)) = ended {
-            connections.ended(&error, false, Some(address));
-        },
-        () = permit.evicted() => if let Some(_draining) = connections.evicted(permit.is_proved()) {
-            connection.as_mut().graceful_shutdown();
-            let _ = timeout(DRAIN_TIMEOUT, connection).await;
-        },
-    }
+/// Why a handshake failed, if that is a matter of TLS.
+fn rustls_error(error: &std::io::Error) -> Option<&rustls::Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
 /// Connections whose clients have not shown the token: monitoring, and any other client that reaches the
@@ -151,8 +230,19 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     proved_max: OPERATORS_MAX,
     proved_per_identity_max: OPERATORS_MAX,
 };
+/// Clients in a handshake at the listener for certificates. Monitoring does not ask there.
+const HANDSHAKES_MAX: usize = 128;
+const TLS_LIMITS: ConnectionLimits = ConnectionLimits {
+    unproved_max: HANDSHAKES_MAX,
+    started_max: HANDSHAKES_MAX,
+    unproved_per_address_max: HANDSHAKES_MAX,
+    proved_max: OPERATORS_MAX,
+    proved_per_identity_max: OPERATORS_MAX,
+};
 /// Connections at once.
 pub(super) const CONNECTIONS_MAX: usize = UNPROVED_MAX + STARTED_MAX + OPERATORS_MAX;
+/// The same of the listener for certificates.
+pub(super) const TLS_CONNECTIONS_MAX: usize = 2 * HANDSHAKES_MAX + OPERATORS_MAX;
 /// For the head of a request, and between two of them.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The head of a request: a token, and what monitoring says of itself. Each unproved connection may hold one.

@@ -7,11 +7,17 @@ use crate::sidecar::Sidecar;
 use crate::sso::Sso;
 use crate::tlsnego::Tlsnego;
 use audit_log::AuditLog;
-use dcerpc_tokio::Server;
+use dcerpc_tokio::{Server, encode_family};
 use listener_tokio::connections::{ConnectionCollector, ConnectionMeter};
 use netlogon_tokio::{ServerClient, ServerCollector, ServerLabels};
+use netlogon_transport::server::NetlogonServer;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use trust_tokio::crls::CrlCollector;
 
 /// The prefix of all names.
@@ -26,6 +32,8 @@ const PASSWORD: &str = "password";
 pub(super) struct Parts<'a> {
     pub(super) server: Option<&'a Server>,
     pub(super) policy: Option<&'a CurrentPolicy>,
+    /// With `[rpc]`.
+    pub(super) netlogon: Option<&'a NetlogonServer>,
     pub(super) sso: Option<&'a Sso>,
     pub(super) audit: &'a AuditLog,
     pub(super) store: Option<&'a StoreHealth>,
@@ -38,7 +46,7 @@ pub(super) struct Parts<'a> {
 
 /// Registers the metrics of all parts.
 pub(super) fn registry(parts: Parts<'_>) -> Registry {
-    let Parts { server, policy, sso, audit, store, sidecar, tlsnego, health, connections } = parts;
+    let Parts { server, policy, netlogon, sso, audit, store, sidecar, tlsnego, health, connections } = parts;
     let mut registry = Registry::with_prefix(PREFIX);
     if let Some(server) = server {
         server.register(&mut registry);
@@ -54,6 +62,10 @@ pub(super) fn registry(parts: Parts<'_>) -> Registry {
         registry.register_collector(Box::new(ServerCollector(asked_servers(policy, sso, tlsnego))));
     }
     audit.register(&mut registry);
+    if let Some(netlogon) = netlogon {
+        audit.register_channels(&mut registry);
+        registry.register_collector(Box::new(ChannelCollector(netlogon.clone())));
+    }
     if let Some(store) = store {
         registry.register_collector(Box::new(store.clone()));
     }
@@ -66,6 +78,23 @@ pub(super) fn registry(parts: Parts<'_>) -> Registry {
     registry.register_collector(Box::new(health.clone()));
     registry.register_collector(Box::new(ConnectionCollector(connections)));
     registry
+}
+
+/// Ages of channels: a label and the highest age. A channel ends after 12 hours.
+const AGES: [(&str, u64); 5] = [("1m", 60), ("10m", 600), ("1h", 3600), ("4h", 4 * 3600), ("12h", 12 * 3600)];
+
+/// Collects the secure channels by age.
+#[derive(Debug)]
+struct ChannelCollector(NetlogonServer);
+
+impl Collector for ChannelCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let counts = self.0.channels_by_age(AGES.map(|(_, seconds)| Duration::from_secs(seconds)));
+        let samples =
+            AGES.iter().zip(counts).map(|((age, _), count)| ([("age", *age)], ConstGauge::new(count)));
+        let help = "Valid secure channels, by age: at most so old, and older than the age before";
+        encode_family(&mut encoder, ("channels", help, None), samples)
+    }
 }
 
 /// What decisions and other domains count.

@@ -1,6 +1,7 @@
 //! `rcmpd serve`: from a configuration to listeners, and from a signal to the end.
 
 mod admin;
+pub(crate) mod admin_tls;
 mod channel_secrets;
 mod health;
 mod http;
@@ -72,7 +73,7 @@ impl SecurityProvider for ChannelProvider {
     }
 }
 
-/// Everything that a port serves. The order of layers, from the network inwards: the association's own
+/// Everything that a port serves, and the server of Netlogon in it. The order of layers, from the network inwards: the association's own
 /// limits, then the method, then the package, whose layers are in [`crate::handler`].
 pub fn registry(
     config: &Config,
@@ -80,7 +81,7 @@ pub fn registry(
     shared: Option<Arc<dyn SharedChannels>>,
     policy: CurrentPolicy,
     audit: Arc<AuditLog>,
-) -> Registry {
+) -> (Registry, NetlogonServer) {
     let mut packages = Packages::default();
     for rule in policy.0.load().forwarding.rules() {
         let metrics = policy.0.load().metrics.clone();
@@ -118,14 +119,15 @@ pub fn registry(
         caller: call.connection,
         call: call.call,
     });
-    Registry::default()
+    let registry = Registry::default()
         .interface(Interface {
             syntax: NETLOGON,
             name: "netlogon",
             service: tower::util::BoxCloneSyncService::new(service),
         })
-        .provider(Arc::new(ChannelProvider(server)))
-        .management()
+        .provider(Arc::new(ChannelProvider(server.clone())))
+        .management();
+    (registry, server)
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -146,7 +148,13 @@ pub async fn run(
     let connections_max = open_files::raise(rpc_connections, others);
     config.check_files()?;
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
-    let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
+    let mut token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
+    if token.is_none() && config.admin.as_ref().is_some_and(|admin| admin.tls.is_some()) {
+        // Operators show certificates alone: a token that no one has.
+        let mut octets = zeroize::Zeroizing::new([0; 32]);
+        crate::random::fill(&mut *octets);
+        token = Some(zeroize::Zeroizing::new(dtyp::hex(&*octets)));
+    }
     let tree = Tree { passed_sockets, ..Tree::default() };
     let services = Services::load(&config).await?;
     // Before the first port is open. So whatever was answered has its lines in the audit log, and a
@@ -446,6 +454,7 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         upn_suffixes: _,
         peers: _,
         forward: _,
+        group_readable_keys: _,
         // `Loaded::compare` looks at it.
         sections: _,
     } = new;

@@ -45,7 +45,9 @@ pub(crate) fn connections_of(config: &Config) -> (usize, usize) {
     let others = config.sso.as_ref().map_or(0, |sso| sso.limits.connections_max)
         + config.sidecar.as_ref().map_or(0, sidecar::connections_max)
         + config.tlsnego.as_ref().map_or(0, |_| gateway::CONNECTIONS_MAX + gateway::CALLS_MAX)
-        + config.admin.as_ref().map_or(0, |_| http::CONNECTIONS_MAX);
+        + config.admin.as_ref().map_or(0, |admin| {
+            http::CONNECTIONS_MAX + admin.tls.as_ref().map_or(0, |_| http::TLS_CONNECTIONS_MAX)
+        });
     (rpc, others)
 }
 

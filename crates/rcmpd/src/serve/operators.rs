@@ -4,9 +4,11 @@ use crate::clock::uptime;
 use crate::config::Admin;
 use aws_lc_rs::hmac;
 use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use dcerpc_tokio::LogLimiter;
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
@@ -26,12 +28,15 @@ pub(super) struct Operators {
 }
 
 impl Operators {
-    pub(super) fn new(admin: &Admin, token: Zeroizing<String>, address: SocketAddr) -> Self {
-        let mut hosts = vec![address.to_string(), address.ip().to_string()];
-        hosts.extend(["localhost".to_owned(), format!("localhost:{}", address.port())]);
-        hosts
-            .extend(admin.hosts.iter().flat_map(|host| [host.clone(), format!("{host}:{}", address.port())]));
-        let sessions = Sessions::new(address.port());
+    /// Of these listeners, the one without TLS first.
+    pub(super) fn new(admin: &Admin, token: Zeroizing<String>, addresses: &[SocketAddr]) -> Self {
+        let mut hosts = Vec::new();
+        for address in addresses {
+            let names = admin.hosts.iter().cloned().chain(["localhost".to_owned()]);
+            hosts.extend(names.flat_map(|host| [format!("{host}:{}", address.port()), host]));
+            hosts.extend([address.to_string(), address.ip().to_string()]);
+        }
+        let sessions = Sessions::new(addresses.first().map_or(0, SocketAddr::port));
         Self { token, hosts, explaining: Semaphore::new(EXPLANATIONS_MAX), sessions }
     }
 
@@ -54,6 +59,16 @@ impl Operators {
 
     pub(super) const fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    /// The header of a client that has shown the token. A client with a certificate of an operator gets it here, so
+    /// that all rules for the token are its rules, too.
+    pub(super) fn authorization(&self) -> HeaderValue {
+        let bearer = Zeroizing::new(format!("Bearer {}", &*self.token));
+        // The token was a header of requests to this listener, or is made of hexadecimal digits.
+        let mut value = HeaderValue::from_str(&bearer).unwrap_or(HeaderValue::from_static(""));
+        value.set_sensitive(true);
+        value
     }
 
     fn has_token(&self, headers: &HeaderMap) -> bool {
@@ -82,32 +97,81 @@ impl Operators {
 
 /// The cookies of browsers that have shown the token.
 ///
-/// A cookie is the time when it ends, and the HMAC of that with a key that this process alone has. So a cookie
-/// tells nothing of the token, and a restart ends all of them.
+/// A cookie is the time when it ends, a random name, and the HMAC of both with a key that this process alone has.
+/// So a cookie tells nothing of the token, and a restart ends all of them. Those that ended by a logout are kept
+/// until their time is over.
 pub(super) struct Sessions {
-    key: hmac::Key,
+    state: Mutex<State>,
     name: String,
     log_limiter: LogLimiter,
+}
+
+struct State {
+    key: hmac::Key,
+    /// Cookies that ended by a logout, by their random names, and when each would have ended.
+    ended: HashMap<String, u64>,
+}
+
+/// Logouts that are kept. Only operators can cause them. With one more, all sessions end.
+const ENDED_MAX: usize = 1024;
+
+impl State {
+    fn new() -> Self {
+        let mut octets = Zeroizing::new([0; 32]);
+        crate::random::fill(&mut *octets);
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &*octets), ended: HashMap::new() }
+    }
+
+    /// The random name of a cookie, and when it ends; `None` if it is not ours, or has ended.
+    fn read<'v>(&self, value: &'v str) -> Option<(&'v str, u64)> {
+        let (signed, tag) = value.rsplit_once('.')?;
+        let mut octets = [0; 32];
+        dtyp::read_hex(tag.as_bytes(), &mut octets)?;
+        hmac::verify(&self.key, signed.as_bytes(), &octets).ok()?;
+        let (ends, name) = signed.split_once('.')?;
+        let ends = ends.parse().ok()?;
+        (uptime().as_secs() < ends && !self.ended.contains_key(name)).then_some((name, ends))
+    }
 }
 
 impl Sessions {
     /// Of the listener at this port: browsers send cookies to all ports of a host.
     pub(super) fn new(port: u16) -> Self {
-        let mut octets = Zeroizing::new([0; 32]);
-        crate::random::fill(&mut *octets);
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &*octets);
-        Self { key, name: format!("rcmpd-{port}"), log_limiter: LogLimiter::default() }
+        let log_limiter = LogLimiter::default();
+        Self { state: Mutex::new(State::new()), name: format!("rcmpd-{port}"), log_limiter }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // It is whole between any two statements.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A new cookie. `is_secure` says whether the browser came by TLS, which a proxy in front terminates.
     pub(super) fn begin(&self, is_secure: bool) -> String {
-        let ends = uptime().saturating_add(SESSION).as_secs().to_string();
-        let tag = dtyp::hex(hmac::sign(&self.key, ends.as_bytes()).as_ref());
-        self.cookie(&format!("{ends}.{tag}"), SESSION.as_secs(), is_secure)
+        let mut name = [0; 16];
+        crate::random::fill(&mut name);
+        let ends = uptime().saturating_add(SESSION).as_secs();
+        let signed = format!("{ends}.{}", dtyp::hex(&name));
+        let tag = dtyp::hex(hmac::sign(&self.state().key, signed.as_bytes()).as_ref());
+        self.cookie(&format!("{signed}.{tag}"), SESSION.as_secs(), is_secure)
     }
 
-    /// What removes the cookie.
-    pub(super) fn end(&self) -> String {
+    /// Ends the sessions of a request, and returns what removes the cookie from the browser. A copy of the cookie
+    /// opens nothing any more.
+    pub(super) fn end(&self, headers: &HeaderMap) -> String {
+        let mut state = self.state();
+        for value in self.values(headers) {
+            let Some((name, ends)) = state.read(value).map(|(name, ends)| (name.to_owned(), ends)) else {
+                continue;
+            };
+            let now = uptime().as_secs();
+            state.ended.retain(|_, ends| now < *ends);
+            match state.ended.len() < ENDED_MAX {
+                true => drop(state.ended.insert(name, ends)),
+                // With another key, no cookie is good.
+                false => *state = State::new(),
+            }
+        }
         self.cookie("", 0, false)
     }
 
@@ -122,19 +186,17 @@ impl Sessions {
         format!("{name}={value}; Path=/ui/; Max-Age={max_age}; HttpOnly; SameSite=Strict{secure}")
     }
 
-    /// Whether one that has not ended is among the cookies.
-    pub(super) fn are_in(&self, headers: &HeaderMap) -> bool {
+    /// The values of the cookies with our name.
+    fn values<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = &'h str> {
         let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
         let cookies = values.flat_map(|value| value.split(';')).filter_map(|it| it.trim().split_once('='));
-        cookies.filter(|(name, _)| *name == self.name).any(|(_, value)| self.is_good(value))
+        cookies.filter(|(name, _)| *name == self.name).map(|(_, value)| value)
     }
 
-    fn is_good(&self, value: &str) -> bool {
-        let Some((ends, tag)) = value.split_once('.') else { return false };
-        let mut octets = [0; 32];
-        let Some(()) = dtyp::read_hex(tag.as_bytes(), &mut octets) else { return false };
-        let is_signed = hmac::verify(&self.key, ends.as_bytes(), &octets).is_ok();
-        is_signed && ends.parse().is_ok_and(|ends: u64| uptime().as_secs() < ends)
+    /// Whether one that has not ended is among the cookies.
+    pub(super) fn are_in(&self, headers: &HeaderMap) -> bool {
+        let state = self.state();
+        self.values(headers).any(|value| state.read(value).is_some())
     }
 }
 
@@ -156,19 +218,46 @@ mod tests {
         assert!(!others.are_in(&headers(pair)));
         assert!(!sessions.are_in(&headers(&pair.replacen('=', "x=", 1))));
         let (name, value) = pair.split_once('=').expect("a value");
-        let (ends, tag) = value.split_once('.').expect("a tag");
+        let (signed, tag) = value.rsplit_once('.').expect("a tag");
+        let (ends, random) = signed.split_once('.').expect("a random name");
         let later = ends.parse::<u64>().expect("seconds") + 1;
         for forged in [
-            format!("{later}.{tag}"),
-            format!("{ends}."),
-            format!("{ends}.{tag}0"),
-            ends.to_owned(),
+            format!("{later}.{random}.{tag}"),
+            format!("{ends}.{random}0.{tag}"),
+            format!("{signed}."),
+            format!("{signed}.{tag}0"),
+            format!("{ends}.{tag}"),
+            signed.to_owned(),
             format!(".{tag}"),
         ] {
             assert!(!sessions.are_in(&headers(&format!("{name}={forged}"))), "{forged}");
         }
-        let ended = uptime().as_secs().to_string();
-        let tag = dtyp::hex(hmac::sign(&sessions.key, ended.as_bytes()).as_ref());
+        let ended = format!("{}.{random}", uptime().as_secs());
+        let tag = dtyp::hex(hmac::sign(&sessions.state().key, ended.as_bytes()).as_ref());
         assert!(!sessions.are_in(&headers(&format!("{name}={ended}.{tag}"))));
+    }
+
+    #[test]
+    fn a_logout_ends_one_session_and_too_many_end_all() {
+        let sessions = Sessions::new(1);
+        let login = || {
+            let mut headers = HeaderMap::new();
+            let cookie = sessions.begin(false);
+            headers
+                .insert(COOKIE, cookie.split(';').next().and_then(|it| it.parse().ok()).expect("a header"));
+            headers
+        };
+        let (first, second) = (login(), login());
+        sessions.end(&first);
+        // Twice is once.
+        sessions.end(&first);
+        assert!(!sessions.are_in(&first) && sessions.are_in(&second));
+        for _ in 1..ENDED_MAX {
+            sessions.end(&login());
+        }
+        assert!(sessions.are_in(&second) && sessions.state().ended.len() == ENDED_MAX);
+        sessions.end(&login());
+        assert!(!sessions.are_in(&second) && !sessions.are_in(&first));
+        assert!(sessions.state().ended.is_empty() && sessions.are_in(&login()));
     }
 }

@@ -231,7 +231,7 @@ async fn login(
 
 async fn logout(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     match of_browser(&shared, &headers, Does::Send) {
-        Ok(operators) => redirect(Some(&operators.sessions().end())),
+        Ok(operators) => redirect(Some(&operators.sessions().end(&headers))),
         Err(refused) => *refused,
     }
 }

@@ -19,6 +19,7 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use dcerpc_tokio::{Endpoints, Server};
 use listener_tokio::connections::ConnectionMeter;
+use netlogon_transport::server::NetlogonServer;
 use prometheus_client::registry::Registry;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -99,7 +100,7 @@ impl Services {
     ) -> anyhow::Result<Serving> {
         let Tree { passed_sockets, shutdown, tasks } = tree;
         let endpoints = Endpoints::default();
-        let (server, mapper) = self.serve_rpc(config, connections_max, &endpoints, tree).await?;
+        let (server, netlogon, mapper) = self.serve_rpc(config, connections_max, &endpoints, tree).await?;
         let Self { machines, audit, current, store, sidecar, sso, tlsnego, .. } = self;
         let sso = match sso {
             Some(parts) => Some(parts.serve(config, (&endpoints, mapper), shutdown, tasks).await?),
@@ -117,7 +118,7 @@ impl Services {
         if let Some(store) = &store {
             tasks.spawn(shutdown.clone().run_until_cancelled_owned(store.clone().watch()));
         }
-        Ok(Serving { machines, audit, current, store, sidecar, sso, tlsnego, server, connections })
+        Ok(Serving { machines, audit, current, store, sidecar, sso, tlsnego, server, netlogon, connections })
     }
 
     /// Serves Netlogon and the endpoint mapper, whose address is returned.
@@ -127,13 +128,14 @@ impl Services {
         connections_max: usize,
         endpoints: &Endpoints,
         tree: &Tree,
-    ) -> anyhow::Result<(Option<Arc<Server>>, Option<SocketAddr>)> {
+    ) -> anyhow::Result<(Option<Arc<Server>>, Option<NetlogonServer>, Option<SocketAddr>)> {
         let (Some(rpc), Some(machines), Some(current)) = (&config.rpc, &self.machines, &self.current) else {
-            return Ok((None, None));
+            return Ok((None, None, None));
         };
         let shared = self.channels.clone().map(|store| Arc::new(SharedTables::new(store)) as _);
         let machines = Arc::clone(machines) as _;
-        let registry = registry(config, machines, shared, current.clone(), Arc::clone(&self.audit));
+        let (registry, netlogon) =
+            registry(config, machines, shared, current.clone(), Arc::clone(&self.audit));
         let limits = dcerpc_tokio::Limits { connections_max, ..rpc.limits };
         let server = Server::new(registry, limits, tree.shutdown.child_token(), tree.tasks.clone());
         let providers = self.sso.as_ref().map_or(&[][..], SsoParts::providers);
@@ -141,7 +143,7 @@ impl Services {
         if let Some(store) = &self.channels {
             tree.tasks.spawn(replica::announce(Arc::clone(store), addresses, tree.shutdown.clone()));
         }
-        Ok((Some(server), mapper))
+        Ok((Some(server), Some(netlogon), mapper))
     }
 }
 
@@ -155,6 +157,7 @@ pub(super) struct Serving {
     pub(super) sso: Option<RunningSso>,
     tlsnego: Option<Tlsnego>,
     server: Option<Arc<Server>>,
+    netlogon: Option<NetlogonServer>,
     /// What counts connections, until it is registered.
     connections: Vec<ConnectionMeter>,
 }
@@ -163,12 +166,13 @@ impl Serving {
     /// Registers the metrics of everything that is served. It is called once.
     pub(super) fn metrics(&mut self, port: Option<&http::Port>, health: &Health) -> Arc<Registry> {
         let mut connections = std::mem::take(&mut self.connections);
-        connections.extend(port.map(http::Port::meter));
+        connections.extend(port.iter().flat_map(|port| port.meters()));
         let sso = self.sso.as_ref();
         let parts = metrics::Parts {
             server: self.server.as_deref().or(sso.map(|sso| &*sso.server)),
             sso: sso.map(|sso| &sso.service),
             policy: self.current.as_ref(),
+            netlogon: self.netlogon.as_ref(),
             audit: &self.audit,
             store: self.store.as_ref(),
             sidecar: self.sidecar.as_ref(),
@@ -187,8 +191,13 @@ impl Serving {
         (token, log_filter): (Option<Zeroizing<String>>, LogFilter),
         (health, metrics): (&Health, Arc<Registry>),
     ) {
-        let address = port.address();
-        info!(operators = token.is_some(), %address, "Serving the admin port");
+        let addresses = port.addresses();
+        if let [_, with_tls] = addresses[..] {
+            info!(address = %with_tls, "Serving operators with certificates");
+        }
+        if let Some(address) = addresses.first() {
+            info!(operators = token.is_some(), %address, "Serving the admin port");
+        }
         let sso = self.sso.as_ref();
         let servers =
             metrics::asked_servers(self.current.as_ref(), sso.map(|sso| &sso.service), self.tlsnego.as_ref());
@@ -208,7 +217,7 @@ impl Serving {
                 server_name: config.server.clone(),
             },
             sidecar: self.sidecar.as_ref().map(|sidecar| Arc::clone(&sidecar.current)),
-            operators: token.map(|token| Arc::new(operators::Operators::new(admin, token, address))),
+            operators: token.map(|token| Arc::new(operators::Operators::new(admin, token, &addresses))),
             tlsnego: self.tlsnego.clone(),
             metrics,
         };

@@ -117,9 +117,12 @@ impl Identify for Identifier {
                 let by = (asker, log_limiter);
                 Box::pin(self.identify_here(deciders, by, presented, decision, source, now))
             }
-            Source::Remote(remote) => {
-                Box::pin(self.identify_elsewhere(deciders, remote, presented, decision, source, now))
-            }
+            Source::Remote(remote) => Box::pin(async move {
+                let (metrics, begun) = (deciders.metrics.clone(), Instant::now());
+                let found = self.identify_elsewhere(deciders, remote, presented, decision, source, now).await;
+                metrics.took(meaning(&found), begun.elapsed());
+                found
+            }),
         }
     }
 
@@ -139,6 +142,15 @@ impl Identify for Identifier {
             let outcome = validated(&deciders, presented, ticket, now).await;
             self.audited(&deciders, presented, outcome, (decision, Client(source), IdentifiedBy::Ticket))
         })
+    }
+}
+
+/// What the user gets.
+fn meaning(outcome: &Result<Identity, Refusal>) -> Outcome {
+    match outcome.as_ref().err().map(|refusal| refusal.outcome()) {
+        None => Outcome::Mapped,
+        Some(sidecar::Outcome::Broken) => Outcome::Undecided,
+        Some(_) => Outcome::Rejected,
     }
 }
 
@@ -175,11 +187,7 @@ impl Identifier {
         let reason = outcome.as_ref().err().map_or("mapped", |refusal| refusal.name());
         // Only an answer has a status: what is refused here, also of a ticket, has a reason.
         let is_denied_elsewhere = matches!(outcome, Err(Refusal::NotMapped(NotMapped::Status(_))));
-        let meaning = match outcome.as_ref().err().map(|refusal| refusal.outcome()) {
-            None => Outcome::Mapped,
-            Some(sidecar::Outcome::Broken) => Outcome::Undecided,
-            Some(_) => Outcome::Rejected,
-        };
+        let meaning = meaning(&outcome);
         deciders.metrics.identified(reason, meaning);
         if meaning != Outcome::Mapped {
             deciders.metrics.refused(recent::Refusal {

@@ -105,8 +105,11 @@ fn named(config: &Config) -> anyhow::Result<Vec<Named>> {
 fn elsewhere(config: &Config, copied: &[Named], without_key: bool) -> anyhow::Result<Vec<String>> {
     let store = section(config)?;
     let mut needed = Vec::new();
-    if without_key {
-        needed.push(format!("{}, the key file: keep a copy of it apart", store.key.display()));
+    if without_key && store.key.exists() {
+        needed.push(format!(
+            "{}, the key file: copy it to another place than this back-up",
+            store.key.display()
+        ));
     }
     for (section, kind) in store.kinds() {
         match kind {

@@ -18,6 +18,7 @@
 //! ```
 
 use super::compared::{Compared, ComparedStore};
+use super::traced::TracedStore;
 use account_store::admin::each_account;
 use account_store::{
     Account, AccountAdmin, AccountListing, AccountStore, BoxFuture, CacheSettings, CachedStore, Domain,
@@ -66,6 +67,11 @@ impl Accounts {
     /// Accounts that can be listed and changed.
     pub fn writable(admin: Arc<dyn AccountAdmin>) -> Self {
         Self { admin: Some(Arc::clone(&admin)), ..Self::listed(admin as _) }
+    }
+
+    /// The same, and look-ups are spans below those of their calls. `kind` is the word of the configuration.
+    pub(super) fn traced(self, kind: &'static str) -> Self {
+        Self { store: Arc::new(TracedStore { store: self.store, kind }), ..self }
     }
 
     /// The same, with a cache in front of the look-ups.

@@ -42,24 +42,28 @@ pub(super) async fn accounts_of(
     let is_of_machines = |path| config.store.as_ref().and_then(|store| store.machines.as_ref()) == Some(path);
     match (kind, machines) {
         (StoreKind::Sqlite(path), Some(machines)) if is_of_machines(path) => {
-            Ok(Accounts::read_only(Arc::clone(machines) as _))
+            Ok(Accounts::read_only(Arc::clone(machines) as _).traced("sqlite"))
         }
         (StoreKind::Sqlite(path), _) => {
             let context = || format!("cannot open the account store {}", path.display());
             let store = Arc::new(SqliteStore::open(path, None).with_context(context)?);
             check_domain(&path.display().to_string(), account_store::AccountStore::domain(&*store), config)?;
             tokio::spawn(observe(Arc::downgrade(&store)));
-            Ok(Accounts::read_only(store))
+            Ok(Accounts::read_only(store).traced("sqlite"))
         }
         (StoreKind::Postgres(postgres), _) => {
             let place = database::place(postgres);
             let opened = PostgresStore::open(database::settings(postgres)?, None).await;
             let store = opened.with_context(|| format!("cannot open the account store in {place}"))?;
             check_domain(&place, account_store::AccountStore::domain(&store), config)?;
-            Ok(Accounts::read_only(Arc::new(store)).cached(postgres.cache))
+            Ok(Accounts::read_only(Arc::new(store)).traced("postgres").cached(postgres.cache))
         }
-        (StoreKind::Ldap(directory), _) => Ok(super::ldap::open(config, directory)?.cached(directory.cache)),
-        (StoreKind::Socket(socket), _) => Ok(super::socket::open(config, socket)?.cached(socket.cache)),
+        (StoreKind::Ldap(directory), _) => {
+            Ok(super::ldap::open(config, directory)?.traced("ldap").cached(directory.cache))
+        }
+        (StoreKind::Socket(socket), _) => {
+            Ok(super::socket::open(config, socket)?.traced("socket").cached(socket.cache))
+        }
         (kind, _) => read_only(config, kind).await,
     }
 }

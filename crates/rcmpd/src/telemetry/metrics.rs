@@ -1,7 +1,7 @@
 //! The metrics of the admin port as OTLP: the same registry, read as OpenMetrics and sent to a collector.
 
 use super::settings::Destination;
-use super::transport::{Http, Losses};
+use super::transport::{Http, Losses, channel};
 use crate::config::otlp::{Protocol, Signal};
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -96,11 +96,8 @@ enum Transport {
 impl Transport {
     fn new(to: &Destination) -> anyhow::Result<Self> {
         Ok(match to.protocol {
-            Protocol::Grpc => {
-                let channel = Channel::from_shared(to.endpoint.clone())?.connect_timeout(to.timeout);
-                Self::Grpc(channel.connect_lazy(), metadata(&to.headers)?, to.timeout)
-            }
-            Protocol::Http => Self::Http(Http::new(to), to.endpoint.parse()?, to.headers.clone()),
+            Protocol::Grpc => Self::Grpc(channel(to)?, metadata(&to.headers)?, to.timeout),
+            Protocol::Http => Self::Http(Http::new(to)?, to.endpoint.parse()?, to.headers.clone()),
         })
     }
 
@@ -177,10 +174,10 @@ fn attribute(name: &str, value: &str) -> KeyValue {
 }
 
 /// A line with a value: its name, its labels, and the value as text.
-struct Sample<'t> {
-    name: &'t str,
-    labels: Vec<(&'t str, String)>,
-    value: &'t str,
+pub(crate) struct Sample<'t> {
+    pub(crate) name: &'t str,
+    pub(crate) labels: Vec<(&'t str, String)>,
+    pub(crate) value: &'t str,
 }
 
 /// Reads the metrics of OpenMetrics that this program writes. Lines that it does not write are left out.
@@ -224,7 +221,7 @@ fn unit(name: &str) -> &str {
 }
 
 /// `name{label="value",…} value`, and an exemplar that is left out.
-fn sample(line: &str) -> Option<Sample<'_>> {
+pub(crate) fn sample(line: &str) -> Option<Sample<'_>> {
     let (name, mut rest) = line.split_at(line.find(['{', ' '])?);
     let mut labels = Vec::new();
     if let Some(mut inner) = rest.strip_prefix('{') {

@@ -1,11 +1,14 @@
 //! What is exported by OTLP, where to and how: `[telemetry.otlp]`, and the environment variables of
 //! OpenTelemetry's specification, which take its place.
 
+use super::tls::NO_CA;
 use crate::config::otlp::{PROTOCOLS, Protocol, Signal, endpoint_problem, sampler};
 use crate::config::{Otlp, percent_decoded};
 use anyhow::{Context, bail};
 use opentelemetry_sdk::trace::Sampler;
 use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The default of OTEL_EXPORTER_OTLP_TIMEOUT.
@@ -24,6 +27,8 @@ pub struct Destination {
     pub headers: Vec<(String, String)>,
     /// The time of a request.
     pub timeout: Duration,
+    /// Files with the CAs of a collector with `https://`.
+    pub ca: Vec<PathBuf>,
 }
 
 impl fmt::Debug for Destination {
@@ -34,6 +39,7 @@ impl fmt::Debug for Destination {
             .field("protocol", &self.protocol)
             .field("headers", &headers)
             .field("timeout", &self.timeout)
+            .field("ca", &self.ca)
             .finish()
     }
 }
@@ -80,6 +86,26 @@ impl Settings {
                 .unwrap_or(INTERVAL),
         })
     }
+}
+
+impl Settings {
+    /// Endpoints that get headers, which may be credentials, over a network without encryption.
+    pub fn headers_in_clear(&self) -> Vec<String> {
+        let destinations = [&self.traces, &self.metrics, &self.logs].into_iter().flatten();
+        let in_clear = destinations.filter(|to| !to.headers.is_empty() && is_in_clear(&to.endpoint));
+        let mut endpoints: Vec<_> = in_clear.map(|to| to.endpoint.clone()).collect();
+        endpoints.dedup();
+        endpoints
+    }
+}
+
+/// Whether requests to this URL can be read on a network: it is not HTTPS, and not on this machine.
+fn is_in_clear(endpoint: &str) -> bool {
+    let uri = endpoint.parse::<http::Uri>().ok();
+    let host = uri.as_ref().and_then(|uri| uri.host()).unwrap_or_default().trim_matches(['[', ']']);
+    let is_here = host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+    !endpoint.starts_with("https:") && !is_here
 }
 
 fn destination(
@@ -143,7 +169,11 @@ fn destination(
         None => milliseconds(variable, "OTEL_EXPORTER_OTLP_TIMEOUT")?,
     };
     let timeout = timeout.or(config.timeout).unwrap_or(TIMEOUT);
-    Ok(Some(Destination { endpoint, protocol, headers, timeout }))
+    let ca = named("CERTIFICATE").map_or_else(|| config.ca.clone(), |(_, path)| vec![path.into()]);
+    if endpoint.starts_with("https:") && ca.is_empty() {
+        bail!("the OTLP endpoint {endpoint:?} cannot be used: {NO_CA}");
+    }
+    Ok(Some(Destination { endpoint, protocol, headers, timeout, ca }))
 }
 
 fn milliseconds(variable: &impl Fn(&str) -> Option<String>, name: &str) -> anyhow::Result<Option<Duration>> {
@@ -224,6 +254,32 @@ mod tests {
         assert!(!format!("{traces:?}").contains("a b"));
         assert_eq!(settings.logs.expect("they are exported").endpoint, "http://b.example/own");
         assert_eq!(settings.metrics.expect("they are exported").timeout, Duration::from_millis(500));
+    }
+
+    #[test]
+    fn headers_in_clear_are_found_unless_they_stay_on_this_machine() {
+        let headers = ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a");
+        let in_clear = |endpoint| {
+            let settings = asked(&[
+                headers,
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+                ("OTEL_EXPORTER_OTLP_CERTIFICATE", "a"),
+            ]);
+            settings.headers_in_clear()
+        };
+        for here in [
+            "http://127.0.0.1:4317",
+            "http://LOCALHOST:4317",
+            "http://[::1]:1",
+            "https://a.example",
+            "http://[::ffff:127.0.0.9]:1",
+        ] {
+            assert!(in_clear(here).is_empty(), "{here}");
+        }
+        for elsewhere in ["http://a.example:4317", "http://192.0.2.1", "http://localhost.example:1"] {
+            assert_eq!(in_clear(elsewhere), [elsewhere]);
+        }
+        assert!(asked(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a.example")]).headers_in_clear().is_empty());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Requests to a collector, and what is said about those that fail.
 
 use super::settings::Destination;
+use super::tls::Dialer;
 use crate::config::otlp::Signal;
 use bytes::Bytes;
 use dcerpc_tokio::LogLimiter;
@@ -17,6 +18,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tonic::transport::{Channel, Endpoint};
 
 /// The longest answer of a collector that is read.
 const ANSWER_LEN_MAX: usize = 64 << 10;
@@ -26,28 +28,41 @@ const ANSWER_LEN_MAX: usize = 64 << 10;
 pub(super) struct Http {
     runtime: Handle,
     timeout: Duration,
+    dialer: Dialer,
 }
 
 type Sent<'a> = Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'a>>;
 
 impl Http {
     /// Has to be called in a runtime.
-    pub(super) fn new(to: &Destination) -> Self {
-        Self { runtime: Handle::current(), timeout: to.timeout }
+    pub(super) fn new(to: &Destination) -> anyhow::Result<Self> {
+        let dialer = Dialer::new(&to.endpoint, &to.ca, false)?;
+        Ok(Self { runtime: Handle::current(), timeout: to.timeout, dialer })
     }
 
     /// Sends a request over a connection of its own.
     pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let timeout = self.timeout;
-        self.runtime.spawn(async move { tokio::time::timeout(timeout, send(request)).await }).await??
+        let (timeout, dialer) = (self.timeout, self.dialer.clone());
+        let sent = async move { tokio::time::timeout(timeout, send(&dialer, request)).await };
+        self.runtime.spawn(sent).await??
     }
 }
 
-async fn send(request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+/// OTLP over gRPC. Nothing is connected before the first request.
+pub(super) fn channel(to: &Destination) -> anyhow::Result<Channel> {
+    let dialer = Dialer::new(&to.endpoint, &to.ca, true)?;
+    let endpoint =
+        Endpoint::from_shared(to.endpoint.clone())?.connect_timeout(to.timeout).timeout(to.timeout);
+    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: http::Uri| {
+        let dialer = dialer.clone();
+        async move { dialer.connect(&uri).await.map(TokioIo::new) }
+    })))
+}
+
+async fn send(dialer: &Dialer, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
     let (mut parts, body) = request.into_parts();
     let authority = parts.uri.authority().ok_or("the endpoint has no host")?.clone();
-    let host = authority.host().trim_matches(['[', ']']);
-    let stream = tokio::net::TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await?;
+    let stream = dialer.connect(&parts.uri).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
     parts.headers.insert(http::header::HOST, authority.as_str().parse()?);

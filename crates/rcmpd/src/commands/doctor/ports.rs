@@ -117,6 +117,8 @@ fn addresses(config: &Config) -> Vec<(&'static str, SocketAddr)> {
     }
     found.extend(config.tlsnego.iter().map(|tlsnego| ("tlsnego.listen", tlsnego.listen)));
     found.extend(config.admin.iter().map(|admin| ("admin.listen", admin.listen)));
+    let with_tls = config.admin.iter().filter_map(|admin| admin.tls.as_ref());
+    found.extend(with_tls.map(|tls| ("admin.tls.listen", tls.listen)));
     found
 }
 
