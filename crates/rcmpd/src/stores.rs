@@ -384,7 +384,7 @@ pub async fn accounts(config: &Config, machines: &Arc<dyn DomainStore>) -> anyho
         Compared::new(Box::new(move || {
             let (config, kind) = (config.clone(), kind.clone());
             Box::pin(async move {
-                let opened = several::accounts_of(&config, &kind, None).await;
+                let opened = several::accounts_of(&config, "[store.compare]", &kind, None).await;
                 Ok(opened.context("cannot open [store.compare]")?.store)
             })
         }))
@@ -399,7 +399,9 @@ pub async fn accounts(config: &Config, machines: &Arc<dyn DomainStore>) -> anyho
         StoreKind::Postgres(postgres) => {
             Ok(compare(Accounts::writable(Arc::clone(machines) as _)).cached(postgres.cache))
         }
-        StoreKind::Ldap(directory) => Ok(compare(ldap::open(config, directory)?).cached(directory.cache)),
+        StoreKind::Ldap(directory) => {
+            Ok(compare(ldap::open(config, "[store]", directory)?).cached(directory.cache))
+        }
         StoreKind::Socket(socket) => Ok(compare(socket::open(config, socket)?).cached(socket.cache)),
         StoreKind::Several(parts) => Ok(compare(several::open(config, parts, machines).await?)),
         kind => Ok(compare(read_only(config, kind).await?)),

@@ -43,6 +43,7 @@ mod store;
 mod widen;
 
 pub use filter::Attribute;
+pub use kept::Refusals;
 #[doc(hidden)]
 pub use message::{Attributes, read_any};
 pub use meter::{Meter, STEPS};
