@@ -373,6 +373,8 @@ impl Messages {
             match stream.read_buf(&mut self.bytes).await {
                 Ok(0) => return Ok(None),
                 Ok(_) => {}
+                // Closed without TLS's close_notify.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
                 Err(error) => return Err(error.to_string()),
             }
         }
