@@ -31,6 +31,7 @@ pub mod sealed;
 pub mod sessions;
 mod signed;
 pub mod soap;
+pub mod socket;
 pub mod spnego;
 pub mod ticket;
 

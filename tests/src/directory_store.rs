@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use store_ldap::{
-    Accents, Attribute, GenericSettings, GroupMembership, RidRange, Schema, Server, Servers, Settings,
-    StatePreset, TlsMode,
+    Accents, Attribute, GenericSettings, GroupMembership, Refusals, RidRange, Schema, Server, Servers,
+    Settings, StatePreset, TlsMode,
 };
 use zeroize::Zeroizing;
 
@@ -77,6 +77,7 @@ pub fn settings_at(port: u16, ca: &Path, generic: GenericSettings) -> Settings {
         accents: Accents::Wildcards,
         mail_domain: None,
         fresh: Duration::from_secs(600),
+        refusals: Refusals::default(),
         meter: Arc::default(),
     }
 }

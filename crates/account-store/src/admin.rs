@@ -21,6 +21,8 @@ pub enum Put {
     Replace {
         /// Whether an account that exists keeps its `created`.
         keep_created: bool,
+        /// Whether an account that exists and is disabled stays so, whatever the new one says.
+        keep_disabled: bool,
     },
 }
 

@@ -121,7 +121,8 @@ macro_rules! machine_store_battery {
             machine_revisions_follow_changes,
             bad_machines_are_refused,
             lines_carry_everything_to_another_store,
-            replaced_entries_are_as_their_lines_say
+            replaced_entries_are_as_their_lines_say,
+            disabled_accounts_stay_disabled_if_wanted
         );
     };
 }
@@ -147,7 +148,7 @@ pub fn filled<S: AccountAdmin, K>((store, keep): (S, K), records: &[Record]) -> 
 }
 
 /// Written whether new or not.
-pub(crate) const REPLACE: Put = Put::Replace { keep_created: false };
+pub(crate) const REPLACE: Put = Put::Replace { keep_created: false, keep_disabled: false };
 
 /// The domain of the stores under test.
 pub fn domain() -> Domain {
@@ -1008,13 +1009,47 @@ mod machines {
     }
 
     fn replace(store: &dyn AccountAdmin, text: &str) -> Result<Counts, json_lines::LinesError> {
-        let options = json_lines::ImportOptions { replace: true, created: FileTime(130_000_000_000_000_077) };
+        let created = FileTime(130_000_000_000_000_077);
+        let options = json_lines::ImportOptions { replace: true, created, ..json_lines::ImportOptions::NEW };
         now(json_lines::import(store, options, &mut text.as_bytes(), text.len() as u64, &mut |_, _| ()))
     }
 
     fn direct(store: &dyn AccountAdmin, rid: u32) -> Vec<u32> {
         let groups = now(store.member_of(&sid(rid))).expect("the store answers");
         groups.iter().map(|group| group.split_rid().expect("it has a RID").1).collect()
+    }
+
+    /// With `keep_disabled`, an account that is disabled in the store stays so, and nothing else of it stays.
+    pub fn disabled_accounts_stay_disabled_if_wanted<S: AccountAdmin + MachineAdmin>(store: &S) {
+        let disabled =
+            |account: Account| Account { flags: account.flags.with(AccountFlags::DISABLED, true), ..account };
+        apply(store, [add(disabled(alice())), add(user(1014))]);
+        let import = |keep_disabled, lines: &str| {
+            let options =
+                json_lines::ImportOptions { replace: true, keep_disabled, ..json_lines::ImportOptions::NEW };
+            let len = lines.len() as u64;
+            now(json_lines::import(store, options, &mut lines.as_bytes(), len, &mut |_, _| ()))
+                .expect("good lines");
+        };
+        let is_disabled = |name: &str| {
+            one(store, Query::Name(name.to_owned())).account.flags.contains(AccountFlags::DISABLED)
+        };
+        let name = user(1014).name;
+        let lines = format!(
+            r#"
+            {{"type":"account","name":"alice","flags":66048}}
+            {{"type":"account","name":"{name}","flags":514}}
+            {{"type":"account","name":"newone"}}"#
+        );
+        import(true, &lines);
+        let alice = one(store, Query::Name("alice".to_owned()));
+        assert_eq!(alice.account.flags, AccountFlags(66048 | AccountFlags::DISABLED.0));
+        assert!(is_disabled(&name) && !is_disabled("newone"));
+        // Whoever disabled it: only an operator enables it again.
+        import(true, &lines.replace("514", "512"));
+        assert!(is_disabled(&name));
+        import(false, &lines.replace("514", "512"));
+        assert!(!is_disabled("alice") && !is_disabled(&name));
     }
 
     /// An import with replacement leaves entries as their lines say.

@@ -318,17 +318,19 @@ pub struct ImportOptions {
     /// A group whose line has no `members` keeps its members, and an account whose line has no `created`
     /// keeps its own. Otherwise an entry that exists ends the import.
     pub replace: bool,
+    /// Whether an account that is disabled in the store stays so if it is replaced.
+    pub keep_disabled: bool,
     /// `created` of new accounts whose lines do not say.
     pub created: FileTime,
 }
 
 impl ImportOptions {
     /// All entries are new, and what lines do not say is unset.
-    pub const NEW: Self = Self { replace: false, created: FileTime::UNSET };
+    pub const NEW: Self = Self { replace: false, keep_disabled: false, created: FileTime::UNSET };
 
     fn put(&self, keep_created: bool) -> Put {
         match self.replace {
-            true => Put::Replace { keep_created },
+            true => Put::Replace { keep_created, keep_disabled: self.keep_disabled },
             false => Put::New,
         }
     }

@@ -5,7 +5,7 @@
 //! The writer renews them when it is done: of the accounts whose own memberships changed, and of those below
 //! groups that moved.
 
-use crate::account::{Account, Group};
+use crate::account::{Account, AccountFlags, Group};
 use crate::admin::{Change, Put};
 use crate::fold::{self, casefold};
 use crate::privileged;
@@ -215,12 +215,15 @@ impl<'a, R: Rows> Writer<'a, R> {
         account.sid = self.sid(rid)?;
         let old = self.rows.account(rid)?;
         check_put(put, old.is_some(), || format!("account {} ({:?})", account.sid, account.name))?;
-        if let Put::Replace { keep_created } = put {
+        if let Put::Replace { keep_created, keep_disabled } = put {
             if !self.replaced.insert(rid) {
                 return Err(replaced_twice("account", &account.name, &account.sid));
             }
             if let Some(old) = old.as_ref().filter(|_| keep_created) {
                 account.created = old.created;
+            }
+            if keep_disabled && old.as_ref().is_some_and(|old| old.flags.contains(AccountFlags::DISABLED)) {
+                account.flags = account.flags.with(AccountFlags::DISABLED, true);
             }
         }
         let taken =

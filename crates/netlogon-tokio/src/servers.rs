@@ -297,5 +297,7 @@ pub(crate) const fn is_undecided(status: NtStatus) -> bool {
             | NtStatus::INSUFFICIENT_RESOURCES
             | NtStatus::INTERNAL_ERROR
             | NtStatus::INVALID_SERVER_STATE
+            // The answer of another domain that this server asked makes no sense.
+            | NtStatus::INVALID_NETWORK_RESPONSE
     )
 }

@@ -2,6 +2,7 @@
 
 include!("server/mod.rs");
 
+use dtyp::NtStatus;
 use netlogon_tokio::{
     ClientAccount, PackageRequest, PoolLimits, ServerCollector, ServerLabels, ServerSource, Servers,
 };
@@ -84,4 +85,30 @@ async fn a_wrong_secret_opens_the_circuit_breaker_at_once() {
     assert!(servers.ask(&REQUEST, soon()).await.is_none());
     assert!(servers.clients()[0].is_circuit_open());
     assert_eq!(metric(&servers, "rcmpd_peer_channels_refused_total"), 1.0);
+}
+
+/// Another server may reach what this one did not.
+#[tokio::test]
+async fn a_server_that_could_not_decide_is_followed_by_the_next_one() {
+    let repeatable = PackageRequest { repeatable: true, ..REQUEST };
+    for status in [
+        NtStatus::DS_BUSY,
+        NtStatus::NO_LOGON_SERVERS,
+        NtStatus::INSUFFICIENT_RESOURCES,
+        NtStatus::INTERNAL_ERROR,
+        NtStatus::INVALID_SERVER_STATE,
+        NtStatus::INVALID_NETWORK_RESPONSE,
+    ] {
+        let (first, second) = (answering_server("secret", status).await, echo_server("secret").await);
+        let both = servers(vec![first.clone(), second.clone()], "secret");
+        let answered = both.ask(&repeatable, soon()).await.expect("the second server answers");
+        assert_eq!((&answered.server, answered.answer.status), (&second, NtStatus::SUCCESS), "{status}");
+        // It is not asked if the request may not be repeated.
+        let both = servers(vec![first, second], "secret");
+        assert!(both.ask(&REQUEST, soon()).await.is_none(), "{status}");
+    }
+    let refusing = answering_server("secret", NtStatus::LOGON_FAILURE).await;
+    let both = servers(vec![refusing.clone(), echo_server("secret").await], "secret");
+    let answered = both.ask(&repeatable, soon()).await.expect("a refusal is a decision");
+    assert_eq!((answered.server, answered.answer.status), (refusing, NtStatus::LOGON_FAILURE));
 }

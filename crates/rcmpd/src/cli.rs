@@ -349,6 +349,10 @@ pub enum Command {
         /// Replace existing entries, memberships included. Without it, an existing entry stops the import.
         #[arg(long)]
         replace: bool,
+        /// Accounts that are disabled here stay disabled, whatever the file says. `rcmpd account set NAME --enable`
+        /// enables one again.
+        #[arg(long, requires = "replace")]
+        keep_disabled: bool,
         /// Remove the users and groups that are not in the file. Computers, machines, and groups with a RID below
         /// 1000 stay. The file has to say that it is complete: by its last line, as `rcmpd export` writes it; in CSV by a
         /// row with `end` and the number of entries; in LDIF by the result that ldapsearch prints.

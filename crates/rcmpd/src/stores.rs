@@ -388,7 +388,7 @@ pub async fn accounts(config: &Config, machines: &Arc<dyn DomainStore>) -> anyho
         Compared::new(Box::new(move || {
             let (config, kind) = (config.clone(), kind.clone());
             Box::pin(async move {
-                let opened = several::accounts_of(&config, &kind, None).await;
+                let opened = several::accounts_of(&config, "[store.compare]", &kind, None).await;
                 Ok(opened.context("cannot open [store.compare]")?.store)
             })
         }))
@@ -405,7 +405,7 @@ pub async fn accounts(config: &Config, machines: &Arc<dyn DomainStore>) -> anyho
             Ok(compare(accounts).cached(postgres.cache))
         }
         StoreKind::Ldap(directory) => {
-            Ok(compare(ldap::open(config, directory)?.traced("ldap")).cached(directory.cache))
+            Ok(compare(ldap::open(config, "[store]", directory)?.traced("ldap")).cached(directory.cache))
         }
         StoreKind::Socket(socket) => {
             Ok(compare(socket::open(config, socket)?.traced("socket")).cached(socket.cache))

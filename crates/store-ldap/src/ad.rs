@@ -8,12 +8,13 @@
 //! could be read: `userAccountControl` for state and expiry, `logonCount` for logon hours, `tokenGroups`, which
 //! always has a value, for groups.
 
-use crate::connection::{Connection, Search};
+use crate::connection::Connection;
 use crate::entry::{self, Entry};
 use crate::failed::Failed;
 use crate::filter::{Attribute, Filter};
 use crate::mail;
 use crate::matching::{self, Found};
+use crate::message::{Scope, Search};
 use crate::settings::{AdSettings, Settings};
 use crate::widen::{self, Accents};
 use account_store::fold::casefold;
@@ -22,7 +23,6 @@ use account_store::{
     Account, AccountFlags, AccountKind, GroupScope, Matches, Membership, Profile, Query, Record, rules,
 };
 use dtyp::{Encode, FileTime, Guid, Sid};
-use ldap3::Scope;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -277,10 +277,10 @@ fn expiry(entry: &Entry, name: &str) -> Result<FileTime, Failed> {
 }
 
 fn logon_hours(entry: &Entry) -> Result<Option<[u8; 21]>, Failed> {
-    match entry.values("logonHours") {
+    match entry.values("logonHours")[..] {
         [] => Ok(None),
         [hours] => {
-            let hours = hours.as_slice().try_into();
+            let hours = hours.try_into();
             hours.map(Some).map_err(|_| entry.wrong("logonHours", "does not have 21 bytes"))
         }
         _ => Err(entry.wrong("logonHours", "has several values")),
@@ -380,11 +380,21 @@ async fn groups(
     sids: &[Sid],
 ) -> Result<Vec<Membership>, Failed> {
     let by_sid = Attribute::known("objectSid");
+    let batches: Vec<_> = sids.chunks(BATCH).collect();
+    let of_batch =
+        |batch: &&[Sid]| Filter::any(batch.iter().map(|sid| Filter::Equal(by_sid.clone(), sid.to_bytes())));
+    let filters: Vec<_> = batches.iter().map(of_batch).collect();
+    let searches = filters.iter().zip(&batches).map(|(filter, batch)| Search {
+        base: &ad.base,
+        scope: Scope::Subtree,
+        filter,
+        attributes: &["objectSid", "sAMAccountName", "groupType"],
+        entries_max: batch.len(),
+        domain_scope: true,
+    });
+    let searches: Vec<_> = searches.collect();
     let mut known = BTreeMap::new();
-    for batch in sids.chunks(BATCH) {
-        let filter = Filter::any(batch.iter().map(|sid| Filter::Equal(by_sid.clone(), sid.to_bytes())));
-        let attributes = ["objectSid", "sAMAccountName", "groupType"];
-        let answer = search(connection, &ad.base, Scope::Subtree, &filter, &attributes, batch.len()).await?;
+    for answer in connection.search_all(&searches).await? {
         for entry in answer.ok_or(Failed::Changed)?.whole("groups")? {
             if let Some(sid) = entry.sid("objectSid")? {
                 known.insert(sid, membership(&entry, sid)?);
@@ -437,11 +447,11 @@ mod tests {
             ("132223104000000000", FileTime(132_223_104_000_000_000)),
         ] {
             assert_eq!(
-                expiry(&Entry::new("CN=a", &[("accountExpires", &[value])]), "accountExpires"),
+                expiry(&Entry::of("CN=a", &[("accountExpires", &[value])]), "accountExpires"),
                 Ok(expected)
             );
         }
-        assert!(expiry(&Entry::new("CN=a", &[("accountExpires", &["soon"])]), "accountExpires").is_err());
+        assert!(expiry(&Entry::of("CN=a", &[("accountExpires", &["soon"])]), "accountExpires").is_err());
     }
 
     #[test]
@@ -454,17 +464,14 @@ mod tests {
             ("2", None),
             ("8", None),
         ] {
-            let entry = Entry::new("CN=g", &[("groupType", &[kind]), ("sAMAccountName", &["g"])]);
+            let entry = Entry::of("CN=g", &[("groupType", &[kind]), ("sAMAccountName", &["g"])]);
             let scope = membership(&entry, sid).expect("a group").map(|membership| membership.scope);
             assert_eq!(scope, expected, "{kind}");
         }
         for kind in ["-2147483648", "-2147483634", "x"] {
-            assert!(membership(&Entry::new("CN=g", &[("groupType", &[kind])]), sid).is_err(), "{kind}");
+            assert!(membership(&Entry::of("CN=g", &[("groupType", &[kind])]), sid).is_err(), "{kind}");
         }
-        assert!(
-            membership(&Entry::new("CN=g", &[]), sid).is_err(),
-            "a scope that cannot be read is no scope"
-        );
+        assert!(membership(&Entry::of("CN=g", &[]), sid).is_err(), "a scope that cannot be read is no scope");
     }
 
     #[test]
@@ -478,7 +485,7 @@ mod tests {
         ];
         let keys = Account::new("alice", domain().sid.with_rid(1100).expect("room"));
         let read = |attributes: &[(&str, &[&str])]| {
-            let entry = Entry::new("CN=alice", attributes);
+            let entry = Entry::of("CN=alice", attributes);
             Candidate { entry: &entry, keys: keys.clone() }.account()
         };
         let account = read(whole).expect("an account");

@@ -7,6 +7,7 @@ pub(crate) const MESSAGE_LEN_MAX: usize = 1 << 20;
 /// Elements of one message: each costs its reader some fifty bytes, however short it is.
 pub(crate) const ELEMENTS_MAX: usize = 20_000;
 
+pub(crate) const BOOLEAN: u8 = 0x01;
 pub(crate) const INTEGER: u8 = 0x02;
 pub(crate) const OCTET_STRING: u8 = 0x04;
 pub(crate) const ENUMERATED: u8 = 0x0a;
@@ -31,7 +32,7 @@ pub(crate) struct Element<'a> {
 }
 
 /// Identifier, length of identifier and length octets, and length of the contents; `None` if more bytes are
-/// needed to tell. No length beyond [`MESSAGE_LEN_MAX`] is accepted, so the relay never waits for one.
+/// needed to tell. No length beyond [`MESSAGE_LEN_MAX`] is accepted, so no reader waits for one.
 fn header(bytes: &[u8]) -> Result<Option<(u8, usize, usize)>, Malformed> {
     let [tag, rest @ ..] = bytes else { return Ok(None) };
     if tag & 0x1f == 0x1f {
@@ -103,7 +104,42 @@ pub(crate) fn number(contents: &[u8]) -> Result<u32, Malformed> {
     }
 }
 
-/// Appends an element.
+/// Checks that all elements are octet strings, and takes them from those that a message may have.
+pub(crate) fn octet_strings(contents: &[u8], count: &mut usize) -> Result<(), Malformed> {
+    let mut values = Elements(contents);
+    while let Some(value) = values.next()? {
+        spend(count)?;
+        if value.tag != OCTET_STRING {
+            return Err(Malformed("no value where one is expected"));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn spend(count: &mut usize) -> Result<(), Malformed> {
+    *count = count.checked_sub(1).ok_or(Malformed("more than 20000 elements in one message"))?;
+    Ok(())
+}
+
+/// Appends a constructed element, whose contents `write` appends.
+pub(crate) fn put_nested(out: &mut Vec<u8>, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
+    // How long it becomes is not known yet, so its length always has four octets, as Active Directory writes it.
+    out.extend_from_slice(&[tag, 0x84, 0, 0, 0, 0]);
+    let begin = out.len();
+    write(out);
+    let len = (out.len() - begin) as u32;
+    out[begin - 4..begin].copy_from_slice(&len.to_be_bytes());
+}
+
+/// Appends an INTEGER or ENUMERATED, in as few octets as it has.
+pub(crate) fn put_number(out: &mut Vec<u8>, tag: u8, number: u32) {
+    let [a, b, c, d] = number.to_be_bytes();
+    let octets = [0, a, b, c, d];
+    let redundant = octets.windows(2).take_while(|pair| pair[0] == 0 && pair[1] & 0x80 == 0).count();
+    put(out, tag, &octets[redundant..]);
+}
+
+/// Appends a primitive element.
 pub(crate) fn put(out: &mut Vec<u8>, tag: u8, contents: &[u8]) {
     out.push(tag);
     match contents.len() {
@@ -158,6 +194,22 @@ mod tests {
             assert!(Elements(cut).next().is_err(), "{cut:x?}");
         }
         assert!(number(&[0x80]).is_err() && number(&[]).is_err() && number(&[0; 5]).is_err());
+    }
+
+    #[test]
+    fn numbers_have_no_redundant_octet() {
+        for (value, expected) in [
+            (0, &[2, 1, 0][..]),
+            (127, &[2, 1, 127][..]),
+            (128, &[2, 2, 0, 128][..]),
+            (256, &[2, 2, 1, 0][..]),
+            (0x7fff_ffff, &[2, 4, 0x7f, 0xff, 0xff, 0xff][..]),
+        ] {
+            let mut out = Vec::new();
+            put_number(&mut out, INTEGER, value);
+            assert_eq!(out, expected);
+            assert_eq!(number(&out[2..]), Ok(value));
+        }
     }
 
     #[test]

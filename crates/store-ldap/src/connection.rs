@@ -1,52 +1,32 @@
-//! One connection: TCP and TLS, ldap3 behind a door that checks what the server sends, and the two operations
-//! that the store needs.
+//! One connection: TCP and TLS, and the two operations that the store needs.
 //!
-//! ldap3 has no limit for a message, panics on a malformed one, queues what its caller has not read, and connects by
-//! the roots of the system. So it gets one end of a socket pair. A relay at the other end passes on what
-//! [`crate::message`] has checked, and counts it. A connection has one operation at a time.
+//! No task reads while nothing is asked. What arrives then is unasked, and ends the connection when it is used next.
 
 use crate::ber;
 use crate::entry::Entry;
 use crate::failed::{Failed, code_name};
-use crate::filter::Filter;
-use crate::message::{self, Answered, Asked};
+use crate::message::{self, Answered, Asked, Search};
 use crate::server::{Server, TlsMode};
-use ldap3::controls::RawControl;
-use ldap3::{
-    DerefAliases, Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchOptions, StdStream,
-};
 use rustls_pki_types::ServerName;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::net::UnixStream as StdUnixStream;
-use std::sync::{Arc, OnceLock};
+use std::pin::Pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
-/// Bytes of one answer, all its messages together: a store asks for a few hundred entries at most.
+/// Bytes of the answers to searches that are sent together: a store asks for a few hundred entries at most.
 const ANSWER_LEN_MAX: usize = 16 << 20;
+/// Searches that are sent together. Their entries are kept until the last of them is answered, and a server that
+/// answers before it has read all of them must not fill the buffers of the connection.
+const TOGETHER_MAX: usize = 8;
 /// Addresses of one server that are tried.
 const ADDRESSES_MAX: usize = 8;
 /// How long data may be unacknowledged until the kernel gives the connection up.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// LDAP_SERVER_DOMAIN_SCOPE_OID ([MS-ADTS] 3.1.1.3.4.1.5): no references to other parts of the forest.
-const DOMAIN_SCOPE: &str = "1.2.840.113556.1.4.1339";
-
-/// What is searched for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Search<'a> {
-    pub(crate) base: &'a str,
-    pub(crate) scope: Scope,
-    pub(crate) filter: &'a Filter,
-    pub(crate) attributes: &'a [&'a str],
-    /// One more entry than this, and the answer is [`Answer::is_cut`].
-    pub(crate) entries_max: usize,
-    /// Whether the server is Active Directory or Samba, and shall not refer to other parts of the forest.
-    pub(crate) domain_scope: bool,
-}
 
 /// The entries of a search.
 #[derive(Clone, Debug, Default)]
@@ -73,13 +53,21 @@ pub(crate) struct BindResult {
     pub(crate) text: String,
 }
 
+/// A search whose answer is on its way.
+struct Open {
+    entries: Vec<Entry>,
+    references: usize,
+    result: Option<(u32, String)>,
+}
+
 /// A connection with TLS.
 pub(crate) struct Connection {
-    ldap: Ldap,
-    task: JoinHandle<()>,
-    /// Why it ended.
-    ended: Arc<OnceLock<String>>,
-    /// An answer was left in the middle.
+    stream: TlsStream<TcpStream>,
+    received: Messages,
+    /// Memory of requests.
+    requests: Vec<u8>,
+    last_id: u32,
+    /// An answer was left in the middle, or the connection ended.
     is_spoiled: bool,
     server: Server,
     searches: u64,
@@ -87,13 +75,7 @@ pub(crate) struct Connection {
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Connection({}, {:?})", self.server, self.ended.get())
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.task.abort();
+        write!(f, "Connection({})", self.server)
     }
 }
 
@@ -113,33 +95,28 @@ impl Connection {
         let name = ServerName::try_from(server.host.clone())
             .map_err(|_| Failed::Tls(at(&"the host is no name that a certificate can have")))?;
         let secure = tls.connect(name, stream).await.map_err(|error| Failed::Tls(at(&tls_reason(&error))))?;
-        let failed = |error: &dyn std::fmt::Display| Failed::Connection(at(error));
-        let (inner, outer) = StdUnixStream::pair().map_err(|error| failed(&error))?;
-        outer.set_nonblocking(true).map_err(|error| failed(&error))?;
-        let outer = UnixStream::from_std(outer).map_err(|error| failed(&error))?;
-        let settings = LdapConnSettings::new().set_std_stream(StdStream::Unix(inner));
-        let (driver, ldap) =
-            LdapConnAsync::with_settings(settings, "ldapi:///").await.map_err(|error| failed(&error))?;
-        let ended = Arc::new(OnceLock::new());
-        let reason = Arc::clone(&ended);
-        let task = tokio::spawn(async move {
-            // The reason is set before the driver is dropped: that wakes the question, which reads it.
-            let relayed = async { drop(reason.set(relay(outer, secure).await)) };
-            let driven = async {
-                let ended = driver.drive().await;
-                drop(reason.set(ended.err().map_or("it is closed".to_owned(), |error| error.to_string())));
-            };
-            tokio::select! {
-                () = relayed => {}
-                () = driven => {}
-            }
-        });
-        Ok(Self { ldap, task, ended, is_spoiled: false, server: server.clone(), searches: 0 })
+        Ok(Self {
+            stream: secure,
+            received: Messages::default(),
+            requests: Vec::new(),
+            last_id: 0,
+            is_spoiled: false,
+            server: server.clone(),
+            searches: 0,
+        })
     }
 
-    /// Whether it may be used for another question.
-    pub(crate) fn is_usable(&self) -> bool {
-        !self.is_spoiled && self.ended.get().is_none() && !self.task.is_finished()
+    /// Whether it may be used for another question: no answer was left in the middle.
+    pub(crate) const fn is_whole(&self) -> bool {
+        !self.is_spoiled
+    }
+
+    /// Whether nothing has arrived since the last answer, the end of the connection included.
+    pub(crate) fn is_silent(&mut self) -> bool {
+        let mut byte = [0];
+        let read = Pin::new(&mut self.stream)
+            .poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte));
+        self.received.is_empty() && read.is_pending()
     }
 
     /// Searches that were sent over it.
@@ -158,67 +135,128 @@ impl Connection {
         if dn.is_empty() || secret.is_empty() {
             return Err(Failed::Bind("the name or the secret of the store's account is empty".to_owned()));
         }
-        let result = self.ldap.simple_bind(dn, secret).await;
-        let result = result.map_err(|error| self.failed(&error))?;
-        Ok(BindResult { code: result.rc, text: result.text })
+        self.is_spoiled = true;
+        self.last_id += 1;
+        let request = message::bind(self.last_id, dn, secret);
+        self.send(&request).await?;
+        let id = self.last_id;
+        let mut len = 0;
+        match self.next(&mut len, |answered| (answered == id).then_some(Asked::Bind)).await? {
+            (_, Answered::Result(code, text)) => {
+                self.is_spoiled = false;
+                Ok(BindResult { code, text })
+            }
+            _ => Err(self.broken("the server sends an answer of another operation")),
+        }
     }
 
     /// Searches. Only success, or a limit of entries, is an answer; a reference to another server is none.
     /// `None` if the base of the search is not there (noSuchObject).
     pub(crate) async fn search(&mut self, search: Search<'_>) -> Result<Option<Answer>, Failed> {
-        // If the future is dropped in the middle of an answer, no question may use this connection again.
-        self.is_spoiled = true;
-        self.searches += 1;
-        let limit = i32::try_from(search.entries_max + 1).unwrap_or(i32::MAX);
-        let options = SearchOptions::new().deref(DerefAliases::Never).sizelimit(limit);
-        self.ldap.with_search_options(options);
-        if search.domain_scope {
-            let control = RawControl { ctype: DOMAIN_SCOPE.to_owned(), crit: true, val: None };
-            self.ldap.with_controls(vec![control]);
-        }
-        let text = search.filter.text();
-        let begun = self.ldap.streaming_search(search.base, search.scope, &text, search.attributes).await;
-        let mut stream = begun.map_err(|error| self.failed(&error))?;
-        let mut answer = Answer::default();
-        let mut references = 0_usize;
-        loop {
-            match stream.next().await {
-                Ok(Some(part)) if part.is_ref() => references += 1,
-                Ok(Some(part)) => {
-                    let entry = Entry::read(part.0).ok_or_else(|| self.broken("an entry cannot be read"))?;
-                    if answer.entries.len() > search.entries_max {
-                        // The server does not heed the limit, so this connection ends here.
-                        answer.is_cut = true;
-                        return Ok(Some(answer));
-                    }
-                    answer.entries.push(entry);
-                }
-                Ok(None) => break,
-                Err(error) => return Err(self.failed(&error)),
+        let mut answers = self.search_all(&[search]).await?;
+        answers.pop().ok_or_else(|| self.broken("no answer"))
+    }
+
+    /// Searches that do not need each other's answers. They are sent together, so all of them take the time of one,
+    /// and one record of TLS. The answers are in the order of the searches. An error is that of the first one.
+    pub(crate) async fn search_all(
+        &mut self,
+        searches: &[Search<'_>],
+    ) -> Result<Vec<Option<Answer>>, Failed> {
+        let mut answers = Vec::with_capacity(searches.len());
+        for together in searches.chunks(TOGETHER_MAX) {
+            for (search, open) in together.iter().zip(self.exchange(together).await?) {
+                answers.push(self.answer(search, open)?);
             }
         }
-        let result = stream.finish().await;
+        Ok(answers)
+    }
+
+    /// Sends searches, and reads all that is answered.
+    async fn exchange(&mut self, searches: &[Search<'_>]) -> Result<Vec<Open>, Failed> {
+        // If the future is dropped in the middle of an answer, no question may use this connection again.
+        self.is_spoiled = true;
+        self.searches += searches.len() as u64;
+        let first = self.last_id + 1;
+        let mut requests = std::mem::take(&mut self.requests);
+        requests.clear();
+        for search in searches {
+            self.last_id += 1;
+            search.write(&mut requests, self.last_id);
+        }
+        self.send(&requests).await?;
+        self.requests = requests;
+        let mut opened: Vec<Open> =
+            searches.iter().map(|_| Open { entries: Vec::new(), references: 0, result: None }).collect();
+        let at = |id: u32| id.checked_sub(first).and_then(|at| usize::try_from(at).ok());
+        let (mut pending, mut len) = (searches.len(), 0);
+        while pending > 0 {
+            let of_open = |id| {
+                let open = opened.get(at(id)?)?;
+                open.result.is_none().then_some(Asked::Search)
+            };
+            let (id, answered) = self.next(&mut len, of_open).await?;
+            if len > ANSWER_LEN_MAX {
+                return Err(self.broken("an answer of more than 16 MiB"));
+            }
+            let Some((open, search)) = at(id).and_then(|at| opened.get_mut(at).zip(searches.get(at))) else {
+                return Err(self.broken("the server sends an answer with the ID of no question"));
+            };
+            match answered {
+                // The server does not heed the limit. What is over it is not kept.
+                Answered::Entry(_) if open.entries.len() > search.entries_max => {}
+                Answered::Entry(entry) => open.entries.push(entry),
+                Answered::Reference => open.references += 1,
+                Answered::Result(code, text) => {
+                    open.result = Some((code, text));
+                    pending -= 1;
+                }
+            }
+        }
         self.is_spoiled = false;
-        answer.is_cut = answer.entries.len() > search.entries_max;
+        Ok(opened)
+    }
+
+    /// What the answer to a search means.
+    fn answer(&self, search: &Search<'_>, open: Open) -> Result<Option<Answer>, Failed> {
         let told = |what: String| format!("{}: {what}", self.server);
-        match result.rc {
-            0 if references > 0 => Err(Failed::Search(told(format!(
+        let is_cut = open.entries.len() > search.entries_max;
+        let (code, text) = open.result.unwrap_or_default();
+        match code {
+            0 if open.references > 0 => Err(Failed::Search(told(format!(
                 "the directory refers to another server, and references are not followed; narrow the base {:?}",
                 search.base
             )))),
-            0 => Ok(Some(answer)),
-            4 => Ok(Some(Answer { is_cut: true, ..answer })),
+            0 => Ok(Some(Answer { entries: open.entries, is_cut })),
+            4 => Ok(Some(Answer { entries: open.entries, is_cut: true })),
             32 => Ok(None),
-            code @ (51 | 52) => Err(Failed::Server(told(with_text(code, &result.text)))),
-            code => Err(Failed::Search(told(with_text(code, &result.text)))),
+            51 | 52 => Err(Failed::Server(told(with_text(code, &text)))),
+            _ => Err(Failed::Search(told(with_text(code, &text)))),
         }
     }
 
-    fn failed(&self, error: &LdapError) -> Failed {
-        match self.ended.get() {
-            Some(why) => self.broken(why),
-            None => self.broken(&error.to_string()),
-        }
+    async fn send(&mut self, requests: &[u8]) -> Result<(), Failed> {
+        let sent = async {
+            self.stream.write_all(requests).await?;
+            self.stream.flush().await
+        };
+        sent.await.map_err(|error| self.broken(&error.to_string()))
+    }
+
+    /// The next message of the server. Its length is added to `len`.
+    async fn next(
+        &mut self,
+        len: &mut usize,
+        asked: impl FnOnce(u32) -> Option<Asked>,
+    ) -> Result<(u32, Answered), Failed> {
+        let end = match self.received.fill(&mut self.stream).await {
+            Ok(Some(end)) => end,
+            Ok(None) => return Err(self.broken("the server closes the connection")),
+            Err(why) => return Err(self.broken(&why)),
+        };
+        *len += end;
+        let read = message::read(self.received.take(end), asked);
+        read.map_err(|error| self.broken(&format!("the server sends {error}")))
     }
 
     fn broken(&self, why: &str) -> Failed {
@@ -278,15 +316,16 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 async fn start_tls(stream: &mut TcpStream) -> Result<(), String> {
     stream.write_all(message::START_TLS).await.map_err(|error| error.to_string())?;
     let mut messages = Messages::default();
-    let answer = messages.next(stream).await?.ok_or("the server closes the connection")?;
-    if !messages.bytes.is_empty() {
+    let end = messages.fill(stream).await?.ok_or("the server closes the connection")?;
+    let asked = |id| (id == message::START_TLS_ID).then_some(Asked::StartTls);
+    let answer = message::read(messages.take(end), asked);
+    if !messages.is_empty() {
         return Err("the server sends bytes before TLS".to_owned());
     }
-    let checked = message::check(&answer, message::START_TLS_ID, Asked::StartTls);
-    match checked.map_err(|error| error.to_string())?.0 {
+    match answer.map_err(|error| error.to_string())?.1 {
         Answered::Result(0, _) => Ok(()),
         Answered::Result(code, text) => Err(format!("the server refuses it: {}", with_text(code, &text))),
-        Answered::Part => Err("an answer of another operation".to_owned()),
+        _ => Err("an answer of another operation".to_owned()),
     }
 }
 
@@ -314,66 +353,42 @@ fn tls_reason(error: &io::Error) -> String {
 #[derive(Default)]
 struct Messages {
     bytes: Vec<u8>,
+    /// Bytes of messages that were taken.
+    taken: usize,
 }
 
 impl Messages {
-    /// The next whole message; `None` if the stream ends before it. Nothing is lost if the future is dropped.
-    async fn next(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Vec<u8>>, String> {
+    /// The length of the next message, once it is whole; `None` if the stream ends before it. Nothing is lost if
+    /// the future is dropped.
+    async fn fill(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<usize>, String> {
         loop {
-            let len = ber::message_len(&self.bytes).map_err(|error| error.to_string())?;
-            if let Some(len) = len.filter(|len| *len <= self.bytes.len()) {
-                return Ok(Some(self.bytes.drain(..len).collect()));
+            let rest = &self.bytes[self.taken..];
+            let len = ber::message_len(rest).map_err(|error| error.to_string())?;
+            if let Some(len) = len.filter(|len| *len <= rest.len()) {
+                return Ok(Some(len));
             }
+            self.bytes.drain(..self.taken);
+            self.taken = 0;
             self.bytes.reserve(16 << 10);
             match stream.read_buf(&mut self.bytes).await {
                 Ok(0) => return Ok(None),
                 Ok(_) => {}
+                // Closed without TLS's close_notify.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
                 Err(error) => return Err(error.to_string()),
             }
         }
     }
-}
 
-/// Passes requests of ldap3 out and checked answers in, until one of them ends. Returns why.
-async fn relay<S: AsyncRead + AsyncWrite>(inner: UnixStream, outer: S) -> String {
-    let (mut from_ldap3, mut to_ldap3) = tokio::io::split(inner);
-    let (mut from_server, mut to_server) = tokio::io::split(outer);
-    let (mut requests, mut answers) = (Messages::default(), Messages::default());
-    let mut open: Option<(u32, Asked)> = None;
-    let mut len = 0;
-    loop {
-        tokio::select! {
-            request = requests.next(&mut from_ldap3) => {
-                let Ok(Some(request)) = request else { return "it is closed".to_owned() };
-                match message::request(&request) {
-                    Ok((_, Asked::Unbind)) => open = None,
-                    Ok(asked) => open = Some(asked),
-                    Err(error) => return error.to_string(),
-                }
-                len = 0;
-                let sent = async { to_server.write_all(&request).await?; to_server.flush().await };
-                if let Err(error) = sent.await {
-                    return error.to_string();
-                }
-            }
-            answer = answers.next(&mut from_server) => {
-                let answer = match answer {
-                    Ok(Some(answer)) => answer,
-                    Ok(None) => return "the server closes the connection".to_owned(),
-                    Err(why) => return why,
-                };
-                let (id, asked) = open.unwrap_or((0, Asked::Unbind));
-                len += answer.len();
-                let checked = match message::check(&answer, id, asked) {
-                    _ if len > ANSWER_LEN_MAX => return "an answer of more than 16 MiB".to_owned(),
-                    Ok((Answered::Result(..), passed)) => { open = None; passed }
-                    Ok((Answered::Part, passed)) => passed,
-                    Err(error) => return format!("the server sends {error}"),
-                };
-                if let Err(error) = to_ldap3.write_all(&checked).await {
-                    return error.to_string();
-                }
-            }
-        }
+    /// Takes the next message, which has this length.
+    fn take(&mut self, len: usize) -> &[u8] {
+        let begin = self.taken;
+        self.taken += len;
+        &self.bytes[begin..self.taken]
+    }
+
+    /// Whether nothing is behind what was taken.
+    const fn is_empty(&self) -> bool {
+        self.taken == self.bytes.len()
     }
 }

@@ -1,10 +1,10 @@
 //! Entries of a search, decoded. Values are bytes until a schema reads them as a type.
 
+use crate::ber::{self, ELEMENTS_MAX, Elements, Malformed, OCTET_STRING, SEQUENCE, SET};
 use crate::failed::Failed;
 use account_store::Account;
 use dtyp::{Decode, FileTime, Guid, Sid};
-use ldap3::asn1::{PL, StructureTag};
-use std::collections::HashMap;
+use std::ops::Range;
 use std::str::FromStr;
 
 /// SearchResultEntry (RFC 4511 4.5.2).
@@ -12,47 +12,103 @@ use std::str::FromStr;
 pub(crate) struct Entry {
     /// Its distinguished name.
     pub(crate) dn: String,
-    /// By name in lower case, options included.
-    attributes: HashMap<String, Vec<Vec<u8>>>,
+    /// PartialAttributeList, as it came.
+    list: Box<[u8]>,
+    /// Names, options included, and their values in `list`, sorted by name without case. Each has a value.
+    attributes: Vec<Attribute>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Attribute {
+    name: Range<usize>,
+    values: Range<usize>,
+}
+
+fn lower(name: &[u8]) -> impl Iterator<Item = u8> {
+    name.iter().map(u8::to_ascii_lowercase)
 }
 
 impl Entry {
-    /// Of what ldap3 has read; `None` for anything but an entry.
-    pub(crate) fn read(tag: StructureTag) -> Option<Self> {
-        let mut parts = constructed(tag)?.into_iter();
-        let dn = String::from_utf8(primitive(parts.next()?)?).ok()?;
-        let mut attributes = HashMap::new();
-        for attribute in constructed(parts.next()?)? {
-            let mut parts = constructed(attribute)?.into_iter();
-            let name = String::from_utf8(primitive(parts.next()?)?).ok()?.to_ascii_lowercase();
-            let values =
-                constructed(parts.next()?)?.into_iter().map(primitive).collect::<Option<Vec<_>>>()?;
+    /// Reads the name and the attributes of an entry. Names are UTF-8, and none is there twice.
+    pub(crate) fn read(dn: &[u8], list: &[u8]) -> Result<Self, Malformed> {
+        let dn = utf8(dn)?.to_owned();
+        let at = |part: &[u8]| {
+            let begin = part.as_ptr().addr() - list.as_ptr().addr();
+            begin..begin + part.len()
+        };
+        let mut count = ELEMENTS_MAX;
+        let mut attributes = Vec::with_capacity(8);
+        let mut rest = Elements(list);
+        while let Some(attribute) = rest.next()? {
+            ber::spend(&mut count)?;
+            if attribute.tag != SEQUENCE {
+                return Err(Malformed("no attribute where one is expected"));
+            }
+            let mut parts = Elements(attribute.contents);
+            let name = parts.expect(OCTET_STRING, "an attribute without a name")?;
+            let values = parts.expect(SET, "an attribute without values")?;
+            parts.end("bytes behind an attribute")?;
+            utf8(name)?;
+            ber::octet_strings(values, &mut count)?;
             if !values.is_empty() {
-                attributes.insert(name, values);
+                attributes.push(Attribute { name: at(name), values: at(values) });
             }
         }
-        Some(Self { dn, attributes })
+        let name = |attribute: &Attribute| lower(&list[attribute.name.clone()]);
+        attributes.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+        match attributes.windows(2).any(|pair| name(&pair[0]).eq(name(&pair[1]))) {
+            true => Err(Malformed("an attribute twice in one entry")),
+            false => Ok(Self { dn, list: list.into(), attributes }),
+        }
     }
 
     #[cfg(test)]
-    pub(crate) fn new(dn: &str, attributes: &[(&str, &[&str])]) -> Self {
-        let attributes = attributes.iter().map(|(name, values)| {
-            (name.to_ascii_lowercase(), values.iter().map(|value| value.as_bytes().to_vec()).collect())
-        });
-        Self { dn: dn.to_owned(), attributes: attributes.collect() }
+    pub(crate) fn of(dn: &str, attributes: &[(&str, &[&str])]) -> Self {
+        let mut list = Vec::new();
+        for (name, values) in attributes {
+            ber::put_nested(&mut list, SEQUENCE, |out| {
+                ber::put(out, OCTET_STRING, name.as_bytes());
+                ber::put_nested(out, SET, |out| {
+                    values.iter().for_each(|value| ber::put(out, OCTET_STRING, value.as_bytes()));
+                });
+            });
+        }
+        Self::read(dn.as_bytes(), &list).expect("an entry")
+    }
+
+    /// The names of the attributes with their values.
+    pub(crate) fn attributes(&self) -> impl Iterator<Item = (&[u8], Vec<&[u8]>)> {
+        self.attributes
+            .iter()
+            .map(|attribute| (&self.list[attribute.name.clone()], self.values_of(attribute).collect()))
+    }
+
+    fn values_of(&self, attribute: &Attribute) -> impl Iterator<Item = &[u8]> {
+        let mut values = Elements(&self.list[attribute.values.clone()]);
+        // All of them were read before.
+        std::iter::from_fn(move || values.next().ok().flatten().map(|value| value.contents))
+    }
+
+    fn attribute(&self, name: &str) -> Option<&Attribute> {
+        let order = |known: &Attribute| lower(&self.list[known.name.clone()]).cmp(lower(name.as_bytes()));
+        self.attributes.binary_search_by(order).ok().map(|at| &self.attributes[at])
     }
 
     /// The values of an attribute; none if it is not there.
-    pub(crate) fn values(&self, name: &str) -> &[Vec<u8>] {
-        self.attributes.get(&name.to_ascii_lowercase()).map_or(&[], Vec::as_slice)
+    pub(crate) fn values(&self, name: &str) -> Vec<&[u8]> {
+        self.attribute(name).map(|attribute| self.values_of(attribute).collect()).unwrap_or_default()
     }
 
     /// The values of one part of an attribute that the server sends in ranges ([MS-ADTS] 3.1.1.3.1.3.3), and
     /// where the next part begins; `None` if there is no part.
-    pub(crate) fn range(&self, name: &str) -> Option<(&[Vec<u8>], Option<usize>)> {
-        let prefix = format!("{};range=", name.to_ascii_lowercase());
-        let (range, values) =
-            self.attributes.iter().find_map(|(name, values)| Some((name.strip_prefix(&prefix)?, values)))?;
+    pub(crate) fn range(&self, name: &str) -> Option<(Vec<&[u8]>, Option<usize>)> {
+        const OPTION: &[u8] = b";range=";
+        let (range, attribute) = self.attributes.iter().find_map(|attribute| {
+            let (base, rest) = self.list[attribute.name.clone()].split_at_checked(name.len())?;
+            let (option, range) = rest.split_at_checked(OPTION.len())?;
+            let is_range = base.eq_ignore_ascii_case(name.as_bytes()) && option.eq_ignore_ascii_case(OPTION);
+            is_range.then_some((std::str::from_utf8(range).ok()?, attribute))
+        })?;
         let next = match range.split_once('-') {
             Some((_, "*")) => None,
             // An end that is no number is never the last part: the next read does not advance, and fails.
@@ -61,19 +117,20 @@ impl Entry {
                 Some(last.map_or(usize::MAX, |last| last.saturating_add(1)))
             }
         };
-        Some((values, next))
+        Some((self.values_of(attribute).collect(), next))
     }
 
     /// Whether the attribute came with a value.
     pub(crate) fn has(&self, name: &str) -> bool {
-        !self.values(name).is_empty()
+        self.attribute(name).is_some()
     }
 
     /// The only value; several are an error.
     fn single(&self, name: &str) -> Result<Option<&[u8]>, Failed> {
-        match self.values(name) {
-            [] => Ok(None),
-            [value] => Ok(Some(value)),
+        let Some(attribute) = self.attribute(name) else { return Ok(None) };
+        let mut values = self.values_of(attribute);
+        match (values.next(), values.next()) {
+            (value, None) => Ok(value),
             _ => Err(self.wrong(name, "has several values")),
         }
     }
@@ -90,7 +147,8 @@ impl Entry {
         if self.range(name).is_some() {
             return Err(self.wrong(name, "has more values than the server sends at once"));
         }
-        let texts = self.values(name).iter().filter_map(|value| std::str::from_utf8(value).ok());
+        let texts = self.attribute(name).into_iter().flat_map(|attribute| self.values_of(attribute));
+        let texts = texts.filter_map(|value| std::str::from_utf8(value).ok());
         let usable =
             |text: &&str| !text.is_empty() && text.len() <= Account::TEXT_LEN_MAX && !text.contains('\0');
         Ok(texts.filter(usable).map(str::to_owned).collect())
@@ -135,23 +193,13 @@ impl Entry {
     }
 }
 
+fn utf8(bytes: &[u8]) -> Result<&str, Malformed> {
+    std::str::from_utf8(bytes).map_err(|_| Malformed("a name that is not UTF-8"))
+}
+
 /// A SID in its packed form, and nothing after it.
 pub(crate) fn sid(value: &[u8]) -> Option<Sid> {
     Sid::from_bytes("SID", value).ok()
-}
-
-fn constructed(tag: StructureTag) -> Option<Vec<StructureTag>> {
-    match tag.payload {
-        PL::C(parts) => Some(parts),
-        PL::P(_) => None,
-    }
-}
-
-fn primitive(tag: StructureTag) -> Option<Vec<u8>> {
-    match tag.payload {
-        PL::P(value) => Some(value),
-        PL::C(_) => None,
-    }
 }
 
 #[cfg(test)]
@@ -160,7 +208,7 @@ mod tests {
 
     #[test]
     fn values_are_what_their_attribute_says_or_an_error() {
-        let entry = Entry::new(
+        let entry = Entry::of(
             "CN=a",
             &[
                 ("uid", &["alice"]),
@@ -205,7 +253,7 @@ mod tests {
     #[test]
     fn ranges_tell_where_the_next_part_begins() {
         let entry =
-            Entry::new("CN=a", &[("tokenGroups;range=0-1499", &["x"]), ("member;range=1500-*", &["y"])]);
+            Entry::of("CN=a", &[("tokenGroups;range=0-1499", &["x"]), ("member;range=1500-*", &["y"])]);
         assert_eq!(
             entry.range("tokenGroups").map(|(values, next)| (values.len(), next)),
             Some((1, Some(1500)))
@@ -213,7 +261,7 @@ mod tests {
         assert_eq!(entry.range("member").map(|(_, next)| next), Some(None));
         assert_eq!(entry.range("uid"), None);
         for range in ["a;range=0-18446744073709551615", "a;range=0-1499x", "a;range=0"] {
-            let entry = Entry::new("CN=a", &[(range, &["x"])]);
+            let entry = Entry::of("CN=a", &[(range, &["x"])]);
             assert_eq!(entry.range("a").map(|(_, next)| next), Some(Some(usize::MAX)), "{range}");
         }
         assert!(entry.texts("member").is_err());

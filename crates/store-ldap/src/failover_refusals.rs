@@ -39,6 +39,28 @@ pub(crate) struct FailoverRefusals {
     log_limiter: LogLimiter,
 }
 
+/// The refusals of a directory. They outlive a store if the next one gets them, as after a reload.
+#[derive(Clone)]
+pub struct Refusals(pub(crate) Arc<FailoverRefusals>);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self(Arc::new(FailoverRefusals::new()))
+    }
+}
+
+impl Refusals {
+    /// Whether a store has them, or something else does.
+    pub fn is_used(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    /// Whether both are the same ones.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 impl FailoverRefusals {
     pub(crate) fn new() -> Self {
         Self {

@@ -1,12 +1,21 @@
-//! Search filters (RFC 4511 4.5.1.7) as values. Text becomes a filter in one place, [`Filter::text`], and each
-//! byte of a value that is no ASCII letter or digit is escaped there (RFC 4515 3): what a certificate says
-//! never changes the shape of a filter.
+//! Search filters (RFC 4511 4.5.1.7) as values. They are never text: what a certificate says stands in an element
+//! of its own, with its length before it, and never changes the shape of a filter.
 
-use std::fmt::Write;
+use crate::ber::{self, OCTET_STRING, SEQUENCE};
+use std::sync::Arc;
+
+const AND: u8 = 0xa0;
+const OR: u8 = 0xa1;
+const NOT: u8 = 0xa2;
+const EQUAL: u8 = 0xa3;
+const SUBSTRINGS: u8 = 0xa4;
+const PRESENT: u8 = 0x87;
+const INITIAL: u8 = 0x80;
+const ANY: u8 = 0x81;
 
 /// The name of an attribute, checked: letters, digits and hyphens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Attribute(String);
+pub struct Attribute(Arc<str>);
 
 impl Attribute {
     /// `None` if the text is no short name of an attribute (RFC 4512 1.4).
@@ -14,13 +23,13 @@ impl Attribute {
         let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic())
             && name.len() <= 128
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        is_name.then(|| Self(name.to_owned()))
+        is_name.then(|| Self(name.into()))
     }
 
     /// One that is known to be right.
     pub(crate) fn known(name: &'static str) -> Self {
         debug_assert!(Self::new(name).is_some());
-        Self(name.to_owned())
+        Self(name.into())
     }
 
     /// The name.
@@ -59,54 +68,28 @@ impl Filter {
         }
     }
 
-    /// The string representation (RFC 4515).
-    pub(crate) fn text(&self) -> String {
-        let mut out = String::new();
-        self.write(&mut out);
-        out
-    }
-
-    fn write(&self, out: &mut String) {
-        out.push('(');
+    /// Appends the filter in BER.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
         match self {
-            Self::And(filters) | Self::Or(filters) => {
-                out.push(if matches!(self, Self::And(_)) { '&' } else { '|' });
-                filters.iter().for_each(|filter| filter.write(out));
+            Self::And(filters) => {
+                ber::put_nested(out, AND, |out| filters.iter().for_each(|filter| filter.write(out)));
             }
-            Self::Not(filter) => {
-                out.push('!');
-                filter.write(out);
+            Self::Or(filters) => {
+                ber::put_nested(out, OR, |out| filters.iter().for_each(|filter| filter.write(out)));
             }
-            Self::Present(attribute) => {
-                out.push_str(&attribute.0);
-                out.push_str("=*");
-            }
-            Self::Equal(attribute, value) => {
-                out.push_str(&attribute.0);
-                out.push('=');
-                escape(value, out);
-            }
-            Self::Pattern(attribute, initial, others) => {
-                out.push_str(&attribute.0);
-                out.push('=');
-                escape(initial, out);
-                out.push('*');
-                for other in others {
-                    escape(other, out);
-                    out.push('*');
-                }
-            }
-        }
-        out.push(')');
-    }
-}
-
-fn escape(value: &[u8], out: &mut String) {
-    for byte in value {
-        match byte.is_ascii_alphanumeric() {
-            true => out.push(char::from(*byte)),
-            // Writing to a string does not fail.
-            false => drop(write!(out, "\\{byte:02x}")),
+            Self::Not(filter) => ber::put_nested(out, NOT, |out| filter.write(out)),
+            Self::Present(attribute) => ber::put(out, PRESENT, attribute.0.as_bytes()),
+            Self::Equal(attribute, value) => ber::put_nested(out, EQUAL, |out| {
+                ber::put(out, OCTET_STRING, attribute.0.as_bytes());
+                ber::put(out, OCTET_STRING, value);
+            }),
+            Self::Pattern(attribute, initial, others) => ber::put_nested(out, SUBSTRINGS, |out| {
+                ber::put(out, OCTET_STRING, attribute.0.as_bytes());
+                ber::put_nested(out, SEQUENCE, |out| {
+                    ber::put(out, INITIAL, initial);
+                    others.iter().for_each(|other| ber::put(out, ANY, other));
+                });
+            }),
         }
     }
 }
@@ -114,33 +97,63 @@ fn escape(value: &[u8], out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ldap3::asn1::{PL, StructureTag, Tag};
+    use ldap3::asn1::{ASNTag, PL, StructureTag, parse_tag};
     use ldap3::parse_filter;
     use proptest::prelude::*;
+    use std::fmt::Write;
 
-    /// The tree that ldap3 reads: identifiers, and the values at its leaves.
-    fn shape(tag: &StructureTag, leaves: &mut Vec<Vec<u8>>) -> String {
-        match &tag.payload {
-            PL::P(value) => {
-                leaves.push(value.clone());
-                format!("{}", tag.id)
-            }
-            PL::C(parts) => {
-                format!(
-                    "{}({})",
-                    tag.id,
-                    parts.iter().map(|part| shape(part, leaves)).collect::<Vec<_>>().join(" ")
-                )
+    /// The string representation (RFC 4515), with each byte of a value escaped.
+    fn text(filter: &Filter) -> String {
+        let escaped = |value: &[u8]| {
+            value.iter().fold(String::new(), |mut out, byte| {
+                let _ = write!(out, "\\{byte:02x}");
+                out
+            })
+        };
+        let all = |filters: &[Filter]| filters.iter().map(text).collect::<String>();
+        match filter {
+            Filter::And(filters) => format!("(&{})", all(filters)),
+            Filter::Or(filters) => format!("(|{})", all(filters)),
+            Filter::Not(filter) => format!("(!{})", text(filter)),
+            Filter::Present(attribute) => format!("({}=*)", attribute.0),
+            Filter::Equal(attribute, value) => format!("({}={})", attribute.0, escaped(value)),
+            Filter::Pattern(attribute, initial, others) => {
+                let others: String = others.iter().map(|other| escaped(other) + "*").collect();
+                format!("({}={}*{others})", attribute.0, escaped(initial))
             }
         }
     }
 
-    pub(crate) fn read(filter: &Filter) -> (String, Vec<Vec<u8>>) {
-        let text = filter.text();
-        let read: Tag = parse_filter(&text).unwrap_or_else(|()| panic!("{text} is no filter"));
+    /// The tree of identifiers, and the values at its leaves.
+    fn shape(tag: &StructureTag, leaves: &mut Vec<Vec<u8>>) -> String {
+        match &tag.payload {
+            PL::P(value) => {
+                leaves.push(value.clone());
+                format!("{:?}{}", tag.class, tag.id)
+            }
+            PL::C(parts) => {
+                let parts: Vec<_> = parts.iter().map(|part| shape(part, leaves)).collect();
+                format!("{:?}{}({})", tag.class, tag.id, parts.join(" "))
+            }
+        }
+    }
+
+    /// As ldap3 reads what is written here.
+    fn read(filter: &Filter) -> (String, Vec<Vec<u8>>) {
+        let mut written = Vec::new();
+        filter.write(&mut written);
+        let (rest, tag) = parse_tag(&written).unwrap_or_else(|_| panic!("{filter:?} is no element"));
+        assert!(rest.is_empty());
         let mut leaves = Vec::new();
-        let shape = shape(&ldap3::asn1::ASNTag::into_structure(read), &mut leaves);
-        (shape, leaves)
+        (shape(&tag, &mut leaves), leaves)
+    }
+
+    /// As ldap3 makes it of the string representation.
+    fn expected(filter: &Filter) -> (String, Vec<Vec<u8>>) {
+        let text = text(filter);
+        let tag = parse_filter(&text).unwrap_or_else(|()| panic!("{text} is no filter"));
+        let mut leaves = Vec::new();
+        (shape(&tag.into_structure(), &mut leaves), leaves)
     }
 
     fn with(value: &[u8]) -> Filter {
@@ -158,11 +171,25 @@ mod tests {
     proptest! {
         /// Whatever bytes a certificate puts into a value: the filter is the same, and the value is theirs.
         #[test]
-        fn no_byte_changes_the_shape(value in proptest::collection::vec(any::<u8>(), 1..200)) {
-            let (expected, _) = read(&with(b"a"));
+        fn no_byte_changes_the_shape(value in proptest::collection::vec(any::<u8>(), 1..300)) {
+            let (wanted, _) = read(&with(b"a"));
             let (shape, leaves) = read(&with(&value));
-            prop_assert_eq!(shape, expected);
+            prop_assert_eq!(&shape, &wanted);
             prop_assert_eq!(leaves.iter().filter(|leaf| **leaf == value).count(), 4);
+            prop_assert_eq!((shape, leaves), expected(&with(&value)));
+        }
+    }
+
+    #[test]
+    fn filters_are_those_of_ldap3() {
+        let cn = Attribute::known("cn");
+        for filter in [
+            Filter::Or(Vec::new()),
+            Filter::Pattern(cn.clone(), b"X509:".to_vec(), vec![b"b".to_vec()]),
+            Filter::not(Filter::not(Filter::equal(&cn, "a"))),
+            Filter::And(vec![Filter::Present(cn.clone()), Filter::any([Filter::equal(&cn, [0; 70_000])])]),
+        ] {
+            assert_eq!(read(&filter), expected(&filter), "{filter:?}");
         }
     }
 
@@ -170,7 +197,10 @@ mod tests {
     fn each_single_byte_is_itself() {
         for byte in 0..=255 {
             let (shape, leaves) = read(&Filter::equal(&Attribute::known("cn"), [byte]));
-            assert_eq!((shape.as_str(), &leaves[1][..]), ("3(4 4)", &[byte][..]));
+            assert_eq!(
+                (shape, leaves[1].clone()),
+                (read(&Filter::equal(&Attribute::known("cn"), "a")).0, vec![byte])
+            );
         }
     }
 

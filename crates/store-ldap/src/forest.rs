@@ -11,11 +11,11 @@ use crate::failed::Failed;
 use crate::filter::{Attribute, Filter};
 use crate::generic::search;
 use crate::matching::{self, Found};
+use crate::message::Scope;
 use crate::settings::Settings;
 use crate::{ad, mail};
 use account_store::index::Place;
 use account_store::{Account, Matches, Query, Record, rules};
-use ldap3::Scope;
 use std::sync::Arc;
 
 /// The attributes of an account that are read. All are in the partial attribute set of a catalog ([MS-ADA1]

@@ -9,12 +9,13 @@
 //! what may not be searched is Undefined, and so is its negation).
 
 use crate::ad::GROUPS_MAX;
-use crate::connection::{Answer, Connection, Search};
+use crate::connection::{Answer, Connection};
 use crate::entry::Entry;
 use crate::failed::Failed;
 use crate::filter::{Attribute, Filter};
 use crate::mail;
 use crate::matching::{self, Found};
+use crate::message::{Scope, Search};
 use crate::settings::{GenericSettings, GroupMembership, RidRange, Settings, StatePreset};
 use crate::widen;
 use account_store::fold::wide;
@@ -23,7 +24,6 @@ use account_store::{
     Account, AccountFlags, GroupScope, Matches, Membership, Profile, Query, RID_FIRST, Record, rules,
 };
 use dtyp::{FileTime, Sid};
-use ldap3::Scope;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -242,6 +242,67 @@ struct GroupFound {
     name: Option<String>,
 }
 
+/// What a search is for.
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    /// What was not read of the account is not there.
+    Absence,
+    /// No other account has its number.
+    Number,
+    /// Its primary group.
+    Primary,
+    /// Groups one level up.
+    Above,
+    /// Groups that have nothing above them, so many.
+    NothingAbove(usize),
+    /// Groups with the name or the number of one that was found.
+    Same,
+}
+
+/// A search that waits for its turn.
+struct Planned<'a> {
+    purpose: Purpose,
+    base: &'a str,
+    scope: Scope,
+    filter: Filter,
+    attributes: Vec<&'a str>,
+    entries_max: usize,
+}
+
+/// The groups of an account, while they are read.
+#[derive(Default)]
+struct Groups {
+    /// The account's, and those above them, by the lower case of their DN.
+    found: BTreeMap<String, GroupFound>,
+    /// The one with the number of the primary group. What is above it does not count.
+    primary: Vec<GroupFound>,
+    /// What was looked for, in lower case.
+    seen: HashSet<String>,
+    /// What to look for on the next level: members of groups, or groups.
+    level: Vec<String>,
+    /// Groups whose names and numbers are not compared with those of all others yet.
+    unchecked: Vec<GroupFound>,
+    by_sid: HashMap<Sid, String>,
+    by_name: HashMap<String, HashSet<Sid>>,
+}
+
+impl Groups {
+    fn insert(&mut self, group: GroupFound) {
+        let is_primary = self.primary.iter().any(|primary| primary.dn == group.dn);
+        let is_new = self.found.insert(group.dn.to_lowercase(), group.clone()).is_none();
+        if is_new && !is_primary {
+            self.unchecked.push(group);
+        }
+    }
+
+    /// The groups by SID, with the name of those whose name no other group has.
+    fn memberships(&self) -> BTreeMap<Sid, Option<String>> {
+        let own = |name: &&String| self.by_name.get(&wide(name)).is_some_and(|sids| sids.len() == 1);
+        let groups = self.found.values().chain(&self.primary);
+        groups.map(|group| (group.sid, group.name.as_ref().filter(own).cloned())).collect()
+    }
+}
+
 /// Reads what belongs to one account.
 struct Reader<'a> {
     connection: &'a mut Connection,
@@ -249,12 +310,12 @@ struct Reader<'a> {
     generic: &'a GenericSettings,
 }
 
-impl Reader<'_> {
-    async fn record(&mut self, entry: &Entry, keys: Account) -> Result<Record, Failed> {
+impl<'a> Reader<'a> {
+    /// The searches of a turn are sent together: what the account lacks is proved while its groups are looked for,
+    /// and groups are compared with others while the level above them is looked for.
+    async fn record(&mut self, entry: &'a Entry, keys: Account) -> Result<Record, Failed> {
         let generic = self.generic;
         let sid = user_sid(self.settings, generic, entry)?;
-        self.prove(entry).await?;
-        self.check_number(entry).await?;
         let mut account = Account { sid, ..keys };
         for preset in &generic.state {
             apply_state(*preset, entry, &mut account)?;
@@ -270,150 +331,208 @@ impl Reader<'_> {
         let primary_sid =
             self.group_sid(primary).map_err(|why| entry.wrong(generic.primary_group.as_str(), &why))?;
         account.primary_group_id = primary_sid.split_rid().map_or(0, |(_, rid)| rid);
-        let mut groups = self.groups(entry, &account).await?;
-        let of_primary = Filter::equal(&generic.group_number, primary.to_string());
-        for group in self.group_search(of_primary, BATCH, &[]).await? {
-            groups.insert(group.0.dn.to_lowercase(), group.0);
+        let level = match &generic.membership {
+            GroupMembership::Member(_) => vec![entry.dn.clone()],
+            GroupMembership::MemberUid(_) => vec![account.name.clone()],
+            GroupMembership::MemberOf(attribute) => entry.texts(attribute.as_str())?,
+        };
+        let mut groups = Groups { level, ..Groups::default() };
+        let mut planned = self.of_account(entry, primary)?;
+        // One turn more shows that nothing is above the last level, and one more ends.
+        for _ in 0..DEPTH_MAX + 2 {
+            planned.extend(self.of_groups(&mut groups));
+            if planned.is_empty() {
+                let mut memberships = groups.memberships();
+                memberships.entry(primary_sid).or_insert(None);
+                let of_group = |(sid, name)| Membership { sid, name, scope: GroupScope::Global };
+                return Ok(Record { account, memberships: memberships.into_iter().map(of_group).collect() });
+            }
+            let searches: Vec<_> = planned.iter().map(Planned::search).collect();
+            let answers = self.connection.search_all(&searches).await?;
+            let mut next = Vec::new();
+            for (planned, answer) in planned.iter().zip(answers) {
+                match planned.purpose {
+                    Purpose::Absence => self.check_absence(entry, answer)?,
+                    Purpose::Number => self.check_number(entry, answer)?,
+                    _ => next.extend(self.take_groups(planned, answer, &mut groups)?),
+                }
+            }
+            if groups.found.len() > GROUPS_MAX {
+                return Err(entry.wrong("membership", "has more than 5000 groups"));
+            }
+            planned = next;
         }
-        let mut memberships = self.memberships(groups.into_values().collect()).await?;
-        memberships.entry(primary_sid).or_insert(None);
-        let memberships = memberships
-            .into_iter()
-            .map(|(sid, name)| Membership { sid, name, scope: GroupScope::Global })
-            .collect();
-        Ok(Record { account, memberships })
+        Err(entry.wrong("membership", "has groups in groups more than 32 levels deep"))
     }
 
     fn group_sid(&self, number: u32) -> Result<Sid, String> {
         sid(self.settings, self.generic, &self.generic.group_rids, number)
     }
 
-    /// Proves that what was not read of an account is not there.
-    async fn prove(&mut self, entry: &Entry) -> Result<(), Failed> {
-        let absent: Vec<_> = provable(self.generic).filter(|name| !entry.has(name)).collect();
-        if absent.is_empty() {
-            return Ok(());
+    /// What is asked about the account itself.
+    fn of_account(&self, entry: &'a Entry, primary: u32) -> Result<Vec<Planned<'a>>, Failed> {
+        let generic = self.generic;
+        let name = generic.number.as_str();
+        let number: u32 = entry.required(name)?;
+        let mut planned = Vec::new();
+        let absent = absent(generic, entry).filter_map(Attribute::new);
+        let absent: Vec<_> = absent.map(|name| Filter::not(Filter::Present(name))).collect();
+        if !absent.is_empty() {
+            planned.push(Planned {
+                purpose: Purpose::Absence,
+                base: &entry.dn,
+                scope: Scope::Base,
+                filter: Filter::And(absent),
+                attributes: vec![name],
+                entries_max: 1,
+            });
         }
-        let of_absent = absent.iter().filter_map(|name| Attribute::new(name));
-        let filter = Filter::And(of_absent.map(|name| Filter::not(Filter::Present(name))).collect());
+        planned.push(Planned {
+            purpose: Purpose::Number,
+            base: &generic.user_base,
+            scope: Scope::Subtree,
+            filter: of_class(&generic.user_class, Filter::equal(&generic.number, number.to_string())),
+            attributes: vec![name],
+            entries_max: 2,
+        });
+        let of_primary = Filter::equal(&generic.group_number, primary.to_string());
+        planned.push(self.of_group(Purpose::Primary, of_primary, BATCH));
+        Ok(planned)
+    }
+
+    /// What was not read of an account is not there, and not only hidden.
+    fn check_absence(&self, entry: &Entry, answer: Option<Answer>) -> Result<(), Failed> {
         let number = self.generic.number.as_str();
-        let answer = search(self.connection, (&entry.dn, Scope::Base), &filter, &[number], 1).await?;
         match answer.ok_or(Failed::Changed)?.entries.pop() {
             Some(again) if again.values(number) == entry.values(number) => Ok(()),
             Some(_) => Err(Failed::Changed),
             None => Err(entry.wrong(
-                &absent.join(", "),
+                &absent(self.generic, entry).collect::<Vec<_>>().join(", "),
                 "may not be searched by the store's account, is not known to the server, or has changed",
             )),
         }
     }
 
     /// Another account with the same number would have the same SID.
-    async fn check_number(&mut self, entry: &Entry) -> Result<(), Failed> {
+    fn check_number(&self, entry: &Entry, answer: Option<Answer>) -> Result<(), Failed> {
         let name = self.generic.number.as_str();
-        let number: u32 = entry.required(name)?;
-        let filter =
-            of_class(&self.generic.user_class, Filter::equal(&self.generic.number, number.to_string()));
-        let base = (self.generic.user_base.as_str(), Scope::Subtree);
-        let answer = search(self.connection, base, &filter, &[name], 2).await?;
         match answer.ok_or_else(|| no_base(&self.generic.user_base))?.entries.len() {
             1 => Ok(()),
             0 => Err(Failed::Changed),
-            _ => Err(entry.wrong(name, &format!("is {number}, as that of another account"))),
+            _ => {
+                let number: u32 = entry.required(name)?;
+                Err(entry.wrong(name, &format!("is {number}, as that of another account")))
+            }
         }
     }
 
-    /// The groups of an account by the lower case of their DN, without its primary group.
-    async fn groups(
-        &mut self,
-        entry: &Entry,
-        account: &Account,
-    ) -> Result<BTreeMap<String, GroupFound>, Failed> {
-        let mut found = BTreeMap::new();
-        let mut seen: HashSet<String> = HashSet::new();
-        let mut level = match &self.generic.membership {
-            GroupMembership::Member(_) => vec![entry.dn.clone()],
-            GroupMembership::MemberUid(_) => vec![account.name.clone()],
-            GroupMembership::MemberOf(attribute) => entry.texts(attribute.as_str())?,
-        };
-        // One search more shows that nothing is above the last level, and one turn more ends.
-        for _ in 0..DEPTH_MAX + 2 {
-            level.retain(|dn| seen.insert(dn.to_lowercase()));
-            if level.is_empty() {
-                return Ok(found);
-            }
-            let mut next = Vec::new();
-            for batch in level.chunks(BATCH) {
-                for (group, above) in self.groups_by(batch).await? {
-                    next.extend(above);
-                    found.insert(group.dn.to_lowercase(), group);
-                    if found.len() > GROUPS_MAX {
-                        return Err(entry.wrong("membership", "has more than 5000 groups"));
-                    }
+    /// What is asked next about the groups: the level above, and whether those that were found have names and
+    /// numbers of their own.
+    fn of_groups(&self, groups: &mut Groups) -> Vec<Planned<'a>> {
+        let Groups { level, seen, unchecked, .. } = groups;
+        let level: Vec<_> = level.drain(..).filter(|text| seen.insert(text.to_lowercase())).collect();
+        let above = level.chunks(BATCH).map(|batch| {
+            let any = |attribute: &Attribute| {
+                Filter::any(batch.iter().map(|text| Filter::equal(attribute, text.as_str())))
+            };
+            match &self.generic.membership {
+                GroupMembership::Member(attribute) | GroupMembership::MemberUid(attribute) => {
+                    self.of_group(Purpose::Above, any(attribute), GROUPS_MAX)
+                }
+                GroupMembership::MemberOf(attribute) => {
+                    let by_name = any(&Attribute::known("entryDN"));
+                    let mut planned = self.of_group(Purpose::Above, by_name, batch.len());
+                    planned.attributes.push(attribute.as_str());
+                    planned
                 }
             }
-            level = next;
-        }
-        Err(entry.wrong("membership", "has groups in groups more than 32 levels deep"))
-    }
-
-    /// Groups one level up, each with what to look for on the level after.
-    async fn groups_by(&mut self, batch: &[String]) -> Result<Vec<(GroupFound, Vec<String>)>, Failed> {
-        let any = |attribute: &Attribute| {
-            Filter::any(batch.iter().map(|text| Filter::equal(attribute, text.as_str())))
+        });
+        let mut planned: Vec<_> = above.collect();
+        let of_same = |group: &GroupFound| {
+            let rid = group.sid.rid_in(&self.settings.domain.sid);
+            let number = rid.and_then(|rid| self.generic.group_rids.number(rid)).unwrap_or_default();
+            let name = group.name.as_ref().map(|name| widen::name(&self.generic.group_name, name));
+            name.into_iter().chain([Filter::equal(&self.generic.group_number, number.to_string())])
         };
-        match &self.generic.membership {
-            GroupMembership::Member(attribute) => {
-                let found = self.group_search(any(attribute), GROUPS_MAX, &[]).await?;
-                Ok(found
-                    .into_iter()
-                    .map(|(group, _)| {
-                        let dn = group.dn.clone();
-                        (group, vec![dn])
-                    })
-                    .collect())
-            }
-            GroupMembership::MemberUid(attribute) => {
-                let found = self.group_search(any(attribute), GROUPS_MAX, &[]).await?;
-                Ok(found.into_iter().map(|(group, _)| (group, Vec::new())).collect())
-            }
-            GroupMembership::MemberOf(attribute) => {
-                let by_name = any(&Attribute::known("entryDN"));
-                let found = self.group_search(by_name.clone(), batch.len(), &[attribute.as_str()]).await?;
-                let without = found.iter().filter(|(_, entry)| !entry.has(attribute.as_str())).count();
-                if without > 0 {
-                    let absent = Filter::not(Filter::Present(attribute.clone()));
-                    let proved =
-                        self.group_search(Filter::And(vec![by_name, absent]), batch.len(), &[]).await?;
-                    if proved.len() != without {
-                        return Err(Failed::Data(format!(
-                            "{} of groups may not be searched by the store's account, or has changed",
-                            attribute.as_str()
-                        )));
-                    }
-                }
-                found
-                    .into_iter()
-                    .map(|(group, entry)| Ok((group, entry.texts(attribute.as_str())?)))
-                    .collect()
-            }
+        planned.extend(unchecked.chunks(BATCH).map(|batch| {
+            self.of_group(Purpose::Same, Filter::any(batch.iter().flat_map(of_same)), GROUPS_MAX)
+        }));
+        unchecked.clear();
+        planned
+    }
+
+    /// A search for groups below the base for groups.
+    fn of_group(&self, purpose: Purpose, filter: Filter, entries_max: usize) -> Planned<'a> {
+        let generic = self.generic;
+        Planned {
+            purpose,
+            base: &generic.group_base,
+            scope: Scope::Subtree,
+            filter: of_class(&generic.group_class, filter),
+            attributes: vec![generic.group_name.as_str(), generic.group_number.as_str()],
+            entries_max,
         }
     }
 
-    /// Groups below the base for groups, all of them.
-    async fn group_search(
-        &mut self,
-        filter: Filter,
-        entries_max: usize,
-        more: &[&str],
-    ) -> Result<Vec<(GroupFound, Entry)>, Failed> {
-        let filter = of_class(&self.generic.group_class, filter);
-        let mut attributes = vec![self.generic.group_name.as_str(), self.generic.group_number.as_str()];
-        attributes.extend(more);
-        let base = (self.generic.group_base.as_str(), Scope::Subtree);
-        let answer = search(self.connection, base, &filter, &attributes, entries_max).await?;
+    /// Takes the groups of an answer, which have to be all of them. Returns what has to be asked because of it.
+    fn take_groups(
+        &self,
+        planned: &Planned<'a>,
+        answer: Option<Answer>,
+        groups: &mut Groups,
+    ) -> Result<Option<Planned<'a>>, Failed> {
         let entries = answer.ok_or_else(|| no_base(&self.generic.group_base))?.whole("groups")?;
-        entries.into_iter().map(|entry| Ok((self.group(&entry)?, entry))).collect()
+        let found = entries.iter().map(|entry| Ok((self.group(entry)?, entry)));
+        let found = found.collect::<Result<Vec<_>, Failed>>()?;
+        match planned.purpose {
+            Purpose::NothingAbove(count) if found.len() == count => Ok(None),
+            Purpose::NothingAbove(_) => Err(Failed::Data(format!(
+                "{} of groups may not be searched by the store's account, or has changed",
+                planned.attributes.last().copied().unwrap_or_default()
+            ))),
+            Purpose::Same => {
+                for (group, entry) in found {
+                    self.compare(group, entry, groups)?;
+                }
+                Ok(None)
+            }
+            Purpose::Above => self.take_above(planned, found, groups),
+            _ => {
+                groups.primary.extend(found.into_iter().map(|(group, _)| group));
+                groups.unchecked.extend(groups.primary.iter().cloned());
+                Ok(None)
+            }
+        }
+    }
+
+    fn take_above(
+        &self,
+        planned: &Planned<'a>,
+        found: Vec<(GroupFound, &Entry)>,
+        groups: &mut Groups,
+    ) -> Result<Option<Planned<'a>>, Failed> {
+        let mut without = 0;
+        for (group, entry) in found {
+            match &self.generic.membership {
+                GroupMembership::Member(_) => groups.level.push(group.dn.clone()),
+                GroupMembership::MemberUid(_) => {}
+                GroupMembership::MemberOf(attribute) => {
+                    let above = entry.texts(attribute.as_str())?;
+                    without += usize::from(!entry.has(attribute.as_str()));
+                    groups.level.extend(above);
+                }
+            }
+            groups.insert(group);
+        }
+        let GroupMembership::MemberOf(attribute) = &self.generic.membership else { return Ok(None) };
+        let absent = Filter::not(Filter::Present(attribute.clone()));
+        let proof = Planned {
+            purpose: Purpose::NothingAbove(without),
+            filter: Filter::And(vec![planned.filter.clone(), absent]),
+            attributes: planned.attributes.clone(),
+            ..*planned
+        };
+        Ok((without > 0).then_some(proof))
     }
 
     fn group(&self, entry: &Entry) -> Result<GroupFound, Failed> {
@@ -426,36 +545,36 @@ impl Reader<'_> {
         Ok(GroupFound { dn: entry.dn.clone(), sid, name })
     }
 
-    /// The groups by SID, with the name of those whose name no other group has. Two groups with one number are
-    /// an error.
-    async fn memberships(
-        &mut self,
-        groups: Vec<GroupFound>,
-    ) -> Result<BTreeMap<Sid, Option<String>>, Failed> {
-        let mut by_sid: HashMap<Sid, String> = HashMap::new();
-        let mut by_name: HashMap<String, HashSet<Sid>> = HashMap::new();
-        for batch in groups.chunks(BATCH) {
-            let of_group = |group: &GroupFound| {
-                let rid = group.sid.rid_in(&self.settings.domain.sid);
-                let number = rid.and_then(|rid| self.generic.group_rids.number(rid)).unwrap_or_default();
-                let name = group.name.as_ref().map(|name| widen::name(&self.generic.group_name, name));
-                name.into_iter().chain([Filter::equal(&self.generic.group_number, number.to_string())])
-            };
-            let same = Filter::any(batch.iter().flat_map(of_group));
-            for (group, entry) in self.group_search(same, GROUPS_MAX, &[]).await? {
-                let first = by_sid.entry(group.sid).or_insert_with(|| group.dn.clone());
-                if *first != group.dn {
-                    let number = self.generic.group_number.as_str();
-                    return Err(entry.wrong(number, &format!("is that of another group, {first:?}")));
-                }
-                for name in entry.texts(self.generic.group_name.as_str())? {
-                    by_name.entry(wide(&name)).or_default().insert(group.sid);
-                }
-            }
+    /// Notes the number and the names of a group. Two groups with one number are an error.
+    fn compare(&self, group: GroupFound, entry: &Entry, groups: &mut Groups) -> Result<(), Failed> {
+        let first = groups.by_sid.entry(group.sid).or_insert_with(|| group.dn.clone());
+        if *first != group.dn {
+            let number = self.generic.group_number.as_str();
+            return Err(entry.wrong(number, &format!("is that of another group, {first:?}")));
         }
-        let own = |name: &String| by_name.get(&wide(name)).is_some_and(|sids| sids.len() == 1);
-        Ok(groups.into_iter().map(|group| (group.sid, group.name.filter(own))).collect())
+        for name in entry.texts(self.generic.group_name.as_str())? {
+            groups.by_name.entry(wide(&name)).or_default().insert(group.sid);
+        }
+        Ok(())
     }
+}
+
+impl Planned<'_> {
+    fn search(&self) -> Search<'_> {
+        Search {
+            base: self.base,
+            scope: self.scope,
+            filter: &self.filter,
+            attributes: &self.attributes,
+            entries_max: self.entries_max,
+            domain_scope: false,
+        }
+    }
+}
+
+/// The attributes that the entry lacks, and whose absence has to be proved.
+fn absent<'a>(generic: &'a GenericSettings, entry: &Entry) -> impl Iterator<Item = &'a str> {
+    provable(generic).filter(|name| !entry.has(name))
 }
 
 #[cfg(test)]
@@ -478,7 +597,7 @@ mod tests {
     fn each_preset_bars_an_account() {
         let apply = |preset: StatePreset, attributes: &[(&str, &[&str])]| {
             let mut account = Account::new("alice", "S-1-5-21-1-2-3-1000".parse().expect("a SID"));
-            apply_state(preset, &Entry::new("uid=alice", attributes), &mut account)
+            apply_state(preset, &Entry::of("uid=alice", attributes), &mut account)
                 .map(|()| (account.flags, account.expires))
         };
         let normal = AccountFlags::NORMAL;

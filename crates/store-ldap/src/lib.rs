@@ -2,7 +2,7 @@
 //! with configured attributes.
 //!
 //! ```text
-//! LdapStore ─► Pool (servers, back-off, binds) ─► Connection (ldap3 behind a relay that checks messages) ─► TLS ─► server
+//! LdapStore ─► Pool (servers, back-off, binds) ─► Connection (searches that are sent together) ─► TLS ─► server
 //!     └─► schema: ad, generic (filters, entries, groups)
 //! ```
 //!
@@ -13,7 +13,7 @@
 //!   may not be read is an error, never "no such account" and never a shorter list of groups.
 //! - **One answer is of one server and one deadline.** A question has [`Settings::timeout`], whatever it waits for.
 //!   With a global catalog, the catalog says whose the account is, and one server of our domain says all else.
-//! - **What a server sends is checked before ldap3 reads it** (`message`): lengths, nesting, shapes, IDs.
+//! - **What a server sends is checked while it is read** (`message`): lengths, nesting, shapes, IDs.
 //! - **Nothing but TLS.** Before TLS, StartTLS alone is sent. The CAs are those of [`Settings::ca`], and the
 //!   certificate has to name the server in its subjectAltName.
 //! - **A filter is a value.** No byte of a certificate changes its shape (`filter`).
@@ -43,8 +43,9 @@ mod store;
 mod widen;
 
 pub use filter::Attribute;
+pub use failover_refusals::Refusals;
 #[doc(hidden)]
-pub use message::check_any;
+pub use message::{Attributes, read_any};
 pub use meter::{Meter, STEPS};
 pub use server::{Server, TlsMode};
 pub use settings::{

@@ -6,7 +6,7 @@ use account_store::index::{KeyKind, Place};
 use account_store::rules;
 
 fn all<'a>(entry: &'a Entry, attribute: &str) -> impl Iterator<Item = &'a str> {
-    let texts = entry.values(attribute).iter().filter_map(|value| std::str::from_utf8(value).ok());
+    let texts = entry.values(attribute).into_iter().filter_map(|value| std::str::from_utf8(value).ok());
     texts.filter(|text| rules::is_mail(text))
 }
 
@@ -15,7 +15,7 @@ pub(crate) fn chosen(entry: &Entry, attribute: &str, domain: Option<&str>) -> St
     let is_of = |text: &str, domain: &str| {
         text.rsplit_once('@').is_some_and(|(_, suffix)| suffix.eq_ignore_ascii_case(domain))
     };
-    let values: Vec<_> = match entry.values(attribute) {
+    let values: Vec<_> = match entry.values(attribute)[..] {
         [_] => all(entry, attribute).collect(),
         _ => all(entry, attribute).filter(|text| domain.is_some_and(|domain| is_of(text, domain))).collect(),
     };
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn one_value_is_chosen_or_none() {
-        let of = |values: &[&str], domain| chosen(&Entry::new("CN=a", &[("mail", values)]), "Mail", domain);
+        let of = |values: &[&str], domain| chosen(&Entry::of("CN=a", &[("mail", values)]), "Mail", domain);
         let (first, second) = ("a@contoso.example", "a@mail.example");
         for (values, domain, expected) in [
             (&[][..], None, ""),

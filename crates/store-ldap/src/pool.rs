@@ -135,7 +135,7 @@ impl Pool {
 
     /// Keeps a connection for the next question.
     pub(crate) fn put(&self, mut pooled: Pooled) {
-        if pooled.connection.is_usable() {
+        if pooled.connection.is_whole() {
             pooled.is_used = true;
             self.state().idle.push(Idle { pooled, since: Instant::now() });
         }
@@ -173,12 +173,16 @@ impl Pool {
                 true => self.settings.age_max,
                 false => AWAY_MAX.min(self.settings.age_max),
             };
-            pooled.connection.is_usable()
-                && servers.contains(server)
+            servers.contains(server)
                 && now.duration_since(pooled.since) < age_max
                 && now.duration_since(idle.since) < self.settings.idle_timeout
         });
-        idle.pop().map(|idle| idle.pooled)
+        while let Some(Idle { mut pooled, .. }) = idle.pop() {
+            if pooled.connection.is_silent() {
+                return Some(pooled);
+            }
+        }
+        None
     }
 
     /// Takes the connection that was idle longest, if it has been for this long.

@@ -1,6 +1,7 @@
 //! What a store is made of. The caller reads the configuration and fills this; nothing here reads a file.
 
 use crate::filter::Attribute;
+use crate::failover_refusals::Refusals;
 use crate::meter::Meter;
 use crate::server::Server;
 use crate::widen::Accents;
@@ -212,6 +213,8 @@ pub struct Settings {
     pub mail_domain: Option<String>,
     /// How long a decision that was made from an answer may be used.
     pub fresh: Duration,
+    /// What another server of the directory has refused lately.
+    pub refusals: Refusals,
     /// Counts what the store does.
     pub meter: Arc<Meter>,
 }

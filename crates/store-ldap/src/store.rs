@@ -1,7 +1,6 @@
 //! The store: questions to the directory within a deadline, and whether the directory can be asked.
 
 use crate::failed::Failed;
-use crate::failover_refusals::FailoverRefusals;
 use crate::log_limiter::LogLimiter;
 use crate::matching;
 use crate::pool::{Pool, Pooled, attempt_end};
@@ -37,7 +36,6 @@ struct Shared {
     /// For all that takes a connection. Who has one takes one connection at a time, so no pool has more
     /// connections than there are permits.
     permits: Semaphore,
-    refusals: FailoverRefusals,
     health: Mutex<Health>,
     /// Logs of look-ups that fail, and of a directory that does.
     unusable: LogLimiter,
@@ -81,7 +79,6 @@ impl LdapStore {
         let shared = Arc::new(Shared {
             settings,
             permits,
-            refusals: FailoverRefusals::new(),
             catalog: pool.catalog(),
             pool,
             health: Mutex::new(health),
@@ -258,8 +255,8 @@ impl Shared {
             match found {
                 Ok(matches) => {
                     let now = (Instant::now(), now());
-                    let found =
-                        self.refusals.resolve((pool.role, asked.1), pooled.connection.server(), matches, now);
+                    let (refusals, server) = (&self.settings.refusals.0, pooled.connection.server());
+                    let found = refusals.resolve((pool.role, asked.1), server, matches, now);
                     pool.put(pooled);
                     return Ok(found);
                 }

@@ -70,7 +70,7 @@ async fn apply(store: &PostgresStore, changes: Vec<Change>) {
 }
 
 async fn put(store: &PostgresStore, account: Account) {
-    let put = Put::Replace { keep_created: true };
+    let put = Put::Replace { keep_created: true, keep_disabled: false };
     apply(store, vec![Change::PutAccount(put, Box::new(account))]).await;
 }
 

@@ -22,3 +22,18 @@ pub mod wire;
 pub use meter::{Meter, STEPS};
 pub use settings::{CheckPlace, Settings};
 pub use store::SocketStore;
+
+use account_store::{Domain, Query, Record};
+
+/// For the fuzzer: reads a body as the hello of a program, and as its answer to question 7. Returns the accounts of
+/// the answer, or why it is refused.
+#[doc(hidden)]
+pub fn read_any(domain: &Domain, body: &[u8]) -> Result<Vec<Record>, String> {
+    drop(wire::read_hello(body, domain));
+    drop(wire::read_answer(body, 7, wire::Ask::Revision));
+    let query = Query::Name(String::new());
+    let answer =
+        wire::read_answer(body, 7, wire::Ask::Accounts(&query)).map_err(|error| error.to_string())?;
+    let records = answer.accounts.into_iter().map(|candidate| record::record(domain, candidate));
+    records.collect::<Result<_, _>>().map_err(|error| error.to_string())
+}

@@ -10,18 +10,18 @@ use std::time::Duration;
 use store_ldap::Settings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-fn element(tag: u8, contents: &[u8]) -> Vec<u8> {
+pub(super) fn element(tag: u8, contents: &[u8]) -> Vec<u8> {
     let mut out = vec![tag, 0x84];
     out.extend_from_slice(&(contents.len() as u32).to_be_bytes());
     out.extend_from_slice(contents);
     out
 }
 
-fn message(id: u8, operation: &[u8]) -> Vec<u8> {
+pub(super) fn message(id: u8, operation: &[u8]) -> Vec<u8> {
     element(0x30, &[&[2, 1, id], operation].concat())
 }
 
-fn result(id: u8, tag: u8, code: u8) -> Vec<u8> {
+pub(super) fn result(id: u8, tag: u8, code: u8) -> Vec<u8> {
     message(id, &element(tag, &[0x0a, 1, code, 4, 0, 4, 0]))
 }
 

@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use store_ldap::{Servers, Settings, TlsMode};
+use store_ldap::{Refusals, Servers, Settings, TlsMode};
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// A busy machine is slow, and not more wrong for it.
@@ -161,12 +161,13 @@ fn a_server_that_lags_undoes_no_refusal_of_the_one_before() {
     both.timeout = Duration::from_secs(20);
     both.servers = Servers::Listed(vec![ldaps(first.ldaps), ldaps(second.ldaps)]);
     both.ca.extend(certificates(&second.path("ca.pem")));
-    let opened = Opened::of(both);
+    let opened = Opened::of(both.clone());
     let of = |uid: &str| identity(&format!("{mapping}{}0", &uid[..1]));
-    let is_usable = |uid: &str| match opened.find(of(uid)).unwrap() {
+    let is_usable_in = |opened: &Opened, uid: &str| match opened.find(of(uid)).unwrap() {
         Matches::One(record) => !record.account.flags.contains(AccountFlags::DISABLED),
         _ => false,
     };
+    let is_usable = |uid: &str| is_usable_in(&opened, uid);
     assert!(["carol", "dave", "erin"].iter().all(|uid| is_usable(uid)));
     let change = |uid: &str, what: &str| format!("dn: uid={uid},{PEOPLE}\nchangetype: modify\n{what}\n\n");
     first.modify(&change("carol", "add: nsAccountLock\nnsAccountLock: TRUE"));
@@ -177,6 +178,12 @@ fn a_server_that_lags_undoes_no_refusal_of_the_one_before() {
     assert!(is_usable("erin"));
     assert!(!is_usable("carol") && !is_usable("dave"));
     assert!(opened.one(name("carol")).account.flags.contains(AccountFlags::DISABLED), "by whatever name");
+    // After a reload there is another store, which gets the refusals of the one before.
+    let reloaded = Opened::of(both.clone());
+    assert!(is_usable_in(&reloaded, "erin"));
+    assert!(!is_usable_in(&reloaded, "carol") && !is_usable_in(&reloaded, "dave"));
+    let of_another_directory = Opened::of(Settings { refusals: Refusals::default(), ..both });
+    assert!(is_usable_in(&of_another_directory, "carol") && is_usable_in(&of_another_directory, "dave"));
     // The first one takes its word back.
     first.run();
     first.modify(&change("carol", "delete: nsAccountLock"));

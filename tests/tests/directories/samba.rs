@@ -112,6 +112,7 @@ fn settings(dc: &SambaDc, tls: TlsMode) -> Settings {
         accents: Accents::Wildcards,
         mail_domain: None,
         fresh: Duration::from_secs(FRESH_S),
+        refusals: store_ldap::Refusals::default(),
         meter: Arc::default(),
     }
 }

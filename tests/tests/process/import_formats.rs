@@ -80,6 +80,16 @@ fn a_table_is_imported_as_spreadsheets_write_it() {
     assert_eq!(line("anna")["alt_security_identities"][1], "X509:<SKI>0a0b");
     assert_eq!((line("anna")["flags"].as_u64(), line("ben")["flags"].as_u64()), (Some(512), Some(514)));
 
+    // What is disabled here stays so, if that is wanted.
+    demo.rcmpd(&["account", "set", "anna", "--disable", "-c", "rcmpd.toml"]).code(0);
+    let is_disabled = || account(&demo, "anna")["flags"].as_u64().unwrap() & 2 != 0;
+    let told = import(&demo, &["users.csv", "--replace", "--keep-disabled"]).code(0);
+    assert!(told.stderr.contains("Stay disabled: 1 account: anna"), "{told:?}");
+    assert!(is_disabled());
+    let told = import(&demo, &["users.csv", "--replace"]).code(0);
+    assert!(!told.stderr.contains("Stay disabled"), "{told:?}");
+    assert!(!is_disabled());
+
     // An error names the line of the table, and nothing was changed.
     fs::write(demo.path("bad.csv"), "name,member_of\ncarla,Engineers\ndora,Enginers\n").unwrap();
     let told = import(&demo, &["bad.csv"]).code(1);

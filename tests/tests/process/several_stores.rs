@@ -93,6 +93,8 @@ fn a_store_that_is_down_is_an_error_and_the_others_go_on() {
     service.map("alice").code(0);
     service.map("bob").code(0);
     assert_eq!(service.metric("rcmpd_store_part_usable{store=\"new\"}"), 1);
+    assert!(service.metric("rcmpd_store_lookups_total{store=\"new\",outcome=\"miss\"}") >= 1);
+    assert!(service.metric("rcmpd_store_cache_bytes{store=\"new\"}") > 0);
     server.pause();
     eventually("the store cannot be used", || service.metric("rcmpd_store_part_usable{store=\"new\"}") == 0);
     // Bob is in the other store, too, which is not asked for his mapping.

@@ -78,6 +78,11 @@ impl dcerpc_tokio::SecurityProvider for Provider {
 /// Serves the domain CONTOSO with the machine account `WEB01$` and a package "Echo", which answers with the
 /// request's data. Returns the server's `HOST:PORT`.
 async fn echo_server(password: &str) -> String {
+    answering_server(password, dtyp::NtStatus::SUCCESS).await
+}
+
+/// The same, with this status in each answer.
+async fn answering_server(password: &str, status: dtyp::NtStatus) -> String {
     use netlogon_transport::{package, secrets, server};
     use tower::util::BoxCloneSyncService;
 
@@ -93,8 +98,7 @@ async fn echo_server(password: &str) -> String {
         domains: std::sync::Arc::default(),
         groups: std::sync::Arc::default(),
     };
-    let echo = tower::service_fn(|call: package::PackageCall| {
-        let status = dtyp::NtStatus::SUCCESS;
+    let echo = tower::service_fn(move |call: package::PackageCall| {
         std::future::ready(Ok(package::PackageReply { status, authoritative: true, data: Some(call.data.into()) }))
     });
     let netlogon = server::NetlogonServer::new(server::ServerParts {

@@ -186,7 +186,7 @@ async fn dispatch(command: Command, passed_sockets: PassedSockets) -> anyhow::Re
         Command::Store(command) => store::run(command).await,
         Command::Domain(command) => domain::run(command).await,
         Command::Mapping(command) => mapping::run(command).await,
-        Command::Import { file, format, replace, prune, prune_max, dry_run, config, json } => {
+        Command::Import { file, format, replace, keep_disabled, prune, prune_max, dry_run, config, json } => {
             let format = match format {
                 None => Format::of_file(&file),
                 Some(FormatArg::Jsonl) => None,
@@ -194,7 +194,7 @@ async fn dispatch(command: Command, passed_sockets: PassedSockets) -> anyhow::Re
                 Some(FormatArg::Ldif) => Some(Format::Ldif),
             };
             let prune_max = prune.then_some(prune_max);
-            let how = transfer::How { format, replace, prune_max, is_dry_run: dry_run };
+            let how = transfer::How { format, replace, keep_disabled, prune_max, is_dry_run: dry_run };
             transfer::import(&file, how, &load(&config.config)?, json.json).await
         }
         Command::Export { file, config, json } => {

@@ -11,7 +11,8 @@ use account_store::admin::each_account;
 use account_store::fold::casefold;
 use account_store::json_lines::{self, Counts, ImportOptions, LinesError, Machines, Seen, Then};
 use account_store::{
-    AccountAdmin, AccountKind, AccountStore, Change, MachineAdmin, Matches, Query, RID_FIRST, StoreError,
+    AccountAdmin, AccountFlags, AccountKind, AccountStore, Change, MachineAdmin, Matches, Query, RID_FIRST,
+    StoreError,
 };
 use anyhow::{Context, bail};
 use dtyp::Sid;
@@ -59,6 +60,8 @@ pub(super) struct How {
     /// None for JSON Lines.
     pub(super) format: Option<Format>,
     pub(super) replace: bool,
+    /// Accounts that are disabled here stay disabled.
+    pub(super) keep_disabled: bool,
     /// What is not in the file goes, unless more than so many percent would go.
     pub(super) prune_max: Option<u64>,
     pub(super) is_dry_run: bool,
@@ -260,8 +263,11 @@ pub(super) async fn import(path: &Path, how: How, config: &Config, as_json: bool
     }
     let bar = bar(Some(len), "{wide_bar} {bytes}/{total_bytes} {eta}");
     let known = known_machines(&*machines).await?;
-    let options = ImportOptions { replace: how.replace, created: now() };
+    let options = ImportOptions { replace: how.replace, keep_disabled: how.keep_disabled, created: now() };
     let mut notes = Notes::default();
+    if how.keep_disabled {
+        notes.disabled = disabled(&*store).await?;
+    }
     let mut see = |line: u64, seen: Seen<'_>| notes.see(line, seen);
     let mut progress = |done, _| bar.set_position(done);
     let imported =
@@ -282,6 +288,7 @@ pub(super) async fn import(path: &Path, how: How, config: &Config, as_json: bool
         }
     })?;
     report(&counts, if how.is_dry_run { "Would import" } else { "Imported" }, path, as_json);
+    notes.tell_kept();
     notes.tell_unmatchable();
     if !how.is_dry_run {
         notes.tell_of_store(&*store, &known).await?;
@@ -289,9 +296,27 @@ pub(super) async fn import(path: &Path, how: How, config: &Config, as_json: bool
     Ok(0)
 }
 
-/// What an import warns of.
+/// The accounts that are disabled, by folded name.
+async fn disabled(store: &dyn AccountAdmin) -> anyhow::Result<HashSet<String>> {
+    let mut disabled = HashSet::new();
+    each_account(store, |account| {
+        if account.flags.contains(AccountFlags::DISABLED) {
+            disabled.insert(casefold(&account.name));
+        }
+        true
+    })
+    .await?;
+    Ok(disabled)
+}
+
+/// What an import tells.
 #[derive(Default)]
 struct Notes {
+    /// The accounts that were disabled before, if they stay so.
+    disabled: HashSet<String>,
+    /// The first of them that the file would enable, and how many there are.
+    kept: Vec<String>,
+    kept_count: u64,
     /// The first values that match no certificate, and how many there are.
     unmatchable: Vec<String>,
     unmatchable_count: usize,
@@ -307,6 +332,13 @@ impl Notes {
             Seen::Account(account) => account,
             Seen::MachineWithoutSecret(name) => return self.machines_without_secret.push(name.to_owned()),
         };
+        let is_enabled = !account.flags.contains(AccountFlags::DISABLED);
+        if is_enabled && self.disabled.contains(&casefold(&account.name)) {
+            self.kept_count += 1;
+            if self.kept.len() < GONE_SHOWN {
+                self.kept.push(account.name.clone());
+            }
+        }
         let has_values = account.user_principal_name.is_some()
             || !account.service_principal_names.is_empty()
             || !account.alt_security_identities.is_empty();
@@ -321,6 +353,18 @@ impl Notes {
             if self.unmatchable_count <= UNMATCHABLE_SHOWN {
                 self.unmatchable.push(format!("line {line}: {}", unmatchable_text(&account.name, &found)));
             }
+        }
+    }
+
+    /// The accounts that the file would enable, and that stay disabled.
+    fn tell_kept(&self) {
+        if self.kept_count > 0 {
+            let more = if self.kept_count > self.kept.len() as u64 { ", …" } else { "" };
+            let names = self.kept.join(", ");
+            output::message(&format!(
+                "Stay disabled: {}: {names}{more}",
+                counted(self.kept_count, "account")
+            ));
         }
     }
 

@@ -96,8 +96,7 @@ impl Collector for StoreHealth {
         if let Some(counters) = self.0.database.counters() {
             encode_server(&mut encoder, &counters)?;
         }
-        let cache = self.0.policy.as_ref().and_then(|policy| policy.0.load().accounts.cache.clone());
-        cache.map_or(Ok(()), |cache| encode_cache(&mut encoder, &cache))?;
+        encode_caches(&mut encoder, &self.0.caches())?;
         self.0.encode_parts(&mut encoder)?;
         crate::stores::encode_compared(&mut encoder)?;
         crate::stores::encode_ldap(&mut encoder)?;
@@ -133,22 +132,36 @@ fn encode_server(encoder: &mut DescriptorEncoder<'_>, counters: &Counters) -> fm
     encode_family(encoder, ("store_connects", help, None), connections.map(counted))
 }
 
-/// What the cache in front of a store counts.
-fn encode_cache(encoder: &mut DescriptorEncoder<'_>, cache: &CachedStore) -> fmt::Result {
-    let counters = cache.counters();
+/// A cache, and the name of its store if there are several.
+type Named = (Option<String>, Arc<CachedStore>);
+type Labels = Vec<(&'static str, String)>;
+
+/// What the caches in front of stores count.
+fn encode_caches(encoder: &mut DescriptorEncoder<'_>, caches: &[Named]) -> fmt::Result {
+    if caches.is_empty() {
+        return Ok(());
+    }
+    let store = |name: &Option<String>| name.iter().map(|name| ("store", name.clone())).collect::<Labels>();
     let help = "Look-ups of accounts by how the cache answered: from memory, from memory that there is no such account, by asking the \
                 store, with the answer to an equal look-up, or with an older answer because the store could not answer";
-    let hits = [
-        ("hit", &counters.hits),
-        ("absent", &counters.absent_hits),
-        ("miss", &counters.misses),
-        ("joined", &counters.joined),
-        ("stale", &counters.stale),
-    ];
-    encode_family(encoder, ("store_lookups", help, None), hits.map(counted))?;
+    let lookups = caches.iter().flat_map(|(name, cache)| {
+        let counters = cache.counters();
+        let outcomes = [
+            ("hit", &counters.hits),
+            ("absent", &counters.absent_hits),
+            ("miss", &counters.misses),
+            ("joined", &counters.joined),
+            ("stale", &counters.stale),
+        ];
+        outcomes.map(|(outcome, count)| {
+            let labels = [store(name), vec![("outcome", outcome.to_owned())]].concat();
+            (labels, ConstCounter::new(count.load(Ordering::Relaxed)))
+        })
+    });
+    encode_family(encoder, ("store_lookups", help, None), lookups)?;
     let help = "Memory of the cache of accounts";
-    let bytes = ConstGauge::new(cache.bytes());
-    encode_family(encoder, ("store_cache", help, Some(Unit::Bytes)), [(NO_LABELS, bytes)])
+    let bytes = caches.iter().map(|(name, cache)| (store(name), ConstGauge::new(cache.bytes())));
+    encode_family(encoder, ("store_cache", help, Some(Unit::Bytes)), bytes)
 }
 
 #[derive(Clone, Debug, EncodeLabelSet)]
@@ -161,6 +174,14 @@ fn counted((outcome, counter): (&'static str, &AtomicU64)) -> (OutcomeLabels, Co
 }
 
 impl Inner {
+    /// The caches in front of the accounts.
+    fn caches(&self) -> Vec<Named> {
+        let Some(policy) = &self.policy else { return Vec::new() };
+        let accounts = policy.0.load().accounts.clone();
+        let of_parts = accounts.part_caches.into_iter().map(|(name, cache)| (Some(name), cache));
+        accounts.cache.map(|cache| (None, cache)).into_iter().chain(of_parts).collect()
+    }
+
     /// Those of several stores.
     fn parts(&self) -> Option<Arc<SeveralStore>> {
         self.policy.as_ref().and_then(|policy| policy.0.load().accounts.several.clone())

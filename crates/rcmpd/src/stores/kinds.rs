@@ -47,6 +47,8 @@ pub struct Accounts {
     pub admin: Option<Arc<dyn AccountAdmin>>,
     /// The cache in front of the store, where that is elsewhere.
     pub(crate) cache: Option<Arc<CachedStore>>,
+    /// The caches in front of those of several stores that are elsewhere, by the name of the store.
+    pub(crate) part_caches: Vec<(String, Arc<CachedStore>)>,
     /// The stores of `kind = "several"`.
     pub(crate) several: Option<Arc<SeveralStore>>,
     /// The second store, whose answers are only compared.
@@ -56,7 +58,15 @@ pub struct Accounts {
 impl Accounts {
     /// Accounts that can be looked up one by one, and not be listed.
     pub fn read_only(store: Arc<dyn AccountStore>) -> Self {
-        Self { store, listing: None, admin: None, cache: None, several: None, compared: None }
+        Self {
+            store,
+            listing: None,
+            admin: None,
+            cache: None,
+            part_caches: Vec::new(),
+            several: None,
+            compared: None,
+        }
     }
 
     /// Accounts that can be listed, and not be changed by commands.
@@ -81,8 +91,8 @@ impl Accounts {
     }
 
     /// Accounts of several stores.
-    pub(super) fn several(several: Arc<SeveralStore>) -> Self {
-        Self { several: Some(Arc::clone(&several)), ..Self::read_only(several as _) }
+    pub(super) fn several(several: Arc<SeveralStore>, part_caches: Vec<(String, Arc<CachedStore>)>) -> Self {
+        Self { several: Some(Arc::clone(&several)), part_caches, ..Self::read_only(several as _) }
     }
 
     /// The same, and look-ups are compared with those in another store.

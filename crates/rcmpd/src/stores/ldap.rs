@@ -2,22 +2,27 @@
 
 use super::Accounts;
 use crate::config::{self, Config, LdapServers, SecretRef};
-use account_store::BoxFuture;
+use account_store::{BoxFuture, Domain};
 use anyhow::Context;
 use dcerpc_tokio::{NO_LABELS, encode_family};
 use netlogon_tokio::Discovery;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::counter::ConstCounter;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use store_ldap::{Discover, LdapStore, Meter, Server, Servers, Settings, TlsMode};
+use store_ldap::{Discover, LdapStore, Meter, Refusals, Schema, Server, Servers, Settings, TlsMode};
 use trust_tokio::certificates;
 use zeroize::Zeroizing;
 
 /// Counts of all stores of this process, one after the other: a reload opens the store again.
 static METER: OnceLock<Arc<Meter>> = OnceLock::new();
+
+/// Refusals by the section that names a directory, its domain and its bases: a reload opens the store again, and
+/// nothing that was refused is undone by that.
+static REFUSALS: Mutex<BTreeMap<String, Refusals>> = Mutex::new(BTreeMap::new());
 
 /// The servers that the domain's SRV records name.
 struct Dns {
@@ -52,8 +57,21 @@ impl Discover for Dns {
     }
 }
 
-/// Opens the accounts. No server is asked before the first question.
-pub(super) fn open(config: &Config, ldap: &config::Ldap) -> anyhow::Result<Accounts> {
+/// The refusals of the store before this one, if it was of the same directory. `section` names it.
+fn refusals(section: &str, domain: &Domain, schema: &Schema) -> Refusals {
+    let bases = match schema {
+        Schema::Ad(ad) => vec![&ad.base],
+        Schema::Generic(generic) => vec![&generic.user_base, &generic.group_base],
+    };
+    let key = format!("{section} {} {bases:?}", domain.sid).to_lowercase();
+    // It is whole between any two statements.
+    let mut all = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|known, refusals| *known == key || refusals.is_used());
+    all.entry(key).or_default().clone()
+}
+
+/// Opens the accounts of a section. No server is asked before the first question.
+pub(super) fn open(config: &Config, section: &str, ldap: &config::Ldap) -> anyhow::Result<Accounts> {
     let servers = match &ldap.servers {
         LdapServers::Listed(servers) => Servers::Listed(servers.clone()),
         LdapServers::Discovered { site, dns, tls } => {
@@ -84,6 +102,7 @@ pub(super) fn open(config: &Config, ldap: &config::Ldap) -> anyhow::Result<Accou
         accents: ldap.accents,
         mail_domain: ldap.mail_domain.clone(),
         fresh: ldap.fresh,
+        refusals: refusals(section, &config.domain, &ldap.schema),
         meter: Arc::clone(METER.get_or_init(Arc::default)),
     });
     Ok(Accounts::read_only(Arc::new(store?)))
@@ -114,4 +133,35 @@ pub(crate) fn encode(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let help = "failures of servers and of look-ups, by step";
     let failures = meter.failures().map(|(step, count)| ([("step", step)], ConstCounter::new(count)));
     encode_family(encoder, ("store_ldap_failures", help, None), failures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use store_ldap::AdSettings;
+
+    fn domain() -> Domain {
+        let sid = "S-1-5-21-1-2-3".parse().expect("a SID");
+        Domain { netbios: "CONTOSO".to_owned(), dns: "contoso.example".to_owned(), sid }
+    }
+
+    #[test]
+    fn a_store_of_the_same_directory_gets_the_refusals_of_the_one_before() {
+        let base = |base: &str| Schema::Ad(AdSettings { base: base.to_owned() });
+        let first = refusals("[store]", &domain(), &base("DC=contoso,DC=example"));
+        assert!(!Refusals::default().is_used());
+        let again = refusals("[store]", &domain(), &base("dc=Contoso,dc=example"));
+        assert!(again.is_same(&first));
+        for other in [
+            refusals("[store.compare]", &domain(), &base("DC=contoso,DC=example")),
+            refusals("[store]", &domain(), &base("OU=a,DC=contoso,DC=example")),
+        ] {
+            assert!(!other.is_same(&first));
+        }
+        // What no store uses any more is given up.
+        drop((first, again));
+        drop(refusals("[store]", &domain(), &base("DC=other")));
+        let all = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);
+        assert_eq!(all.keys().filter(|key| key.contains("dc=contoso")).count(), 0, "{:?}", all.keys());
+    }
 }

@@ -18,10 +18,11 @@ pub(super) async fn open(
     parts: &[StorePart],
     machines: &Arc<dyn DomainStore>,
 ) -> anyhow::Result<Accounts> {
-    let mut opened = Vec::new();
+    let (mut opened, mut caches) = (Vec::new(), Vec::new());
     for part in parts {
-        let accounts = accounts_of(config, &part.kind, Some(machines)).await;
+        let accounts = accounts_of(config, &part.section(), &part.kind, Some(machines)).await;
         let accounts = accounts.with_context(|| format!("cannot open {}", part.section()))?;
+        caches.extend(accounts.cache.map(|cache| (part.name.clone(), cache)));
         opened.push(Part {
             name: part.name.clone(),
             store: accounts.store,
@@ -29,13 +30,14 @@ pub(super) async fn open(
             issuers: part.issuers.clone(),
         });
     }
-    Ok(Accounts::several(Arc::new(SeveralStore::new(config.domain.clone(), opened)?)))
+    Ok(Accounts::several(Arc::new(SeveralStore::new(config.domain.clone(), opened)?), caches))
 }
 
 /// Opens the accounts of a kind, for look-ups. If they are in the database with the machines, `machines` is
-/// used and the database is not opened twice.
+/// used and the database is not opened twice. `section` names the store.
 pub(super) async fn accounts_of(
     config: &Config,
+    section: &str,
     kind: &StoreKind,
     machines: Option<&Arc<dyn DomainStore>>,
 ) -> anyhow::Result<Accounts> {
@@ -59,7 +61,7 @@ pub(super) async fn accounts_of(
             Ok(Accounts::read_only(Arc::new(store)).traced("postgres").cached(postgres.cache))
         }
         (StoreKind::Ldap(directory), _) => {
-            Ok(super::ldap::open(config, directory)?.traced("ldap").cached(directory.cache))
+            Ok(super::ldap::open(config, section, directory)?.traced("ldap").cached(directory.cache))
         }
         (StoreKind::Socket(socket), _) => {
             Ok(super::socket::open(config, socket)?.traced("socket").cached(socket.cache))

@@ -103,7 +103,7 @@ pub async fn status(config: &Config) -> anyhow::Result<Vec<StoreStatus>> {
             StoreKind::Memory(path) => changed(std::slice::from_ref(path)),
             _ => None,
         };
-        let counted = count(config, &kind).await;
+        let counted = count(config, &section, &kind).await;
         let (counts, error) = match counted {
             Ok(counts) => (counts, None),
             Err(error) => (Counts::default(), Some(crate::output::chain(&error))),
@@ -146,7 +146,7 @@ impl From<Summary> for Counts {
     }
 }
 
-async fn count(config: &Config, kind: &StoreKind) -> anyhow::Result<Counts> {
+async fn count(config: &Config, section: &str, kind: &StoreKind) -> anyhow::Result<Counts> {
     match kind {
         StoreKind::Sqlite(path) => return Ok(SqliteStore::open(path, None)?.summary()?.into()),
         StoreKind::Postgres(postgres) => {
@@ -155,7 +155,7 @@ async fn count(config: &Config, kind: &StoreKind) -> anyhow::Result<Counts> {
         }
         _ => {}
     }
-    let accounts = accounts_of(config, kind, None).await?;
+    let accounts = accounts_of(config, section, kind, None).await?;
     let Some(listing) = &accounts.listing else {
         // It cannot be listed, and can be asked.
         accounts.store.find(&Query::Name("rcmpd-store-status".to_owned())).await?;

@@ -110,7 +110,7 @@ async fn verify_one(
         StoreKind::Postgres(postgres) => {
             Accounts::listed(Arc::new(PostgresStore::open(database::settings(postgres)?, None).await?))
         }
-        kind => accounts_of(config, kind, None).await?,
+        kind => accounts_of(config, &reader.read.store, kind, None).await?,
     };
     let Some(listing) = &accounts.listing else {
         return verify_by_name(&accounts, kind, names, unknown, reader).await;

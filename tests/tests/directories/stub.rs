@@ -1,0 +1,233 @@
+//! A directory of Active Directory's schema that answers each request as a test says: what is hard to bring a real
+//! server to.
+
+use super::hostile::{element, message, result};
+use super::{Opened, certificates, ldaps, name, posix, settings_at};
+use account_store::battery::domain;
+use dtyp::{Encode, Sid};
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use store_ldap::{AdSettings, Schema, Servers, Settings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const BASE: &str = "DC=contoso,DC=example";
+
+/// Answers a request, which has this message ID. `None` closes the connection.
+type Answer = Arc<dyn Fn(&[u8], u8) -> Option<Vec<u8>> + Send + Sync>;
+
+fn is_about(request: &[u8], text: &str) -> bool {
+    request.windows(text.len()).any(|part| part == text.as_bytes())
+}
+
+fn sid(rid: u32) -> Vec<u8> {
+    domain().sid.with_rid(rid).unwrap().to_bytes()
+}
+
+/// SearchResultEntry.
+fn entry(id: u8, attributes: &[(&str, Vec<Vec<u8>>)]) -> Vec<u8> {
+    let attribute = |(name, values): &(&str, Vec<Vec<u8>>)| {
+        let values: Vec<u8> = values.iter().flat_map(|value| element(4, value)).collect();
+        element(0x30, &[element(4, name.as_bytes()), element(0x31, &values)].concat())
+    };
+    let attributes: Vec<u8> = attributes.iter().flat_map(attribute).collect();
+    message(id, &element(0x64, &[element(4, b"CN=alice"), element(0x30, &attributes)].concat()))
+}
+
+fn one(id: u8, attributes: &[(&str, Vec<Vec<u8>>)]) -> Vec<u8> {
+    [entry(id, attributes), result(id, 0x65, 0)].concat()
+}
+
+/// As a domain controller that has alice answers. `token_groups` answers the question for `tokenGroups`.
+fn controller(request: &[u8], id: u8, token_groups: impl Fn(&[u8], u8) -> Vec<u8>) -> Vec<u8> {
+    let text = |text: &str| vec![text.as_bytes().to_vec()];
+    if is_about(request, "tokenGroups") {
+        return token_groups(request, id);
+    }
+    if is_about(request, "groupType") {
+        let group = |rid: u32| {
+            let name = format!("group{rid}");
+            entry(
+                id,
+                &[
+                    ("objectSid", vec![sid(rid)]),
+                    ("sAMAccountName", text(&name)),
+                    ("groupType", text("-2147483646")),
+                ],
+            )
+        };
+        let asked = [513, 1100, 1101, 1102].into_iter().filter(|rid| {
+            let sid = sid(*rid);
+            request.windows(sid.len()).any(|part| part == sid)
+        });
+        return [asked.flat_map(group).collect(), result(id, 0x65, 0)].concat();
+    }
+    if is_about(request, "logonHours") {
+        return one(
+            id,
+            &[
+                ("objectGUID", vec![vec![7; 16]]),
+                ("objectSid", vec![sid(1013)]),
+                ("sAMAccountName", text("alice")),
+                ("userAccountControl", text("512")),
+                ("msDS-User-Account-Control-Computed", text("0")),
+                ("primaryGroupID", text("513")),
+                ("logonCount", text("0")),
+            ],
+        );
+    }
+    one(id, &[("objectClass", text("top")), ("objectSid", vec![domain().sid.to_bytes()])])
+}
+
+async fn serve(listener: tokio::net::TcpListener, tls: tokio_rustls::TlsAcceptor, answer: Answer) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (tls, answer) = (tls.clone(), Arc::clone(&answer));
+        tokio::spawn(async move {
+            let Ok(mut stream) = tls.accept(stream).await else { return };
+            loop {
+                // Each request begins with a length in four octets, and then the message ID.
+                let mut head = [0; 6];
+                if stream.read_exact(&mut head).await.is_err() {
+                    return;
+                }
+                assert_eq!(head[..2], [0x30, 0x84]);
+                let mut request = vec![0; u32::from_be_bytes(head[2..].try_into().unwrap()) as usize];
+                stream.read_exact(&mut request).await.unwrap();
+                let (id, operation) = (request[2], request[3]);
+                let answered = match operation {
+                    0x60 => Some(result(id, 0x61, 0)),
+                    _ => answer(&request, id),
+                };
+                let Some(answered) = answered else { return };
+                if stream.write_all(&answered).await.is_err() || stream.flush().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// A store of so many servers that all answer like this.
+fn opened(servers: usize, answer: impl Fn(&[u8], u8) -> Option<Vec<u8>> + Send + Sync + 'static) -> Opened {
+    let folder = tempfile::tempdir().unwrap();
+    rcmpd_tests::slapd::certificates(folder.path(), "IP:127.0.0.1");
+    let chain = certificates(&folder.path().join("server.pem"));
+    let key = PrivateKeyDer::from_pem_file(folder.path().join("server.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config =
+        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(config.with_no_client_auth().with_single_cert(chain, key).unwrap());
+    let listeners: Vec<_> = (0..servers)
+        .map(|_| {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.set_nonblocking(true).unwrap();
+            listener
+        })
+        .collect();
+    let port = |listener: &std::net::TcpListener| listener.local_addr().unwrap().port();
+    let all = listeners.iter().map(|listener| ldaps(port(listener))).collect();
+    let opened = Opened::of(Settings {
+        servers: Servers::Listed(all),
+        schema: Schema::Ad(AdSettings { base: BASE.to_owned() }),
+        ..settings_at(port(&listeners[0]), &folder.path().join("ca.pem"), posix())
+    });
+    let answer: Answer = Arc::new(answer);
+    for listener in listeners {
+        let (config, answer) = (Arc::clone(&config), Arc::clone(&answer));
+        opened.runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            serve(listener, tokio_rustls::TlsAcceptor::from(config), answer).await;
+        });
+    }
+    opened
+}
+
+/// `tokenGroups` in one answer.
+fn all_groups(_: &[u8], id: u8) -> Vec<u8> {
+    one(id, &[("objectSid", vec![sid(1013)]), ("tokenGroups", [513, 1100].map(sid).to_vec())])
+}
+
+fn groups_of(opened: &Opened) -> Vec<Sid> {
+    opened.one(name("alice")).memberships.iter().map(|membership| membership.sid).collect()
+}
+
+/// [MS-ADTS] 3.1.1.3.1.3.3: a server sends many values in parts.
+#[test]
+fn an_attribute_in_ranges_is_read_to_its_end() {
+    let parts = |request: &[u8], id: u8| {
+        let (range, rids) = match (is_about(request, ";range=2-*"), is_about(request, ";range=3-*")) {
+            (true, _) => ("tokenGroups;range=2-2", vec![1101]),
+            (_, true) => ("tokenGroups;Range=3-*", vec![1102]),
+            _ => ("tokenGroups;range=0-1", vec![513, 1100]),
+        };
+        one(id, &[("objectSid", vec![sid(1013)]), (range, rids.into_iter().map(sid).collect())])
+    };
+    let opened = opened(1, move |request, id| Some(controller(request, id, parts)));
+    let wanted = [513, 1100, 1101, 1102].map(|rid| domain().sid.with_rid(rid).unwrap());
+    assert_eq!(groups_of(&opened), wanted);
+}
+
+#[test]
+fn ranges_that_do_not_end_are_an_error_and_no_shorter_list() {
+    for range in ["tokenGroups;range=0-1", "tokenGroups;range=0-18446744073709551615", "tokenGroups;range=0"]
+    {
+        let parts =
+            move |_: &[u8], id: u8| one(id, &[("objectSid", vec![sid(1013)]), (range, vec![sid(513)])]);
+        let opened = opened(1, move |request, id| Some(controller(request, id, parts)));
+        opened.fails(name("alice"), "comes in ranges that do not end");
+    }
+}
+
+/// After an answer without a fault, a later search of the same look-up fails, with each code.
+#[test]
+fn no_code_in_the_middle_of_a_look_up_makes_a_shorter_list() {
+    let whole = opened(1, |request, id| Some(controller(request, id, all_groups)));
+    assert_eq!(groups_of(&whole).len(), 2);
+    for failing in ["tokenGroups", "groupType"] {
+        for code in [1, 2, 3, 4, 7, 8, 10, 11, 12, 16, 18, 32, 34, 50, 51, 52, 53, 54, 80, 123] {
+            let opened = opened(1, move |request, id| {
+                Some(match is_about(request, failing) {
+                    true => result(id, 0x65, code),
+                    false => controller(request, id, all_groups),
+                })
+            });
+            let found = opened.find(name("alice"));
+            assert!(
+                found.as_ref().is_err_and(|error| error.to_string().contains("store: ")),
+                "{failing} {code}: {found:?}"
+            );
+            // The entries that came before the code do not count.
+            let opened = super::stub::opened(1, move |request, id| {
+                let whole = controller(request, id, all_groups);
+                Some(match is_about(request, failing) {
+                    true => {
+                        [&whole[..whole.len() - result(id, 0x65, 0).len()], &result(id, 0x65, code)].concat()
+                    }
+                    false => whole,
+                })
+            });
+            let found = opened.find(name("alice"));
+            // sizeLimitExceeded of a base search with its only entry is no loss.
+            let is_whole = code == 4 && failing == "tokenGroups";
+            assert_eq!(found.is_ok(), is_whole, "{failing} {code}: {found:?}");
+        }
+    }
+}
+
+/// Connections that break off: the question ends, and does not ask all servers that there are.
+#[test]
+fn a_question_makes_four_attempts_at_most() {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&attempts);
+    let opened = opened(12, move |request, id| match is_about(request, "logonHours") {
+        true => {
+            counted.fetch_add(1, Ordering::Relaxed);
+            None
+        }
+        false => Some(controller(request, id, all_groups)),
+    });
+    opened.fails(name("alice"), "the server closes the connection");
+    assert_eq!(attempts.load(Ordering::Relaxed), 4);
+}
