@@ -16,7 +16,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -313,6 +313,60 @@ async fn wrong_secrets_are_counted_over_all_replicas_and_a_restart() {
     let said = run(Command::new(impacket_python()), "impacket_client.py", &wrong);
     assert_eq!(said["handshake"]["status"], "0xC0000022", "{said:#}");
     assert_eq!(replicas.server.sql(counts), "1|1");
+}
+
+/// Wrong secrets for one account wait for the lock of one row. Here it is not given back, as long as they come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_guesses_at_one_account_hold_up_no_other_machine() {
+    const GUESSES: usize = 1000;
+    let replicas = Replicas::start("");
+    let service = &replicas.services[0];
+    write_secret(service.path("machines/WEB02.secret"), "WEB02 has this one, of 28 characters");
+    let add = ["machine", "add", "WEB02$", "--permission", "rcmp", "--secret-file", "machines/WEB02.secret"];
+    service.rcmpd(&[&add[..], &["-c", "rcmpd.toml"]].concat()).code(0);
+    let (address, password) = (replicas.address.to_string(), service.machine_password("WEB02"));
+    let guess = |address: String| async move {
+        let refused = Client::establish(&address, "CONTOSO", "WEB01$", "wrong").await.err();
+        let Some(ChannelError::Refused(status)) = refused else { panic!("{refused:?}") };
+        status.0
+    };
+    assert_eq!(guess(address.clone()).await, ACCESS_DENIED);
+    let mut locked = replicas.server.psql();
+    locked.send("BEGIN; SELECT failures FROM rcmpd.guess FOR UPDATE;");
+    assert_eq!(locked.line(), "1");
+    let (left, told) = (Arc::new(AtomicUsize::new(GUESSES)), Arc::new(AtomicUsize::new(0)));
+    let guessers: Vec<_> = (0..100)
+        .map(|_| {
+            let (left, told, address) = (Arc::clone(&left), Arc::clone(&told), address.clone());
+            tokio::spawn(async move {
+                let next =
+                    || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+                while next().is_ok() {
+                    match guess(address.clone()).await {
+                        ACCESS_DENIED => drop(told.fetch_add(1, Ordering::Relaxed)),
+                        status => assert_eq!(status, DS_BUSY),
+                    }
+                }
+            })
+        })
+        .collect();
+    let (alice, mut rounds) = (replicas.question("alice"), 0);
+    while left.load(Ordering::Relaxed) > 0 {
+        let client = Client::establish(&address, "CONTOSO", "WEB02$", &password).await;
+        let client = client.unwrap_or_else(|error| panic!("after {rounds} handshakes: {error:?}"));
+        let mut association = client.open().await.expect("the channel is good");
+        assert_eq!(ask(&client, &mut *association, &alice).await, Ok(SUCCESS), "after {rounds} handshakes");
+        rounds += 1;
+    }
+    for guesser in guessers {
+        guesser.await.expect("no guess is right");
+    }
+    let told = told.load(Ordering::Relaxed);
+    eprintln!("{rounds} handshakes of another machine, {told} of {GUESSES} guesses denied, the others busy");
+    assert!(rounds >= 3, "the guesses ended before the others began: {rounds}");
+    drop(locked);
+    let logs: String = replicas.services.iter().map(|service| service.log()).collect();
+    assert!(logs.contains("Too many questions about shared channels at one time of=\"guesses\""), "{logs}");
 }
 
 #[test]
