@@ -57,10 +57,11 @@ impl SealingKey {
         Ok(key)
     }
 
-    /// Reads a key file. One that others may read, or of another length, is [`StoreError::Unavailable`].
+    /// Reads a key file. One that every user may read, or of another length, is [`StoreError::Unavailable`]. A
+    /// group may share it: Kubernetes gives a Secret to the group of a pod.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let unusable = |why: String| StoreError::Unavailable(format!("key file {}: {why}", path.display()));
-        let mut file = FileAccess::Owner
+        let mut file = FileAccess::Group
             .open(path)
             .map_err(|error| StoreError::Unavailable(format!("key file {} {error}", path.display())))?;
         let metadata = file.metadata().map_err(|error| unusable(error.to_string()))?;

@@ -8,6 +8,7 @@ use rcmpd_tests::peers::{impacket, impacket_python, question, run, target, with}
 use rcmpd_tests::ports::free_port;
 use rcmpd_tests::postgres::Postgres;
 use rcmpd_tests::postgres_proxy::PostgresProxy;
+use rcmpd_tests::web::{Site, WebServer, values};
 use rcmpd_tests::{Demo, Service, eventually, write_secret};
 use rustix::process::Signal;
 use serde_json::json;
@@ -367,6 +368,71 @@ async fn a_thousand_guesses_at_one_account_hold_up_no_other_machine() {
     drop(locked);
     let logs: String = replicas.services.iter().map(|service| service.log()).collect();
     assert!(logs.contains("Too many questions about shared channels at one time of=\"guesses\""), "{logs}");
+}
+
+/// nginx passes a reference of the first server to the application. curl asks the others what it stands for.
+#[test]
+fn a_reference_of_one_server_is_known_to_all_until_the_account_is_disabled() {
+    let server = Postgres::start();
+    let reference = "[sidecar.reference]\nkeys = [\"file:reference-1.key\"]\naudience = \"shop\"";
+    let site = Site::start_in(WebServer::Nginx, &format!("header_len_max = 512\n{reference}"), &|demo| {
+        demo.rcmpd(&["sidecar", "ticket-key", "reference-1.key", "--generation", "1"]).code(0);
+        demo.rcmpd(&["sidecar", "ticket-key", "reference-2.key", "--generation", "2"]).code(0);
+        write_secret(demo.path("admin.token"), "a-token-of-the-tests");
+        demo.edit(|text| text.replace("[admin]", "[admin]\ntoken = \"file:admin.token\""));
+        for n in 0..30 {
+            let name = format!("Department of Things {n}");
+            demo.rcmpd(&["group", "add", &name, "-c", "rcmpd.toml"]).code(0);
+            demo.rcmpd(&["account", "set", "alice", "--group", &name, "-c", "rcmpd.toml"]).code(0);
+        }
+        demo.move_into_postgres(&server, "");
+    });
+    let first = &site.service;
+    let copy = |edit: &dyn Fn(String) -> String| {
+        let demo = first.copied();
+        demo.edit(|text| edit(text.replace(&first.netlogon.to_string(), "127.0.0.1:0")));
+        demo.serve_with(&[])
+    };
+    let second = copy(&|text| text);
+    // The key is being replaced: this one seals with the next key, and opens what the others seal.
+    let third = copy(&|text| {
+        text.replace("[\"file:reference-1.key\"]", "[\"file:reference-1.key\", \"file:reference-2.key\"]")
+    });
+    let other = copy(&|text| text.replace("\"shop\"", "\"bank\""));
+    let ask = |service: &Service, reference: &str| {
+        let url = format!("http://{}/identity/{reference}", service.admin);
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--max-time", "30", "--write-out", "\n%{http_code}"]);
+        let said = curl.args(["-H", "Authorization: Bearer a-token-of-the-tests", &url]).output().unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        let (body, status) = said.rsplit_once('\n').unwrap();
+        (status.parse::<u16>().unwrap(), body.to_owned())
+    };
+    let page = site.page(Some("alice"), "/", &[]);
+    let header =
+        |name: &str| values(&page, name).first().map(|value| (*value).to_owned()).unwrap_or_default();
+    let reference = header("X-Identity-Reference");
+    assert!(reference.len() > 100 && header("X-Identity-Group-Sids").is_empty(), "{page:#}");
+    for service in [first, &second, &third] {
+        let (status, whole) = ask(service, &reference);
+        assert_eq!(status, 200, "{whole}");
+        let whole: serde_json::Value = serde_json::from_str(&whole).unwrap();
+        assert_eq!(whole["groups"].as_array().unwrap().len(), 34, "{whole:#}");
+        assert_eq!(whole["decision"], header("X-Identity-Decision"));
+        assert_eq!((&whole["user"], &whole["method"]), (&json!("CONTOSO\\alice"), &json!("upn")));
+    }
+    assert_eq!(ask(&other, &reference).0, 404, "servers of another name");
+    let changed = format!("{}{}", &reference[1..], &reference[..1]);
+    assert_eq!(ask(&second, &changed).0, 404);
+    // Its rights end at each of them.
+    second.rcmpd(&["account", "set", "alice", "--disable", "-c", "rcmpd.toml"]).code(0);
+    for service in [first, &second, &third] {
+        eventually("the reference ends", || ask(service, &reference).0 == 404);
+    }
+    second.rcmpd(&["account", "set", "alice", "--enable", "-c", "rcmpd.toml"]).code(0);
+    for service in [first, &second, &third] {
+        eventually("it is an account again", || ask(service, &reference).0 == 200);
+    }
 }
 
 #[test]
@@ -814,5 +880,5 @@ fn demo_of_replicas_answers_while_servers_are_killed() {
     let output = Command::new(script).arg(rcmpd_tests::binary()).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(said.matches("6 times CONTOSO\\alice").count(), 3, "{said}");
+    assert_eq!(said.matches("6 times CONTOSO\\alice").count(), 4, "{said}");
 }

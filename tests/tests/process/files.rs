@@ -51,7 +51,7 @@ fn files_that_others_may_use_are_refused_by_serve_and_check_config() {
         ("admin.token", &[0o604, 0o644, 0o602, 0o666][..], 0o640),
         ("machines/WEB01.secret", &[0o644, 0o606], 0o640),
         ("sidecar.secret", &[0o644], 0o640),
-        ("accounts.key", &[0o640, 0o604], 0o400),
+        ("accounts.key", &[0o604], 0o440),
         ("audit.key", &[0o640, 0o604], 0o600),
         ("proof.key", &[0o640, 0o604], 0o600),
         ("accounts.db", &[0o602, 0o666], 0o644),
