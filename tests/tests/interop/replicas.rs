@@ -849,6 +849,89 @@ async fn whatever_is_killed_or_stops_no_answer_is_wrong() {
     }
 }
 
+/// The primary dies, its standby is promoted, and then the first one comes back as what it was. It takes changes,
+/// which no standby has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_former_primary_that_comes_back_is_not_used() {
+    let former = Postgres::start();
+    let demo = Demo::new().into_postgres(&former, "timeout_ms = 3000");
+    let standby = former.standby();
+    let one = format!("\"{}\"", former.address());
+    demo.edit(|text| text.replace(&one, &format!("{one}, \"{}\"", standby.address())));
+    let mut replicas = Replicas::of(former, demo, |_| {});
+    let (client, alice) = (replicas.channel().await, replicas.question("alice"));
+    let written = replicas.server.sql("SELECT pg_current_wal_lsn()");
+    let replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'");
+    eventually("the standby follows", || standby.sql(&replayed) == "t");
+    replicas.server.kill();
+    standby.promote();
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(connected(&client, &alice).await);
+    }
+    replicas.server.restart();
+    let timeline = "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
+    assert_eq!(
+        (replicas.server.sql(timeline), standby.sql(timeline)),
+        ("00000001".into(), "00000002".into())
+    );
+    // A command finds the promoted one, though the other one is named first.
+    let enabled = "SELECT enabled FROM rcmpd.machine";
+    replicas.services[0].rcmpd(&["machine", "set", "WEB01$", "--disable", "-c", "rcmpd.toml"]).code(0);
+    assert_eq!((replicas.server.sql(enabled), standby.sql(enabled)), ("t".into(), "f".into()));
+    for association in &mut open {
+        let answer = ask(&client, &mut **association, &alice).await;
+        assert_ne!(answer, Ok(SUCCESS), "the former primary says that it is enabled");
+    }
+    // Servers that have seen it do not go back, also if only the former one answers.
+    standby.pause();
+    let says = "it was the primary before a standby was promoted (its timeline is 1, and 2";
+    eventually("the former primary is rejected", || {
+        let refused = establish(&replicas.services[0]);
+        assert!(refused.is_some_and(|error| is_busy(&error)), "the former primary is used");
+        replicas.services[0].log().contains(says)
+    });
+    standby.resume();
+    // One that starts while only the former primary answers uses it, and leaves it when it sees the promoted one.
+    replicas.services[1].kill();
+    standby.pause();
+    replicas.services[1].start_again();
+    standby.resume();
+    replicas.services[1].wait_for_log("PostgreSQL has another primary");
+    eventually("the machine is refused", || {
+        establish(&replicas.services[1]).is_some_and(|error| !is_busy(&error))
+    });
+    replicas.services[1].rcmpd(&["machine", "set", "WEB01$", "--enable", "-c", "rcmpd.toml"]).code(0);
+    assert_eq!(standby.sql(enabled), "t");
+    for service in &replicas.services {
+        eventually("all go on with the promoted one", || establish(service).is_none());
+    }
+}
+
+/// Why a machine of the demo gets no channel.
+fn establish(service: &Service) -> Option<ChannelError> {
+    let established = Client::of_machine(service, "CONTOSO", "WEB01");
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(established)).err()
+}
+
+fn is_busy(error: &ChannelError) -> bool {
+    matches!(error, ChannelError::Refused(status) if status.0 == DS_BUSY)
+}
+
+/// An association that has had an answer, as soon as there is one.
+async fn connected(client: &Client, question: &[u8]) -> Box<dyn Association> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Ok(mut association) = client.open().await
+            && ask(client, &mut *association, question).await == Ok(SUCCESS)
+        {
+            return association;
+        }
+        assert!(Instant::now() < deadline, "never");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// The calculation of docs/replicas.md, and the simulation of each single decision, by the same measured costs.
 #[test]
 fn the_calculation_of_the_limit_agrees_with_the_simulation() {
