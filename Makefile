@@ -17,7 +17,7 @@ help:
 	@echo 'make demo     build, make a demo domain, serve it, ask who alice is, stop'
 	@echo 'make demo-web the same behind nginx, or behind our own TLS front where there is none'
 	@echo 'make demo-ldap the accounts in OpenLDAP (slapd and openssl have to be installed), with 1,000 people'
-	@echo 'make demo-replicas three servers behind HAProxy with one PostgreSQL: one after the other is killed (PostgreSQL and HAProxy have to be installed)'
+	@echo 'make demo-replicas three servers behind HAProxy with one PostgreSQL and its standby: one after the other is killed (PostgreSQL and HAProxy have to be installed)'
 	@echo 'make demo-sso the master secret: an administrator gets it, another user does not, it is rotated'
 	@echo 'make demo-tlsnego a SOAP client negotiates a token with the gateway, and calls a service behind it'
 	@echo 'make demo-chain three domains, a sidecar and a collector: one question, and its one trace as a tree'

@@ -203,6 +203,8 @@ impl Postgres {
 
     /// Starts it again, on the same port.
     pub fn restart(&mut self) {
+        // One that was killed has left its status, which says that it is ready.
+        let _ = fs::remove_file(self.data().join("postmaster.pid"));
         let deadline = Instant::now() + PATIENCE;
         while !self.try_start() {
             assert!(Instant::now() < deadline, "PostgreSQL does not start again: {}", self.log());

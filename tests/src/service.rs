@@ -154,6 +154,12 @@ impl Demo {
     /// Moves the accounts and machines into PostgreSQL, by the commands that an operator has for it. `more` is
     /// added to `[store.postgres]`.
     pub fn into_postgres(self, server: &crate::postgres::Postgres, more: &str) -> Self {
+        self.move_into_postgres(server, more);
+        self
+    }
+
+    /// The same for a demo that the test keeps.
+    pub fn move_into_postgres(&self, server: &crate::postgres::Postgres, more: &str) {
         self.rcmpd(&["export", "moved.jsonl", "-c", "rcmpd.toml"]).code(0);
         write_secret(self.path("postgres.secret"), crate::postgres::PASSWORD);
         let section = format!(
@@ -176,7 +182,6 @@ impl Demo {
         ] {
             self.rcmpd(&[command, &["-c", "rcmpd.toml"]].concat()).code(0);
         }
-        self
     }
 
     /// Where the gateway of [`Demo::with_gateway`] listens.

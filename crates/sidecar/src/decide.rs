@@ -9,6 +9,7 @@ use crate::forwarding;
 use crate::headers::{Facts, Format, Layout};
 use crate::identity::{DecisionInputs, Identify, Identity};
 use crate::meter::{How, Meter};
+use crate::references::{References, SharedReferences};
 use crate::refusal::{Broken, Outcome, Refusal, Undecided};
 use crate::routes::Routes;
 use crate::secret::SECRET;
@@ -18,8 +19,7 @@ use crate::token::{PublicJwk, TokenSigner};
 use bytes::Bytes;
 use dtyp::FileTime;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use quick_cache::sync::Cache as QuickCache;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
@@ -32,8 +32,6 @@ const DENIAL_MAX: Duration = Duration::from_secs(5);
 /// How much longer than a token's lifetime the key of a replaced signer is published: what was asked before
 /// may be signed a moment later, and applications keep a key set for a while.
 const RETIRED_MORE: Duration = Duration::from_secs(60);
-/// Identities that are kept for those whose headers did not hold them, at least.
-const REFERENCES_MAX: usize = 1024;
 /// What a sidecar is made of.
 pub struct Parts {
     /// Maps certificates to accounts.
@@ -48,6 +46,8 @@ pub struct Parts {
     pub token: Option<TokenSigner>,
     /// Tickets of the farm.
     pub tickets: Option<Farm>,
+    /// What nodes have in common that know each other's references.
+    pub references: Option<SharedReferences>,
     /// How long a decision is cached; zero for not at all.
     pub remember: Duration,
     /// Entries of the cache at most.
@@ -76,7 +76,7 @@ pub struct Sidecar {
     remember: Duration,
     cache: Cache,
     known: Arc<Known>,
-    references: Arc<QuickCache<String, Arc<Value>>>,
+    references: References,
     meter: Arc<Meter>,
 }
 
@@ -104,14 +104,15 @@ pub struct Ask<'a> {
 impl Sidecar {
     /// A sidecar with an empty cache.
     pub fn new(parts: Parts) -> Self {
-        let Parts { identify, spans, routes, format, token, tickets, remember, remembered_max } = parts;
+        let Parts { identify, spans, routes, format, token, tickets, references, remember, remembered_max } =
+            parts;
         let (layout, without_account) = (format.layout(), format.without_account());
         let owned = crate::dialect::OWNED.map(str::to_owned);
         let known = format.known().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
         let reserved = known.into_iter().chain(owned).chain([SECRET.as_str().to_owned()]).collect();
         let cache = Cache::new(remembered_max.max(1));
         // Each cache entry may have one.
-        let references = Arc::new(QuickCache::new(remembered_max.max(REFERENCES_MAX)));
+        let references = References::new(references, remembered_max);
         let meter = Arc::default();
         let known = Arc::new(Known::new());
         let mut audiences: Vec<String> = Vec::new();
@@ -147,8 +148,9 @@ impl Sidecar {
     /// A sidecar that takes this one's place: it decides anew, counts on, knows what references stand for,
     /// and publishes the key that signed until now for as long as a token of it counts.
     pub fn successor(&self, parts: Parts, uptime: Duration) -> Self {
-        let (known, references) = (Arc::clone(&self.known), Arc::clone(&self.references));
+        let known = Arc::clone(&self.known);
         let new = Self::new(parts);
+        let references = new.references.after(&self.references);
         let mut retired: Vec<_> = self.retired.iter().filter(|(_, until)| *until > uptime).cloned().collect();
         if let Some(token) = &self.token {
             let until = uptime.saturating_add(token.lifetime()).saturating_add(RETIRED_MORE);
@@ -197,9 +199,15 @@ impl Sidecar {
         Some(PublicJwk::set(keys))
     }
 
-    /// The whole of an identity that did not fit its headers.
-    pub fn referenced(&self, reference: &str) -> Option<Arc<Value>> {
-        self.references.get(reference)
+    /// The whole of an identity that did not fit its headers; `None` if there is no such reference, it has
+    /// expired, or the account may not be used any more.
+    pub async fn referenced(&self, reference: &str, now: FileTime) -> Result<Option<Value>, Refusal> {
+        let Some(reference) = self.references.find(reference, now) else { return Ok(None) };
+        let identity = match reference.copy() {
+            Some(copy) => Some(copy.clone()),
+            None => self.identify.account(reference.sid(), now).await?,
+        };
+        Ok(identity.map(|identity| reference.whole(&identity, &self.format.user(&identity))))
     }
 
     /// Decides about a request that carries a certificate in its headers. `is_proved` is whether it comes
@@ -369,9 +377,10 @@ impl Sidecar {
         };
         let (time, not_after) = match &outcome {
             Ok(allowed) => {
-                // What is handed out counts at least half as long as a token does.
+                // What is handed out counts at least half as long as a token or a reference does.
                 let token = self.token.as_ref().map_or(Duration::MAX, |token| token.lifetime() / 2);
-                (self.remember.min(token), allowed.identity.not_after)
+                let handed_out = token.min(self.references.cached_max());
+                (self.remember.min(handed_out), allowed.identity.not_after)
             }
             Err(refusal) if refusal.outcome() == Outcome::Denied => {
                 (self.remember.min(DENIAL_MAX), FileTime::NEVER)
@@ -422,10 +431,8 @@ impl Sidecar {
         let sign = |token: &TokenSigner| token.sign((&identity, audience), &user, &facts, (now, len_max));
         let token = self.token.as_ref().and_then(sign);
         facts.token = token.as_deref();
-        let written = self.format.write_by(&self.layout, &identity, facts);
-        if written.is_cut {
-            self.references.insert(decision.to_owned(), Arc::new(whole(&identity, decision, &user)));
-        }
+        let make = || self.references.make(&identity, decision, now);
+        let written = self.format.write_by(&self.layout, &identity, facts, make);
         Arc::new(Allowed {
             admitted: self.routes.admitted(&identity),
             headers: written.headers,
@@ -543,30 +550,6 @@ fn decision_name() -> Option<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).ok()?;
     Some(dtyp::hex(&bytes))
-}
-
-/// All of an identity, which an application gets by the reference.
-fn whole(identity: &Identity, decision: &str, user: &str) -> Value {
-    let groups: Vec<_> = identity
-        .groups
-        .iter()
-        .map(|group| json!({ "sid": group.sid.to_string(), "name": group.name }))
-        .collect();
-    json!({
-        "decision": decision,
-        "user": user,
-        "domain": identity.domain,
-        "account": identity.account,
-        "sid": identity.sid.to_string(),
-        "upn": identity.upn,
-        "full_name": identity.full_name,
-        "mail": identity.mail,
-        "groups": groups,
-        "method": identity.method,
-        "strength": identity.assurance.name(),
-        "rule": identity.assurance.rule(),
-        "policy_revision": identity.policy_revision,
-    })
 }
 
 #[cfg(test)]

@@ -424,12 +424,18 @@ impl Format {
     /// The headers of an account, by a layout that is made for it.
     #[cfg(test)]
     pub(crate) fn write(&self, identity: &Identity, facts: Facts<'_>) -> Written {
-        self.write_by(&self.layout(), identity, facts)
+        self.write_by(&self.layout(), identity, facts, || facts.decision.to_owned())
     }
 
     /// The headers of an account, by [`Self::layout`], which the owner keeps. What is too long is left out,
-    /// and the decision's name stands in `X-Identity-Reference`.
-    pub fn write_by(&self, layout: &Layout, identity: &Identity, facts: Facts<'_>) -> Written {
+    /// and `X-Identity-Reference` is then made.
+    pub fn write_by(
+        &self,
+        layout: &Layout,
+        identity: &Identity,
+        facts: Facts<'_>,
+        reference: impl FnOnce() -> String,
+    ) -> Written {
         // All values, one behind the other: they become headers without another copy.
         let mut values = String::with_capacity(VALUES_LEN_DEFAULT);
         let mut ends = Vec::with_capacity(layout.0.len());
@@ -456,11 +462,12 @@ impl Format {
         }
         let values = Bytes::from(values);
         let mut headers = HeaderMap::with_capacity(layout.0.len());
+        let reference = if is_cut { reference() } else { String::new() };
         let mut start = 0;
         for ((name, meaning), end) in layout.0.iter().zip(ends) {
             let value = match meaning {
                 // What the reference says comes last.
-                Meaning::Reference if is_cut => HeaderValue::from_str(facts.decision),
+                Meaning::Reference if is_cut => HeaderValue::from_str(&reference),
                 _ => HeaderValue::from_maybe_shared(values.slice(start..end)),
             };
             start = end;

@@ -144,6 +144,13 @@ pub trait Identify: Send + Sync {
         now: FileTime,
     ) -> BoxFuture<'a, Result<Identity, Refusal>>;
 
+    /// An account of the own store as it is now, with its groups; `None` if it is not there or may not be used. As
+    /// a default, there is no store.
+    fn account(&self, sid: Sid, now: FileTime) -> BoxFuture<'_, Result<Option<Identity>, Refusal>> {
+        let _ = (sid, now);
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// The account of a certificate that came with a ticket, in which the farm says that it is this one. An
     /// implementation that asks a server may return it without asking, after it has validated the certificate
     /// and audited the decision. One that knows the accounts itself asks them, as this default does.

@@ -23,6 +23,7 @@ mod identity;
 mod limits;
 mod meter;
 pub mod proxy_config;
+mod references;
 mod refusal;
 pub mod routes;
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use decision::{Decided, Decision};
 pub use dialect::{ClientCertificate, Dialect};
 pub use identity::{Assurance, DecisionInputs, Group, Identify, Identity};
 pub use meter::{How, Meter};
+pub use references::SharedReferences;
 pub use refusal::{Broken, NotMapped, Outcome, Refusal, Undecided};
 pub use secret::{SECRET, shows_secret};
 pub use spans::{NoSpans, Spans};

@@ -30,13 +30,15 @@ pub(crate) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// A connection. When it is dropped, it is closed, and the server ends its transaction.
 pub(crate) struct Connection {
-    client: Client,
+    pub(crate) client: Client,
     driver: JoinHandle<()>,
     schema: Schema,
     /// Named statements by their template; `None` if there are to be none.
     named: Option<HashMap<&'static str, Statement>>,
     pub(crate) opened: Instant,
     pub(crate) used: Instant,
+    /// Of a primary: its timeline; 0 if it has none.
+    pub(crate) timeline: u32,
 }
 
 impl Drop for Connection {
@@ -73,7 +75,7 @@ impl Connection {
         };
         let named = settings.prepare.then(HashMap::new);
         let schema = settings.schema.clone();
-        Ok(Self { client, driver, schema, named, opened, used: opened })
+        Ok(Self { client, driver, schema, named, opened, used: opened, timeline: 0 })
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -98,10 +100,10 @@ impl Connection {
     }
 
     /// Rejects a server that takes no changes.
-    pub(crate) async fn check_primary(&self, server: &Server) -> Result<(), StoreError> {
+    pub(crate) async fn check_primary(&mut self, server: &Server) -> Result<(), StoreError> {
         match self.is_read_only().await? {
             true => Err(StoreError::Unavailable(format!("{server} is a standby, or read-only"))),
-            false => Ok(()),
+            false => Ok(self.read_timeline().await?),
         }
     }
 

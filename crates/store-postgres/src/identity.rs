@@ -3,6 +3,7 @@
 use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::numbers::Numbers;
+use crate::timeline::Timeline;
 use account_store::columns::damaged;
 use account_store::sealing::Seal;
 use account_store::{Domain, StoreError, fold};
@@ -74,6 +75,8 @@ impl Identity {
 pub(crate) struct Expected {
     pub(crate) domain: Domain,
     pub(crate) seal: Option<Seal>,
+    /// The timeline of the primary.
+    pub(crate) timeline: Timeline,
 }
 
 impl Expected {

@@ -9,6 +9,8 @@
 //! - Accounts are looked up on replicas first, and on the primary if no replica has what was seen. Machines,
 //!   secrets and lists are read from the primary. Changes are made on the primary, one after the other: the
 //!   row of `revision` is the lock.
+//! - A server that was the primary before a standby was promoted is not used, as far as this process can see
+//!   the promoted one.
 //! - The revision is polled. NOTIFY makes that faster and is not needed. With [`Settings::fresh`], a call waits
 //!   for a poll that began after it arrived.
 //! - Only unnamed statements are used unless [`Settings::prepare`] is set, so a pooler may give a session
@@ -33,6 +35,7 @@ mod sealed;
 mod settings;
 mod shared;
 mod tables;
+mod timeline;
 mod tls;
 mod transaction;
 mod user_secrets;
@@ -46,7 +49,7 @@ pub use tls::tls;
 
 use account_store::sealing::{Seal, no_key};
 use account_store::{BoxFuture, Domain, SealingKey, StoreError};
-use connection::{Connection, Param};
+use connection::Param;
 use failure::Failure;
 use identity::Expected;
 use look_up::GroupNames;
@@ -57,6 +60,7 @@ use std::pin::Pin;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, RwLock};
 use std::task::{Context, Poll};
+use timeline::{Timeline, find_primary};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
@@ -93,7 +97,7 @@ impl PostgresStore {
     /// there is never touched: [`StoreError::Refused`].
     pub async fn create(settings: &Settings, domain: &Domain) -> Result<(), StoreError> {
         settings.check()?;
-        let connection = connect_primary(settings, &Arc::default()).await?;
+        let connection = find_primary(&Arc::new(settings.clone()), &Arc::default()).await?;
         schema::create(&connection, settings, domain).await
     }
 
@@ -103,13 +107,14 @@ impl PostgresStore {
     pub async fn open(settings: Settings, key: Option<&SealingKey>) -> Result<Self, StoreError> {
         settings.check()?;
         let (settings, notified) = (Arc::new(settings), Arc::<Notify>::default());
-        let connection = connect_primary(&settings, &notified).await?;
+        let connection = find_primary(&settings, &notified).await?;
         let identity = schema::prepare(&connection, &settings).await?;
         let seal = key.map(SealingKey::new_seal);
         if let Some(seal) = &seal {
             schema::seal(&connection, &identity, seal).await?;
         }
-        let expected = Arc::new(Expected { domain: identity.domain, seal });
+        let expected =
+            Arc::new(Expected { domain: identity.domain, seal, timeline: Timeline::of(connection.timeline) });
         let counters = Arc::<Counters>::default();
         let pool = |role, servers| Pool::new(&settings, (role, servers), &expected, &notified, &counters);
         let replicas = settings.replicas.iter().map(|replica| pool(Role::Replica, vec![replica.clone()]));
@@ -129,6 +134,9 @@ impl PostgresStore {
             counters,
         });
         tokio::spawn(poll::poll(Arc::downgrade(&inner)));
+        if inner.settings.servers.len() > 1 {
+            tokio::spawn(timeline::watch(Arc::downgrade(&inner)));
+        }
         Ok(Self { inner })
     }
 
@@ -149,24 +157,6 @@ impl PostgresStore {
     ) -> BoxFuture<'a, Result<T, StoreError>> {
         Box::pin(InRuntime { runtime: self.inner.runtime.clone(), work: Box::pin(work) })
     }
-}
-
-/// Connects to the server that takes changes.
-async fn connect_primary(settings: &Settings, notified: &Arc<Notify>) -> Result<Connection, StoreError> {
-    let mut failed = None;
-    for server in &settings.servers {
-        let opened = timeout(settings.timeout, async {
-            let connection = Connection::open(settings, server, notified).await?;
-            connection.check_primary(server).await?;
-            Ok::<_, StoreError>(connection)
-        });
-        match opened.await {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => failed = Some(error),
-            Err(_) => failed = Some(late(settings)),
-        }
-    }
-    Err(failed.unwrap_or_else(|| StoreError::Unavailable("no server is named".to_owned())))
 }
 
 fn late(settings: &Settings) -> StoreError {

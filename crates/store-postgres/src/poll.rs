@@ -75,7 +75,8 @@ async fn poll_once(
     started: Instant,
     connection: &mut Option<Connection>,
 ) -> Result<(), StoreError> {
-    if connection.as_ref().is_none_or(Connection::is_closed) {
+    let is_usable = |it: &Connection| !it.is_closed() && !inner.expected.timeline.is_past(it);
+    if !connection.as_ref().is_some_and(is_usable) {
         *connection = Some(listen(inner).await?);
     }
     let Some(asked) = connection else { return Ok(()) };

@@ -151,13 +151,28 @@ impl Pool {
     }
 
     async fn open(&self, server: &Server) -> Result<(Connection, Numbers), StoreError> {
-        let connection = Connection::open(&self.settings, server, &self.notified).await?;
+        let mut connection = Connection::open(&self.settings, server, &self.notified).await?;
         if self.role == Role::Primary {
             connection.check_primary(server).await?;
         }
         let identity = Identity::read(&connection).await?;
         let numbers = self.expected.check(&identity)?;
+        if self.expected.timeline.check(server, connection.timeline)? {
+            warn!(%server, timeline = connection.timeline, "PostgreSQL has another primary: a standby was promoted");
+            self.flush();
+        }
         Ok((connection, numbers))
+    }
+
+    /// Looks whether a server that is not in use is the primary now.
+    pub(crate) async fn look_elsewhere(&self) -> Result<(), StoreError> {
+        let preferred = self.state().preferred;
+        let mut outcome = Ok(());
+        for (_, server) in self.servers.iter().enumerate().filter(|(at, _)| *at != preferred) {
+            let late = |_| Err(StoreError::Unavailable(format!("{server}: timeout")));
+            outcome = timeout(self.settings.timeout, self.open(server)).await.unwrap_or_else(late).map(drop);
+        }
+        outcome
     }
 
     /// Fails while no server is asked. The question that may try keeps the others waiting meanwhile. After

@@ -126,6 +126,7 @@ impl Served {
             format: Format::default(),
             token: None,
             tickets: None,
+            references: None,
             remember: Duration::from_secs(60),
             remembered_max: 10,
         };

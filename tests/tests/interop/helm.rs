@@ -114,6 +114,44 @@ fn chart_creates_the_database_in_the_volume_of_the_server_if_it_is_told_to() {
     assert!(without.as_array().unwrap().iter().all(|object| object["kind"] != "Job"));
 }
 
+/// docs/replicas.md has the same configuration and values.
+#[test]
+fn chart_has_three_servers_of_one_postgresql() {
+    let demo = Demo::new();
+    let server = rcmpd_tests::postgres::Postgres::start();
+    demo.move_into_postgres(&server, "");
+    demo.edit(|text| text.replace("store = \"postgres\"", "store = \"postgres\"\nshared = true"));
+    let config = fs::read_to_string(demo.path("rcmpd.toml")).unwrap();
+    demo.rcmpd(&["check-config", "-c", "rcmpd.toml"]).code(0);
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/replicas.md");
+    let page = fs::read_to_string(page).unwrap();
+    let values = page.split_once("```yaml\n").unwrap().1.split_once("```").unwrap().0;
+    for value in ["servers: 3", "createDomain: true", "secret: mapping-files"] {
+        assert!(values.lines().any(|line| line.starts_with(value)), "{value}: {values}");
+    }
+    let values = json!({ "config": config, "servers": 3, "createDomain": true, "secret": "mapping-files" });
+    let objects = helm_chart(&values);
+    let objects = objects.as_array().unwrap_or_else(|| panic!("{objects:#}"));
+    let workload = one(objects, "StatefulSet");
+    assert_eq!(workload["spec"]["replicas"], 3);
+    assert_eq!(mounts(&containers(workload)[0]), ["config", "secret", "sockets", "data"]);
+    assert_eq!(one(objects, "PodDisruptionBudget")["spec"]["maxUnavailable"], 1);
+    // The tables are in PostgreSQL: the Job needs no volume of a server, and no server on its node.
+    let pod = &one(objects, "Job")["spec"]["template"]["spec"];
+    assert!(pod["affinity"].is_null(), "{pod:#}");
+    let volumes = pod["volumes"].as_array().unwrap();
+    assert!(volumes.iter().all(|volume| volume["persistentVolumeClaim"].is_null()), "{volumes:#?}");
+    // One server stays as it was.
+    let one_server = helm_chart(&json!({ "config": "[domain]" }));
+    assert!(one_server.as_array().unwrap().iter().all(|object| object["kind"] != "PodDisruptionBudget"));
+    for (change, says) in [("shared = true", "shared = true"), ("kind = \"postgres\"", "kind = \"postgres\"")]
+    {
+        let refused = helm_chart(&json!({ "config": config.replace(change, ""), "servers": 3 }));
+        let refused = refused["refused"].as_str().unwrap_or_default();
+        assert!(refused.contains(says), "{refused}");
+    }
+}
+
 /// What `rcmpd proxy-config nginx` prints belongs into the http block. nginx reads all of it.
 #[test]
 fn chart_makes_a_configuration_of_nginx_from_what_proxy_config_prints() {

@@ -76,8 +76,12 @@ impl Config {
     pub(crate) fn ticket_keys(&self) -> impl Iterator<Item = (&'static str, &SecretRef)> {
         let tickets = self.sidecar.iter().filter_map(|sidecar| sidecar.ticket.as_ref());
         let tickets = tickets.flat_map(|ticket| &ticket.keys).map(|key| ("[sidecar.ticket]", key));
+        let references = self.sidecar.iter().filter_map(|sidecar| sidecar.reference.as_ref());
+        let references = references.flat_map(|it| &it.keys).map(|key| ("[sidecar.reference]", key));
         let cookies = self.tlsnego.iter().filter_map(|tlsnego| tlsnego.cookie.as_ref());
-        tickets.chain(cookies.flat_map(|cookie| &cookie.keys).map(|key| ("[tlsnego.cookie]", key)))
+        tickets
+            .chain(references)
+            .chain(cookies.flat_map(|cookie| &cookie.keys).map(|key| ("[tlsnego.cookie]", key)))
     }
 
     /// The key by which lines of the audit log, or its heads, would be written into this file.

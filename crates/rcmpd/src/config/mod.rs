@@ -47,8 +47,8 @@ pub use sections::{Gone, Sections};
 pub use several::StorePart;
 pub(crate) use shown::{Origin, Shown};
 pub use sidecar::{
-    Application, Listen, ListenTls, Place, Proxy, SIDECAR_METHODS, Sidecar, SocketGroup, Source, Speaks,
-    Ticket, Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,
+    Application, Listen, ListenTls, Place, Proxy, Reference, SIDECAR_METHODS, Sidecar, SocketGroup, Source,
+    Speaks, Ticket, Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,
 };
 pub use socket::Socket;
 pub use sso::{Kerberos, Sso};

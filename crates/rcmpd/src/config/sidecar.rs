@@ -48,6 +48,8 @@ pub struct Sidecar {
     pub token: Option<Token>,
     /// Tickets of the farm in cookies.
     pub ticket: Option<Ticket>,
+    /// References that all nodes know.
+    pub reference: Option<Reference>,
     /// How long a decision is cached.
     pub remember: Duration,
     /// Limit of cached decisions.
@@ -130,6 +132,19 @@ pub struct Ticket {
     pub lifetime: Duration,
 }
 
+/// `[sidecar.reference]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// Lines of roots, as `rcmpd sidecar ticket-key` writes them.
+    pub keys: Vec<SecretRef>,
+    /// The generation that seals; the highest one if it is not named.
+    pub seal_with: Option<u32>,
+    /// The name of the nodes.
+    pub audience: ticket::Name,
+    /// How long a reference counts.
+    pub lifetime: Duration,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Section {
@@ -154,6 +169,7 @@ pub(super) struct Section {
     proxy: Option<ProxySection>,
     token: Option<TokenSection>,
     ticket: Option<Spanned<TicketSection>>,
+    reference: Option<ReferenceSection>,
 }
 
 #[derive(Deserialize)]
@@ -248,6 +264,15 @@ struct TicketSection {
     audience: Spanned<String>,
     scope: Option<Spanned<String>>,
     cookie: Option<Spanned<String>>,
+    lifetime_s: Option<Spanned<u64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReferenceSection {
+    keys: Spanned<Vec<Spanned<String>>>,
+    seal_with: Option<u32>,
+    audience: Spanned<String>,
     lifetime_s: Option<Spanned<u64>>,
 }
 
@@ -411,6 +436,7 @@ impl Checker<'_> {
             format,
             token: section.token.map(|token| self.token(token)),
             ticket,
+            reference: section.reference.and_then(|reference| self.reference(reference)),
             remember: self.seconds(section.remember_s.as_ref(), REMEMBER_S, 60),
             remembered_max: self.count(section.remembered_max.as_ref(), REMEMBERED, 10_000),
             timeout: self.seconds(section.timeout_s.as_ref(), TIMEOUT_S, 10),
@@ -1093,6 +1119,16 @@ impl Checker<'_> {
             scope,
             cookie: cookie?,
             lifetime: self.seconds(section.lifetime_s.as_ref(), LIFETIME_S, 900),
+        })
+    }
+
+    /// `[sidecar.reference]`.
+    fn reference(&mut self, section: ReferenceSection) -> Option<Reference> {
+        Some(Reference {
+            keys: self.ticket_keys(&section.keys),
+            seal_with: section.seal_with,
+            audience: self.ticket_name(&section.audience, "farm", "shop.contoso.example")?,
+            lifetime: self.seconds(section.lifetime_s.as_ref(), LIFETIME_S, 600),
         })
     }
 

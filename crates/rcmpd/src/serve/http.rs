@@ -320,10 +320,16 @@ async fn identity(
     if let Err(refused) = admitted(&shared, &headers) {
         return refused.into_response();
     }
-    match shared.sidecar.as_ref().and_then(|sidecar| sidecar.load().referenced(&reference)) {
-        Some(identity) => Json(&*identity).into_response(),
-        None => (StatusCode::NOT_FOUND, "there is no such reference, or it has expired from the cache\n")
-            .into_response(),
+    let not_found = (
+        StatusCode::NOT_FOUND,
+        "there is no such reference, it has expired, or the account may not be used\n",
+    );
+    let Some(sidecar) = &shared.sidecar else { return not_found.into_response() };
+    let sidecar = sidecar.load_full();
+    match sidecar.referenced(&reference, moment().wall).await {
+        Ok(Some(identity)) => Json(identity).into_response(),
+        Ok(None) => not_found.into_response(),
+        Err(refusal) => (refusal.status(), format!("{}\n", refusal.text().trim_end())).into_response(),
     }
 }
 

@@ -12,16 +12,19 @@ use netlogon_transport::secrets::{BoxFuture, ChannelType, SecretsUnavailable};
 use netlogon_transport::server::{
     Attempts, ChannelId, ChannelState, SharedChallenge, SharedChannels, StoredCredential,
 };
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use store_postgres::{Challenge, Channel, PostgresStore};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 /// Questions of each kind at one time. Look-ups of accounts need connections of the same pool.
 const TURNS: usize = 2;
+/// Wrong proofs that are counted at one time.
+const GUESSES: usize = 1;
 /// How long a question waits for its turn.
 const TURN: Duration = Duration::from_secs(2);
 
@@ -31,10 +34,43 @@ pub(super) struct SharedTables {
     /// Clients that have proved nothing cause questions about challenges and about channels. A flood of the one
     /// does not stop the other, nor the calls of machines.
     handshakes: Turns,
+    /// Of handshakes that name the same account or computer, one asks at a time: guesses at one account use
+    /// only one of the turns of handshakes.
+    names: Names,
+    /// Wrong proofs for one account wait for the lock of one row, at all servers. They have a turn of their own,
+    /// and do not wait for it: the answer to one that is not counted is slow.
+    guesses: Turns,
     binds: Turns,
     calls: Turns,
     log: LogLimiter,
 }
+
+/// One permit for each name that is in use.
+#[derive(Default)]
+struct Names(Mutex<HashMap<String, Weak<Semaphore>>>);
+
+impl Names {
+    /// The permit of a name. The table has at most twice as many names as there are handshakes at a time, and
+    /// [`NAMES_KEPT`].
+    fn of(&self, name: &str) -> Arc<Semaphore> {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = names.get(name).and_then(Weak::upgrade) {
+            return known;
+        }
+        if names.len() >= names.capacity().max(NAMES_KEPT) {
+            names.retain(|_, known| known.strong_count() > 0);
+        }
+        let new = Arc::new(Semaphore::new(1));
+        names.insert(name.to_owned(), Arc::downgrade(&new));
+        new
+    }
+}
+
+/// Names without use that stay in the table.
+const NAMES_KEPT: usize = 256;
+
+/// What a question holds until the database has answered.
+type Turn = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 /// The turns of one kind of question.
 struct Turns {
@@ -45,13 +81,14 @@ struct Turns {
 
 impl SharedTables {
     pub(super) fn new(store: Arc<PostgresStore>) -> Self {
-        let [handshakes, binds, calls] =
-            ["handshakes", "binds", "calls"].map(|of| Turns { of, permits: Arc::new(Semaphore::new(TURNS)) });
-        Self { store, handshakes, binds, calls, log: LogLimiter::default() }
+        let turns = |of, count| Turns { of, permits: Arc::new(Semaphore::new(count)) };
+        let [handshakes, binds, calls] = ["handshakes", "binds", "calls"].map(|of| turns(of, TURNS));
+        let guesses = turns("guesses", GUESSES);
+        let (names, log) = (Names::default(), LogLimiter::default());
+        Self { store, handshakes, names, guesses, binds, calls, log }
     }
 
-    /// Asks when it is its turn. A client that goes away meanwhile neither ends the question, whose connection
-    /// would be closed with it, nor gives its turn back before the database has answered.
+    /// Asks when it is its turn.
     async fn ask<T, F>(
         &self,
         turns: &Turns,
@@ -61,9 +98,43 @@ impl SharedTables {
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
-        let Ok(Ok(turn)) = timeout(TURN, Arc::clone(&turns.permits).acquire_owned()).await else {
-            self.log.counted(turns.of, |left_out| {
-                let of = turns.of;
+        let turn = timeout(TURN, Arc::clone(&turns.permits).acquire_owned()).await;
+        let turn = turn.ok().and_then(Result::ok).map(|turn| (turn, None));
+        self.ask_in(turn, turns.of, question).await
+    }
+
+    /// Asks for a handshake when it is the turn of the account or computer that it names.
+    async fn ask_for<T, F>(
+        &self,
+        name: &str,
+        question: impl FnOnce(Arc<PostgresStore>) -> F + Send,
+    ) -> Result<T, SecretsUnavailable>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        let turn = timeout(TURN, async {
+            let of_name = self.names.of(name).acquire_owned().await.ok()?;
+            let turn = Arc::clone(&self.handshakes.permits).acquire_owned().await.ok()?;
+            Some((turn, Some(of_name)))
+        });
+        self.ask_in(turn.await.ok().flatten(), self.handshakes.of, question).await
+    }
+
+    /// Asks, if there is a turn. A client that goes away meanwhile neither ends the question, whose connection
+    /// would be closed with it, nor gives its turn back before the database has answered.
+    async fn ask_in<T, F>(
+        &self,
+        turn: Option<Turn>,
+        of: &'static str,
+        question: impl FnOnce(Arc<PostgresStore>) -> F + Send,
+    ) -> Result<T, SecretsUnavailable>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        let Some(turn) = turn else {
+            self.log.counted(of, |left_out| {
                 tracing::warn!(of, left_out, "Too many questions about shared channels at one time");
             });
             return Err(SecretsUnavailable("too many questions at one time".to_owned()));
@@ -76,7 +147,7 @@ impl SharedTables {
         let answer = asked.await.map_err(|error| error.to_string());
         answer.and_then(|answer| answer.map_err(|error| error.to_string())).map_err(|error| {
             self.log.counted("unavailable", |left_out| {
-                tracing::warn!(error, of = turns.of, left_out, "Shared channels unavailable");
+                tracing::warn!(error, of, left_out, "Shared channels unavailable");
             });
             SecretsUnavailable(error)
         })
@@ -91,12 +162,12 @@ impl SharedChannels for SharedTables {
         client: Credential,
         server: Credential,
     ) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
-        let computer = computer.to_owned();
-        Box::pin(self.ask(&self.handshakes, move |store| async move {
+        let name = computer.to_owned();
+        Box::pin(self.ask_for(computer, move |store| async move {
             let mut halves = [0; 16];
             halves[..8].copy_from_slice(&client);
             halves[8..].copy_from_slice(&server);
-            store.put_challenge((source, &computer), halves, now()).await
+            store.put_challenge((source, &name), halves, now()).await
         }))
     }
 
@@ -106,9 +177,9 @@ impl SharedChannels for SharedTables {
         computer: &'a str,
         account: &'a str,
     ) -> BoxFuture<'a, Result<Attempts, SecretsUnavailable>> {
-        let (computer, account) = (computer.to_owned(), account.to_owned());
-        Box::pin(self.ask(&self.handshakes, move |store| async move {
-            let (found, failures) = store.attempts((source, &computer, &account), lately()).await?;
+        let (computer, name) = (computer.to_owned(), account.to_owned());
+        Box::pin(self.ask_for(account, move |store| async move {
+            let (found, failures) = store.attempts((source, &computer, &name), lately()).await?;
             Ok(Attempts { challenges: found.into_iter().map(challenge).collect(), failures })
         }))
     }
@@ -119,7 +190,8 @@ impl SharedChannels for SharedTables {
         account: &'a str,
     ) -> BoxFuture<'a, Result<u32, SecretsUnavailable>> {
         let account = account.to_owned();
-        Box::pin(self.ask(&self.handshakes, move |store| async move {
+        let turn = Arc::clone(&self.guesses.permits).try_acquire_owned().ok().map(|turn| (turn, None));
+        Box::pin(self.ask_in(turn, self.guesses.of, move |store| async move {
             store.count_guess((source, &account), lately()).await
         }))
     }

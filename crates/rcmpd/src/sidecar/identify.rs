@@ -16,6 +16,7 @@ use netlogon_tokio::{Answered, PackageRequest, Servers};
 use netlogon_transport::client::{Randomness, SystemRandomness};
 use pac::LogonInfo;
 use rcmp_service::certificate::OwnedCertificate;
+use rcmp_service::mapping::restriction;
 use rcmp_service::message::{PACKAGE_NAME, Request, Response};
 use rcmp_service::proof::{self, HopStrength, Signed};
 use rcmp_service::trust::Revocation;
@@ -126,6 +127,24 @@ impl Identify for Identifier {
         }
     }
 
+    fn account(&self, sid: Sid, now: FileTime) -> BoxFuture<'_, Result<Option<Identity>, Refusal>> {
+        Box::pin(async move {
+            let Source::Embedded { log_limiter, .. } = &self.source else { return Ok(None) };
+            self.refresh().await?;
+            let deciders = self.policy.0.load_full();
+            let store = &**deciders.live.store();
+            let unavailable = |_| Refusal::Undecided(Reason::StoreUnavailable.into());
+            let Matches::One(record) = store.find(&Query::Sid(sid)).await.map_err(unavailable)? else {
+                return Ok(None);
+            };
+            if restriction(&record.account, now).is_some() {
+                return Ok(None);
+            }
+            let mail = checked_mail(store, &record.account, log_limiter).await;
+            Ok(Some(Identity { mail, ..of_record(&record, &store.domain().netbios) }))
+        })
+    }
+
     fn recognize<'a>(
         &'a self,
         presented: &'a ClientCertificate,
@@ -228,15 +247,7 @@ impl Identifier {
         let identity = identity(&answer, &deciders.live, not_after, now)?;
         let Some(mapped) = &answer.mapped else { return Ok(identity) };
         // The decision is made and written down. An address that cannot be checked now is not sent.
-        let mail = own_mail(&**deciders.live.store(), &mapped.record.account).await.unwrap_or_else(|error| {
-            log_limiter.counted("mail", |left_out| {
-                tracing::warn!(
-                    %error, left_out,
-                    "E-mail address not sent: it is not known whether one account alone has it"
-                );
-            });
-            None
-        });
+        let mail = checked_mail(&**deciders.live.store(), &mapped.record.account, log_limiter).await;
         Ok(Identity { mail, ..identity })
     }
 
@@ -503,6 +514,23 @@ async fn own_mail(store: &dyn AccountStore, account: &Account) -> Result<Option<
             Ok(None)
         }
     }
+}
+
+/// The same, or none if that cannot be checked now.
+async fn checked_mail(
+    store: &dyn AccountStore,
+    account: &Account,
+    log_limiter: &LogLimiter,
+) -> Option<String> {
+    own_mail(store, account).await.unwrap_or_else(|error| {
+        log_limiter.counted("mail", |left_out| {
+            tracing::warn!(
+                %error, left_out,
+                "E-mail address not sent: it is not known whether one account alone has it"
+            );
+        });
+        None
+    })
 }
 
 /// A reason as the sidecar has it.

@@ -14,6 +14,7 @@ use crate::clock::moment;
 use crate::config::{self, Config, SecretRef, Source};
 use crate::deciders::CurrentPolicy;
 use crate::socket_activation::{PassedSockets, SIDECAR};
+use crate::ticket_roots;
 use account_store::FileAccess;
 use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
@@ -33,7 +34,7 @@ use rcmp_service::{Asker, Scope};
 use sha2::{Digest, Sha256};
 use sidecar::routes::Routes;
 use sidecar::token::{PublicJwk, TokenSigner};
-use sidecar::{Identify, Parts};
+use sidecar::{Identify, Parts, SharedReferences};
 use sidecar_tokio::client_verifier::ClientVerifier;
 use sidecar_tokio::front::{self, Front, TlsSettings};
 use sidecar_tokio::listen::{self, Listener, Proof, Socket};
@@ -347,6 +348,8 @@ pub(crate) fn check_files(config: &Config, sidecar: &config::Sidecar) -> Vec<any
     // A key that cannot be read is reported with the other secrets.
     let ticket = sidecar.ticket.as_ref().filter(|ticket| ticket.keys.iter().all(|key| key.read().is_ok()));
     checked.extend(ticket.map(|ticket| tickets::farm(config, sidecar, ticket).map(drop)));
+    let reference = sidecar.reference.as_ref().filter(|it| it.keys.iter().all(|key| key.read().is_ok()));
+    checked.extend(reference.map(|reference| references(reference).map(drop)));
     let client = config.client.iter().filter(|_| sidecar.source == Source::Remote);
     let keys = client.flat_map(|client| &client.proof_keys);
     checked.extend(keys.map(|(_, path)| PublicKey::read(path).map(drop)));
@@ -404,9 +407,17 @@ fn parts(config: &Config, sidecar: &config::Sidecar, identify: &Arc<dyn Identify
         format: sidecar.format.clone(),
         token: sidecar.token.as_ref().map(signer).transpose()?,
         tickets: farm,
+        references: sidecar.reference.as_ref().map(references).transpose()?,
         remember: sidecar.remember,
         remembered_max: sidecar.remembered_max,
     })
+}
+
+/// Reads what `[sidecar.reference]` names.
+fn references(reference: &config::Reference) -> anyhow::Result<SharedReferences> {
+    let config::Reference { keys, seal_with, audience, lifetime } = reference;
+    let roots = ticket_roots::read(keys, *seal_with, "[sidecar.reference]")?;
+    Ok(SharedReferences { roots, audience: audience.clone(), lifetime: *lifetime })
 }
 
 fn signer(token: &config::Token) -> anyhow::Result<TokenSigner> {

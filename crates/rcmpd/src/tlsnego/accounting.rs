@@ -83,7 +83,7 @@ impl gateway::Accounting for Accounting {
             Some(identity) => {
                 let identity = self.accounts.current(identity).await?;
                 let facts = Facts { decision: "", certificate: None, token: None };
-                self.format.write_by(&self.layout, &identity, facts).headers
+                self.format.write_by(&self.layout, &identity, facts, || facts.decision.to_owned()).headers
             }
         };
         let value = |text: &str| {

@@ -134,6 +134,7 @@ pub(crate) fn sidecar(
         format: Format::default(),
         token: None,
         tickets: None,
+        references: None,
         remember: Duration::ZERO,
         remembered_max: 1,
     };

@@ -10,6 +10,7 @@ use crate::spans::NoSpans;
 use account_store::BoxFuture;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::Ed25519KeyPair;
+use dtyp::Sid;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rcmp_service::Reason;
 use rcmp_service::trust::{self, ChainError, Path, Trust};
@@ -63,6 +64,14 @@ impl Identify for Oracle {
         self.inputs.lock().expect("no thread panicked").clone()
     }
 
+    fn account(&self, asked: Sid, _now: FileTime) -> BoxFuture<'_, Result<Option<Identity>, Refusal>> {
+        let told = match self.identity.lock().expect("no thread panicked").clone() {
+            Err(Refusal::NotMapped(_)) => Ok(None),
+            told => told.map(|identity| Some(identity).filter(|identity| identity.sid == asked)),
+        };
+        Box::pin(std::future::ready(told))
+    }
+
     fn identify<'a>(
         &'a self,
         _presented: &'a ClientCertificate,
@@ -97,6 +106,7 @@ fn parts(oracle: &Arc<Oracle>) -> Parts {
         format: Format::default(),
         token: None,
         tickets: None,
+        references: None,
         remember: Duration::from_secs(60),
         remembered_max: 100,
     }
@@ -637,17 +647,25 @@ async fn what_did_not_fit_is_found_by_its_reference() {
     let allowed = ask(&sidecar, &presented(1, &[]), at(0)).await.expect("alice");
     let reference = allowed.headers["x-identity-reference"].to_str().expect("ASCII");
     assert_eq!((reference, reference.len()), (allowed.decision.as_str(), 32));
-    let whole = sidecar.referenced(reference).expect("it is kept");
-    assert_eq!(whole["groups"].as_array().map(Vec::len), Some(1000));
-    assert_eq!(whole["groups"][999]["sid"], "S-1-5-21-1-2-3-999");
-    assert_eq!((&whole["account"], &whole["sid"]), (&"alice".into(), &"S-1-5-21-1-2-3-1000".into()));
+    let whole = async |reference| sidecar.referenced(reference, at(0)).await.expect("there is a store");
+    let kept = whole(reference).await.expect("it is kept");
+    assert_eq!(kept["groups"].as_array().map(Vec::len), Some(1000));
+    assert_eq!(kept["groups"][999]["sid"], "S-1-5-21-1-2-3-999");
+    assert_eq!((&kept["account"], &kept["sid"]), (&"alice".into(), &"S-1-5-21-1-2-3-1000".into()));
     let another = ask(&sidecar, &presented(2, &[]), at(0)).await.expect("alice");
     assert_ne!(another.decision, allowed.decision);
     // Other clients' are not kept, and guessing finds none.
     oracle.tells(Ok(alice()));
     let short = ask(&sidecar, &presented(3, &[]), at(0)).await.expect("alice");
     assert!(short.headers["x-identity-reference"].is_empty());
-    assert!(sidecar.referenced(&short.decision).is_none() && sidecar.referenced("").is_none());
+    assert!(whole(&short.decision).await.is_none() && whole("").await.is_none());
+    // The account as it is now, if it may be used and the store knows.
+    assert_eq!(whole(reference).await.expect("it is kept")["groups"].as_array().map(Vec::len), Some(2));
+    oracle.tells(Err(Refusal::NotMapped(Reason::Disabled.into())));
+    assert!(whole(reference).await.is_none());
+    let undecided = Refusal::Undecided(Reason::StoreUnavailable.into());
+    oracle.tells(Err(undecided));
+    assert_eq!(sidecar.referenced(reference, at(0)).await, Err(undecided));
 }
 
 /// A name that the operator gives is reserved as ours are, and ours stay reserved where another one is used.

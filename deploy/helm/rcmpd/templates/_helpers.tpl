@@ -16,6 +16,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "rcmpd.check" -}}
 {{- if not (has .Values.mode (list "server" "sidecar")) }}{{ fail (printf "mode is %q: say server or sidecar" .Values.mode) }}{{ end }}
 {{- if not .Values.config }}{{ fail "config is empty: it is rcmpd.toml, for instance --set-file config=rcmpd.toml" }}{{ end }}
+{{- if and (eq .Values.mode "server") (gt (int .Values.servers) 1) }}
+{{- if not (regexMatch `(?m)^\s*kind\s*=\s*"postgres"` .Values.config) }}{{ fail "servers is more than 1: [store] needs kind = \"postgres\"" }}{{ end }}
+{{- if not (regexMatch `(?m)^\s*shared\s*=\s*true` .Values.config) }}{{ fail "servers is more than 1: [channels] needs shared = true" }}{{ end }}
+{{- end }}
 {{- if and (eq .Values.mode "sidecar") (not .Values.application.image) }}{{ fail "application.image is empty: mode sidecar stands before an application" }}{{ end }}
 {{- if and (eq .Values.mode "sidecar") (not .Values.webServer.configuration) }}{{ fail "webServer.configuration is empty: print it with rcmpd proxy-config nginx" }}{{ end }}
 {{- end }}

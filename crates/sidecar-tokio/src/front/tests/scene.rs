@@ -168,6 +168,7 @@ impl Scene {
             format: Format::default(),
             token: None,
             tickets: None,
+            references: None,
             remember: Duration::from_secs(60),
             remembered_max: 16,
         });
