@@ -186,7 +186,7 @@ fn named(upn: &'static [&'static str]) -> Names<'static> {
 
 /// Decides a case, and compares account, reason, status and revision.
 #[track_caller]
-fn check(case: &Case) {
+fn check(case: &Case<'_>) {
     let encoded = certificate(&case.names);
     let mut accounts = vec![account(1001, "alice"), account(1002, "bob")];
     for (rid, mapping) in case.mappings {
