@@ -212,7 +212,7 @@ secret = "file:s"
 [admin]
 listen = "127.0.0.1:3"
 [admin.tls]
-listen = "127.0.0.1:6"
+listen = "127.0.0.1:99"
 certificate = "a.pem"
 key = "a.key"
 client_ca = "o.pem"
