@@ -11,7 +11,7 @@ TARGET  = $(or $(MOVED),$(CURDIR)/target)
 BUILT   = $(TARGET)/release
 export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 
-.PHONY: help demo demo-web demo-ldap demo-replicas demo-sso demo-tlsnego demo-chain release install static deb image sbom run test test-full test-packages check check-arrows check-docs docs docs-site oracle bench fuzz peers
+.PHONY: help demo demo-web demo-ldap demo-replicas demo-sso demo-tlsnego demo-chain release install static deb image sbom run test test-full test-packages test-upgrade check check-arrows check-docs docs docs-site oracle bench fuzz peers
 
 help:
 	@echo 'make demo     build, make a demo domain, serve it, ask who alice is, stop'
@@ -101,7 +101,17 @@ peers:
 test-full: test test-packages
 	REPLICAS_SECONDS=600 $(CARGO) nextest run --locked -p rcmpd-tests --test interop --no-capture \
 		-E 'test(whatever_is_killed_or_stops_no_answer_is_wrong)'
+	$(MAKE) test-upgrade
 	$(MAKE) fuzz FUZZ_SECONDS=600
+
+# An earlier version of the program, beside this one on the same database; after a release, name its tag.
+PREVIOUS ?= 3533bd1e
+test-upgrade:
+	rm -rf $(TARGET)/previous && git clone --quiet --no-checkout . $(TARGET)/previous
+	git -C $(TARGET)/previous checkout --quiet $(PREVIOUS)
+	cd $(TARGET)/previous && CARGO_TARGET_DIR=$(TARGET)/previous-target $(CARGO) build --locked -p rcmpd
+	RCMPD_PREVIOUS=$(TARGET)/previous-target/debug/rcmpd $(CARGO) nextest run --locked -p rcmpd-tests --test interop \
+		--no-capture -E 'test(servers_are_upgraded_one_after_the_other)'
 
 test-packages: deb image
 	python3 tests/debian_package.py $$(deploy/debian/build $(PROGRAM) $(TARGET)/dist) \

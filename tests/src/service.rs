@@ -160,6 +160,11 @@ impl Demo {
 
     /// The same for a demo that the test keeps.
     pub fn move_into_postgres(&self, server: &crate::postgres::Postgres, more: &str) {
+        self.move_into_postgres_by(&binary(), server, more);
+    }
+
+    /// The same by another program, which makes the tables that it knows.
+    pub fn move_into_postgres_by(&self, program: &Path, server: &crate::postgres::Postgres, more: &str) {
         self.rcmpd(&["export", "moved.jsonl", "-c", "rcmpd.toml"]).code(0);
         write_secret(self.path("postgres.secret"), crate::postgres::PASSWORD);
         let section = format!(
@@ -180,7 +185,7 @@ impl Demo {
             &["import", "--replace", "moved.jsonl"],
             &["machine", "set", "WEB01$", secret[0], secret[1]],
         ] {
-            self.rcmpd(&[command, &["-c", "rcmpd.toml"]].concat()).code(0);
+            self.run(program, &[command, &["-c", "rcmpd.toml"]].concat()).code(0);
         }
     }
 

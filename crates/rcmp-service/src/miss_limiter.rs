@@ -79,6 +79,14 @@ impl MissLimits {
         Self { machines: of(1), trusts: of(MACHINES_PER_TRUST) }
     }
 
+    /// So many servers of the domain have one limit together, from now on: each gives back so much less a second.
+    /// The burst of each stays whole, because a machine may have all of its connections at one of them.
+    pub fn share(&self, servers: u32) {
+        for limiter in [&self.machines, &self.trusts] {
+            limiter.servers.store(servers.max(1).into(), Ordering::Relaxed);
+        }
+    }
+
     /// Whether a question may be asked now: its asker has a token, or the question mapped lately.
     pub fn admits(&self, question: &Question) -> bool {
         let limiter = self.of(&question.asker);
@@ -105,10 +113,11 @@ impl MissLimits {
 /// I.371).
 #[derive(Debug)]
 struct MissLimiter {
-    /// Nanoseconds in which one token comes back; 0 for no limit.
-    interval: u64,
-    /// Nanoseconds in which the whole burst comes back.
-    capacity: u64,
+    /// Nanoseconds in which one token comes back where one server has the whole limit; 0 for no limit.
+    interval_alone: u64,
+    burst: u64,
+    /// Servers that have one limit together.
+    servers: AtomicU64,
     missed_max: usize,
     start: Instant,
     /// Of the keys of questions: no client can find two questions of one key.
@@ -129,12 +138,17 @@ struct Account {
 impl MissLimiter {
     /// A bucket of `burst` tokens for each account, of which `per_second` come back; 0 for no limit.
     fn new(per_second: u32, burst: u32) -> Self {
-        let interval = 1_000_000_000_u64.checked_div(per_second.into()).unwrap_or(0);
-        let capacity = interval.saturating_mul(burst.max(1).into());
+        let interval_alone = 1_000_000_000_u64.checked_div(per_second.into()).unwrap_or(0);
         let missed_max = MISSED_MAX.min(burst.max(1) as usize);
         let (hasher, accounts) = (RandomState::new(), DashMap::new());
         let (start, is_used) = (Instant::now(), AtomicBool::new(false));
-        Self { interval, capacity, missed_max, start, hasher, accounts, is_used }
+        let (burst, servers) = (burst.max(1).into(), AtomicU64::new(1));
+        Self { interval_alone, burst, servers, missed_max, start, hasher, accounts, is_used }
+    }
+
+    /// Nanoseconds in which one token comes back.
+    fn interval(&self) -> u64 {
+        self.interval_alone.saturating_mul(self.servers.load(Ordering::Relaxed))
     }
 
     /// Whether no account has missed yet, so that every question may be asked, and every answer but a miss
@@ -145,7 +159,7 @@ impl MissLimiter {
 
     /// Whether a question may be asked: its account has a token, or it mapped lately.
     fn admits(&self, question: &Question, now: Instant) -> bool {
-        if self.interval == 0 {
+        if self.interval_alone == 0 {
             return true;
         }
         let Some(account) = self.accounts.get(&question.asker.sid) else { return true };
@@ -155,7 +169,7 @@ impl MissLimiter {
 
     /// Whether an answer may be told; called once for each question that was admitted. A miss takes a token.
     fn may_reveal(&self, question: &Question, reason: Reason, now: Instant) -> bool {
-        if self.interval == 0 {
+        if self.interval_alone == 0 {
             return true;
         }
         let now = self.nanoseconds(now);
@@ -191,9 +205,10 @@ impl MissLimiter {
         if missed.has(key, seconds(now)) {
             return true;
         }
+        let interval = self.interval();
         let later = |full_at: u64| {
-            let full_at = full_at.max(now).saturating_add(self.interval);
-            (full_at - now <= self.capacity).then_some(full_at)
+            let full_at = full_at.max(now).saturating_add(interval);
+            (full_at - now <= interval.saturating_mul(self.burst)).then_some(full_at)
         };
         let took = account.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later).is_ok();
         if took {
@@ -205,7 +220,8 @@ impl MissLimiter {
 
     fn has_token(&self, account: &Account, now: u64) -> bool {
         let missing = account.full_at.load(Ordering::Relaxed).saturating_sub(now);
-        missing.saturating_add(self.interval) <= self.capacity
+        let interval = self.interval();
+        missing.saturating_add(interval) <= interval.saturating_mul(self.burst)
     }
 
     fn key(&self, question: &Question) -> u64 {
@@ -337,6 +353,20 @@ mod tests {
         assert_eq!(misses(&limiter, 1001, now + Duration::from_millis(99)), 0);
         assert_eq!(misses(&limiter, 1001, now + Duration::from_secs(3)), 30);
         assert_eq!(misses(&limiter, 1001, now + Duration::from_secs(3600)), 100, "never more than a burst");
+    }
+
+    #[test]
+    fn several_servers_give_back_as_much_as_one() {
+        let limits = MissLimits::new(Misses { per_second: 30, burst: 100 });
+        limits.share(3);
+        let (limiter, now) = (&limits.machines, Instant::now());
+        assert_eq!(misses(limiter, 1001, now), 100);
+        assert_eq!(misses(limiter, 1001, now + Duration::from_millis(99)), 0);
+        assert_eq!(misses(limiter, 1001, now + Duration::from_secs(3)), 30);
+        // One of three is left, and then knows it.
+        limits.share(1);
+        assert_eq!(misses(limiter, 1001, now + Duration::from_secs(3600)), 100);
+        assert_eq!(misses(limiter, 1001, now + Duration::from_secs(3601)), 30);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Several services of one domain, which share PostgreSQL, behind HAProxy as a balancer of TCP connections.
 
 use dcerpc::pdu::FaultStatus;
-use netlogon_transport::client::{Association, ChannelError, TransportError};
+use netlogon_tokio::TcpTransport;
+use netlogon_transport::client::{Association, ChannelError, SystemRandomness, TransportError};
 use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request};
 use rcmpd_tests::client::Client;
 use rcmpd_tests::peers::{impacket, impacket_python, question, run, target, with};
@@ -86,12 +87,15 @@ impl Replicas {
 
     /// A question about the certificate of a user.
     fn question(&self, who: &str) -> Vec<u8> {
-        let chain = Chain::read(Path::new(&self.services[0].certificate(who)), None).unwrap();
-        let flags = MappingFlags::UPN.with(MappingFlags::SUBJECT);
-        Request { flags, certificate: chain.certificate(), issuers: chain.issuers().unwrap() }
-            .encode()
-            .unwrap()
+        question_of(&self.services[0], who)
     }
+}
+
+fn question_of(service: &Service, who: &str) -> Vec<u8> {
+    let chain = Chain::read(Path::new(&service.certificate(who)), None).unwrap();
+    let flags = MappingFlags::UPN.with(MappingFlags::SUBJECT);
+    let request = Request { flags, certificate: chain.certificate(), issuers: chain.issuers().unwrap() };
+    request.encode().unwrap()
 }
 
 /// The status of an answer.
@@ -930,6 +934,236 @@ async fn connected(client: &Client, question: &[u8]) -> Box<dyn Association> {
         assert!(Instant::now() < deadline, "never");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Each server sees its own misses only. Together they answer as many a second as one server would.
+#[tokio::test(flavor = "multi_thread")]
+async fn misses_of_a_machine_have_one_rate_over_all_replicas() {
+    const PER_SECOND: u32 = 6;
+    const BURST: u32 = 10;
+    let server = Postgres::start();
+    let demo = Demo::new().into_postgres(&server, "");
+    demo.edit(|text| {
+        text.replace("[rpc]\n", &format!("[rpc]\nmisses_per_s = {PER_SECOND}\nmisses_burst = {BURST}\n"))
+    });
+    let mut replicas = Replicas::of(server, demo, |_| {});
+    for service in &mut replicas.services {
+        service.wait_for_log("Number of servers that share the store has changed servers=3");
+    }
+    let (client, alice) = (Arc::new(replicas.channel().await), replicas.question("alice"));
+    let (begun, ends) = (Instant::now(), Instant::now() + Duration::from_secs(15));
+    let mut machines = Vec::new();
+    for service in 0..3 {
+        let (client, alice) = (Arc::clone(&client), alice.clone());
+        // The balancer gives each connection to the next server.
+        let mut association = client.open().await.expect("each replica knows the channel");
+        machines.push(tokio::spawn(async move {
+            let (mut missed, mut number) = (0, service << 24);
+            while Instant::now() < ends {
+                match ask(&client, &mut *association, &guess(&alice, number)).await {
+                    Ok(LOGON_FAILURE) => missed += 1,
+                    other => assert_eq!(other, Ok(DS_BUSY)),
+                }
+                number += 1;
+            }
+            (missed, number - (service << 24))
+        }));
+    }
+    let (mut missed, mut asked) = (0, 0);
+    for machine in machines {
+        let (of_one, asked_of_one) = machine.await.expect("no answer is wrong");
+        assert!(of_one >= BURST, "each server has the burst: {of_one} of {asked_of_one}");
+        (missed, asked) = (missed + of_one, asked + asked_of_one);
+    }
+    let seconds = begun.elapsed().as_secs() as u32 + 1;
+    eprintln!("{missed} misses in {seconds} s, of {asked} questions");
+    assert!(missed <= 3 * BURST + PER_SECOND * seconds, "{missed} misses in {seconds} s, of {asked}");
+    assert!(asked > 3 * (BURST + PER_SECOND * seconds), "too few were asked to tell: {asked}");
+}
+
+/// The question with another certificate: the last bytes of its signature are a number ([MS-RCMP] 2.2.1 has
+/// OffsetCertificate and CertLength in these places).
+fn guess(question: &[u8], number: u32) -> Vec<u8> {
+    let word = |at: usize| u32::from_le_bytes(question[at..at + 4].try_into().unwrap()) as usize;
+    let end = word(8) + word(12);
+    let mut guess = question.to_vec();
+    guess[end - 4..end].copy_from_slice(&number.to_le_bytes());
+    guess
+}
+
+/// Says that a test is in namespaces of its own.
+const INSIDE: &str = "RCMPD_TESTS_INSIDE";
+
+#[track_caller]
+fn sh(script: &str) -> String {
+    let output = Command::new("sh").args(["-e", "-c", script]).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Two servers in networks of their own: each has one way to the database and another one to its clients. First
+/// the one way is cut, then the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_split_network_makes_no_answer_wrong() {
+    if std::env::var_os(INSIDE).is_none() {
+        let mut again = Command::new("unshare");
+        again.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        if !rustix::process::geteuid().is_root() {
+            again.args(["--user", "--map-root-user"]);
+        }
+        again.arg(std::env::current_exe().unwrap());
+        again.args(["--exact", "replicas::a_split_network_makes_no_answer_wrong", "--nocapture"]);
+        assert!(again.env(INSIDE, "1").status().unwrap().success());
+        return;
+    }
+    sh("ip link set lo up; mount -t tmpfs tmpfs /run");
+    let server = Postgres::start_with(&["listen_addresses=*"]);
+    server.write(
+        "pg_hba.conf",
+        "host all all 127.0.0.1/32 scram-sha-256\nhost all all 10.1.0.0/16 scram-sha-256\n",
+    );
+    server.sql("SELECT pg_reload_conf()");
+    let demo = Demo::new().into_postgres(&server, "timeout_ms = 5000\npoll_ms = 60000");
+    demo.edit(|text| text.replace("store = \"postgres\"", "store = \"postgres\"\nshared = true"));
+    let mut services: Vec<Service> = (1..=2)
+        .map(|n| {
+            sh(&format!("ip netns add r{n}"));
+            for (kind, net) in [("db", 1), ("cl", 2)] {
+                sh(&format!(
+                    "ip link add {kind}{n} type veth peer name {kind} netns r{n}
+                    ip addr add 10.{net}.{n}.1/24 dev {kind}{n}; ip link set {kind}{n} up
+                    ip -n r{n} addr add 10.{net}.{n}.2/24 dev {kind}; ip -n r{n} link set {kind} up; ip -n r{n} link set lo up"
+                ));
+            }
+            let of_it = demo.copied();
+            of_it.edit(|text| text.replacen("[\"127.0.0.1:0\"]", &format!("[\"10.2.{n}.2:0\"]"), 1));
+            // Without TLS, the database has to be at a loopback address.
+            let (port, relay) = (server.port(), of_it.path("relay.cfg"));
+            let text = format!(
+                "defaults\n    mode tcp\n    timeout connect 1s\n    timeout client 5m\n    timeout server 5m\n\
+                 listen database\n    bind 127.0.0.1:{port}\n    server database 10.1.{n}.1:{port}\n"
+            );
+            fs::write(&relay, text).unwrap();
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", &format!("r{n}"), "/usr/sbin/haproxy", "-db", "-f"]).arg(&relay);
+            // It ends with the namespaces.
+            drop(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+            let is_there = format!("ip netns exec r{n} bash -c ': </dev/tcp/127.0.0.1/{port}' 2>&1");
+            eventually("the relay listens", || {
+                Command::new("sh").args(["-c", &is_there]).output().unwrap().status.success()
+            });
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", &format!("r{n}")]).arg(rcmpd_tests::binary());
+            of_it.serve_by(command)
+        })
+        .collect();
+    let set = |state| {
+        let command = ["machine", "set", "WEB01$", state, "-c", "rcmpd.toml"];
+        eventually("the command is done", || demo.rcmpd(&command).code == 0);
+    };
+    let metrics =
+        |n: usize, address: SocketAddr| sh(&format!("ip netns exec r{n} curl -s http://{address}/metrics"));
+    let client = Client::of_machine(&services[0], "CONTOSO", "WEB01").await.unwrap();
+    let alice = question_of(&services[0], "alice");
+    let mut first = client.open().await.unwrap();
+    let other = Client::of_machine(&services[1], "CONTOSO", "WEB01").await.unwrap();
+    let mut second = other.open().await.unwrap();
+    assert_eq!(ask(&client, &mut *first, &alice).await, Ok(SUCCESS));
+    assert_eq!(ask(&other, &mut *second, &alice).await, Ok(SUCCESS));
+
+    // The first one loses the database, and its clients do not lose it.
+    sh("ip link set db1 down");
+    assert_eq!(ask(&client, &mut *first, &alice).await, Ok(DS_BUSY));
+    set("--disable");
+    assert_eq!(ask(&other, &mut *second, &alice).await, Ok(ACCESS_DENIED));
+    assert_eq!(ask(&client, &mut *first, &alice).await, Ok(DS_BUSY));
+    services[0].wait_for_log("PostgreSQL unreachable");
+    let said = metrics(1, services[0].admin);
+    let timeouts = said.lines().find(|line| line.contains("store_questions_total{outcome=\"timeout\"}"));
+    let timeouts = timeouts.and_then(|line| line.rsplit(' ').next()).unwrap();
+    assert!(timeouts.parse::<u64>().unwrap() > 0, "{said}");
+    sh("ip link set db1 up");
+    eventually("the machine is refused", || {
+        let answer = tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(ask(&client, &mut *first, &alice))
+        });
+        assert_ne!(answer, Ok(SUCCESS), "the machine is disabled");
+        answer != Ok(DS_BUSY)
+    });
+
+    // The second one loses its clients, and keeps the database. The first one goes on.
+    set("--enable");
+    let mut associations = Vec::new();
+    for (n, service) in services.iter().enumerate() {
+        eventually("the machine has a channel again", || establish(service).is_none());
+        let client = Client::of_machine(service, "CONTOSO", "WEB01").await.unwrap();
+        let mut association = client.open().await.unwrap();
+        assert_eq!(ask(&client, &mut *association, &alice).await, Ok(SUCCESS), "{n}");
+        associations.push((client, association));
+    }
+    sh("ip link set cl2 down");
+    let (client, association) = &mut associations[1];
+    let lost = timeout(Duration::from_secs(3), ask(client, &mut **association, &alice)).await;
+    assert!(!matches!(lost, Ok(Ok(_))), "{lost:?}");
+    let (client, association) = &mut associations[0];
+    assert_eq!(ask(client, &mut **association, &alice).await, Ok(SUCCESS));
+    eventually("both write their rows", || {
+        let there = demo.rcmpd(&["replica", "status", "-c", "rcmpd.toml", "--json"]);
+        there.code == 0 && there.json()["replicas"].as_array().unwrap().len() == 2
+    });
+    set("--disable");
+    assert_eq!(ask(client, &mut **association, &alice).await, Ok(ACCESS_DENIED));
+    sh("ip link set cl2 up");
+    // What was sent while the network was split is answered by what is true now.
+    let refused = establish(&services[1]);
+    assert!(refused.as_ref().is_some_and(|error| !is_busy(error)), "{refused:?}");
+    set("--enable");
+    eventually("the machine has a channel again", || establish(&services[1]).is_none());
+    sh("ip netns del r1; ip netns del r2");
+}
+
+/// The release before beside this one: `RCMPD_PREVIOUS` is its program, which `make test-full` builds.
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_are_upgraded_one_after_the_other() {
+    let Some(previous) = std::env::var_os("RCMPD_PREVIOUS") else {
+        eprintln!("not run: RCMPD_PREVIOUS names no program");
+        return;
+    };
+    let (previous, server) = (Path::new(&previous), Postgres::start());
+    let demo = Demo::new();
+    demo.move_into_postgres_by(previous, &server, "");
+    demo.edit(|text| text.replace("store = \"postgres\"", "store = \"postgres\"\nshared = true"));
+    let version = || server.sql("SELECT version FROM rcmpd.schema_version");
+    let before = version();
+    let mut services: Vec<Service> = (0..3).map(|_| demo.copied().serve_by(Command::new(previous))).collect();
+    let client = Client::of_machine(&services[0], "CONTOSO", "WEB01").await.unwrap();
+    services[2].kill();
+    services[2].start_again();
+    let is_same = version() == before;
+    eprintln!("version of the tables: {before} before, {} now", version());
+    // A channel of the release before is good at this one.
+    let address = services[2].netlogon.to_string();
+    let transport = TcpTransport::resolve(&address, Duration::from_secs(30)).await.unwrap();
+    let mut association = client.channel.open(&transport, &SystemRandomness).await.unwrap();
+    let alice = question_of(&services[2], "alice");
+    assert_eq!(ask(&client, &mut *association, &alice).await, Ok(SUCCESS));
+    for service in &mut services[..2] {
+        match is_same {
+            true => assert_eq!(establish(service), None),
+            false => {
+                // Neither yes nor no, and the log says what to do.
+                eventually("it refuses", || establish(service).as_ref().is_some_and(is_busy));
+                service.wait_for_log("restart it, or use a newer one");
+                let check = ["replica", "status", "-c", "rcmpd.toml"];
+                let done = service.run(previous, &check);
+                assert!(done.code != 0 && done.stderr.contains("use a newer program"), "{done:?}");
+            }
+        }
+        service.kill();
+        service.start_again();
+        assert_eq!(establish(service), None);
+    }
+    assert_eq!(ask(&client, &mut *association, &alice).await, Ok(SUCCESS));
 }
 
 /// The calculation of docs/replicas.md, and the simulation of each single decision, by the same measured costs.

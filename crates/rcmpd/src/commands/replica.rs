@@ -4,14 +4,11 @@ use super::load;
 use crate::cli::ReplicaCommand;
 use crate::config::Config;
 use crate::output;
-use crate::serve::replica::EVERY;
+use crate::serve::replica::is_stale;
 use crate::stores;
 use serde_json::{Value, json};
-use std::time::Duration;
 use store_postgres::{Replica, Replicas};
 
-/// A server that has not written its row for so long is stale: it has ended, or cannot write.
-const STALE_AFTER: Duration = EVERY.saturating_mul(3);
 /// The exit code if no server is there.
 const NONE: u8 = 3;
 
@@ -30,10 +27,6 @@ pub(super) async fn run(command: ReplicaCommand) -> anyhow::Result<u8> {
 
 async fn replicas(config: &Config) -> anyhow::Result<Replicas> {
     Ok(stores::shared_database(config).await?.replicas().await?)
-}
-
-fn is_stale(replica: &Replica) -> bool {
-    replica.seen > STALE_AFTER
 }
 
 fn revisions([accounts, groups, machines]: [i64; 3]) -> Value {

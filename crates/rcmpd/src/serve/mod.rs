@@ -81,6 +81,7 @@ pub fn registry(
     shared: Option<Arc<dyn SharedChannels>>,
     policy: CurrentPolicy,
     audit: Arc<AuditLog>,
+    misses: Arc<MissLimits>,
 ) -> (Registry, NetlogonServer) {
     let mut packages = Packages::default();
     for rule in policy.0.load().forwarding.rules() {
@@ -88,8 +89,7 @@ pub fn registry(
         let relay = RelayPackage::new(Arc::clone(rule), Arc::clone(&audit), metrics);
         packages = packages.with(&rule.package, tower::util::BoxCloneSyncService::new(relay));
     }
-    let misses = config.rpc.as_ref().map_or(rcmp_service::Misses::default(), |rpc| rpc.misses);
-    let rcmp = RcmpPackage::new(policy.clone(), Arc::clone(&audit), Arc::new(MissLimits::new(misses)));
+    let rcmp = RcmpPackage::new(policy.clone(), Arc::clone(&audit), misses);
     let packages = packages.with(PACKAGE_NAME, tower::util::BoxCloneSyncService::new(rcmp));
     let rpc = config.rpc.as_ref();
     let parts = ServerParts {

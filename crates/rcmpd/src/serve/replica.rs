@@ -1,22 +1,32 @@
-//! Tells the other servers that share the store of this one: `rcmpd replica status` shows them.
+//! Tells the other servers that share the store of this one: `rcmpd replica status` shows them. Servers that are
+//! there share the rate limit of misses.
 
+use rcmp_service::MissLimits;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use store_postgres::{PostgresStore, ReplicaFacts};
+use store_postgres::{PostgresStore, Replica, ReplicaFacts};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 /// How often the row is written. One that is three times as old is stale.
-pub(crate) const EVERY: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(5);
+/// A server that has not written its row for so long is stale: it has ended, or cannot write.
+const STALE_AFTER: Duration = EVERY.saturating_mul(3);
 /// How long the end of the process waits for the row to be removed.
 const WITHDRAW: Duration = Duration::from_secs(1);
+
+/// Whether a server has ended, or cannot write.
+pub(crate) fn is_stale(replica: &Replica) -> bool {
+    replica.seen > STALE_AFTER
+}
 
 /// Writes the row of this server until it ends, and removes it then.
 pub(super) async fn announce(
     store: Arc<PostgresStore>,
     listeners: Vec<SocketAddr>,
+    misses: Arc<MissLimits>,
     shutdown: CancellationToken,
 ) {
     let mut id = [0; 16];
@@ -28,7 +38,7 @@ pub(super) async fn announce(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         listeners: listeners.join(" "),
     };
-    let mut was_written = true;
+    let (mut was_written, mut servers) = (true, 1);
     let announcing = async {
         loop {
             let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -40,6 +50,15 @@ pub(super) async fn announce(
                 Ok(()) => {}
             }
             was_written = written.is_ok();
+            // While it is not known who is there, the last number counts.
+            if let Ok(found) = store.replicas().await {
+                let now = found.replicas.iter().filter(|replica| !is_stale(replica)).count().max(1);
+                if now != servers {
+                    info!(servers = now, "Number of servers that share the store has changed");
+                    servers = now;
+                    misses.share(u32::try_from(servers).unwrap_or(u32::MAX));
+                }
+            }
             sleep(EVERY).await;
         }
     };

@@ -21,6 +21,7 @@ use dcerpc_tokio::{Endpoints, Server};
 use listener_tokio::connections::ConnectionMeter;
 use netlogon_transport::server::NetlogonServer;
 use prometheus_client::registry::Registry;
+use rcmp_service::MissLimits;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -134,14 +135,16 @@ impl Services {
         };
         let shared = self.channels.clone().map(|store| Arc::new(SharedTables::new(store)) as _);
         let machines = Arc::clone(machines) as _;
+        let misses = Arc::new(MissLimits::new(rpc.misses));
+        let audit = Arc::clone(&self.audit);
         let (registry, netlogon) =
-            registry(config, machines, shared, current.clone(), Arc::clone(&self.audit));
+            registry(config, machines, shared, current.clone(), audit, Arc::clone(&misses));
         let limits = dcerpc_tokio::Limits { connections_max, ..rpc.limits };
         let server = Server::new(registry, limits, tree.shutdown.child_token(), tree.tasks.clone());
         let providers = self.sso.as_ref().map_or(&[][..], SsoParts::providers);
         let (addresses, mapper) = listen(rpc, &server, (endpoints, providers), tree).await?;
         if let Some(store) = &self.channels {
-            tree.tasks.spawn(replica::announce(Arc::clone(store), addresses, tree.shutdown.clone()));
+            tree.tasks.spawn(replica::announce(Arc::clone(store), addresses, misses, tree.shutdown.clone()));
         }
         Ok((Some(server), Some(netlogon), mapper))
     }
