@@ -1,5 +1,5 @@
 //! Sets `RCMPD_VERSION` to the version of the package, with the commit and its date if this is a checkout of
-//! it.
+//! it; and has the linker fold functions with equal instructions in a release.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,6 +12,19 @@ fn main() {
         None => version,
     };
     println!("cargo::rustc-env=RCMPD_VERSION={version}");
+    if folds() {
+        println!("cargo::rustc-link-arg-bins=-Wl,--icf=all");
+    }
+}
+
+/// Whether this is a release that is linked by LLD: it is the linker of this target, unless another one is
+/// configured. GNU ld does not know the option.
+fn folds() -> bool {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    variable("PROFILE") == "release"
+        && variable("TARGET") == "x86_64-unknown-linux-gnu"
+        && variable("RUSTC_LINKER").is_empty()
+        && !variable("CARGO_ENCODED_RUSTFLAGS").contains("link")
 }
 
 /// The abbreviated commit and its date. `None` without git, in an unpacked archive, and in the repository of
