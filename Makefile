@@ -11,7 +11,7 @@ TARGET  = $(or $(MOVED),$(CURDIR)/target)
 BUILT   = $(TARGET)/release
 export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 
-.PHONY: help demo demo-web demo-ldap demo-replicas demo-sso demo-tlsnego demo-chain release install static deb image sbom run test test-full test-packages test-upgrade check check-arrows check-docs docs docs-site oracle bench fuzz peers
+.PHONY: help demo demo-web demo-ldap demo-replicas demo-sso demo-tlsnego demo-chain release install static deb image sbom run test test-full test-packages test-upgrade check check-arrows check-docs check-size docs docs-site oracle bench fuzz peers
 
 help:
 	@echo 'make demo     build, make a demo domain, serve it, ask who alice is, stop'
@@ -113,10 +113,16 @@ test-upgrade:
 	RCMPD_PREVIOUS=$(TARGET)/previous-target/debug/rcmpd $(CARGO) nextest run --locked -p rcmpd-tests --test interop \
 		--no-capture -E 'test(servers_are_upgraded_one_after_the_other)'
 
-test-packages: deb image
+test-packages: deb image check-size
 	python3 tests/debian_package.py $$(deploy/debian/build $(PROGRAM) $(TARGET)/dist) \
 		$$(PACKAGE_VERSION=9.0 deploy/debian/build $(PROGRAM) $(TARGET)/dist/newer)
 	python3 tests/container_image.py $(TARGET)/dist/image
+
+# The limit of the released program, stripped: 25 MiB.
+SIZE_MAX = 26214400
+check-size: release
+	@size=$$(stat -c %s $(PROGRAM)); echo "$(PROGRAM): $$size octets of $(SIZE_MAX)"; test $$size -le $(SIZE_MAX) || \
+		{ echo 'The program is larger than its limit: see "Size of the program" in BENCHMARKS.md' >&2; exit 1; }
 
 check: check-arrows check-docs
 	$(CARGO) fmt --all --check
