@@ -606,6 +606,60 @@ async fn cost_of_a_revision_for_each_call() {
     }
 }
 
+/// What an answer costs over known channels, at three servers and at one with an embedded database: run it as the
+/// one above.
+#[ignore = "a measurement, for BENCHMARKS.md"]
+#[tokio::test(flavor = "multi_thread")]
+async fn cost_of_an_answer_on_three_replicas_and_on_one_server() {
+    let embedded = Demo::new().serve();
+    let (replicas, fresh) = (Replicas::start(""), Replicas::start("fresh_ms = 5000"));
+    let processes = |services: &[Service]| services.iter().map(Service::pid).collect::<Vec<u32>>();
+    let setups = [
+        ("one, embedded", embedded.netlogon, vec![embedded.pid()], &embedded),
+        ("three", replicas.address, processes(&replicas.services), &replicas.services[0]),
+        ("three, fresh_ms = 5000", fresh.address, processes(&fresh.services), &fresh.services[0]),
+    ];
+    // In turns, so that each sees the same other work on the machine.
+    for round in 1..=3 {
+        for (what, address, processes, service) in &setups {
+            cost_of_an_answer(&format!("{round}: {what}"), *address, processes, service).await;
+        }
+    }
+}
+
+async fn cost_of_an_answer(what: &str, address: SocketAddr, processes: &[u32], service: &Service) {
+    const CALLS: u32 = 6000;
+    let (alice, password) = (question_of(service, "alice"), service.machine_password("WEB01"));
+    for connections in [3, 24] {
+        let client =
+            Arc::new(Client::establish(&address.to_string(), "CONTOSO", "WEB01$", &password).await.unwrap());
+        let mut open = Vec::new();
+        for _ in 0..connections {
+            let mut association = client.open().await.unwrap();
+            assert_eq!(ask(&client, &mut *association, &alice).await, Ok(SUCCESS));
+            open.push(association);
+        }
+        let cpu = || processes.iter().map(|process| processor_time(*process)).sum::<Duration>();
+        let (before, begun) = (cpu(), Instant::now());
+        let tasks = open.into_iter().map(|mut association| {
+            let (client, alice) = (Arc::clone(&client), alice.clone());
+            tokio::spawn(async move {
+                for _ in 0..CALLS / connections {
+                    assert_eq!(ask(&client, &mut *association, &alice).await, Ok(SUCCESS));
+                }
+            })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            task.await.unwrap();
+        }
+        let each = |time: Duration| time.as_secs_f64() * 1e6 / f64::from(CALLS);
+        let (cpu, wall) = (each(cpu() - before), each(begun.elapsed()));
+        eprintln!(
+            "{what}, {connections} connections: {cpu:.0} µs of the servers, {wall:.0} µs wall for a call"
+        );
+    }
+}
+
 /// For so many seconds; `REPLICAS_SECONDS=600` for a longer one.
 fn seconds() -> u64 {
     std::env::var("REPLICAS_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(20)
