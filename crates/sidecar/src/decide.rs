@@ -566,6 +566,7 @@ fn whole(identity: &Identity, decision: &str, user: &str) -> Value {
         "strength": identity.assurance.name(),
         "rule": identity.assurance.rule(),
         "policy_revision": identity.policy_revision,
+        "stale_s": identity.stale_s,
     })
 }
 
