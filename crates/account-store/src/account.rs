@@ -49,6 +49,9 @@ pub struct Account {
     /// NetBIOS name of the domain that answers for this account: an entry with one says where to ask, and
     /// nothing else. `None` for the accounts of this domain.
     pub home_domain: Option<String>,
+    /// How old all of this is, in seconds, if the store could not be asked and an older answer stands in
+    /// ([`CacheSettings::stale_if_error`](crate::CacheSettings)). Never stored.
+    pub stale_s: Option<u64>,
 }
 
 impl Account {
@@ -92,6 +95,7 @@ impl Account {
             profile: Profile::default(),
             extra_sids: Vec::new(),
             home_domain: None,
+            stale_s: None,
         }
     }
 }

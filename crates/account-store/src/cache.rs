@@ -6,12 +6,13 @@
 //!   [`CacheSettings::ttl`] at most. A store without a revision returns the one that it was made with; then
 //!   the time to live alone counts.
 //! - An error is never cached. While the store cannot answer, an older answer is given only if
-//!   [`CacheSettings::stale_if_error`] says so.
+//!   [`CacheSettings::stale_if_error`] says so. It says how old it is ([`Account::stale_s`](crate::Account)), and
+//!   the revision is another one meanwhile.
 //! - Questions that are equal are asked once at a time. A client that leaves takes the question of no other
 //!   one with it. A question that began before a change answers none that came after it.
 //! - Absences have a budget of their own: a peer that asks for names at random replaces no account.
 
-use crate::store::{AccountStore, BoxFuture, Domain, Matches, Query, Revision, StoreError};
+use crate::store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};
 use futures_util::FutureExt;
 use futures_util::future::{Shared, WeakShared};
 use quick_cache::Weighter;
@@ -65,10 +66,18 @@ struct Inner {
     found: Cache<Query, Entry, WeighEntry>,
     absent: Cache<Query, Entry, WeighEntry>,
     flights: Mutex<HashMap<Query, Flight>>,
-    /// The revision that was seen last, and when, for answers beyond their time.
-    seen: Mutex<Option<(Revision, Instant)>>,
+    /// For answers beyond their time.
+    seen: Mutex<Option<Seen>>,
     counters: Arc<CacheCounters>,
     now: Box<dyn Fn() -> Instant + Send + Sync>,
+}
+
+/// When the store had a revision last.
+struct Seen {
+    at: Instant,
+    /// The revision while the store has none: what was decided before is decided again from answers that are marked
+    /// as stale, and what is decided now does not count afterwards.
+    meanwhile: Option<Revision>,
 }
 
 #[derive(Clone)]
@@ -149,11 +158,13 @@ impl AccountStore for CachedStore {
         let (mut seen, now) = (lock(&inner.seen), (inner.now)());
         match revision {
             Ok(revision) => {
-                *seen = Some((revision, now));
+                *seen = Some(Seen { at: now, meanwhile: None });
                 Ok(revision)
             }
-            Err(error) => match *seen {
-                Some((revision, at)) if now - at <= inner.settings.stale_if_error => Ok(revision),
+            Err(error) => match &mut *seen {
+                Some(seen) if now - seen.at <= inner.settings.stale_if_error => {
+                    Ok(*seen.meanwhile.get_or_insert_with(Revision::unique))
+                }
                 _ => Err(error),
             },
         }
@@ -271,11 +282,19 @@ impl Inner {
             return None;
         }
         let entry = self.entry(query)?;
-        if (self.now)() - entry.read > ttl + stale_if_error {
+        let age = (self.now)() - entry.read;
+        if age > ttl + stale_if_error {
             return None;
         }
         count(&self.counters.stale);
-        Some(entry.matches)
+        Some(match entry.matches {
+            Matches::One(record) => {
+                let mut record = Record::clone(&record);
+                record.account.stale_s = Some(age.as_secs());
+                Matches::One(Arc::new(record))
+            }
+            none_or_many => none_or_many,
+        })
     }
 }
 
@@ -434,6 +453,26 @@ mod tests {
         let stale_if_error = Duration::from_secs(300);
         let answers = [(true, true), (true, true), (false, false)];
         assert_eq!(fail(CacheSettings { stale_if_error, ..SETTINGS }), (answers, 2));
+    }
+
+    #[test]
+    fn an_older_answer_says_how_old_it_is_and_what_was_decided_before_is_decided_again() {
+        let stale_if_error = Duration::from_secs(300);
+        let (cache, stub, seconds) = cached(CacheSettings { stale_if_error, ..SETTINGS });
+        assert_eq!(one(&cache, name("user1000")).account.stale_s, None);
+        let before = cache.revision().expect("it answers");
+        stub.fails.store(true, Ordering::SeqCst);
+        for at in [70, 80] {
+            seconds.store(at, Ordering::SeqCst);
+            assert_eq!(one(&cache, name("user1000")).account.stale_s, Some(at));
+        }
+        let meanwhile = cache.revision().expect("older answers are allowed");
+        assert_ne!(meanwhile, before);
+        assert_eq!(cache.revision().expect("older answers are allowed"), meanwhile);
+        stub.fails.store(false, Ordering::SeqCst);
+        let after = cache.revision().expect("it answers again");
+        assert_eq!((after, after == meanwhile), (before, false));
+        assert_eq!(one(&cache, name("user1000")).account.stale_s, None);
     }
 
     #[test]

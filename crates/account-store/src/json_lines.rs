@@ -690,6 +690,7 @@ impl AccountLine {
             profile: self.profile,
             extra_sids: self.extra_sids.iter().map(|sid| parse_sid(sid)).collect::<Result<_, _>>()?,
             home_domain: self.home_domain,
+            stale_s: None,
         };
         Ok((account, self.member_of))
     }

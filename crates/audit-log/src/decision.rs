@@ -89,6 +89,9 @@ pub(super) fn event(
     if let Some(Strength::Strong(form)) = mapped.map(|mapped| mapped.strength) {
         fields.insert("strong_by".to_owned(), form.name().into());
     }
+    if let Some(age) = account.and_then(|account| account.stale_s) {
+        fields.insert("stale_s".to_owned(), age.into());
+    }
     if let Some(trust) = &question.asker.trust {
         fields.insert("asker_domain".to_owned(), trust.as_str().into());
     }

@@ -256,6 +256,11 @@ fn conclusion(explanation: &Explanation) {
         return;
     }
     if explanation.account.is_some() {
+        if let Some(age) = explanation.stale_s {
+            line(&format!(
+                "facts:      {age} s old, because the store could not be asked (stale_if_error_s)"
+            ));
+        }
         if let Some(named) = &explanation.privileged_by {
             line(&format!(
                 "privileged: only machines whose scope names {named} are answered for this account \

@@ -73,6 +73,8 @@ pub struct Identity {
     pub assurance: Assurance,
     /// The policy by which it was decided.
     pub policy_revision: u64,
+    /// How old the facts are, in seconds, if the store could not be asked and an older answer stands in.
+    pub stale_s: Option<u64>,
     /// Until when it counts: the certificate's end, or before that the account's, or that of the hours in
     /// which it may be used.
     pub not_after: FileTime,

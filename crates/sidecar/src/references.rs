@@ -162,6 +162,7 @@ impl Reference {
             "strength": self.strength,
             "rule": self.rule,
             "policy_revision": self.policy_revision,
+            "stale_s": identity.stale_s,
         })
     }
 
@@ -238,6 +239,7 @@ fn identity_of_copy(copy: &Value, sid: Sid) -> Option<Identity> {
         method: None,
         assurance: Assurance::Unknown,
         policy_revision: 0,
+        stale_s: None,
         not_after: FileTime::NEVER,
     })
 }

@@ -567,6 +567,7 @@ mod tests {
             method: None,
             assurance,
             policy_revision: 1,
+            stale_s: None,
             not_after: FileTime::NEVER,
         };
         let ours = identity("CONTOSO", true, Assurance::Strong(None));

@@ -34,6 +34,7 @@ pub(crate) fn alice() -> Identity {
         method: Some("upn"),
         assurance: Assurance::Strong(Some("sid_extension")),
         policy_revision: 7,
+        stale_s: None,
         not_after: FileTime::from_unix(2_000_000_000),
     }
 }

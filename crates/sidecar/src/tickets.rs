@@ -300,6 +300,7 @@ fn read(claims: &Claims) -> Result<([u8; POLICY_LEN], Identity), DecodeError> {
         method: None,
         assurance,
         policy_revision,
+        stale_s: None,
         not_after: not_after.min(claims.expires),
     };
     Ok((policy, identity))

@@ -220,6 +220,9 @@ impl TokenSigner {
             "cnf": facts.certificate.map(|sha256| json!({ "x5t#S256": BASE64URL.encode(sha256) })),
         });
         if let Value::Object(members) = &mut claims {
+            if let Some(age) = identity.stale_s {
+                members.insert("stale_s".to_owned(), age.into());
+            }
             if detail == Detail::Account {
                 members.retain(|name, _| !matches!(name.as_str(), "upn" | "name"));
             }

@@ -2,8 +2,7 @@
 //! another one, an account that was disabled, or a mapping that was removed, may be there again.
 
 use crate::log_limiter::LogLimiter;
-use crate::schema::Role;
-use crate::server::Server;
+use crate::server::{Role, Server};
 use account_store::index::Place;
 use account_store::{AccountFlags, Matches};
 use dtyp::{FileTime, Sid};

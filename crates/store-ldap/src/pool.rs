@@ -3,8 +3,8 @@
 use crate::backoff::{BindBackoff, ServerBackoff};
 use crate::connection::{BindResult, Connection};
 use crate::failed::{Failed, bind_reason, counts_as_wrong_password};
-use crate::schema::{self, Role};
-use crate::server::Server;
+use crate::schema;
+use crate::server::{Role, Server};
 use crate::settings::{Servers, Settings};
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::default_provider;

@@ -2,19 +2,11 @@
 
 use crate::connection::Connection;
 use crate::failed::Failed;
+use crate::server::Role;
 use crate::settings::{Schema, Settings};
 use crate::{ad, forest, generic};
 use account_store::index::Place;
 use account_store::{Matches, Query};
-
-/// What the servers of a pool have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Role {
-    /// The accounts of the domain, whole.
-    Domain,
-    /// The names and mappings of the forest.
-    Catalog,
-}
 
 /// Whether a connection that was just bound may read what the store needs.
 pub(crate) async fn probe(

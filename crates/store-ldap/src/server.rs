@@ -11,6 +11,15 @@ pub enum TlsMode {
     StartTls,
 }
 
+/// What the servers of a pool have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Role {
+    /// The accounts of the domain, whole.
+    Domain,
+    /// The names and mappings of the forest.
+    Catalog,
+}
+
 /// A server of the directory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Server {

@@ -172,6 +172,7 @@ pub(crate) fn account(domain: &Domain, row: &Row, at: usize) -> Result<Account, 
         },
         extra_sids: sids_from_json(text(17)?)?,
         home_domain: get(row, at + 19)?,
+        stale_s: None,
     })
 }
 

@@ -78,6 +78,7 @@ fn alice() -> Identity {
         assurance: Assurance::Strong(None),
         policy_revision: 3,
         not_after: FileTime::NEVER,
+        stale_s: None,
     }
 }
 

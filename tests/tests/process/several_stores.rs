@@ -114,6 +114,30 @@ fn a_store_that_is_down_is_an_error_and_the_others_go_on() {
     says("Account store available again");
 }
 
+/// Of a store that is down, with `stale_if_error_s`.
+#[test]
+fn a_decision_from_an_older_answer_says_how_old_its_facts_are() {
+    let server = Postgres::start();
+    let demo = both(&server);
+    several(&demo, &server, ["suffixes = [\"contoso.example\"]", &format!("issuers = [\"{ISSUER}\"]")]);
+    demo.edit(|text| {
+        text.replace("cache_ttl_s = 1\n", "cache_ttl_s = 1\nstale_if_error_s = 600\n")
+            + "[audit]\npath = \"audit.log\"\n"
+    });
+    let service = demo.serve();
+    let age = || {
+        service.map("bob").code(0);
+        let lines = service.audit("map");
+        lines.last().unwrap()["stale_s"].clone()
+    };
+    assert!(age().is_null());
+    server.pause();
+    eventually("the facts are older than their time", || age().as_u64().is_some_and(|age| age >= 1));
+    assert!(service.metric("rcmpd_store_lookups_total{store=\"new\",outcome=\"stale\"}") >= 1);
+    server.resume();
+    eventually("the facts are new", || age().is_null());
+}
+
 #[test]
 fn differences_to_a_second_store_are_counted_logged_and_never_acted_upon() {
     let server = Postgres::start();

@@ -111,6 +111,7 @@ pub(super) fn account(domain: &Domain, row: &Row<'_>) -> Result<Account, StoreEr
         },
         extra_sids: sids_from_json(text(row, 17)?)?,
         home_domain: row.get(19).map_err(failed)?,
+        stale_s: None,
     })
 }
 

@@ -55,6 +55,10 @@ pub struct Explanation {
     pub sid: Option<String>,
     /// How strong the mapping is, when it was mapped.
     pub strength: Option<Strength>,
+    /// How old the facts about the account are, in seconds, if the store could not be asked and an older answer
+    /// stands in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale_s: Option<u64>,
     /// Of a privileged account that was mapped: the SID that the scope of a machine account has to name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub privileged_by: Option<String>,
@@ -382,6 +386,7 @@ impl Explanation {
             account: mapped.map(|mapped| mapped.record.account.name.clone()),
             sid: mapped.map(|mapped| mapped.record.account.sid.to_string()),
             strength: mapped.map(|mapped| mapped.strength),
+            stale_s: mapped.and_then(|mapped| mapped.record.account.stale_s),
             privileged_by: mapped
                 .and_then(|mapped| crate::scope::privileged_by(&mapped.record))
                 .map(|sid| sid.to_string()),

@@ -102,6 +102,10 @@ fn verdict(html: &mut Html, explanation: &Explanation) {
             if let Some(strength) = explanation.strength {
                 html.raw(" – ").text(strength.name()).raw(" mapping");
             }
+            if let Some(age) = explanation.stale_s {
+                html.raw(". The facts are ").text(&age.to_string());
+                html.raw(" s old, because the store could not be asked");
+            }
             if let Some(group) = &explanation.privileged_by {
                 html.raw(". Privileged: only machines whose scope names ").text(group).raw(" are answered");
             }

@@ -426,6 +426,7 @@ pub(crate) fn of_record(record: &Record, domain: &str) -> Identity {
         method: None,
         assurance: Assurance::Unknown,
         policy_revision: 0,
+        stale_s: account.stale_s,
         not_after: FileTime::NEVER,
     }
 }
@@ -490,6 +491,7 @@ fn of_logon_info(
         method: None,
         assurance: Assurance::Unknown,
         policy_revision: 0,
+        stale_s: None,
         not_after: [info.logoff_time, info.kick_off_time]
             .into_iter()
             .filter(|time| *time != FileTime::UNSET)

@@ -222,6 +222,7 @@ impl Elsewhere {
             method: None,
             assurance: Assurance::Unknown,
             policy_revision: 0,
+            stale_s: None,
             not_after: FileTime::NEVER,
         })
     }

@@ -170,6 +170,7 @@ fn accepted(user: &UserIdentity, domain: &str, domain_sid: &Sid, rules: &AccessR
         method: None,
         assurance: Assurance::Unknown,
         policy_revision: 0,
+        stale_s: None,
         not_after: user.expires.unwrap_or(FileTime::NEVER),
     })
 }
