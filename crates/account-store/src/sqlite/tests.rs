@@ -398,7 +398,7 @@ fn secrets_of_a_lost_key_are_forgotten_and_nothing_else() {
 }
 
 #[test]
-fn key_files_are_their_owner_s_alone() {
+fn key_files_are_no_other_user_s() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("accounts.key");
     let made = SealingKey::create(&path).expect("a new file");
@@ -412,12 +412,14 @@ fn key_files_are_their_owner_s_alone() {
     let reopened = SealingKey::open(&path).expect("it opens").new_seal();
     assert_eq!(reopened.check(), made.new_seal().check());
     assert_eq!(format!("{made:?}"), "[redacted]");
-    for mode in [0o640, 0o604, 0o620, 0o610] {
+    for mode in [0o604, 0o602, 0o601, 0o644] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it is ours");
         assert!(matches!(SealingKey::open(&path), Err(StoreError::Unavailable(_))), "{mode:o}");
     }
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).expect("it is ours");
-    SealingKey::open(&path).expect("read-only will do");
+    for mode in [0o400, 0o440, 0o640] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it is ours");
+        SealingKey::open(&path).expect("read-only will do, and a group may share it");
+    }
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
     for len in [0, 31, 33] {
         fs::write(&path, vec![1; len]).expect("it is ours");
