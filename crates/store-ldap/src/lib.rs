@@ -42,8 +42,8 @@ mod settings;
 mod store;
 mod widen;
 
-pub use filter::Attribute;
 pub use failover_refusals::Refusals;
+pub use filter::Attribute;
 #[doc(hidden)]
 pub use message::{Attributes, read_any};
 pub use meter::{Meter, STEPS};

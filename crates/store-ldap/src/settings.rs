@@ -1,7 +1,7 @@
 //! What a store is made of. The caller reads the configuration and fills this; nothing here reads a file.
 
-use crate::filter::Attribute;
 use crate::failover_refusals::Refusals;
+use crate::filter::Attribute;
 use crate::meter::Meter;
 use crate::server::Server;
 use crate::widen::Accents;

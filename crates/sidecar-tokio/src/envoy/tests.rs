@@ -101,6 +101,7 @@ fn alice() -> Identity {
         method: Some("upn"),
         assurance: Assurance::Strong(Some("sid_extension")),
         policy_revision: (1 << 53) + 1,
+        stale_s: None,
         not_after: FileTime::from_unix(2_000_000_000),
     }
 }

@@ -82,6 +82,7 @@ impl Identify for Oracle {
             method: None,
             assurance: Assurance::Weak,
             policy_revision: 1,
+            stale_s: None,
             not_after: FileTime::NEVER,
         };
         Box::pin(
