@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 use sidecar::{ClientCertificate, Dialect};
 
-/// Readers of RFC 9651, section 4.2.7, take what ends in bits that stand for nothing, and what has no padding.
+/// Readers of RFC 9651, section 4.2.7, take what ends in bits that stand for nothing, and what has no
+/// padding.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()

@@ -2,8 +2,8 @@
 
 use ldap3::asn1::{PL, StructureTag, parse_tag};
 
-/// Reads `bytes` as the answer to each operation. An entry that is read has the name and the values that ldap3's
-/// reader of BER finds in it.
+/// Reads `bytes` as the answer to each operation. An entry that is read has the name and the values that
+/// ldap3's reader of BER finds in it.
 pub fn check(bytes: &[u8]) {
     let Some((dn, attributes)) = store_ldap::read_any(bytes) else { return };
     let Ok((_, message)) = parse_tag(bytes) else { panic!("ldap3 cannot read the message") };

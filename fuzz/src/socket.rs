@@ -3,8 +3,9 @@
 use account_store::{Domain, rules};
 use store_socket::wire::{ACCOUNTS_MAX, GROUPS_MAX};
 
-/// Reads `bytes` as each message of the program. Accounts that are taken keep the rules of a store: each is of the
-/// domain, and has its primary group and no group twice. A refusal is short, and a terminal obeys nothing in it.
+/// Reads `bytes` as each message of the program. Accounts that are taken keep the rules of a store: each is
+/// of the domain, and has its primary group and no group twice. A refusal is short, and a terminal obeys
+/// nothing in it.
 pub fn check(bytes: &[u8]) {
     let domain = Domain {
         netbios: "CONTOSO".to_owned(),

@@ -123,8 +123,8 @@ impl Demo {
         demo
     }
 
-    /// The same with a gateway for SOAP clients at a port of its own, in front of the service at `upstream`. alice
-    /// and bob have passwords. `settings` are added to `[tlsnego]`.
+    /// The same with a gateway for SOAP clients at a port of its own, in front of the service at `upstream`.
+    /// alice and bob have passwords. `settings` are added to `[tlsnego]`.
     pub fn with_gateway(upstream: SocketAddr, settings: &str) -> Self {
         let demo = Self { folder: tempfile::tempdir().expect("there is room for temporary files") };
         let mut command = Command::new(binary());
@@ -151,8 +151,8 @@ impl Demo {
         demo
     }
 
-    /// Moves the accounts and machines into PostgreSQL, by the commands that an operator has for it. `more` is
-    /// added to `[store.postgres]`.
+    /// Moves the accounts and machines into PostgreSQL, by the commands that an operator has for it. `more`
+    /// is added to `[store.postgres]`.
     pub fn into_postgres(self, server: &crate::postgres::Postgres, more: &str) -> Self {
         self.move_into_postgres(server, more);
         self
@@ -198,8 +198,8 @@ impl Demo {
         address.parse().expect("an address")
     }
 
-    /// Accepts tickets for the principals of a keytab, from clients of these realms, each with its kind. These
-    /// administrators come before the others.
+    /// Accepts tickets for the principals of a keytab, from clients of these realms, each with its kind.
+    /// These administrators come before the others.
     pub fn accept_tickets(&self, keytab: &Path, realms: &[(&str, &str)], administrators: &[&str]) {
         write_secret(self.path("sso/keytab"), fs::read(keytab).expect("there is a keytab"));
         let administrators: String = administrators.iter().map(|entry| format!("\"{entry}\", ")).collect();
@@ -716,7 +716,8 @@ impl Service {
         rustix::process::kill_process(pid, signal).expect("the service runs");
     }
 
-    /// Stops the process, and returns when none of its threads runs: SIGSTOP reaches them after kill(2) returns.
+    /// Stops the process, and returns when none of its threads runs: SIGSTOP reaches them after kill(2)
+    /// returns.
     pub fn pause(&self) {
         self.signal(rustix::process::Signal::STOP);
         let tasks = format!("/proc/{}/task", self.pid());

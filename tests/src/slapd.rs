@@ -22,8 +22,8 @@ pub const SECRET: &str = "Secret-of-the-store-1";
 
 const ROOT: &str = "cn=admin,dc=contoso,dc=example";
 
-/// Attributes of Active Directory with their own identifiers, and with the matching rules that a directory needs
-/// to search by them (those of OpenLDAP's msuser.schema have none).
+/// Attributes of Active Directory with their own identifiers, and with the matching rules that a directory
+/// needs to search by them (those of OpenLDAP's msuser.schema have none).
 const SCHEMA: &str = "
 attributetype ( 1.2.840.113556.1.4.656 NAME 'userPrincipalName' EQUALITY caseIgnoreMatch
   SUBSTR caseIgnoreSubstringsMatch SYNTAX 1.3.6.1.4.1.1466.115.121.1.15 SINGLE-VALUE )

@@ -225,7 +225,8 @@ impl Site {
         Self::start_by(server, more, |text| text, &[])
     }
 
-    /// The same; the web server's configuration is changed, and there are variables in the environments of both.
+    /// The same; the web server's configuration is changed, and there are variables in the environments of
+    /// both.
     pub fn start_by(
         server: WebServer,
         more: &str,

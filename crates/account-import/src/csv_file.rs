@@ -89,7 +89,8 @@ impl<'a> Rows<'a> {
         // Excel writes `;` in many languages.
         let count = |delimiter: &u8| first.iter().filter(|byte| *byte == delimiter).count();
         let delimiter = [b',', b';', b'\t'].into_iter().rev().max_by_key(count).unwrap_or(b',');
-        // Cells are trimmed, so that a carriage return needs no rule. Every line ends, so that lines can be counted.
+        // Cells are trimmed, so that a carriage return needs no rule. Every line ends, so that lines can be
+        // counted.
         let reader = ReaderBuilder::new()
             .has_headers(false)
             .delimiter(delimiter)

@@ -1,5 +1,5 @@
-//! Accounts in CSV and LDIF, as the JSON Lines that [`account_store::json_lines`] imports; and the secret of a
-//! machine account in Samba's `secrets.tdb` ([`samba_secrets`]).
+//! Accounts in CSV and LDIF, as the JSON Lines that [`account_store::json_lines`] imports; and the secret of
+//! a machine account in Samba's `secrets.tdb` ([`samba_secrets`]).
 //!
 //! The lines of the output have the numbers of the lines of the input: an error of the import names the line
 //! of the file that it is about.
@@ -70,8 +70,8 @@ impl fmt::Debug for Converted<'_> {
     }
 }
 
-/// Converts a file. CSV is converted while it is read. LDIF is read whole, because members are named by DN, and
-/// the entry with this DN may stand anywhere.
+/// Converts a file. CSV is converted while it is read. LDIF is read whole, because members are named by DN,
+/// and the entry with this DN may stand anywhere.
 pub fn convert<'a>(format: Format, input: &'a mut (dyn BufRead + Send)) -> io::Result<Converted<'a>> {
     match format {
         Format::Csv => {

@@ -134,7 +134,8 @@ impl AccountFlags {
     }
 }
 
-/// Descriptive fields that decide nothing, empty when not known: those of [MS-PAC] 2.5, and an e-mail address.
+/// Descriptive fields that decide nothing, empty when not known: those of [MS-PAC] 2.5, and an e-mail
+/// address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Profile {

@@ -1045,7 +1045,7 @@ mod machines {
         let alice = one(store, Query::Name("alice".to_owned()));
         assert_eq!(alice.account.flags, AccountFlags(66048 | AccountFlags::DISABLED.0));
         assert!(is_disabled(&name) && !is_disabled("newone"));
-        // Whoever disabled it: only an operator enables it again.
+        // A later import does not enable it, whichever side disabled it.
         import(true, &lines.replace("514", "512"));
         assert!(is_disabled(&name));
         import(false, &lines.replace("514", "512"));

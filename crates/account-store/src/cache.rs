@@ -75,8 +75,8 @@ struct Inner {
 /// When the store had a revision last.
 struct Seen {
     at: Instant,
-    /// The revision while the store has none: what was decided before is decided again from answers that are marked
-    /// as stale, and what is decided now does not count afterwards.
+    /// The revision while the store has none: what was decided before is decided again from answers that are
+    /// marked as stale, and what is decided now does not count afterwards.
     meanwhile: Option<Revision>,
 }
 

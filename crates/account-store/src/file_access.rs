@@ -31,18 +31,18 @@ pub enum FileRefused {
 
 /// Whether the group of this process may read keys.
 ///
-/// One for the process: keys are read in many places and by all commands, and the rule must be the same in all of
-/// them.
+/// One for the process: keys are read in many places and by all commands, and the rule must be the same in
+/// all of them.
 static GROUP_MAY_READ_KEYS: AtomicBool = AtomicBool::new(false);
 
-/// Sets whether [`FileAccess::Owner`] also takes a file that the process's own group can read: Kubernetes mounts
-/// keys so (mode 0440 or 0640, owner root, `fsGroup`). No other permission of others is accepted.
+/// Sets whether [`FileAccess::Owner`] also takes a file that the process's own group can read: Kubernetes
+/// mounts keys so (mode 0440 or 0640, owner root, `fsGroup`). No other permission of others is accepted.
 pub fn let_group_read_keys(is_accepted: bool) {
     GROUP_MAY_READ_KEYS.store(is_accepted, Ordering::Relaxed);
 }
 
-/// Whether others can do no more with a file than that members of a group of this process read it. Its owner is
-/// root or this user, because the owner could change the mode.
+/// Whether others can do no more with a file than that members of a group of this process read it. Its owner
+/// is root or this user, because the owner could change the mode.
 fn is_readable_by_own_group(metadata: &Metadata) -> bool {
     let (own, group) = (rustix::process::geteuid().as_raw(), metadata.gid());
     let is_own = || {
@@ -90,7 +90,10 @@ impl FileAccess {
                 if GROUP_MAY_READ_KEYS.load(Ordering::Relaxed) && is_readable_by_own_group(metadata) {
                     return Ok(());
                 }
-                let to_do = "chmod 600, or see group_readable_keys of [files] if Kubernetes mounts it";
+                let to_do = match GROUP_MAY_READ_KEYS.load(Ordering::Relaxed) {
+                    true => "chmod 600, or give it to root and to a group of the service",
+                    false => "chmod 600, or see group_readable_keys of [files] if Kubernetes mounts it",
+                };
                 (0o040, "read by its group", to_do)
             }
             Self::Owner => (0o077, "used by users other than its owner", "chmod 600"),

@@ -11,8 +11,8 @@
 //! {"type":"machine","name":"WEB01$","kind":"workstation","rcmp":true,"current_secret":"0cb6948805f797bf2a82807973b89537"}
 //! ```
 //!
-//! The last line may be `{"type":"end","entries":3}`, with the number of lines before it that have an entry. It
-//! says that the file is whole: an import that removes what is not in a file needs it.
+//! The last line may be `{"type":"end","entries":3}`, with the number of lines before it that have an entry.
+//! It says that the file is whole: an import that removes what is not in a file needs it.
 //!
 //! `members` and `member_of` name entries of the file or the store by SID or by name, before or after they
 //! are defined. An entry without `sid` gets the next relative identifier, or replaces the entry of its name.
@@ -376,8 +376,8 @@ pub async fn import_seen(
 pub struct Then {
     /// Changes, such as the removal of what is not in the file.
     pub changes: Vec<Change>,
-    /// Whether all is undone in the end. Each line was read then, and each change made; what is checked when a
-    /// change is done as a whole is not: that all members exist.
+    /// Whether all is undone in the end. Each line was read then, and each change made; what is checked when
+    /// a change is done as a whole is not: that all members exist.
     pub is_dry_run: bool,
 }
 

@@ -220,7 +220,8 @@ pub trait MachineStore: Send + Sync {
     fn machine_revision(&self) -> Result<Revision, StoreError>;
 
     /// Waits until [`MachineStore::machine_revision`] is as new as the store promises for a call that arrives
-    /// now, as [`crate::AccountStore::refresh`] does. If accounts are in the same store, both are as new then.
+    /// now, as [`crate::AccountStore::refresh`] does. If accounts are in the same store, both are as new
+    /// then.
     fn refresh_machines(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(std::future::ready(Ok(())))
     }

@@ -108,8 +108,8 @@ pub fn check_account(account: &Account) -> Result<(), StoreError> {
     }
 }
 
-/// Whether a text is an e-mail address that may be shown to an application: one `@` with something on both sides,
-/// no space and no control character, and at most 254 bytes (RFC 5321 4.5.3.1.3).
+/// Whether a text is an e-mail address that may be shown to an application: one `@` with something on both
+/// sides, no space and no control character, and at most 254 bytes (RFC 5321 4.5.3.1.3).
 pub fn is_mail(text: &str) -> bool {
     let is_part = |part: &str| {
         !part.is_empty() && !part.contains(|c: char| c == '@' || c.is_control() || c.is_whitespace())

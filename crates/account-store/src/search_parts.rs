@@ -1,5 +1,6 @@
 //! What every stored spelling of a mapping has in it, for servers that compare more narrowly than
-//! [`crate::alt_security_identity`]: a search for these parts finds all accounts with the mapping, and others.
+//! [`crate::alt_security_identity`]: a search for these parts finds all accounts with the mapping, and
+//! others.
 //!
 //! The digits of a serial number, a key identifier, a hash and a SID cannot be spelled otherwise. Of names,
 //! only the characters that languages put no accents on count. What is *not* found: hex digits with spaces
@@ -12,8 +13,8 @@ use crate::fold;
 /// Parts of one tag. A server looks for each of them.
 const PARTS_MAX: usize = 32;
 
-/// What every stored spelling has in it after [`fold::windows`], for servers that fold as well: the tags, whole
-/// values of names, and digits. Values are cut at quotes, which are stored twice.
+/// What every stored spelling has in it after [`fold::windows`], for servers that fold as well: the tags,
+/// whole values of names, and digits. Values are cut at quotes, which are stored twice.
 pub fn folded(identity: &AltSecurityIdentity) -> Vec<String> {
     let words = |text: &str| {
         let folded = fold::windows(text);
@@ -82,8 +83,8 @@ fn of_text(text: &str) -> Vec<String> {
 }
 
 /// Whether a character of a folded text stands for itself in stored values: digits, punctuation that is never
-/// quoted, and the letters of ASCII that languages do not put accents on. All other letters may be stored with
-/// one, and a space may be one that does not break.
+/// quoted, and the letters of ASCII that languages do not put accents on. All other letters may be stored
+/// with one, and a space may be one that does not break.
 fn has_one_spelling(c: char) -> bool {
     matches!(c, '0'..='9' | 'B' | 'F' | 'M' | 'P' | 'Q' | 'V' | 'X' | '-' | '.' | '_' | '@')
 }

@@ -77,8 +77,8 @@ pub enum Query {
     ServicePrincipalName(String),
     /// One value of `altSecurityIdentities`, compared by [`crate::alt_security_identity::key`].
     AltSecurityIdentity(String),
-    /// An e-mail address, compared by [`crate::fold::casefold`]: it tells whether one account alone has it. The
-    /// record may have names and addresses only. No certificate is mapped by it.
+    /// An e-mail address, compared by [`crate::fold::casefold`]: it tells whether one account alone has it.
+    /// The record may have names and addresses only. No certificate is mapped by it.
     Mail(String),
     /// `sAMAccountName`, compared by [`crate::fold::casefold`].
     Name(String),
@@ -239,11 +239,12 @@ pub trait AccountStore: Send + Sync {
     /// then.
     fn revision(&self) -> Result<Revision, StoreError>;
 
-    /// Waits until [`AccountStore::revision`] is as new as the store promises for a question that arrives now.
+    /// Waits until [`AccountStore::revision`] is as new as the store promises for a question that arrives
+    /// now.
     ///
-    /// A service calls it once for each call and each request, before it uses anything that is cached. An `Err`
-    /// says that the store cannot keep its promise now; nothing is answered from a cache then. A store whose
-    /// revision is always as new as that has nothing to wait for, as this default.
+    /// A service calls it once for each call and each request, before it uses anything that is cached. An
+    /// `Err` says that the store cannot keep its promise now; nothing is answered from a cache then. A store
+    /// whose revision is always as new as that has nothing to wait for, as this default.
     fn refresh(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(std::future::ready(Ok(())))
     }

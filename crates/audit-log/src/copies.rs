@@ -149,8 +149,8 @@ fn journal_entry(name: &str, event: &Value, text: &str) -> Vec<u8> {
     entry
 }
 
-/// A message of syslog (RFC 5424, section 6), without structured data. `time` may have seven digits of a second,
-/// and the protocol allows six.
+/// A message of syslog (RFC 5424, section 6), without structured data. `time` may have seven digits of a
+/// second, and the protocol allows six.
 fn syslog_message(name: &str, host: &str, time: &str, text: &str) -> Vec<u8> {
     let time = match time.split_once('.') {
         Some((seconds, fraction)) => {

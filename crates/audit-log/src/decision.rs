@@ -1,7 +1,7 @@
 //! A decision as a line of the audit log: who asked, about which certificate, what was decided and by what.
 //!
 //! Certificates are named as event 4768 of Windows names them. A certificate itself is written with its first
-//! decision in a file, so that decisions can be rehearsed under another policy.
+//! decision in a file, so that a dry run can decide again under another policy.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use dtyp::Sid;

@@ -538,8 +538,8 @@ impl AuditLog {
         Ok(())
     }
 
-    /// Writes down which account another service found for a certificate, for a sidecar. `is_denied_elsewhere`
-    /// if that service answered that there is none.
+    /// Writes down which account another service found for a certificate, for a sidecar.
+    /// `is_denied_elsewhere` if that service answered that there is none.
     pub fn identified(
         &self,
         decision: &str,

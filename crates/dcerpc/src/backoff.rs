@@ -93,7 +93,8 @@ impl Backoff {
         accounts.iter().any(|account| self.is_slow(now, account, source))
     }
 
-    /// Counts a wrong proof for each of several names, also for those behind one that is slow. Whether one was.
+    /// Counts a wrong proof for each of several names, also for those behind one that is slow. Whether one
+    /// was.
     pub fn all_failed(&self, now: Duration, accounts: &[String], source: IpAddr) -> bool {
         accounts.iter().fold(false, |is_slow, account| self.failed(now, account, source) | is_slow)
     }

@@ -32,8 +32,8 @@ pub struct Limits {
     len_max: usize,
 }
 
-/// The usual limits. Apache as a proxy sends a whole body before it reads the answer; a longer body than this is cut off, and
-/// its answer may be lost. A peer that has read the answer closes at once.
+/// The usual limits. Apache as a proxy sends a whole body before it reads the answer; a longer body than this
+/// is cut off, and its answer may be lost. A peer that has read the answer closes at once.
 pub const LIMITS: Limits =
     Limits { timeout: Duration::from_secs(10), idle: Duration::from_secs(2), len_max: 64 << 20 };
 /// Discarded at once, on the stack: a lingering connection holds no memory for it.

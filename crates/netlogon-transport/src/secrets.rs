@@ -103,8 +103,8 @@ pub trait ChannelSecrets: Send + Sync {
     /// also when a back-up is restored. It is asked for every call, so it has to be cheap.
     fn revision(&self) -> Result<u64, SecretsUnavailable>;
 
-    /// Waits until [`Self::revision`] is new enough for a call that arrives now. It is asked once for every call.
-    /// As a default, a revision is always new enough.
+    /// Waits until [`Self::revision`] is new enough for a call that arrives now. It is asked once for every
+    /// call. As a default, a revision is always new enough.
     fn refresh(&self) -> BoxFuture<'_, Result<(), SecretsUnavailable>> {
         Box::pin(std::future::ready(Ok(())))
     }

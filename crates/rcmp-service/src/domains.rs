@@ -124,7 +124,8 @@ pub struct Domains {
     peers: Vec<PeerDomain>,
     /// For each peer the one that is asked in its place: itself, where it is asked directly.
     through: Vec<usize>,
-    /// NetBIOS and DNS names, lower case, without a dot at the end. A suffix that several domains have is none.
+    /// NetBIOS and DNS names, lower case, without a dot at the end. A suffix that several domains have is
+    /// none.
     by_name: HashMap<String, usize>,
     /// Suffixes for which the store is asked first, with the only peer that has it.
     shared: HashMap<String, Option<usize>>,
@@ -142,8 +143,8 @@ fn folded(name: &str) -> String {
 }
 
 impl Domains {
-    /// Our domain with its peers; a question passes at most `hops_max` domains before the one that answers.
-    /// A NetBIOS name, DNS name, SID or issuer that two domains claim is refused. Other suffixes may be shared.
+    /// Our domain with its peers; a question passes at most `hops_max` domains before the one that answers. A
+    /// NetBIOS name, DNS name, SID or issuer that two domains claim is refused. Other suffixes may be shared.
     pub fn new(ours: Domain, peers: Vec<PeerDomain>, hops_max: usize) -> Result<Self, DomainsError> {
         Self::with_suffixes(ours, &Suffixes::default(), peers, hops_max)
     }

@@ -24,8 +24,8 @@ use pac::{
 const NAME_LEN_MAX: usize = 256;
 /// Longest NetBIOS name.
 const NETBIOS_LEN_MAX: usize = 15;
-/// Most groups and SIDs of one answer, all lists together. Directories have accounts with five thousand, and the
-/// marks of a logon come with them; the new answer is at most a third of what a client takes.
+/// Most groups and SIDs of one answer, all lists together. Directories have accounts with five thousand, and
+/// the marks of a logon come with them; the new answer is at most a third of what a client takes.
 const GROUPS_MAX: usize = 8192;
 /// All `USER_*` bits of [MS-SAMR] 2.2.1.12.
 const USER_ACCOUNT_CONTROL: u32 = 0x003f_ffff;

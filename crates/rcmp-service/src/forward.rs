@@ -308,8 +308,8 @@ impl<'a> Forwarding<'a> {
         Ok(message)
     }
 
-    /// A suffix that domains share does not tell whose account has a name, so the store is asked: an account of
-    /// another domain may not come with the name of one of ours.
+    /// A suffix that domains share does not tell whose account has a name, so the store is asked: an account
+    /// of another domain may not come with the name of one of ours.
     async fn leaves_our_names(self, account: &ForeignAccount, target: usize) -> Result<(), Reason> {
         let domains = &self.forwarder.domains;
         let Some(name) = account.any_user_principal_name().filter(|name| domains.may_be_ours(name)) else {

@@ -79,8 +79,9 @@ impl MissLimits {
         Self { machines: of(1), trusts: of(MACHINES_PER_TRUST) }
     }
 
-    /// So many servers of the domain have one limit together, from now on: each gives back so much less a second.
-    /// The burst of each stays whole, because a machine may have all of its connections at one of them.
+    /// So many servers of the domain have one limit together, from now on: each gives back so much less a
+    /// second. The burst of each stays whole, because a machine may have all of its connections at one of
+    /// them.
     pub fn share(&self, servers: u32) {
         for limiter in [&self.machines, &self.trusts] {
             limiter.servers.store(servers.max(1).into(), Ordering::Relaxed);

@@ -151,8 +151,8 @@ pub struct ConfigFileArg {
     /// The configuration file, instead of -c FILE; for check-config - is standard input.
     #[arg(value_name = "FILE", conflicts_with = "config")]
     pub file: Option<PathBuf>,
-    /// The configuration file. Without FILE and -c, the environment variable RCMPD_CONFIG names it; then it is
-    /// ./rcmpd.toml, or /etc/rcmpd/rcmpd.toml.
+    /// The configuration file. Without FILE and -c, the environment variable RCMPD_CONFIG names it; then it
+    /// is ./rcmpd.toml, or /etc/rcmpd/rcmpd.toml.
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -239,8 +239,8 @@ pub enum Command {
         /// served at N+3. [default: 11493]
         #[arg(long)]
         sso: bool,
-        /// Also configure the gateway for SOAP clients, and users with passwords. It is served at N+4, and the
-        /// service behind it is expected at N+5. [default: 11494 and 11495]
+        /// Also configure the gateway for SOAP clients, and users with passwords. It is served at N+4, and
+        /// the service behind it is expected at N+5. [default: 11494 and 11495]
         #[arg(long)]
         tlsnego: bool,
         #[command(flatten)]
@@ -295,7 +295,8 @@ pub enum Command {
     /// Show the configuration with defaults and origins, write a new one, or print its JSON Schema
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Check an installation: clock, names, ports, certificates, channels, store, limits, and all of check-config
+    /// Check an installation: clock, names, ports, certificates, channels, store, limits, and all of
+    /// check-config
     ///
     /// Each finding that needs an operator has a line that says what to do. Nothing is changed. The command
     /// sees what its user sees: run it as the user of the service, or as root, on the machine of the service.
@@ -314,8 +315,8 @@ pub enum Command {
     /// Watch the running service on a terminal: decisions, latency, channels, queues, peers, refusals
     ///
     /// The view is drawn anew each second, until q or Ctrl-C is typed. The service is asked at its admin port
-    /// with the token in its configuration, as by status. NO_COLOR turns colours off. With TERM=dumb the
-    /// pictures follow each other.
+    /// with the token in its configuration, as by status. NO_COLOR turns colours off. With TERM=dumb,
+    /// each view is printed below the last one.
     #[command(
         after_help = "Exit codes: 0 ended by q, Ctrl-C, SIGTERM or SIGHUP, 1 wrong configuration or answer, 2 wrong use, no terminal or no readable configuration, 4 no answer at the start.\n\nExample:\n  rcmpd top -c FILE"
     )]
@@ -349,13 +350,14 @@ pub enum Command {
         /// Replace existing entries, memberships included. Without it, an existing entry stops the import.
         #[arg(long)]
         replace: bool,
-        /// Accounts that are disabled here stay disabled, whatever the file says. `rcmpd account set NAME --enable`
-        /// enables one again.
+        /// Accounts that are disabled here stay disabled, whatever the file says. `rcmpd account set NAME
+        /// --enable` enables one again.
         #[arg(long, requires = "replace")]
         keep_disabled: bool,
-        /// Remove the users and groups that are not in the file. Computers, machines, and groups with a RID below
-        /// 1000 stay. The file has to say that it is complete: by its last line, as `rcmpd export` writes it; in CSV by a
-        /// row with `end` and the number of entries; in LDIF by the result that ldapsearch prints.
+        /// Remove the users and groups that are not in the file. Computers, machines, and groups with a RID
+        /// below 1000 stay. The file has to say that it is complete: by its last line, as `rcmpd export`
+        /// writes it; in CSV by a row with `end` and the number of entries; in LDIF by the result that
+        /// ldapsearch prints.
         #[arg(long, requires = "replace")]
         prune: bool,
         /// Remove nothing if more than this part of the users, or of the groups, would go, in percent.
@@ -467,12 +469,13 @@ pub enum StoreCommand {
     },
     /// Read each store as a whole, and report what is wrong
     ///
-    /// Damaged entries and files, secrets that the key file does not open, accounts that have a principal name or
-    /// mapping together and so are never mapped by it, and groups with the same name. `rcmpd mapping audit` also
-    /// finds mappings that are weak or match nothing.
+    /// Damaged entries and files, secrets that the key file does not open, accounts that have a principal
+    /// name or mapping together and so are never mapped by it, and groups with the same name. `rcmpd mapping
+    /// audit` also finds mappings that are weak or match nothing.
     ///
-    /// A directory and a program behind a socket are not listed: name accounts, which are looked up there. If an
-    /// attribute cannot be read, the directory may allow it for other accounts: name an administrator, too.
+    /// A directory and a program behind a socket are not listed: name accounts, which are looked up there. If
+    /// an attribute cannot be read, the directory may allow it for other accounts: name an administrator,
+    /// too.
     #[command(
         after_help = "Exit codes: 0 nothing is wrong, 3 something is, 1 any other failure, 2 wrong use or no readable configuration.\n\nExample:\n  rcmpd store verify alice Administrator -c FILE"
     )]
@@ -487,9 +490,9 @@ pub enum StoreCommand {
     },
     /// Copy the databases, the key file and the configuration into a new folder, also while the service runs
     ///
-    /// Everything that is needed and not copied is named on standard error: files of secrets and certificates that
-    /// the configuration names, and stores on servers. With the key file, the folder has the secrets of all
-    /// machines: only its owner can read it.
+    /// Everything that is needed and not copied is named on standard error: files of secrets and certificates
+    /// that the configuration names, and stores on servers. With the key file, the folder has the secrets of
+    /// all machines: only its owner can read it.
     #[command(
         after_help = "Exit codes: 0 copied, 1 a file cannot be copied, or the folder exists (nothing is left of the copy), 2 wrong use or no readable configuration."
     )]
@@ -506,8 +509,8 @@ pub enum StoreCommand {
     },
     /// Put the databases and the key file of a back-up where the configuration names them
     ///
-    /// Nothing that exists is replaced: if one of the files is there, nothing is restored. The service must not
-    /// run. Root gives the files to the owner of their folder.
+    /// Nothing that exists is replaced: if one of the files is there, nothing is restored. The service must
+    /// not run. Root gives the files to the owner of their folder.
     #[command(
         after_help = "Exit codes: 0 restored, 1 a file is there already, is not in the back-up or cannot be used (nothing was restored), 2 wrong use or no readable configuration."
     )]
@@ -1251,7 +1254,8 @@ pub struct ImportMachine {
     /// A keytab with the RC4 key of the machine account, of the realm that has the DNS name of [domain].
     #[arg(long, value_name = "F")]
     pub keytab: Option<PathBuf>,
-    /// Samba's secrets.tdb of the machine, with the password in [domain]. Copy it with tdbbackup if Samba runs.
+    /// Samba's secrets.tdb of the machine, with the password in [domain]. Copy it with tdbbackup if Samba
+    /// runs.
     #[arg(long, value_name = "F")]
     pub secrets_tdb: Option<PathBuf>,
     /// Also write the password to this file, which must not exist, for `secret` of [client].
@@ -1563,8 +1567,8 @@ pub enum AuditCommand {
         after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (the output says where), 6 unusable input, 7 complete but its writer is not verified: no --heads, or no checkpoint is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads \\\n      --public-key audit-signing.key.pub\n  rcmpd audit verify logs/dc1 logs/dc2 logs/dc3 \\\n      --public-key audit-signing.key.pub"
     )]
     Verify {
-        /// The files of the log, in any order. Or the folders of several servers, each with its own audit.log*
-        /// and audit.heads.
+        /// The files of the log, in any order. Or the folders of several servers, each with its own
+        /// audit.log* and audit.heads.
         #[arg(required = true, value_name = "FILE|DIR")]
         files: Vec<PathBuf>,
         /// The file of signed checkpoints.
@@ -1587,9 +1591,9 @@ pub enum AuditCommand {
 pub enum ReplicaCommand {
     /// List the servers with [channels] shared = true that use the database of a configuration
     ///
-    /// Each server writes its version, its listeners and the revisions that it has seen into the database every 5 s. One
-    /// that has not done so for 15 s is stale, and is forgotten after a day. BEHIND is the number of changes that it had
-    /// not seen, and CLOCK is its clock minus that of the database.
+    /// Each server writes its version, its listeners and the revisions that it has seen into the database
+    /// every 5 s. One that has not done so for 15 s is stale, and is forgotten after a day. BEHIND is the
+    /// number of changes that it had not seen, and CLOCK is its clock minus that of the database.
     #[command(
         after_help = "Exit codes: 0 there is a server that is not stale, 3 there is none, 1 any other failure, 2 wrong use or no readable configuration."
     )]

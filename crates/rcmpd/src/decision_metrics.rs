@@ -26,8 +26,8 @@ pub struct DecisionMetrics {
     outcomes: Arc<Mutex<BTreeMap<&'static str, Outcome>>>,
 }
 
-/// Bounds of the buckets of durations, in seconds: a decision in memory takes less than a millisecond, one that
-/// asks a directory or an OCSP responder some milliseconds, and a peer may take seconds.
+/// Bounds of the buckets of durations, in seconds: a decision in memory takes less than a millisecond, one
+/// that asks a directory or an OCSP responder some milliseconds, and a peer may take seconds.
 const DURATION_BOUNDS: [f64; 12] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
 

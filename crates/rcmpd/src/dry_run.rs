@@ -63,7 +63,7 @@ pub struct Cases {
 /// How both policies compare.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Outcome {
-    /// Decisions rehearsed.
+    /// Decisions that the dry run made.
     pub decisions: u64,
     /// Different certificates among them.
     pub certificates: u64,

@@ -53,7 +53,7 @@ pub fn file(bytes: &[u8]) {
     note(std::io::stdout().lock().write_all(bytes));
 }
 
-/// Writes a picture with the escape codes of [`Screen`](crate::screen::Screen), which shows names by [`fitted`].
+/// Writes a view with the escape codes of [`Screen`](crate::screen::Screen), which shows names by [`fitted`].
 /// The error ends the view.
 pub fn screen(text: &str) -> std::io::Result<()> {
     let mut stdout = std::io::stdout().lock();

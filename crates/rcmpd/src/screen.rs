@@ -1,5 +1,5 @@
-//! A whole terminal for a live view: it is redrawn in place, keys are read one by one, and all is given back at
-//! the end.
+//! A whole terminal for a live view: it is redrawn in place, keys are read one by one, and the terminal is
+//! restored at the end.
 
 use crate::output;
 use rustix::termios::{

@@ -78,8 +78,8 @@ impl PassedSockets {
         }
     }
 
-    /// The listener of this name at an address of the configuration, if it was passed. With port 0 any port is
-    /// meant.
+    /// The listener of this name at an address of the configuration, if it was passed. With port 0 any port
+    /// is meant.
     pub(crate) fn tcp(&self, name: &str, address: SocketAddr) -> anyhow::Result<Option<TcpListener>> {
         let is_it = |passed: &str, socket: &Socket| match socket {
             Socket::Tcp(_, at) => {

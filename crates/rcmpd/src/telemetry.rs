@@ -145,8 +145,8 @@ pub fn init(config: &Telemetry) -> anyhow::Result<(Exporter, LogFilter)> {
     let exporter = exporter(&settings)?;
     let in_clear = settings.headers_in_clear();
     let is_call = |metadata: &tracing::Metadata<'_>| metadata.is_span() && metadata.target() == CALL_TARGET;
-    // With a filter of its own, as the others: beside a layer without one, an event that the filter of the log
-    // rejects would leave its mark on the thread, and the next event would be lost.
+    // With a filter of its own, as the others: beside a layer without one, an event that the filter of the
+    // log rejects would leave its mark on the thread, and the next event would be lost.
     let none = || tracing_subscriber::layer::Identity::new().with_filter(filter_fn(|_| false)).boxed();
     let spans = exporter.traces.as_ref().map_or_else(none, |provider| {
         tracing_opentelemetry::layer()
@@ -166,8 +166,8 @@ pub fn init(config: &Telemetry) -> anyhow::Result<(Exporter, LogFilter)> {
         let events = of_exported.and(filter_fn(move |metadata| !is_own(metadata))).or(filter_fn(is_call));
         logs::Records::new(provider.logger("rcmpd")).with_filter(events).boxed()
     });
-    // All of them are layers of the registry itself, so both filters have one type. A `Vec` of layers would not
-    // tell them the dispatcher.
+    // All of them are layers of the registry itself, so both filters have one type. A `Vec` of layers would
+    // not tell them the dispatcher.
     let layers = log.with_filter(filter).and_then(spans).and_then(records);
     tracing_subscriber::registry().with(layers).try_init()?;
     let exported = exporter.logs.is_some().then_some(exported);

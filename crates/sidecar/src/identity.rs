@@ -124,8 +124,8 @@ impl Hash for DecisionInputs {
 
 /// Maps a certificate to its account.
 pub trait Identify: Send + Sync {
-    /// Waits until what [`Self::decision_inputs`] says of the accounts is new enough for a request that arrives
-    /// now. As a default, it always is.
+    /// Waits until what [`Self::decision_inputs`] says of the accounts is new enough for a request that
+    /// arrives now. As a default, it always is.
     fn refresh(&self) -> BoxFuture<'_, Result<(), Refusal>> {
         Box::pin(std::future::ready(Ok(())))
     }
@@ -146,8 +146,8 @@ pub trait Identify: Send + Sync {
         now: FileTime,
     ) -> BoxFuture<'a, Result<Identity, Refusal>>;
 
-    /// An account of the own store as it is now, with its groups; `None` if it is not there or may not be used. As
-    /// a default, there is no store.
+    /// An account of the own store as it is now, with its groups; `None` if it is not there or may not be
+    /// used. As a default, there is no store.
     fn account(&self, sid: Sid, now: FileTime) -> BoxFuture<'_, Result<Option<Identity>, Refusal>> {
         let _ = (sid, now);
         Box::pin(std::future::ready(Ok(None)))

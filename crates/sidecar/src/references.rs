@@ -4,16 +4,16 @@
 //! keys that several nodes share, a reference is a sealed text that each of them opens, so that nothing is
 //! stored. What does not fit such a text stays with this process.
 //!
-//! An account of the own store is looked up again when its reference is asked about. Only of accounts elsewhere
-//! a reference keeps a copy.
+//! An account of the own store is looked up again when its reference is asked about. Only of accounts
+//! elsewhere a reference keeps a copy.
 //!
 //! # Text of a sealed reference
 //!
-//! A JSON object of at most [`STATE_LEN_MAX`] octets, sealed as [`ticket::seal_state`] has it: `d` is the id of
-//! the decision, `s` the SID, `n` when the account ends (FILETIME), `m` the method, `t` the strength, `r` the
-//! form, and `p` the revision of the policy. `c` is a copy of an account elsewhere: `d` its domain, `o` whether
-//! that is the own one, `a` the account, `u` the UPN, `f` the display name, and `g` its groups: a number is a RID
-//! of the account's domain, a text a SID.
+//! A JSON object of at most [`STATE_LEN_MAX`] octets, sealed as [`ticket::seal_state`] has it: `d` is the id
+//! of the decision, `s` the SID, `n` when the account ends (FILETIME), `m` the method, `t` the strength, `r`
+//! the form, and `p` the revision of the policy. `c` is a copy of an account elsewhere: `d` its domain, `o`
+//! whether that is the own one, `a` the account, `u` the UPN, `f` the display name, and `g` its groups: a
+//! number is a RID of the account's domain, a text a SID.
 
 use crate::identity::{Assurance, Group, Identity};
 use dtyp::{FileTime, Sid};
@@ -217,7 +217,7 @@ fn copy_state(copy: &Identity) -> Option<Value> {
     }))
 }
 
-/// Its strength is told by the reference.
+/// Its strength is in the reference.
 fn identity_of_copy(copy: &Value, sid: Sid) -> Option<Identity> {
     let domain = sid.split_rid().map(|(domain, _)| domain);
     let group = |value: &Value| {

@@ -403,7 +403,8 @@ impl SecretStore {
 
     /// What there is now. Generations whose overlap has ended are gone, whether the file has them still or
     /// not. Reads the file again if it was replaced. A sealing source that gave no key is asked again only by
-    /// [`SecretStore::reload`]: a passphrase costs argon2id, and each caller of the service could ask for that.
+    /// [`SecretStore::reload`]: a passphrase costs argon2id, and each caller of the service could ask for
+    /// that.
     pub fn state(&self) -> State {
         let stamp = self.stamp();
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,12 +1,12 @@
 //! Active Directory and Samba: which entries are accounts and groups, and what their attributes mean.
 //!
-//! A look-up reads three times over one connection: the candidates; `tokenGroups` of the account that matches,
-//! which works in a base search only; the groups of these SIDs. The second read goes by `<GUID=…>` and has to
-//! bring the same objectSid, so an account that is renamed or moved meanwhile is still itself.
+//! A look-up reads three times over one connection: the candidates; `tokenGroups` of the account that
+//! matches, which works in a base search only; the groups of these SIDs. The second read goes by `<GUID=…>`
+//! and has to bring the same objectSid, so an account that is renamed or moved meanwhile is still itself.
 //!
 //! Absence counts as "no restriction" only if another value of the same property set ([MS-ADTS] 3.1.1.2.3.3)
-//! could be read: `userAccountControl` for state and expiry, `logonCount` for logon hours, `tokenGroups`, which
-//! always has a value, for groups.
+//! could be read: `userAccountControl` for state and expiry, `logonCount` for logon hours, `tokenGroups`,
+//! which always has a value, for groups.
 
 use crate::connection::Connection;
 use crate::entry::{self, Entry};
@@ -124,7 +124,8 @@ pub(crate) async fn find(
     match found {
         Found::None => Ok(Matches::None),
         Found::Many(names) => Ok(names),
-        // An account that has the name by its sAMAccountName alone stands in the way of others, and is not found.
+        // An account that has the name by its sAMAccountName alone stands in the way of others, and is not
+        // found.
         Found::One(one) if !matching::is_at(&settings.domain, &one.keys, place) => Ok(Matches::None),
         // Whose the address is, is all that is asked.
         Found::One(one) if matches!(query, Query::Mail(_)) => {

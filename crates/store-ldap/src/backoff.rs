@@ -1,4 +1,5 @@
-//! When to try again: servers that failed, and secrets that were refused. Values, with the time as an argument.
+//! When to try again: servers that failed, and secrets that were refused. Values, with the time as an
+//! argument.
 
 use crate::server::Server;
 use std::collections::HashMap;

@@ -123,7 +123,8 @@ pub(crate) fn spend(count: &mut usize) -> Result<(), Malformed> {
 
 /// Appends a constructed element, whose contents `write` appends.
 pub(crate) fn put_nested(out: &mut Vec<u8>, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
-    // How long it becomes is not known yet, so its length always has four octets, as Active Directory writes it.
+    // How long it becomes is not known yet, so its length always has four octets, as Active Directory writes
+    // it.
     out.extend_from_slice(&[tag, 0x84, 0, 0, 0, 0]);
     let begin = out.len();
     write(out);

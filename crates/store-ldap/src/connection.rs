@@ -1,6 +1,7 @@
 //! One connection: TCP and TLS, and the two operations that the store needs.
 //!
-//! No task reads while nothing is asked. What arrives then is unasked, and ends the connection when it is used next.
+//! No task reads while nothing is asked. What arrives then is unasked, and ends the connection when it is
+//! used next.
 
 use crate::ber;
 use crate::entry::Entry;
@@ -20,8 +21,8 @@ use tokio_rustls::client::TlsStream;
 
 /// Bytes of the answers to searches that are sent together: a store asks for a few hundred entries at most.
 const ANSWER_LEN_MAX: usize = 16 << 20;
-/// Searches that are sent together. Their entries are kept until the last of them is answered, and a server that
-/// answers before it has read all of them must not fill the buffers of the connection.
+/// Searches that are sent together. Their entries are kept until the last of them is answered, and a server
+/// that answers before it has read all of them must not fill the buffers of the connection.
 const TOGETHER_MAX: usize = 8;
 /// Addresses of one server that are tried.
 const ADDRESSES_MAX: usize = 8;
@@ -157,8 +158,9 @@ impl Connection {
         answers.pop().ok_or_else(|| self.broken("no answer"))
     }
 
-    /// Searches that do not need each other's answers. They are sent together, so all of them take the time of one,
-    /// and one record of TLS. The answers are in the order of the searches. An error is that of the first one.
+    /// Searches that do not need each other's answers. They are sent together, so all of them take the time
+    /// of one, and one record of TLS. The answers are in the order of the searches. An error is that of the
+    /// first one.
     pub(crate) async fn search_all(
         &mut self,
         searches: &[Search<'_>],
@@ -329,8 +331,8 @@ async fn start_tls(stream: &mut TcpStream) -> Result<(), String> {
     }
 }
 
-/// The error of a handshake. A certificate without a matching subjectAltName is the usual one: Samba's own has
-/// none.
+/// The error of a handshake. A certificate without a matching subjectAltName is the usual one: Samba's own
+/// has none.
 fn tls_reason(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match inner {
@@ -358,8 +360,8 @@ struct Messages {
 }
 
 impl Messages {
-    /// The length of the next message, once it is whole; `None` if the stream ends before it. Nothing is lost if
-    /// the future is dropped.
+    /// The length of the next message, once it is whole; `None` if the stream ends before it. Nothing is lost
+    /// if the future is dropped.
     async fn fill(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<usize>, String> {
         loop {
             let rest = &self.bytes[self.taken..];

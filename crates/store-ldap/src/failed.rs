@@ -132,7 +132,8 @@ pub(crate) fn bind_reason(code: u32, text: &str) -> String {
     }
 }
 
-/// Whether a refused bind counts as a wrong password at the directory, so that a few of them lock the account.
+/// Whether a refused bind counts as a wrong password at the directory, so that a few of them lock the
+/// account.
 pub(crate) fn counts_as_wrong_password(code: u32, text: &str) -> bool {
     let is_other = matches!(data(text), Some("525" | "530" | "531" | "532" | "533" | "701" | "773" | "775"));
     code == 49 && !is_other

@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
-/// How long a refusal counts against the answers of other servers. It covers the replication within a site and
-/// the default interval between sites ([MS-ADTS] 6.1.1.2.2.3.1, `replInterval`).
+/// How long a refusal counts against the answers of other servers. It covers the replication within a site
+/// and the default interval between sites ([MS-ADTS] 6.1.1.2.2.3.1, `replInterval`).
 pub(crate) const REFUSAL_LIFETIME: Duration = Duration::from_secs(15 * 60);
 
 /// Cached places and accounts. Only accounts of the directory get in, not what clients make up.
@@ -69,8 +69,8 @@ impl FailoverRefusals {
         }
     }
 
-    /// The answer that counts: what a server found, or the refusal of another server not long ago. `now` is by
-    /// the monotonic clock, and by the wall clock.
+    /// The answer that counts: what a server found, or the refusal of another server not long ago. `now` is
+    /// by the monotonic clock, and by the wall clock.
     pub(crate) fn resolve(
         &self,
         (role, place): (Role, &Place),

@@ -1,5 +1,5 @@
-//! Search filters (RFC 4511 4.5.1.7) as values. They are never text: what a certificate says stands in an element
-//! of its own, with its length before it, and never changes the shape of a filter.
+//! Search filters (RFC 4511 4.5.1.7) as values. They are never text: what a certificate says stands in an
+//! element of its own, with its length before it, and never changes the shape of a filter.
 
 use crate::ber::{self, OCTET_STRING, SEQUENCE};
 use std::sync::Arc;

@@ -1,12 +1,12 @@
 //! Directories whose attributes are configured: OpenLDAP, 389 and others.
 //!
-//! SIDs are made of the domain's SID and a numeric attribute, with a range of relative identifiers for users and
-//! another one for groups. This store never binds as the user, so the server does not enforce the state of an
-//! account. Presets of account state ([`StatePreset`]) read it.
+//! SIDs are made of the domain's SID and a numeric attribute, with a range of relative identifiers for users
+//! and another one for groups. This store never binds as the user, so the server does not enforce the state
+//! of an account. Presets of account state ([`StatePreset`]) read it.
 //!
 //! An attribute that is not there may be hidden instead. So absence is proved: a base search with the filter
-//! `(!(attribute=*))` finds the entry only if the attribute may be searched and has no value (RFC 4511 4.5.1.7:
-//! what may not be searched is Undefined, and so is its negation).
+//! `(!(attribute=*))` finds the entry only if the attribute may be searched and has no value (RFC 4511
+//! 4.5.1.7: what may not be searched is Undefined, and so is its negation).
 
 use crate::ad::GROUPS_MAX;
 use crate::connection::{Answer, Connection};
@@ -311,8 +311,8 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The searches of a turn are sent together: what the account lacks is proved while its groups are looked for,
-    /// and groups are compared with others while the level above them is looked for.
+    /// The searches of a turn are sent together: what the account lacks is proved while its groups are looked
+    /// for, and groups are compared with others while the level above them is looked for.
     async fn record(&mut self, entry: &'a Entry, keys: Account) -> Result<Record, Failed> {
         let generic = self.generic;
         let sid = user_sid(self.settings, generic, entry)?;
@@ -474,7 +474,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Takes the groups of an answer, which have to be all of them. Returns what has to be asked because of it.
+    /// Takes the groups of an answer, which have to be all of them. Returns what has to be asked because of
+    /// it.
     fn take_groups(
         &self,
         planned: &Planned<'a>,

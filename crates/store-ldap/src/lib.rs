@@ -1,5 +1,5 @@
-//! A read-only store of accounts in an LDAP directory: Active Directory and Samba, or OpenLDAP, 389 and others
-//! with configured attributes.
+//! A read-only store of accounts in an LDAP directory: Active Directory and Samba, or OpenLDAP, 389 and
+//! others with configured attributes.
 //!
 //! ```text
 //! LdapStore ─► Pool (servers, back-off, binds) ─► Connection (searches that are sent together) ─► TLS ─► server

@@ -1,7 +1,7 @@
 //! Messages of LDAP (RFC 4511): the three requests of this store, and what a server may answer.
 //!
-//! What a server sends is checked against the operation that was asked. Controls, matched names and referrals are
-//! not read.
+//! What a server sends is checked against the operation that was asked. Controls, matched names and referrals
+//! are not read.
 
 use crate::ber::{
     self, BOOLEAN, ELEMENTS_MAX, ENUMERATED, Element, Elements, INTEGER, Malformed, OCTET_STRING, SEQUENCE,

@@ -262,7 +262,8 @@ impl Pool {
                 self.state().servers.succeeded(server);
                 self.settings.meter.failed("bind");
             }
-            // A server at which the account may read nothing is backed off: otherwise each question would bind.
+            // A server at which the account may read nothing is backed off: otherwise each question would
+            // bind.
             Err(failed) => self.server_failed(server, failed),
         }
         opened

@@ -41,8 +41,8 @@ pub type ReadSecrets = dyn Fn() -> Result<Vec<Zeroizing<String>>, String> + Send
 /// What there is to say about a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdSettings {
-    /// The base of all searches, such as `DC=corp,DC=example`: the domain's own naming context, or a part of it
-    /// that has the groups, too.
+    /// The base of all searches, such as `DC=corp,DC=example`: the domain's own naming context, or a part of
+    /// it that has the groups, too.
     pub base: String,
 }
 

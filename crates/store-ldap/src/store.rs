@@ -88,7 +88,8 @@ impl LdapStore {
         Ok(Self { shared, runtime, is_watched: Once::new() })
     }
 
-    /// Looks at the directory from the first use on: a command that only checks a configuration asks no server.
+    /// Looks at the directory from the first use on: a command that only checks a configuration asks no
+    /// server.
     fn watch(&self) {
         self.is_watched.call_once(|| drop(self.runtime.spawn(watch(Arc::downgrade(&self.shared)))));
     }
@@ -210,8 +211,8 @@ impl Shared {
         }
     }
 
-    /// Asks the catalog whose the account is, if there is a catalog and other domains may have the account. All
-    /// else is asked in the domain; for an e-mail address there is nothing else.
+    /// Asks the catalog whose the account is, if there is a catalog and other domains may have the account.
+    /// All else is asked in the domain; for an e-mail address there is nothing else.
     async fn ask(&self, query: &Query, place: &Place, deadline: Instant) -> Result<Matches, Failed> {
         self.settings.meter.asked();
         let asked = (query, place);

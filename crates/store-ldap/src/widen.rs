@@ -95,7 +95,8 @@ mod tests {
         }
     }
 
-    /// Pairs of a stored value and a question, which are equal here: a server has to find the one by the other.
+    /// Pairs of a stored value and a question, which are equal here: a server has to find the one by the
+    /// other.
     #[test]
     fn what_is_equal_here_is_found_there() {
         for (stored, asked) in [

@@ -46,8 +46,9 @@ pub(crate) async fn poll(store: Weak<Inner>) {
 impl Inner {
     /// Waits until the revision is as new as [`crate::Settings::fresh`] says.
     ///
-    /// A call waits for a poll that begins after the call arrived. All calls that arrive while one poll is under
-    /// way wait for the next one, so there is one question to the database at a time, whatever there is to do.
+    /// A call waits for a poll that begins after the call arrived. All calls that arrive while one poll is
+    /// under way wait for the next one, so there is one question to the database at a time, whatever there is
+    /// to do.
     pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
         let Some(fresh) = self.settings.fresh else { return Ok(()) };
         let arrived = Instant::now();

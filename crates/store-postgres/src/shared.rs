@@ -1,5 +1,5 @@
-//! Secure channels, challenges that clients have not answered yet, and counts of wrong proofs, which the servers
-//! of one domain share.
+//! Secure channels, challenges that clients have not answered yet, and counts of wrong proofs, which the
+//! servers of one domain share.
 //!
 //! Changes here are no changes of accounts or machines, so the table `revision` stays as it is. Keys,
 //! challenges and stored credentials are sealed; the seal also authenticates the rest of the row.
@@ -68,8 +68,8 @@ const CHALLENGE_LIFETIME: Duration = Duration::from_secs(120);
 /// Places for the challenges of one source and computer. Clients behind one balancer have one source, and a
 /// flood in the name of a computer overwrites them; a handshake takes milliseconds.
 const PLACES: u64 = 64;
-/// A proof comes within this time, in 100 ns: younger challenges are overwritten only if so many places in turn
-/// have one.
+/// A proof comes within this time, in 100 ns: younger challenges are overwritten only if so many places in
+/// turn have one.
 const HANDSHAKE: u64 = 10 * 10_000_000;
 const PLACE_TRIES: u32 = 8;
 /// The table has at most this many times [`PLACES`] rows, whatever clients do: 50 MB.
@@ -239,8 +239,8 @@ impl PostgresStore {
         })
     }
 
-    /// The newest channels of a computer that are still good, the newest last, and the number of rows that are
-    /// left out because they were changed without the key.
+    /// The newest channels of a computer that are still good, the newest last, and the number of rows that
+    /// are left out because they were changed without the key.
     pub fn channels<'a>(
         &'a self,
         computer: &'a str,
@@ -377,8 +377,8 @@ fn first_place(inner: &Inner, source: IpAddr, computer: &str) -> Result<u64, Sto
     Ok(inner.seal()?.place_of(&text) % GROUPS * PLACES)
 }
 
-/// The place of a count, and what tells it from others at that place. Both are keyed, so that no client can aim
-/// at the count of another one.
+/// The place of a count, and what tells it from others at that place. Both are keyed, so that no client can
+/// aim at the count of another one.
 fn guess_place(inner: &Inner, source: IpAddr, account: &str) -> Result<(i64, i64), StoreError> {
     let of = |label: &[u8]| {
         let text = [label, source.to_string().as_bytes(), b" ", account.as_bytes()].concat();

@@ -1,9 +1,9 @@
-//! Timelines: a standby that is promoted begins a new one, with a higher number. A server that was the primary
-//! before, and comes back, still takes changes on the old one. What is written there is lost.
+//! Timelines: a standby that is promoted begins a new one, with a higher number. A server that was the
+//! primary before, and comes back, still takes changes on the old one. What is written there is lost.
 //!
-//! So no server is used whose timeline is lower than the highest one that this process has seen, and the process
-//! looks for higher ones at all servers: when the store is opened, and then at an interval. A database that has
-//! no timelines is used as it is.
+//! So no server is used whose timeline is lower than the highest one that this process has seen, and the
+//! process looks for higher ones at all servers: when the store is opened, and then at an interval. A
+//! database that has no timelines is used as it is.
 
 use crate::Inner;
 use crate::connection::Connection;

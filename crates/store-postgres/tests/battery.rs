@@ -42,8 +42,8 @@ fn empty() -> (PostgresStore, Arc<Postgres>) {
 account_store::account_store_battery!(empty);
 account_store::machine_store_battery!(empty);
 
-/// A store in SQLite and one in PostgreSQL keep together what one of them keeps: each second account is in the
-/// other one.
+/// A store in SQLite and one in PostgreSQL keep together what one of them keeps: each second account is in
+/// the other one.
 mod beside_sqlite {
     use account_store::{AccountStore, Part, Record, SeveralStore, SqliteStore, battery};
     use std::sync::Arc;

@@ -25,8 +25,8 @@ pub use store::SocketStore;
 
 use account_store::{Domain, Query, Record};
 
-/// For the fuzzer: reads a body as the hello of a program, and as its answer to question 7. Returns the accounts of
-/// the answer, or why it is refused.
+/// For the fuzzer: reads a body as the hello of a program, and as its answer to question 7. Returns the
+/// accounts of the answer, or why it is refused.
 #[doc(hidden)]
 pub fn read_any(domain: &Domain, body: &[u8]) -> Result<Vec<Record>, String> {
     drop(wire::read_hello(body, domain));

@@ -20,7 +20,8 @@ use tracing::{info, warn};
 const QUESTIONS_MAX: usize = 1024;
 /// A connection is not used for longer: another process may have taken the path of the socket over.
 const AGE_MAX: Duration = Duration::from_secs(60);
-/// How often a program with revisions is asked for the present one, and one that does not answer is asked again.
+/// How often a program with revisions is asked for the present one, and one that does not answer is asked
+/// again.
 const POLL: Duration = Duration::from_secs(1);
 
 /// Accounts that a program answers for.
@@ -156,7 +157,8 @@ impl Shared {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers a question within its time. A caller that is gone while it waits for a connection asks nothing.
+    /// Answers a question within its time. A caller that is gone while it waits for a connection asks
+    /// nothing.
     async fn answer(
         &self,
         query: Query,

@@ -1,5 +1,5 @@
-//! The messages of the protocol, without a socket. A frame is the length of its body in four bytes, big-endian,
-//! and the body: one JSON object in UTF-8. docs/socket-store.md describes each field.
+//! The messages of the protocol, without a socket. A frame is the length of its body in four bytes,
+//! big-endian, and the body: one JSON object in UTF-8. docs/socket-store.md describes each field.
 
 use crate::failed::{Failed, quoted};
 use account_store::alt_security_identity::AltSecurityIdentity;

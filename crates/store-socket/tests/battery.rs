@@ -47,7 +47,8 @@ fn five_thousand_groups_come_whole_and_one_more_is_an_error() {
     assert!(refused.contains("store: protocol") && refused.contains("more than 5000"), "{refused}");
 }
 
-/// Pairs of a stored value and a question, which are equal here: the program has to find the one by the other.
+/// Pairs of a stored value and a question, which are equal here: the program has to find the one by the
+/// other.
 #[test]
 fn spellings_that_are_equal_here_are_found_there() {
     let pairs = [

@@ -1,4 +1,5 @@
-//! Programs that break the protocol: each is an error with its reason, and no answer is taken for another one's.
+//! Programs that break the protocol: each is an error with its reason, and no answer is taken for another
+//! one's.
 
 mod common;
 
@@ -90,7 +91,8 @@ impl Hostile {
     }
 
     /// Greets as it should, and answers questions for accounts by what `answer` makes of them: bytes, after
-    /// which the connection is closed if there are none. Questions for the revision are answered as they should.
+    /// which the connection is closed if there are none. Questions for the revision are answered as they
+    /// should.
     fn answering(answer: impl Fn(&Value) -> Vec<u8> + Send + Sync + 'static) -> Self {
         Self::new(move |_, mut stream| {
             receive(&mut stream);

@@ -45,8 +45,8 @@
 //! | 1 + n | length and text of the audience |
 //! | n | the state |
 //!
-//! A ticket has at most [`TICKET_MAX`] octets, a state ticket [`STATE_TICKET_MAX`]. As a cookie it is base64url
-//! without padding: [`to_cookie`], [`from_cookie`].
+//! A ticket has at most [`TICKET_MAX`] octets, a state ticket [`STATE_TICKET_MAX`]. As a cookie it is
+//! base64url without padding: [`to_cookie`], [`from_cookie`].
 
 mod redemption;
 mod roots;

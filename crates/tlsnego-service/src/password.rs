@@ -87,9 +87,9 @@ pub struct Found<A> {
     /// A number that changes with the account's password, state and groups. None if the store cannot tell,
     /// such as a domain controller: then the time limit alone ends a verdict.
     pub revision: Option<u64>,
-    /// What a wrong password counts for, however the client spelled the name: the name, and then the account, if
-    /// there is one. The name counts even where the account is known, because otherwise the time would tell
-    /// which names have an account.
+    /// What a wrong password counts for, however the client spelled the name: the name, and then the account,
+    /// if there is one. The name counts even where the account is known, because otherwise the time would
+    /// tell which names have an account.
     pub guessed: Vec<String>,
 }
 

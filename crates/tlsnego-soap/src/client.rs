@@ -390,8 +390,8 @@ fn next_leg(
 }
 
 impl Negotiating {
-    /// Takes the answer. The service's clock is compared with `now` by the lifetime of the token: nothing else
-    /// in a negotiation has a time.
+    /// Takes the answer. The service's clock is compared with `now` by the lifetime of the token: nothing
+    /// else in a negotiation has a time.
     pub fn receive(self, body: &[u8], now: FileTime) -> Result<Negotiated, ClientError> {
         let client = self.client.clone();
         client.received(body);

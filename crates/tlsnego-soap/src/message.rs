@@ -10,8 +10,8 @@ use crate::refusal::{Dialect, Refusal, SoapFault, shortened};
 use xml_security::names::{ADDRESSING, Name, SECURITY, SOAP, XML};
 use xml_security::{Document, Envelope, NodeId, ParseLimits, XmlError};
 
-/// Longest text of a header of WS-Addressing in octets: `a:Action`, `a:MessageID`, which is echoed, `a:To` and
-/// `a:RelatesTo`. Each MessageID of .NET has 45.
+/// Longest text of a header of WS-Addressing in octets: `a:Action`, `a:MessageID`, which is echoed, `a:To`
+/// and `a:RelatesTo`. Each MessageID of .NET has 45.
 pub const HEADER_LEN_MAX: usize = 1_024;
 
 /// A message that was read, and not verified.
@@ -241,8 +241,8 @@ impl Draft {
 /// A fault as it was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadFault {
-    /// Namespace of the innermost code, that of February 2005 for faults of WS-Trust 1.3; empty if the message
-    /// is no fault.
+    /// Namespace of the innermost code, that of February 2005 for faults of WS-Trust 1.3; empty if the
+    /// message is no fault.
     pub namespace: String,
     /// Its local name.
     pub local: String,

@@ -17,7 +17,8 @@ use xml_security::{
 };
 use zeroize::Zeroizing;
 
-/// Entropy of the other side in octets: at least a short key, and at most what HMAC-SHA1 takes without hashing it.
+/// Entropy of the other side in octets: at least a short key, and at most what HMAC-SHA1 takes without
+/// hashing it.
 const ENTROPY_LEN: std::ops::RangeInclusive<usize> = 16..=64;
 
 /// Octets of the entropy of this side.

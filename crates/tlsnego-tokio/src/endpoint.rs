@@ -1,8 +1,8 @@
-//! A local endpoint for plain SOAP 1.2 clients: it calls one service outward with message security, so that the
-//! client needs none.
+//! A local endpoint for plain SOAP 1.2 clients: it calls one service outward with message security, so that
+//! the client needs none.
 //!
-//! Who reaches the endpoint calls as its account. So it is for the loopback address, and pages of browsers are
-//! refused: requests with an `Origin`, with another media type than SOAP's, or for another host.
+//! Who reaches the endpoint calls as its account. So it is for the loopback address, and pages of browsers
+//! are refused: requests with an `Origin`, with another media type than SOAP's, or for another host.
 
 use crate::Clock;
 use crate::client::{Answer, CallError, Caller, Settings};

@@ -5,9 +5,9 @@ use crate::tree::{Attribute, Declaration, Document, Kind, NodeId, Span};
 use std::collections::HashMap;
 
 impl Document {
-    /// Adds copies of elements of another document behind the last child. All namespaces in scope at an element
-    /// are declared on its copy, so that names in values keep their meaning. What many of them share is copied
-    /// once, and [`XmlError::TooLarge`] if they would declare far more octets than a message has.
+    /// Adds copies of elements of another document behind the last child. All namespaces in scope at an
+    /// element are declared on its copy, so that names in values keep their meaning. What many of them share
+    /// is copied once, and [`XmlError::TooLarge`] if they would declare far more octets than a message has.
     pub fn append_copies(
         &mut self,
         parent: NodeId,

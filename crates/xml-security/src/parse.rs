@@ -25,8 +25,8 @@ pub const ATTRIBUTES_MAX: usize = 64;
 /// Namespace declarations in scope at one place. Each element searches them.
 pub const DECLARATIONS_MAX: usize = 128;
 
-/// Octets of namespaces in canonical forms, as a multiple of the octets that a message may have, and beyond it:
-/// names that alternate between namespaces of 60 octets have four times their own length.
+/// Octets of namespaces in canonical forms, as a multiple of the octets that a message may have, and beyond
+/// it: names that alternate between namespaces of 60 octets have four times their own length.
 const RENDERED_TIMES_MAX: usize = 4;
 const RENDERED_MIN: usize = 1 << 20;
 
@@ -418,8 +418,8 @@ impl<'d, 't> Builder<'d, 't> {
         Ok(())
     }
 
-    /// A canonical form writes a namespace at each element that uses it and has none around that does. One long
-    /// namespace that thousands of siblings use would make it far longer than the message.
+    /// A canonical form writes a namespace at each element that uses it and has none around that does. One
+    /// long namespace that thousands of siblings use would make it far longer than the message.
     fn count_namespaces(
         &mut self,
         prefix: Span,

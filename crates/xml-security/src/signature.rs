@@ -144,8 +144,8 @@ impl UnverifiedSignature {
         if is_made_by_key { Ok(()) } else { Err(Reason::Signature) }
     }
 
-    /// Verifies it under the key of a certificate, which the caller has to validate. RSA with SHA-256 is taken
-    /// in each suite, because Mono's WCF has no other.
+    /// Verifies it under the key of a certificate, which the caller has to validate. RSA with SHA-256 is
+    /// taken in each suite, because Mono's WCF has no other.
     pub(crate) fn verify_rsa(
         &self,
         document: &Document,

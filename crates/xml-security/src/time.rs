@@ -33,9 +33,9 @@ impl Timestamp {
         Ok(Self { created, expires })
     }
 
-    /// Whether the message counts now: its clock differs by less than `skew`, it is not expired, and not older
-    /// than [`AGE_MAX`], or than a larger skew. Returns until when its signature is cached: from then on a
-    /// copy is too old.
+    /// Whether the message counts now: its clock differs by less than `skew`, it is not expired, and not
+    /// older than [`AGE_MAX`], or than a larger skew. Returns until when its signature is cached: from then
+    /// on a copy is too old.
     ///
     /// # Errors
     /// If it does not count.

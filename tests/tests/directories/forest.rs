@@ -1,4 +1,5 @@
-//! A global catalog: OpenLDAP with the names and mappings of several domains, and nothing else of their accounts.
+//! A global catalog: OpenLDAP with the names and mappings of several domains, and nothing else of their
+//! accounts.
 
 use super::{Opened, identity, ldaps, name, posix, settings, upn};
 use account_store::{Domain, Matches, Query};

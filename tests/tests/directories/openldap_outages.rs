@@ -1,5 +1,5 @@
-//! Directories that stop, stand still and come back, under load. No answer is wrong, each error says that it is the
-//! store's, and the store goes on by itself.
+//! Directories that stop, stand still and come back, under load. No answer is wrong, each error says that it
+//! is the store's, and the store goes on by itself.
 
 use super::openldap::{account, group};
 use super::proxy::Proxy;
@@ -29,7 +29,8 @@ struct Load {
     failed: AtomicUsize,
 }
 
-/// Asks from four threads while `during` runs. The checker knows the truth: who has which SID, and who is not there.
+/// Asks from four threads while `during` runs. The checker knows the truth: who has which SID, and who is not
+/// there.
 fn under_load(opened: &Opened, during: impl FnOnce(&Load)) -> Load {
     let (load, is_over) = (Load::default(), AtomicBool::new(false));
     std::thread::scope(|scope| {

@@ -404,7 +404,8 @@ fn with_catalog(dc: &SambaDc) -> Settings {
     Settings { catalog: vec![server(dc, 3269)], ..settings(dc, TlsMode::Ldaps) }
 }
 
-/// Pairs of a stored value and a question that are equal by Windows' comparison: Samba compares more narrowly.
+/// Pairs of a stored value and a question that are equal by Windows' comparison: Samba compares more
+/// narrowly.
 const SPELLINGS: [(&str, &str); 14] = [
     ("X509:<S>CN=Zo\u{eb} B", "X509:<S>CN=zoe b"),
     ("X509:<S>CN=noemi b", "X509:<S>CN=NOE\u{301}MI B"),

@@ -1,5 +1,5 @@
-//! A directory of Active Directory's schema that answers each request as a test says: what is hard to bring a real
-//! server to.
+//! A directory of Active Directory's schema that answers each request as a test says: what is hard to bring a
+//! real server to.
 
 use super::hostile::{element, message, result};
 use super::{Opened, certificates, ldaps, name, posix, settings_at};

@@ -1,5 +1,5 @@
-//! `deploy/compose`, read by docker-compose, and everything in it that needs no container engine: the configuration
-//! that `prepare` writes, nginx as it is configured there, the sidecar, and the application.
+//! `deploy/compose`, read by docker-compose, and everything in it that needs no container engine: the
+//! configuration that `prepare` writes, nginx as it is configured there, the sidecar, and the application.
 
 use rcmpd_tests::ports::free_port;
 use rcmpd_tests::web::Nginx;
@@ -64,7 +64,7 @@ fn docker_compose_reads_the_file_and_nothing_in_it_has_more_rights_than_it_needs
             assert!(source == "sockets" || Path::new(source).exists(), "{name}: {volume}");
         }
     }
-    // Nobody outside reaches the application, and this machine alone the admin port.
+    // No other machine reaches the application, and this machine alone the admin port.
     assert_eq!(texts(&services["rcmpd"]["ports"]), ["127.0.0.1:9464:9464/tcp"]);
     assert_eq!(services["web-server"]["ports"], json!([{ "published": 8443, "target": 8443 }]));
     assert!(services["application"]["ports"].is_null() && services["collector"]["ports"].is_null());
@@ -99,7 +99,8 @@ fn what_it_configures_serves_a_person_with_a_certificate() {
     // Places of the containers, and places here.
     let run = folder.path().join("run");
     fs::create_dir(&run).unwrap();
-    // nginx of the image runs as the user that rcmpd lets in. Here it is this user, or the one of root's workers.
+    // nginx of the image runs as the user that rcmpd lets in. Here it is this user, or the one of root's
+    // workers.
     let user = match rustix::process::geteuid() {
         root if root.is_root() => "www-data".to_owned(),
         own => own.as_raw().to_string(),

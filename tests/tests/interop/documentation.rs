@@ -59,8 +59,8 @@ pages! {
     write_your_own_store: "docs/write-your-own-store.md", 1;
 }
 
-/// The most blocks that are not run, on all pages together: those that build the product, change the machine, or
-/// need a server that tests make for themselves.
+/// The most blocks that are not run, on all pages together: those that build the product, change the machine,
+/// or need a server that tests make for themselves.
 const NOT_RUN_MAX: usize = 11;
 
 fn root() -> &'static Path {
@@ -95,8 +95,8 @@ fn every_page_is_run_and_few_blocks_are_left_out() {
     assert!(PAGES.iter().map(|(_, not_run)| not_run).sum::<usize>() <= NOT_RUN_MAX);
 }
 
-/// Without a network, and the same twice. Each link of the site leads somewhere, and no page loads anything from
-/// another host.
+/// Without a network, and the same twice. Each link of the site leads somewhere, and no page loads anything
+/// from another host.
 #[test]
 fn the_site_is_built_offline_and_its_links_lead_somewhere() {
     let folder = tempfile::tempdir().unwrap();

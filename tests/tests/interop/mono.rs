@@ -121,7 +121,8 @@ fn mono_reads_the_faults_of_a_service_behind_the_gateway() {
         assert_eq!(step["fault"], text, "{steps:?}");
     }
     assert_eq!(steps[0][4]["text"], "good", "{steps:?}");
-    // Mono wants a secured answer to a one-way message as well, which no HTTP service gives. The message arrived.
+    // Mono wants a secured answer to a one-way message as well, which no HTTP service gives. The message
+    // arrived.
     let error = steps[1][0]["error"].as_str().unwrap();
     assert!(error.contains("a WS-Security header is required"), "{steps:?}");
     assert!(upstream.asked()[5].contains("action=\"urn:tell\""), "{:?}", upstream.asked());

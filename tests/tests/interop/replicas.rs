@@ -189,8 +189,8 @@ async fn a_machine_that_is_disabled_at_one_replica_is_refused_by_all_and_one_tha
     }
 }
 
-/// Notifications are lost, and the revision is polled once an hour: what one replica changes, the next call at
-/// each other one is answered by.
+/// Notifications are lost, and the revision is polled once an hour: what one replica changes, the next call
+/// at each other one is answered by.
 #[tokio::test(flavor = "multi_thread")]
 async fn rights_end_at_all_replicas_at_once_without_notifications_and_with_a_slow_database() {
     let server = Postgres::start();
@@ -320,7 +320,8 @@ async fn wrong_secrets_are_counted_over_all_replicas_and_a_restart() {
     assert_eq!(replicas.server.sql(counts), "1|1");
 }
 
-/// Wrong secrets for one account wait for the lock of one row. Here it is not given back, as long as they come.
+/// Wrong secrets for one account wait for the lock of one row. Here it is not given back, as long as they
+/// come.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_guesses_at_one_account_hold_up_no_other_machine() {
     const GUESSES: usize = 1000;
@@ -606,8 +607,8 @@ async fn cost_of_a_revision_for_each_call() {
     }
 }
 
-/// What an answer costs over known channels, at three servers and at one with an embedded database: run it as the
-/// one above.
+/// What an answer costs over known channels, at three servers and at one with an embedded database: run it as
+/// the one above.
 #[ignore = "a measurement, for BENCHMARKS.md"]
 #[tokio::test(flavor = "multi_thread")]
 async fn cost_of_an_answer_on_three_replicas_and_on_one_server() {
@@ -765,7 +766,8 @@ struct Toggled {
 }
 
 impl Toggled {
-    /// What changes is committed when this returns. While a service or the database is down, it is tried again.
+    /// What changes is committed when this returns. While a service or the database is down, it is tried
+    /// again.
     fn command(&self, demo: &Demo, arguments: &[&str]) {
         eventually("the command is done", || {
             demo.rcmpd(&[arguments, &["-c", self.commands]].concat()).code == 0
@@ -907,8 +909,8 @@ async fn whatever_is_killed_or_stops_no_answer_is_wrong() {
     }
 }
 
-/// The primary dies, its standby is promoted, and then the first one comes back as what it was. It takes changes,
-/// which no standby has.
+/// The primary dies, its standby is promoted, and then the first one comes back as what it was. It takes
+/// changes, which no standby has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_former_primary_that_comes_back_is_not_used() {
     let former = Postgres::start();
@@ -950,7 +952,8 @@ async fn a_former_primary_that_comes_back_is_not_used() {
         replicas.services[0].log().contains(says)
     });
     standby.resume();
-    // One that starts while only the former primary answers uses it, and leaves it when it sees the promoted one.
+    // One that starts while only the former primary answers uses it, and leaves it when it sees the promoted
+    // one.
     replicas.services[1].kill();
     standby.pause();
     replicas.services[1].start_again();
@@ -1055,8 +1058,8 @@ fn sh(script: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Two servers in networks of their own: each has one way to the database and another one to its clients. First
-/// the one way is cut, then the other.
+/// Two servers in networks of their own: each has one way to the database and another one to its clients.
+/// First the one way is cut, then the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_split_network_makes_no_answer_wrong() {
     if std::env::var_os(INSIDE).is_none() {
@@ -1220,7 +1223,8 @@ async fn servers_are_upgraded_one_after_the_other() {
     assert_eq!(ask(&client, &mut *association, &alice).await, Ok(SUCCESS));
 }
 
-/// The calculation of docs/replicas.md, and the simulation of each single decision, by the same measured costs.
+/// The calculation of docs/replicas.md, and the simulation of each single decision, by the same measured
+/// costs.
 #[test]
 fn the_calculation_of_the_limit_agrees_with_the_simulation() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("replicas_simulation.py");

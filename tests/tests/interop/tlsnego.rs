@@ -1,4 +1,5 @@
-//! The gateway of `rcmpd serve` in front of a plain SOAP service, called by a client that shares no code with it.
+//! The gateway of `rcmpd serve` in front of a plain SOAP service, called by a client that shares no code with
+//! it.
 
 use crate::sso::{enter, with_checked_domain};
 use dtyp::hex;

@@ -295,8 +295,8 @@ fn replay_one_second_before_the_end_of_its_window_is_refused_at_another_node() {
     let mut client = Client::start(&one, json!({}));
     client.calls(&one);
     let expires = unix(client.token()["expires"].as_str().expect("a time"));
-    // A message counts for the five minutes of clock_skew_s, in which it also expires. Fractions of the second are
-    // cut here.
+    // A message counts for the five minutes of clock_skew_s, in which it also expires. Fractions of the
+    // second are cut here.
     let last = serve_at(early, expires - 1);
     assert_eq!(client.ask(json!({ "do": "replay", "url": url(&last) }))["error"], BAD_SECURITY);
     assert!(last.log().contains("reason=\"replay\""), "{}", last.log());

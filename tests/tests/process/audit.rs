@@ -36,8 +36,8 @@ fn lines(path: &Path) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Ports are open before the service is ready, for instance while it waits for its store. Whoever was answered
-/// by then has a line, and the line a checkpoint, if a signal comes.
+/// Ports are open before the service is ready, for instance while it waits for its store. A client that was
+/// answered by then has a line, and the line a checkpoint, if a signal comes.
 #[test]
 fn a_signal_before_the_service_is_ready_loses_no_checkpoint() {
     let demo = chained(3600);

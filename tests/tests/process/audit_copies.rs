@@ -1,5 +1,5 @@
-//! Copies of audit lines: systemd's own journald and rsyslog receive them, and OCSF's published schema accepts
-//! them.
+//! Copies of audit lines: systemd's own journald and rsyslog receive them, and OCSF's published schema
+//! accepts them.
 
 use rcmpd_tests::peers::ocsf;
 use rcmpd_tests::{Demo, Service, eventually};

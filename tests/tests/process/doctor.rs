@@ -234,8 +234,8 @@ fn a_clock_that_was_set_back_is_noticed_by_the_files() {
     says(&doctor(&demo, 3), "clock", "error", &["before the last change of", "audit.log", "chrony"]);
 }
 
-/// The time of a domain controller is that of its rootDSE, written by Impacket here. The network is one of its
-/// own, in which port 389 is free.
+/// The time of a domain controller is that of its rootDSE, written by Impacket here. The network is one of
+/// its own, in which port 389 is free.
 #[test]
 fn a_clock_is_compared_with_that_of_a_domain_controller() {
     let demo = Demo::new();

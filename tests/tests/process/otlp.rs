@@ -421,7 +421,8 @@ fn headers_that_leave_this_machine_unencrypted_are_logged_at_start() {
     assert!(!log.contains("sent unencrypted"), "{log}");
 }
 
-/// A collector that takes connections and never answers costs no call anything, and the log says what is lost.
+/// A collector that takes connections and never answers costs no call anything, and the log says what is
+/// lost.
 #[test]
 fn a_silent_collector_is_logged_and_left() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

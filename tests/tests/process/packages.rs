@@ -1,5 +1,5 @@
-//! What is installed by other means than `make install`: the Debian package and the image for containers. That they
-//! install, run, upgrade and purge is tested by `make test-packages`.
+//! What is installed by other means than `make install`: the Debian package and the image for containers.
+//! That they install, run, upgrade and purge is tested by `make test-packages`.
 
 use rcmpd_tests::peers;
 use serde_json::Value;

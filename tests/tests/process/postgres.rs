@@ -136,8 +136,8 @@ fn check_config_tells_what_is_wrong_with_a_server() {
     assert!(newer.code != 0 && newer.stderr.contains("use a newer program"), "{newer:?}");
 }
 
-/// Decisions and look-ups may be cached for ten minutes, the replica never catches up, and no notification comes.
-/// What counts is the poll of the revision.
+/// Decisions and look-ups may be cached for ten minutes, the replica never catches up, and no notification
+/// comes. What counts is the poll of the revision.
 #[test]
 fn a_disabled_account_is_refused_at_the_sidecar_after_a_poll_although_the_replica_lags() {
     let primary = Postgres::start();
@@ -170,8 +170,9 @@ fn a_disabled_account_is_refused_at_the_sidecar_after_a_poll_although_the_replic
     assert_eq!(seen, "0", "the replica still has her enabled");
 }
 
-/// Two sidecars of one store, in the middle of the replacement of the signing key: whichever answers, an application
-/// that has the key set of either of them takes the signed identity, and a change counts at the next request.
+/// Two sidecars of one store, in the middle of the replacement of the signing key: whichever answers, an
+/// application that has the key set of either of them takes the signed identity, and a change counts at the
+/// next request.
 #[test]
 fn any_sidecar_signs_for_all_and_sees_a_change_without_a_notification() {
     let server = Postgres::start();

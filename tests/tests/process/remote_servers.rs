@@ -39,8 +39,8 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// Asks without a pause while `go` takes one of the servers away, and returns how many requests were answered,
-/// and those that were not answered by alice's account.
+/// Asks without a pause while `go` takes one of the servers away, and returns how many requests were
+/// answered, and those that were not answered by alice's account.
 fn under_load(web: &Service, go: impl FnOnce()) -> (usize, Vec<u16>) {
     let (answered, ends) = (AtomicUsize::new(0), AtomicBool::new(false));
     let ask = || {

@@ -158,8 +158,8 @@ fn a_disabled_account_ends_within_the_lifetime() {
     assert_ne!(session(&second, "alice"), alice);
 }
 
-/// Two nodes of a farm that validate certificates by revocation, each with lists of its own; and the ticket that
-/// the first one made for alice, which the second one accepted.
+/// Two nodes of a farm that validate certificates by revocation, each with lists of its own; and the ticket
+/// that the first one made for alice, which the second one accepted.
 struct Revoking {
     service: Service,
     authority: Authority,

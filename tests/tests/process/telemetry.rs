@@ -165,7 +165,8 @@ async fn statements_of_a_database_server_are_spans_below_their_look_up() {
         let value = |name| attribute(&statement.attributes, name).unwrap();
         assert_eq!((value("db.system.name"), value("role")), ("postgresql".into(), "primary".into()));
     }
-    // The cache answers what was found before: the second question asks the server for nothing that was found.
+    // The cache answers what was found before: the second question asks the server for nothing that was
+    // found.
     let found = lookups.iter().filter(|lookup| result(lookup).as_deref() == Some("one")).count();
     assert_eq!(found, 1);
 }

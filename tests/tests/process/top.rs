@@ -22,8 +22,8 @@ impl Terminal {
         let (columns, rows) = (columns.to_string(), rows.to_string());
         let folder = demo.path("");
         let path = format!("{}:{}", binary().parent().unwrap().display(), std::env::var("PATH").unwrap());
-        // The shell stays after the line, so that the terminal can be looked at. It takes no name of a file from
-        // the user's settings.
+        // The shell stays after the line, so that the terminal can be looked at. It takes no name of a file
+        // from the user's settings.
         let line = format!("{line}; echo \"ended with $?\"; stty -a > stty.txt; exec sleep 600");
         let begin = ["-f", "/dev/null", "new-session", "-d", "-x", &columns, "-y", &rows, "sh", "-c", &line];
         let mut command = Command::new("tmux");

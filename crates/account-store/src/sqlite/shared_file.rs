@@ -1,10 +1,11 @@
 //! Files of their own, beside the accounts, that all processes of one machine share.
 //!
-//! What is written into one is on the disk before it counts. SQLite's locks do not reach across a network file
-//! system, so nodes on several machines need another store.
+//! What is written into one is on the disk before it counts. SQLite's locks do not reach across a network
+//! file system, so nodes on several machines need another store.
 //!
 //! A folder that other users may write to is refused, and each use checks that the file is still the one that
-//! was opened: a copy that is put in its place lacks what was written since, and other processes would open it.
+//! was opened: a copy that is put in its place lacks what was written since, and other processes would open
+//! it.
 
 use super::{connect, failed};
 use crate::file_access::{FileAccess, database_files};
@@ -70,8 +71,8 @@ fn check_folder(of: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Looks at a file that need not be there yet: whether [`open`] would refuse it for its folder, its mode or its
-/// mark. Writes nothing.
+/// Looks at a file that need not be there yet: whether [`open`] would refuse it for its folder, its mode or
+/// its mark. Writes nothing.
 pub(super) fn check(path: &Path, application_id: i32) -> Result<(), StoreError> {
     check_access(path)?;
     match mark(path).map_err(|error| unavailable(path, &error))? {
@@ -80,8 +81,8 @@ pub(super) fn check(path: &Path, application_id: i32) -> Result<(), StoreError> 
     }
 }
 
-/// The application id in the header of a database (SQLite's file format, section 1.3.15). It is 0 as long as the
-/// log has the first change of it.
+/// The application id in the header of a database (SQLite's file format, section 1.3.15). It is 0 as long as
+/// the log has the first change of it.
 fn mark(path: &Path) -> std::io::Result<Option<i32>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),

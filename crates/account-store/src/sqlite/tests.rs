@@ -1153,8 +1153,8 @@ fn a_note_that_is_no_file_of_ours_is_neither_followed_nor_waited_for() {
     assert!(!note.exists(), "it is removed at the end");
 }
 
-/// The secret of the account with RID 1040, which `read` reads, opens only for the state of the account for which
-/// it was sealed: `renamed`, 512, 77.
+/// The secret of the account with RID 1040, which `read` reads, opens only for the state of the account for
+/// which it was sealed: `renamed`, 512, 77.
 fn each_change_by_the_shell_is_found<S: PartialEq + std::fmt::Debug>(
     path: &Path,
     read: impl Fn() -> Result<S, StoreError>,

@@ -1,8 +1,8 @@
-//! What the nodes of one machine have to know together of tokens whose state is with the clients: which messages
-//! were accepted, and which tokens ended before their time.
+//! What the nodes of one machine have to know together of tokens whose state is with the clients: which
+//! messages were accepted, and which tokens ended before their time.
 //!
-//! The file may be lost, and then a new one knows nothing. So it says since when it knows everything, and tokens
-//! and messages from before are refused by those who ask it.
+//! The file may be lost, and then a new one knows nothing. So it says since when it knows everything, and
+//! tokens and messages from before are refused by those who ask it.
 
 use super::shared_file::{self, OpenedFile};
 use super::worker::{Worker, promise};
@@ -15,14 +15,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Messages that are kept, as .NET has it: some 100 MiB. Beyond it messages are refused.
 pub const MESSAGES_MAX: u32 = 900_000;
-/// Tokens that ended before their time, or had failures, and are kept: some 100 MiB. Beyond it no other token is
-/// ended.
+/// Tokens that ended before their time, or had failures, and are kept: some 100 MiB. Beyond it no other token
+/// is ended.
 pub const TOKENS_MAX: u32 = 1_000_000;
-/// Of them, those that any client can cause: cancelled anonymous tokens, and tokens with failures. The rest is
-/// for renewals, and for ends by accounts and operators.
+/// Of them, those that any client can cause: cancelled anonymous tokens, and tokens with failures. The rest
+/// is for renewals, and for ends by accounts and operators.
 const ANONYMOUS_MAX: u32 = TOKENS_MAX / 2;
-/// Rows that may go are removed with a change, so many at a time: more go than come, and no change waits for a
-/// long one.
+/// Rows that may go are removed with a change, so many at a time: more go than come, and no change waits for
+/// a long one.
 const REMOVED_MAX: u32 = 16;
 /// Changes that share one wait for the disk: all that came while it wrote those before, and no more.
 const TOGETHER_MAX: usize = 256;
@@ -88,8 +88,8 @@ impl std::fmt::Debug for SqliteTokens {
 }
 
 impl SqliteTokens {
-    /// Opens the file, or makes it, readable by its owner only. A file that other users may read or change, or
-    /// whose folder they may write to, is refused: a token whose end is removed counts again.
+    /// Opens the file, or makes it, readable by its owner only. A file that other users may read or change,
+    /// or whose folder they may write to, is refused: a token whose end is removed counts again.
     pub fn open(path: &Path, now: FileTime) -> Result<Self, StoreError> {
         let prepare = |transaction: &Transaction<'_>| {
             transaction.execute_batch(SCHEMA)?;
@@ -107,8 +107,8 @@ impl SqliteTokens {
         Ok(Self(Arc::new(Inner { writer, reader: Mutex::new(reader), worker: Worker::default(), begun })))
     }
 
-    /// Looks at a file that need not be there yet: whether [`Self::open`] would refuse it for its folder, for its
-    /// mode, or as a database for something else. Writes nothing.
+    /// Looks at a file that need not be there yet: whether [`Self::open`] would refuse it for its folder, for
+    /// its mode, or as a database for something else. Writes nothing.
     pub fn check(path: &Path) -> Result<(), StoreError> {
         shared_file::check(path, APPLICATION_ID)
     }
@@ -118,8 +118,8 @@ impl SqliteTokens {
         self.0.begun
     }
 
-    /// Inserts a message, which has to be kept until `keep_until` at least. Of all calls with the same one in all
-    /// processes, one gets true.
+    /// Inserts a message, which has to be kept until `keep_until` at least. Of all calls with the same one in
+    /// all processes, one gets true.
     pub fn insert_message(
         &self,
         id: TokenHash,
@@ -211,8 +211,8 @@ impl SqliteTokens {
         Ok((messages.unsigned_abs(), tokens.unsigned_abs()))
     }
 
-    /// A change on the thread that waits for the disk, with the removal of some rows that may go. What it refuses
-    /// changes nothing else.
+    /// A change on the thread that waits for the disk, with the removal of some rows that may go. What it
+    /// refuses changes nothing else.
     fn change<T: Send + 'static>(
         &self,
         now: FileTime,
@@ -260,7 +260,8 @@ impl Writer {
     }
 }
 
-/// A change of its own in a transaction of several: if it fails, nothing of it is written, and the others are.
+/// A change of its own in a transaction of several: if it fails, nothing of it is written, and the others
+/// are.
 fn apart<T>(
     transaction: &mut Transaction<'_>,
     now: FileTime,

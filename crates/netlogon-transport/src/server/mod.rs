@@ -191,8 +191,8 @@ impl NetlogonServer {
         Self { inner: Arc::new(inner) }
     }
 
-    /// How many channels are valid, by age: at most each bound, and more than the bound before. The bounds are
-    /// ascending. Channels that are older than the last one are counted with it.
+    /// How many channels are valid, by age: at most each bound, and more than the bound before. The bounds
+    /// are ascending. Channels that are older than the last one are counted with it.
     pub fn channels_by_age<const N: usize>(&self, bounds: [Duration; N]) -> [u64; N] {
         self.inner.channels.by_age(self.inner.now(), bounds)
     }
@@ -526,8 +526,8 @@ impl Inner {
         }
     }
 
-    /// Checks the proof at once. After many wrong proofs, here or at servers that share channels, the answer to
-    /// any proof is sent [`ANSWER_TIME`] after the call arrived.
+    /// Checks the proof at once. After many wrong proofs, here or at servers that share channels, the answer
+    /// to any proof is sent [`ANSWER_TIME`] after the call arrived.
     async fn prove_in_time(
         &self,
         call: &NetlogonCall,
@@ -598,8 +598,8 @@ impl Inner {
         Ok((revision, machine))
     }
 
-    /// Whether the client knows a secret of the account that is accepted. Sets `is_slow` if the servers together
-    /// have seen many wrong proofs.
+    /// Whether the client knows a secret of the account that is accepted. Sets `is_slow` if the servers
+    /// together have seen many wrong proofs.
     async fn prove(
         &self,
         call: &NetlogonCall,

@@ -96,8 +96,8 @@ pub trait SharedChannels: Send + Sync {
         account: &'a str,
     ) -> BoxFuture<'a, Result<Attempts, SecretsUnavailable>>;
 
-    /// Counts a wrong proof of the secret of an account. The count may be lost: other accounts' counts may take
-    /// its place. Returns the number before it.
+    /// Counts a wrong proof of the secret of an account. The count may be lost: other accounts' counts may
+    /// take its place. Returns the number before it.
     fn failed<'a>(
         &'a self,
         source: IpAddr,

@@ -55,8 +55,8 @@ pub struct Explanation {
     pub sid: Option<String>,
     /// How strong the mapping is, when it was mapped.
     pub strength: Option<Strength>,
-    /// How old the facts about the account are, in seconds, if the store could not be asked and an older answer
-    /// stands in.
+    /// How old the facts about the account are, in seconds, if the store could not be asked and an older
+    /// answer stands in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale_s: Option<u64>,
     /// Of a privileged account that was mapped: the SID that the scope of a machine account has to name.

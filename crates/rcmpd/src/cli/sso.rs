@@ -347,8 +347,9 @@ pub struct OptionalClientArgs {
 /// Arguments of `rcmpd sso secret get`.
 #[derive(Args, Debug)]
 pub struct GetArgs {
-    /// The server; repeat for others. Without a port, the port is looked up at its endpoint mapper on port 135. Without a server, the
-    /// newest cached key is written, and nothing is asked: that needs --cache and --output or --fd.
+    /// The server; repeat for others. Without a port, the port is looked up at its endpoint mapper on port
+    /// 135. Without a server, the newest cached key is written, and nothing is asked: that needs --cache and
+    /// --output or --fd.
     #[arg(long, value_name = "HOST[:PORT]", required_unless_present = "cache")]
     pub server: Vec<String>,
     #[command(flatten)]

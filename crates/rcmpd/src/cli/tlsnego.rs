@@ -15,20 +15,20 @@ pub enum TlsnegoCommand {
     /// message.
     ///
     /// A reply is printed only if its signature proves that the service sent it. If the service lost the
-    /// session before it ran the call, a new session is opened and the call is sent once more. A call is never
-    /// sent a second time after a time-out or a lost connection.
+    /// session before it ran the call, a new session is opened and the call is sent once more. A call is
+    /// never sent a second time after a time-out or a lost connection.
     #[command(
         after_help = "Exit codes: 0 a reply, 1 any other failure, 2 wrong use, 3 the application answered with a fault, 4 the service cannot be reached, or it is not known whether it took the message, 5 the service refused the message in a secured answer, 6 unusable input, 7 not authenticated: the answer is not secured, or not as it has to be, or the certificate of the service is rejected.\n\nExample:\n  rcmpd tlsnego call https://app.example/echo --action urn:echo \\\n      --body echo.xml --user alice --password-file alice.password --ca ca.pem"
     )]
     Call(Box<CallArgs>),
     /// Serve a local endpoint for plain SOAP 1.2 clients, which calls a service with message security
     ///
-    /// A client on this machine posts plain SOAP 1.2 messages to the endpoint. Each is called at the service as by
-    /// `rcmpd tlsnego call`, as one user, and the verified answer is the client's. Sessions are kept, and
-    /// cancelled at SIGTERM or SIGINT.
+    /// A client on this machine posts plain SOAP 1.2 messages to the endpoint. Each is called at the service
+    /// as by `rcmpd tlsnego call`, as one user, and the verified answer is the client's. Sessions are kept,
+    /// and cancelled at SIGTERM or SIGINT.
     ///
-    /// Each process that reaches the endpoint calls as that user. So it listens on loopback addresses only, and
-    /// refuses pages of browsers.
+    /// Each process that reaches the endpoint calls as that user. So it listens on loopback addresses only,
+    /// and refuses pages of browsers.
     #[command(
         after_help = "Example:\n  rcmpd tlsnego endpoint https://app.example/echo --listen 127.0.0.1:8320 \\\n      --user alice --password-file alice.password --ca ca.pem"
     )]

@@ -1,7 +1,8 @@
 //! The keys of the configuration file with their types, as the parser has them.
 //!
-//! The types of the sections implement `Deserialize` alone. They are read here from a source that has each key
-//! they ask for, and that writes down what they ask for. A second table of keys could differ from the parser.
+//! The types of the sections implement `Deserialize` alone. They are read here from a source that has each
+//! key they ask for, and that writes down what they ask for. A second table of keys could differ from the
+//! parser.
 
 use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use std::cell::RefCell;

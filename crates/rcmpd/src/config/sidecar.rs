@@ -1127,7 +1127,7 @@ impl Checker<'_> {
         Some(Reference {
             keys: self.ticket_keys(&section.keys),
             seal_with: section.seal_with,
-            audience: self.ticket_name(&section.audience, "farm", "shop.contoso.example")?,
+            audience: self.ticket_name(&section.audience, "group of servers", "shop.contoso.example")?,
             lifetime: self.seconds(section.lifetime_s.as_ref(), LIFETIME_S, 600),
         })
     }

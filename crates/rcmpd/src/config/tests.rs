@@ -85,7 +85,8 @@ fn connections_of_an_account_are_as_many_as_of_an_address_unless_the_file_says_o
     assert_eq!(problems(&none).len(), 1);
 }
 
-/// Replaces the first text by the second one in a good file, and expects a problem that begins with the third.
+/// Replaces the first text by the second one in a good file, and expects a problem that begins with the
+/// third.
 #[track_caller]
 fn all_reported(cases: &[(&str, &str, &str)]) {
     for (from, to, expect) in cases {

@@ -44,8 +44,8 @@ fn set_parent(span: &Span, parent: SpanContext) {
     let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(parent));
 }
 
-/// Makes a span a child of the trace context in the headers of a request. Two of them, or one that is not valid
-/// (W3C Trace Context, section 3.2), are ignored.
+/// Makes a span a child of the trace context in the headers of a request. Two of them, or one that is not
+/// valid (W3C Trace Context, section 3.2), are ignored.
 pub fn take_headers(span: &Span, headers: &HeaderMap) {
     let mut given = headers.get_all(TRACE_PARENT).iter();
     if let (Some(value), None) = (given.next(), given.next())

@@ -54,8 +54,8 @@ impl Listener {
         Ok(Self { listener, address, connections: Arc::new(Connections::new("admin", limits)), tls })
     }
 
-    /// Connections are accepted at once. One whose client has not shown the token is evicted for a newer one, so
-    /// silent clients keep monitoring out no longer than a request takes.
+    /// Connections are accepted at once. One whose client has not shown the token is evicted for a newer one,
+    /// so silent clients keep monitoring out no longer than a request takes.
     async fn serve(self, operators: Option<Arc<Operators>>, router: Router) {
         let Self { listener, connections, tls, .. } = self;
         // Monitoring looks on while calls in flight are answered, so no shutdown ends it.
@@ -307,7 +307,8 @@ fn admitted<'a>(
     headers: &HeaderMap,
 ) -> Result<&'a Operators, (StatusCode, &'static str)> {
     let operators = shared.operators.as_deref();
-    let operators = operators.ok_or((StatusCode::NOT_FOUND, "admin.token is not configured\n"))?;
+    let operators =
+        operators.ok_or((StatusCode::NOT_FOUND, "neither admin.token nor [admin.tls] is configured\n"))?;
     operators.admits(headers).map(|()| operators)
 }
 

@@ -73,8 +73,9 @@ impl SecurityProvider for ChannelProvider {
     }
 }
 
-/// Everything that a port serves, and the server of Netlogon in it. The order of layers, from the network inwards: the association's own
-/// limits, then the method, then the package, whose layers are in [`crate::handler`].
+/// Everything that a port serves, and the server of Netlogon in it. The order of layers, from the network
+/// inwards: the association's own limits, then the method, then the package, whose layers are in
+/// [`crate::handler`].
 pub fn registry(
     config: &Config,
     machines: Arc<dyn MachineStore>,
@@ -150,7 +151,7 @@ pub async fn run(
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
     let mut token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
     if token.is_none() && config.admin.as_ref().is_some_and(|admin| admin.tls.is_some()) {
-        // Operators show certificates alone: a token that no one has.
+        // Operators show certificates alone: a random token that is never shown.
         let mut octets = zeroize::Zeroizing::new([0; 32]);
         crate::random::fill(&mut *octets);
         token = Some(zeroize::Zeroizing::new(dtyp::hex(&*octets)));

@@ -61,8 +61,8 @@ impl Operators {
         &self.sessions
     }
 
-    /// The header of a client that has shown the token. A client with a certificate of an operator gets it here, so
-    /// that all rules for the token are its rules, too.
+    /// The header of a client that has shown the token. A client with a certificate of an operator gets it
+    /// here, so that all rules for the token are its rules, too.
     pub(super) fn authorization(&self) -> HeaderValue {
         let bearer = Zeroizing::new(format!("Bearer {}", &*self.token));
         // The token was a header of requests to this listener, or is made of hexadecimal digits.
@@ -97,9 +97,9 @@ impl Operators {
 
 /// The cookies of browsers that have shown the token.
 ///
-/// A cookie is the time when it ends, a random name, and the HMAC of both with a key that this process alone has.
-/// So a cookie tells nothing of the token, and a restart ends all of them. Those that ended by a logout are kept
-/// until their time is over.
+/// A cookie is the time when it ends, a random name, and the HMAC of both with a key that this process alone
+/// has. So a cookie tells nothing of the token, and a restart ends all of them. Those that ended by a logout
+/// are kept until their time is over.
 pub(super) struct Sessions {
     state: Mutex<State>,
     name: String,
@@ -156,8 +156,8 @@ impl Sessions {
         self.cookie(&format!("{signed}.{tag}"), SESSION.as_secs(), is_secure)
     }
 
-    /// Ends the sessions of a request, and returns what removes the cookie from the browser. A copy of the cookie
-    /// opens nothing any more.
+    /// Ends the sessions of a request, and returns what removes the cookie from the browser. A copy of the
+    /// cookie opens nothing any more.
     pub(super) fn end(&self, headers: &HeaderMap) -> String {
         let mut state = self.state();
         for value in self.values(headers) {

@@ -67,7 +67,7 @@ fn of_browser<'a>(
 ) -> Result<&'a Operators, Box<Response>> {
     let refused = |status, why: &'static str| Err(Box::new(answer(status, TEXT, why)));
     let Some(operators) = shared.operators.as_deref() else {
-        return refused(StatusCode::NOT_FOUND, "admin.token is not configured\n");
+        return refused(StatusCode::NOT_FOUND, "neither admin.token nor [admin.tls] is configured\n");
     };
     if !operators.has_host(headers) {
         return refused(

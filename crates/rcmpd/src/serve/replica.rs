@@ -1,5 +1,5 @@
-//! Tells the other servers that share the store of this one: `rcmpd replica status` shows them. Servers that are
-//! there share the rate limit of misses.
+//! Writes the row of this server into the table `replica`, which `rcmpd replica status` shows. Servers whose
+//! rows are not stale share the rate limit of misses.
 
 use rcmp_service::MissLimits;
 use std::net::SocketAddr;

@@ -31,8 +31,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-/// What serves clients is one tree: cancelling the token closes every listener, and connections end after what
-/// is in flight is answered. The tracker knows each of these tasks.
+/// What serves clients is one tree: cancelling the token closes every listener, and connections end after
+/// what is in flight is answered. The tracker knows each of these tasks.
 #[derive(Default)]
 pub(super) struct Tree {
     /// Sockets of the service manager, until a listener takes them.

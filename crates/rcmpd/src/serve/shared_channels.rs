@@ -31,14 +31,14 @@ const TURN: Duration = Duration::from_secs(2);
 /// The tables `channel`, `challenge` and `guess`, with limits for each kind of question.
 pub(super) struct SharedTables {
     store: Arc<PostgresStore>,
-    /// Clients that have proved nothing cause questions about challenges and about channels. A flood of the one
-    /// does not stop the other, nor the calls of machines.
+    /// Clients that have proved nothing cause questions about challenges and about channels. A flood of the
+    /// one does not stop the other, nor the calls of machines.
     handshakes: Turns,
     /// Of handshakes that name the same account or computer, one asks at a time: guesses at one account use
     /// only one of the turns of handshakes.
     names: Names,
-    /// Wrong proofs for one account wait for the lock of one row, at all servers. They have a turn of their own,
-    /// and do not wait for it: the answer to one that is not counted is slow.
+    /// Wrong proofs for one account wait for the lock of one row, at all servers. They have a turn of their
+    /// own, and do not wait for it: the answer to one that is not counted is slow.
     guesses: Turns,
     binds: Turns,
     calls: Turns,
@@ -121,8 +121,8 @@ impl SharedTables {
         self.ask_in(turn.await.ok().flatten(), self.handshakes.of, question).await
     }
 
-    /// Asks, if there is a turn. A client that goes away meanwhile neither ends the question, whose connection
-    /// would be closed with it, nor gives its turn back before the database has answered.
+    /// Asks, if there is a turn. A client that goes away meanwhile neither ends the question, whose
+    /// connection would be closed with it, nor gives its turn back before the database has answered.
     async fn ask_in<T, F>(
         &self,
         turn: Option<Turn>,

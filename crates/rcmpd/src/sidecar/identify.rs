@@ -502,7 +502,8 @@ fn of_logon_info(
 /// How often an address was not sent because several accounts have it.
 pub(crate) static SHARED_MAIL: AtomicU64 = AtomicU64::new(0);
 
-/// The e-mail address of an account, unless another account has it, too: an application may know its users by it.
+/// The e-mail address of an account, unless another account has it, too: an application may know its users by
+/// it.
 async fn own_mail(store: &dyn AccountStore, account: &Account) -> Result<Option<String>, StoreError> {
     let mail = account.profile.mail.as_str();
     if !is_mail(mail) {

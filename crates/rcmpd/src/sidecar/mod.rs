@@ -239,8 +239,8 @@ impl Listeners {
     }
 }
 
-/// What maps certificates by the policy and the accounts of this process. `asker` names the part that asks, in
-/// the audit log.
+/// What maps certificates by the policy and the accounts of this process. `asker` names the part that asks,
+/// in the audit log.
 pub(crate) fn embedded(
     asker: &str,
     config: &Config,

@@ -10,8 +10,8 @@ use sso_secret::share::ShareFolder;
 use sso_secret::{SecretStore, State};
 use std::path::Path;
 
-/// Checks what `[sso]` names. The service does not start with a problem. Blocks for the disk, and for argon2id
-/// if the secret is sealed by a passphrase.
+/// Checks what `[sso]` names. The service does not start with a problem. Blocks for the disk, and for
+/// argon2id if the secret is sealed by a passphrase.
 pub fn check(config: &Config, section: &Sso, store: &SecretStore) -> Checked {
     let mut found = Checked::default();
     if section.rules.administrators.0.is_empty() {

@@ -137,8 +137,8 @@ fn elsewhere(config: &Config, copied: &[Named], without_key: bool) -> anyhow::Re
     Ok(needed)
 }
 
-/// Copies a file to a new one, for `owner` if there is one, and returns the hash of the copy. A copy that fails is
-/// removed.
+/// Copies a file to a new one, for `owner` if there is one, and returns the hash of the copy. A copy that
+/// fails is removed.
 fn copy(from: &Path, to: &Path, owner: Option<(u32, u32)>) -> anyhow::Result<String> {
     let context = || format!("cannot copy {} to {}", from.display(), to.display());
     let source = File::open(from).with_context(context)?;
@@ -265,8 +265,8 @@ fn list(folder: &Path) -> anyhow::Result<List> {
     }
 }
 
-/// Puts the files of a copy where the configuration names them. No file that exists is changed, except that a key
-/// file that is there already has to be the same.
+/// Puts the files of a copy where the configuration names them. No file that exists is changed, except that a
+/// key file that is there already has to be the same.
 pub async fn restore(config: &Config, folder: &Path) -> anyhow::Result<Copied> {
     let list = list(folder)?;
     let domain = config.domain.sid.to_string();

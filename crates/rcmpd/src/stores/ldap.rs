@@ -20,8 +20,8 @@ use zeroize::Zeroizing;
 /// Counts of all stores of this process, one after the other: a reload opens the store again.
 static METER: OnceLock<Arc<Meter>> = OnceLock::new();
 
-/// Refusals by the section that names a directory, its domain and its bases: a reload opens the store again, and
-/// nothing that was refused is undone by that.
+/// Refusals by the section that names a directory, its domain and its bases: a reload opens the store again,
+/// and nothing that was refused is undone by that.
 static REFUSALS: Mutex<BTreeMap<String, Refusals>> = Mutex::new(BTreeMap::new());
 
 /// The servers that the domain's SRV records name.

@@ -40,8 +40,8 @@ pub struct StoreStatus {
     pub error: Option<String>,
 }
 
-/// All stores of a configuration, each with the section that names it. The database with the machines is among
-/// them; that of `kind = "several"` is not, because its parts are.
+/// All stores of a configuration, each with the section that names it. The database with the machines is
+/// among them; that of `kind = "several"` is not, because its parts are.
 pub(super) fn places(config: &Config) -> anyhow::Result<Vec<(String, StoreKind)>> {
     let store = section(config)?;
     let kinds = store.kinds().into_iter().map(|(section, kind)| (section, kind.clone()));

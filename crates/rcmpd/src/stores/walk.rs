@@ -34,8 +34,8 @@ pub(super) async fn walk<T>(
     }
 }
 
-/// The relative identifier of the first entry after `after`, which is damaged: the smallest one after which the
-/// next entry can be read, or after which there is none. `None` if there is no such.
+/// The relative identifier of the first entry after `after`, which is damaged: the smallest one after which
+/// the next entry can be read, or after which there is none. `None` if there is no such.
 async fn damaged_after<T>(
     read: &impl AsyncFn(u32, usize) -> Result<Vec<T>, StoreError>,
     after: u32,

@@ -90,8 +90,8 @@ impl Accounts {
         usable(store.find(&query).await)
     }
 
-    /// The [`mark`] of an account now; none if it has no password. Each call asks for it, and to read and unseal
-    /// the hash takes longer than all else about the account. A change of a hash changes the revision.
+    /// The [`mark`] of an account now; none if it has no password. Each call asks for it, and to read and
+    /// unseal the hash takes longer than all else about the account. A change of a hash changes the revision.
     pub(super) async fn mark(&self, record: &Record) -> Result<Option<u64>, StoreError> {
         let (Some(store), Some(hashes)) = (&self.store, &self.hashes) else { return Ok(None) };
         let sid = record.account.sid;

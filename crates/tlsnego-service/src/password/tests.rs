@@ -344,8 +344,8 @@ fn guesses_at_one_account_leave_the_queue_to_others_behind_their_address() {
     let mut guesses: Vec<_> =
         texts.iter().map(|text| Box::pin(passwords.check("alice", text, source(1), NOW))).collect();
     let refused: usize = guesses.iter_mut().map(|guess| usize::from(poll(guess.as_mut()).is_ready())).sum();
-    // Those that the queue has no room for wait as long as the others: a quick answer would let a client give up
-    // each slower one.
+    // Those that the queue has no room for wait as long as the others: a quick answer would let a client give
+    // up each slower one.
     assert_eq!((store.at_once.load(Ordering::Relaxed), refused), (1, 0));
     store.may_end.store(1, Ordering::Relaxed);
     assert!(is_fast(&passwords, "bob", "bob", 1));

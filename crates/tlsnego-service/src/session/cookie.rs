@@ -21,7 +21,8 @@ use zeroize::Zeroizing;
 
 /// Most octets of an identity's detail in a cookie: the cookie travels in each request.
 pub const DETAIL_LEN_MAX: usize = 16 << 10;
-/// Longest life of a session in a cookie. For so long is kept that a name was ended of which no more is known.
+/// Longest life of a session in a cookie. For so long is kept that a name was ended of which no more is
+/// known.
 pub const LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 const VERSION: u8 = 1;
@@ -81,8 +82,8 @@ pub trait SharedTokens: Send + Sync {
         is_anonymous: bool,
     ) -> BoxFuture<'_, Result<(), StoreFailed>>;
 
-    /// Counts a failure of a token, and returns how many it has in the farm. With `max` of them it ends. As to
-    /// room it is anonymous.
+    /// Counts a failure of a token, and returns how many it has in the farm. With `max` of them it ends. As
+    /// to room it is anonymous.
     fn fail_token(
         &self,
         token: TokenHash,
@@ -187,8 +188,8 @@ impl CookieSessions {
         }
     }
 
-    /// Whether this node would have issued the token. The shared store may have begun after it, and then it is
-    /// not known whether the token was ended.
+    /// Whether this node would have issued the token. The shared store may have begun after it, and then it
+    /// is not known whether the token was ended.
     fn check(&self, session: &Session, key: &Key) -> Result<(), Reason> {
         let CookieSettings { credential, key_size, .. } = self.settings;
         let proves = match (session.kind, credential) {

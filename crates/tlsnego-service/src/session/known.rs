@@ -1,5 +1,5 @@
-//! What a node knows of sessions whose state is in cookies: those that it opened or served. It is for operators
-//! alone, and decides nothing.
+//! What a node knows of sessions whose state is in cookies: those that it opened or served. It is for
+//! operators alone, and decides nothing.
 
 use super::table::{DEPARTED_MAX, Ended, Holder, SESSIONS_MAX};
 use super::{EndReason, Session};
@@ -9,8 +9,8 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Sessions that a node has seen, at most [`SESSIONS_MAX`]. Beyond it the oldest of the account with most of them
-/// is forgotten, and goes on.
+/// Sessions that a node has seen, at most [`SESSIONS_MAX`]. Beyond it the oldest of the account with most of
+/// them is forgotten, and goes on.
 #[derive(Debug)]
 pub struct KnownSessions(Mutex<Table>);
 

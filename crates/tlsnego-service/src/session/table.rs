@@ -58,8 +58,8 @@ impl SessionTimes {
 }
 
 impl Default for SessionTimes {
-    /// As .NET has it, except for the renewal of keys ([`renewal_due`](super::renewal_due)): that of .NET is due
-    /// after 15 h, when a token of 10 h has expired.
+    /// As .NET has it, except for the renewal of keys ([`renewal_due`](super::renewal_due)): that of .NET is
+    /// due after 15 h, when a token of 10 h has expired.
     fn default() -> Self {
         Self {
             negotiated: Self::BOOTSTRAP,

@@ -241,13 +241,14 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
     }
 
     /// Refuses messages with a key of their own that were created before: what was seen of those is forgotten
-    /// when a service restarts. Messages under a token need none of this, because tokens are forgotten, too. With
-    /// cookies, a shared store remembers what was seen.
+    /// when a service restarts. Messages under a token need none of this, because tokens are forgotten, too.
+    /// With cookies, a shared store remembers what was seen.
     pub fn started_at(self, started: FileTime) -> Self {
         Self { started, ..self }
     }
 
-    /// Keeps sessions in cookies instead of a table, so that each node with the same seal and store serves them.
+    /// Keeps sessions in cookies instead of a table, so that each node with the same seal and store serves
+    /// them.
     pub fn with_cookies(self, sealer: Arc<dyn TicketSealer>, shared: Arc<dyn SharedTokens>) -> Self {
         let Settings { credential, suite, times, skew, .. } = self.settings;
         let of_all =

@@ -188,8 +188,8 @@ struct ServerKeys<'s> {
 impl ServerKeys<'_> {
     fn find(&self, token: ContextToken<'_>) -> Result<Keyed, SessionRefusal> {
         let keyed = self.tokens.find(token, &self.carried, self.purpose, self.now)?;
-        // A table counts failures itself. Of cookies, this process counts, too: there is no wait between this and
-        // its count, so at most one message of each thread is tried beyond the limit.
+        // A table counts failures itself. Of cookies, this process counts, too: there is no wait between this
+        // and its count, so at most one message of each thread is tried beyond the limit.
         let has_failed = self.tokens.cookies().is_some()
             && self.failures.check(token.identifier, self.now.uptime).is_err();
         if has_failed { Err(Reason::UnknownToken.into()) } else { Ok(keyed) }
@@ -378,8 +378,8 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
         Ok((opened, protection))
     }
 
-    /// Counts a message that did not decrypt or verify. Returns the session in a cookie on which it counts in the
-    /// whole farm as well.
+    /// Counts a message that did not decrypt or verify. Returns the session in a cookie on which it counts in
+    /// the whole farm as well.
     fn failed(
         &self,
         token: &TokenName,

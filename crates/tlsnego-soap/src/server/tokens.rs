@@ -1,4 +1,5 @@
-//! Where the tokens of a service are: in a table of this process, or in cookies that any node of a farm opens.
+//! Where the tokens of a service are: in a table of this process, or in cookies that any node of a farm
+//! opens.
 
 use crate::trust;
 use std::net::IpAddr;
@@ -28,7 +29,8 @@ pub(super) struct Issued {
     pub(super) cookie: Option<Vec<u8>>,
 }
 
-/// Tokens that a message carries, each with what its cookie opened to. There are none if tokens are in a table.
+/// Tokens that a message carries, each with what its cookie opened to. There are none if tokens are in a
+/// table.
 pub(super) type Carried = Vec<(TokenName, Result<Keyed, Refusal>)>;
 
 /// What became of the end of a session by its name.
@@ -60,7 +62,8 @@ impl Tokens {
     }
 
     /// Adds a token that was negotiated, or established under another one or an EncryptedKey of the name
-    /// `parent`. In a table a negotiated token ends with that: its purpose is fulfilled. One in a cookie expires.
+    /// `parent`. In a table a negotiated token ends with that: its purpose is fulfilled. One in a cookie
+    /// expires.
     pub(super) fn add(&self, new: NewSession, parent: Option<&str>, now: Moment) -> Result<Issued, Reason> {
         let (sessions, known, times) = match (&self.0, parent) {
             (Place::Table(sessions), None) => {
@@ -186,7 +189,8 @@ impl Tokens {
         }
     }
 
-    /// The purpose of a bootstrap token is fulfilled. That it is gone already is no error. One in a cookie expires.
+    /// The purpose of a bootstrap token is fulfilled. That it is gone already is no error. One in a cookie
+    /// expires.
     pub(super) fn bootstrapped(&self, name: &str) {
         if let Place::Table(sessions) = &self.0 {
             let _ = sessions.cancel(name, name);

@@ -73,7 +73,8 @@ fn expected(binding: Binding, credential: Credential, of_session: &str) -> Strin
 }
 
 /// The same for clients of WS-Trust 1.3. WS-SecurityPolicy 1.2 has assertions for tokens that are signed and
-/// encrypted (section 8.5), for WS-Trust 1.3 (10.1), and against Amend (5.4.7), which this service does not have.
+/// encrypted (section 8.5), for WS-Trust 1.3 (10.1), and against Amend (5.4.7), which this service does not
+/// have.
 fn expected_policy_13(binding: Binding, credential: Credential) -> String {
     expected(binding, credential, " sp:MustNotSendAmend")
         .replace("sp:SignedSupportingTokens", "sp:SignedEncryptedSupportingTokens")

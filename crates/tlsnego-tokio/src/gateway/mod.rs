@@ -369,7 +369,8 @@ where
                     return reply.response;
                 };
                 if let Event::Opened(session) | Event::Renewed(session) = &reply.event {
-                    // Its client does not get the token, and a session that cannot be ended is of no use to it.
+                    // Its client does not get the token, and a session that cannot be ended is of no use to
+                    // it.
                     let _ = self.server.end(session, EndReason::Operator, now).await;
                 }
                 let refused = self.server.refuse(Reason::NotAudited(why).into(), now);

@@ -184,7 +184,8 @@ fn configuration(args: ConfigInitArgs) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// The dialect of a web server, its usual user, and whether the sidecar stands between it and the application.
+/// The dialect of a web server, its usual user, and whether the sidecar stands between it and the
+/// application.
 const fn listener(web_server: InitWebServerArg) -> Option<(&'static str, &'static str, bool)> {
     match web_server {
         InitWebServerArg::None => None,

@@ -1,5 +1,5 @@
-//! The time of a domain controller: `currentTime` of the rootDSE ([MS-ADTS] 3.1.1.3.2.7), which it tells by LDAP
-//! without a logon.
+//! The time of a domain controller: `currentTime` of the rootDSE ([MS-ADTS] 3.1.1.3.2.7), which it tells by
+//! LDAP without a logon.
 
 use dtyp::FileTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,8 +25,8 @@ const QUESTION: &[u8] = &[
     0x30, 0x0d, 0x04, 0x0b, b'c', b'u', b'r', b'r', b'e', b'n', b't', b'T', b'i', b'm', b'e',
 ];
 
-/// Asks a host. It need not be a domain controller, and its answer is not authenticated: the time is compared,
-/// and never used.
+/// Asks a host. It need not be a domain controller, and its answer is not authenticated: the time is
+/// compared, and never used.
 pub(super) async fn ask(host: &str) -> Result<FileTime, String> {
     let mut stream = TcpStream::connect((host, PORT)).await.map_err(|error| error.to_string())?;
     stream.write_all(QUESTION).await.map_err(|error| error.to_string())?;

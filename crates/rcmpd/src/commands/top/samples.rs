@@ -205,8 +205,8 @@ mod tests {
         assert_eq!(samples(&many).0.len(), SAMPLES_MAX);
     }
 
-    /// The expected values are those of Prometheus' `histogram_quantile`, by its documentation: linear within a
-    /// bucket, from 0 in the first one, and the highest bound for the last one.
+    /// The expected values are those of Prometheus' `histogram_quantile`, by its documentation: linear within
+    /// a bucket, from 0 in the first one, and the highest bound for the last one.
     #[test]
     fn quantiles_are_interpolated_within_their_bucket() {
         let text = |counts: [u32; 3]| {

@@ -2,8 +2,8 @@
 //! `?wsdl` and by WS-MetadataExchange.
 //!
 //! The document has one port for each open binding of the service and each version of WS-Trust that it takes,
-//! all at its first address. Each port names the certificate that the service will show. Nothing in it depends
-//! on the request.
+//! all at its first address. Each port names the certificate that the service will show. Nothing in it
+//! depends on the request.
 
 mod contract;
 mod policy;

@@ -1,5 +1,5 @@
-//! Policies of WS-SecurityPolicy 1.1 (July 2005) for WS-Trust of February 2005, and of WS-SecurityPolicy 1.2 for
-//! WS-Trust 1.3, in the spelling of WCF.
+//! Policies of WS-SecurityPolicy 1.1 (July 2005) for WS-Trust of February 2005, and of WS-SecurityPolicy 1.2
+//! for WS-Trust 1.3, in the spelling of WCF.
 //!
 //! Each binding of a service has one policy for its endpoint, and one for each message in it.
 
@@ -22,7 +22,8 @@ const MICROSOFT: Namespace =
 pub(super) const ADDRESSING_WSDL: Namespace =
     Namespace { prefix: "wsaw", uri: "http://www.w3.org/2006/05/addressing/wsdl" };
 
-/// `sp:IncludeToken`, behind the namespace: each request has the token (WS-SecurityPolicy 1.1, section 5.1.1).
+/// `sp:IncludeToken`, behind the namespace: each request has the token (WS-SecurityPolicy 1.1, section
+/// 5.1.1).
 const ALWAYS_TO_RECIPIENT: &str = "AlwaysToRecipient";
 /// No message has the token.
 const NEVER: &str = "Never";
@@ -78,15 +79,15 @@ impl Policies<'_> {
         self.document.append_element(all, ADDRESSING_WSDL.name("UsingAddressing"));
     }
 
-    /// Writes the policy of a message, request or reply: its body and its headers of WS-Addressing are signed,
-    /// and its body is encrypted.
+    /// Writes the policy of a message, request or reply: its body and its headers of WS-Addressing are
+    /// signed, and its body is encrypted.
     pub(super) fn write_message(&mut self, id: &str) {
         let all = self.alternative(id);
         self.write_parts(all);
     }
 
-    /// The token that a client has first: negotiated, or a key encrypted to the service's certificate. With it
-    /// come the credentials.
+    /// The token that a client has first: negotiated, or a key encrypted to the service's certificate. With
+    /// it come the credentials.
     fn write_first_token(&mut self, parent: NodeId, settings: &Settings, binding: Binding) {
         let of = namespace(self.version);
         let symmetric = self.nested(parent, "SymmetricBinding");
@@ -142,7 +143,8 @@ impl Policies<'_> {
         }
     }
 
-    /// Options of WS-Security 1.1 and WS-Trust (WS-SecurityPolicy 1.1, sections 9.2 and 10.1; 1.2, section 10.1).
+    /// Options of WS-Security 1.1 and WS-Trust (WS-SecurityPolicy 1.1, sections 9.2 and 10.1; 1.2, section
+    /// 10.1).
     fn write_options(&mut self, parent: NodeId, confirms: bool) {
         let wss = self.nested(parent, "Wss11");
         for assertion in [
