@@ -1024,6 +1024,7 @@ mod machines {
         let disabled =
             |account: Account| Account { flags: account.flags.with(AccountFlags::DISABLED, true), ..account };
         apply(store, [add(disabled(alice())), add(user(1014))]);
+        put(store, Put::New, Machine { enabled: false, ..web01() }, Some(secrets(2)));
         let import = |keep_disabled, lines: &str| {
             let options =
                 json_lines::ImportOptions { replace: true, keep_disabled, ..json_lines::ImportOptions::NEW };
@@ -1039,9 +1040,12 @@ mod machines {
             r#"
             {{"type":"account","name":"alice","flags":66048}}
             {{"type":"account","name":"{name}","flags":514}}
+            {{"type":"machine","name":"web01$","kind":"workstation"}}
             {{"type":"account","name":"newone"}}"#
         );
         import(true, &lines);
+        let is_enabled = || machine(store, "WEB01$").expect("it is there").machine.enabled;
+        assert!(!is_enabled());
         let alice = one(store, Query::Name("alice".to_owned()));
         assert_eq!(alice.account.flags, AccountFlags(66048 | AccountFlags::DISABLED.0));
         assert!(is_disabled(&name) && !is_disabled("newone"));
@@ -1049,7 +1053,7 @@ mod machines {
         import(true, &lines.replace("514", "512"));
         assert!(is_disabled(&name));
         import(false, &lines.replace("514", "512"));
-        assert!(!is_disabled("alice") && !is_disabled(&name));
+        assert!(!is_disabled("alice") && !is_disabled(&name) && is_enabled());
     }
 
     /// An import with replacement leaves entries as their lines say.

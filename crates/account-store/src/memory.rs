@@ -326,6 +326,10 @@ impl Rows for Snapshot {
         Ok(self.machines.get(&rid).map(|(machine, _)| casefold(&machine.name)))
     }
 
+    fn has_disabled_machine(&mut self, rid: u32) -> Result<bool, StoreError> {
+        Ok(self.machines.get(&rid).is_some_and(|(machine, _)| !machine.enabled))
+    }
+
     fn write_machine(
         &mut self,
         rid: u32,

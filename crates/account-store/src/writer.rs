@@ -63,6 +63,8 @@ pub trait Rows {
 
     /// The folded name of the machine with this identifier.
     fn machine(&mut self, rid: u32) -> Result<Option<String>>;
+    /// Whether there is a machine that is disabled.
+    fn has_disabled_machine(&mut self, rid: u32) -> Result<bool>;
     /// Without secrets those of the existing machine stay; a new one gets [`crate::NtHash::unknown`].
     fn write_machine(
         &mut self,
@@ -272,8 +274,13 @@ impl<'a, R: Rows> Writer<'a, R> {
         machine.sid = self.sid(rid)?;
         let old = self.rows.machine(rid)?;
         check_put(put, old.is_some(), || format!("machine {} ({:?})", machine.sid, machine.name))?;
-        if matches!(put, Put::Replace { .. }) && !self.replaced_machines.insert(rid) {
-            return Err(replaced_twice("machine", &machine.name, &machine.sid));
+        if let Put::Replace { keep_disabled, .. } = put {
+            if !self.replaced_machines.insert(rid) {
+                return Err(replaced_twice("machine", &machine.name, &machine.sid));
+            }
+            if keep_disabled && self.rows.has_disabled_machine(rid)? {
+                machine.enabled = false;
+            }
         }
         let taken = |by: &str| {
             Err(StoreError::Refused(format!("machine {:?} ({}): {by}", machine.name, machine.sid)))

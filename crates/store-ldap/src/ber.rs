@@ -18,6 +18,18 @@ pub(crate) const SET: u8 = 0x31;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed(pub(crate) &'static str);
 
+/// A message or an element over [`MESSAGE_LEN_MAX`].
+const TOO_LONG: Malformed = Malformed("a message of more than 1 MiB");
+/// A message with more elements than [`ELEMENTS_MAX`].
+const TOO_MANY: Malformed = Malformed("more than 20000 elements in one message");
+
+impl Malformed {
+    /// Whether the server may be in order, and an entry is larger than is read here.
+    pub(crate) fn is_over_a_limit(self) -> bool {
+        self == TOO_LONG || self == TOO_MANY
+    }
+}
+
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
@@ -50,7 +62,7 @@ fn header(bytes: &[u8]) -> Result<Option<(u8, usize, usize)>, Malformed> {
     };
     match len <= MESSAGE_LEN_MAX {
         true => Ok(Some((*tag, 2 + octets, len))),
-        false => Err(Malformed("a message of more than 1 MiB")),
+        false => Err(TOO_LONG),
     }
 }
 
@@ -117,7 +129,7 @@ pub(crate) fn octet_strings(contents: &[u8], count: &mut usize) -> Result<(), Ma
 }
 
 pub(crate) fn spend(count: &mut usize) -> Result<(), Malformed> {
-    *count = count.checked_sub(1).ok_or(Malformed("more than 20000 elements in one message"))?;
+    *count = count.checked_sub(1).ok_or(TOO_MANY)?;
     Ok(())
 }
 

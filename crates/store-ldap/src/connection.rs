@@ -9,6 +9,7 @@ use crate::failed::{Failed, code_name};
 use crate::message::{self, Answered, Asked, Search};
 use crate::server::{Server, TlsMode};
 use rustls_pki_types::ServerName;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -23,7 +24,7 @@ use tokio_rustls::client::TlsStream;
 const ANSWER_LEN_MAX: usize = 16 << 20;
 /// Searches that are sent together. Their entries are kept until the last of them is answered, and a server
 /// that answers before it has read all of them must not fill the buffers of the connection.
-const TOGETHER_MAX: usize = 8;
+pub(crate) const TOGETHER_MAX: usize = 8;
 /// Addresses of one server that are tried.
 const ADDRESSES_MAX: usize = 8;
 /// How long data may be unacknowledged until the kernel gives the connection up.
@@ -199,7 +200,7 @@ impl Connection {
             };
             let (id, answered) = self.next(&mut len, of_open).await?;
             if len > ANSWER_LEN_MAX {
-                return Err(self.broken("an answer of more than 16 MiB"));
+                return Err(self.too_large("an answer of more than 16 MiB"));
             }
             let Some((open, search)) = at(id).and_then(|at| opened.get_mut(at).zip(searches.get(at))) else {
                 return Err(self.broken("the server sends an answer with the ID of no question"));
@@ -254,11 +255,24 @@ impl Connection {
         let end = match self.received.fill(&mut self.stream).await {
             Ok(Some(end)) => end,
             Ok(None) => return Err(self.broken("the server closes the connection")),
-            Err(why) => return Err(self.broken(&why)),
+            Err(Unread::Malformed(error)) => return Err(self.refused(error)),
+            Err(Unread::Io(error)) => return Err(self.broken(&error.to_string())),
         };
         *len += end;
         let read = message::read(self.received.take(end), asked);
-        read.map_err(|error| self.broken(&format!("the server sends {error}")))
+        read.map_err(|error| self.refused(error))
+    }
+
+    /// An entry over a limit says nothing about the server: others are answered. The connection is spoiled.
+    fn refused(&self, error: ber::Malformed) -> Failed {
+        match error.is_over_a_limit() {
+            true => self.too_large(&error.to_string()),
+            false => self.broken(&format!("the server sends {error}")),
+        }
+    }
+
+    fn too_large(&self, what: &str) -> Failed {
+        Failed::Data(format!("{}: the server sends {what}", self.server))
     }
 
     fn broken(&self, why: &str) -> Failed {
@@ -318,7 +332,11 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 async fn start_tls(stream: &mut TcpStream) -> Result<(), String> {
     stream.write_all(message::START_TLS).await.map_err(|error| error.to_string())?;
     let mut messages = Messages::default();
-    let end = messages.fill(stream).await?.ok_or("the server closes the connection")?;
+    let end = messages
+        .fill(stream)
+        .await
+        .map_err(|error| error.to_string())?
+        .ok_or("the server closes the connection")?;
     let asked = |id| (id == message::START_TLS_ID).then_some(Asked::StartTls);
     let answer = message::read(messages.take(end), asked);
     if !messages.is_empty() {
@@ -359,13 +377,28 @@ struct Messages {
     taken: usize,
 }
 
+/// Why no message is read.
+enum Unread {
+    Malformed(ber::Malformed),
+    Io(io::Error),
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(error) => error.fmt(f),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
 impl Messages {
     /// The length of the next message, once it is whole; `None` if the stream ends before it. Nothing is lost
     /// if the future is dropped.
-    async fn fill(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<usize>, String> {
+    async fn fill(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<usize>, Unread> {
         loop {
             let rest = &self.bytes[self.taken..];
-            let len = ber::message_len(rest).map_err(|error| error.to_string())?;
+            let len = ber::message_len(rest).map_err(Unread::Malformed)?;
             if let Some(len) = len.filter(|len| *len <= rest.len()) {
                 return Ok(Some(len));
             }
@@ -377,7 +410,7 @@ impl Messages {
                 Ok(_) => {}
                 // Closed without TLS's close_notify.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(Unread::Io(error)),
             }
         }
     }

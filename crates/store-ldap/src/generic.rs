@@ -9,7 +9,7 @@
 //! 4.5.1.7: what may not be searched is Undefined, and so is its negation).
 
 use crate::ad::GROUPS_MAX;
-use crate::connection::{Answer, Connection};
+use crate::connection::{Answer, Connection, TOGETHER_MAX};
 use crate::entry::Entry;
 use crate::failed::Failed;
 use crate::filter::{Attribute, Filter};
@@ -347,18 +347,21 @@ impl<'a> Reader<'a> {
                 let of_group = |(sid, name)| Membership { sid, name, scope: GroupScope::Global };
                 return Ok(Record { account, memberships: memberships.into_iter().map(of_group).collect() });
             }
-            let searches: Vec<_> = planned.iter().map(Planned::search).collect();
-            let answers = self.connection.search_all(&searches).await?;
             let mut next = Vec::new();
-            for (planned, answer) in planned.iter().zip(answers) {
-                match planned.purpose {
-                    Purpose::Absence => self.check_absence(entry, answer)?,
-                    Purpose::Number => self.check_number(entry, answer)?,
-                    _ => next.extend(self.take_groups(planned, answer, &mut groups)?),
+            // No more is held than what is sent together.
+            for planned in planned.chunks(TOGETHER_MAX) {
+                let searches: Vec<_> = planned.iter().map(Planned::search).collect();
+                let answers = self.connection.search_all(&searches).await?;
+                for (planned, answer) in planned.iter().zip(answers) {
+                    match planned.purpose {
+                        Purpose::Absence => self.check_absence(entry, answer)?,
+                        Purpose::Number => self.check_number(entry, answer)?,
+                        _ => next.extend(self.take_groups(planned, answer, &mut groups)?),
+                    }
                 }
-            }
-            if groups.found.len() > GROUPS_MAX {
-                return Err(entry.wrong("membership", "has more than 5000 groups"));
+                if groups.found.len() > GROUPS_MAX {
+                    return Err(entry.wrong("membership", "has more than 5000 groups"));
+                }
             }
             planned = next;
         }
@@ -416,8 +419,9 @@ impl<'a> Reader<'a> {
     /// Another account with the same number would have the same SID.
     fn check_number(&self, entry: &Entry, answer: Option<Answer>) -> Result<(), Failed> {
         let name = self.generic.number.as_str();
-        match answer.ok_or_else(|| no_base(&self.generic.user_base))?.entries.len() {
-            1 => Ok(()),
+        let answer = answer.ok_or_else(|| no_base(&self.generic.user_base))?;
+        match answer.entries.len() {
+            1 if !answer.is_cut => Ok(()),
             0 => Err(Failed::Changed),
             _ => {
                 let number: u32 = entry.required(name)?;

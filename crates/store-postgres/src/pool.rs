@@ -157,7 +157,7 @@ impl Pool {
         }
         let identity = Identity::read(&connection).await?;
         let numbers = self.expected.check(&identity)?;
-        if self.expected.timeline.check(server, connection.timeline)? {
+        if self.role == Role::Primary && self.expected.timeline.check(server, connection.timeline)? {
             warn!(%server, timeline = connection.timeline, "PostgreSQL has another primary: a standby was promoted");
             self.flush();
         }

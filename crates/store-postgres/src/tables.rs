@@ -572,6 +572,10 @@ impl Rows for &mut Tables<'_> {
         rows.first().map(|row| get(row, 0).map(casefold)).transpose()
     }
 
+    fn has_disabled_machine(&mut self, rid: u32) -> Result<bool> {
+        Ok(!self.by_rid("SELECT rid FROM @.machine WHERE rid = $1 AND NOT enabled", rid)?.is_empty())
+    }
+
     fn write_machine(&mut self, rid: u32, machine: Machine, secrets: Option<Secrets>) -> Result<()> {
         let old = self.read_machine(rid);
         let Some(secrets) = secrets_to_write(old, &machine, secrets)? else { return Ok(()) };

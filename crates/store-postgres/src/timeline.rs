@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_postgres::error::SqlState;
 use tracing::debug;
 
 /// How often other servers are asked whether they are the primary.
@@ -32,13 +33,13 @@ impl Timeline {
 
     /// Whether a connection leads to the primary of an older timeline.
     pub(crate) fn is_past(&self, connection: &Connection) -> bool {
-        connection.timeline != 0 && connection.timeline < self.0.load(Ordering::Relaxed)
+        connection.timeline < self.0.load(Ordering::Relaxed)
     }
 
     /// Rejects a server whose timeline is not the highest. Whether the timeline is a new one.
     pub(crate) fn check(&self, server: &Server, timeline: u32) -> Result<bool, StoreError> {
         let before = self.0.fetch_max(timeline, Ordering::Relaxed);
-        match timeline != 0 && timeline < before {
+        match timeline < before {
             true => Err(StoreError::Unavailable(format!(
                 "{server} is rejected: it was the primary before a standby was promoted (its timeline is {timeline}, and {before} was seen): stop it, and make it a standby with pg_rewind or pg_basebackup"
             ))),
@@ -57,11 +58,18 @@ impl Connection {
                 let digits: Option<String> = rows.first().map(|row| row.try_get(0)).transpose()?;
                 digits.and_then(|digits| u32::from_str_radix(&digits, 16).ok()).unwrap_or(0)
             }
-            Err(error) if error.as_db_error().is_some() => 0,
+            Err(error) if has_no_timelines(&error) => 0,
             Err(error) => return Err(error.into()),
         };
         Ok(())
     }
+}
+
+/// Whether a database of another kind says that it has no such function. Any other error may be that of a
+/// former primary.
+fn has_no_timelines(error: &tokio_postgres::Error) -> bool {
+    let code = error.code();
+    code == Some(&SqlState::UNDEFINED_FUNCTION) || code == Some(&SqlState::FEATURE_NOT_SUPPORTED)
 }
 
 /// The primary with the highest timeline, among all servers. Each is asked at the same time.
@@ -124,8 +132,9 @@ mod tests {
             error.contains("db1.contoso.example") && error.contains("its timeline is 2, and 3"),
             "{error}"
         );
+        assert!(timeline.check(&server, 0).is_err(), "all servers of a database have timelines, or none");
         // A database without timelines.
-        assert_eq!(timeline.check(&server, 0).ok(), Some(false));
+        assert_eq!(Timeline::of(0).check(&server, 0).ok(), Some(false));
         assert_eq!(Timeline::of(0).check(&server, 1).ok(), Some(false), "no timeline was seen before");
     }
 }

@@ -231,3 +231,26 @@ fn a_question_makes_four_attempts_at_most() {
     opened.fails(name("alice"), "the server closes the connection");
     assert_eq!(attempts.load(Ordering::Relaxed), 4);
 }
+
+/// What one entry holds says nothing about the server: it is not backed off, and its other connections stay.
+#[test]
+fn an_entry_over_a_limit_is_no_failure_of_the_server() {
+    let many = vec![vec![b'x']; 20_001];
+    let long = vec![vec![b'x'; 1 << 20]];
+    for values in [many, long] {
+        let attempts = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&attempts);
+        let opened = opened(2, move |request, id| match is_about(request, "mallory") {
+            true => {
+                counted.fetch_add(1, Ordering::Relaxed);
+                Some(one(id, &[("displayName", values.clone())]))
+            }
+            false => Some(controller(request, id, all_groups)),
+        });
+        for asked in 1..=5 {
+            opened.fails(name("mallory"), "store: data: ");
+            assert_eq!(attempts.load(Ordering::Relaxed), asked, "no other server is asked");
+            assert_eq!(groups_of(&opened).len(), 2);
+        }
+    }
+}

@@ -502,6 +502,29 @@ fn operators_with_certificates_need_no_token() {
         assert_eq!(curl("operator", "-H 'Host: evil.example' URL/status").0, 403);
         let form = "-H 'Origin: https://evil.example' --data certificate=x URL/ui/explain";
         assert_eq!(curl("operator", form).0, 403);
+        for site in ["cross-site", "same-site"] {
+            assert_eq!(curl("operator", &format!("-H 'Sec-Fetch-Site: {site}' URL/status")).0, 403, "{site}");
+        }
+        assert_eq!(curl("operator", "-H 'Sec-Fetch-Site: none' URL/status").0, 200);
+        // Clients that begin a handshake and stop make room for others at once.
+        let _silent: Vec<_> = (0..600)
+            .map(|_| {
+                let mut stream = TcpStream::connect(address).unwrap();
+                stream.write_all(b"\x16").unwrap();
+                stream
+            })
+            .collect();
+        let evicted = || {
+            let metrics = service.get("/metrics").1;
+            let port = format!(":{}\"", address.port());
+            let of_listener = |line: &&str| {
+                line.starts_with("rcmpd_listener_connections_evicted_total{") && line.contains(&port)
+            };
+            let value = |line: &str| line.rsplit(' ').next()?.parse::<u64>().ok();
+            metrics.lines().filter(of_listener).filter_map(value).sum::<u64>()
+        };
+        eventually("all are evicted but those that there is room for", || evicted() >= 300);
+        assert_eq!(curl("operator", "URL/status").0, 200);
         // Others do not finish the handshake: no certificate, that of another CA, and one for servers.
         for who in ["", "stranger", "server", "certs/alice"] {
             let (code, body, ended) = curl(who, "URL/ready");

@@ -172,6 +172,12 @@ impl Rows for Tables<'_> {
         statement.query_row([rid], |row| row.get(0)).optional().map_err(failed)
     }
 
+    fn has_disabled_machine(&mut self, rid: u32) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM machine WHERE rid = ?1 AND enabled = 0)";
+        let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
+        statement.query_row([rid], |row| row.get(0)).map_err(failed)
+    }
+
     fn write_machine(
         &mut self,
         rid: u32,

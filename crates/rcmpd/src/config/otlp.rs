@@ -1,6 +1,7 @@
 //! `[telemetry.otlp]`: what is exported to a collector of OpenTelemetry.
 
 use super::{Checker, SecretRef};
+use crate::telemetry::settings::is_https;
 use anyhow::bail;
 use opentelemetry_sdk::trace::Sampler;
 use serde::Deserialize;
@@ -137,9 +138,7 @@ impl Checker<'_> {
         {
             self.problem(span, "this is not the URL of a collector", problem);
         }
-        if let Some(endpoint) =
-            endpoint.filter(|it| it.get_ref().starts_with("https:") && section.ca.is_empty())
-        {
+        if let Some(endpoint) = endpoint.filter(|it| is_https(it.get_ref()) && section.ca.is_empty()) {
             let help = "set telemetry.otlp.ca; the CAs of the system are not used";
             self.problem(endpoint.span(), "https:// needs the CA of the collector", help);
         }

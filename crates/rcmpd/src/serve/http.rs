@@ -149,7 +149,17 @@ impl Client {
             return Box::pin(self.begun(stream, None, operators, router)).await;
         };
         Box::pin(async move {
-            let certified = match timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
+            self.permit.advance();
+            let handshake = timeout(HEAD_TIMEOUT, acceptor.accept(stream));
+            let handshake = tokio::select! {
+                biased;
+                handshake = handshake => handshake,
+                () = self.permit.evicted() => {
+                    self.connections.evicted(false);
+                    return;
+                }
+            };
+            let certified = match handshake {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
                     let why = match rustls_error(&error) {

@@ -81,8 +81,12 @@ impl Operators {
     }
 
     pub(super) fn admits(&self, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
-        // A page of a browser names its origin.
-        if headers.contains_key(ORIGIN) || !self.has_host(headers) {
+        // A page of a browser names its origin, or the browser says whether it is one of ours. A browser with
+        // a certificate of an operator asks for any page.
+        let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+        let is_foreign =
+            headers.contains_key(ORIGIN) || !matches!(site, None | Some(b"same-origin" | b"none"));
+        if is_foreign || !self.has_host(headers) {
             return Err((
                 StatusCode::FORBIDDEN,
                 "ask by the address in admin.listen or a name in admin.hosts\n",

@@ -99,13 +99,18 @@ impl Settings {
     }
 }
 
+/// Whether the scheme of a URL is HTTPS, in any case.
+pub(crate) fn is_https(endpoint: &str) -> bool {
+    endpoint.parse::<http::Uri>().is_ok_and(|uri| uri.scheme() == Some(&http::uri::Scheme::HTTPS))
+}
+
 /// Whether requests to this URL can be read on a network: it is not HTTPS, and not on this machine.
 fn is_in_clear(endpoint: &str) -> bool {
     let uri = endpoint.parse::<http::Uri>().ok();
     let host = uri.as_ref().and_then(|uri| uri.host()).unwrap_or_default().trim_matches(['[', ']']);
     let is_here = host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
-    !endpoint.starts_with("https:") && !is_here
+    !is_https(endpoint) && !is_here
 }
 
 fn destination(
@@ -170,7 +175,7 @@ fn destination(
     };
     let timeout = timeout.or(config.timeout).unwrap_or(TIMEOUT);
     let ca = named("CERTIFICATE").map_or_else(|| config.ca.clone(), |(_, path)| vec![path.into()]);
-    if endpoint.starts_with("https:") && ca.is_empty() {
+    if is_https(&endpoint) && ca.is_empty() {
         bail!("the OTLP endpoint {endpoint:?} cannot be used: {NO_CA}");
     }
     Ok(Some(Destination { endpoint, protocol, headers, timeout, ca }))
@@ -272,6 +277,7 @@ mod tests {
             "http://LOCALHOST:4317",
             "http://[::1]:1",
             "https://a.example",
+            "HTTPS://a.example",
             "http://[::ffff:127.0.0.9]:1",
         ] {
             assert!(in_clear(here).is_empty(), "{here}");
@@ -299,6 +305,7 @@ mod tests {
         for wrong in [
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://a.example"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "HTTPS://a.example"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "a.example:4317"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@a.example"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),

@@ -37,7 +37,7 @@ impl std::fmt::Debug for Dialer {
 impl Dialer {
     /// With the CAs for `https://`. `is_grpc` says which protocol is spoken inside.
     pub(super) fn new(endpoint: &str, ca: &[PathBuf], is_grpc: bool) -> anyhow::Result<Self> {
-        if !endpoint.starts_with("https:") {
+        if !super::settings::is_https(endpoint) {
             return Ok(Self::default());
         }
         let mut roots = RootCertStore::empty();
