@@ -1,7 +1,6 @@
 //! `[telemetry.otlp]`: what is exported to a collector of OpenTelemetry.
 
 use super::{Checker, SecretRef};
-use crate::telemetry::settings::is_https;
 use anyhow::bail;
 use opentelemetry_sdk::trace::Sampler;
 use serde::Deserialize;
@@ -179,6 +178,11 @@ pub(crate) fn endpoint_problem(endpoint: &str) -> Option<&'static str> {
         Some((Some("http" | "https"), Some(authority))) if !authority.as_str().contains('@') => None,
         _ => Some("write it as in http://127.0.0.1:4317"),
     }
+}
+
+/// Whether the scheme of a URL is HTTPS, in any case.
+pub(crate) fn is_https(endpoint: &str) -> bool {
+    endpoint.parse::<http::Uri>().is_ok_and(|uri| uri.scheme() == Some(&http::uri::Scheme::HTTPS))
 }
 
 /// The sampler of this name. The default follows the caller, and samples traces that begin here.

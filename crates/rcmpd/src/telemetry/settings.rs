@@ -2,7 +2,7 @@
 //! OpenTelemetry's specification, which take its place.
 
 use super::tls::NO_CA;
-use crate::config::otlp::{PROTOCOLS, Protocol, Signal, endpoint_problem, sampler};
+use crate::config::otlp::{PROTOCOLS, Protocol, Signal, endpoint_problem, is_https, sampler};
 use crate::config::{Otlp, percent_decoded};
 use anyhow::{Context, bail};
 use opentelemetry_sdk::trace::Sampler;
@@ -97,11 +97,6 @@ impl Settings {
         endpoints.dedup();
         endpoints
     }
-}
-
-/// Whether the scheme of a URL is HTTPS, in any case.
-pub(crate) fn is_https(endpoint: &str) -> bool {
-    endpoint.parse::<http::Uri>().is_ok_and(|uri| uri.scheme() == Some(&http::uri::Scheme::HTTPS))
 }
 
 /// Whether requests to this URL can be read on a network: it is not HTTPS, and not on this machine.

@@ -1,5 +1,6 @@
 //! TLS to a collector. It trusts the configured CAs, and never those of the system.
 
+use crate::config::otlp::is_https;
 use anyhow::{Context, ensure};
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -37,7 +38,7 @@ impl std::fmt::Debug for Dialer {
 impl Dialer {
     /// With the CAs for `https://`. `is_grpc` says which protocol is spoken inside.
     pub(super) fn new(endpoint: &str, ca: &[PathBuf], is_grpc: bool) -> anyhow::Result<Self> {
-        if !super::settings::is_https(endpoint) {
+        if !is_https(endpoint) {
             return Ok(Self::default());
         }
         let mut roots = RootCertStore::empty();
