@@ -90,3 +90,14 @@ impl Client {
         self.channel.open(&self.transport, &SystemRandomness).await
     }
 }
+
+/// The question with another certificate: the last bytes of its signature are a number ([MS-RCMP] 2.2.1 has
+/// OffsetCertificate and CertLength in these places). Panics if it is no question.
+pub fn with_other_certificate(question: &[u8], number: u32) -> Vec<u8> {
+    let word =
+        |at: usize| u32::from_le_bytes(question[at..at + 4].try_into().expect("it has four octets")) as usize;
+    let end = word(8) + word(12);
+    let mut other = question.to_vec();
+    other[end - 4..end].copy_from_slice(&number.to_le_bytes());
+    other
+}

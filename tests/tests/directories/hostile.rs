@@ -4,6 +4,7 @@ use super::{Opened, certificates, name, posix, settings_at};
 use account_store::Matches;
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -69,6 +70,17 @@ async fn serve(
     }
 }
 
+/// What a server of our own shows at 127.0.0.1. Its CA is `ca.pem` in the folder.
+pub(super) fn server_config(folder: &Path) -> Arc<rustls::ServerConfig> {
+    rcmpd_tests::slapd::certificates(folder, "IP:127.0.0.1");
+    let chain = certificates(&folder.join("server.pem"));
+    let key = PrivateKeyDer::from_pem_file(folder.join("server.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config =
+        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    Arc::new(config.with_no_client_auth().with_single_cert(chain, key).unwrap())
+}
+
 /// A store of such a directory.
 fn hostile(bind: Option<Answer>, search: Answer) -> (Opened, tempfile::TempDir) {
     hostile_after(3, bind, search)
@@ -77,13 +89,7 @@ fn hostile(bind: Option<Answer>, search: Answer) -> (Opened, tempfile::TempDir) 
 /// The same, hostile after so many searches of a connection. Three prove its rights.
 fn hostile_after(good_searches: usize, bind: Option<Answer>, search: Answer) -> (Opened, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    rcmpd_tests::slapd::certificates(folder.path(), "IP:127.0.0.1");
-    let chain = certificates(&folder.path().join("server.pem"));
-    let key = PrivateKeyDer::from_pem_file(folder.path().join("server.key")).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config =
-        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let config = server_config(folder.path());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -94,7 +100,7 @@ fn hostile_after(good_searches: usize, bind: Option<Answer>, search: Answer) -> 
     });
     opened.runtime.spawn(async move {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        serve(listener, tokio_rustls::TlsAcceptor::from(Arc::new(config)), good_searches, bind, search).await;
+        serve(listener, tokio_rustls::TlsAcceptor::from(config), good_searches, bind, search).await;
     });
     (opened, folder)
 }

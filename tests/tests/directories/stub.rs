@@ -1,12 +1,10 @@
 //! A directory of Active Directory's schema that answers each request as a test says: what is hard to bring a
 //! real server to.
 
-use super::hostile::{element, message, result};
-use super::{Opened, certificates, ldaps, name, posix, settings_at};
+use super::hostile::{element, message, result, server_config};
+use super::{Opened, ldaps, name, posix, settings_at};
 use account_store::battery::domain;
 use dtyp::{Encode, Sid};
-use rustls_pki_types::PrivateKeyDer;
-use rustls_pki_types::pem::PemObject;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use store_ldap::{AdSettings, Schema, Servers, Settings};
@@ -112,13 +110,7 @@ async fn serve(listener: tokio::net::TcpListener, tls: tokio_rustls::TlsAcceptor
 /// A store of so many servers that all answer like this.
 fn opened(servers: usize, answer: impl Fn(&[u8], u8) -> Option<Vec<u8>> + Send + Sync + 'static) -> Opened {
     let folder = tempfile::tempdir().unwrap();
-    rcmpd_tests::slapd::certificates(folder.path(), "IP:127.0.0.1");
-    let chain = certificates(&folder.path().join("server.pem"));
-    let key = PrivateKeyDer::from_pem_file(folder.path().join("server.key")).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config =
-        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = Arc::new(config.with_no_client_auth().with_single_cert(chain, key).unwrap());
+    let config = server_config(folder.path());
     let listeners: Vec<_> = (0..servers)
         .map(|_| {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -4,7 +4,7 @@ use dcerpc::pdu::FaultStatus;
 use netlogon_tokio::TcpTransport;
 use netlogon_transport::client::{Association, ChannelError, SystemRandomness, TransportError};
 use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request};
-use rcmpd_tests::client::Client;
+use rcmpd_tests::client::{Client, with_other_certificate};
 use rcmpd_tests::peers::{impacket, impacket_python, question, run, target, with};
 use rcmpd_tests::ports::free_port;
 use rcmpd_tests::postgres::Postgres;
@@ -1017,7 +1017,7 @@ async fn misses_of_a_machine_have_one_rate_over_all_replicas() {
         machines.push(tokio::spawn(async move {
             let (mut missed, mut number) = (0, service << 24);
             while Instant::now() < ends {
-                match ask(&client, &mut *association, &guess(&alice, number)).await {
+                match ask(&client, &mut *association, &with_other_certificate(&alice, number)).await {
                     Ok(LOGON_FAILURE) => missed += 1,
                     other => assert_eq!(other, Ok(DS_BUSY)),
                 }
@@ -1036,16 +1036,6 @@ async fn misses_of_a_machine_have_one_rate_over_all_replicas() {
     eprintln!("{missed} misses in {seconds} s, of {asked} questions");
     assert!(missed <= 3 * BURST + PER_SECOND * seconds, "{missed} misses in {seconds} s, of {asked}");
     assert!(asked > 3 * (BURST + PER_SECOND * seconds), "too few were asked to tell: {asked}");
-}
-
-/// The question with another certificate: the last bytes of its signature are a number ([MS-RCMP] 2.2.1 has
-/// OffsetCertificate and CertLength in these places).
-fn guess(question: &[u8], number: u32) -> Vec<u8> {
-    let word = |at: usize| u32::from_le_bytes(question[at..at + 4].try_into().unwrap()) as usize;
-    let end = word(8) + word(12);
-    let mut guess = question.to_vec();
-    guess[end - 4..end].copy_from_slice(&number.to_le_bytes());
-    guess
 }
 
 /// Says that a test is in namespaces of its own.

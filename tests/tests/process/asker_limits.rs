@@ -5,7 +5,7 @@ use crate::askers::audit_lines;
 use crate::serving::question;
 use netlogon_transport::client::Association;
 use rcmp_service::message::PACKAGE_NAME;
-use rcmpd_tests::client::Client;
+use rcmpd_tests::client::{Client, with_other_certificate};
 use rcmpd_tests::{Demo, Service};
 use rustix::process::Signal;
 use serde_json::json;
@@ -35,16 +35,6 @@ async fn ask(client: &Client, association: &mut dyn Association, question: &[u8]
     (answer.status.0, answer.authoritative)
 }
 
-/// The question with another certificate: the last bytes of its signature are a number ([MS-RCMP] 2.2.1 has
-/// OffsetCertificate and CertLength in these places).
-fn guess(question: &[u8], number: u32) -> Vec<u8> {
-    let word = |at: usize| u32::from_le_bytes(question[at..at + 4].try_into().unwrap()) as usize;
-    let end = word(8) + word(12);
-    let mut guess = question.to_vec();
-    guess[end - 4..end].copy_from_slice(&number.to_le_bytes());
-    guess
-}
-
 /// One user with a certificate that maps no account, again and again, through the web server that serves
 /// alice.
 #[tokio::test]
@@ -60,7 +50,9 @@ async fn one_certificate_that_maps_no_account_shuts_out_no_other_user_of_its_web
     // Certificates without number do not shut out alice either, whose certificate mapped lately.
     let mut busy = 0;
     for number in 0..1000 {
-        busy += u32::from(ask(&client, &mut *association, &guess(&mallory, number)).await.0 == DS_BUSY);
+        busy += u32::from(
+            ask(&client, &mut *association, &with_other_certificate(&mallory, number)).await.0 == DS_BUSY,
+        );
         assert_eq!(ask(&client, &mut *association, &alice).await, (SUCCESS, true));
     }
     assert!(busy > 100, "{busy}");
@@ -77,7 +69,7 @@ async fn a_machine_that_guesses_is_cut_off_and_another_one_is_served() {
     let (guessing, serving) = (channel_of(&service, "WEB01").await, channel_of(&service, "WEB02").await);
     let (mut guessed, mut serve) = (guessing.open().await.unwrap(), serving.open().await.unwrap());
     let (begun, mut misses, mut busy) = (Instant::now(), 0_u64, 0_u64);
-    let mut certificates = (0..).map(|number| guess(&mallory, number));
+    let mut certificates = (0..).map(|number| with_other_certificate(&mallory, number));
     let mut next = || certificates.next().unwrap();
     for number in 0..5000 {
         match ask(&guessing, &mut *guessed, &next()).await {
