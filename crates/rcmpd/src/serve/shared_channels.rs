@@ -3,6 +3,7 @@
 
 use crate::clock::now;
 use account_store::StoreError;
+use account_store::fold::casefold;
 use dcerpc::backoff::MEMORY;
 use dcerpc_tokio::LogLimiter;
 use dtyp::FileTime;
@@ -114,7 +115,7 @@ impl SharedTables {
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
         let turn = timeout(TURN, async {
-            let of_name = self.names.of(name).acquire_owned().await.ok()?;
+            let of_name = self.names.of(&casefold(name)).acquire_owned().await.ok()?;
             let turn = Arc::clone(&self.handshakes.permits).acquire_owned().await.ok()?;
             Some((turn, Some(of_name)))
         });
