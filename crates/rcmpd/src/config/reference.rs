@@ -2,7 +2,7 @@
 //!
 //! The page is a part of the program, so commands say the same as the page.
 
-use super::shape::join;
+use super::source::join;
 use std::collections::BTreeSet;
 
 /// The page.

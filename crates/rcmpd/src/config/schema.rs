@@ -2,7 +2,8 @@
 
 use super::otlp::{PROTOCOLS, SAMPLERS, Signal};
 use super::reference::{self, Entry};
-use super::shape::{Shape, join, paths};
+use super::shape::{Shape, paths};
+use super::source::join;
 use super::{ENCODINGS, file_shape, mapping, sidecar, tlsnego};
 use crate::stores::{BUILT_IN, added};
 use serde_json::{Map, Value, json};

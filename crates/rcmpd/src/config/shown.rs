@@ -2,7 +2,8 @@
 
 use super::file_shape;
 use super::reference::{self, Entry};
-use super::shape::{Field, Shape, join, paths};
+use super::shape::{Field, Shape, paths};
+use super::source::join;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 

@@ -3,11 +3,16 @@
 //! serde makes the code of each section anew for each type of table that it is read from. The parser's own
 //! source has four, and with some hundred sections that was two MiB of the program. Here is one: a table, a
 //! value with its place in the file ([`toml::Spanned`]) and a date are all lists of entries.
+//!
+//! The types of the sections implement `Deserialize` alone. [`Asking`] reads them from a table that has each
+//! key they ask for, and writes down what they ask for. A second table of keys could differ from the parser.
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
+use std::rc::Rc;
 use std::vec;
 use toml::Spanned;
 use toml::de::{DeFloat, DeInteger, DeString, DeTable, DeValue};
@@ -20,6 +25,139 @@ pub(super) fn read<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Source
     let table = DeTable::parse(text)?;
     let span = table.span();
     T::deserialize(Node { part: Part::Value(DeValue::Table(table.into_inner())), span })
+}
+
+/// What a type asks for behind a key.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Asked {
+    Any,
+    Text,
+    Truth,
+    /// A number from 0 to this one.
+    Integer(u64),
+    /// An array of values like this one.
+    List(usize),
+    /// A table whose keys the operator chooses, of values like this one.
+    Map(usize),
+    /// The keys of a table. The value of the first is this one, and the others follow it.
+    Table(&'static [&'static str], usize),
+    /// The same as behind another key, which is above this one.
+    Same(String),
+}
+
+/// Reads types from tables that have all keys they ask for.
+#[derive(Default)]
+pub(super) struct Asking {
+    /// What the type asked for: the first is the whole, and numbers are places in here.
+    values: RefCell<Vec<Asked>>,
+    /// Keys whose type stands above them, and the key of that one. There the reading ends.
+    again: RefCell<Vec<(String, String)>>,
+    /// The key that the tables do not have.
+    left_out: RefCell<Option<String>>,
+}
+
+impl Asking {
+    /// What a type asks for. `None` is a type that refuses such a table. Numbers in what it asks for are places in
+    /// the list, and the first place is the whole.
+    pub(super) fn keys_of<T: de::DeserializeOwned>(
+        self: &Rc<Self>,
+        left_out: Option<&str>,
+    ) -> Option<Vec<Asked>> {
+        self.left_out.replace(left_out.map(str::to_owned));
+        loop {
+            self.values.replace(vec![Asked::Any]);
+            let known = self.again.borrow().len();
+            let whole = Question { asking: Rc::clone(self), path: String::new(), value: 0, above: None };
+            match T::deserialize(Node { part: Part::Question(whole), span: 0..0 }) {
+                Ok(_) => return Some(self.values.take()),
+                // A type that has itself below it ends the first readings: then it is known where to stop.
+                Err(_) if self.again.borrow().len() > known => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+pub(super) fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+/// A value that is not there: what is asked for is written down.
+struct Question {
+    asking: Rc<Asking>,
+    /// Keys of arrays and of their values are the same.
+    path: String,
+    /// Its place in [`Asking::values`].
+    value: usize,
+    above: Option<Rc<Above>>,
+}
+
+/// A table that the value is in.
+struct Above {
+    /// They identify its type.
+    names: *const &'static str,
+    path: String,
+    above: Option<Rc<Above>>,
+}
+
+impl Question {
+    fn note(&self, asked: Asked) {
+        self.asking.values.borrow_mut()[self.value] = asked;
+    }
+
+    /// Places for values below this one.
+    fn places(&self, number: usize) -> usize {
+        let mut values = self.asking.values.borrow_mut();
+        let first = values.len();
+        values.resize(first + number, Asked::Any);
+        first
+    }
+
+    fn below(&self, path: String, value: usize) -> Node<'static> {
+        let (asking, above) = (Rc::clone(&self.asking), self.above.clone());
+        Node { part: Part::Question(Self { asking, path, value, above }), span: 0..0 }
+    }
+
+    /// Whether the type of this value is above it.
+    fn is_again(&self) -> bool {
+        let again = self.asking.again.borrow();
+        let like = again.iter().find(|(at, _)| *at == self.path).map(|(_, like)| like.clone());
+        if let Some(like) = &like {
+            self.note(Asked::Same(like.clone()));
+        }
+        like.is_some()
+    }
+
+    fn list(self) -> Vec<Node<'static>> {
+        if self.is_again() {
+            return Vec::new();
+        }
+        let value = self.places(1);
+        self.note(Asked::List(value));
+        vec![self.below(self.path.clone(), value)]
+    }
+
+    fn map(self) -> Vec<Entry<'static>> {
+        let value = self.places(1);
+        self.note(Asked::Map(value));
+        vec![(Node::of_name("NAME"), self.below(join(&self.path, "NAME"), value))]
+    }
+
+    fn table(mut self, names: &'static [&'static str]) -> Result<Vec<Entry<'static>>, SourceError> {
+        let mut tables = std::iter::successors(self.above.as_deref(), |table| table.above.as_deref());
+        if let Some(table) = tables.find(|table| table.names == names.as_ptr()) {
+            self.asking.again.borrow_mut().push((self.path, table.path.clone()));
+            return Err(de::Error::custom("a table of its own type"));
+        }
+        let above = self.above.take();
+        self.above = Some(Rc::new(Above { names: names.as_ptr(), path: self.path.clone(), above }));
+        let first = self.places(names.len());
+        self.note(Asked::Table(names, first));
+        let values = names.iter().zip(first..).map(|(name, value)| (*name, join(&self.path, name), value));
+        let left_out = self.asking.left_out.borrow();
+        let offered = values.filter(|(_, path, _)| left_out.as_ref() != Some(path));
+        Ok(offered.map(|(name, path, value)| (Node::of_name(name), self.below(path, value))).collect())
+    }
 }
 
 /// What is wrong with a file, and where.
@@ -66,9 +204,12 @@ struct Node<'de> {
 enum Part<'de> {
     Value(DeValue<'de>),
     /// The same with its place as values: the names of start, end and value, then the value.
-    Placed(&'static [&'static str], DeValue<'de>),
+    Placed(&'static [&'static str], Box<Part<'de>>),
     Offset(usize),
     Date(String),
+    Question(Question),
+    Items(Vec<Node<'de>>),
+    Entries(Vec<Entry<'de>>),
 }
 
 /// A key and its value.
@@ -85,6 +226,54 @@ impl<'de> Node<'de> {
         Self { part: Part::Value(DeValue::String(key.into_inner())), span }
     }
 
+    fn of_name(name: &'static str) -> Self {
+        Self { part: Part::Value(DeValue::String(name.into())), span: 0..0 }
+    }
+
+    /// A value that is not there becomes `part`, and what was asked for is written down.
+    fn noted(self, asked: Asked, part: Part<'static>) -> Self {
+        match self.part {
+            Part::Question(question) => {
+                question.note(asked);
+                Self { part, ..self }
+            }
+            _ => self,
+        }
+    }
+
+    fn into_integer(self, max: u64) -> Self {
+        self.noted(Asked::Integer(max), Part::Offset(0))
+    }
+
+    fn into_text(self) -> Self {
+        self.noted(Asked::Text, Part::Value(DeValue::String("".into())))
+    }
+
+    fn into_list(self) -> Self {
+        match self.part {
+            Part::Question(question) => Self { part: Part::Items(question.list()), ..self },
+            _ => self,
+        }
+    }
+
+    fn into_map(self) -> Self {
+        match self.part {
+            Part::Question(question) => Self { part: Part::Entries(question.map()), ..self },
+            _ => self,
+        }
+    }
+
+    fn into_table(self, name: &str, fields: &'static [&'static str]) -> Result<Self, SourceError> {
+        let part = match self.part {
+            part @ (Part::Value(_) | Part::Question(_)) if name.starts_with("$__serde_spanned") => {
+                Part::Placed(fields, Box::new(part))
+            }
+            Part::Question(question) => Part::Entries(question.table(fields)?),
+            part => part,
+        };
+        Ok(Self { part, ..self })
+    }
+
     /// What a visitor is shown. The code of sections is made anew for each of them, and this is not.
     fn open(self) -> Result<Shown<'de>, SourceError> {
         let Self { part, span } = self;
@@ -93,6 +282,13 @@ impl<'de> Node<'de> {
         let entries: Vec<Entry<'de>> = match part {
             Part::Offset(offset) => return Ok(Shown::Unsigned(offset as u64)),
             Part::Date(text) => return Ok(Shown::Text(text.into())),
+            // Types that take several kinds of value take text.
+            Part::Question(question) => {
+                question.note(Asked::Any);
+                return Ok(Shown::Text("".into()));
+            }
+            Part::Items(items) => return Ok(Shown::List(Items(items.into_iter()))),
+            Part::Entries(entries) => entries,
             Part::Value(DeValue::String(text)) => return Ok(Shown::Text(text)),
             Part::Value(DeValue::Boolean(truth)) => return Ok(Shown::Truth(truth)),
             Part::Value(DeValue::Float(number)) => return float(&number).map(Shown::Float),
@@ -110,7 +306,7 @@ impl<'de> Node<'de> {
             }
             Part::Value(DeValue::Datetime(date)) => vec![entry(DATE, Part::Date(date.to_string()))],
             Part::Placed(names, value) => {
-                let parts = [Part::Offset(span.start), Part::Offset(span.end), Part::Value(value)];
+                let parts = [Part::Offset(span.start), Part::Offset(span.end), *value];
                 names.iter().zip(parts).map(|(name, part)| entry(name, part)).collect()
             }
         };
@@ -157,7 +353,47 @@ impl<'de> Deserializer<'de> for Node<'de> {
 
     /// A key that is there has a value.
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SourceError> {
-        visitor.visit_some(self)
+        match &self.part {
+            Part::Question(question) if question.is_again() => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SourceError> {
+        self.noted(Asked::Truth, Part::Value(DeValue::Boolean(false))).deserialize_any(visitor)
+    }
+
+    fn deserialize_u8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SourceError> {
+        self.into_integer(u8::MAX.into()).deserialize_any(visitor)
+    }
+
+    fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SourceError> {
+        self.into_integer(u16::MAX.into()).deserialize_any(visitor)
+    }
+
+    fn deserialize_u32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SourceError> {
+        self.into_integer(u32::MAX.into()).deserialize_any(visitor)
+    }
+
+    /// TOML has signed numbers of 64 bits.
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SourceError> {
+        self.into_integer(i64::MAX as u64).deserialize_any(visitor)
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SourceError> {
+        self.into_text().deserialize_any(visitor)
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SourceError> {
+        self.into_text().deserialize_any(visitor)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SourceError> {
+        self.into_list().deserialize_any(visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SourceError> {
+        self.into_map().deserialize_any(visitor)
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -174,11 +410,7 @@ impl<'de> Deserializer<'de> for Node<'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, SourceError> {
-        let part = match self.part {
-            Part::Value(value) if name.starts_with("$__serde_spanned") => Part::Placed(fields, value),
-            part => part,
-        };
-        Self { part, ..self }.deserialize_any(visitor)
+        self.into_table(name, fields)?.deserialize_any(visitor)
     }
 
     /// An enum is written as the name of one of its values.
@@ -198,8 +430,8 @@ impl<'de> Deserializer<'de> for Node<'de> {
     }
 
     forward_to_deserialize_any! {
-        bool u8 u16 u32 u64 u128 i8 i16 i32 i64 i128 f32 f64 char str string seq bytes byte_buf map unit
-        ignored_any unit_struct tuple_struct tuple identifier
+        u128 i8 i16 i32 i64 i128 f32 f64 char bytes byte_buf unit ignored_any unit_struct tuple_struct tuple
+        identifier
     }
 }
 
