@@ -18,7 +18,7 @@ mod proved;
 mod turns;
 
 use crate::fault::Reason;
-use crate::session::{Identity, StoreFailed};
+use crate::session::{BoxFuture, Identity, StoreFailed};
 use dcerpc::backoff::{ANSWER_TIME, Backoff};
 use dcerpc::limits::source_of;
 use dcerpc::quota::{FairTable, Ticket};
@@ -108,6 +108,30 @@ pub struct PasswordSettings {
 impl Default for PasswordSettings {
     fn default() -> Self {
         Self { accepted: Duration::from_secs(5 * 60), rejected: Duration::from_secs(60), parallel: 2 }
+    }
+}
+
+/// Decides whose a password is.
+pub trait PasswordCheck: Send + Sync {
+    /// As [`Passwords::check`].
+    fn check<'a>(
+        &'a self,
+        name: &'a str,
+        password: &'a str,
+        source: IpAddr,
+        now: Duration,
+    ) -> BoxFuture<'a, Result<Option<Identity>, Reason>>;
+}
+
+impl<S: PasswordStore> PasswordCheck for Passwords<S> {
+    fn check<'a>(
+        &'a self,
+        name: &'a str,
+        password: &'a str,
+        source: IpAddr,
+        now: Duration,
+    ) -> BoxFuture<'a, Result<Option<Identity>, Reason>> {
+        Box::pin(Passwords::check(self, name, password, source, now))
     }
 }
 

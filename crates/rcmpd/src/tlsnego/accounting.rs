@@ -13,7 +13,7 @@ use sidecar::headers::{Facts, Format, Layout};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tlsnego_service::fault::Reason;
-use tlsnego_service::session::{Ended, Session};
+use tlsnego_service::session::{BoxFuture, Ended, Session};
 use tlsnego_soap::refusal::Refusal;
 use tlsnego_soap::server::Event;
 use tlsnego_tokio::gateway::{self, AccountRefused, CallOutcome, Failure};
@@ -49,6 +49,26 @@ impl Accounting {
         Self { accounts, audit, in_cookies, layout, format, counters, limiter: LogLimiter::default() }
     }
 
+    async fn headers_of(&self, session: &Session) -> Result<HeaderMap, AccountRefused> {
+        let mut headers = match &session.identity {
+            None => self.format.without_account(),
+            Some(identity) => {
+                let identity = self.accounts.current(identity).await?;
+                let facts = Facts { decision: "", certificate: None, token: None };
+                self.format.write_by(&self.layout, &identity, facts, || facts.decision.to_owned()).headers
+            }
+        };
+        let value = |text: &str| {
+            let error = || "the name of the session is no header".to_owned();
+            HeaderValue::from_str(text).map_err(|_| AccountRefused { error: error(), ends_session: true })
+        };
+        headers.insert(SESSION_NAME, value(&session.name)?);
+        headers.insert(SESSION_KIND, HeaderValue::from_static(session.kind.as_str()));
+        headers.insert(SESSION_INSTANCE, value(session.instance.as_deref().unwrap_or_default())?);
+        trace::put_headers(&Span::current(), &mut headers);
+        Ok(headers)
+    }
+
     /// A line about a session, within the budget of its account. Anonymous ones have none: every client can
     /// open any number of them.
     fn audited(&self, event: &str, session: &Session, more: Value) -> Result<(), String> {
@@ -77,24 +97,8 @@ fn note(result: &str, session: Option<&Session>) {
 }
 
 impl gateway::Accounting for Accounting {
-    async fn headers(&self, session: &Session) -> Result<HeaderMap, AccountRefused> {
-        let mut headers = match &session.identity {
-            None => self.format.without_account(),
-            Some(identity) => {
-                let identity = self.accounts.current(identity).await?;
-                let facts = Facts { decision: "", certificate: None, token: None };
-                self.format.write_by(&self.layout, &identity, facts, || facts.decision.to_owned()).headers
-            }
-        };
-        let value = |text: &str| {
-            let error = || "the name of the session is no header".to_owned();
-            HeaderValue::from_str(text).map_err(|_| AccountRefused { error: error(), ends_session: true })
-        };
-        headers.insert(SESSION_NAME, value(&session.name)?);
-        headers.insert(SESSION_KIND, HeaderValue::from_static(session.kind.as_str()));
-        headers.insert(SESSION_INSTANCE, value(session.instance.as_deref().unwrap_or_default())?);
-        trace::put_headers(&Span::current(), &mut headers);
-        Ok(headers)
+    fn headers<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<HeaderMap, AccountRefused>> {
+        Box::pin(self.headers_of(session))
     }
 
     fn span(&self, headers: &HeaderMap) -> Span {

@@ -18,18 +18,20 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tlsnego_service::Credentials;
-use tlsnego_service::session::{Credential, Identity};
+use tlsnego_service::session::{BoxFuture, Credential, Identity};
 use tlsnego_soap::server::metadata::{Contract, Metadata};
 use tlsnego_soap::server::{CertificateMapper, ServiceCertificate, Settings};
 use xml_security::{Certificate, DecryptionKey};
 use zeroize::Zeroizing;
 
 impl CertificateMapper for MappedCertificates {
-    async fn map(&self, chain: &[CertificateDer<'static>]) -> Result<Identity, String> {
-        let mut chain = chain.iter().map(|certificate| Bytes::copy_from_slice(certificate));
-        let leaf = chain.next().ok_or("there is no certificate")?;
-        let account = self.account(leaf.clone(), chain.collect()).await.map_err(|no| no.why)?;
-        Ok(Accounts::of_certificate(&account, &leaf))
+    fn map<'a>(&'a self, chain: &'a [CertificateDer<'static>]) -> BoxFuture<'a, Result<Identity, String>> {
+        Box::pin(async move {
+            let mut chain = chain.iter().map(|certificate| Bytes::copy_from_slice(certificate));
+            let leaf = chain.next().ok_or("there is no certificate")?;
+            let account = self.account(leaf.clone(), chain.collect()).await.map_err(|no| no.why)?;
+            Ok(Accounts::of_certificate(&account, &leaf))
+        })
     }
 }
 

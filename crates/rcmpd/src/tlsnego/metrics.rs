@@ -1,6 +1,5 @@
 //! Metrics of the gateway.
 
-use super::ThisGateway;
 use super::cookies::Shared;
 use dcerpc_tokio::{NO_LABELS, encode_family};
 use prometheus_client::collector::Collector;
@@ -13,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use tlsnego_service::session::{EndReason, Ended, Session, SessionKind};
 use tlsnego_soap::server::Event;
-use tlsnego_tokio::gateway::CallOutcome;
+use tlsnego_tokio::gateway::{CallOutcome, Gateway};
 
 /// The counters.
 #[derive(Clone, Debug, Default)]
@@ -90,8 +89,12 @@ impl Counters {
     }
 }
 
-pub(super) fn register(gateway: &Arc<ThisGateway>, shared: Option<Shared>, registry: &mut Registry) {
-    let counters = &gateway.accounting().counters;
+pub(super) fn register(
+    gateway: &Arc<Gateway>,
+    counters: &Counters,
+    shared: Option<Shared>,
+    registry: &mut Registry,
+) {
     for kind in KINDS {
         drop(counters.calls.get_or_create(&CallLabels { kind: kind.as_str(), result: "answered" }));
     }
@@ -130,7 +133,7 @@ pub(super) fn register(gateway: &Arc<ThisGateway>, shared: Option<Shared>, regis
 
 /// Collects what is there now.
 struct Gauges {
-    gateway: Arc<ThisGateway>,
+    gateway: Arc<Gateway>,
     shared: Option<Shared>,
 }
 

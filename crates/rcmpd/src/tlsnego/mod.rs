@@ -62,12 +62,11 @@ pub struct Stores {
     pub hashes: Option<Arc<dyn PasswordHashes>>,
 }
 
-type ThisGateway = Gateway<UserPasswords, MappedCertificates, Accounting>;
-
 /// The service.
 #[derive(Clone)]
 pub struct Tlsnego {
-    gateway: Arc<ThisGateway>,
+    gateway: Arc<Gateway>,
+    accounting: Arc<Accounting>,
     domains: Arc<UserDomains>,
     cookies: Option<Cookies>,
     audit: Arc<AuditLog>,
@@ -188,11 +187,11 @@ impl Tlsnego {
             calls_of_caller_max: gateway::CALLS_OF_CALLER_MAX,
             unproved_len_max: gateway::unproved_len_max(section.message_len_max),
         };
-        let accounting = Accounting::new(accounts, Arc::clone(audit), counters, cookies.is_some());
-        let gateway = Gateway::new(server, upstream, accounting, moment);
+        let accounting = Arc::new(Accounting::new(accounts, Arc::clone(audit), counters, cookies.is_some()));
+        let gateway = Gateway::new(server, upstream, Arc::clone(&accounting) as _, moment);
         gateway.set_tls(certificates::of_listener(section, files)?);
         let made_of = Arc::new(ArcSwap::from_pointee(made_of));
-        Ok(Self { gateway, domains, cookies, audit: Arc::clone(audit), made_of })
+        Ok(Self { gateway, accounting, domains, cookies, audit: Arc::clone(audit), made_of })
     }
 
     /// Reads the keys of cookies and the certificates again; nothing changes yet.
@@ -254,7 +253,7 @@ impl Tlsnego {
     /// Registers what is counted.
     pub(crate) fn register(&self, registry: &mut Registry) {
         let shared = self.cookies.as_ref().map(|cookies| cookies.shared.clone());
-        metrics::register(&self.gateway, shared, registry);
+        metrics::register(&self.gateway, &self.accounting.counters, shared, registry);
     }
 
     /// The sessions, the oldest first; of sessions in cookies, those that this process opened or served.

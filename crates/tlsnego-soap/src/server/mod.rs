@@ -27,10 +27,10 @@ use tlsnego_service::names::TRUST;
 use tlsnego_service::negotiation::{
     Answer as Leg, ClientCertificates, Established, Grant, Negotiations, Server as TlsServer, ServerSettings,
 };
-use tlsnego_service::password::{PasswordStore, Passwords};
+use tlsnego_service::password::PasswordCheck;
 use tlsnego_service::session::{
-    CookieSessions, CookieSettings, Credential, EndReason, Ended, Identity, Keyed, NewSession, Session,
-    SessionTimes, SharedTokens, StoreFailed, TicketSealer,
+    BoxFuture, CookieSessions, CookieSettings, Credential, EndReason, Ended, Identity, Keyed, NewSession,
+    Session, SessionTimes, SharedTokens, StoreFailed, TicketSealer,
 };
 use tlsnego_service::{Credentials, Moment, TlsVersions, UnusableCredentials};
 use tokens::Issued;
@@ -82,8 +82,7 @@ pub struct Settings {
 /// Decides on the certificates of clients.
 pub trait CertificateMapper: Send + Sync {
     /// Validates a chain, of which the client has the key, and finds its account. The error is for the log.
-    fn map(&self, chain: &[CertificateDer<'static>])
-    -> impl Future<Output = Result<Identity, String>> + Send;
+    fn map<'a>(&'a self, chain: &'a [CertificateDer<'static>]) -> BoxFuture<'a, Result<Identity, String>>;
 }
 
 /// The certificate of a service.
@@ -98,14 +97,14 @@ pub struct ServiceCertificate {
 }
 
 /// A service's side.
-pub struct Server<P, M> {
+pub struct Server {
     settings: Settings,
     negotiations: Negotiations,
     tokens: Tokens,
     replay: ReplayCache,
     failures: Failures,
-    passwords: Passwords<P>,
-    certificates: M,
+    passwords: Box<dyn PasswordCheck>,
+    certificates: Box<dyn CertificateMapper>,
     shown: RwLock<Shown>,
     random: Random,
     started: FileTime,
@@ -119,7 +118,7 @@ struct Shown {
     metadata: Option<Arc<Metadata>>,
 }
 
-impl<P, M> std::fmt::Debug for Server<P, M> {
+impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Server").field("settings", &self.settings).finish_non_exhaustive()
     }
@@ -214,13 +213,13 @@ fn parts_of(
     Ok((tls, Shown { preset: preset.map(Arc::new), metadata }))
 }
 
-impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
+impl Server {
     /// Fails if the certificate cannot be used for TLS.
     pub fn new(
         settings: Settings,
         certificate: ServiceCertificate,
-        passwords: Passwords<P>,
-        certificates: M,
+        passwords: impl PasswordCheck + 'static,
+        certificates: impl CertificateMapper + 'static,
         random: Random,
     ) -> Result<Self, UnusableCredentials> {
         let metadata = settings.metadata.clone();
@@ -230,8 +229,8 @@ impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
             tokens: Tokens::in_table(settings.times),
             replay: ReplayCache::default(),
             failures: Failures::default(),
-            passwords,
-            certificates,
+            passwords: Box::new(passwords),
+            certificates: Box::new(certificates),
             shown: RwLock::new(shown),
             random,
             settings,

@@ -1,7 +1,7 @@
 //! Messages under a token: who sends them, and what they may do.
 
 use super::tokens::{Carried, Issued, Tokens};
-use super::{Answer, Binding, CertificateMapper, Event, Failure, Reply, Server};
+use super::{Answer, Binding, Event, Failure, Reply, Server};
 use crate::http::{HttpRequest, HttpResponse};
 use crate::message::{Draft, Incoming, Relation};
 use crate::names::{CANCEL, CANCELLED, ESTABLISH, ESTABLISHED, RENEW, RENEWED, TrustVersion};
@@ -19,7 +19,6 @@ use tlsnego_service::fault::Reason;
 use tlsnego_service::key::{Key, KeySize};
 use tlsnego_service::message::check_token_type;
 use tlsnego_service::names::{self, TRUST};
-use tlsnego_service::password::PasswordStore;
 use tlsnego_service::session::{
     Credential, Identity, Keyed, NewSession, Purpose, Refusal as SessionRefusal, Renewal, Session,
     SessionKind,
@@ -252,7 +251,7 @@ struct Protection {
     endorsed_by: Option<Keyed>,
 }
 
-impl<P: PasswordStore, M: CertificateMapper> Server<P, M> {
+impl Server {
     /// A message with a security header.
     pub(super) async fn secured(
         &self,

@@ -29,11 +29,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tlsnego_service::fault::Reason;
-use tlsnego_service::password::PasswordStore;
-use tlsnego_service::session::{EndReason, Ended, Session};
+use tlsnego_service::session::{BoxFuture, EndReason, Ended, Session};
 use tlsnego_soap::refusal::Refusal;
 use tlsnego_soap::server::metadata::WSDL_CONTENT_TYPE;
-use tlsnego_soap::server::{Answer, Call, CallFault, CertificateMapper, Event, Server};
+use tlsnego_soap::server::{Answer, Call, CallFault, Event, Server};
 use tlsnego_soap::{HttpRequest, HttpResponse};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -104,7 +103,7 @@ pub struct AccountRefused {
 /// What the program knows of sessions and accounts.
 pub trait Accounting: Send + Sync + 'static {
     /// The headers that tell the service who calls, and in which session. The error refuses the call.
-    fn headers(&self, session: &Session) -> impl Future<Output = Result<HeaderMap, AccountRefused>> + Send;
+    fn headers<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<HeaderMap, AccountRefused>>;
 
     /// The span of a request with these headers.
     fn span(&self, headers: &HeaderMap) -> Span;
@@ -121,10 +120,10 @@ pub trait Accounting: Send + Sync + 'static {
 }
 
 /// The gateway.
-pub struct Gateway<P, M, A> {
-    server: Server<P, M>,
+pub struct Gateway {
+    server: Server,
     upstream: Upstream,
-    accounting: A,
+    accounting: Arc<dyn Accounting>,
     connections: Arc<Connections<()>>,
     calls: Calls,
     tls: RwLock<Option<Arc<ServerConfig>>>,
@@ -132,7 +131,7 @@ pub struct Gateway<P, M, A> {
     clock: Clock,
 }
 
-impl<P, M, A> std::fmt::Debug for Gateway<P, M, A> {
+impl std::fmt::Debug for Gateway {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Gateway").field("settings", &self.settings).finish_non_exhaustive()
     }
@@ -171,14 +170,14 @@ pub fn unproved_len_max(message_len_max: usize) -> usize {
     (64 << 20).max(4 * message_len_max)
 }
 
-impl<P, M, A> Gateway<P, M, A>
-where
-    P: PasswordStore + 'static,
-    M: CertificateMapper + 'static,
-    A: Accounting,
-{
+impl Gateway {
     /// In front of a service. Opens no connection.
-    pub fn new(server: Server<P, M>, settings: Settings, accounting: A, clock: Clock) -> Arc<Self> {
+    pub fn new(
+        server: Server,
+        settings: Settings,
+        accounting: Arc<dyn Accounting>,
+        clock: Clock,
+    ) -> Arc<Self> {
         let connections = Arc::new(Connections::with_memory("tlsnego", LIMITS, settings.unproved_len_max));
         let upstream = Upstream::new(&settings);
         let Settings { calls_max, calls_of_caller_max, unproved_len_max, .. } = settings;
@@ -193,18 +192,13 @@ where
     }
 
     /// The sessions and negotiations.
-    pub const fn server(&self) -> &Server<P, M> {
+    pub const fn server(&self) -> &Server {
         &self.server
     }
 
     /// Where the service is, and how much it may send.
     pub const fn settings(&self) -> &Settings {
         &self.settings
-    }
-
-    /// What the program knows.
-    pub const fn accounting(&self) -> &A {
-        &self.accounting
     }
 
     /// What counts the connections of the listener at this address.

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tlsnego_service::session::{Credential, Ended, Session};
+use tlsnego_service::session::{BoxFuture, Credential, Ended, Session};
 use tlsnego_soap::CONTENT_TYPE;
 use tlsnego_soap::server::Event;
 use tlsnego_tokio::client::{Answer, Caller};
@@ -44,8 +44,8 @@ impl Outcomes {
 }
 
 impl Accounting for Outcomes {
-    async fn headers(&self, _: &Session) -> Result<HeaderMap, AccountRefused> {
-        Ok(HeaderMap::new())
+    fn headers<'a>(&'a self, _: &'a Session) -> BoxFuture<'a, Result<HeaderMap, AccountRefused>> {
+        Box::pin(async { Ok(HeaderMap::new()) })
     }
 
     fn span(&self, _: &HeaderMap) -> Span {
@@ -116,17 +116,15 @@ fn upstream(address: SocketAddr) -> Settings {
     }
 }
 
-type ThisGateway = Gateway<OnePassword, OneCertificate, Outcomes>;
-
 /// A gateway at a port of its own.
 async fn serve(
     certificates: &Certificates,
     credential: Credential,
     settings: Settings,
     outcomes: &Outcomes,
-) -> (SocketAddr, Arc<ThisGateway>) {
+) -> (SocketAddr, Arc<Gateway>) {
     let server = server(certificates, SESSION, credential);
-    let gateway = Gateway::new(server, settings, outcomes.clone(), now);
+    let gateway = Gateway::new(server, settings, Arc::new(outcomes.clone()), now);
     let listener = TcpListener::bind(loopback()).await.expect("a port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(Arc::clone(&gateway).serve(listener, CancellationToken::new(), TaskTracker::new()));

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tlsnego_service::freshness::Skew;
 use tlsnego_service::password::{Found, PasswordSettings, PasswordStore, Passwords};
-use tlsnego_service::session::{Credential, Identity, SessionTimes, StoreFailed};
+use tlsnego_service::session::{BoxFuture, Credential, Identity, SessionTimes, StoreFailed};
 use tlsnego_service::{Credentials, Moment, TlsVersions};
 use tlsnego_soap::address::Address;
 use tlsnego_soap::server::{Answer, Binding, CertificateMapper, Server, ServiceCertificate, Settings};
@@ -84,11 +84,13 @@ impl PasswordStore for OnePassword {
 pub(crate) struct OneCertificate(Vec<u8>);
 
 impl CertificateMapper for OneCertificate {
-    async fn map(&self, chain: &[CertificateDer<'static>]) -> Result<Identity, String> {
-        match chain.first() {
-            Some(shown) if **shown == *self.0 => Ok(identity("S-1-5-21-1-2-3-1002")),
-            _ => Err("unknown certificate".to_owned()),
-        }
+    fn map<'a>(&'a self, chain: &'a [CertificateDer<'static>]) -> BoxFuture<'a, Result<Identity, String>> {
+        Box::pin(async move {
+            match chain.first() {
+                Some(shown) if **shown == *self.0 => Ok(identity("S-1-5-21-1-2-3-1002")),
+                _ => Err("unknown certificate".to_owned()),
+            }
+        })
     }
 }
 
@@ -140,7 +142,7 @@ pub(crate) struct Host {
     binding: Binding,
     credential: Credential,
     clock: Clock,
-    server: Mutex<Arc<Server<OnePassword, OneCertificate>>>,
+    server: Mutex<Arc<Server>>,
     change: Change,
     /// Calls that the application ran.
     pub(crate) ran: AtomicUsize,
@@ -260,11 +262,7 @@ pub(crate) fn service_certificate(pair: &Pair) -> ServiceCertificate {
     }
 }
 
-pub(crate) fn server(
-    certificates: &Certificates,
-    binding: Binding,
-    credential: Credential,
-) -> Server<OnePassword, OneCertificate> {
+pub(crate) fn server(certificates: &Certificates, binding: Binding, credential: Credential) -> Server {
     let settings = Settings {
         metadata: None,
         addresses: vec![Address::new(TO).expect("an address")],
