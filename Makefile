@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 
 help:
 	@echo 'make demo     build, make a demo domain, serve it, ask who alice is, stop'
-	@echo 'make demo-web the same behind nginx, or behind our own TLS front where there is none'
+	@echo 'make demo-web the same behind nginx, or behind our own TLS-terminating proxy where there is none'
 	@echo 'make demo-ldap the accounts in OpenLDAP (slapd and openssl have to be installed), with 1,000 people'
 	@echo 'make demo-replicas three servers behind HAProxy with one PostgreSQL and its standby: one after the other is killed (PostgreSQL and HAProxy have to be installed)'
 	@echo 'make demo-sso the master secret: an administrator gets it, another user does not, it is rotated'

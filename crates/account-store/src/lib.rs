@@ -74,6 +74,7 @@ pub mod several;
 pub mod sqlite;
 pub mod store;
 pub mod unmatchable;
+pub mod visible;
 #[cfg(feature = "memory")]
 pub mod writer;
 

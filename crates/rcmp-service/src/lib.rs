@@ -79,8 +79,8 @@ mod service;
 mod test;
 pub mod trace;
 pub mod trust;
-pub mod visible;
 
+pub use account_store::visible;
 pub use answer::logoff_time;
 pub use claim::SidClaim;
 pub use context::{CallContext, TraceParent};

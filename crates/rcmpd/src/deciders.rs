@@ -3,14 +3,14 @@
 
 use crate::clock::now;
 use crate::config::{self, Config, Mapping};
-use crate::decision_metrics::{DecisionMetrics, outcome};
 use crate::forward::Forwarding;
 use crate::handler::Handler;
-use crate::recent::{Outcome, Refusal};
 use crate::stores::Accounts;
 use crate::trust::{self, Remote};
 use arc_swap::ArcSwap;
 use audit_log::{AuditLog, DecisionSummary};
+use decision_metrics::recent::{Outcome, Refusal};
+use decision_metrics::{DecisionMetrics, outcome};
 use dtyp::FileTime;
 use rcmp_service::message::MappingFlags;
 use rcmp_service::{Answer, MapCertificate, Mapper, Question, Reason, Validation};

@@ -5,7 +5,6 @@
 // What is printed goes through `output`, which shows what terminals would obey.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-pub mod ask;
 pub mod checked;
 pub(crate) mod checked_domains;
 pub mod cli;
@@ -13,8 +12,6 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod deciders;
-pub mod decision_metrics;
-pub mod dry_run;
 pub mod explain;
 pub mod findings;
 pub mod forward;
@@ -23,8 +20,6 @@ pub mod output;
 mod page;
 pub mod quickstart;
 mod random;
-pub mod recent;
-pub mod screen;
 pub mod serve;
 pub mod sidecar;
 pub mod socket_activation;
@@ -32,13 +27,13 @@ pub mod sso;
 pub mod stated_time;
 pub mod stores;
 pub mod telemetry;
-pub mod terminal;
 mod ticket_roots;
 pub mod tlsnego;
 pub mod trust;
-pub mod trust_secret;
 
+pub use rcmp_client as ask;
 use std::process::ExitCode;
+pub use terminal_output::screen;
 
 /// Carries out the command line of this process: all of `rcmpd`, with kinds of store that a build adds.
 pub fn main_with(kinds: stores::Kinds) -> ExitCode {

@@ -537,70 +537,53 @@ fn fragments_are_as_long_as_both_sides_want() {
     }
 }
 
-#[test]
-fn what_an_anonymous_call_must_not_do() {
-    let fault = Answer::Fault;
+/// What an anonymous client sends, the answer, and whether the server closes.
+type Forbidden = (&'static str, Vec<Vec<u8>>, Answer, bool);
+
+/// Fragments that do not belong together.
+fn wrong_fragments() -> Vec<Forbidden> {
     let cancel = WHOLE.with(PacketFlags::PENDING_CANCEL);
-    let too_long = vec![0; limits::FRAGMENT_LEN_MAX];
-    let hinted = {
-        let mut request = request_pdu(FIRST, 2, 0, 4, &[], None);
-        request[16..20].copy_from_slice(&0x40_0001u32.to_le_bytes());
-        request
-    };
-    for (what, pdus, expect, closes) in [
+    vec![
         (
             "an unknown context",
             vec![request_pdu(WHOLE, 2, 9, 4, &[], None)],
-            fault(FaultStatus::UNKNOWN_IF),
+            Answer::Fault(FaultStatus::UNKNOWN_IF),
             false,
         ),
         (
             "a cancel at once",
             vec![request_pdu(cancel, 2, 0, 4, &[], None)],
-            fault(FaultStatus::NO_CALL_ACTIVE),
+            Answer::Fault(FaultStatus::NO_CALL_ACTIVE),
             true,
         ),
         (
             "a middle without a start",
             vec![request_pdu(MIDDLE, 2, 0, 4, &[], None)],
-            fault(FaultStatus::PROTO_ERROR),
+            Answer::Fault(FaultStatus::PROTO_ERROR),
             true,
         ),
         (
             "an end without a start",
             vec![request_pdu(LAST, 2, 0, 4, &[], None)],
-            fault(FaultStatus::PROTO_ERROR),
+            Answer::Fault(FaultStatus::PROTO_ERROR),
             true,
         ),
         (
             "a start within another",
             vec![request_pdu(FIRST, 2, 0, 4, &[], None), request_pdu(FIRST, 3, 0, 4, &[], None)],
-            fault(FaultStatus::PROTO_ERROR),
+            Answer::Fault(FaultStatus::PROTO_ERROR),
             true,
         ),
         (
             "another method in the middle",
             vec![request_pdu(FIRST, 2, 0, 4, &[], None), request_pdu(LAST, 2, 0, 5, &[], None)],
-            fault(FaultStatus::PROTO_ERROR),
+            Answer::Fault(FaultStatus::PROTO_ERROR),
             true,
         ),
         (
             "another context in the middle",
             vec![request_pdu(FIRST, 2, 0, 4, &[], None), request_pdu(LAST, 2, 1, 4, &[], None)],
-            fault(FaultStatus::PROTO_ERROR),
-            true,
-        ),
-        (
-            "a fragment beyond the transport's",
-            vec![request_pdu(WHOLE, 2, 0, 4, &too_long, None)],
-            fault(FaultStatus::PROTO_ERROR),
-            true,
-        ),
-        ("a hint beyond reason", vec![hinted], fault(FaultStatus::ACCESS_DENIED), true),
-        (
-            "a token of an unknown context",
-            vec![request_pdu(WHOLE, 2, 0, 4, &[], Some((trailer(7, 6), &[1; 16])))],
-            fault(FaultStatus::ACCESS_DENIED),
+            Answer::Fault(FaultStatus::PROTO_ERROR),
             true,
         ),
         (
@@ -610,7 +593,32 @@ fn what_an_anonymous_call_must_not_do() {
                 pdu(PacketType::ORPHANED, WHOLE, 2, &[], None),
                 request_pdu(FIRST, 3, 0, 4, &[], None),
             ],
-            fault(FaultStatus::PROTO_ERROR),
+            Answer::Fault(FaultStatus::PROTO_ERROR),
+            true,
+        ),
+    ]
+}
+
+/// PDUs and parts of them that the server has not agreed to.
+fn wrong_pdus() -> Vec<Forbidden> {
+    let too_long = vec![0; limits::FRAGMENT_LEN_MAX];
+    let hinted = {
+        let mut request = request_pdu(FIRST, 2, 0, 4, &[], None);
+        request[16..20].copy_from_slice(&0x40_0001u32.to_le_bytes());
+        request
+    };
+    vec![
+        (
+            "a fragment beyond the transport's",
+            vec![request_pdu(WHOLE, 2, 0, 4, &too_long, None)],
+            Answer::Fault(FaultStatus::PROTO_ERROR),
+            true,
+        ),
+        ("a hint beyond reason", vec![hinted], Answer::Fault(FaultStatus::ACCESS_DENIED), true),
+        (
+            "a token of an unknown context",
+            vec![request_pdu(WHOLE, 2, 0, 4, &[], Some((trailer(7, 6), &[1; 16])))],
+            Answer::Fault(FaultStatus::ACCESS_DENIED),
             true,
         ),
         ("a server's PDU", vec![pdu(PacketType::RESPONSE, WHOLE, 2, &[0; 8], None)], Answer::Nothing, true),
@@ -618,13 +626,13 @@ fn what_an_anonymous_call_must_not_do() {
         (
             "auth3 of nothing",
             vec![pdu(PacketType::AUTH3, WHOLE, 2, &[0; 4], None)],
-            fault(FaultStatus::PROTO_ERROR),
+            Answer::Fault(FaultStatus::PROTO_ERROR),
             true,
         ),
         (
             "alter without contexts",
             vec![pdu(PacketType::ALTER_CONTEXT, WHOLE, 2, &bind_of(vec![]).to_bytes(), None)],
-            fault(FaultStatus::PROTO_ERROR),
+            Answer::Fault(FaultStatus::PROTO_ERROR),
             true,
         ),
         (
@@ -636,10 +644,15 @@ fn what_an_anonymous_call_must_not_do() {
                 &bind_of(vec![element(0, MANAGEMENT, &[SyntaxId::NDR])]).to_bytes(),
                 None,
             )],
-            fault(FaultStatus::PROTO_ERROR),
+            Answer::Fault(FaultStatus::PROTO_ERROR),
             true,
         ),
-    ] {
+    ]
+}
+
+#[test]
+fn what_an_anonymous_call_must_not_do() {
+    for (what, pdus, expect, closes) in wrong_fragments().into_iter().chain(wrong_pdus()) {
         let mut server = bound(MIDDLE);
         pdus.iter().for_each(|pdu| server.receive(pdu));
         assert_eq!(answer(&mut server), expect, "{what}");
@@ -651,7 +664,11 @@ fn what_an_anonymous_call_must_not_do() {
     {
         let mut server = server();
         server.receive(&pdu(packet_type, WHOLE, 2, &[0; 8], None));
-        assert_eq!(answer(&mut server), fault(FaultStatus::PROTO_ERROR), "{packet_type:?} before a bind");
+        assert_eq!(
+            answer(&mut server),
+            Answer::Fault(FaultStatus::PROTO_ERROR),
+            "{packet_type:?} before a bind"
+        );
         assert!(server.is_closing());
     }
 }

@@ -6,7 +6,6 @@ use crate::clock::now;
 use crate::config::SecretRef;
 use crate::output;
 use crate::stores::{self, PasswordForms, Passwords};
-use crate::terminal;
 use account_store::admin::each_account;
 use account_store::fold::casefold;
 use account_store::unmatchable::unmatchable;
@@ -121,9 +120,7 @@ impl PasswordChange {
         let standard_input = fields.password_stdin.then_some(Path::new("-"));
         if let Some(path) = fields.password_file.as_deref().or(standard_input) {
             let password = match input::is_standard(path) && io::stdin().is_terminal() {
-                true => {
-                    terminal::ask_new_password().map_err(|error| failed(UNUSABLE, format!("{error:#}")))?
-                }
+                true => output::ask_new_password().map_err(|error| failed(UNUSABLE, format!("{error:#}")))?,
                 false => secret(path)?,
             };
             return Ok(Some(Self::Password { password, with_nt_hash: !fields.no_nt_hash }));

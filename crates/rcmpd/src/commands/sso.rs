@@ -6,7 +6,6 @@ use crate::cli::{
     OptionalClientArgs, PlaceArgs, SecretCommand, SsoCommand,
 };
 use crate::config::{self, SecretRef};
-use crate::forward::trace;
 use crate::output::{self, visible};
 use crate::sso;
 use crate::sso::operations::{BackupKey, Done, Keep, Octets, Operation, Right, SecretText, Shares};
@@ -35,6 +34,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use trace_context as trace;
 use zeroize::Zeroizing;
 
 /// There is no secret.

@@ -140,7 +140,7 @@ impl Config {
         for secret in secrets.chain(listeners().filter_map(|listen| listen.secret.as_ref())) {
             if let SecretRef::File(path) = secret {
                 add(path, Group);
-                add(&crate::trust_secret::next(path), Group);
+                add(&secret_ref::rotation::next(path), Group);
             }
         }
         if let Some(store) = &self.store {
@@ -163,7 +163,7 @@ impl Config {
                         ldap.ca.iter().for_each(|path| add(path, ReadByAll));
                         if let SecretRef::File(path) = &ldap.secret {
                             add(path, Group);
-                            add(&crate::trust_secret::next(path), Group);
+                            add(&secret_ref::rotation::next(path), Group);
                         }
                     }
                     StoreKind::Profile(_)

@@ -1,7 +1,7 @@
 //! `[[peer]]`, `[[relay]]` and `[forward]`: trusted domains, packages that are relayed to domain controllers,
 //! and how questions are forwarded.
 
-use super::{Checker, OwnDomain, SecretRef};
+use super::{Checker, OwnDomain, ResponseCrypt, SecretRef};
 use account_store::fold::casefold;
 use account_store::{ChannelKind, DistinguishedName};
 use dtyp::Sid;
@@ -37,17 +37,6 @@ pub enum PeerKind {
     Netlogon,
     /// rcmpd: it understands the extension bytes of a call.
     Rcmpd,
-}
-
-/// Whether ValidationData in responses of a server is encrypted inside the seal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResponseCrypt {
-    /// Encrypted ([MS-NRPC] 4.1).
-    Encrypt,
-    /// Not encrypted.
-    Plain,
-    /// Try decrypted first, fall back to plain.
-    Auto,
 }
 
 /// Where the servers of a peer are.

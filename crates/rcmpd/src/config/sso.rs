@@ -2,7 +2,7 @@
 
 use super::checked_domain::SidFilters;
 use super::ntlm::{NtlmContext, NtlmSection};
-use super::{CheckedDomain, Checker, Ntlm, Operator, OperatorSocket, SealRef, seal_ref};
+use super::{CheckedDomain, Checker, Ntlm, Operator, OperatorSocket, SEAL_FORMS, SealRef};
 use serde::Deserialize;
 use sso_secret::Recipient;
 use sso_service::{
@@ -295,7 +295,7 @@ impl Checker<'_> {
 
     fn seal(&mut self, seal: &Spanned<String>) -> Option<SealRef> {
         let parsed = SealRef::parse(seal.get_ref(), self.base);
-        parsed.inspect_err(|why| self.problem(seal.span(), why.clone(), seal_ref::FORMS)).ok()
+        parsed.inspect_err(|why| self.problem(seal.span(), why.clone(), SEAL_FORMS)).ok()
     }
 
     fn kerberos(

@@ -636,39 +636,6 @@ fn a_missing_mapping_does_not_start() {
 }
 
 #[test]
-fn secrets_come_by_reference_and_without_their_line_s_end() {
-    let directory = tempfile::tempdir().expect("a folder");
-    let write = |name: &str, text: &str, mode: u32| {
-        let path = directory.path().join(name);
-        std::fs::write(&path, text).expect("written");
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
-        std::fs::set_permissions(path, mode).expect("it is ours");
-    };
-    write("secret", "pass word\r\n", 0o640);
-    let secret = SecretRef::parse("file:secret", directory.path()).expect("a reference");
-    assert_eq!(secret.read().expect("it is there").as_str(), "pass word");
-    // Several lines are no secret: other programs take the first of them.
-    for several in ["pass word\nnext\n", "pass word\r\n\r\nnext", "\npass word\n"] {
-        write("secret", several, 0o640);
-        let refused = secret.read().expect_err("it has several lines").to_string();
-        assert!(refused.contains("secret cannot be used: it has more than one line"), "{refused}");
-    }
-    for one in ["pass word", "pass word\n", "pass word\n\r\n\n"] {
-        write("secret", one, 0o640);
-        assert_eq!(secret.read().expect("it is there").as_str(), "pass word");
-    }
-    write("secret", "pass word\r\n", 0o644);
-    let refused = secret.read().expect_err("every user can read it").to_string();
-    assert!(refused.contains("can be used by every user (mode 644): chmod 600"), "{refused}");
-    assert!(!refused.contains("pass word"), "{refused}");
-    write("empty", "\n", 0o600);
-    let empty = SecretRef::parse("file:empty", directory.path()).expect("a reference");
-    assert!(empty.read().expect_err("it is empty").to_string().contains("it is empty"));
-    let missing = SecretRef::parse("env:RCMPD_NO_SUCH_VARIABLE", directory.path()).expect("a reference");
-    assert!(missing.read().is_err());
-}
-
-#[test]
 fn an_added_kind_of_store_has_a_path_and_settings() {
     let open = |domain, _| async move { Ok(crate::stores::Accounts::none(domain)) };
     crate::stores::Kinds::default().with("shelf", open).install();

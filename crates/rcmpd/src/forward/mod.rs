@@ -4,9 +4,7 @@
 //! rcmp-service chooses the domain ─► peer (deadline, trace) ─► netlogon-tokio: servers of the domain
 //! ```
 
-pub mod peer;
 pub mod relay;
-pub mod trace;
 
 pub use relay::RelayPackage;
 
@@ -16,7 +14,7 @@ use anyhow::Context;
 use ed25519_file::{PublicKey, SigningKey};
 use netlogon_tokio::{ClientAccount, Discovery, PoolLimits, ServerSource, Servers};
 use netlogon_transport::secrets::ChannelType;
-use peer::PeerClient;
+use rcmp_client::peer::PeerClient;
 use rcmp_service::foreign::ForeignDomain;
 use rcmp_service::{Domains, Forwarder, PeerDomain, PeerService, Suffixes};
 use relay::Rule;

@@ -5,11 +5,11 @@
 //! data is refused, because it could name an account, and rcmpd cannot verify it.
 
 use crate::config::ResponseCrypt;
-use crate::decision_metrics::DecisionMetrics;
 use account_store::Domain;
 use account_store::fold::casefold;
 use audit_log::{AuditLog, Relayed};
 use dcerpc_tokio::BoxFuture;
+use decision_metrics::DecisionMetrics;
 use dtyp::NtStatus;
 use netlogon_tokio::{Answered, PackageRequest, Servers};
 use netlogon_transport::package::{PackageCall, PackageReply};

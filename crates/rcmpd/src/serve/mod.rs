@@ -11,7 +11,6 @@ mod operators;
 mod page;
 mod rcmp_package;
 pub(crate) mod replica;
-mod service_manager;
 mod services;
 mod shared_channels;
 mod sso;
@@ -28,7 +27,7 @@ use crate::deciders::{CurrentPolicy, Deciders};
 use crate::findings;
 use crate::forward::RelayPackage;
 use crate::sidecar::Sidecar;
-use crate::socket_activation::{ENDPOINT_MAPPER, NETLOGON as NETLOGON_SOCKET, PassedSockets};
+use crate::socket_activation::{ENDPOINT_MAPPER, LISTENERS, NETLOGON as NETLOGON_SOCKET, PassedSockets};
 use crate::stores;
 use crate::telemetry::{LogFilter, RegistrySlot};
 use crate::tlsnego::Tlsnego;
@@ -45,6 +44,7 @@ use netlogon_transport::server::{
 };
 use rcmp_service::MissLimits;
 use rcmp_service::message::PACKAGE_NAME;
+use service_manager::notification;
 use services::{Services, Serving, Tree};
 use sso::RunningSso;
 use sso_service::{AccessRules, NdrRange};
@@ -176,7 +176,7 @@ pub async fn run(
         let served = (path, &config);
         serving.serve_admin(served, (port, admin), (token, log_filter.clone()), (&health, metrics));
     }
-    tree.passed_sockets.check_all_taken()?;
+    tree.passed_sockets.check_all_taken(&LISTENERS)?;
     if let Some(current) = &serving.current {
         let deciders = current.0.load_full();
         findings::shared_names(&deciders.live).iter().for_each(findings::Warning::log);
@@ -184,11 +184,11 @@ pub async fn run(
     }
     health.set_ready(true);
     info!(domain = config.domain.netbios, server = config.server, "Ready");
-    service_manager::ready();
+    notification::ready();
     until_stopped(&mut received, path, &serving.running(&config), (&log_filter, &health)).await;
 
     health.set_ready(false);
-    service_manager::stopping();
+    notification::stopping();
     info!("Stopping: answering calls in flight");
     stop(&config, &serving, &tree).await;
     Ok(())
@@ -340,7 +340,7 @@ async fn until_stopped(
     let mut head_due = tokio::time::Instant::now();
     let mut heads = true;
     // In this loop, so that it stops when the loop does.
-    let mut watchdog = service_manager::Watchdog::new();
+    let mut watchdog = notification::Watchdog::of_environment();
     let mut loaded = Loaded { sections: running.config.sections.clone(), refused: None };
     loop {
         tokio::select! {
@@ -359,7 +359,7 @@ async fn until_stopped(
             },
             () = watchdog.tick() => {}
             _ = hangup.recv() => {
-                service_manager::reloading();
+                notification::reloading();
                 let reloaded = watchdog.during(reload(path, (running, log_filter), &mut loaded)).await;
                 health.configured(loaded.sections.keys());
                 health.reloaded(reloaded.as_ref().err().map(crate::output::chain));
@@ -368,7 +368,7 @@ async fn until_stopped(
                     Ok(None) => info!("Reloaded"),
                     Err(error) => error!(error = crate::output::chain(&error), "Not reloaded: the previous configuration stays in use"),
                 }
-                service_manager::ready();
+                notification::ready();
             },
         }
     }

@@ -3,7 +3,6 @@
 
 use crate::clock::now;
 use crate::deciders::{CurrentPolicy, Deciders};
-use crate::forward::trace;
 use crate::handler;
 use audit_log::AuditLog;
 use dtyp::{Decode, NtStatus};
@@ -14,6 +13,7 @@ use rcmp_service::{Answer, Asker, CallContext, Question, Scope};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use trace_context as trace;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// Answers calls of the package by the handler, with the layers of [`handler::rpc`].

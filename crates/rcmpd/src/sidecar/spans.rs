@@ -1,10 +1,10 @@
 //! The span of each request of a web server or client. It is in the trace of the caller, and the application
 //! and the server that is asked get its trace context.
 
-use crate::forward::trace;
 use http::{HeaderMap, StatusCode};
 use rcmp_service::TraceParent;
 use sidecar::{Decided, Decision};
+use trace_context as trace;
 use tracing::Span;
 use tracing::field::Empty;
 

@@ -22,7 +22,6 @@ pub use secrets::{LiveSecrets, passphrase, seal_source, store, token_key};
 
 use crate::checked_domains::CheckedDomain;
 use crate::config::{self, Config};
-use crate::forward::trace;
 use account_store::AccountStore;
 use accounts::{CurrentAccounts, PasswordMarks, look_up};
 use anyhow::Context;
@@ -50,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::service_fn;
 use tower::util::BoxCloneSyncService;
+use trace_context as trace;
 use tracing::{info, warn};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 

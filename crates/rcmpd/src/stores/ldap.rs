@@ -112,7 +112,7 @@ pub(super) fn open(config: &Config, section: &str, ldap: &config::Ldap) -> anyho
 fn read_secrets(secret: &SecretRef) -> Result<Vec<Zeroizing<String>>, String> {
     let present = secret.read().map_err(|error| error.to_string())?;
     let next = match secret {
-        SecretRef::File(path) => SecretRef::File(crate::trust_secret::next(path)).read().ok(),
+        SecretRef::File(path) => SecretRef::File(secret_ref::rotation::next(path)).read().ok(),
         _ => None,
     };
     Ok([present].into_iter().chain(next).collect())

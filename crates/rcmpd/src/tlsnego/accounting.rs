@@ -3,7 +3,6 @@
 use super::accounts::Accounts;
 use super::as_json;
 use super::metrics::{Counters, why_ended};
-use crate::forward::trace;
 use audit_log::AuditLog;
 use dcerpc_tokio::LogLimiter;
 use dtyp::Sid;
@@ -17,6 +16,7 @@ use tlsnego_service::session::{BoxFuture, Ended, Session};
 use tlsnego_soap::refusal::Refusal;
 use tlsnego_soap::server::Event;
 use tlsnego_tokio::gateway::{self, AccountRefused, CallOutcome, Failure};
+use trace_context as trace;
 use tracing::field::Empty;
 use tracing::{Span, debug, debug_span, info, warn};
 

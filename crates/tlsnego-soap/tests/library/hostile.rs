@@ -80,51 +80,35 @@ fn first_leg(attributes: &str, children: &str) -> String {
 }
 
 /// What it is, content type, body, and the refusal with its name in metrics, its status and its codes.
-type Case<'a> = (&'a str, &'a str, Vec<u8>, (Dialect, &'a str), u16, &'a [&'a str]);
+type Case = (&'static str, &'static str, Vec<u8>, (Dialect, &'static str), u16, &'static [&'static str]);
 
-#[test]
-fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
-    let certificates = Certificates::new();
-    let service = service(&certificates, &Binding::ALL, Credential::None);
+const VERSION: &[&str] = &["soap-envelope:VersionMismatch"];
+const SENDER: &[&str] = &["soap-envelope:Sender"];
+const HEADER: &[&str] = &["soap-envelope:Sender", "addressing:MessageAddressingHeaderRequired"];
+const ACTION: &[&str] = &["soap-envelope:Sender", "addressing:ActionNotSupported"];
+const REQUEST: &[&str] = &["soap-envelope:Sender", "trust:InvalidRequest"];
+
+/// Other versions of SOAP, WS-Addressing and WS-Trust, and protocols that are not spoken here.
+fn other_protocols() -> Vec<Case> {
     let soap_11 =
         "<s:Envelope xmlns:s='http://schemas.xmlsoap.org/soap/envelope/'><s:Header/><s:Body/></s:Envelope>";
     let old_addressing = "<s:Envelope xmlns:s='http://www.w3.org/2003/05/soap-envelope' xmlns:a='http://schemas.xmlsoap.org/ws/2004/08/addressing'>\
         <s:Header><a:Action s:mustUnderstand='1'>urn:echo</a:Action></s:Header><s:Body/></s:Envelope>";
-    let utf_16 = |with_mark: bool| {
-        let units = plain("urn:echo", "", "");
-        let mark = with_mark.then_some(0xfeff);
-        mark.into_iter().chain(units.encode_utf16()).flat_map(u16::to_le_bytes).collect::<Vec<u8>>()
-    };
     let spnego = first_leg(
         "Context='c'",
         "<t:BinaryExchange ValueType='http://schemas.xmlsoap.org/ws/2005/02/trust/spnego'>AAAA</t:BinaryExchange>",
     );
     let sequence = "<r:Sequence xmlns:r='http://schemas.xmlsoap.org/ws/2005/02/rm' s:mustUnderstand='1'/>";
-    let none = String::new;
-    let cases: [Case<'_>; 14] = [
-        (
-            "SOAP 1.1",
-            "text/xml; charset=utf-8",
-            soap_11.into(),
-            (Dialect::Soap11, "soap-1.1"),
-            500,
-            &["soap-envelope:VersionMismatch"],
-        ),
-        (
-            "SOAP 1.1 inside",
-            CONTENT_TYPE,
-            soap_11.into(),
-            (Dialect::Soap11, "soap-1.1"),
-            500,
-            &["soap-envelope:VersionMismatch"],
-        ),
+    vec![
+        ("SOAP 1.1", "text/xml; charset=utf-8", soap_11.into(), (Dialect::Soap11, "soap-1.1"), 500, VERSION),
+        ("SOAP 1.1 inside", CONTENT_TYPE, soap_11.into(), (Dialect::Soap11, "soap-1.1"), 500, VERSION),
         (
             "WS-Addressing 2004",
             CONTENT_TYPE,
             old_addressing.into(),
             (Dialect::Addressing2004, "addressing-2004"),
             500,
-            &["soap-envelope:Sender", "addressing:MessageAddressingHeaderRequired"],
+            HEADER,
         ),
         (
             "WS-Trust 1.3, first leg",
@@ -132,7 +116,7 @@ fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
             plain("http://docs.oasis-open.org/ws-sx/ws-trust/200512/RST/Issue", "", "").into(),
             (Dialect::Trust13, "trust-1.3"),
             500,
-            &["soap-envelope:Sender", "addressing:ActionNotSupported"],
+            ACTION,
         ),
         (
             "WS-Trust 1.3, RST/SCT",
@@ -140,55 +124,7 @@ fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
             plain("http://docs.oasis-open.org/ws-sx/ws-trust/200512/RST/SCT", "", "").into(),
             (Dialect::Trust13, "trust-1.3"),
             500,
-            &["soap-envelope:Sender", "addressing:ActionNotSupported"],
-        ),
-        (
-            "UTF-16",
-            "application/soap+xml; charset=utf-16",
-            utf_16(true),
-            (Dialect::Encoding, "encoding"),
-            415,
-            &["soap-envelope:Sender"],
-        ),
-        (
-            "UTF-16 as UTF-8",
-            CONTENT_TYPE,
-            utf_16(true),
-            (Dialect::Encoding, "encoding"),
-            415,
-            &["soap-envelope:Sender"],
-        ),
-        (
-            "UTF-16 unmarked",
-            CONTENT_TYPE,
-            utf_16(false),
-            (Dialect::Encoding, "encoding"),
-            415,
-            &["soap-envelope:Sender"],
-        ),
-        (
-            "MTOM",
-            "multipart/related; type=\"application/xop+xml\"; boundary=b",
-            none().into(),
-            (Dialect::Mtom, "mtom"),
-            415,
-            &["soap-envelope:Sender"],
-        ),
-        (
-            "binary XML",
-            "application/soap+msbin1",
-            none().into(),
-            (Dialect::BinaryXml, "binary-xml"),
-            415,
-            &["soap-envelope:Sender"],
-        ),
-        (
-            "a form",
-            "application/x-www-form-urlencoded",
-            none().into(),
-            (Dialect::ContentType, "content-type"),
-            415,
-            &["soap-envelope:Sender"],
+            ACTION,
         ),
         (
             "reliable messaging",
@@ -196,7 +132,7 @@ fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
             plain("http://schemas.xmlsoap.org/ws/2005/02/rm/CreateSequence", "", "").into(),
             (Dialect::Reliable, "reliable-messaging"),
             500,
-            &["soap-envelope:Sender", "addressing:ActionNotSupported"],
+            ACTION,
         ),
         (
             "a sequence",
@@ -204,18 +140,64 @@ fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
             plain("urn:echo", sequence, "").into(),
             (Dialect::Reliable, "reliable-messaging"),
             500,
-            &["soap-envelope:Sender", "addressing:ActionNotSupported"],
+            ACTION,
+        ),
+        ("Windows credentials", CONTENT_TYPE, spnego.into(), (Dialect::Spnego, "spnego"), 500, REQUEST),
+    ]
+}
+
+/// Other encodings, and what is no XML.
+fn other_encodings() -> Vec<Case> {
+    let utf_16 = |with_mark: bool| {
+        let units = plain("urn:echo", "", "");
+        let mark = with_mark.then_some(0xfeff);
+        mark.into_iter().chain(units.encode_utf16()).flat_map(u16::to_le_bytes).collect::<Vec<u8>>()
+    };
+    vec![
+        (
+            "UTF-16",
+            "application/soap+xml; charset=utf-16",
+            utf_16(true),
+            (Dialect::Encoding, "encoding"),
+            415,
+            SENDER,
+        ),
+        ("UTF-16 as UTF-8", CONTENT_TYPE, utf_16(true), (Dialect::Encoding, "encoding"), 415, SENDER),
+        ("UTF-16 unmarked", CONTENT_TYPE, utf_16(false), (Dialect::Encoding, "encoding"), 415, SENDER),
+        (
+            "MTOM",
+            "multipart/related; type=\"application/xop+xml\"; boundary=b",
+            Vec::new(),
+            (Dialect::Mtom, "mtom"),
+            415,
+            SENDER,
         ),
         (
-            "Windows credentials",
-            CONTENT_TYPE,
-            spnego.into(),
-            (Dialect::Spnego, "spnego"),
-            500,
-            &["soap-envelope:Sender", "trust:InvalidRequest"],
+            "binary XML",
+            "application/soap+msbin1",
+            Vec::new(),
+            (Dialect::BinaryXml, "binary-xml"),
+            415,
+            SENDER,
         ),
-    ];
-    for (what, content_type, body, (dialect, name), status, codes) in cases {
+        (
+            "a form",
+            "application/x-www-form-urlencoded",
+            Vec::new(),
+            (Dialect::ContentType, "content-type"),
+            415,
+            SENDER,
+        ),
+    ]
+}
+
+#[test]
+fn each_other_dialect_has_one_status_one_fault_and_an_advice() {
+    let certificates = Certificates::new();
+    let service = service(&certificates, &Binding::ALL, Credential::None);
+    for (what, content_type, body, (dialect, name), status, codes) in
+        other_protocols().into_iter().chain(other_encodings())
+    {
         let said = post(&service, content_type, &body);
         let fault = fault(&said.response.body);
         println!("{what:24} {} {} | {}", said.response.status, fault.codes.join(" "), dialect.advice());
@@ -534,24 +516,28 @@ fn establish(
     establishing.receive(&post(service, CONTENT_TYPE, &octets).response.body, now().wall).expect("a token")
 }
 
+#[track_caller]
+fn refused(service: &Service, octets: &[u8]) -> Refusal {
+    let said = post(service, CONTENT_TYPE, octets);
+    assert!(said.call.is_none());
+    assert_eq!(said.response.status, 500);
+    reason(said.event)
+}
+
+#[track_caller]
+fn is_policy(refusal: Refusal, what: &str) {
+    assert!(matches!(refusal, Refusal::Policy(_)), "{what}: {refusal}");
+}
+
+fn echo(under: Under<'_>, proof: Proof<'_>) -> Vec<u8> {
+    client().call(under, proof, (ECHO, &body("x")), now().wall).expect("a call").0
+}
+
 #[test]
-fn a_token_does_only_what_it_is_for() {
+fn a_bootstrap_token_only_establishes_a_session() {
     let certificates = Certificates::new();
     let preset = certificates.service.certificate();
     let user = user();
-    let refused = |service: &Service, octets: &[u8]| {
-        let said = post(service, CONTENT_TYPE, octets);
-        assert!(said.call.is_none());
-        assert_eq!(said.response.status, 500);
-        reason(said.event)
-    };
-    let echo = |under: Under<'_>, proof: Proof<'_>| {
-        client().call(under, proof, (ECHO, &body("x")), now().wall).expect("a call").0
-    };
-    let is_policy = |refusal: Refusal, what: &str| {
-        assert!(matches!(refusal, Refusal::Policy(_)), "{what}: {refusal}");
-    };
-
     let of_session = service(&certificates, &[SESSION], Credential::UserName);
     let bootstrap = negotiate(&of_session, &certificates, Credential::UserName);
     for (proof, what) in
@@ -562,17 +548,6 @@ fn a_token_does_only_what_it_is_for() {
         let refusal = refused(&of_session, &echo(Under::Certificate(&preset), proof));
         assert_eq!(refusal, Refusal::Security(xml_security::Reason::Key("the token")), "{what}");
     }
-    let of_preset = service(&certificates, &[PRESET_SESSION], Credential::UserName);
-    is_policy(
-        refused(&of_preset, &echo(Under::Certificate(&preset), Proof::UserName(&user))),
-        "one-shot call",
-    );
-    let only_one_shot = service(&certificates, &[ONE_SHOT], Credential::UserName);
-    let (octets, _) =
-        client().establish(Under::Certificate(&preset), Proof::UserName(&user), now().wall).expect("RST/SCT");
-    is_policy(refused(&only_one_shot, &octets), "a session where each call is for itself");
-    let (leg, _) = client().negotiate(&tls_client(&certificates, Credential::None)).expect("a leg");
-    assert!(matches!(refused(&only_one_shot, &leg), Refusal::Trust(Reason::NotAllowed(_))));
     let (octets, _) = client().establish(Under::Token(&bootstrap), Proof::None, now().wall).expect("RST/SCT");
     is_policy(refused(&of_session, &octets), "RST/SCT without a user name");
     for action in ["RSTR/SCT", "RST/Issue", "RST/Validate"] {
@@ -593,7 +568,31 @@ fn a_token_does_only_what_it_is_for() {
     let (octets, _) =
         client().establish(Under::Token(&bootstrap), Proof::UserName(&wrong), now().wall).expect("RST/SCT");
     assert_eq!(refused(&of_session, &octets), Refusal::Password(USER.to_owned()));
+}
 
+#[test]
+fn a_binding_without_negotiation_does_only_what_it_is_for() {
+    let certificates = Certificates::new();
+    let preset = certificates.service.certificate();
+    let user = user();
+    let of_preset = service(&certificates, &[PRESET_SESSION], Credential::UserName);
+    is_policy(
+        refused(&of_preset, &echo(Under::Certificate(&preset), Proof::UserName(&user))),
+        "one-shot call",
+    );
+    let only_one_shot = service(&certificates, &[ONE_SHOT], Credential::UserName);
+    let (octets, _) =
+        client().establish(Under::Certificate(&preset), Proof::UserName(&user), now().wall).expect("RST/SCT");
+    is_policy(refused(&only_one_shot, &octets), "a session where each call is for itself");
+    let (leg, _) = client().negotiate(&tls_client(&certificates, Credential::None)).expect("a leg");
+    assert!(matches!(refused(&only_one_shot, &leg), Refusal::Trust(Reason::NotAllowed(_))));
+}
+
+#[test]
+fn a_session_signs_only_for_itself() {
+    let certificates = Certificates::new();
+    let user = user();
+    let of_session = service(&certificates, &[SESSION], Credential::UserName);
     let session = establish(&of_session, &certificates, Credential::UserName, Proof::UserName(&user));
     let other = establish(&of_session, &certificates, Credential::UserName, Proof::UserName(&user));
     is_policy(
@@ -634,7 +633,13 @@ fn a_token_does_only_what_it_is_for() {
     for token in [&session, &other] {
         call(&of_session, Under::Token(token), Proof::None, "x").expect("it goes on");
     }
+}
 
+#[test]
+fn a_one_shot_call_needs_its_certificate() {
+    let certificates = Certificates::new();
+    let preset = certificates.service.certificate();
+    let user = user();
     let one_shot = service(&certificates, &[ONE_SHOT, PER_CALL], Credential::Certificate);
     for (proof, what) in [(Proof::None, "no certificate"), (Proof::UserName(&user), "a user name instead")] {
         is_policy(refused(&one_shot, &echo(Under::Certificate(&preset), proof)), what);

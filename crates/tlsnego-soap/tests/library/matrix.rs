@@ -110,10 +110,130 @@ fn identifier(token: &ContextToken) -> &str {
 
 const BAD_TOKEN: &str = "not authenticated: BadContextToken: The security context token is not valid.";
 
+/// One way to a call: a binding with a credential, and a service for it alone.
+struct Way<'a> {
+    binding: Binding,
+    credential: Credential,
+    in_cookies: bool,
+    certificates: &'a Certificates,
+    service: Service,
+    proof: Proof<'a>,
+    /// The names of the sessions of calls, each once.
+    names: Vec<String>,
+}
+
+impl Way<'_> {
+    /// The token of a negotiation, if the binding has one.
+    fn negotiated(&self) -> Option<ContextToken> {
+        self.binding.negotiate.then(|| negotiate(&self.service, self.certificates, self.credential))
+    }
+
+    fn check(&mut self, session: &Session, kind: SessionKind) {
+        assert_eq!(session.kind, kind);
+        assert_eq!(session.credential, self.credential);
+        let account = session.identity.as_ref().map(|identity| &*identity.account);
+        let expected = match self.credential {
+            Credential::None => None,
+            Credential::UserName => Some("S-1-5-21-1-2-3-1001"),
+            Credential::Certificate => Some("S-1-5-21-1-2-3-1002"),
+        };
+        assert_eq!(account, expected);
+        self.names.push(session.name.clone());
+        self.names.dedup();
+    }
+
+    /// Calls without a session, then Cancel. Returns whether it was possible, and the fault of a fifth call.
+    fn calls_directly(&mut self) -> (&'static str, String) {
+        let preset = self.certificates.service.certificate();
+        let token = self.negotiated();
+        let kind = match self.binding.negotiate {
+            true => SessionKind::Negotiated,
+            false => SessionKind::OneShot,
+        };
+        for n in 0..4 {
+            let text = format!("call {n}");
+            let outer = token.as_ref().map_or(Under::Certificate(&preset), Under::Token);
+            let (reply, session) = call(&self.service, outer, self.proof, &text).expect("a reply");
+            assert!(!reply.is_fault && reply.action == "urn:echoResponse");
+            let body = String::from_utf8(reply.body().expect("a body")).expect("UTF-8");
+            assert!(body.contains(&text), "{body}");
+            self.check(&session, kind);
+        }
+        assert_eq!(self.names.len(), if self.binding.negotiate { 1 } else { 4 }, "names of sessions");
+        match &token {
+            Some(token) => ("yes", cancel_and_call(&self.service, token, self.proof)),
+            None => ("-", "-".to_owned()),
+        }
+    }
+
+    /// Establishes a session, and returns its token.
+    fn establishes(&self) -> ContextToken {
+        let preset = self.certificates.service.certificate();
+        let bootstrap = self.negotiated();
+        let outer = bootstrap.as_ref().map_or(Under::Certificate(&preset), Under::Token);
+        let (octets, establishing) = client().establish(outer, self.proof, now().wall).expect("RST/SCT");
+        let said = post(&self.service, CONTENT_TYPE, &octets);
+        let Some(Event::Opened(opened)) = said.event else { panic!("{:?}", said.event) };
+        let token = establishing.receive(&said.response.body, now().wall).expect("a token");
+        assert_eq!(opened.name, identifier(&token));
+        if let Some(bootstrap) = &bootstrap {
+            assert_eq!(opened.parent.as_deref(), Some(identifier(bootstrap)));
+        }
+        // In a table, its purpose is fulfilled.
+        if let Some(bootstrap) = bootstrap.as_ref().filter(|_| !self.in_cookies) {
+            let under = Under::Token(bootstrap);
+            let gone = call(&self.service, under, self.proof, "x").expect_err("it is forgotten");
+            assert_eq!(gone.to_string(), BAD_TOKEN);
+        }
+        token
+    }
+
+    fn calls_in_session(&mut self, token: &ContextToken) -> Session {
+        let under = || Under::Token(token);
+        let (_, first) = call(&self.service, under(), Proof::None, "1").expect("a reply");
+        self.check(&first, SessionKind::Established);
+        let (_, second) = call(&self.service, under(), Proof::None, "2").expect("a reply");
+        self.check(&second, SessionKind::Established);
+        assert_eq!(first.instance.is_some(), second.instance.is_some());
+        second
+    }
+
+    /// Renews a session under its token, and as .NET does, under a new bootstrap, endorsed.
+    fn renews(&self, token: &ContextToken) -> (ContextToken, &'static str) {
+        let preset = self.certificates.service.certificate();
+        let (octets, renewing) =
+            client().renew(token, Under::Token(token), Proof::None, now().wall).expect("Renew");
+        let said = post(&self.service, CONTENT_TYPE, &octets);
+        let renewed = renewing.receive(&said.response.body, now().wall).expect("a renewed token");
+        assert_ne!(renewed.name, token.name);
+        let again = self.negotiated();
+        let outer = again.as_ref().map_or(Under::Certificate(&preset), Under::Token);
+        match client().renew(&renewed, outer, self.proof, now().wall) {
+            // A message of ours has one endorsing signature.
+            Err(ClientError::Message(_)) => (renewed, "own"),
+            Err(error) => panic!("{error}"),
+            Ok((octets, renewing)) => {
+                let said = post(&self.service, CONTENT_TYPE, &octets);
+                let twice = renewing.receive(&said.response.body, now().wall);
+                (twice.unwrap_or_else(|error| panic!("{error} {:?}", said.event)), "own, endorsed")
+            }
+        }
+    }
+
+    fn print(&self, renewed: &str, cancel: &str, fifth: &str) {
+        let place = if self.in_cookies { "cookies" } else { "table" };
+        println!(
+            "{place:9} {:9} {:9} {:11} | 4 of 4  {renewed:17} {cancel:6} {fifth}",
+            self.binding.negotiate,
+            self.binding.establish,
+            self.credential.as_str()
+        );
+    }
+}
+
 #[test]
 fn every_way_to_a_call_works_with_every_credential() {
     let certificates = Certificates::new();
-    let preset = certificates.service.certificate();
     let (user, signer) = (user(), certificates.client.signer());
     println!("sessions  negotiate establish credential  | calls   renew             cancel fifth");
     let credentials = [Credential::UserName, Credential::Certificate, Credential::None];
@@ -122,105 +242,24 @@ fn every_way_to_a_call_works_with_every_credential() {
         for (credential, in_cookies) in cases.clone() {
             let service = service(&certificates, &[binding], credential);
             let service = if in_cookies { with_cookies(service) } else { service };
-            let place = if in_cookies { "cookies" } else { "table" };
             let proof = proof(credential, binding.negotiate, &user, &signer);
-            let bootstrap = binding.negotiate.then(|| negotiate(&service, &certificates, credential));
-            let outer = || bootstrap.as_ref().map_or(Under::Certificate(&preset), Under::Token);
-            let mut names = Vec::new();
-            let mut check = |session: &Session, kind| {
-                assert_eq!(session.kind, kind);
-                assert_eq!(session.credential, credential);
-                let account = session.identity.as_ref().map(|identity| &*identity.account);
-                let expected = match credential {
-                    Credential::None => None,
-                    Credential::UserName => Some("S-1-5-21-1-2-3-1001"),
-                    Credential::Certificate => Some("S-1-5-21-1-2-3-1002"),
-                };
-                assert_eq!(account, expected);
-                names.push(session.name.clone());
-            };
+            let certificates = &certificates;
+            let mut way =
+                Way { binding, credential, in_cookies, certificates, service, proof, names: Vec::new() };
             if !binding.establish {
-                let kind = match binding.negotiate {
-                    true => SessionKind::Negotiated,
-                    false => SessionKind::OneShot,
-                };
-                for n in 0..4 {
-                    let text = format!("call {n}");
-                    let (reply, session) = call(&service, outer(), proof, &text).expect("a reply");
-                    assert!(!reply.is_fault && reply.action == "urn:echoResponse");
-                    let body = String::from_utf8(reply.body().expect("a body")).expect("UTF-8");
-                    assert!(body.contains(&text), "{body}");
-                    check(&session, kind);
-                }
-                names.dedup();
-                assert_eq!(names.len(), if binding.negotiate { 1 } else { 4 }, "names of sessions");
-                let ended = bootstrap.as_ref().map(|token| cancel_and_call(&service, token, proof));
-                let (cancel, fifth) = match &ended {
-                    Some(fault) => ("yes", fault.as_str()),
-                    None => ("-", "-"),
-                };
-                println!(
-                    "{place:9} {:9} {:9} {:11} | 4 of 4  -                 {cancel:6} {fifth}",
-                    binding.negotiate,
-                    binding.establish,
-                    credential.as_str()
-                );
+                let (cancel, fifth) = way.calls_directly();
+                way.print("-", cancel, &fifth);
                 continue;
             }
-
-            let (octets, establishing) = client().establish(outer(), proof, now().wall).expect("RST/SCT");
-            let said = post(&service, CONTENT_TYPE, &octets);
-            let Some(Event::Opened(opened)) = said.event else { panic!("{:?}", said.event) };
-            let token = establishing.receive(&said.response.body, now().wall).expect("a token");
-            assert_eq!(opened.name, identifier(&token));
-            if let Some(bootstrap) = &bootstrap {
-                assert_eq!(opened.parent.as_deref(), Some(identifier(bootstrap)));
-            }
-            // In a table, its purpose is fulfilled.
-            if let Some(bootstrap) = bootstrap.as_ref().filter(|_| !in_cookies) {
-                let gone = call(&service, Under::Token(bootstrap), proof, "x").expect_err("it is forgotten");
-                assert_eq!(gone.to_string(), BAD_TOKEN);
-            }
-            for n in 0..2 {
-                let (_, session) =
-                    call(&service, Under::Token(&token), Proof::None, &format!("{n}")).expect("a reply");
-                check(&session, SessionKind::Established);
-            }
-
-            // Under the token itself, and as .NET does, under a new bootstrap, endorsed.
-            let (octets, renewing) =
-                client().renew(&token, Under::Token(&token), Proof::None, now().wall).expect("Renew");
-            let said = post(&service, CONTENT_TYPE, &octets);
-            let renewed = renewing.receive(&said.response.body, now().wall).expect("a renewed token");
-            assert_ne!(renewed.name, token.name);
-            let again = binding.negotiate.then(|| negotiate(&service, &certificates, credential));
-            let outer = again.as_ref().map_or(Under::Certificate(&preset), Under::Token);
-            let (renewed, ways) = match client().renew(&renewed, outer, proof, now().wall) {
-                // A message of ours has one endorsing signature.
-                Err(ClientError::Message(_)) => (renewed, "own"),
-                Err(error) => panic!("{error}"),
-                Ok((octets, renewing)) => {
-                    let said = post(&service, CONTENT_TYPE, &octets);
-                    let twice = renewing.receive(&said.response.body, now().wall);
-                    (twice.unwrap_or_else(|error| panic!("{error} {:?}", said.event)), "own, endorsed")
-                }
-            };
-            for n in 2..4 {
-                let (_, session) =
-                    call(&service, Under::Token(&renewed), Proof::None, &format!("{n}")).expect("a reply");
-                check(&session, SessionKind::Established);
-                assert!(session.instance.is_some());
-            }
-            names.dedup();
-            assert_eq!(names, [identifier(&token)], "Renew keeps the name");
-            let fault = cancel_and_call(&service, &renewed, Proof::None);
-            assert!(in_cookies || service.tokens().is_empty());
-            println!(
-                "{place:9} {:9} {:9} {:11} | 4 of 4  {ways:17} yes    {fault}",
-                binding.negotiate,
-                binding.establish,
-                credential.as_str()
-            );
+            let token = way.establishes();
+            way.calls_in_session(&token);
+            let (renewed, ways) = way.renews(&token);
+            let session = way.calls_in_session(&renewed);
+            assert!(session.instance.is_some());
+            assert_eq!(way.names, [identifier(&token)], "Renew keeps the name");
+            let fault = cancel_and_call(&way.service, &renewed, Proof::None);
+            assert!(in_cookies || way.service.tokens().is_empty());
+            way.print(ways, "yes", &fault);
         }
     }
 }

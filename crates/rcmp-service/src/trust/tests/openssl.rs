@@ -211,24 +211,33 @@ fn openssl_answers_our_questions() {
     }
 }
 
+/// A CA whose own certificate is signed by RSASSA-PSS.
+fn pss_ca(openssl: &Openssl, name: &str, kind: &str) {
+    openssl.run("", &format!("genpkey -algorithm {kind} -out {name}.key"));
+    let line = "req -x509 -new -sigopt rsa_padding_mode:pss -extensions authority";
+    openssl.run("", &format!("{line} -key {name}.key -subj /CN={name} -out {name}.pem"));
+    openssl.run("", &format!("x509 -in {name}.pem -outform DER -out {name}.der"));
+}
+
+/// openssl with three CAs, the key of the last one limited to SHA-384 and salts of 40 octets or more, and with
+/// the request of a leaf.
+fn with_pss_cas() -> Openssl {
+    let openssl = Openssl::new();
+    pss_ca(&openssl, "any", "RSA -pkeyopt rsa_keygen_bits:2048");
+    pss_ca(&openssl, "pss", "RSA-PSS -pkeyopt rsa_keygen_bits:2048");
+    let limits =
+        "rsa_pss_keygen_md:sha384 -pkeyopt rsa_pss_keygen_mgf1_md:sha384 -pkeyopt rsa_pss_keygen_saltlen:40";
+    pss_ca(&openssl, "limited", &format!("RSA-PSS -pkeyopt rsa_keygen_bits:2048 -pkeyopt {limits}"));
+    openssl.run("", "ecparam -name prime256v1 -genkey -noout -out leaf.key");
+    openssl.run("", "req -new -key leaf.key -subj /CN=alice -out leaf.csr");
+    openssl
+}
+
 /// RFC 4055: salts of any length, all three hashes, keys for RSASSA-PSS alone; openssl signs and judges. What
 /// is not accepted is told by its algorithm.
 #[test]
 fn openssl_and_we_agree_on_rsassa_pss() {
-    let openssl = Openssl::new();
-    let ca = |name: &str, kind: &str| {
-        openssl.run("", &format!("genpkey -algorithm {kind} -out {name}.key"));
-        let line = "req -x509 -new -sigopt rsa_padding_mode:pss -extensions authority";
-        openssl.run("", &format!("{line} -key {name}.key -subj /CN={name} -out {name}.pem"));
-        openssl.run("", &format!("x509 -in {name}.pem -outform DER -out {name}.der"));
-    };
-    ca("any", "RSA -pkeyopt rsa_keygen_bits:2048");
-    ca("pss", "RSA-PSS -pkeyopt rsa_keygen_bits:2048");
-    let limits =
-        "rsa_pss_keygen_md:sha384 -pkeyopt rsa_pss_keygen_mgf1_md:sha384 -pkeyopt rsa_pss_keygen_saltlen:40";
-    ca("limited", &format!("RSA-PSS -pkeyopt rsa_keygen_bits:2048 -pkeyopt {limits}"));
-    openssl.run("", "ecparam -name prime256v1 -genkey -noout -out leaf.key");
-    openssl.run("", "req -new -key leaf.key -subj /CN=alice -out leaf.csr");
+    let openssl = with_pss_cas();
     let unsupported = Some(ChainError::UnsupportedAlgorithm);
     // The key, the hash, the options of the signature, and what we say. openssl accepts all that it signs.
     for (name, hash, options, expect) in [
@@ -270,51 +279,65 @@ fn openssl_and_we_agree_on_rsassa_pss() {
         *changed.last_mut().unwrap() ^= 1;
         assert!(trust.verify(&changed, clock()).is_err(), "{told}");
     }
-    // What a key that is limited to SHA-384 and 40 octets did not sign as it says: the parameters are
-    // changed.
+}
+
+const ISSUE_BY_ANY: &str =
+    "x509 -req -days 30 -extfile openssl.cnf -extensions leaf -in leaf.csr -CA any.pem -CAkey any.key";
+
+/// What a key that is limited to SHA-384 and 40 octets did not sign as it says: the parameters are changed.
+#[test]
+fn a_limited_key_signs_only_within_its_limits() {
+    let openssl = with_pss_cas();
     let anchors = vec![openssl.read("limited.der")];
     let trust = Trust::new(Parts { anchors, ..Parts::default() }).unwrap();
-    let issue =
-        "x509 -req -days 30 -extfile openssl.cnf -extensions leaf -in leaf.csr -CA any.pem -CAkey any.key";
     openssl.run("", "req -x509 -new -key any.key -subj /CN=limited -extensions authority -out any.pem");
     for options in ["-sha256", "-sha384 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:39"] {
-        openssl.run("", &format!("{issue} {options} -out leaf.pem"));
+        openssl.run("", &format!("{ISSUE_BY_ANY} {options} -out leaf.pem"));
         openssl.run("", "x509 -in leaf.pem -outform DER -out leaf.der");
         let refusal = trust.verify(&openssl.read("leaf.der"), clock()).unwrap_err();
         assert_eq!(refusal.error, ChainError::BadSignature, "{options}");
     }
-    // The same RSA key with and without the limit: PKCS #1 1.5 and a shorter salt by it are refused with the
-    // limit.
+}
+
+/// Parameters of RSASSA-PSS (RFC 4055, section 3.1): SHA-384, MGF1 with it, and the length of a salt.
+fn pss_parameters(salt: u8) -> Vec<u8> {
+    let id = der::encode(der::OID, &[&[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02]]);
+    let hash = der::encode(der::SEQUENCE, &[&id]);
+    let mgf1 = der::encode(der::OID, &[&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x08]]);
+    let mask = der::encode(der::SEQUENCE, &[&mgf1, &hash]);
+    let salt = der::encode(0xa2, &[&der::encode(der::INTEGER, &[&[salt]])]);
+    der::encode(der::SEQUENCE, &[&der::encode(0xa0, &[&hash]), &der::encode(0xa1, &[&mask]), &salt])
+}
+
+/// The SubjectPublicKeyInfo of an RSA key that is for RSASSA-PSS with these parameters alone.
+fn pss_spki(key: &[u8], parameters: &[u8]) -> Vec<u8> {
+    let id = der::encode(der::OID, &[&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a]]);
+    let algorithm = der::encode(der::SEQUENCE, &[&id, parameters]);
+    der::encode(der::SEQUENCE, &[&algorithm, &der::encode(der::BIT_STRING, &[&[0], key])])
+}
+
+/// The same RSA key with and without the limit: PKCS #1 1.5 and a shorter salt by it are refused with the limit.
+#[test]
+fn the_limit_of_a_key_decides() {
+    let openssl = with_pss_cas();
+    openssl.run("", "req -x509 -new -key any.key -subj /CN=limited -extensions authority -out any.pem");
     openssl.run("", "rsa -in any.key -pubout -outform DER -out any.spki");
     let spki = openssl.read("any.spki");
     let key = super::super::signature::subject_public_key(&spki).unwrap().1;
-    let parameters = |salt: u8| {
-        let id = der::encode(der::OID, &[&[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02]]);
-        let hash = der::encode(der::SEQUENCE, &[&id]);
-        let mgf1 = der::encode(der::OID, &[&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x08]]);
-        let mask = der::encode(der::SEQUENCE, &[&mgf1, &hash]);
-        let salt = der::encode(0xa2, &[&der::encode(der::INTEGER, &[&[salt]])]);
-        der::encode(der::SEQUENCE, &[&der::encode(0xa0, &[&hash]), &der::encode(0xa1, &[&mask]), &salt])
-    };
-    let limited = |parameters: &[u8]| {
-        let id = der::encode(der::OID, &[&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a]]);
-        let algorithm = der::encode(der::SEQUENCE, &[&id, parameters]);
-        der::encode(der::SEQUENCE, &[&algorithm, &der::encode(der::BIT_STRING, &[&[0], key])])
-    };
     for (options, parameters, expect) in [
-        ("-sha384 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:39", parameters(39), true),
-        ("-sha384 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:39", parameters(0), true),
-        ("-sha384 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:39", parameters(40), false),
+        ("-sha384 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:39", pss_parameters(39), true),
+        ("-sha384 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:39", pss_parameters(0), true),
+        ("-sha384 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:39", pss_parameters(40), false),
         ("-sha384 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:39", Vec::new(), true),
-        ("-sha256 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:39", parameters(39), false),
-        ("-sha384", parameters(39), false),
+        ("-sha256 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:39", pss_parameters(39), false),
+        ("-sha384", pss_parameters(39), false),
         ("-sha384", Vec::new(), false),
     ] {
-        openssl.run("", &format!("{issue} {options} -out leaf.pem"));
+        openssl.run("", &format!("{ISSUE_BY_ANY} {options} -out leaf.pem"));
         openssl.run("", "x509 -in leaf.pem -outform DER -out leaf.der");
         let leaf = openssl.read("leaf.der");
         let signed = super::super::signature::Signed::parse(&leaf, "Certificate").unwrap();
         assert!(signed.verify(&spki).is_ok());
-        assert_eq!(signed.verify(&limited(&parameters)).is_ok(), expect, "{options} {parameters:02x?}");
+        assert_eq!(signed.verify(&pss_spki(key, &parameters)).is_ok(), expect, "{options} {parameters:02x?}");
     }
 }

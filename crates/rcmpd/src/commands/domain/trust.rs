@@ -5,10 +5,10 @@ use crate::config::{Config, Peer, PeerKind, SecretRef, Servers as At};
 use crate::forward::Forwarding;
 use crate::output;
 use crate::quickstart::random_password;
-use crate::trust_secret;
 use anyhow::{Context, bail};
 use netlogon_tokio::{ServerFailed, Servers};
 use netlogon_transport::secret::SharedSecret;
+use secret_ref::rotation;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,7 +120,7 @@ pub(super) async fn rotate(config: &Config, name: &str, at_once: bool, as_json: 
     let forwarding = Forwarding::load(config, None)?;
     let servers = targets(config, &forwarding, name)?;
     let deadline = Instant::now() + ROTATE_TIMEOUT;
-    let interrupted = SecretRef::File(trust_secret::next(&path)).read().ok();
+    let interrupted = SecretRef::File(rotation::next(&path)).read().ok();
     let mut failed = None;
     for client in servers[0].find(deadline).await {
         // A rotation that was interrupted comes first: the other side may know the new secret already, and
@@ -136,7 +136,7 @@ pub(super) async fn rotate(config: &Config, name: &str, at_once: bool, as_json: 
         };
         // The other side knows the new one already; only the files did not get so far.
         if next.as_ref() == Some(&used) {
-            trust_secret::advance(&path).with_context(|| format!("cannot move {}", path.display()))?;
+            rotation::advance(&path).with_context(|| format!("cannot move {}", path.display()))?;
             return report(peer, client.server(), "an interrupted rotation was completed", as_json);
         }
         // What was offered once is offered again: it may yet be taken.
@@ -144,7 +144,7 @@ pub(super) async fn rotate(config: &Config, name: &str, at_once: bool, as_json: 
             Some(next) => next.clone(),
             None => {
                 let new = Zeroizing::new(random_password()?);
-                let written = trust_secret::write_next(&path, &new);
+                let written = rotation::write_next(&path, &new);
                 written.with_context(|| format!("cannot write beside {}", path.display()))?;
                 new
             }
@@ -156,7 +156,7 @@ pub(super) async fn rotate(config: &Config, name: &str, at_once: bool, as_json: 
             );
             return Ok(failed_with(UNKNOWN, &text, as_json));
         }
-        trust_secret::advance(&path).with_context(|| {
+        rotation::advance(&path).with_context(|| {
             format!("the secret was changed, but {} cannot be moved: run this again", path.display())
         })?;
         if at_once && let Err(error) = client.use_secret(&SharedSecret::from_password(&new), deadline).await {

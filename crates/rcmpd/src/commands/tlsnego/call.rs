@@ -308,7 +308,7 @@ pub(super) fn settings(args: &ServiceArgs, trace: Option<Tracer>) -> anyhow::Res
         establish,
         username,
         timeout: Duration::from_secs(args.timeout),
-        headers: crate::forward::trace::headers_of_environment(),
+        headers: trace_context::headers_of_environment(),
     })
 }
 

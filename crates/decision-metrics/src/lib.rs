@@ -1,4 +1,6 @@
-//! Counters of decisions, by what decides.
+//! Counters of decisions, by what decides, and what the status page shows of the last hour.
+
+pub mod recent;
 
 use crate::recent::{Minute, Outcome, Recent, Refusal, Totals};
 use dtyp::FileTime;

@@ -1,6 +1,6 @@
 //! Passwords that a person types at a terminal.
 
-use crate::output;
+use crate as output;
 use anyhow::{Context, bail};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use std::io::{self, BufRead};

@@ -4,7 +4,7 @@
 //! If it is interrupted, one of the two is the secret that the other side has. The previous secret is not
 //! kept, because it must not be accepted any more.
 
-use crate::config::{SecretMissing, SecretRef};
+use crate::{SecretMissing, SecretRef};
 use netlogon_tokio::{AccountSecrets, BoxError};
 use netlogon_transport::secret::SharedSecret;
 use std::fs::{File, OpenOptions};
@@ -85,7 +85,8 @@ pub fn advance(path: &Path) -> std::io::Result<()> {
 
 /// A name is on the disk when its folder is.
 fn sync_folder(path: &Path) -> std::io::Result<()> {
-    File::open(crate::config::base(path))?.sync_all()
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn beside(path: &Path, end: &str) -> PathBuf {

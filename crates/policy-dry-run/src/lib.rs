@@ -4,7 +4,6 @@
 //! certificate is decided once by either policy for each set of methods that was asked for, on all
 //! processors, however often it occurs.
 
-use crate::clock::now;
 use account_store::Record;
 use anyhow::{Context, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -18,6 +17,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 use trust_tokio::certificates::{Chain, Unusable};
 
 /// A certificate, what was asked about it, and how often.
@@ -268,8 +268,8 @@ pub async fn run(
                         part.undecided += case.count;
                         continue;
                     };
-                    let live = now_by.rehearse(&asked, now()).await;
-                    let other = then_by.rehearse(&asked, now()).await;
+                    let live = now_by.rehearse(&asked, SystemTime::now().into()).await;
+                    let other = then_by.rehearse(&asked, SystemTime::now().into()).await;
                     part.compare(case, &live, &other);
                 }
                 progress(done);

@@ -1,7 +1,7 @@
 //! What the master secret, or the cache of a node, is sealed with: by reference, with no secret in the
 //! configuration.
 
-use super::SecretRef;
+use crate::SecretRef;
 use std::path::{Path, PathBuf};
 
 /// What the secret is sealed with.
@@ -128,7 +128,7 @@ impl TokenRef {
 }
 
 /// RFC 3986, section 2.1. None if a `%` has no two digits behind it, or if the result is no UTF-8.
-pub(crate) fn percent_decoded(text: &str) -> Option<String> {
+pub fn percent_decoded(text: &str) -> Option<String> {
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {

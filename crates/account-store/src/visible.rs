@@ -1,6 +1,6 @@
 //! Text that comes from certificates, peers, stores and files, as it can be shown.
 
-use account_store::fold::is_invisible;
+use crate::fold::is_invisible;
 use std::fmt::Write as _;
 
 /// Text with escaped control, bidirectional and invisible characters: a name in a certificate must not

@@ -1,6 +1,10 @@
-//! Maps a certificate by a server over Netlogon, as `rcmpd map` does.
+//! The client of [MS-RCMP] over Netlogon.
+//!
+//! [`map`] asks one server about a certificate, as `rcmpd map` does: it sets up a secure channel, asks, and
+//! checks what the answer proves. [`peer`] asks the servers of another domain on behalf of a service.
 
-use crate::config::SecretRef;
+pub mod peer;
+
 use dtyp::{Encode, NtStatus};
 use netlogon_tokio::{ResolveError, TcpTransport};
 use netlogon_transport::client::{
@@ -12,6 +16,7 @@ use pac::VerifiedPac;
 use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request, Response};
 use rcmp_service::proof::{self, Verified, Weakness};
 use rcmp_service::{CallContext, Method, SidClaim};
+use secret_ref::SecretRef;
 use std::fmt;
 use std::time::Duration;
 use trust_tokio::certificates::Chain;
@@ -183,7 +188,7 @@ impl AskError {
 
 /// Whether a status is a denial for the certificate or its account. All other statuses are about this client,
 /// the server or the network; an unknown status is never a denial.
-pub(crate) const fn says_not_mapped(status: NtStatus) -> bool {
+pub const fn says_not_mapped(status: NtStatus) -> bool {
     status.is_account_restriction()
         || matches!(
             status,
@@ -250,7 +255,7 @@ fn bind_error(error: ChannelError, target: &Target) -> AskError {
 }
 
 /// The time for authenticators, in seconds since 1970.
-pub(crate) fn now() -> u32 {
+pub fn now() -> u32 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_secs() as u32
 }
@@ -362,7 +367,7 @@ async fn ask(
 }
 
 /// Reads the answer, with or without the inner encryption of [MS-NRPC] 4.1.
-pub(crate) fn read(answer: PackageAnswer) -> Result<(Mapped, Vec<u8>), AskError> {
+pub fn read(answer: PackageAnswer) -> Result<(Mapped, Vec<u8>), AskError> {
     let data = match (answer.status, answer.data) {
         (NtStatus::SUCCESS, Some(data)) => data,
         (NtStatus::SUCCESS, None) => return Err(AskError::Undecided("the server's answer is empty".into())),

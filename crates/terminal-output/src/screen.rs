@@ -1,7 +1,7 @@
 //! A whole terminal for a live view: it is redrawn in place, keys are read one by one, and the terminal is
 //! restored at the end.
 
-use crate::output;
+use crate as output;
 use rustix::termios::{
     LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr,
 };

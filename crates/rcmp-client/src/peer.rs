@@ -1,8 +1,6 @@
 //! A peer domain as a tower service: a question in, the answer of one of its servers out. It sets the
 //! deadline and the trace of the call.
 
-use super::trace;
-use crate::config::ResponseCrypt;
 use dcerpc_tokio::BoxFuture;
 use dtyp::Encode;
 use netlogon_tokio::{Answered, PackageRequest, Servers};
@@ -13,8 +11,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
+use trace_context as trace;
 use tracing::{Instrument, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+/// Whether ValidationData in responses of a server is encrypted inside the seal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseCrypt {
+    /// Encrypted ([MS-NRPC] 4.1).
+    Encrypt,
+    /// Not encrypted.
+    Plain,
+    /// Try decrypted first, fall back to plain.
+    Auto,
+}
 
 /// The time for the next hop. Each hop keeps a part, so that a hop farther away times out first and its
 /// answer still arrives.

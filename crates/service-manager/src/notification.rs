@@ -11,12 +11,12 @@ fn notify(states: &[NotifyState<'_>]) {
 }
 
 /// The service answers: after the start, and after a reload.
-pub(super) fn ready() {
+pub fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
 /// The configuration is read again. `ready` follows, whether it was taken over or not.
-pub(super) fn reloading() {
+pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => warn!(%error, "Service manager not notified"),
@@ -24,23 +24,23 @@ pub(super) fn reloading() {
 }
 
 /// Listeners close, and calls in flight are answered.
-pub(super) fn stopping() {
+pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
 /// Sends `WATCHDOG=1` when it is due, for ever. A service that is not watched never wakes.
-pub(super) struct Watchdog(Option<tokio::time::Interval>);
+pub struct Watchdog(Option<tokio::time::Interval>);
 
 impl Watchdog {
     /// Twice as often as the service manager asks for (`WatchdogSec=`).
-    pub(super) fn new() -> Self {
+    pub fn of_environment() -> Self {
         let interval = sd_notify::watchdog_enabled().map(|timeout| timeout / 2);
         let interval = interval.filter(|interval| *interval > Duration::ZERO);
         Self(interval.map(tokio::time::interval))
     }
 
     /// Waits until the next notification is due, and sends it. Cancel safe.
-    pub(super) async fn tick(&mut self) {
+    pub async fn tick(&mut self) {
         match &mut self.0 {
             Some(interval) => {
                 interval.tick().await;
@@ -51,7 +51,7 @@ impl Watchdog {
     }
 
     /// Awaits work that may take longer than the service manager waits, and sends what is due meanwhile.
-    pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
+    pub async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         loop {
             tokio::select! {
