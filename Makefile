@@ -43,9 +43,15 @@ demo demo-web demo-ldap demo-replicas demo-sso demo-tlsnego demo-chain:
 	@echo 'Running the demo: some seconds'
 	@deploy/$@ $(TARGET)/demo/rcmpd
 
+# What is shipped names no folder of the machine that built it, so two builds of one commit are equal octet for octet. Of
+# several mappings the last one that matches counts.
+MAPPED   = $(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo $(CURDIR)=/rcmpd $(TARGET)=/target
+SHIPPED  = RUSTFLAGS='$(strip $(RUSTFLAGS) $(MAPPED:%=--remap-path-prefix=%))' \
+           CFLAGS='$(strip $(CFLAGS) $(MAPPED:%=-ffile-prefix-map=%))' $(CARGO)
+
 # The program to install, with its symbols in a file beside it that gdb and perf find by name.
 release:
-	$(CARGO) build --locked --release -p rcmpd
+	$(SHIPPED) build --locked --release -p rcmpd
 	@mkdir -p $(TARGET)/dist
 	objcopy --only-keep-debug --compress-debug-sections $(BUILT)/rcmpd $(TARGET)/dist/rcmpd.debug
 	objcopy --strip-all --add-gnu-debuglink=$(TARGET)/dist/rcmpd.debug $(BUILT)/rcmpd $(TARGET)/dist/rcmpd
@@ -75,7 +81,7 @@ sbom:
 MUSL = $(shell uname -m)-unknown-linux-musl
 static:
 	rustup target add $(MUSL)
-	$(CARGO) build --locked --release --target $(MUSL) -p rcmpd
+	$(SHIPPED) build --locked --release --target $(MUSL) -p rcmpd
 	@mkdir -p $(TARGET)/dist
 	objcopy --strip-all $(TARGET)/$(MUSL)/release/rcmpd $(TARGET)/dist/rcmpd-static
 	@ls -l $(TARGET)/dist/rcmpd-static
@@ -84,7 +90,7 @@ image: static
 	deploy/container/image $(TARGET)/dist/rcmpd-static $(TARGET)/dist/image
 
 run:
-	$(CARGO) build --locked --release -p rcmpd
+	$(SHIPPED) build --locked --release -p rcmpd
 	@test -e rcmpd-demo/rcmpd.toml || $(BUILT)/rcmpd quickstart rcmpd-demo
 	$(BUILT)/rcmpd serve -c rcmpd-demo/rcmpd.toml
 
@@ -156,11 +162,11 @@ oracle: peers
 	CARGO_TARGET_DIR=target/oracle-certval $(CARGO) run --locked --manifest-path tests/oracle-certval/Cargo.toml -- $(PRIVATE)
 
 bench:
-	$(CARGO) build --locked --release -p rcmpd
-	$(CARGO) bench --locked -p rcmpd-tests
-	$(CARGO) bench --locked -p rcmp-service --bench crl
-	$(CARGO) bench --locked -p rcmp-service --bench path
-	$(CARGO) bench --locked -p store-postgres --bench lookup
+	$(SHIPPED) build --locked --release -p rcmpd
+	$(SHIPPED) bench --locked -p rcmpd-tests
+	$(SHIPPED) bench --locked -p rcmp-service --bench crl
+	$(SHIPPED) bench --locked -p rcmp-service --bench path
+	$(SHIPPED) bench --locked -p store-postgres --bench lookup
 
 FUZZ_SECONDS ?= 60
 fuzz:

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Reads metrics with the parsers of Prometheus' Python client. One JSON object in (text, and format: openmetrics or prometheus), one out:
-families, each with name, type, unit, documentation, and samples with name, labels and value."""
+families, each with name, type, unit, documentation, and samples with name, labels, value and exemplar (its labels and value)."""
 import json
 import sys
 
@@ -15,7 +15,15 @@ families = [
         "type": family.type,
         "unit": family.unit,
         "documentation": family.documentation,
-        "samples": [{"name": s.name, "labels": s.labels, "value": s.value} for s in family.samples],
+        "samples": [
+            {
+                "name": s.name,
+                "labels": s.labels,
+                "value": s.value,
+                "exemplar": s.exemplar and {"labels": s.exemplar.labels, "value": s.exemplar.value},
+            }
+            for s in family.samples
+        ],
     }
     for family in parser.text_string_to_metric_families(given["text"])
 ]

@@ -6,13 +6,15 @@ use crate::recent::{Minute, Outcome, Recent, Refusal, Totals};
 use dtyp::FileTime;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use rcmp_service::Reason;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+use trace_context as trace;
+use tracing::Span;
 
 /// Counters of decisions. Clones share them, so they count on after a reload.
 #[derive(Clone, Debug, Default)]
@@ -35,11 +37,11 @@ const DURATION_BOUNDS: [f64; 12] =
 
 /// Durations of decisions.
 #[derive(Clone, Debug)]
-struct Durations(Family<ResultLabels, Histogram>);
+struct Durations(Family<ResultLabels, HistogramWithExemplars<TraceLabels>>);
 
 impl Default for Durations {
     fn default() -> Self {
-        Self(Family::new_with_constructor(|| Histogram::new(DURATION_BOUNDS)))
+        Self(Family::new_with_constructor(|| HistogramWithExemplars::new(DURATION_BOUNDS.into_iter())))
     }
 }
 
@@ -47,6 +49,12 @@ impl Default for Durations {
 struct ResultLabels {
     /// The name of an [`Outcome`].
     result: &'static str,
+}
+
+/// The exemplar of a duration: a decision of about this duration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TraceLabels {
+    trace_id: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -138,9 +146,12 @@ impl DecisionMetrics {
         self.decisions.get_or_create(&labels).inc();
     }
 
-    /// Notes how long an answer took.
+    /// Notes how long an answer took, with the trace of the call if that is exported.
     pub fn took(&self, result: Outcome, time: Duration) {
-        self.durations.0.get_or_create(&ResultLabels { result: result.name() }).observe(time.as_secs_f64());
+        let exemplar = trace::sampled(&Span::current()).map(|id| TraceLabels { trace_id: dtyp::hex(&id) });
+        let at = exemplar.is_some().then(SystemTime::now);
+        let durations = self.durations.0.get_or_create(&ResultLabels { result: result.name() });
+        durations.observe(time.as_secs_f64(), exemplar, at);
     }
 
     /// Notes a refusal for the status page.

@@ -211,6 +211,14 @@ pub struct StatusArgs {
 pub struct TopArgs {
     #[command(flatten)]
     pub config: ConfigFileArg,
+    /// Seconds between two questions to the service: 1 to 60.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u64).range(1..=60)
+    )]
+    pub interval: u64,
 }
 
 /// How commands print.

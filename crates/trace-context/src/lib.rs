@@ -168,6 +168,15 @@ pub fn place(span: &Span) -> Option<TraceParent> {
     context.trace_parent
 }
 
+/// The trace of a span that is exported.
+pub fn sampled(span: &Span) -> Option<[u8; 16]> {
+    if span.is_disabled() {
+        return None;
+    }
+    let TraceParent { trace_id, flags, .. } = place(span)?;
+    (flags & TraceFlags::SAMPLED.to_u8() != 0).then_some(trace_id)
+}
+
 /// Links a span to another one.
 pub fn link_to(span: &Span, place: TraceParent) {
     let TraceParent { trace_id, span_id, flags } = place;

@@ -9,9 +9,10 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 /// What Prometheus 3 sends.
-const PROMETHEUS: &str = "Accept: application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
+pub(crate) const PROMETHEUS: &str = "Accept: application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
     application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,\
     text/plain;version=0.0.4;q=0.2,*/*;q=0.1\r\n";
 /// A file name with all that the text format escapes.
@@ -132,9 +133,9 @@ fn several_stores() -> Service {
 fn documented() -> BTreeMap<String, BTreeSet<String>> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
     let page = fs::read_to_string(page).unwrap();
-    let rows = page.lines().filter_map(|line| line.strip_prefix("| `rcmpd_"));
-    let names = rows.flat_map(|row| {
-        let row = format!("`rcmpd_{}", row.split(" | ").next().unwrap());
+    let is_row = |line: &&str| line.starts_with("| `rcmpd_") || line.starts_with("| `process_");
+    let names = page.lines().filter(is_row).flat_map(|row| {
+        let row = row.trim_start_matches("| ").split(" | ").next().unwrap();
         row.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()
     });
     let names = names.map(|name| {
@@ -247,4 +248,37 @@ fn channels_and_the_time_of_decisions_are_counted() {
             assert_eq!(sum > 0.0, count > 0.0, "{result}");
         }
     }
+}
+
+/// The number that a command of Debian says.
+fn number_of(command: &str) -> f64 {
+    let done = Command::new("sh").args(["-c", command]).env("LC_ALL", "C").output().unwrap();
+    String::from_utf8(done.stdout).unwrap().trim().parse().unwrap_or_else(|_| panic!("{command}"))
+}
+
+#[test]
+fn process_is_measured_as_by_the_programs_of_the_system() {
+    let service = Demo::new().serve();
+    let families = read_metrics(&service.get_with("/metrics", PROMETHEUS).1, "openmetrics");
+    let value = |name: &str| {
+        let sample = samples(&families).find(|sample| sample["name"] == name);
+        sample.unwrap_or_else(|| panic!("no {name}"))["value"].as_f64().unwrap()
+    };
+    // Files of an idle service: the admin connection of the scrape comes and goes.
+    let files = fs::read_dir(format!("/proc/{}/fd", service.pid())).unwrap().count() as f64;
+    assert!((value("process_open_fds") - files).abs() <= 2.0, "{files}");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", service.pid())).unwrap();
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let limit: f64 = limit.split_whitespace().next().unwrap().parse().unwrap();
+    assert_eq!(value("process_max_fds"), limit);
+    let resident = number_of(&format!("ps -o rss= -p {}", service.pid())) * 1024.0;
+    assert!((0.5..2.0).contains(&(value("process_resident_memory_bytes") / resident)), "{resident}");
+    // `ps` says whole seconds.
+    let start = number_of(&format!("date +%s -d \"$(ps -o lstart= -p {})\"", service.pid()));
+    assert!((value("process_start_time_seconds") - start).abs() <= 2.0, "{start}");
+    let before = value("process_cpu_seconds_total");
+    service.map("alice").code(0);
+    let families = read_metrics(&service.get_with("/metrics", PROMETHEUS).1, "openmetrics");
+    let after = samples(&families).find(|sample| sample["name"] == "process_cpu_seconds_total").unwrap();
+    assert!(before > 0.0 && after["value"].as_f64().unwrap() > before, "{before}, {after}");
 }

@@ -1,5 +1,6 @@
 //! One span a call, by OTLP, received in this process.
 
+use super::metrics::PROMETHEUS;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -9,9 +10,10 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use rcmpd_tests::peers::read_metrics;
 use rcmpd_tests::postgres::Postgres;
 use rcmpd_tests::slapd::{GROUPS, PEOPLE, READER, SECRET, Slapd, entry};
-use rcmpd_tests::{Demo, write_secret};
+use rcmpd_tests::{Demo, Service, write_secret};
 use rustix::process::Signal;
 use std::sync::{Arc, Mutex};
 use tonic::codec::CompressionEncoding;
@@ -129,6 +131,52 @@ async fn each_call_is_one_span() {
         questions.iter().filter_map(|span| attribute(&span.attributes, "rcmp.status")).collect();
     assert_eq!(reasons.iter().filter(|status| *status == "0").count(), 2, "{reasons:?}");
     assert_eq!(reasons.iter().filter(|status| *status == "3221225581").count(), 1);
+}
+
+/// The traces that the durations of decisions name as their exemplars, and the buckets that name one.
+fn exemplars(service: &Service, result: &str) -> Vec<String> {
+    let families = read_metrics(&service.get_with("/metrics", PROMETHEUS).1, "openmetrics");
+    let samples = families.iter().flat_map(|family| family["samples"].as_array().unwrap());
+    let of_result = samples.filter(|sample| {
+        let is_bucket = sample["name"] == "rcmpd_decision_duration_seconds_bucket";
+        is_bucket && sample["labels"]["result"] == result && sample["labels"]["le"] != "+Inf"
+    });
+    let traces = of_result.filter_map(|sample| {
+        let exemplar = sample["exemplar"].as_object()?;
+        // A bucket is as long as its exemplar, or longer.
+        let bound: f64 = sample["labels"]["le"].as_str().unwrap().parse().unwrap();
+        assert!(exemplar["value"].as_f64().unwrap() <= bound, "{sample}");
+        Some(exemplar["labels"]["trace_id"].as_str().unwrap().to_owned())
+    });
+    traces.collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn durations_name_a_trace_that_is_exported() {
+    let (collector, endpoint) = Collector::listen().await;
+    let asked = tokio::task::spawn_blocking(move || {
+        let with = |sampler: &str| {
+            let service = Demo::new()
+                .serve_with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint), ("OTEL_TRACES_SAMPLER", sampler)]);
+            service.map("mallory").code(3);
+            service
+        };
+        assert!(exemplars(&with("always_off"), "rejected").is_empty());
+        let mut service = with("always_on");
+        let found = exemplars(&service, "rejected");
+        assert!(exemplars(&service, "mapped").is_empty());
+        // The text format of Prometheus has none.
+        let classic = service.get("/metrics").1;
+        assert!(!classic.contains("trace_id") && !classic.contains("} 1 #"), "{classic}");
+        service.signal(Signal::TERM);
+        assert_eq!(service.ended(), 0);
+        found
+    });
+    let found = asked.await.unwrap();
+    let spans = collector.spans();
+    let question = spans.iter().find(|span| attribute(&span.attributes, "rcmp.reason").is_some()).unwrap();
+    let trace: String = question.trace_id.iter().map(|octet| format!("{octet:02x}")).collect();
+    assert_eq!(found, [trace]);
 }
 
 /// The spans below a span.

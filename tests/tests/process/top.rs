@@ -205,6 +205,28 @@ fn a_signal_gives_the_terminal_back() {
 }
 
 #[test]
+fn service_is_asked_at_the_interval_that_is_given() {
+    let service = service();
+    let terminal = Terminal::new(&service, (80, 30), "rcmpd top -c rcmpd.toml --interval 60");
+    terminal.wait_for("READY");
+    service.map("mallory").code(3);
+    // Another view, of each second, has seen it, and this one has not.
+    let each_second = Terminal::new(&service, (80, 30), "rcmpd top -c rcmpd.toml --interval 1");
+    each_second.wait_for("no_match");
+    let shown = terminal.shown();
+    assert!(!shown.contains("no_match") && shown.contains("READY"), "{shown}");
+    for terminal in [terminal, each_second] {
+        terminal.press("q");
+        terminal.ended(&service, 0);
+        fs::remove_file(service.path("stty.txt")).unwrap();
+    }
+    for wrong in ["0", "61", "-1", "1.5", "x"] {
+        let done = service.rcmpd(&["top", "-c", "rcmpd.toml", &format!("--interval={wrong}")]).code(2);
+        assert!(done.stderr.contains("--interval"), "{done:?}");
+    }
+}
+
+#[test]
 fn without_a_terminal_or_a_service_the_reason_is_told() {
     let mut service = service();
     let done = service.rcmpd(&["top", "-c", "rcmpd.toml"]).code(2);

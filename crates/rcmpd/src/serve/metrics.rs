@@ -1,6 +1,7 @@
 //! The registry of metrics. Each part registers its own; this is the list of the parts.
 
 use super::health::Health;
+use super::process::ProcessCollector;
 use super::store_health::StoreHealth;
 use crate::deciders::CurrentPolicy;
 use crate::sidecar::Sidecar;
@@ -20,8 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use trust_tokio::crls::CrlCollector;
 
-/// The prefix of all names.
+/// The prefix of all names but those of the process.
 const PREFIX: &str = "rcmpd";
+const PROCESS_PREFIX: &str = "process";
 
 /// Label `package` of domain controllers that check NTLM proofs.
 const NTLM: &str = "NTLM";
@@ -47,37 +49,40 @@ pub(super) struct Parts<'a> {
 /// Registers the metrics of all parts.
 pub(super) fn registry(parts: Parts<'_>) -> Registry {
     let Parts { server, policy, netlogon, sso, audit, store, sidecar, tlsnego, health, connections } = parts;
-    let mut registry = Registry::with_prefix(PREFIX);
+    let mut root = Registry::default();
+    let of_process = root.sub_registry_with_prefix(PROCESS_PREFIX);
+    of_process.register_collector(Box::new(ProcessCollector::new()));
+    let registry = root.sub_registry_with_prefix(PREFIX);
     if let Some(server) = server {
-        server.register(&mut registry);
+        server.register(registry);
     }
     if let Some(policy) = policy {
-        register_decisions(&mut registry, policy);
+        register_decisions(registry, policy);
     }
     if let Some(sso) = sso {
-        sso.register(&mut registry);
+        sso.register(registry);
     }
     if policy.is_some() || sso.is_some() || tlsnego.is_some() {
         // One collector, so that each family of metrics is written once.
         registry.register_collector(Box::new(ServerCollector(asked_servers(policy, sso, tlsnego))));
     }
-    audit.register(&mut registry);
+    audit.register(registry);
     if let Some(netlogon) = netlogon {
-        audit.register_channels(&mut registry);
+        audit.register_channels(registry);
         registry.register_collector(Box::new(ChannelCollector(netlogon.clone())));
     }
     if let Some(store) = store {
         registry.register_collector(Box::new(store.clone()));
     }
     if let Some(sidecar) = sidecar {
-        sidecar.register(&mut registry);
+        sidecar.register(registry);
     }
     if let Some(tlsnego) = tlsnego {
-        tlsnego.register(&mut registry);
+        tlsnego.register(registry);
     }
     registry.register_collector(Box::new(health.clone()));
     registry.register_collector(Box::new(ConnectionCollector(connections)));
-    registry
+    root
 }
 
 /// Ages of channels: a label and the highest age. A channel ends after 12 hours.

@@ -9,6 +9,7 @@ mod metrics;
 pub(crate) mod open_files;
 mod operators;
 mod page;
+mod process;
 mod rcmp_package;
 pub(crate) mod replica;
 mod services;

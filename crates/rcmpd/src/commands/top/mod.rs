@@ -1,4 +1,4 @@
-//! `rcmpd top`: the running service on a terminal, drawn anew each second.
+//! `rcmpd top`: the running service on a terminal, drawn anew at each interval.
 
 mod samples;
 mod view;
@@ -17,8 +17,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use view::View;
 
-/// How often the service is asked.
-const PERIOD: Duration = Duration::from_secs(1);
 /// There is no terminal to draw on.
 const NO_TERMINAL: u8 = 2;
 /// Keys that end the view. The last one is Ctrl-C, which is no signal here.
@@ -33,7 +31,7 @@ pub(super) async fn run(args: &TopArgs) -> anyhow::Result<u8> {
     // Before the terminal is taken, so that an error stays readable.
     let mut view = View::default();
     view.update(ask(&config).await?);
-    show(&config, &mut view).await?;
+    show(&config, Duration::from_secs(args.interval), &mut view).await?;
     Ok(0)
 }
 
@@ -54,12 +52,12 @@ async fn ask(config: &Config) -> anyhow::Result<Asked> {
 }
 
 /// Draws until a key or a signal ends the view.
-async fn show(config: &Config, view: &mut View) -> anyhow::Result<()> {
+async fn show(config: &Config, period: Duration, view: &mut View) -> anyhow::Result<()> {
     let signals = |kind| signal(kind).context("cannot wait for signals");
     let mut resized = signals(SignalKind::window_change())?;
     let (mut terminated, mut hung_up) = (signals(SignalKind::terminate())?, signals(SignalKind::hangup())?);
     let mut screen = Screen::open().context("cannot use the terminal")?;
-    let mut ticks = interval(PERIOD);
+    let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first one comes at once, and the service was asked just now.
     ticks.tick().await;
