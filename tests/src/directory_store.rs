@@ -1,6 +1,7 @@
 //! Settings of a store over a directory that a test has started.
 
 use crate::slapd::{GROUPS, PEOPLE, READER, SECRET, Slapd};
+use account_store::Domain;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::path::Path;
@@ -61,14 +62,26 @@ pub fn settings(slapd: &Slapd, generic: GenericSettings) -> Settings {
 
 /// A directory at a port of the loopback interface, with its CA.
 pub fn settings_at(port: u16, ca: &Path, generic: GenericSettings) -> Settings {
+    let bind = (READER.to_owned(), SECRET);
+    settings_of(account_store::battery::domain(), ldaps(port), ca, bind, Schema::Generic(Box::new(generic)))
+}
+
+/// A domain whose accounts are in a directory that is asked under a name with a password.
+pub fn settings_of(
+    domain: Domain,
+    server: Server,
+    ca: &Path,
+    (bind_dn, secret): (String, &'static str),
+    schema: Schema,
+) -> Settings {
     Settings {
-        domain: account_store::battery::domain(),
-        servers: Servers::Listed(vec![ldaps(port)]),
+        domain,
+        servers: Servers::Listed(vec![server]),
         catalog: Vec::new(),
         ca: certificates(ca),
-        bind_dn: READER.to_owned(),
-        secrets: Arc::new(|| Ok(vec![Zeroizing::new(SECRET.to_owned())])),
-        schema: Schema::Generic(Box::new(generic)),
+        bind_dn,
+        secrets: Arc::new(move || Ok(vec![Zeroizing::new(secret.to_owned())])),
+        schema,
         timeout: Duration::from_secs(20),
         connections_max: 4,
         idle_timeout: Duration::from_secs(600),

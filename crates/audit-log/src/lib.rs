@@ -6,13 +6,13 @@
 //! Refusals of clients that proved nothing are counted and written once a minute: every client can cause
 //! them, and none may fill a disk. They never stop decisions.
 //!
-//! With a chain, a changed, missing or additional line is found by [`verify`]; with signed heads, so is a
-//! chain that was made anew or cut.
+//! With a chain, a changed, missing or additional line is found by [`verify`]; with signed checkpoints, so is
+//! a chain that was made anew or cut.
 
 mod budget;
+mod checkpoints;
 mod copies;
 mod decision;
-mod heads;
 mod line_hash;
 mod ocsf;
 mod settings;
@@ -23,14 +23,14 @@ mod writer;
 
 pub use copies::{CopySettings, Encoding, Receiver};
 pub use decision::IdentifiedBy;
-pub use settings::{HeadSettings, Settings};
+pub use settings::{CheckpointSettings, Settings};
 
 use anyhow::Context;
 use budget::Budget;
+use checkpoints::Checkpoints;
 use copies::Copies;
 use decision::Written;
 use dtyp::{FileTime, NtStatus, Sid};
-use heads::Heads;
 use netlogon_transport::server::{Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -57,9 +57,9 @@ pub struct AuditLog {
     required: bool,
     /// What accounts may write, where lines are required.
     budget: Option<Mutex<Budget>>,
-    /// Heads and how often they are signed. Code that locks both locks this first.
-    heads: Option<(Mutex<Heads>, Duration)>,
-    /// Whether the last head could not be written.
+    /// Checkpoints and how often they are signed. Code that locks both locks this first.
+    heads: Option<(Mutex<Checkpoints>, Duration)>,
+    /// Whether the last checkpoint could not be written.
     heads_failing: AtomicBool,
     heads_failed: Counter,
     /// Refusals that every client can cause, by reason.
@@ -73,7 +73,7 @@ pub struct AuditLog {
     over_budget: Counter,
     failed: Counter,
     channels: ChannelCounters,
-    /// How often the log or its heads were found changed by another program.
+    /// How often the log or its checkpoints were found changed by another program.
     changed: Counter,
     /// Whether lines go to a file that has lost its name: that is not where they are kept.
     is_lost: AtomicBool,
@@ -141,13 +141,13 @@ pub struct Relayed<'a> {
 /// How often files are looked at for what other programs did to them.
 pub const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How soon a head that could not be written is tried again, at the latest.
+/// How soon a checkpoint that could not be written is tried again, at the latest.
 const HEAD_RETRY: Duration = Duration::from_secs(5);
 
 /// Whether an audit log can be opened, as far as that can be told without writing.
 pub fn check(config: &Settings) -> anyhow::Result<()> {
     let heads = config.heads.as_ref();
-    heads.map(heads::signing_key).transpose()?;
+    heads.map(checkpoints::signing_key).transpose()?;
     let paths = config.path.iter().chain(heads.map(|heads| &heads.path));
     paths.map(|path| path.as_path()).try_for_each(|path| {
         has_folder(path)?;
@@ -177,8 +177,8 @@ fn has_folder(path: &Path) -> anyhow::Result<()> {
 impl AuditLog {
     /// Opens the log.
     pub fn open(config: &Settings) -> anyhow::Result<Self> {
-        let heads = config.heads.as_ref().map(Heads::open).transpose()?;
-        let newest = heads.as_ref().map(Heads::newest);
+        let heads = config.heads.as_ref().map(Checkpoints::open).transpose()?;
+        let newest = heads.as_ref().map(Checkpoints::newest);
         let changed = Counter::default();
         let file = match &config.path {
             Some(path) if config.chain => {
@@ -261,13 +261,13 @@ impl AuditLog {
     /// end in the old one is signed. Whether there is a chain, and how it is signed, does not change.
     pub fn reopen(&self, config: &Settings) -> anyhow::Result<()> {
         self.sign();
-        let new_heads = config.heads.as_ref().map(Heads::open).transpose()?;
+        let new_heads = config.heads.as_ref().map(Checkpoints::open).transpose()?;
         let mut heads = self.heads.as_ref().map(|(heads, _)| lock(heads));
         let mut file = lock(&self.file);
         match (&mut *file, &config.path) {
             (Some(file), Some(path)) => file.reopen(path)?,
             (file, Some(path)) if config.chain => {
-                let (writer, opened) = Writer::chained(path, new_heads.as_ref().map(Heads::newest))?;
+                let (writer, opened) = Writer::chained(path, new_heads.as_ref().map(Checkpoints::newest))?;
                 let changed = opened.map_or(0, |opened| report_opened(path, opened));
                 self.changed.inc_by(changed);
                 *file = Some(writer);
@@ -288,8 +288,8 @@ impl AuditLog {
         Ok(())
     }
 
-    /// Looks what other programs did to the log and its heads, and reports each thing once. A log or heads
-    /// that are not found under their path any more go on in a new file there.
+    /// Looks what other programs did to the log and its checkpoints, and reports each thing once. A log or
+    /// checkpoints that are not found under their path any more go on in a new file there.
     pub fn watch(&self) {
         let heads = self.heads.as_ref().map(|(heads, _)| lock(heads));
         if let Some(mut heads) = heads {
@@ -345,14 +345,14 @@ impl AuditLog {
         }
     }
 
-    /// How often the log or its heads were found emptied, cut, overwritten, removed or replaced, or not as
-    /// the heads say.
+    /// How often the log or its checkpoints were found emptied, cut, overwritten, removed or replaced, or not
+    /// as the checkpoints say.
     pub fn changes(&self) -> u64 {
         self.changed.get()
     }
 
-    /// Signs the end of the chain, if heads are configured and there are new lines. Returns when to do so
-    /// again.
+    /// Signs the end of the chain, if checkpoints are configured and there are new lines. Returns when to do
+    /// so again.
     pub fn sign(&self) -> Option<Duration> {
         let (heads, interval) = self.heads.as_ref()?;
         let mut heads = lock(heads);
@@ -375,7 +375,7 @@ impl AuditLog {
         }
     }
 
-    /// Heads that could not be written.
+    /// Checkpoints that could not be written.
     pub fn head_failures(&self) -> u64 {
         self.heads_failed.get()
     }
@@ -750,7 +750,7 @@ fn report_opened(path: &Path, opened: Opened) -> u64 {
             "The audit log ends before its newest checkpoint: lines are missing, or in a file that was moved while the \
              service was stopped"
         ),
-        Opened::NoHead { last } => tracing::error!(
+        Opened::NoCheckpoint { last } => tracing::error!(
             %path,
             last,
             "The audit log has lines and no checkpoint: unless [audit.heads] is new here, the checkpoints were removed"

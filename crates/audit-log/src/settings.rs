@@ -16,7 +16,7 @@ pub struct Settings {
     /// Whether each line carries the hash of the one before it.
     pub chain: bool,
     /// Signed checkpoints of the chain.
-    pub heads: Option<HeadSettings>,
+    pub heads: Option<CheckpointSettings>,
     /// Limit of bytes that one account may log in an hour, if `required`; 0 for no limit.
     pub account_budget: u64,
     /// Who receives copies of lines.
@@ -25,7 +25,7 @@ pub struct Settings {
 
 /// Settings of signed checkpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeadSettings {
+pub struct CheckpointSettings {
     /// The file of signed checkpoints.
     pub path: PathBuf,
     /// The file of the key that signs them.

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// A folder with a log, heads and a key.
+/// A folder with a log, checkpoints and a key.
 struct Place(TempDir);
 
 impl Place {
@@ -25,7 +25,7 @@ impl Place {
     }
 
     fn config(&self, heads: bool) -> Settings {
-        let heads = heads.then(|| HeadSettings {
+        let heads = heads.then(|| CheckpointSettings {
             path: self.path("heads"),
             key: self.path("key"),
             interval: Duration::from_secs(60),
@@ -274,7 +274,7 @@ fn after_a_restart_a_new_file_goes_on_from_the_newest_head() {
     );
     let report = place.good(&["log.1", "log"], true);
     assert_eq!(report.heads.expect("there are heads").not_covered, 2);
-    // The file alone hangs on the head about the line before it.
+    // The file alone hangs on the checkpoint about the line before it.
     let alone = || place.verify_from(3, &["log"], true).expect("it can be used").broken;
     assert_eq!(alone(), None);
     let first = place.lines("log").remove(0);
@@ -282,7 +282,7 @@ fn after_a_restart_a_new_file_goes_on_from_the_newest_head() {
     place.put("log", &[first.replace(&prev, &"1".repeat(64))]);
     let found = alone().expect("it is broken");
     assert_eq!((found.line, &*found.what), (1, "a checkpoint was signed for another line before it"));
-    // Without heads there is a new chain, and it says so.
+    // Without checkpoints there is a new chain, and it says so.
     fs::remove_file(place.path("log")).expect("it can be removed");
     tell(&place.open(false), 3);
     assert_eq!(value(&place.lines("log")[0])["new_chain"], true);
@@ -494,7 +494,7 @@ fn tampering_is_found() {
         assert_eq!((&*found.0, found.1), (file, line), "{name}: {found:?}");
         assert!(found.2.contains(what), "{name}: {found:?}");
     }
-    // What no head covers can be cut without being noticed, but not one line of what is covered.
+    // What no checkpoint covers can be cut without being noticed, but not one line of what is covered.
     place.put("log", &lines[..10]);
     place.good(&["log"], true);
     place.put("log", &lines[..9]);
@@ -586,14 +586,14 @@ fn a_forged_head_is_found() {
     check(&changed, 2, "older than the one before it");
     // One by another key, as good as any but for that.
     make_key(&place.path("other")).expect("a key");
-    let config = HeadSettings {
+    let config = CheckpointSettings {
         key: place.path("other"),
         path: place.path("others"),
         interval: Duration::from_secs(1),
     };
     let position = Position { seq: 4, hash: line_hash::hash(place.lines("log")[3].as_bytes()) };
     let log = File::open(place.path("log")).expect("it is there");
-    Heads::open(&config).expect("it opens").sign(position, &log).expect("it is signed");
+    Checkpoints::open(&config).expect("it opens").sign(position, &log).expect("it is signed");
     let mut changed = heads.clone();
     changed[2] = place.lines("others").remove(0);
     check(&changed, 3, "signed by another key");
@@ -608,7 +608,7 @@ fn a_forged_head_is_found() {
     let other = PublicKey::read(&place.path("other.pub")).expect("the public half");
     assert_eq!(all(&[]), 2, "told, but not refused");
     assert_eq!(all(&[place.key(), other]), 2);
-    // A head that was not written whole is broken, until the service has gone on after it.
+    // A checkpoint that was not written whole is broken, until the service has gone on after it.
     place.put("heads", &heads);
     place.append("heads", b"{\"version\":1,");
     assert_eq!(place.broken(&["log"], true).2, "this checkpoint is incomplete");
@@ -714,7 +714,7 @@ fn nothing_stands_before_or_after_the_lines() {
             put(&[lead, &whole[..]].concat());
             assert!(place.verify(&["log"], heads).map_or(true, |report| report.broken.is_some()), "{lead:?}");
         }
-        // Without its beginning; with all heads, one of which is about a line that is there.
+        // Without its beginning; with all checkpoints, one of which is about a line that is there.
         for end in &ends[..5] {
             put(&whole[*end..]);
             assert!(place.broken(&["log"], heads).2.contains("the beginning is missing"));
@@ -737,7 +737,7 @@ fn nothing_is_said_twice() {
     log.sign();
     drop(log);
     let (lines, heads) = (place.lines("log"), place.lines("heads"));
-    // The last line is what no other line covers, and here no head either.
+    // The last line is what no other line covers, and here no checkpoint either.
     for (from, to) in [
         ("{\"version\":1,", "{\"version\":1,\"seq\":6,"),
         ("{\"version\":1,", "{\"version\":1,\"s\\u0065q\":6,"),
@@ -814,7 +814,7 @@ fn a_log_that_is_not_the_one_of_the_heads_is_reported() {
             (opened, _) => panic!("{count}: {:?}", opened.map(|log| log.changes())),
         }
     }
-    // After a crash lines follow the newest head, in the same file or in a new one.
+    // After a crash lines follow the newest checkpoint, in the same file or in a new one.
     let place = log_of(5, 0);
     let log = place.open(true);
     tell(&log, 6);
@@ -826,13 +826,13 @@ fn a_log_that_is_not_the_one_of_the_heads_is_reported() {
     assert_eq!(reported(&place), 0);
     fs::write(place.path("log"), crashed).expect("it can be written");
     assert_eq!(reported(&place), 0);
-    // The heads are gone.
+    // The checkpoints are gone.
     let place = log_of(5, 0);
     fs::remove_file(place.path("heads")).expect("it is there");
     assert_eq!(reported(&place), 1);
 }
 
-/// A head far before the end of a long file is found there.
+/// A checkpoint far before the end of a long file is found there.
 #[test]
 fn a_head_is_compared_in_a_long_file() {
     let place = Place::new();
@@ -929,7 +929,7 @@ fn what_other_programs_do_to_an_open_log_is_reported_once() {
         let lines = place.lines("log");
         assert!(lines.last().is_some_and(|line| line.contains("\"number\":3")), "{change}: {lines:?}");
     }
-    // A rotation, and the heads.
+    // A rotation, and the checkpoints.
     let place = Place::new();
     let log = place.open(true);
     tell(&log, 1);

@@ -1,10 +1,10 @@
 //! `rcmpd audit verify`: whether the lines of a chained log are all there as they were written, and what
-//! signed heads say about them.
+//! signed checkpoints say about them.
 //!
-//! Files are read once, side by side with the heads, in constant memory. The first thing that is wrong ends
-//! it: after it, nothing is proved.
+//! Files are read once, side by side with the checkpoints, in constant memory. The first thing that is wrong
+//! ends it: after it, nothing is proved.
 
-use super::heads::{HEAD_LEN_MAX, Head, NoHead};
+use super::checkpoints::{CHECKPOINT_LEN_MAX, Checkpoint, NotACheckpoint};
 use super::line_hash::{self, Hash};
 use super::writer::{LINE_LEN_MAX, Link, Position, Read};
 use ed25519_file::PublicKey;
@@ -26,30 +26,30 @@ pub struct Report {
     /// Whether the last line is half written, as a crash leaves it. Then the log is broken until a service
     /// has covered it.
     pub open_end: bool,
-    /// What the heads say, if there are any.
-    pub heads: Option<Heads>,
+    /// What the checkpoints say, if there are any.
+    pub heads: Option<CheckpointReport>,
     /// What is wrong.
     pub broken: Option<Broken>,
 }
 
-/// What heads say.
+/// What checkpoints say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Heads {
-    /// Heads with a good signature.
+pub struct CheckpointReport {
+    /// Checkpoints with a good signature.
     pub signed: u64,
     /// Those of them whose line is in the files.
     pub matched: u64,
     /// `seq` of the last of these; 0 when there is none.
     pub last_seq: u64,
-    /// Lines after it, which no head covers yet.
+    /// Lines after it, which no checkpoint covers yet.
     pub not_covered: u64,
-    /// Lines of the file of heads that are part of a head, as a crash leaves them.
+    /// Lines of the file of checkpoints that are part of a checkpoint, as a crash leaves them.
     pub unreadable: u64,
     /// The keys that signed, in the order in which they first did; at most [`KEYS_MAX`].
     pub keys: Vec<PublicKey>,
 }
 
-/// So many keys are listed; a key is replaced now and then, not with each head.
+/// So many keys are listed; a key is replaced now and then, not with each checkpoint.
 pub const KEYS_MAX: usize = 16;
 
 /// What is wrong, and where.
@@ -184,17 +184,17 @@ impl From<Broken> for Stop {
     }
 }
 
-/// The heads, from the oldest on.
+/// The checkpoints, from the oldest on.
 struct HeadReader<'a> {
     lines: Lines<'a>,
     /// The keys that may sign; any key if there are none.
     trusted: &'a [PublicKey],
-    said: Heads,
-    /// The next head, verified.
+    said: CheckpointReport,
+    /// The next checkpoint, verified.
     next: Option<Position>,
-    /// The `seq` of the head before it.
+    /// The `seq` of the checkpoint before it.
     before: u64,
-    /// The keys that signed a head about that line or the next one.
+    /// The keys that signed a checkpoint about that line or the next one.
     signers: Vec<PublicKey>,
 }
 
@@ -203,7 +203,7 @@ impl HeadReader<'_> {
         Broken { file: self.lines.path.to_owned(), line: self.lines.number, seq, what }
     }
 
-    /// Reads and verifies the next head.
+    /// Reads and verifies the next checkpoint.
     fn step(&mut self) -> Result<(), Stop> {
         self.before = self.next.map_or(self.before, |head| head.seq);
         self.next = None;
@@ -215,18 +215,18 @@ impl HeadReader<'_> {
                 }
                 Next::Line { closed } => closed,
             };
-            let head = match Head::read(&self.lines.line) {
+            let head = match Checkpoint::read(&self.lines.line) {
                 Ok(head) => head,
-                // A crash can tear a head, and the next one follows in a line of its own. A head that was
-                // made unreadable on purpose could as well have been removed.
-                Err(NoHead::Torn) if closed => {
+                // A crash can tear a checkpoint, and the next one follows in a line of its own. A checkpoint
+                // that was made unreadable on purpose could as well have been removed.
+                Err(NotACheckpoint::Torn) if closed => {
                     self.said.unreadable += 1;
                     continue;
                 }
-                Err(NoHead::Torn) => {
+                Err(NotACheckpoint::Torn) => {
                     return Err(self.broken(0, "this checkpoint is incomplete".into()).into());
                 }
-                Err(NoHead::Wrong(what)) => return Err(self.broken(0, what.into()).into()),
+                Err(NotACheckpoint::Wrong(what)) => return Err(self.broken(0, what.into()).into()),
             };
             let Some((key, hash)) = head.verified() else {
                 return Err(self.broken(head.seq, "the signature of this checkpoint is wrong".into()).into());
@@ -261,7 +261,7 @@ impl HeadReader<'_> {
         }
     }
 
-    /// Compares a line with the heads about it, and passes by those about lines before it.
+    /// Compares a line with the checkpoints about it, and passes by those about lines before it.
     fn compare(&mut self, at: Position) -> Result<(), Stop> {
         while let Some(head) = self.next.filter(|head| head.seq <= at.seq) {
             if head.seq == at.seq {
@@ -358,7 +358,7 @@ impl Verifier<'_, '_> {
                     if let Some(heads) = &mut self.heads {
                         heads.compare(at)?;
                     }
-                    // Only now, so that nothing is said to be proved that a head contradicts.
+                    // Only now, so that nothing is said to be proved that a checkpoint contradicts.
                     self.report.last_seq = link.seq;
                     if !closed && !self.is_live {
                         self.report.open_end = true;
@@ -440,7 +440,7 @@ impl Verifier<'_, '_> {
             });
         }
         self.report.torn += u64::from(self.torn.take().is_some());
-        // A head about the line before the first one proves where the files begin.
+        // A checkpoint about the line before the first one proves where the files begin.
         if let (None, Some(heads), false) = (self.last, &self.heads, link.is_resumed()) {
             let before = Position { seq: link.seq - 1, hash: prev };
             if heads.next.is_some_and(|head| head.seq == before.seq && head.hash != before.hash) {
@@ -494,10 +494,10 @@ impl Verifier<'_, '_> {
 /// What a log is verified with.
 #[derive(Clone, Copy, Debug)]
 pub struct VerifyOptions<'a> {
-    /// The file of heads.
+    /// The file of checkpoints.
     pub heads: Option<&'a Path>,
-    /// The keys that may have signed. Without any, each head is verified by the key that it names, which
-    /// proves no more than that nothing was damaged by accident.
+    /// The keys that may have signed. Without any, each checkpoint is verified by the key that it names,
+    /// which proves no more than that nothing was damaged by accident.
     pub trusted: &'a [PublicKey],
     /// `seq` of the first line; 1 unless older files were removed on purpose.
     pub first_seq: u64,
@@ -538,9 +538,9 @@ fn first_seq(path: &Path) -> Option<Option<u64>> {
     None
 }
 
-/// The first file with bytes, if it is something other than a chained log: that is said whatever the heads
-/// are. A file that can be read only once is not looked at. What a crash left of a first line begins with a
-/// brace.
+/// The first file with bytes, if it is something other than a chained log: that is said whatever the
+/// checkpoints are. A file that can be read only once is not looked at. What a crash left of a first line
+/// begins with a brace.
 fn other_than_a_log<'a>(files: &[&'a PathBuf]) -> Result<Option<&'a Path>, Unusable> {
     for path in files.iter().copied().filter(|path| path.is_file() || !path.exists()) {
         let mut lines = Lines::open(path, LINE_LEN_MAX, false)?;
@@ -581,8 +581,15 @@ pub fn verify(
         }
     }
     let is_live = files.iter().any(|path| is_locked(path));
-    let heads = heads.map(|path| Lines::open(path, HEAD_LEN_MAX, is_live)).transpose()?.map(|lines| {
-        HeadReader { lines, trusted, said: Heads::default(), next: None, before: 0, signers: Vec::new() }
+    let heads = heads.map(|path| Lines::open(path, CHECKPOINT_LEN_MAX, is_live)).transpose()?.map(|lines| {
+        HeadReader {
+            lines,
+            trusted,
+            said: CheckpointReport::default(),
+            next: None,
+            before: 0,
+            signers: Vec::new(),
+        }
     });
     let mut verifier = Verifier {
         report: Report::default(),
@@ -598,7 +605,7 @@ pub fn verify(
     };
     let stop = verifier.all(&in_order(files)).err();
     let Verifier { mut report, heads, .. } = verifier;
-    report.heads = heads.map(|heads| Heads {
+    report.heads = heads.map(|heads| CheckpointReport {
         not_covered: match heads.said.last_seq {
             0 => (report.last_seq + 1).saturating_sub(report.first_seq),
             last => report.last_seq.saturating_sub(last),

@@ -176,8 +176,8 @@ fn find_link(file: &File, seq: u64) -> io::Result<Option<(Link, Hash)>> {
     Ok(next_link(file, (low, SEARCH_LEN + step), false, seq)?.map(|(_, _, link, hash)| (link, hash)))
 }
 
-/// Whether the lines of a file are those that a head was signed for. A file that begins after the head's line
-/// and does not follow it cannot be compared.
+/// Whether the lines of a file are those that a checkpoint was signed for. A file that begins after the
+/// checkpoint's line and does not follow it cannot be compared.
 fn is_of_head(file: &File, head: Position) -> io::Result<bool> {
     Ok(match find_link(file, head.seq)? {
         Some((link, hash)) if link.seq == head.seq => hash == head.hash,
@@ -297,15 +297,15 @@ pub(super) enum Opened {
     EndsBeforeHead {
         /// `seq` of its last line; 0 if there is none.
         last: u64,
-        /// `seq` of the newest head.
+        /// `seq` of the newest checkpoint.
         head: u64,
     },
-    /// Heads are to be signed, it has lines, and there is no head.
-    NoHead {
+    /// Checkpoints are to be signed, it has lines, and there is no checkpoint.
+    NoCheckpoint {
         /// `seq` of its last line.
         last: u64,
     },
-    /// It has no lines, and no head says that there were any.
+    /// It has no lines, and no checkpoint says that there were any.
     NewChain {
         /// Whether the file was there.
         is_emptied: bool,
@@ -352,9 +352,9 @@ impl Writer {
         Ok(Self { file, watched, open_line: false, chain: None })
     }
 
-    /// Goes on with the chain of a file, or with that of the newest signed head when that is farther: then
-    /// lines are missing here, or are in a file that was moved away, and `verify` tells which. A file of
-    /// another chain than the head's is an error.
+    /// Goes on with the chain of a file, or with that of the newest signed checkpoint when that is farther:
+    /// then lines are missing here, or are in a file that was moved away, and `verify` tells which. A file of
+    /// another chain than the checkpoint's is an error.
     pub(super) fn chained(path: &Path, head: Option<Position>) -> anyhow::Result<(Self, Option<Opened>)> {
         let was_there = path.exists();
         let file = open_chained(path)?;
@@ -379,7 +379,9 @@ impl Writer {
         }
         let opened = match (head, position) {
             _ if position != at_end => Some(Opened::EndsBeforeHead { last: at_end.seq, head: position.seq }),
-            (Some(head), _) if head.seq == 0 && at_end.seq > 0 => Some(Opened::NoHead { last: at_end.seq }),
+            (Some(head), _) if head.seq == 0 && at_end.seq > 0 => {
+                Some(Opened::NoCheckpoint { last: at_end.seq })
+            }
             (_, Position { seq: 0, .. }) => Some(Opened::NewChain { is_emptied: was_there }),
             _ => None,
         };

@@ -2,6 +2,29 @@
 //!
 //! [`map`] asks one server about a certificate, as `rcmpd map` does: it sets up a secure channel, asks, and
 //! checks what the answer proves. [`peer`] asks the servers of another domain on behalf of a service.
+//!
+//! ```no_run
+//! use rcmp_client::Target;
+//! use rcmp_service::message::MappingFlags;
+//! use secret_ref::SecretRef;
+//! use std::time::Duration;
+//! use trust_tokio::certificates::Chain;
+//!
+//! # async fn ask() -> Result<(), Box<dyn std::error::Error>> {
+//! let target = Target {
+//!     server: "dc1.contoso.example".into(),
+//!     domain: "CONTOSO".into(),
+//!     account: "WEB01$".into(),
+//!     secret: SecretRef::File("machines/WEB01.secret".into()),
+//!     timeout: Duration::from_secs(10),
+//!     proof: None,
+//! };
+//! let chain = Chain::read("alice.pem".as_ref(), None)?;
+//! let mapped = rcmp_client::map(&target, &chain, MappingFlags::UPN, None).await?;
+//! println!("{}", mapped.pac.user_sid);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod peer;
 

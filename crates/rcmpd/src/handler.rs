@@ -17,7 +17,7 @@
 //! 3. **The handler**. Accounts of this domain are decided about in memory; neither a deadline nor a
 //!    concurrency limit is around that. The parts that wait have both, as near to the network as possible, so
 //!    that a slow peer takes no time and no permit from questions about other accounts: OCSP responders in
-//!    [`trust_tokio::responder`], peers in [`crate::forward::peer`] (span, deadline) and
+//!    [`trust_tokio::responder`], peers in [`rcmp_client::peer`] (span, deadline) and
 //!    [`netlogon_tokio::Servers`] (connections and a queue for each server; a question that finds the queue
 //!    full is rejected at once). How many questions there are at once is bounded by the connections of RPC
 //!    and of the sidecar.

@@ -8,6 +8,7 @@
 //! could be read: `userAccountControl` for state and expiry, `logonCount` for logon hours, `tokenGroups`,
 //! which always has a value, for groups.
 
+use crate::candidate_filter::{self, Accents};
 use crate::connection::Connection;
 use crate::entry::{self, Entry};
 use crate::failed::Failed;
@@ -16,7 +17,6 @@ use crate::mail;
 use crate::matching::{self, Found};
 use crate::message::{Scope, Search};
 use crate::settings::{AdSettings, Settings};
-use crate::widen::{self, Accents};
 use account_store::fold::casefold;
 use account_store::index::{KeyKind, Place};
 use account_store::{
@@ -155,7 +155,7 @@ async fn search(
 /// What a question looks for among users, computers and managed service accounts: in the domain with this DNS
 /// name, or in all domains of a forest.
 pub(crate) fn filter(dns: Option<&str>, query: &Query, accents: Accents) -> Option<Filter> {
-    let named = |attribute, text: &str| widen::name(&Attribute::known(attribute), text);
+    let named = |attribute, text: &str| candidate_filter::name(&Attribute::known(attribute), text);
     let of_query = match query {
         Query::UserPrincipalName(text) => {
             let explicit = named("userPrincipalName", text);
@@ -170,7 +170,7 @@ pub(crate) fn filter(dns: Option<&str>, query: &Query, accents: Accents) -> Opti
         }
         Query::ServicePrincipalName(text) => named("servicePrincipalName", text),
         Query::AltSecurityIdentity(text) => {
-            widen::identity(&Attribute::known("altSecurityIdentities"), text, accents)?
+            candidate_filter::identity(&Attribute::known("altSecurityIdentities"), text, accents)?
         }
         Query::Mail(text) => named("mail", text),
         Query::Name(text) => named("sAMAccountName", text),

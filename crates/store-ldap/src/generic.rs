@@ -9,6 +9,7 @@
 //! 4.5.1.7: what may not be searched is Undefined, and so is its negation).
 
 use crate::ad::GROUPS_MAX;
+use crate::candidate_filter;
 use crate::connection::{Answer, Connection, TOGETHER_MAX};
 use crate::entry::Entry;
 use crate::failed::Failed;
@@ -17,7 +18,6 @@ use crate::mail;
 use crate::matching::{self, Found};
 use crate::message::{Scope, Search};
 use crate::settings::{GenericSettings, GroupMembership, RidRange, Settings, StatePreset};
-use crate::widen;
 use account_store::fold::wide;
 use account_store::index::Place;
 use account_store::{
@@ -148,13 +148,15 @@ fn of_class(class: &str, filter: Filter) -> Filter {
 
 fn filter(settings: &Settings, generic: &GenericSettings, query: &Query) -> Option<Filter> {
     let of_query = match query {
-        Query::UserPrincipalName(text) => widen::name(generic.user_principal_name.as_ref()?, text),
-        Query::ServicePrincipalName(text) => widen::name(generic.service_principal_name.as_ref()?, text),
-        Query::AltSecurityIdentity(text) => {
-            widen::identity(generic.mapping.as_ref()?, text, settings.accents)?
+        Query::UserPrincipalName(text) => candidate_filter::name(generic.user_principal_name.as_ref()?, text),
+        Query::ServicePrincipalName(text) => {
+            candidate_filter::name(generic.service_principal_name.as_ref()?, text)
         }
-        Query::Mail(text) => widen::name(generic.mail.as_ref()?, text),
-        Query::Name(text) => widen::name(&generic.name, text),
+        Query::AltSecurityIdentity(text) => {
+            candidate_filter::identity(generic.mapping.as_ref()?, text, settings.accents)?
+        }
+        Query::Mail(text) => candidate_filter::name(generic.mail.as_ref()?, text),
+        Query::Name(text) => candidate_filter::name(&generic.name, text),
         Query::Sid(sid) => {
             let number = generic.user_rids.number(sid.rid_in(&settings.domain.sid)?)?;
             Filter::equal(&generic.number, number.to_string())
@@ -455,7 +457,7 @@ impl<'a> Reader<'a> {
         let of_same = |group: &GroupFound| {
             let rid = group.sid.rid_in(&self.settings.domain.sid);
             let number = rid.and_then(|rid| self.generic.group_rids.number(rid)).unwrap_or_default();
-            let name = group.name.as_ref().map(|name| widen::name(&self.generic.group_name, name));
+            let name = group.name.as_ref().map(|name| candidate_filter::name(&self.generic.group_name, name));
             name.into_iter().chain([Filter::equal(&self.generic.group_number, number.to_string())])
         };
         planned.extend(unchecked.chunks(BATCH).map(|batch| {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A reader may rely on this:
-//! - **The directory finds, our comparison decides.** Filters are as wide as [`account_store::index`] needs (`widen`
+//! - **The directory finds, our comparison decides.** Filters are as wide as [`account_store::index`] needs (`candidate_filter`
 //!   says which part of it), and each candidate is compared again here.
 //! - **Only success is an answer.** Every other result, a reference to another server, a limit, an attribute that
 //!   may not be read is an error, never "no such account" and never a shorter list of groups.
@@ -23,6 +23,7 @@
 mod ad;
 mod backoff;
 mod ber;
+mod candidate_filter;
 mod connection;
 mod entry;
 mod failed;
@@ -40,8 +41,8 @@ mod schema;
 mod server;
 mod settings;
 mod store;
-mod widen;
 
+pub use candidate_filter::Accents;
 pub use failover_refusals::Refusals;
 pub use filter::Attribute;
 #[doc(hidden)]
@@ -53,4 +54,3 @@ pub use settings::{
     StatePreset,
 };
 pub use store::LdapStore;
-pub use widen::Accents;

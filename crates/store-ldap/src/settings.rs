@@ -1,10 +1,10 @@
 //! What a store is made of. The caller reads the configuration and fills this; nothing here reads a file.
 
+use crate::candidate_filter::Accents;
 use crate::failover_refusals::Refusals;
 use crate::filter::Attribute;
 use crate::meter::Meter;
 use crate::server::Server;
-use crate::widen::Accents;
 use account_store::{BoxFuture, Domain};
 use rustls_pki_types::CertificateDer;
 use std::collections::BTreeSet;

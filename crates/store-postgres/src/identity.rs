@@ -2,7 +2,7 @@
 
 use crate::connection::Connection;
 use crate::failure::Failure;
-use crate::numbers::Numbers;
+use crate::revision::RevisionRow;
 use crate::timeline::Timeline;
 use account_store::columns::damaged;
 use account_store::sealing::Seal;
@@ -11,17 +11,17 @@ use account_store::{Domain, StoreError, fold};
 /// The version of the tables that this program uses.
 pub(crate) const VERSION: i64 = 3;
 
-/// The columns of [`Numbers`], of the table `r`.
-macro_rules! numbers {
+/// The columns of [`RevisionRow`], of the table `r`.
+macro_rules! revision_columns {
     () => {
         "r.accounts, r.accounts_epoch, r.account_groups, r.account_groups_epoch, r.machines, r.machines_epoch"
     };
 }
-pub(crate) use numbers;
+pub(crate) use revision_columns;
 
 pub(crate) const IDENTITY: &str = concat!(
     "SELECT ",
-    numbers!(),
+    revision_columns!(),
     ", d.netbios, d.dns, d.sid, d.fold, d.sealing_key_check, s.version",
     // Without the keys, PostgreSQL expects many rows of tables that were never analyzed, and compiles the
     // statement for a fifth of a second.
@@ -30,16 +30,16 @@ pub(crate) const IDENTITY: &str = concat!(
 
 /// The store in a database.
 pub(crate) struct Identity {
-    pub(crate) numbers: Numbers,
+    pub(crate) revision_row: RevisionRow,
     pub(crate) domain: Domain,
     pub(crate) fold: String,
     pub(crate) sealing_key_check: Option<Vec<u8>>,
     pub(crate) version: i64,
 }
 
-pub(crate) fn numbers_of(row: &tokio_postgres::Row) -> Result<Numbers, Failure> {
+pub(crate) fn revision_row_of(row: &tokio_postgres::Row) -> Result<RevisionRow, Failure> {
     let number = |at: usize| Ok::<_, Failure>((row.try_get(at)?, row.try_get(at + 1)?));
-    Ok(Numbers { accounts: number(0)?, groups: number(2)?, machines: number(4)? })
+    Ok(RevisionRow { accounts: number(0)?, groups: number(2)?, machines: number(4)? })
 }
 
 impl Identity {
@@ -58,7 +58,7 @@ impl Identity {
         let [row] = rows else { return Err(damaged("the domain or its revision").into()) };
         let sid: String = row.try_get(8)?;
         Ok(Self {
-            numbers: numbers_of(row)?,
+            revision_row: revision_row_of(row)?,
             domain: Domain {
                 netbios: row.try_get(6)?,
                 dns: row.try_get(7)?,
@@ -80,8 +80,8 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// The numbers of a store that is the expected one.
-    pub(crate) fn check(&self, found: &Identity) -> Result<Numbers, StoreError> {
+    /// The row of the revision of a store that is the expected one.
+    pub(crate) fn check(&self, found: &Identity) -> Result<RevisionRow, StoreError> {
         let unusable = |why: String| Err(StoreError::Unavailable(why));
         if found.version != VERSION {
             return unusable(format!(
@@ -106,6 +106,6 @@ impl Expected {
                     .to_owned(),
             );
         }
-        Ok(found.numbers)
+        Ok(found.revision_row)
     }
 }

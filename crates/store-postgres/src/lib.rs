@@ -25,10 +25,10 @@ mod failure;
 mod identity;
 mod look_up;
 mod machines;
-mod numbers;
 mod poll;
 mod pool;
 mod replicas;
+mod revision;
 mod rows;
 mod schema;
 mod sealed;
@@ -53,8 +53,8 @@ use connection::Param;
 use failure::Failure;
 use identity::Expected;
 use look_up::GroupNames;
-use numbers::Seen;
 use pool::{Pool, Pooled, Role};
+use revision::Seen;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::AtomicUsize;
@@ -122,7 +122,7 @@ impl PostgresStore {
             primary: pool(Role::Primary, settings.servers.clone()),
             replicas: replicas.collect(),
             next: AtomicUsize::new(0),
-            seen: Seen::new(identity.numbers),
+            seen: Seen::new(identity.revision_row),
             runtime: Handle::current(),
             group_names: RwLock::default(),
             changing: tokio::sync::Mutex::default(),

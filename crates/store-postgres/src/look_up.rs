@@ -3,9 +3,9 @@
 use crate::connection::Param;
 use crate::counters::Counters;
 use crate::failure::Failure;
-use crate::identity::{numbers, numbers_of};
-use crate::numbers::{Noted, Number, Numbers};
+use crate::identity::{revision_columns, revision_row_of};
 use crate::pool::{Pool, Pooled, Role};
+use crate::revision::{Counter, Noted, RevisionRow};
 use crate::rows::{self, columns, get};
 use crate::{Inner, PostgresStore, late};
 use account_store::columns::{Word, damaged};
@@ -34,14 +34,14 @@ const LIMIT: i64 = Matches::NAMES_MAX as i64;
 /// Names of groups that are kept; a domain with more of them has them read again.
 const GROUP_NAMES_MAX: usize = 1 << 18;
 
-/// The columns of an account begin here, after the numbers and the identifier by which it was found.
+/// The columns of an account begin here, after the revision and the identifier by which it was found.
 const ACCOUNT: usize = 7;
 
-// Outer joins: there is always a row, with the numbers of the moment. A key without its account is damage,
+// Outer joins: there is always a row, with the revision of the moment. A key without its account is damage,
 // not absence.
 const BY_KEY: &str = concat!(
     "SELECT ",
-    numbers!(),
+    revision_columns!(),
     ", k.rid, ",
     columns!("a."),
     " FROM @.revision r LEFT JOIN @.account_key k ON k.kind = $1 AND k.key = $2",
@@ -49,21 +49,21 @@ const BY_KEY: &str = concat!(
 );
 const BY_NAME: &str = concat!(
     "SELECT ",
-    numbers!(),
+    revision_columns!(),
     ", a.rid, ",
     columns!("a."),
     " FROM @.revision r LEFT JOIN @.account a ON a.name_key = $1 WHERE r.id = 1"
 );
 const BY_RID: &str = concat!(
     "SELECT ",
-    numbers!(),
+    revision_columns!(),
     ", a.rid, ",
     columns!("a."),
     " FROM @.revision r LEFT JOIN @.account a ON a.rid = $1 WHERE r.id = 1"
 );
 const GROUPS: &str = concat!(
     "SELECT ",
-    numbers!(),
+    revision_columns!(),
     ", g.rid, g.name, g.scope FROM @.revision r LEFT JOIN @.account_group g ON g.rid = ANY($1) WHERE r.id = 1"
 );
 
@@ -102,7 +102,7 @@ fn place(domain: &Domain, query: &Query) -> Place {
 /// not there.
 #[derive(Default)]
 pub(crate) struct GroupNames {
-    of: Number,
+    of: Counter,
     names: HashMap<u32, Option<(String, GroupScope)>>,
 }
 
@@ -196,7 +196,7 @@ impl Inner {
     }
 
     async fn attempt(&self, pool: &Pool, place: &Place, on_new: bool) -> Result<Matches, Again> {
-        let known = self.seen.numbers();
+        let known = self.seen.revision_row();
         let mut pooled = match on_new {
             false => pool.get().await?,
             true => pool.get_new().await?,
@@ -209,16 +209,16 @@ impl Inner {
             }
             found => found?,
         };
-        let (numbers, found) = found;
-        self.check_age(pool, (numbers, known)).await?;
+        let (revision_row, found) = found;
+        self.check_age(pool, (revision_row, known)).await?;
         let matches = match found {
             Found::None => Matches::None,
             Found::Many(names) => Matches::Many(names),
             Found::One(account, groups) => {
-                let memberships = match self.known_memberships(&groups, numbers.groups) {
+                let memberships = match self.known_memberships(&groups, revision_row.groups) {
                     Some(memberships) => memberships?,
                     None => {
-                        let reading = self.read_memberships(&mut pooled, &groups, numbers);
+                        let reading = self.read_memberships(&mut pooled, &groups, revision_row);
                         reading.instrument(statement(pool.role)).await?
                     }
                 };
@@ -234,10 +234,14 @@ impl Inner {
     }
 
     /// Whether an answer may be used: it is not older than what was known when it was asked for.
-    async fn check_age(&self, pool: &Pool, (numbers, known): (Numbers, Numbers)) -> Result<(), Again> {
-        if numbers.follow(&known) {
+    async fn check_age(
+        &self,
+        pool: &Pool,
+        (revision_row, known): (RevisionRow, RevisionRow),
+    ) -> Result<(), Again> {
+        if revision_row.follow(&known) {
             // While it was under way, newer ones may have been seen.
-            self.seen.note(numbers);
+            self.seen.note(revision_row);
             return Ok(());
         }
         match pool.role {
@@ -256,7 +260,7 @@ impl Inner {
         Err(Again::Ask(StoreError::Unavailable("PostgreSQL has an older revision than was seen".to_owned())))
     }
 
-    async fn ask(&self, pooled: &mut Pooled<'_>, place: &Place) -> Result<(Numbers, Found), Failure> {
+    async fn ask(&self, pooled: &mut Pooled<'_>, place: &Place) -> Result<(RevisionRow, Found), Failure> {
         let connection = &mut pooled.connection;
         let rows = match place {
             Place::Nowhere => return Err(damaged("a place").into()),
@@ -271,7 +275,7 @@ impl Inner {
             Place::Rid(rid) => connection.query_often(BY_RID, &[(&i64::from(*rid), Type::INT8)]).await?,
         };
         let first = rows.first().ok_or_else(|| damaged("the revision"))?;
-        Ok((numbers_of(first)?, self.found(&rows)?))
+        Ok((revision_row_of(first)?, self.found(&rows)?))
     }
 
     fn found(&self, rows: &[Row]) -> Result<Found, StoreError> {
@@ -295,7 +299,7 @@ impl Inner {
     }
 
     /// `None` if one of the groups has not been read at this revision.
-    fn known_memberships(&self, groups: &[u32], of: Number) -> Option<Result<Vec<Membership>, StoreError>> {
+    fn known_memberships(&self, groups: &[u32], of: Counter) -> Option<Result<Vec<Membership>, StoreError>> {
         let known = self.group_names.read().unwrap_or_else(PoisonError::into_inner);
         if known.of != of {
             return None;
@@ -308,12 +312,12 @@ impl Inner {
         &self,
         pooled: &mut Pooled<'_>,
         groups: &[u32],
-        numbers: Numbers,
+        revision_row: RevisionRow,
     ) -> Result<Vec<Membership>, Again> {
         let rids: Vec<i64> = groups.iter().copied().map(i64::from).collect();
         let rows = pooled.connection.query_often(GROUPS, &[(&rids, Type::INT8_ARRAY)]).await?;
         let first = rows.first().ok_or_else(|| damaged("the revision"))?;
-        if numbers_of(first)?.groups != numbers.groups {
+        if revision_row_of(first)?.groups != revision_row.groups {
             return Err(Again::Ask(StoreError::Unavailable("groups change all the time".to_owned())));
         }
         let mut found: HashMap<u32, Option<(String, GroupScope)>> =
@@ -327,8 +331,8 @@ impl Inner {
         let memberships =
             groups.iter().map(|rid| self.membership(*rid, &found[rid])).collect::<Result<_, _>>();
         let mut known = self.group_names.write().unwrap_or_else(PoisonError::into_inner);
-        if known.of != numbers.groups || known.names.len() > GROUP_NAMES_MAX {
-            *known = GroupNames { of: numbers.groups, names: HashMap::new() };
+        if known.of != revision_row.groups || known.names.len() > GROUP_NAMES_MAX {
+            *known = GroupNames { of: revision_row.groups, names: HashMap::new() };
         }
         known.names.extend(found);
         Ok(memberships?)
@@ -336,9 +340,9 @@ impl Inner {
 }
 
 impl Inner {
-    /// Notes the numbers of a change that was made here.
-    pub(crate) fn changed(&self, numbers: Numbers) {
-        if self.seen.note(numbers) == Noted::Other {
+    /// Notes the revision of a change that was made here.
+    pub(crate) fn changed(&self, revision_row: RevisionRow) {
+        if self.seen.note(revision_row) == Noted::Other {
             self.seen.flush();
         }
     }

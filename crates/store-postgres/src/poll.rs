@@ -4,7 +4,7 @@ use crate::Inner;
 use crate::connection::Connection;
 use crate::counters::Counters;
 use crate::identity::Identity;
-use crate::numbers::Noted;
+use crate::revision::Noted;
 use account_store::StoreError;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -83,10 +83,10 @@ async fn poll_once(
     let Some(asked) = connection else { return Ok(()) };
     let found = Identity::read_often(asked).await?;
     // What was opened for the former store asks no more; a new connection is checked when it is opened.
-    let numbers = inner.expected.check(&found).inspect_err(|_| inner.flush())?;
-    if inner.seen.note(numbers) == Noted::Other {
+    let revision_row = inner.expected.check(&found).inspect_err(|_| inner.flush())?;
+    if inner.seen.note(revision_row) == Noted::Other {
         // An answer under way may have brought newer ones, or a server that was the primary answers.
-        if !inner.seen.take_over(numbers, asked.opened) {
+        if !inner.seen.take_over(revision_row, asked.opened) {
             return Err(StoreError::Unavailable("PostgreSQL has an older revision than was seen".to_owned()));
         }
         warn!(
@@ -96,7 +96,7 @@ async fn poll_once(
     }
     inner.seen.polled(started);
     Counters::count(&inner.counters.polls);
-    debug!(?numbers, "Polled");
+    debug!(?revision_row, "Polled");
     Ok(())
 }
 

@@ -7,7 +7,7 @@
 use crate::connection::Connection;
 use crate::counters::Counters;
 use crate::identity::{Expected, Identity};
-use crate::numbers::Numbers;
+use crate::revision::RevisionRow;
 use crate::settings::{Server, Settings};
 use account_store::StoreError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -125,8 +125,8 @@ impl Pool {
         self.permits.acquire().await.map_err(closed)
     }
 
-    /// Opens a connection beside those that are counted, with the numbers that it saw first.
-    pub(crate) async fn connect(&self) -> Result<(Connection, Numbers), StoreError> {
+    /// Opens a connection beside those that are counted, with the row of the revision that it saw first.
+    pub(crate) async fn connect(&self) -> Result<(Connection, RevisionRow), StoreError> {
         self.wait_for_turn().await?;
         let all = self.settings.timeout * 2 / 3;
         let each = all / u32::try_from(self.servers.len()).unwrap_or(u32::MAX).max(1);
@@ -150,18 +150,18 @@ impl Pool {
         Err(failed)
     }
 
-    async fn open(&self, server: &Server) -> Result<(Connection, Numbers), StoreError> {
+    async fn open(&self, server: &Server) -> Result<(Connection, RevisionRow), StoreError> {
         let mut connection = Connection::open(&self.settings, server, &self.notified).await?;
         if self.role == Role::Primary {
             connection.check_primary(server).await?;
         }
         let identity = Identity::read(&connection).await?;
-        let numbers = self.expected.check(&identity)?;
+        let revision_row = self.expected.check(&identity)?;
         if self.role == Role::Primary && self.expected.timeline.check(server, connection.timeline)? {
             warn!(%server, timeline = connection.timeline, "PostgreSQL has another primary: a standby was promoted");
             self.flush();
         }
-        Ok((connection, numbers))
+        Ok((connection, revision_row))
     }
 
     /// Looks whether a server that is not in use is the primary now.

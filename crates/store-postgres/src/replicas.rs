@@ -75,7 +75,7 @@ impl PostgresStore {
         clock_ms: i64,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         self.run(async move {
-            let seen = self.inner.seen.numbers();
+            let seen = self.inner.seen.revision_row();
             let [accounts, groups, machines] = [seen.accounts.0, seen.groups.0, seen.machines.0];
             let sql = concat!(
                 "INSERT INTO @.replica (id, name, version, tables_version, listeners, accounts, account_groups, machines,

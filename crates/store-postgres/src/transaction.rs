@@ -3,7 +3,7 @@
 use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::identity::{IDENTITY, Identity};
-use crate::numbers::Numbers;
+use crate::revision::RevisionRow;
 use crate::{Inner, schema};
 use account_store::StoreError;
 use std::time::Duration;
@@ -50,7 +50,7 @@ impl Transaction<'_> {
     }
 
     /// Begins it, and waits for the lock.
-    pub(crate) fn begin(&self) -> Result<Numbers, StoreError> {
+    pub(crate) fn begin(&self) -> Result<RevisionRow, StoreError> {
         // A client that has gone without a trace must not hold the lock for ever.
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{}s'; SET LOCAL idle_in_transaction_session_timeout = '{}s'",
@@ -65,28 +65,28 @@ impl Transaction<'_> {
         self.inner.expected.check(&Identity::of(&rows)?)
     }
 
-    /// Writes the numbers of what was changed, and commits.
-    pub(crate) fn commit(&self, before: Numbers, changed: Changed) -> Result<Numbers, StoreError> {
+    /// Writes the counters of what was changed, and commits.
+    pub(crate) fn commit(&self, before: RevisionRow, changed: Changed) -> Result<RevisionRow, StoreError> {
         let next = |(number, epoch): (i64, i64), is_changed| match is_changed {
             true => Ok::<_, StoreError>((number + 1, schema::random()?)),
             false => Ok((number, epoch)),
         };
-        let numbers = Numbers {
+        let revision_row = RevisionRow {
             accounts: next(before.accounts, changed.accounts)?,
             groups: next(before.groups, changed.groups)?,
             machines: next(before.machines, changed.machines)?,
         };
-        if numbers != before {
+        if revision_row != before {
             let sql = "UPDATE @.revision SET accounts = $1, accounts_epoch = $2, account_groups = $3, account_groups_epoch = $4,
                 machines = $5, machines_epoch = $6 WHERE id = 1";
-            let Numbers { accounts, groups, machines } = numbers;
+            let RevisionRow { accounts, groups, machines } = revision_row;
             let values = [accounts.0, accounts.1, groups.0, groups.1, machines.0, machines.1];
             self.run(self.connection.execute(sql, &values.each_ref().map(|value| (value as _, Type::INT8))))?;
         }
         let unknown =
             |error| StoreError::Unavailable(format!("it is not known whether the change was made: {error}"));
         self.run(self.connection.batch("COMMIT")).map_err(unknown)?;
-        Ok(numbers)
+        Ok(revision_row)
     }
 
     /// Tells the other processes. Where the server has no NOTIFY, they find out by polling.

@@ -1,7 +1,7 @@
 //! Changes: one transaction on the primary, on a thread that may wait.
 //!
 //! The row of `revision` is locked first, so that changes are made one after the other, and a revision is
-//! never seen before an earlier one. Its new numbers are written last.
+//! never seen before an earlier one. Its new revision is written last.
 
 use crate::tables::Tables;
 use crate::transaction::{LOCK_TIMEOUT, Transaction};
@@ -51,9 +51,9 @@ impl Inner {
         let mut tables = Tables::new(&transaction);
         let value = work(&mut tables)?;
         let changed = tables.finish()?;
-        let numbers = transaction.commit(before, changed)?;
-        self.changed(numbers);
-        if numbers != before {
+        let revision_row = transaction.commit(before, changed)?;
+        self.changed(revision_row);
+        if revision_row != before {
             transaction.notify();
         }
         pooled.keep();

@@ -7,6 +7,7 @@ use pem_file::input;
 use rcmp_service::certificate::Certificate;
 use rcmp_service::issuers;
 use rcmp_service::message::CERTIFICATE_LEN_MAX;
+use rustls::RootCertStore;
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
@@ -139,6 +140,20 @@ pub fn read_trusted(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
         .map_err(|error| Unusable(format!("{}: {error}", path.display())))
 }
 
+/// The CAs of files that say which peers of TLS are trusted, each read by [`read_trusted`].
+pub fn read_roots<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Result<RootCertStore, Unusable> {
+    let mut roots = RootCertStore::empty();
+    for path in paths {
+        let path = path.as_ref();
+        for certificate in read_trusted(path)? {
+            let added = roots.add(certificate.into());
+            let why = |error| format!("{} has a certificate that cannot be a CA: {error}", path.display());
+            added.map_err(|error| Unusable(why(error)))?;
+        }
+    }
+    Ok(roots)
+}
+
 /// All certificates of a file.
 pub fn read_file(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
     read_for(path, Purpose::Certificates)
@@ -196,5 +211,42 @@ pub fn der_of_crl(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Unusable> {
     match pem_file::is_der(bytes) {
         true => Ok(bytes.into()),
         false => pem_file::crl(bytes).map(Cow::from).map_err(|error| Unusable(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    /// A file of CAs as an administrator leaves it.
+    fn file(folder: &Path, name: &str, text: &str) -> PathBuf {
+        let path = folder.join(name);
+        fs::write(&path, text).expect("it is ours");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("it is ours");
+        path
+    }
+
+    fn ca() -> String {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.self_signed(&KeyPair::generate().expect("a key")).expect("a CA").pem()
+    }
+
+    #[test]
+    fn roots_are_those_of_all_files_or_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let two = file(folder.path(), "two.pem", &(ca() + &ca()));
+        let one = file(folder.path(), "one.pem", &ca());
+        assert_eq!(read_roots([&two, &one]).expect("all are CAs").len(), 3);
+        let empty = file(folder.path(), "empty.pem", "nothing\n");
+        let refused = read_roots([&two, &empty]).expect_err("one has none").to_string();
+        assert!(refused.contains("empty.pem: there is no certificate in it"), "{refused}");
+        fs::set_permissions(&one, fs::Permissions::from_mode(0o666)).expect("it is ours");
+        let refused = read_roots([&two, &one]).expect_err("every user can change one").to_string();
+        assert!(refused.contains("one.pem"), "{refused}");
     }
 }

@@ -1,7 +1,8 @@
 //! Samba as an Active Directory domain controller.
 
-use super::{Opened, certificates, identity, name, upn};
+use super::{Opened, identity, name, upn};
 use account_store::{AccountFlags, Domain, GroupScope, Matches, Membership, Query};
+use rcmpd_tests::directory_store::settings_of;
 use rcmpd_tests::peers::{SAMBA_PYTHON, SambaDc, impacket, impacket_python, run, script, with};
 use rcmpd_tests::{Demo, Service, eventually_within, write_secret};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -10,7 +11,7 @@ use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
-use store_ldap::{Accents, AdSettings, Schema, Server, Servers, Settings, TlsMode};
+use store_ldap::{AdSettings, Schema, Server, Settings, TlsMode};
 use zeroize::Zeroizing;
 
 const SECRET: &str = "Directory-reader-1";
@@ -92,28 +93,17 @@ fn ca(dc: &SambaDc) -> std::path::PathBuf {
 
 fn settings(dc: &SambaDc, tls: TlsMode) -> Settings {
     let port = if tls == TlsMode::Ldaps { 636 } else { 389 };
+    let domain = Domain {
+        netbios: dc.text("netbios"),
+        dns: dc.text("dns"),
+        sid: dc.text("sid").parse().expect("a SID"),
+    };
+    let server = Server { host: dc.text("address"), port, tls };
+    let schema = Schema::Ad(AdSettings { base: base(dc) });
     Settings {
-        domain: Domain {
-            netbios: dc.text("netbios"),
-            dns: dc.text("dns"),
-            sid: dc.text("sid").parse().expect("a SID"),
-        },
-        servers: Servers::Listed(vec![Server { host: dc.text("address"), port, tls }]),
-        catalog: Vec::new(),
-        ca: certificates(&ca(dc)),
-        bind_dn: bind_dn(dc),
-        secrets: Arc::new(|| Ok(vec![Zeroizing::new(SECRET.to_owned())])),
-        schema: Schema::Ad(AdSettings { base: base(dc) }),
         timeout: Duration::from_secs(30),
-        connections_max: 4,
-        idle_timeout: Duration::from_secs(600),
-        age_max: Duration::from_secs(3600),
-        candidates_max: 100,
-        accents: Accents::Wildcards,
-        mail_domain: None,
         fresh: Duration::from_secs(FRESH_S),
-        refusals: store_ldap::Refusals::default(),
-        meter: Arc::default(),
+        ..settings_of(domain, server, &ca(dc), (bind_dn(dc), SECRET), schema)
     }
 }
 

@@ -1048,20 +1048,62 @@ fn sh(script: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Two servers in networks of their own: each has one way to the database and another one to its clients.
-/// First the one way is cut, then the other.
+/// Runs a test again as the only one, in networks and processes of its own.
+fn in_namespaces(test: &str) {
+    let mut again = Command::new("unshare");
+    again.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    if !rustix::process::geteuid().is_root() {
+        again.args(["--user", "--map-root-user"]);
+    }
+    again.arg(std::env::current_exe().unwrap());
+    again.args(["--exact", test, "--nocapture"]);
+    assert!(again.env(INSIDE, "1").status().unwrap().success());
+}
+
+/// A server in a network of its own, with one way to the database and another one to its clients.
+fn serve_in_network(demo: &Demo, server: &Postgres, n: usize) -> Service {
+    sh(&format!("ip netns add r{n}"));
+    for (kind, net) in [("db", 1), ("cl", 2)] {
+        sh(&format!(
+            "ip link add {kind}{n} type veth peer name {kind} netns r{n}
+            ip addr add 10.{net}.{n}.1/24 dev {kind}{n}; ip link set {kind}{n} up
+            ip -n r{n} addr add 10.{net}.{n}.2/24 dev {kind}; ip -n r{n} link set {kind} up; ip -n r{n} link set lo up"
+        ));
+    }
+    let of_it = demo.copied();
+    of_it.edit(|text| text.replacen("[\"127.0.0.1:0\"]", &format!("[\"10.2.{n}.2:0\"]"), 1));
+    // Without TLS, the database has to be at a loopback address.
+    let (port, relay) = (server.port(), of_it.path("relay.cfg"));
+    let text = format!(
+        "defaults\n    mode tcp\n    timeout connect 1s\n    timeout client 5m\n    timeout server 5m\n\
+         listen database\n    bind 127.0.0.1:{port}\n    server database 10.1.{n}.1:{port}\n"
+    );
+    fs::write(&relay, text).unwrap();
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &format!("r{n}"), "/usr/sbin/haproxy", "-db", "-f"]).arg(&relay);
+    // It ends with the namespaces.
+    drop(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let is_there = format!("ip netns exec r{n} bash -c ': </dev/tcp/127.0.0.1/{port}' 2>&1");
+    eventually("the relay listens", || {
+        Command::new("sh").args(["-c", &is_there]).output().unwrap().status.success()
+    });
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &format!("r{n}")]).arg(rcmpd_tests::binary());
+    of_it.serve_by(command)
+}
+
+/// Enables or disables the machine, as soon as the database takes it.
+fn set(demo: &Demo, state: &str) {
+    let command = ["machine", "set", "WEB01$", state, "-c", "rcmpd.toml"];
+    eventually("the command is done", || demo.rcmpd(&command).code == 0);
+}
+
+/// Two servers in networks of their own. First the way of one to the database is cut, then the way of the other
+/// to its clients.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_split_network_makes_no_answer_wrong() {
     if std::env::var_os(INSIDE).is_none() {
-        let mut again = Command::new("unshare");
-        again.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-        if !rustix::process::geteuid().is_root() {
-            again.args(["--user", "--map-root-user"]);
-        }
-        again.arg(std::env::current_exe().unwrap());
-        again.args(["--exact", "replicas::a_split_network_makes_no_answer_wrong", "--nocapture"]);
-        assert!(again.env(INSIDE, "1").status().unwrap().success());
-        return;
+        return in_namespaces("replicas::a_split_network_makes_no_answer_wrong");
     }
     sh("ip link set lo up; mount -t tmpfs tmpfs /run");
     let server = Postgres::start_with(&["listen_addresses=*"]);
@@ -1072,44 +1114,13 @@ async fn a_split_network_makes_no_answer_wrong() {
     server.sql("SELECT pg_reload_conf()");
     let demo = Demo::new().into_postgres(&server, "timeout_ms = 5000\npoll_ms = 60000");
     demo.edit(|text| text.replace("store = \"postgres\"", "store = \"postgres\"\nshared = true"));
-    let mut services: Vec<Service> = (1..=2)
-        .map(|n| {
-            sh(&format!("ip netns add r{n}"));
-            for (kind, net) in [("db", 1), ("cl", 2)] {
-                sh(&format!(
-                    "ip link add {kind}{n} type veth peer name {kind} netns r{n}
-                    ip addr add 10.{net}.{n}.1/24 dev {kind}{n}; ip link set {kind}{n} up
-                    ip -n r{n} addr add 10.{net}.{n}.2/24 dev {kind}; ip -n r{n} link set {kind} up; ip -n r{n} link set lo up"
-                ));
-            }
-            let of_it = demo.copied();
-            of_it.edit(|text| text.replacen("[\"127.0.0.1:0\"]", &format!("[\"10.2.{n}.2:0\"]"), 1));
-            // Without TLS, the database has to be at a loopback address.
-            let (port, relay) = (server.port(), of_it.path("relay.cfg"));
-            let text = format!(
-                "defaults\n    mode tcp\n    timeout connect 1s\n    timeout client 5m\n    timeout server 5m\n\
-                 listen database\n    bind 127.0.0.1:{port}\n    server database 10.1.{n}.1:{port}\n"
-            );
-            fs::write(&relay, text).unwrap();
-            let mut command = Command::new("ip");
-            command.args(["netns", "exec", &format!("r{n}"), "/usr/sbin/haproxy", "-db", "-f"]).arg(&relay);
-            // It ends with the namespaces.
-            drop(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-            let is_there = format!("ip netns exec r{n} bash -c ': </dev/tcp/127.0.0.1/{port}' 2>&1");
-            eventually("the relay listens", || {
-                Command::new("sh").args(["-c", &is_there]).output().unwrap().status.success()
-            });
-            let mut command = Command::new("ip");
-            command.args(["netns", "exec", &format!("r{n}")]).arg(rcmpd_tests::binary());
-            of_it.serve_by(command)
-        })
-        .collect();
-    let set = |state| {
-        let command = ["machine", "set", "WEB01$", state, "-c", "rcmpd.toml"];
-        eventually("the command is done", || demo.rcmpd(&command).code == 0);
-    };
-    let metrics =
-        |n: usize, address: SocketAddr| sh(&format!("ip netns exec r{n} curl -s http://{address}/metrics"));
+    let mut services: Vec<Service> = (1..=2).map(|n| serve_in_network(&demo, &server, n)).collect();
+    a_server_without_the_database_says_that_it_is_busy(&demo, &mut services).await;
+    a_server_without_clients_leaves_the_other_one_alone(&demo, &services).await;
+    sh("ip netns del r1; ip netns del r2");
+}
+
+async fn a_server_without_the_database_says_that_it_is_busy(demo: &Demo, services: &mut [Service]) {
     let client = Client::of_machine(&services[0], "CONTOSO", "WEB01").await.unwrap();
     let alice = question_of(&services[0], "alice");
     let mut first = client.open().await.unwrap();
@@ -1117,15 +1128,13 @@ async fn a_split_network_makes_no_answer_wrong() {
     let mut second = other.open().await.unwrap();
     assert_eq!(ask(&client, &mut *first, &alice).await, Ok(SUCCESS));
     assert_eq!(ask(&other, &mut *second, &alice).await, Ok(SUCCESS));
-
-    // The first one loses the database, and its clients do not lose it.
     sh("ip link set db1 down");
     assert_eq!(ask(&client, &mut *first, &alice).await, Ok(DS_BUSY));
-    set("--disable");
+    set(demo, "--disable");
     assert_eq!(ask(&other, &mut *second, &alice).await, Ok(ACCESS_DENIED));
     assert_eq!(ask(&client, &mut *first, &alice).await, Ok(DS_BUSY));
     services[0].wait_for_log("PostgreSQL unreachable");
-    let said = metrics(1, services[0].admin);
+    let said = sh(&format!("ip netns exec r1 curl -s http://{}/metrics", services[0].admin));
     let timeouts = said.lines().find(|line| line.contains("store_questions_total{outcome=\"timeout\"}"));
     let timeouts = timeouts.and_then(|line| line.rsplit(' ').next()).unwrap();
     assert!(timeouts.parse::<u64>().unwrap() > 0, "{said}");
@@ -1137,9 +1146,11 @@ async fn a_split_network_makes_no_answer_wrong() {
         assert_ne!(answer, Ok(SUCCESS), "the machine is disabled");
         answer != Ok(DS_BUSY)
     });
+}
 
-    // The second one loses its clients, and keeps the database. The first one goes on.
-    set("--enable");
+async fn a_server_without_clients_leaves_the_other_one_alone(demo: &Demo, services: &[Service]) {
+    let alice = question_of(&services[0], "alice");
+    set(demo, "--enable");
     let mut associations = Vec::new();
     for (n, service) in services.iter().enumerate() {
         eventually("the machine has a channel again", || establish(service).is_none());
@@ -1158,15 +1169,14 @@ async fn a_split_network_makes_no_answer_wrong() {
         let there = demo.rcmpd(&["replica", "status", "-c", "rcmpd.toml", "--json"]);
         there.code == 0 && there.json()["replicas"].as_array().unwrap().len() == 2
     });
-    set("--disable");
+    set(demo, "--disable");
     assert_eq!(ask(client, &mut **association, &alice).await, Ok(ACCESS_DENIED));
     sh("ip link set cl2 up");
     // What was sent while the network was split is answered by what is true now.
     let refused = establish(&services[1]);
     assert!(refused.as_ref().is_some_and(|error| !is_busy(error)), "{refused:?}");
-    set("--enable");
+    set(demo, "--enable");
     eventually("the machine has a channel again", || establish(&services[1]).is_none());
-    sh("ip netns del r1; ip netns del r2");
 }
 
 /// The release before beside this one: `RCMPD_PREVIOUS` is its program, which `make test-full` builds.

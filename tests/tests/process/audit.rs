@@ -65,6 +65,9 @@ fn a_signal_before_the_service_is_ready_loses_no_checkpoint() {
     verify(&service, &["audit.log"]).code(0);
 }
 
+/// A log over a rotation, the older file first.
+const FILES: [&str; 2] = ["audit.log.1", "audit.log"];
+
 #[test]
 fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
     let mut service = chained(3600).serve();
@@ -78,9 +81,8 @@ fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
     let running = verify(&service, &["audit.log.1", "audit.log"]).code(0).json();
     assert!(running["heads"]["not_covered"].as_u64().unwrap() >= 2, "{running:#}");
     stop(&mut service);
-    let files = ["audit.log.1", "audit.log"];
-    let report = verify(&service, &files).code(0).json();
-    let (old, new) = (lines(&service.path(files[0])), lines(&service.path(files[1])));
+    let report = verify(&service, &FILES).code(0).json();
+    let (old, new) = (lines(&service.path(FILES[0])), lines(&service.path(FILES[1])));
     let seqs: Vec<u64> = old.iter().chain(&new).map(|line| line["seq"].as_u64().unwrap()).collect();
     assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>());
     assert!(
@@ -89,19 +91,33 @@ fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
     assert_eq!(report["last_seq"], seqs.len());
     assert_eq!(report["heads"]["not_covered"], 0);
     assert_eq!(report["heads"]["matched"], report["heads"]["signed"]);
-    let text = service.rcmpd(&["audit", "verify", files[0], files[1], "--heads", "audit.heads"]).code(0);
+    let text = service.rcmpd(&["audit", "verify", FILES[0], FILES[1], "--heads", "audit.heads"]).code(0);
     assert!(text.stdout.contains("without --public-key only their agreement"), "{text:?}");
-    // Without heads nothing says who wrote the lines.
-    let text = service.rcmpd(&["audit", "verify", files[0], files[1]]).code(7);
+
+    without_heads_nothing_is_proved(&service, &report);
+    what_is_no_log_is_no_log(&service);
+    files_are_put_in_order(&service, &report);
+    packed_files_are_read(&service, &report);
+    one_changed_byte_is_found(&service, &old);
+    a_missing_file_is_found(&service, old.len());
+    another_key_is_rejected(&service);
+}
+
+/// Without heads nothing says who wrote the lines.
+fn without_heads_nothing_is_proved(service: &Service, report: &Value) {
+    let text = service.rcmpd(&["audit", "verify", FILES[0], FILES[1]]).code(7);
     assert!(text.stdout.contains("their writer and the end of the log are not verified"), "{text:?}");
-    let unsigned = service.rcmpd(&["audit", "verify", files[0], files[1], "--json"]).code(7).json();
+    let unsigned = service.rcmpd(&["audit", "verify", FILES[0], FILES[1], "--json"]).code(7).json();
     assert_eq!((&unsigned["verified"], &unsigned["exit_code"]), (&false.into(), &7.into()), "{unsigned:#}");
     assert_eq!(unsigned["last_seq"], report["last_seq"]);
     // A file without a head proves as much as none.
     fs::write(service.path("empty.heads"), "").unwrap();
-    let empty = ["audit", "verify", files[0], files[1], "--heads", "empty.heads", "--json"];
+    let empty = ["audit", "verify", FILES[0], FILES[1], "--heads", "empty.heads", "--json"];
     assert_eq!(service.rcmpd(&empty).code(7).json()["verified"], false);
-    // What is no log is no log, whatever the heads are.
+}
+
+/// What is no log is no log, whatever the heads are.
+fn what_is_no_log_is_no_log(service: &Service) {
     fs::write(service.path("notes"), "Monday: all is well").unwrap();
     for other in ["rcmpd.toml", "notes", "audit.key", "audit.heads"] {
         for heads in
@@ -111,19 +127,25 @@ fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
             assert!(done.stderr.contains("is not a chained audit log"), "{done:?}");
         }
     }
-    // In the order of a shell's `audit.log*`, and with an empty file among them.
+}
+
+/// In the order of a shell's `audit.log*`, and with an empty file among them.
+fn files_are_put_in_order(service: &Service, report: &Value) {
     fs::write(service.path("audit.log.0"), "").unwrap();
-    for order in [&[files[1], files[0]][..], &[files[1], "audit.log.0", files[0]]] {
-        assert_eq!(verify(&service, order).code(0).json()["last_seq"], report["last_seq"]);
+    for order in [&[FILES[1], FILES[0]][..], &[FILES[1], "audit.log.0", FILES[0]]] {
+        assert_eq!(verify(service, order).code(0).json()["last_seq"], report["last_seq"]);
     }
-    // As logrotate packs them; in two parts, as `cat` joins them; and with the unpacked file beside it.
+}
+
+/// As logrotate packs them; in two parts, as `cat` joins them; and with the unpacked file beside it.
+fn packed_files_are_read(service: &Service, report: &Value) {
     service.paste("gzip --keep --stdout audit.log.1 > packed.gz").code(0);
     service.paste("(head -n 1 audit.log.1 | gzip; tail -n +2 audit.log.1 | gzip) > parts.gz").code(0);
     for packed in ["packed.gz", "parts.gz"] {
-        let done = verify(&service, &["audit.log", packed]).code(0).json();
+        let done = verify(service, &["audit.log", packed]).code(0).json();
         assert_eq!((&done["last_seq"], &done["first_seq"]), (&report["last_seq"], &1.into()), "{done:#}");
     }
-    verify(&service, &["audit.log", "audit.log.1", "packed.gz"]).code(3);
+    verify(service, &["audit.log", "audit.log.1", "packed.gz"]).code(3);
     // What was cut, or has more behind it, is no packed file; and nothing else is unpacked.
     for (make, name, expected) in [
         ("head -c -9 packed.gz > cut.gz", "cut.gz", "cannot be read"),
@@ -132,38 +154,46 @@ fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
         ("xz --stdout audit.log.1 > packed.xz", "packed.xz", "packed by xz: unpack it first"),
     ] {
         service.paste(make).code(0);
-        let done = verify(&service, &[name, "audit.log"]).code(6);
+        let done = verify(service, &[name, "audit.log"]).code(6);
         assert!(done.stderr.contains(expected), "{make}: {done:?}");
     }
+}
 
-    let whole = fs::read_to_string(service.path(files[0])).unwrap();
-    fs::write(service.path(files[0]), whole.replace("\"alice\"", "\"alicf\"")).unwrap();
-    let broken = verify(&service, &files).code(3);
+fn one_changed_byte_is_found(service: &Service, old: &[Value]) {
+    let whole = fs::read_to_string(service.path(FILES[0])).unwrap();
+    fs::write(service.path(FILES[0]), whole.replace("\"alice\"", "\"alicf\"")).unwrap();
+    let broken = verify(service, &FILES).code(3);
     let line = old.iter().position(|line| line["account"] == "alice").unwrap() + 2;
     assert_eq!(broken.json()["broken"]["line"], line, "{broken:?}");
     assert!(broken.stderr.contains(&format!("audit.log.1:{line}: seq {line}: ")), "{broken:?}");
     // The counts would be those of the lines before the break.
-    let text = service.rcmpd(&["audit", "verify", files[0], files[1], "--heads", "audit.heads"]).code(3);
+    let text = service.rcmpd(&["audit", "verify", FILES[0], FILES[1], "--heads", "audit.heads"]).code(3);
     assert_eq!(text.stdout.trim(), format!("chain  BROKEN; whole from seq 1 to {}", line - 2), "{text:?}");
-    fs::write(service.path(files[0]), whole).unwrap();
-    // One file too few, at either end.
-    verify(&service, &["audit.log.1"]).code(3);
-    let newer = verify(&service, &["audit.log"]).code(3);
+    fs::write(service.path(FILES[0]), whole).unwrap();
+}
+
+/// One file too few, at either end. The older file has as many lines as `old_len`.
+fn a_missing_file_is_found(service: &Service, old_len: usize) {
+    verify(service, &["audit.log.1"]).code(3);
+    let newer = verify(service, &["audit.log"]).code(3);
     assert!(newer.stderr.contains("the beginning is missing"), "{newer:?}");
-    let first = (old.len() + 1).to_string();
-    let newer = verify(&service, &["audit.log", "--first-seq", &first]).code(0).json();
-    assert_eq!(newer["first_seq"], old.len() + 1);
-    verify(&service, &["audit.log", "--first-seq", "2"]).code(3);
+    let first = (old_len + 1).to_string();
+    let newer = verify(service, &["audit.log", "--first-seq", &first]).code(0).json();
+    assert_eq!(newer["first_seq"], old_len + 1);
+    verify(service, &["audit.log", "--first-seq", "2"]).code(3);
+}
+
+fn another_key_is_rejected(service: &Service) {
     service.rcmpd(&["audit", "key", "other.key", "--json"]).code(0).json();
     let other =
-        ["audit", "verify", files[0], files[1], "--heads", "audit.heads", "--public-key", "other.key.pub"];
+        ["audit", "verify", FILES[0], FILES[1], "--heads", "audit.heads", "--public-key", "other.key.pub"];
     let done = service.rcmpd(&other).code(3);
     assert!(done.stderr.contains("another key"), "{done:?}");
 
-    assert_eq!(verify(&service, &["nothing.log"]).code(6).json()["exit_code"], 6);
+    assert_eq!(verify(service, &["nothing.log"]).code(6).json()["exit_code"], 6);
     service.rcmpd(&["audit", "verify", "rcmpd.toml"]).code(6);
-    service.rcmpd(&["audit", "verify", files[0], "--heads", "nothing"]).code(6);
-    let told = service.rcmpd(&["audit", "verify", files[0], "--public-key", "other.key.pub"]).code(2);
+    service.rcmpd(&["audit", "verify", FILES[0], "--heads", "nothing"]).code(6);
+    let told = service.rcmpd(&["audit", "verify", FILES[0], "--public-key", "other.key.pub"]).code(2);
     assert!(told.stderr.contains("--public-key needs the signed checkpoints: --heads FILE"), "{told:?}");
     service.rcmpd(&["audit", "verify"]).code(2);
     service.rcmpd(&["audit", "key", "audit.key"]).code(1);

@@ -6,7 +6,7 @@ use netlogon_transport::client::Association;
 use netlogon_transport::secrets::ChannelType;
 use rcmp_service::message::PACKAGE_NAME;
 use rcmpd_tests::client::{As, Client};
-use rcmpd_tests::{Demo, Service, write_secret};
+use rcmpd_tests::{Demo, Finished, Service, write_secret};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
@@ -259,16 +259,18 @@ fn a_secret_is_changed_without_a_failed_call() {
     assert!(line.matches("Secret rotated").count() >= 4, "{line}");
 }
 
-#[test]
-fn what_to_run_on_the_other_side_is_told_for_each() {
-    let contoso = Demo::new();
-    let northwind = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &contoso);
-    let add = |name: &str, sid: &str, more: &[&str]| {
-        let dns = format!("{}.example", name.to_lowercase());
-        let base = ["domain", "add", name, "--sid", sid, "--name", &dns, "-c", "rcmpd.toml"];
-        northwind.rcmpd(&[&base[..], more].concat())
-    };
+/// Adds a peer, whose DNS name is made from its NetBIOS name.
+fn add(domain: &Demo, name: &str, sid: &str, more: &[&str]) -> Finished {
+    let dns = format!("{}.example", name.to_lowercase());
+    let base = ["domain", "add", name, "--sid", sid, "--name", &dns, "-c", "rcmpd.toml"];
+    domain.rcmpd(&[&base[..], more].concat())
+}
+
+/// NORTHWIND with three peers: one that is asked by a member's channel, one by a trust, and one through that.
+fn with_three_peers() -> Demo {
+    let northwind = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &Demo::new());
     add(
+        &northwind,
         "FABRIKAM",
         "S-1-5-21-7-7-7",
         &[
@@ -284,13 +286,19 @@ fn what_to_run_on_the_other_side_is_told_for_each() {
     )
     .code(0);
     add(
+        &northwind,
         "TAILSPIN",
         "S-1-5-21-8-8-8",
         &["--direction", "both", "--server", "dc.tailspin.example", "--transit", "FABRIKAM"],
     )
     .code(0);
-    add("BEHIND", "S-1-5-21-9-9-9", &["--direction", "outbound", "--via", "TAILSPIN"]).code(0);
-    // What makes no sense is not written.
+    add(&northwind, "BEHIND", "S-1-5-21-9-9-9", &["--direction", "outbound", "--via", "TAILSPIN"]).code(0);
+    northwind
+}
+
+#[test]
+fn a_peer_that_makes_no_sense_is_not_written() {
+    let northwind = with_three_peers();
     let before = fs::read_to_string(northwind.path("rcmpd.toml")).unwrap();
     for (name, sid, more, told) in [
         ("OTHER", "S-1-5-21-7-7-7", &["--direction", "inbound"][..], "FABRIKAM already has this SID"),
@@ -309,13 +317,17 @@ fn what_to_run_on_the_other_side_is_told_for_each() {
         ),
         ("NORTHWIND", "S-1-5-21-6-6-6", &["--direction", "inbound"], "the domain NORTHWIND already exists"),
     ] {
-        let done = add(name, sid, more).code(1);
+        let done = add(&northwind, name, sid, more).code(1);
         assert!(done.stderr.contains(told), "{told}: {done:?}");
         assert!(!done.stderr.contains("rcmpd.toml:"), "a line that the file does not have: {done:?}");
     }
     assert_eq!(fs::read_to_string(northwind.path("rcmpd.toml")).unwrap(), before);
     assert!(!northwind.path("trusts/OTHER.inbound.secret").exists());
+}
 
+#[test]
+fn what_to_run_on_the_other_side_is_told_for_each() {
+    let northwind = with_three_peers();
     let commands = |name: &str| -> Value {
         northwind.rcmpd(&["domain", "trust-commands", name, "-c", "rcmpd.toml", "--json"]).code(0).json()
     };
@@ -346,8 +358,11 @@ fn what_to_run_on_the_other_side_is_told_for_each() {
     northwind.rcmpd(&["domain", "rotate", "BEHIND", "-c", "rcmpd.toml"]).code(1);
     let done = northwind.rcmpd(&["domain", "test", "BEHIND", "-c", "rcmpd.toml"]).code(1);
     assert!(done.stderr.contains("reached through TAILSPIN"), "{done:?}");
+}
 
-    // An account that is another domain's says where to ask.
+#[test]
+fn an_account_of_another_domain_says_where_to_ask() {
+    let northwind = with_three_peers();
     northwind
         .rcmpd(&[
             "account",
@@ -364,7 +379,11 @@ fn what_to_run_on_the_other_side_is_told_for_each() {
     let shown = northwind.rcmpd(&["account", "show", "dave", "-c", "rcmpd.toml", "--json"]).code(0).json();
     assert_eq!(shown["home_domain"], "FABRIKAM");
     northwind.rcmpd(&["account", "set", "dave", "--home-domain", "", "-c", "rcmpd.toml"]).code(0);
-    // Keys are made as those of the audit are.
+}
+
+#[test]
+fn a_key_of_a_domain_is_made_as_one_of_the_audit_log() {
+    let northwind = Demo::new();
     let made = northwind.rcmpd(&["domain", "key", "proof.key"]).code(0);
     assert_eq!(made.stdout, fs::read_to_string(northwind.path("proof.key.pub")).unwrap());
     northwind.rcmpd(&["domain", "key", "proof.key"]).code(1);

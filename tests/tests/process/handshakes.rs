@@ -5,10 +5,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, GeneralSubtree,
     IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, OtherNameValue, SanType, date_time_ymd,
 };
-use rcmpd_tests::Demo;
 use rcmpd_tests::openssl::openssl;
 use rcmpd_tests::ports::free_port;
 use rcmpd_tests::web::Page;
+use rcmpd_tests::{Demo, Service};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::fs;
@@ -149,120 +149,241 @@ fn critical(id: &[u64], value: &[u8]) -> CustomExtension {
     extension
 }
 
-/// The kinds of PKITS' sections 4.1 to 4.16, and what is asked of a client's own certificate.
+/// Client certificates, written where a client finds them, with what the handshake makes of each and what the
+/// log says of it.
+struct Cases<'a> {
+    scene: &'a Scene,
+    cases: Vec<(&'static str, Seen, &'static str)>,
+}
+
+impl Cases<'_> {
+    /// The kinds of PKITS' sections 4.1 to 4.16, and what is asked of a client's own certificate.
+    fn new(scene: &Scene) -> Cases<'_> {
+        let mut cases = Cases { scene, cases: Vec::new() };
+        cases.accepted();
+        cases.of_other_issuers();
+        cases.of_other_times();
+        cases.for_other_uses();
+        cases.of_cas_that_may_not_issue();
+        cases.outside_of_constraints();
+        cases
+    }
+
+    fn case(
+        &mut self,
+        name: &'static str,
+        seen: Seen,
+        told: &'static str,
+        params: &CertificateParams,
+        issuer: &Ca,
+        sent: &[&Ca],
+    ) {
+        self.scene.write(name, params, issuer, sent);
+        self.cases.push((name, seen, told));
+    }
+
+    fn client(&self, name: &str) -> CertificateParams {
+        self.scene.client(name)
+    }
+
+    /// A client's certificate with something else in it.
+    fn changed(&self, name: &str, change: &dyn Fn(&mut CertificateParams)) -> CertificateParams {
+        let mut params = self.client(name);
+        change(&mut params);
+        params
+    }
+
+    /// A CA below the root.
+    fn below(&self, name: &str, change: &dyn Fn(&mut CertificateParams)) -> Ca {
+        let mut params = ca_params(name);
+        change(&mut params);
+        self.scene.root.below(params)
+    }
+
+    fn accepted(&mut self) {
+        self.case("good", Seen::Status(200), "", &self.client("good"), &self.scene.root, &[]);
+        // id-ce-certificatePolicies with 1.2.3.4, which rustls does not know.
+        let policy = [0x30, 0x07, 0x30, 0x05, 0x06, 0x03, 0x2a, 0x03, 0x04];
+        let params =
+            self.changed("policy", &|it| it.custom_extensions.push(critical(&[2, 5, 29, 32], &policy)));
+        self.case("policy", Seen::Status(200), "", &params, &self.scene.root, &[]);
+        // A CA that is sent gets a client through the handshake; a decision goes by configured CAs alone.
+        let sub = self.below("Sub", &|_| {});
+        self.case("sent", Seen::Status(403), "", &self.client("sent"), &sub, &[&sub]);
+    }
+
+    fn of_other_issuers(&mut self) {
+        let sub = self.below("Sub", &|_| {});
+        let told = "reason=\"unknown_issuer\" depth=0";
+        self.case("unsent", Seen::Alert(UNKNOWN_CA), told, &self.client("unsent"), &sub, &[]);
+        let stranger = Ca::root("Stranger");
+        let told = "reason=\"unknown_issuer\" depth=1 subject=\"CN=stranger\" error=no configured CA has the name of its issuer \
+                    (CA at depth 1: CN=Stranger)";
+        self.case(
+            "stranger",
+            Seen::Alert(UNKNOWN_CA),
+            told,
+            &self.client("stranger"),
+            &stranger,
+            &[&stranger],
+        );
+        let namesake = Ca::root("Root");
+        let told = "reason=\"bad_signature\" depth=0";
+        self.case(
+            "namesake",
+            Seen::Alert(DECRYPT_ERROR),
+            told,
+            &self.client("namesake"),
+            &namesake,
+            &[&namesake],
+        );
+    }
+
+    fn of_other_times(&mut self) {
+        let params = self.changed("expired", &|it| it.not_after = date_time_ymd(2020, 1, 1));
+        self.case(
+            "expired",
+            Seen::Alert(CERTIFICATE_EXPIRED),
+            "reason=\"expired\" depth=0",
+            &params,
+            &self.scene.root,
+            &[],
+        );
+        let params = self.changed("early", &|it| it.not_before = date_time_ymd(4000, 1, 1));
+        self.case(
+            "early",
+            Seen::Alert(CERTIFICATE_EXPIRED),
+            "reason=\"not_yet_valid\" depth=0",
+            &params,
+            &self.scene.root,
+            &[],
+        );
+        let old = self.below("Old", &|it| it.not_after = date_time_ymd(2020, 1, 1));
+        let told = "reason=\"issuer_expired\" depth=1 subject=\"CN=old\" error=an intermediate CA above it is expired \
+                    (CA at depth 1: CN=Old)";
+        self.case("old", Seen::Alert(CERTIFICATE_EXPIRED), told, &self.client("old"), &old, &[&old]);
+    }
+
+    fn for_other_uses(&mut self) {
+        let usage = |usage: KeyUsagePurpose| move |it: &mut CertificateParams| it.key_usages = vec![usage];
+        for (name, usage) in [
+            ("enciphering", usage(KeyUsagePurpose::KeyEncipherment)),
+            ("agreeing", usage(KeyUsagePurpose::KeyAgreement)),
+            ("signing-documents", usage(KeyUsagePurpose::ContentCommitment)),
+        ] {
+            let told = "reason=\"not_for_signing\" depth=0";
+            self.case(
+                name,
+                Seen::Alert(UNSUPPORTED_CERTIFICATE),
+                told,
+                &self.changed(name, &usage),
+                &self.scene.root,
+                &[],
+            );
+        }
+        let params =
+            self.changed("server", &|it| it.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
+        let told = "reason=\"not_for_client_authentication\" depth=0";
+        self.case("server", Seen::Alert(UNSUPPORTED_CERTIFICATE), told, &params, &self.scene.root, &[]);
+        let params = self.changed("authority", &|it| it.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+        self.case(
+            "authority",
+            Seen::Alert(UNSUPPORTED_CERTIFICATE),
+            "reason=\"is_a_ca\" depth=0",
+            &params,
+            &self.scene.root,
+            &[],
+        );
+    }
+
+    fn of_cas_that_may_not_issue(&mut self) {
+        let mail = self.scene.root.below(self.client("mail"));
+        let told = "reason=\"not_a_ca\" depth=1 subject=\"CN=of-client\" error=what issued it is no CA (CA at depth 1: CN=mail;";
+        self.case("of-client", Seen::Alert(UNKNOWN_CA), told, &self.client("of-client"), &mail, &[&mail]);
+        let lists = self.below("Lists", &|it| it.key_usages = vec![KeyUsagePurpose::CrlSign]);
+        let told = "reason=\"no_key_cert_sign\" depth=1 subject=\"CN=of-lists\"";
+        self.case("of-lists", Seen::Alert(UNKNOWN_CA), told, &self.client("of-lists"), &lists, &[&lists]);
+        let last = self.below("Last", &|it| it.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)));
+        let beyond = last.below(ca_params("Beyond"));
+        let told = "reason=\"path_length\" depth=2 subject=\"CN=beyond\" error=more CAs are between it and its anchor than one of \
+                    them allows (CA at depth 2: CN=Last; CAs below it: 1, limit 0)";
+        self.case(
+            "beyond",
+            Seen::Alert(UNKNOWN_CA),
+            told,
+            &self.client("beyond"),
+            &beyond,
+            &[&beyond, &last],
+        );
+        let (sub, changed_key) = (self.below("Sub", &|_| {}), Ca::root("Sub"));
+        let told = "reason=\"bad_signature\" depth=0";
+        self.case(
+            "changed-key",
+            Seen::Alert(DECRYPT_ERROR),
+            told,
+            &self.client("changed-key"),
+            &changed_key,
+            &[&sub],
+        );
+    }
+
+    fn outside_of_constraints(&mut self) {
+        let constrained = self.below("Constrained", &|it| {
+            let mut base = rcgen::DistinguishedName::new();
+            base.push(DnType::OrganizationName, "Contoso");
+            let permitted_subtrees = vec![GeneralSubtree::DirectoryName(base)];
+            it.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() });
+        });
+        let told = "reason=\"name_constraints\" depth=0";
+        self.case(
+            "outside",
+            Seen::Alert(CERTIFICATE_UNKNOWN),
+            told,
+            &self.client("outside"),
+            &constrained,
+            &[&constrained],
+        );
+        // emailAddress in the subject (1.2.840.113549.1.9.1) is constrained like an rfc822Name.
+        let mails = self.below("Mails", &|it| {
+            let excluded_subtrees = vec![GeneralSubtree::Rfc822Name("contoso.example".to_owned())];
+            it.name_constraints = Some(NameConstraints { permitted_subtrees: Vec::new(), excluded_subtrees });
+        });
+        let email = DnType::CustomDnType(vec![1, 2, 840, 113549, 1, 9, 1]);
+        let params =
+            self.changed("email", &|it| it.distinguished_name.push(email.clone(), "alice@contoso.example"));
+        self.case(
+            "email",
+            Seen::Alert(CERTIFICATE_UNKNOWN),
+            "reason=\"name_constraints\" depth=0",
+            &params,
+            &mails,
+            &[&mails],
+        );
+        // policyConstraints (RFC 5280 4.2.1.11): requireExplicitPolicy 0.
+        let explicit = self.below("Explicit", &|it| {
+            it.custom_extensions.push(critical(&[2, 5, 29, 36], &[0x30, 3, 0x80, 1, 0]))
+        });
+        let told = "reason=\"no_explicit_policy\" depth=1";
+        self.case(
+            "explicit",
+            Seen::Alert(CERTIFICATE_UNKNOWN),
+            told,
+            &self.client("explicit"),
+            &explicit,
+            &[&explicit],
+        );
+        let params =
+            self.changed("unknown", &|it| it.custom_extensions.push(critical(&[1, 2, 3, 4], &[5, 0])));
+        let told = "reason=\"unknown_critical\" depth=0 subject=\"CN=unknown\" error=it, or a CA above it, has a critical extension \
+                    that is not known (extension 1.2.3.4)";
+        self.case("unknown", Seen::Alert(BAD_CERTIFICATE), told, &params, &self.scene.root, &[]);
+    }
+}
+
 #[test]
 fn a_certificate_that_explain_rejects_is_rejected_in_the_handshake() {
     let scene = Scene::new();
-    let root = &scene.root;
-    let mut cases: Vec<(&str, Seen, &str)> = Vec::new();
-    let mut case = |name: &'static str, seen, told, params: &CertificateParams, issuer: &Ca, sent: &[&Ca]| {
-        scene.write(name, params, issuer, sent);
-        cases.push((name, seen, told));
-    };
-    let client = |name: &str| scene.client(name);
-    let changed = |name: &str, change: &dyn Fn(&mut CertificateParams)| {
-        let mut params = client(name);
-        change(&mut params);
-        params
-    };
-    let below = |name: &str, change: &dyn Fn(&mut CertificateParams)| {
-        let mut params = ca_params(name);
-        change(&mut params);
-        root.below(params)
-    };
-    let rejected = Seen::Alert;
-
-    case("good", Seen::Status(200), "", &client("good"), root, &[]);
-    // id-ce-certificatePolicies with 1.2.3.4, which rustls does not know.
-    let policy = [0x30, 0x07, 0x30, 0x05, 0x06, 0x03, 0x2a, 0x03, 0x04];
-    let params = changed("policy", &|it| it.custom_extensions.push(critical(&[2, 5, 29, 32], &policy)));
-    case("policy", Seen::Status(200), "", &params, root, &[]);
-    // A CA that is sent gets a client through the handshake; a decision goes by configured CAs alone.
-    let sub = below("Sub", &|_| {});
-    case("sent", Seen::Status(403), "", &client("sent"), &sub, &[&sub]);
-
-    let told = "reason=\"unknown_issuer\" depth=0";
-    case("unsent", rejected(UNKNOWN_CA), told, &client("unsent"), &sub, &[]);
-    let stranger = Ca::root("Stranger");
-    let told = "reason=\"unknown_issuer\" depth=1 subject=\"CN=stranger\" error=no configured CA has the name of its issuer \
-                (CA at depth 1: CN=Stranger)";
-    case("stranger", rejected(UNKNOWN_CA), told, &client("stranger"), &stranger, &[&stranger]);
-    let namesake = Ca::root("Root");
-    let told = "reason=\"bad_signature\" depth=0";
-    case("namesake", rejected(DECRYPT_ERROR), told, &client("namesake"), &namesake, &[&namesake]);
-
-    let params = changed("expired", &|it| it.not_after = date_time_ymd(2020, 1, 1));
-    case("expired", rejected(CERTIFICATE_EXPIRED), "reason=\"expired\" depth=0", &params, root, &[]);
-    let params = changed("early", &|it| it.not_before = date_time_ymd(4000, 1, 1));
-    case("early", rejected(CERTIFICATE_EXPIRED), "reason=\"not_yet_valid\" depth=0", &params, root, &[]);
-    let old = below("Old", &|it| it.not_after = date_time_ymd(2020, 1, 1));
-    let told = "reason=\"issuer_expired\" depth=1 subject=\"CN=old\" error=an intermediate CA above it is expired \
-                (CA at depth 1: CN=Old)";
-    case("old", rejected(CERTIFICATE_EXPIRED), told, &client("old"), &old, &[&old]);
-
-    let usage = |usage: KeyUsagePurpose| move |it: &mut CertificateParams| it.key_usages = vec![usage];
-    for (name, usage) in [
-        ("enciphering", usage(KeyUsagePurpose::KeyEncipherment)),
-        ("agreeing", usage(KeyUsagePurpose::KeyAgreement)),
-        ("signing-documents", usage(KeyUsagePurpose::ContentCommitment)),
-    ] {
-        let told = "reason=\"not_for_signing\" depth=0";
-        case(name, rejected(UNSUPPORTED_CERTIFICATE), told, &changed(name, &usage), root, &[]);
-    }
-    let params = changed("server", &|it| it.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
-    let told = "reason=\"not_for_client_authentication\" depth=0";
-    case("server", rejected(UNSUPPORTED_CERTIFICATE), told, &params, root, &[]);
-    let params = changed("authority", &|it| it.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
-    case("authority", rejected(UNSUPPORTED_CERTIFICATE), "reason=\"is_a_ca\" depth=0", &params, root, &[]);
-
-    let mail = root.below(client("mail"));
-    let told = "reason=\"not_a_ca\" depth=1 subject=\"CN=of-client\" error=what issued it is no CA (CA at depth 1: CN=mail;";
-    case("of-client", rejected(UNKNOWN_CA), told, &client("of-client"), &mail, &[&mail]);
-    let lists = below("Lists", &|it| it.key_usages = vec![KeyUsagePurpose::CrlSign]);
-    let told = "reason=\"no_key_cert_sign\" depth=1 subject=\"CN=of-lists\"";
-    case("of-lists", rejected(UNKNOWN_CA), told, &client("of-lists"), &lists, &[&lists]);
-    let last = below("Last", &|it| it.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)));
-    let beyond = last.below(ca_params("Beyond"));
-    let told = "reason=\"path_length\" depth=2 subject=\"CN=beyond\" error=more CAs are between it and its anchor than one of \
-                them allows (CA at depth 2: CN=Last; CAs below it: 1, limit 0)";
-    case("beyond", rejected(UNKNOWN_CA), told, &client("beyond"), &beyond, &[&beyond, &last]);
-    let changed_key = Ca::root("Sub");
-    let told = "reason=\"bad_signature\" depth=0";
-    case("changed-key", rejected(DECRYPT_ERROR), told, &client("changed-key"), &changed_key, &[&sub]);
-
-    let constrained = below("Constrained", &|it| {
-        let mut base = rcgen::DistinguishedName::new();
-        base.push(DnType::OrganizationName, "Contoso");
-        let permitted_subtrees = vec![GeneralSubtree::DirectoryName(base)];
-        it.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() });
-    });
-    let told = "reason=\"name_constraints\" depth=0";
-    case("outside", rejected(CERTIFICATE_UNKNOWN), told, &client("outside"), &constrained, &[&constrained]);
-    // emailAddress in the subject (1.2.840.113549.1.9.1) is constrained like an rfc822Name.
-    let mails = below("Mails", &|it| {
-        let excluded_subtrees = vec![GeneralSubtree::Rfc822Name("contoso.example".to_owned())];
-        it.name_constraints = Some(NameConstraints { permitted_subtrees: Vec::new(), excluded_subtrees });
-    });
-    let email = DnType::CustomDnType(vec![1, 2, 840, 113549, 1, 9, 1]);
-    let params = changed("email", &|it| it.distinguished_name.push(email.clone(), "alice@contoso.example"));
-    case(
-        "email",
-        rejected(CERTIFICATE_UNKNOWN),
-        "reason=\"name_constraints\" depth=0",
-        &params,
-        &mails,
-        &[&mails],
-    );
-    // policyConstraints (RFC 5280 4.2.1.11): requireExplicitPolicy 0.
-    let explicit =
-        below("Explicit", &|it| it.custom_extensions.push(critical(&[2, 5, 29, 36], &[0x30, 3, 0x80, 1, 0])));
-    let told = "reason=\"no_explicit_policy\" depth=1";
-    case("explicit", rejected(CERTIFICATE_UNKNOWN), told, &client("explicit"), &explicit, &[&explicit]);
-    let params = changed("unknown", &|it| it.custom_extensions.push(critical(&[1, 2, 3, 4], &[5, 0])));
-    let told = "reason=\"unknown_critical\" depth=0 subject=\"CN=unknown\" error=it, or a CA above it, has a critical extension \
-                that is not known (extension 1.2.3.4)";
-    case("unknown", rejected(BAD_CERTIFICATE), told, &params, root, &[]);
-
+    let cases = Cases::new(&scene).cases;
     let mut service = scene.demo.serve_with(&[("RUST_LOG", "info,sidecar_tokio=debug")]);
     for version in ["-tls1_3", "-tls1_2"] {
         for (name, seen, _) in &cases {
@@ -274,20 +395,7 @@ fn a_certificate_that_explain_rejects_is_rejected_in_the_handshake() {
         }
     }
     for (name, _, told) in cases.iter().filter(|(.., told)| !told.is_empty()) {
-        let subject = format!("CN={name}");
-        let failed = ["A handshake failed", "listener=\"proxy\"", "client.addr=127.0.0.1:", told, &subject];
-        service.wait_for_lines(&failed, 2);
-        // The same words as those of `explain`, where it knows the CAs.
-        let is_sent =
-            fs::read_to_string(service.path(&format!("certs/{name}.sent"))).is_ok_and(|it| !it.is_empty());
-        if !is_sent {
-            let explained =
-                service.rcmpd(&["explain", &service.certificate(name), "--json", "-c", "rcmpd.toml"]).json();
-            let chain = &explained["chain"];
-            let text = chain["text"].as_str().unwrap();
-            let reason = format!("reason=\"{}\"", chain["state"].as_str().unwrap());
-            service.wait_for_lines(&["A handshake failed", &reason, text, &subject], 2);
-        }
+        has_told(&mut service, name, told);
     }
     // Operators see each reason, and a client that tries again does not fill the log.
     for reason in ["expired", "not_for_signing", "not_a_ca", "name_constraints", "unknown_issuer"] {
@@ -299,6 +407,24 @@ fn a_certificate_that_explain_rejects_is_rejected_in_the_handshake() {
             1,
             "{reason}"
         );
+    }
+}
+
+/// Waits for the reason of a failed handshake in the log, in each version of TLS.
+fn has_told(service: &mut Service, name: &str, told: &str) {
+    let subject = format!("CN={name}");
+    let failed = ["A handshake failed", "listener=\"proxy\"", "client.addr=127.0.0.1:", told, &subject];
+    service.wait_for_lines(&failed, 2);
+    // The same words as those of `explain`, where it knows the CAs.
+    let is_sent =
+        fs::read_to_string(service.path(&format!("certs/{name}.sent"))).is_ok_and(|it| !it.is_empty());
+    if !is_sent {
+        let explained =
+            service.rcmpd(&["explain", &service.certificate(name), "--json", "-c", "rcmpd.toml"]).json();
+        let chain = &explained["chain"];
+        let text = chain["text"].as_str().unwrap();
+        let reason = format!("reason=\"{}\"", chain["state"].as_str().unwrap());
+        service.wait_for_lines(&["A handshake failed", &reason, text, &subject], 2);
     }
 }
 

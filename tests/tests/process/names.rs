@@ -37,92 +37,142 @@ fn rename(demo: &Demo, from: &str, to: &str) {
     assert!(done.status.success(), "{done:?}");
 }
 
+/// Names with what terminals obey in them.
+struct Names {
+    /// Sequences that terminals obey, and line breaks.
+    evil: String,
+    /// Characters that are not seen, which a store takes.
+    hidden: String,
+    machine: String,
+    upn: String,
+}
+
+const C: [&str; 2] = ["-c", "rcmpd.toml"];
+
+/// Runs a command with and without `--json`, and checks what both print.
+fn run(demo: &Demo, arguments: &[&str]) -> Vec<Finished> {
+    let mut all = Vec::new();
+    for json in [None, Some("--json")] {
+        let arguments: Vec<&str> = arguments.iter().copied().chain(json).collect();
+        let done = demo.rcmpd(&arguments);
+        is_clean(&format!("{arguments:?}"), &done);
+        all.push(done);
+    }
+    all
+}
+
 #[test]
 fn no_command_prints_what_terminals_obey() {
     let demo = Demo::new();
-    let evil = format!("x{OBEYED}\nFORGED line{OBEYED}y");
     let hidden = format!("x{}y", unseen());
-    let machine = format!("{hidden}$");
-    let authority = Authority::of(&demo);
-    let upn = format!("{hidden}@contoso.example");
-    let wanted = Wanted { common_name: &hidden, upn: Some(&upn), ..Wanted::default() };
-    authority.issue(&demo, "odd", &wanted);
-    let c = ["-c", "rcmpd.toml"];
-    let run = |arguments: &[&str]| {
-        let mut all = Vec::new();
-        for json in [None, Some("--json")] {
-            let arguments: Vec<&str> = arguments.iter().copied().chain(json).collect();
-            let done = demo.rcmpd(&arguments);
-            is_clean(&format!("{arguments:?}"), &done);
-            all.push(done);
-        }
-        all
+    let names = Names {
+        evil: format!("x{OBEYED}\nFORGED line{OBEYED}y"),
+        machine: format!("{hidden}$"),
+        upn: format!("{hidden}@contoso.example"),
+        hidden,
     };
-    // What can be stored, and what was stored by others.
-    demo.rcmpd(&["account", "set", "alice", "--full-name", &evil, "--add-spn", &evil, c[0], c[1]]).code(0);
-    demo.rcmpd(&["account", "set", "web01$", "--upn", &upn, c[0], c[1]]).code(0);
+    let wanted = Wanted { common_name: &names.hidden, upn: Some(&names.upn), ..Wanted::default() };
+    Authority::of(&demo).issue(&demo, "odd", &wanted);
+
+    store(&demo, &names);
+    show_what_is_stored(&demo, &names);
+    name_them_in_commands(&demo, &names);
+    read_them_from_files(&demo, &names);
+    check_configurations_with_them(&demo, &names);
+    serve_with_them(demo, &names.hidden);
+}
+
+/// What can be stored, and what was stored by others.
+fn store(demo: &Demo, names: &Names) {
+    demo.rcmpd(&[
+        "account",
+        "set",
+        "alice",
+        "--full-name",
+        &names.evil,
+        "--add-spn",
+        &names.evil,
+        C[0],
+        C[1],
+    ])
+    .code(0);
+    demo.rcmpd(&["account", "set", "web01$", "--upn", &names.upn, C[0], C[1]]).code(0);
     // An older version stored this.
-    let refused = demo.rcmpd(&["account", "set", "web01$", "--home-domain", &evil, c[0], c[1]]).code(1);
+    let refused = demo.rcmpd(&["account", "set", "web01$", "--home-domain", &names.evil, C[0], C[1]]).code(1);
     is_clean("account set", &refused);
     let database = rusqlite::Connection::open(demo.path("accounts.db")).unwrap();
-    database.execute("UPDATE account SET home_domain = ?1 WHERE name = 'WEB01$'", [&evil]).unwrap();
+    database.execute("UPDATE account SET home_domain = ?1 WHERE name = 'WEB01$'", [&names.evil]).unwrap();
     drop(database);
-    demo.rcmpd(&["group", "add", &hidden, c[0], c[1]]).code(0);
-    demo.rcmpd(&["machine", "add", &machine, "--secret-file", "machines/x.secret", c[0], c[1]]).code(0);
-    demo.rcmpd(&["account", "add", "twin", "--upn", &upn, c[0], c[1]]).code(0);
-    rename(&demo, "bob", &evil);
-    rename(&demo, "Engineers", &evil);
-    rename(&demo, "carol", &format!("{evil}carol"));
+    demo.rcmpd(&["group", "add", &names.hidden, C[0], C[1]]).code(0);
+    demo.rcmpd(&["machine", "add", &names.machine, "--secret-file", "machines/x.secret", C[0], C[1]]).code(0);
+    demo.rcmpd(&["account", "add", "twin", "--upn", &names.upn, C[0], C[1]]).code(0);
+    rename(demo, "bob", &names.evil);
+    rename(demo, "Engineers", &names.evil);
+    rename(demo, "carol", &format!("{}carol", names.evil));
+}
+
+fn show_what_is_stored(demo: &Demo, names: &Names) {
     let sid = |rid: u32| format!("{}-{rid}", demo.domain_sid());
-    let shown = &run(&["account", "show", "alice", c[0], c[1]])[0];
+    let shown = &run(demo, &["account", "show", "alice", C[0], C[1]])[0];
     assert!(shown.stdout.contains(r"x\u{1b}[2J\u{1b}]0;owned\u{7}\u{d}\u{a}\u{9}"), "{shown:?}");
-    for who in [sid(1002), sid(1003), upn.clone(), hidden.clone()] {
-        run(&["account", "show", &who, c[0], c[1]]);
-        run(&["account", "set", &who, "--group", &evil, c[0], c[1]]);
+    for who in [sid(1002), sid(1003), names.upn.clone(), names.hidden.clone()] {
+        run(demo, &["account", "show", &who, C[0], C[1]]);
+        run(demo, &["account", "set", &who, "--group", &names.evil, C[0], C[1]]);
     }
-    let twins = demo.rcmpd(&["account", "set", "web01$", "--upn", &upn, c[0], c[1]]);
+    let twins = demo.rcmpd(&["account", "set", "web01$", "--upn", &names.upn, C[0], C[1]]);
     is_clean("account set", &twins);
     assert!(twins.stderr.contains("is also that of"), "{twins:?}");
-    for group in [sid(1101), hidden.clone(), evil.clone()] {
-        run(&["group", "show", &group, c[0], c[1]]);
-        run(&["group", "set", &group, "--add-member", &evil, c[0], c[1]]);
+    for group in [sid(1101), names.hidden.clone(), names.evil.clone()] {
+        run(demo, &["group", "show", &group, C[0], C[1]]);
+        run(demo, &["group", "set", &group, "--add-member", &names.evil, C[0], C[1]]);
     }
+}
+
+fn name_them_in_commands(demo: &Demo, names: &Names) {
     for arguments in [
         &["account", "list"][..],
         &["group", "list"],
         &["machine", "list"],
-        &["machine", "show", &machine],
-        &["machine", "set", &evil],
-        &["account", "remove", &evil],
+        &["machine", "show", &names.machine],
+        &["machine", "set", &names.evil],
+        &["account", "remove", &names.evil],
         &["mapping", "audit"],
         &["domain", "list"],
-        &["domain", "show", &evil],
-        &["domain", "test", &evil],
-        &["domain", "trust-commands", &evil],
+        &["domain", "show", &names.evil],
+        &["domain", "test", &names.evil],
+        &["domain", "trust-commands", &names.evil],
         &["explain", "certs/odd.pem"],
         &["explain", "certs/bob.pem"],
         &["explain", "certs/carol.pem"],
         &["explain", "certs/alice.pem"],
-        &["explain", &evil],
+        &["explain", &names.evil],
         &["mapping", "rehearse", "--policy", "rcmpd.toml", "--certs", "certs"],
-        &["mapping", "rehearse", "--policy", &evil, "--certs", &evil],
-        &["import", &evil],
-        &["proxy-config", "nginx", "--site", &evil, "--certificate", &evil, "--key", &evil],
+        &["mapping", "rehearse", "--policy", &names.evil, "--certs", &names.evil],
+        &["import", &names.evil],
+        &["proxy-config", "nginx", "--site", &names.evil, "--certificate", &names.evil, "--key", &names.evil],
     ] {
-        run(&[arguments, &c[..]].concat());
+        run(demo, &[arguments, &C[..]].concat());
     }
-    run(&["mapping", "strings", "certs/odd.pem"]);
-    run(&["audit", "verify", &evil]);
-    run(&["check-config", "-c", &evil]);
-    // Files: lines that are wrong, keys that are unknown, rules of other programs.
-    let line = serde_json::json!({ "kind": evil, "name": evil, "type": evil, evil.as_str(): 1 });
+    run(demo, &["mapping", "strings", "certs/odd.pem"]);
+    run(demo, &["audit", "verify", &names.evil]);
+    run(demo, &["check-config", "-c", &names.evil]);
+}
+
+/// Files: lines that are wrong, keys that are unknown, rules of other programs.
+fn read_them_from_files(demo: &Demo, names: &Names) {
+    let line = serde_json::json!({ "kind": names.evil, "name": names.evil, "type": names.evil, names.evil.as_str(): 1 });
     fs::write(demo.path("bad.jsonl"), format!("{line}\n")).unwrap();
-    run(&["import", "bad.jsonl", c[0], c[1]]);
+    run(demo, &["import", "bad.jsonl", C[0], C[1]]);
+    let (evil, hidden) = (&names.evil, &names.hidden);
     fs::write(demo.path("rules"), format!("[certmap/x/{hidden}]\nmatchrule = <{OBEYED}\nmaprule = {evil}\n"))
         .unwrap();
     for dialect in ["sssd", "mit", "keycloak"] {
-        run(&["mapping", "import", "--from", dialect, "rules"]);
+        run(demo, &["mapping", "import", "--from", dialect, "rules"]);
     }
+}
+
+fn check_configurations_with_them(demo: &Demo, names: &Names) {
+    let hidden = &names.hidden;
     let whole = fs::read_to_string(demo.path("rcmpd.toml")).unwrap();
     let toml = |text: &str| serde_json::to_string(text).unwrap();
     for wrong in [
@@ -130,16 +180,22 @@ fn no_command_prints_what_terminals_obey() {
         whole.replace("binding ", &format!("# {hidden}\n\tbinding{hidden} ")),
         whole.replace("\"full\" ", &format!("\"full{hidden}\" # {hidden}")),
         whole.replace("certs/ca.pem", &format!("certs/{hidden}.pem")),
-        format!("{whole}\n[[peer]]\ndomain = {0}\nsid = {0}\nnames = [{0}]\ndirection = {0}\n", toml(&evil)),
+        format!(
+            "{whole}\n[[peer]]\ndomain = {0}\nsid = {0}\nnames = [{0}]\ndirection = {0}\n",
+            toml(&names.evil)
+        ),
     ] {
         fs::write(demo.path("wrong.toml"), wrong).unwrap();
-        let done = run(&["check-config", "-c", "wrong.toml"]);
+        let done = run(demo, &["check-config", "-c", "wrong.toml"]);
         assert_eq!(done[0].code, 1, "{done:?}");
-        run(&["account", "list", "-c", "wrong.toml"]);
-        run(&["serve", "-c", "wrong.toml"]);
-        run(&["map", "certs/alice.pem", "-c", "wrong.toml"]);
+        run(demo, &["account", "list", "-c", "wrong.toml"]);
+        run(demo, &["serve", "-c", "wrong.toml"]);
+        run(demo, &["map", "certs/alice.pem", "-c", "wrong.toml"]);
     }
-    // What a service answers, and what it logs.
+}
+
+/// What a service answers, and what it logs.
+fn serve_with_them(demo: Demo, hidden: &str) {
     demo.configure("[audit]\npath = \"audit.jsonl\"\n[telemetry]\nlog = \"debug\"\n");
     let mut service = demo.serve();
     for who in ["alice", "odd", "bob", "carol"] {

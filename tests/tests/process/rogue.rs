@@ -20,7 +20,7 @@ use pac::{
 use rcmp_service::message::{PACKAGE_NAME, Response};
 use rcmpd::clock::SystemEnvironment;
 use rcmpd_tests::client::Client;
-use rcmpd_tests::{Demo, Service, write_secret};
+use rcmpd_tests::{Demo, Finished, Service, write_secret};
 use serde_json::Value;
 use std::fs;
 use std::net::SocketAddr;
@@ -202,65 +202,91 @@ fn bob(mut said: Speaking) -> Speaking {
     said
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_says_what_is_its_own_and_nothing_else() {
-    // The truth comes from a real service of the domain.
-    let honest = Demo::new().serve();
-    let truth = truth(&honest).await;
+/// A domain that asks a peer that lies.
+struct Scene {
+    /// A service of the peer's domain, from which the truth comes.
+    honest: Service,
+    truth: Speaking,
+    asking: Service,
+    speech: Speech,
+    ours: Sid,
+    theirs: Sid,
+}
 
-    let asking = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &honest);
-    let (ours, theirs): (Sid, Sid) =
-        (asking.domain_sid().parse().unwrap(), honest.domain_sid().parse().unwrap());
-    let speech = Speech::default();
-    let secret = "The-secret-of-a-trust-with-a-peer-that-lies";
-    let address = rogue(
-        PACKAGE_NAME,
-        PrimaryDomain {
-            netbios: "CONTOSO".into(),
-            dns: "contoso.example".into(),
-            guid: Guid::NIL,
-            sid: theirs,
-        },
-        Secrets {
-            account: "NORTHWIND$".into(),
-            channel_type: ChannelType::TRUSTED_DOMAIN,
-            sid: theirs.with_rid(5000).unwrap(),
-            password: secret.into(),
-        },
-        Arc::clone(&speech),
-    )
-    .await;
-    write_secret(asking.path("contoso.secret"), secret);
-    asking.configure(&format!(
-        "{}direction = \"outbound\"\nservers = [\"{address}\"]\nsecret = \"file:contoso.secret\"",
-        honest.as_peer()
-    ));
-    let asking = asking.serve();
-    let alice = honest.certificate("alice");
-    let mallory = honest.certificate("mallory");
-    let ask = |certificate: &str| asking.rcmpd(&["map", certificate, "-c", "client.toml", "--json"]);
+impl Scene {
+    async fn new() -> Self {
+        let honest = Demo::new().serve();
+        let truth = truth(&honest).await;
+        let asking = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &honest);
+        let (ours, theirs): (Sid, Sid) =
+            (asking.domain_sid().parse().unwrap(), honest.domain_sid().parse().unwrap());
+        let speech = Speech::default();
+        let secret = "The-secret-of-a-trust-with-a-peer-that-lies";
+        let address = rogue(
+            PACKAGE_NAME,
+            PrimaryDomain {
+                netbios: "CONTOSO".into(),
+                dns: "contoso.example".into(),
+                guid: Guid::NIL,
+                sid: theirs,
+            },
+            Secrets {
+                account: "NORTHWIND$".into(),
+                channel_type: ChannelType::TRUSTED_DOMAIN,
+                sid: theirs.with_rid(5000).unwrap(),
+                password: secret.into(),
+            },
+            Arc::clone(&speech),
+        )
+        .await;
+        write_secret(asking.path("contoso.secret"), secret);
+        asking.configure(&format!(
+            "{}direction = \"outbound\"\nservers = [\"{address}\"]\nsecret = \"file:contoso.secret\"",
+            honest.as_peer()
+        ));
+        let asking = asking.serve();
+        Self { honest, truth, asking, speech, ours, theirs }
+    }
 
-    *speech.lock().unwrap() = truth.bytes();
-    let done = ask(&alice).code(0).json();
-    assert_eq!((done["domain"].as_str(), done["account"].as_str()), (Some("CONTOSO"), Some("alice")));
+    /// What the peer says from now on.
+    fn says(&self, said: &Speaking) {
+        *self.speech.lock().unwrap() = said.bytes();
+    }
 
-    let group = |rid| GroupMembership { rid, attributes: 7 };
-    let extra = |sid: Sid| SidAndAttributes { sid, attributes: 7 };
-    let with_extra = |sid: Sid| {
-        move |said: &mut Speaking| {
-            said.logon.extra_sids.push(extra(sid));
-            said.logon.user_flags = said.logon.presence_flags();
-        }
-    };
-    let with_resource_groups = |domain: Sid| {
-        move |said: &mut Speaking| {
-            said.logon.resource_groups = Some(ResourceGroups { domain, groups: vec![group(1103)] });
-            said.logon.user_flags = said.logon.presence_flags();
-        }
-    };
+    fn ask(&self, name: &str) -> Finished {
+        self.asking.rcmpd(&["map", &self.honest.certificate(name), "-c", "client.toml", "--json"])
+    }
+}
+
+const fn group(rid: u32) -> GroupMembership {
+    GroupMembership { rid, attributes: 7 }
+}
+
+const fn extra(sid: Sid) -> SidAndAttributes {
+    SidAndAttributes { sid, attributes: 7 }
+}
+
+fn with_extra(sid: Sid) -> impl Fn(&mut Speaking) {
+    move |said| {
+        said.logon.extra_sids.push(extra(sid));
+        said.logon.user_flags = said.logon.presence_flags();
+    }
+}
+
+fn with_resource_groups(domain: Sid) -> impl Fn(&mut Speaking) {
+    move |said| {
+        said.logon.resource_groups = Some(ResourceGroups { domain, groups: vec![group(1103)] });
+        said.logon.user_flags = said.logon.presence_flags();
+    }
+}
+
+/// What a lie is, how it is told, and the rejection that it gets.
+type Lie = (&'static str, Box<dyn Fn(&mut Speaking)>, &'static str);
+
+/// What is not a peer's to say: of this domain, of a third one, and of other accounts.
+fn lies(ours: Sid) -> Vec<Lie> {
     let third: Sid = "S-1-5-21-9-9-9".parse().unwrap();
-    type Lie<'a> = (&'a str, Box<dyn Fn(&mut Speaking) + 'a>, &'a str);
-    let lies: Vec<Lie<'_>> = vec![
+    vec![
         ("a third domain's SID", Box::new(with_extra(third.with_rid(512).unwrap())), "foreign_sid"),
         ("our administrators' SID", Box::new(with_extra(ours.with_rid(512).unwrap())), "our_sid"),
         ("BUILTIN's administrators", Box::new(with_extra("S-1-5-32-544".parse().unwrap())), "builtin_sid"),
@@ -326,37 +352,66 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
             Box::new(|said: &mut Speaking| *said = bob(said.clone())),
             "sid_mismatch",
         ),
-    ];
-    for (what, lie, rejection) in &lies {
-        let mut said = truth.clone();
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_says_what_is_its_own_and_nothing_else() {
+    let scene = Scene::new().await;
+    scene.says(&scene.truth);
+    let done = scene.ask("alice").code(0).json();
+    assert_eq!((done["domain"].as_str(), done["account"].as_str()), (Some("CONTOSO"), Some("alice")));
+
+    each_lie_is_rejected(&scene);
+    what_is_its_own_counts_within_the_scope_of_the_machine(&scene);
+    a_sid_in_a_uri_counts_as_one_in_the_extension(&scene);
+    rubbish_is_no_decision(&scene);
+
+    // Times are its own to say, and it goes on.
+    let mut said = scene.truth.clone();
+    said.logon.logoff_time = FileTime::NEVER;
+    scene.says(&said);
+    scene.ask("alice").code(0);
+}
+
+fn each_lie_is_rejected(scene: &Scene) {
+    for (what, lie, rejection) in lies(scene.ours) {
+        let mut said = scene.truth.clone();
         lie(&mut said);
-        *speech.lock().unwrap() = said.bytes();
-        let done = ask(&alice).code(3);
+        scene.says(&said);
+        let done = scene.ask("alice").code(3);
         assert_eq!(done.json()["status"]["name"], "STATUS_LOGON_FAILURE", "{what}: {done:?}");
-        let line = decision(&asking);
+        let line = decision(&scene.asking);
         assert_eq!(line["reason"], "response_rejected", "{what}: {line:#}");
-        assert_eq!(line["rejection"], *rejection, "{what}: {line:#}");
+        assert_eq!(line["rejection"], rejection, "{what}: {line:#}");
         assert_eq!(line["peer"], "CONTOSO", "{what}");
         assert_eq!(line["account"], Value::Null, "{what}: no account is written down as let in");
     }
-    // What it may say of its own, and what means nothing here, is another thing.
-    let mut said = truth.clone();
+}
+
+/// What it may say of its own, and what means nothing here, is another thing than a lie.
+fn what_is_its_own_counts_within_the_scope_of_the_machine(scene: &Scene) {
+    let theirs = scene.theirs;
+    let mut said = scene.truth.clone();
     with_resource_groups(theirs)(&mut said);
     said.logon.logon_script = r"\\evil\run.cmd".into();
     said.logon.group_ids.push(group(512));
-    *speech.lock().unwrap() = said.bytes();
+    scene.says(&said);
     // Nor does a machine get answers for another domain's administrators that are not in its scope.
-    ask(&alice).code(3);
-    assert_eq!(decision(&asking)["reason"], "out_of_scope");
+    scene.ask("alice").code(3);
+    assert_eq!(decision(&scene.asking)["reason"], "out_of_scope");
     let scope = [format!("{theirs}-513"), format!("{theirs}-512")];
     let set = ["machine", "set", "WEB01$", "--group", &scope[0], "--group", &scope[1], "-c", "rcmpd.toml"];
-    asking.rcmpd(&set).code(0);
-    let done = ask(&alice).code(0).json();
+    scene.asking.rcmpd(&set).code(0);
+    let done = scene.ask("alice").code(0).json();
     let groups = done["groups"].to_string();
     assert!(groups.contains(&format!("{theirs}-512")), "its own administrators are its own: {done:#}");
     assert!(!groups.contains(&format!("{theirs}-1103")), "its local groups mean nothing here: {done:#}");
     assert_eq!(done["pac"]["logon_domain_name"], "CONTOSO");
-    // The SID in a URI counts as the one in the extension does.
+}
+
+fn a_sid_in_a_uri_counts_as_one_in_the_extension(scene: &Scene) {
+    let theirs = scene.theirs;
     let [alices, bobs] = [1001, 1002].map(|rid| theirs.with_rid(rid).unwrap().to_string());
     let upn = Some("alice@contoso.example");
     let wanted = |sid: Option<&String>, uri: &String| Wanted {
@@ -366,18 +421,18 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
         sid_uri: Some(uri.clone()),
         ..Wanted::default()
     };
-    let authority = Authority::of(&honest);
+    let authority = Authority::of(&scene.honest);
     for (name, wanted, said, expect) in [
-        ("uri", wanted(None, &alices), truth.clone(), None),
-        ("uri", wanted(None, &alices), bob(truth.clone()), Some("response_rejected")),
-        ("both", wanted(Some(&alices), &alices), truth.clone(), None),
-        ("bobs", wanted(None, &bobs), truth.clone(), Some("response_rejected")),
-        ("torn", wanted(Some(&alices), &bobs), truth.clone(), Some("sid_mismatch")),
-        ("odd", wanted(Some(&alices), &"S-1-5-21".to_owned()), truth.clone(), Some("sid_mismatch")),
+        ("uri", wanted(None, &alices), scene.truth.clone(), None),
+        ("uri", wanted(None, &alices), bob(scene.truth.clone()), Some("response_rejected")),
+        ("both", wanted(Some(&alices), &alices), scene.truth.clone(), None),
+        ("bobs", wanted(None, &bobs), scene.truth.clone(), Some("response_rejected")),
+        ("torn", wanted(Some(&alices), &bobs), scene.truth.clone(), Some("sid_mismatch")),
+        ("odd", wanted(Some(&alices), &"S-1-5-21".to_owned()), scene.truth.clone(), Some("sid_mismatch")),
     ] {
-        authority.issue(&honest, name, &wanted);
-        *speech.lock().unwrap() = said.bytes();
-        let done = ask(&honest.certificate(name));
+        authority.issue(&scene.honest, name, &wanted);
+        scene.says(&said);
+        let done = scene.ask(name);
         match expect {
             None => assert_eq!(done.code(0).json()["account"], "alice", "{name}"),
             // Our client asks no service about it; what a service answers to other clients is in the tests of
@@ -387,7 +442,7 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
             }
             Some(reason) => {
                 assert_eq!(done.code(3).json()["status"]["name"], "STATUS_LOGON_FAILURE", "{name}");
-                let line = decision(&asking);
+                let line = decision(&scene.asking);
                 assert_eq!(line["reason"], reason, "{name}: {line:#}");
                 assert!(
                     reason != "response_rejected" || line["rejection"] == "sid_mismatch",
@@ -396,18 +451,15 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
             }
         }
     }
-    // Rubbish is no decision.
-    for rubbish in [vec![], vec![0; 64], truth.bytes()[..100].to_vec()] {
-        *speech.lock().unwrap() = rubbish;
-        let done = ask(&mallory);
+}
+
+fn rubbish_is_no_decision(scene: &Scene) {
+    for rubbish in [vec![], vec![0; 64], scene.truth.bytes()[..100].to_vec()] {
+        *scene.speech.lock().unwrap() = rubbish;
+        let done = scene.ask("mallory");
         assert!(done.code == 3 || done.code == 7, "{done:?}");
         assert_eq!(done.json()["account"], Value::Null);
     }
-    // Times are its own to say, and it goes on.
-    let mut said = truth.clone();
-    said.logon.logoff_time = FileTime::NEVER;
-    *speech.lock().unwrap() = said.bytes();
-    ask(&alice).code(0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

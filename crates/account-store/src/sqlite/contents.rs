@@ -4,8 +4,8 @@
 //! Every write of SQLite to the first page counts the change counter up (SQLite, *Database File Format*,
 //! 1.3.7), every change of the schema, `VACUUM` and restore counts the schema cookie up as well (1.3.9), and
 //! every change to an account, a group or a machine counts the row of the table `revision` up and draws new
-//! random numbers there. So contents that SQLite wrote later never have smaller numbers, and equal numbers
-//! mean equal accounts, groups and machines.
+//! random numbers there. So contents that SQLite wrote later never have smaller counters. Equal counters with
+//! equal random numbers mean equal accounts, groups and machines.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -19,17 +19,17 @@ pub(super) struct Row {
 
 /// The counters of the table `revision`, each with the random number that came with its last change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Numbers {
+pub(super) struct Counters {
     pub(super) accounts: (u64, u64),
     pub(super) machines: (u64, u64),
 }
 
-/// The header of the database file, and the numbers of the row.
+/// The header of the database file, and the counters of the row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Contents {
     header: [u8; 100],
     /// `None` if the schema in the file is not the one under which the row is known.
-    numbers: Option<Numbers>,
+    counters: Option<Counters>,
 }
 
 impl Contents {
@@ -37,7 +37,7 @@ impl Contents {
     pub(super) fn read(file: &File, row: Row) -> Option<Self> {
         let mut header = [0; 100];
         file.read_exact_at(&mut header, 0).ok()?;
-        let mut contents = Self { header, numbers: None };
+        let mut contents = Self { header, counters: None };
         if contents.schema() != row.schema {
             return Some(contents);
         }
@@ -47,22 +47,22 @@ impl Contents {
         };
         let mut page = vec![0; len];
         file.read_exact_at(&mut page, u64::from(row.page.checked_sub(1)?) * len as u64).ok()?;
-        contents.numbers = numbers(&page);
+        contents.counters = counters(&page);
         Some(contents)
     }
 
     /// Whether SQLite may have made these contents from `before`.
     pub(super) fn follows(&self, before: &Self) -> bool {
         let later = |new: u32, old: u32| new.wrapping_sub(old).cast_signed();
-        let do_numbers_follow = || {
+        let do_counters_follow = || {
             let follows = |new: (u64, u64), old: (u64, u64)| new.0 > old.0 || new == old;
-            matches!((self.numbers, before.numbers), (Some(new), Some(old))
+            matches!((self.counters, before.counters), (Some(new), Some(old))
                 if follows(new.accounts, old.accounts) && follows(new.machines, old.machines))
         };
         match (later(self.schema(), before.schema()), later(self.changes(), before.changes())) {
-            (0, 0) => self.header == before.header && do_numbers_follow(),
-            (0, 1..) => do_numbers_follow(),
-            // A restore may take the numbers of the row back.
+            (0, 0) => self.header == before.header && do_counters_follow(),
+            (0, 1..) => do_counters_follow(),
+            // A restore may take the counters back.
             (1.., 1..) => true,
             _ => false,
         }
@@ -84,7 +84,7 @@ impl Contents {
 
 /// The only row of a table whose only page this is: `id`, three counters, and three random numbers in the
 /// same order (accounts, groups, machines). See *Database File Format*, 1.6 and 2.1.
-fn numbers(page: &[u8]) -> Option<Numbers> {
+fn counters(page: &[u8]) -> Option<Counters> {
     const LEAF_OF_TABLE: u8 = 13;
     if *page.first()? != LEAF_OF_TABLE || page.get(3..5)? != [0, 1] {
         return None;
@@ -114,5 +114,5 @@ fn numbers(page: &[u8]) -> Option<Numbers> {
         *column = bytes.iter().fold(sign, |value, byte| (value << 8) | i64::from(*byte));
     }
     let [_, accounts, _, machines, accounts_epoch, _, machines_epoch] = columns.map(i64::cast_unsigned);
-    Some(Numbers { accounts: (accounts, accounts_epoch), machines: (machines, machines_epoch) })
+    Some(Counters { accounts: (accounts, accounts_epoch), machines: (machines, machines_epoch) })
 }

@@ -45,13 +45,13 @@ impl Inner {
 
     pub(super) fn revisions(&self) -> Result<Revisions, StoreError> {
         self.watch.revisions(|| {
-            let numbers = || self.read(|connection| self.expected().numbers(connection));
-            if let Some(numbers) = numbers()? {
-                return Ok(numbers);
+            let counters = || self.read(|connection| self.expected().counters(connection));
+            if let Some(counters) = counters()? {
+                return Ok(counters);
             }
             // A back-up of an earlier version was restored.
             schema::prepare(&self.path, &mut lock(&self.writer))?;
-            numbers()?.ok_or_else(|| {
+            counters()?.ok_or_else(|| {
                 StoreError::Unavailable(format!(
                     "{}: the restored contents change meanwhile",
                     self.path.display()

@@ -223,7 +223,7 @@ impl Inner {
         let mut writer = lock(&self.writer);
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         // Nothing else can be restored into the file until this ends, but it may have been a moment ago.
-        if self.expected().numbers(&transaction)?.is_none() {
+        if self.expected().counters(&transaction)?.is_none() {
             return Err(StoreError::Unavailable(format!(
                 "{}: the contents were restored meanwhile",
                 self.path.display()

@@ -1,6 +1,6 @@
 //! The tables, and how files come to have them.
 
-use super::contents::{Numbers, Row};
+use super::contents::{Counters, Row};
 use super::{LOG_LEN_MAX, WRITE_BUSY_TIMEOUT, WRITE_CACHE_KIB, connect, failed, rows};
 use crate::columns::damaged;
 use crate::file_access::beside_database;
@@ -327,9 +327,9 @@ pub(super) struct Expected<'a> {
 }
 
 impl Expected<'_> {
-    /// The numbers of the present contents, read in a transaction; `None` if [`prepare`] has to bring the
+    /// The counters of the present contents, read in a transaction; `None` if [`prepare`] has to bring the
     /// contents to the present version first.
-    pub(super) fn numbers(&self, connection: &Connection) -> Result<Option<(Numbers, Row)>, StoreError> {
+    pub(super) fn counters(&self, connection: &Connection) -> Result<Option<(Counters, Row)>, StoreError> {
         let unusable = |why: String| Err(StoreError::Unavailable(format!("{}: {why}", self.path.display())));
         let mut statement = connection
             .prepare_cached(
@@ -377,9 +377,9 @@ impl Expected<'_> {
         }
         let number = |column| row.get::<_, u64>(column).map_err(failed);
         let epoch = |column| row.get::<_, i64>(column).map(i64::cast_unsigned).map_err(failed);
-        let numbers = Numbers { accounts: (number(5)?, epoch(6)?), machines: (number(7)?, epoch(8)?) };
+        let counters = Counters { accounts: (number(5)?, epoch(6)?), machines: (number(7)?, epoch(8)?) };
         let row = Row { schema: row.get(9).map_err(failed)?, page: row.get(10).map_err(failed)? };
-        Ok(Some((numbers, row)))
+        Ok(Some((counters, row)))
     }
 }
 

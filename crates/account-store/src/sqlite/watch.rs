@@ -22,12 +22,12 @@
 //!   be another program's; see [`Checkpoint::explains`]. The contents decide then ([`Contents`]). If the log
 //!   is the same, no checkpoint wrote, and they have to be equal: a `touch` changes the times only. If the
 //!   log began anew, which takes a commit and may have taken a checkpoint, they have to be ones that SQLite
-//!   may have made of those before: a copy of an earlier time has smaller numbers. What was committed is read
-//!   and verified anew in any case (`Expected::numbers`). A write by another program between the same two
+//!   may have made of those before: a copy of an earlier time has smaller counters. What was committed is read
+//!   and verified anew in any case (`Expected::counters`). A write by another program between the same two
 //!   looks as a checkpoint is not distinguished from it, which is why a service looks often
 //!   ([`Watch::observe`]).
 
-use super::contents::{Contents, Numbers, Row};
+use super::contents::{Contents, Counters, Row};
 use super::failed;
 use crate::file_access::{beside_database, database_files};
 use crate::store::{Revision, StoreError};
@@ -81,7 +81,7 @@ impl Watch {
     /// The present revisions; `read` reads them from the database, if need be.
     pub(super) fn revisions(
         &self,
-        read: impl FnOnce() -> Result<(Numbers, Row), StoreError>,
+        read: impl FnOnce() -> Result<(Counters, Row), StoreError>,
     ) -> Result<Revisions, StoreError> {
         self.files.check()?;
         let header = self.files.header()?;
@@ -91,13 +91,13 @@ impl Watch {
             return Ok(revisions);
         }
         self.files.observe()?;
-        let (numbers, row) = read()?;
+        let (counters, row) = read()?;
         self.files.learn(row);
         let noticed = Revision::notice();
         let stored = |(number, epoch)| Revision::stored(number, epoch, noticed);
-        let new = Revisions { accounts: stored(numbers.accounts), machines: stored(numbers.machines) };
+        let new = Revisions { accounts: stored(counters.accounts), machines: stored(counters.machines) };
         // Only a header whose copies agree stands for a finished commit, and only if it is the same before
-        // and after the read, the numbers are those of its contents.
+        // and after the read, the counters are those of its contents.
         if header[..48] != header[48..] || self.files.header()? != header {
             return Ok(new);
         }

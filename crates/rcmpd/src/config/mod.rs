@@ -55,7 +55,7 @@ pub use trust::{Ocsp, TrustFiles, usual_key_purposes};
 
 use crate::stores::{BUILT_IN, Settings, added};
 use account_store::{DistinguishedName, Domain, FileAccess, FileRefused, RID_FIRST};
-use audit_log::{CopySettings, Encoding, HeadSettings, Receiver};
+use audit_log::{CheckpointSettings, CopySettings, Encoding, Receiver};
 use checker::{Checker, UP_TO_A_DAY_S};
 use dtyp::Sid;
 use postgres::PostgresSection;
@@ -1146,13 +1146,13 @@ impl Checker<'_> {
         }
     }
 
-    fn heads(&mut self, section: HeadsSection, log: Option<&Path>) -> HeadSettings {
+    fn heads(&mut self, section: HeadsSection, log: Option<&Path>) -> CheckpointSettings {
         let path = self.path(section.path.get_ref());
         if log == Some(&path) {
             self.problem(section.path.span(), "this is the audit log itself", "name another file");
         }
         let interval = self.seconds(section.interval_s.as_ref(), UP_TO_A_DAY_S, HEADS_INTERVAL_S);
-        HeadSettings { path, key: self.path(&section.key), interval }
+        CheckpointSettings { path, key: self.path(&section.key), interval }
     }
 }
 

@@ -581,7 +581,7 @@ fn an_audit_log_has_its_chain_and_its_heads() {
     assert_eq!(audit(""), audit_log::Settings::default());
     assert!(!audit("[audit]\npath = \"a\"").chain);
     let whole = audit("[audit]\npath = \"a\"\nchain = true\n[audit.heads]\npath = \"h\"\nkey = \"k\"");
-    let heads = HeadSettings {
+    let heads = CheckpointSettings {
         path: "/etc/rcmpd/h".into(),
         key: "/etc/rcmpd/k".into(),
         interval: Duration::from_secs(60),

@@ -1,9 +1,8 @@
 //! TLS of the admin port: only clients with a certificate below the CAs of operators finish the handshake.
 
 use crate::config::AdminTls;
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use pem_file::private_key;
-use rustls::RootCertStore;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -13,12 +12,7 @@ use trust_tokio::certificates;
 
 /// Reads the certificate, the key and the CAs.
 pub(crate) fn acceptor(tls: &AdminTls) -> anyhow::Result<TlsAcceptor> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates::read_trusted(&tls.client_ca).context("cannot use admin.tls.client_ca")? {
-        let context = || format!("{} has a certificate that cannot be a CA", tls.client_ca.display());
-        roots.add(certificate.into()).with_context(context)?;
-    }
-    ensure!(!roots.is_empty(), "admin.tls.client_ca ({}) has no certificate", tls.client_ca.display());
+    let roots = certificates::read_roots([&tls.client_ca]).context("cannot use admin.tls.client_ca")?;
     let provider = Arc::new(default_provider());
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;

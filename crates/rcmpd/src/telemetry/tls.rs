@@ -2,9 +2,9 @@
 
 use crate::config::otlp::is_https;
 use anyhow::{Context, ensure};
+use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use std::io;
 use std::path::PathBuf;
@@ -41,15 +41,7 @@ impl Dialer {
         if !is_https(endpoint) {
             return Ok(Self::default());
         }
-        let mut roots = RootCertStore::empty();
-        for path in ca {
-            for certificate in
-                certificates::read_trusted(path).context("cannot use the CA of the collector")?
-            {
-                let added = roots.add(certificate.into());
-                added.with_context(|| format!("{} has a certificate that cannot be a CA", path.display()))?;
-            }
-        }
+        let roots = certificates::read_roots(ca).context("cannot use the CA of the collector")?;
         ensure!(!roots.is_empty(), NO_CA);
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()));
         let config = config.with_safe_default_protocol_versions()?;

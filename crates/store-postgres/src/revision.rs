@@ -6,25 +6,25 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// A counter, with the random number that came with its last change.
-pub(crate) type Number = (i64, i64);
+pub(crate) type Counter = (i64, i64);
 
 /// The row of the table `revision`: each counter grows with each change, in the transaction of the change. A
-/// back-up that is restored takes the counters back, and another history that counts to the same numbers has
+/// back-up that is restored takes the counters back, and another history that counts to the same values has
 /// other random ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Numbers {
+pub(crate) struct RevisionRow {
     /// Accounts, groups and memberships.
-    pub(crate) accounts: Number,
+    pub(crate) accounts: Counter,
     /// Names and scopes of groups.
-    pub(crate) groups: Number,
+    pub(crate) groups: Counter,
     /// Machines, and the flags of their accounts.
-    pub(crate) machines: Number,
+    pub(crate) machines: Counter,
 }
 
-impl Numbers {
+impl RevisionRow {
     /// Whether these contents may have been made from `before`, or are the same.
     pub(crate) fn follow(&self, before: &Self) -> bool {
-        let follows = |new: Number, old: Number| new.0 > old.0 || new == old;
+        let follows = |new: Counter, old: Counter| new.0 > old.0 || new == old;
         follows(self.accounts, before.accounts)
             && follows(self.groups, before.groups)
             && follows(self.machines, before.machines)
@@ -35,8 +35,8 @@ impl Numbers {
 pub(crate) struct Seen(RwLock<State>);
 
 struct State {
-    numbers: Numbers,
-    /// When these numbers were seen first.
+    revision_row: RevisionRow,
+    /// When this row was seen first.
     since: Instant,
     accounts_noticed: u64,
     machines_noticed: u64,
@@ -46,7 +46,7 @@ struct State {
     failed: Option<(Instant, StoreError)>,
 }
 
-/// What became of numbers that came with an answer.
+/// What became of a row that came with an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Noted {
     /// They are what is known, or newer.
@@ -56,11 +56,11 @@ pub(crate) enum Noted {
 }
 
 impl Seen {
-    pub(crate) fn new(numbers: Numbers) -> Self {
+    pub(crate) fn new(revision_row: RevisionRow) -> Self {
         let now = Instant::now();
         let (accounts_noticed, machines_noticed) = (Revision::notice(), Revision::notice());
         Self(RwLock::new(State {
-            numbers,
+            revision_row,
             since: now,
             accounts_noticed,
             machines_noticed,
@@ -77,20 +77,20 @@ impl Seen {
         change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn numbers(&self) -> Numbers {
-        self.read(|state| state.numbers)
+    pub(crate) fn revision_row(&self) -> RevisionRow {
+        self.read(|state| state.revision_row)
     }
 
-    /// Notes the numbers that came with an answer. They replace older ones only.
-    pub(crate) fn note(&self, numbers: Numbers) -> Noted {
-        if self.read(|state| state.numbers == numbers) {
+    /// Notes the row that came with an answer. It replaces older ones only.
+    pub(crate) fn note(&self, revision_row: RevisionRow) -> Noted {
+        if self.read(|state| state.revision_row == revision_row) {
             return Noted::Good;
         }
         self.write(|state| {
-            if !numbers.follow(&state.numbers) {
+            if !revision_row.follow(&state.revision_row) {
                 return Noted::Other;
             }
-            state.replace(numbers);
+            state.replace(revision_row);
             Noted::Good
         })
     }
@@ -98,11 +98,11 @@ impl Seen {
     /// Takes another history over: a back-up was restored, or a standby that lacks changes was promoted.
     /// `false` if what is known was seen after `opened`, so that the connection may lead to a server that was
     /// the primary before.
-    pub(crate) fn take_over(&self, numbers: Numbers, opened: Instant) -> bool {
+    pub(crate) fn take_over(&self, revision_row: RevisionRow, opened: Instant) -> bool {
         self.write(|state| {
             let is_newer = opened > state.since;
             if is_newer {
-                state.replace(numbers);
+                state.replace(revision_row);
                 state.notice_all();
             }
             is_newer
@@ -135,24 +135,26 @@ impl Seen {
 
     /// The revision of the accounts.
     pub(crate) fn accounts(&self, max_age: Duration) -> Result<Revision, StoreError> {
-        self.read(|state| state.revision(state.numbers.accounts, state.accounts_noticed, max_age))
+        self.read(|state| state.revision(state.revision_row.accounts, state.accounts_noticed, max_age))
     }
 
     /// The revision of the machines.
     pub(crate) fn machines(&self, max_age: Duration) -> Result<Revision, StoreError> {
-        self.read(|state| state.revision(state.numbers.machines, state.machines_noticed, max_age))
+        self.read(|state| state.revision(state.revision_row.machines, state.machines_noticed, max_age))
     }
 }
 
 impl State {
-    fn replace(&mut self, numbers: Numbers) {
-        if numbers.accounts != self.numbers.accounts || numbers.groups != self.numbers.groups {
+    fn replace(&mut self, revision_row: RevisionRow) {
+        if revision_row.accounts != self.revision_row.accounts
+            || revision_row.groups != self.revision_row.groups
+        {
             self.accounts_noticed = Revision::notice();
         }
-        if numbers.machines != self.numbers.machines {
+        if revision_row.machines != self.revision_row.machines {
             self.machines_noticed = Revision::notice();
         }
-        self.numbers = numbers;
+        self.revision_row = revision_row;
         self.since = Instant::now();
     }
 
@@ -160,7 +162,7 @@ impl State {
         (self.accounts_noticed, self.machines_noticed) = (Revision::notice(), Revision::notice());
     }
 
-    fn revision(&self, number: Number, noticed: u64, max_age: Duration) -> Result<Revision, StoreError> {
+    fn revision(&self, number: Counter, noticed: u64, max_age: Duration) -> Result<Revision, StoreError> {
         let age = self.polled.elapsed();
         if age <= max_age {
             return Ok(Revision::stored(number.0.cast_unsigned(), number.1.cast_unsigned(), noticed));
@@ -178,34 +180,34 @@ impl State {
 mod tests {
     use super::*;
 
-    fn numbers(accounts: Number) -> Numbers {
-        Numbers { accounts, ..Numbers::default() }
+    fn revision_row(accounts: Counter) -> RevisionRow {
+        RevisionRow { accounts, ..RevisionRow::default() }
     }
 
     #[test]
-    fn later_numbers_replace_earlier_ones_whichever_comes_first() {
-        let seen = Seen::new(numbers((5, 50)));
-        assert_eq!(seen.note(numbers((7, 70))), Noted::Good);
-        assert_eq!(seen.note(numbers((6, 60))), Noted::Other, "an answer that was under way");
-        assert_eq!(seen.note(numbers((7, 71))), Noted::Other, "another history");
-        assert_eq!(seen.numbers(), numbers((7, 70)));
+    fn a_later_row_replaces_an_earlier_one_whichever_comes_first() {
+        let seen = Seen::new(revision_row((5, 50)));
+        assert_eq!(seen.note(revision_row((7, 70))), Noted::Good);
+        assert_eq!(seen.note(revision_row((6, 60))), Noted::Other, "an answer that was under way");
+        assert_eq!(seen.note(revision_row((7, 71))), Noted::Other, "another history");
+        assert_eq!(seen.revision_row(), revision_row((7, 70)));
     }
 
     #[test]
     fn another_history_is_taken_over_from_a_newer_connection_only() {
         let before = Instant::now();
-        let seen = Seen::new(numbers((5, 50)));
+        let seen = Seen::new(revision_row((5, 50)));
         let first = seen.accounts(Duration::MAX).expect("it was just polled");
-        assert!(!seen.take_over(numbers((4, 40)), before));
-        assert!(seen.take_over(numbers((4, 40)), Instant::now() + Duration::from_millis(1)));
+        assert!(!seen.take_over(revision_row((4, 40)), before));
+        assert!(seen.take_over(revision_row((4, 40)), Instant::now() + Duration::from_millis(1)));
         let second = seen.accounts(Duration::MAX).expect("it was just polled");
         assert!(first != second && !second.is_unbroken_since(&first));
-        assert_eq!(seen.numbers(), numbers((4, 40)));
+        assert_eq!(seen.revision_row(), revision_row((4, 40)));
     }
 
     #[test]
     fn what_was_not_polled_for_too_long_is_an_error_with_the_reason() {
-        let seen = Seen::new(Numbers::default());
+        let seen = Seen::new(RevisionRow::default());
         seen.poll_failed(Instant::now(), StoreError::Unavailable("connection refused".to_owned()));
         assert!(seen.accounts(Duration::from_secs(60)).is_ok());
         let error = seen.accounts(Duration::ZERO).expect_err("it is too long ago").to_string();
@@ -215,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_poll_that_began_before_a_call_tells_it_nothing() {
-        let seen = Seen::new(Numbers::default());
+        let seen = Seen::new(RevisionRow::default());
         let at = |ms| Instant::now() + Duration::from_secs(60) + Duration::from_millis(ms);
         let (first, call, second) = (at(0), at(1_000), at(2_000));
         seen.polled(first);

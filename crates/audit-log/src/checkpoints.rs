@@ -1,14 +1,14 @@
-//! Signed heads: at intervals the last line of the chain is signed, into a file of its own.
+//! Signed checkpoints: at intervals the last line of the chain is signed, into a file of its own.
 //!
-//! A reader with the public key verifies by a head the chain up to its line, and that the chain was so long.
-//! Copy heads to a place where users who can write here cannot write: otherwise they can remove the newest
-//! heads together with lines.
+//! A reader with the public key verifies by a checkpoint the chain up to its line, and that the chain was so
+//! long. Copy checkpoints to a place where users who can write here cannot write: otherwise they can remove
+//! the newest checkpoints together with lines.
 
 use super::line_hash::{self, Hash};
 use super::strict::{self, Flaw};
 use super::watched_file::{Change, WatchedFile};
 use super::writer::{self, Position};
-use crate::HeadSettings;
+use crate::CheckpointSettings;
 use anyhow::{Context, bail};
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine;
@@ -19,16 +19,16 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 
-/// What is looked at for the newest head; one has some 350 bytes.
+/// What is looked at for the newest checkpoint; one has some 350 bytes.
 const TAIL_LEN_MAX: u64 = 64 * 1024;
 
-/// The longest line of a file of heads.
-pub(super) const HEAD_LEN_MAX: usize = 4096;
+/// The longest line of a file of checkpoints.
+pub(super) const CHECKPOINT_LEN_MAX: usize = 4096;
 
-/// A line of the file of heads.
+/// A line of the file of checkpoints.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Head {
+pub(super) struct Checkpoint {
     pub(super) version: u32,
     pub(super) time: String,
     pub(super) seq: u64,
@@ -37,16 +37,16 @@ pub(super) struct Head {
     pub(super) signature: String,
 }
 
-/// Why a line is no head.
+/// Why a line is no checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoHead {
+pub(super) enum NotACheckpoint {
     /// It is the first part of one, as a crash leaves it.
     Torn,
     /// It is something that is never written.
     Wrong(&'static str),
 }
 
-/// How each head begins.
+/// How each checkpoint begins.
 const START: &[u8] = b"{\"version\":1,\"time\":\"";
 
 /// The bytes that are signed.
@@ -54,25 +54,27 @@ fn message(seq: u64, hash: &str, time: &str) -> Vec<u8> {
     format!("rcmpd audit head v1\n{seq}\n{hash}\n{time}\n").into_bytes()
 }
 
-impl Head {
-    /// Reads a line. One that says the same as a head in other bytes is no head: the signature covers only
-    /// some of them.
-    pub(super) fn read(line: &[u8]) -> Result<Self, NoHead> {
+impl Checkpoint {
+    /// Reads a line. One that says the same as a checkpoint in other bytes is no checkpoint: the signature
+    /// covers only some of them.
+    pub(super) fn read(line: &[u8]) -> Result<Self, NotACheckpoint> {
         match strict::check(line) {
-            Err(Flaw::Twice) => return Err(NoHead::Wrong("a member of this checkpoint is there twice")),
-            Err(Flaw::Part) if !line.is_empty() && (line.starts_with(START) || START.starts_with(line)) => {
-                return Err(NoHead::Torn);
+            Err(Flaw::Twice) => {
+                return Err(NotACheckpoint::Wrong("a member of this checkpoint is there twice"));
             }
-            Err(_) => return Err(NoHead::Wrong("this is not a checkpoint")),
+            Err(Flaw::Part) if !line.is_empty() && (line.starts_with(START) || START.starts_with(line)) => {
+                return Err(NotACheckpoint::Torn);
+            }
+            Err(_) => return Err(NotACheckpoint::Wrong("this is not a checkpoint")),
             Ok(()) => {}
         }
         let head: Self =
-            serde_json::from_slice(line).map_err(|_| NoHead::Wrong("this is not a checkpoint"))?;
+            serde_json::from_slice(line).map_err(|_| NotACheckpoint::Wrong("this is not a checkpoint"))?;
         match serde_json::to_vec(&head).is_ok_and(|written| written == line) {
             true => Ok(head),
-            false => {
-                Err(NoHead::Wrong("this checkpoint is not in the form in which checkpoints are written"))
-            }
+            false => Err(NotACheckpoint::Wrong(
+                "this checkpoint is not in the form in which checkpoints are written",
+            )),
         }
     }
 
@@ -86,25 +88,25 @@ impl Head {
     }
 }
 
-/// A head for a place in the log.
-pub(super) fn sign(key: &SigningKey, position: Position, time: String) -> Head {
+/// A checkpoint for a place in the log.
+pub(super) fn sign(key: &SigningKey, position: Position, time: String) -> Checkpoint {
     let hash = hex(&position.hash);
     let signature = BASE64.encode(key.pair.sign(&message(position.seq, &hash, &time)));
-    Head { version: 1, time, seq: position.seq, hash, public_key: key.public.to_string(), signature }
+    Checkpoint { version: 1, time, seq: position.seq, hash, public_key: key.public.to_string(), signature }
 }
 
-/// The file of heads.
-pub(super) struct Heads {
+/// The file of checkpoints.
+pub(super) struct Checkpoints {
     file: File,
     watched: WatchedFile,
-    config: HeadSettings,
+    config: CheckpointSettings,
     key: SigningKey,
     /// The newest in the file.
     newest: Position,
 }
 
 /// The key that signs checkpoints.
-pub(super) fn signing_key(config: &HeadSettings) -> anyhow::Result<SigningKey> {
+pub(super) fn signing_key(config: &CheckpointSettings) -> anyhow::Result<SigningKey> {
     let key = config.key.display();
     if matches!(config.key.try_exists(), Ok(false)) {
         bail!("the signing key of the audit log is missing: `rcmpd audit key {key}` makes it");
@@ -112,9 +114,9 @@ pub(super) fn signing_key(config: &HeadSettings) -> anyhow::Result<SigningKey> {
     SigningKey::read(&config.key)
 }
 
-impl Heads {
+impl Checkpoints {
     /// Opens the file, or makes it.
-    pub(super) fn open(config: &HeadSettings) -> anyhow::Result<Self> {
+    pub(super) fn open(config: &CheckpointSettings) -> anyhow::Result<Self> {
         let key = signing_key(config)?;
         let path = config.path.display();
         if config.path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
@@ -125,10 +127,10 @@ impl Heads {
             .with_context(|| format!("cannot read the checkpoints of the audit log in {path}"))?;
         let mut is_signed = false;
         let newest = bytes.rsplit(|byte| *byte == b'\n').find_map(|line| {
-            let head = Head::read(line).ok()?;
+            let head = Checkpoint::read(line).ok()?;
             let (signer, hash) = head.verified()?;
-            // A user who can write here can sign with a key of their own. Such a head says nothing about our
-            // log.
+            // A user who can write here can sign with a key of their own. Such a checkpoint says nothing
+            // about our log.
             if signer != key.public && !std::mem::replace(&mut is_signed, true) {
                 tracing::warn!(seq = head.seq, "The newest audit checkpoint was signed by another key");
             }
@@ -149,7 +151,7 @@ impl Heads {
         self.watched.look(&self.file)
     }
 
-    /// Whether heads are not found under the path any more.
+    /// Whether checkpoints are not found under the path any more.
     pub(super) const fn is_away(&self) -> bool {
         self.watched.is_away()
     }
@@ -167,12 +169,13 @@ impl Heads {
         self.watched.path()
     }
 
-    /// What the newest head is about; `seq` 0 when there is none.
+    /// What the newest checkpoint is about; `seq` 0 when there is none.
     pub(super) const fn newest(&self) -> Position {
         self.newest
     }
 
-    /// Signs a position of the log, unless it is signed already. The log is on the disk before its head is.
+    /// Signs a position of the log, unless it is signed already. The log is on the disk before its checkpoint
+    /// is.
     pub(super) fn sign(&mut self, position: Position, log: &File) -> io::Result<()> {
         if position.seq <= self.newest.seq {
             return Ok(());
