@@ -13,6 +13,7 @@ use crate::generic::search;
 use crate::matching::{self, Found};
 use crate::message::Scope;
 use crate::settings::Settings;
+use crate::walk::{self, Flaw, Pages, See, Seen, SeenAccount};
 use crate::{ad, mail};
 use account_store::index::Place;
 use account_store::{Account, Matches, Query, Record, rules};
@@ -89,6 +90,35 @@ pub(crate) async fn find(
         Found::One(account) if !is_there(&account) => Ok(Matches::None),
         Found::One(account) => Ok(Matches::One(Arc::new(Record { account, memberships: Vec::new() }))),
     }
+}
+
+/// Reads the accounts of other domains: what they claim makes accounts of ours ambiguous.
+pub(crate) async fn walk(
+    connection: &mut Connection,
+    settings: &Settings,
+    see: &mut See<'_>,
+) -> Result<(), Failed> {
+    let filter = Filter::equal(&Attribute::known("objectClass"), "user");
+    let mut pages = Pages::new(settings, "", &filter, &KEYS);
+    while let Some(entries) = pages.next(connection, see).await? {
+        for entry in &entries {
+            match account(settings, entry) {
+                Ok(Account { home_domain: None, .. }) => {}
+                Ok(account) => see(Seen::Account(claims(entry, &account, &settings.domain.dns))),
+                Err(failed) => see(walk::wrong(Flaw::Unreadable, &entry.dn, &entry.dn, failed)?),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What an account is found by, with the name that it has by its domain.
+pub(crate) fn claims(entry: &Entry, account: &Account, own: &str) -> SeenAccount {
+    let mails = mail::all(entry, "mail").map(str::to_owned).collect();
+    let dns = account.home_domain.as_deref().unwrap_or(own);
+    let mut seen = walk::seen(account, Some(account.sid), mails);
+    seen.claims.push(Query::UserPrincipalName(format!("{}@{dns}", account.name)));
+    seen
 }
 
 /// Names, SID and mappings of an entry, and its domain if it is not ours.

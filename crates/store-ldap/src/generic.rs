@@ -17,6 +17,7 @@ use crate::mail;
 use crate::matching::{self, Found};
 use crate::message::{Scope, Search};
 use crate::settings::{GenericSettings, GroupMembership, RidRange, Settings, StatePreset};
+use crate::walk::{self, Flaw, Pages, See, Seen, SeenGroup};
 use crate::widen;
 use account_store::fold::wide;
 use account_store::index::Place;
@@ -117,6 +118,47 @@ pub(crate) async fn find(
             rules::check_account(&record.account).map_err(|error| Failed::Data(error.to_string()))?;
             Ok(Matches::One(Arc::new(record)))
         }
+    }
+}
+
+/// Reads all accounts and groups.
+pub(crate) async fn walk(
+    connection: &mut Connection,
+    settings: &Settings,
+    generic: &GenericSettings,
+    see: &mut See<'_>,
+) -> Result<(), Failed> {
+    let all = |class| of_class(class, Filter::Present(Attribute::known("objectClass")));
+    let (users, groups) = (all(&generic.user_class), all(&generic.group_class));
+    let attributes = attributes(generic);
+    let mut pages = Pages::new(settings, &generic.user_base, &users, &attributes);
+    while let Some(entries) = pages.next(connection, see).await? {
+        for together in entries.chunks(TOGETHER_MAX) {
+            Reader { connection, settings, generic }.look_at(together, see).await?;
+        }
+    }
+    let attributes = [generic.group_name.as_str(), generic.group_number.as_str()];
+    let mut pages = Pages::new(settings, &generic.group_base, &groups, &attributes);
+    while let Some(entries) = pages.next(connection, see).await? {
+        let reader = Reader { connection, settings, generic };
+        for entry in &entries {
+            let names = entry.texts(generic.group_name.as_str());
+            match reader.group(entry).and_then(|group| Ok((names?, group.sid))) {
+                Ok((names, sid)) => see(Seen::Group(SeenGroup { names, sid })),
+                Err(failed) => {
+                    see(walk::wrong(flaw(entry, &generic.group_number), &entry.dn, &entry.dn, failed)?)
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with an entry whose number is no SID.
+fn flaw(entry: &Entry, number: &Attribute) -> Flaw {
+    match entry.required::<u32>(number.as_str()) {
+        Ok(_) => Flaw::Number,
+        Err(_) => Flaw::Unreadable,
     }
 }
 
@@ -311,26 +353,56 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// Looks at accounts without their groups.
+    async fn look_at(&mut self, entries: &'a [Entry], see: &mut See<'_>) -> Result<(), Failed> {
+        let generic = self.generic;
+        let (mut lacking, mut planned) = (Vec::new(), Vec::new());
+        for entry in entries {
+            let keys = match keys(self.settings, generic, entry) {
+                Ok(keys) => keys,
+                Err(failed) => {
+                    see(walk::wrong(Flaw::Unreadable, &entry.dn, &entry.dn, failed)?);
+                    continue;
+                }
+            };
+            let sid = user_sid(self.settings, generic, entry);
+            let mails = generic.mail.iter().flat_map(|name| mail::all(entry, name.as_str()));
+            let seen = walk::seen(&keys, sid.as_ref().ok().copied(), mails.map(str::to_owned).collect());
+            see(Seen::Account(seen));
+            let primary = entry.required(generic.primary_group.as_str());
+            let flaw = match (sid, primary.map(|number| self.group_sid(number))) {
+                (Err(_), _) => flaw(entry, &generic.number),
+                (Ok(_), Ok(Err(_))) => Flaw::Number,
+                _ => Flaw::Unreadable,
+            };
+            let name = keys.name.clone();
+            if let Err(failed) = self.account(entry, keys) {
+                see(walk::wrong(flaw, &name, &entry.dn, failed)?);
+            }
+            if let Some(search) = self.absence(entry) {
+                lacking.push((entry, name));
+                planned.push(search);
+            }
+        }
+        let searches: Vec<_> = planned.iter().map(Planned::search).collect();
+        let answers = walk::within(self.settings.timeout, self.connection, async |connection| {
+            connection.search_all(&searches).await
+        });
+        for ((entry, name), answer) in lacking.into_iter().zip(answers.await?) {
+            match self.check_absence(entry, answer) {
+                // It was removed or changed meanwhile.
+                Ok(()) | Err(Failed::Changed) => {}
+                Err(failed) => see(walk::wrong(Flaw::Unreadable, &name, &entry.dn, failed)?),
+            }
+        }
+        Ok(())
+    }
+
     /// The searches of a turn are sent together: what the account lacks is proved while its groups are looked
     /// for, and groups are compared with others while the level above them is looked for.
     async fn record(&mut self, entry: &'a Entry, keys: Account) -> Result<Record, Failed> {
         let generic = self.generic;
-        let sid = user_sid(self.settings, generic, entry)?;
-        let mut account = Account { sid, ..keys };
-        for preset in &generic.state {
-            apply_state(*preset, entry, &mut account)?;
-        }
-        if let Some(display_name) = &generic.display_name {
-            account.profile.full_name =
-                entry.texts(display_name.as_str())?.into_iter().next().unwrap_or_default();
-        }
-        if let Some(created) = &generic.created {
-            account.created = entry.time(created.as_str())?.unwrap_or(FileTime::UNSET);
-        }
-        let primary: u32 = entry.required(generic.primary_group.as_str())?;
-        let primary_sid =
-            self.group_sid(primary).map_err(|why| entry.wrong(generic.primary_group.as_str(), &why))?;
-        account.primary_group_id = primary_sid.split_rid().map_or(0, |(_, rid)| rid);
+        let (account, primary, primary_sid) = self.account(entry, keys)?;
         let level = match &generic.membership {
             GroupMembership::Member(_) => vec![entry.dn.clone()],
             GroupMembership::MemberUid(_) => vec![account.name.clone()],
@@ -368,6 +440,28 @@ impl<'a> Reader<'a> {
         Err(entry.wrong("membership", "has groups in groups more than 32 levels deep"))
     }
 
+    /// The account without its groups; the number of its primary group, and the SID of it.
+    fn account(&self, entry: &Entry, keys: Account) -> Result<(Account, u32, Sid), Failed> {
+        let generic = self.generic;
+        let sid = user_sid(self.settings, generic, entry)?;
+        let mut account = Account { sid, ..keys };
+        for preset in &generic.state {
+            apply_state(*preset, entry, &mut account)?;
+        }
+        if let Some(display_name) = &generic.display_name {
+            account.profile.full_name =
+                entry.texts(display_name.as_str())?.into_iter().next().unwrap_or_default();
+        }
+        if let Some(created) = &generic.created {
+            account.created = entry.time(created.as_str())?.unwrap_or(FileTime::UNSET);
+        }
+        let primary: u32 = entry.required(generic.primary_group.as_str())?;
+        let primary_sid =
+            self.group_sid(primary).map_err(|why| entry.wrong(generic.primary_group.as_str(), &why))?;
+        account.primary_group_id = primary_sid.split_rid().map_or(0, |(_, rid)| rid);
+        Ok((account, primary, primary_sid))
+    }
+
     fn group_sid(&self, number: u32) -> Result<Sid, String> {
         sid(self.settings, self.generic, &self.generic.group_rids, number)
     }
@@ -378,18 +472,7 @@ impl<'a> Reader<'a> {
         let name = generic.number.as_str();
         let number: u32 = entry.required(name)?;
         let mut planned = Vec::new();
-        let absent = absent(generic, entry).filter_map(Attribute::new);
-        let absent: Vec<_> = absent.map(|name| Filter::not(Filter::Present(name))).collect();
-        if !absent.is_empty() {
-            planned.push(Planned {
-                purpose: Purpose::Absence,
-                base: &entry.dn,
-                scope: Scope::Base,
-                filter: Filter::And(absent),
-                attributes: vec![name],
-                entries_max: 1,
-            });
-        }
+        planned.extend(self.absence(entry));
         planned.push(Planned {
             purpose: Purpose::Number,
             base: &generic.user_base,
@@ -401,6 +484,20 @@ impl<'a> Reader<'a> {
         let of_primary = Filter::equal(&generic.group_number, primary.to_string());
         planned.push(self.of_group(Purpose::Primary, of_primary, BATCH));
         Ok(planned)
+    }
+
+    /// The search that proves that what was not read of an account is not there; `None` if all was read.
+    fn absence(&self, entry: &'a Entry) -> Option<Planned<'a>> {
+        let absent = absent(self.generic, entry).filter_map(Attribute::new);
+        let absent: Vec<_> = absent.map(|name| Filter::not(Filter::Present(name))).collect();
+        (!absent.is_empty()).then(|| Planned {
+            purpose: Purpose::Absence,
+            base: &entry.dn,
+            scope: Scope::Base,
+            filter: Filter::And(absent),
+            attributes: vec![self.generic.number.as_str()],
+            entries_max: 1,
+        })
     }
 
     /// What was not read of an account is not there, and not only hidden.

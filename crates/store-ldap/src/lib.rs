@@ -40,6 +40,7 @@ mod schema;
 mod server;
 mod settings;
 mod store;
+mod walk;
 mod widen;
 
 pub use failover_refusals::Refusals;
@@ -53,4 +54,5 @@ pub use settings::{
     StatePreset,
 };
 pub use store::LdapStore;
+pub use walk::{Flaw, Seen, SeenAccount, SeenGroup, Wrong};
 pub use widen::Accents;

@@ -7,6 +7,7 @@ use crate::pool::{Pool, Pooled, attempt_end};
 use crate::schema;
 use crate::server::{Role, Server};
 use crate::settings::Settings;
+use crate::walk::{self, Seen};
 use account_store::index::Place;
 use account_store::{AccountStore, BoxFuture, Domain, Matches, Query, Revision, StoreError};
 use dtyp::FileTime;
@@ -86,6 +87,24 @@ impl LdapStore {
             unreachable: LogLimiter::new(),
         });
         Ok(Self { shared, runtime, is_watched: Once::new() })
+    }
+
+    /// Reads the whole directory, page by page, and the catalog if there is one. `see` is told each account and
+    /// group, and what is wrong with an entry. An error says that the directory cannot be read to its end.
+    pub async fn walk(&self, see: &mut (dyn FnMut(Seen) + Send)) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        let permit = shared.permits.acquire().await;
+        let _permit =
+            permit.map_err(|_| StoreError::Unavailable("store: the store was closed".to_owned()))?;
+        for pool in shared.pools() {
+            let mut pooled = pool.connection(Instant::now() + shared.settings.timeout).await?;
+            match pool.role {
+                Role::Domain => walk::of_domain(&mut pooled.connection, &shared.settings, see).await?,
+                Role::Catalog => walk::of_catalog(&mut pooled.connection, &shared.settings, see).await?,
+            }
+            pool.put(pooled);
+        }
+        Ok(())
     }
 
     /// Looks at the directory from the first use on: a command that only checks a configuration asks no
