@@ -75,7 +75,7 @@ pub(crate) async fn probe(
     settings: &Settings,
     ad: &AdSettings,
 ) -> Result<(), Failed> {
-    let any = Filter::Present(Attribute::known("objectClass"));
+    let any = Filter::Present(Attribute::object_class());
     let read = async |connection: &mut Connection, base: &str, attribute| {
         let search = Search {
             base,
@@ -150,7 +150,7 @@ pub(crate) async fn walk(
     ad: &AdSettings,
     see: &mut See<'_>,
 ) -> Result<(), Failed> {
-    let class = |name| Filter::equal(&Attribute::known("objectClass"), name);
+    let class = |name| Filter::equal(&Attribute::object_class(), name);
     let (users, groups) = (class("user"), class("group"));
     let mut needed = BTreeMap::new();
     let mut pages = Pages::new(settings, &ad.base, &users, &ACCOUNT);
@@ -202,7 +202,7 @@ async fn look_at(
     needed: &mut BTreeMap<Sid, String>,
     see: &mut See<'_>,
 ) -> Result<(), Failed> {
-    let any = Filter::Present(Attribute::known("objectClass"));
+    let any = Filter::Present(Attribute::object_class());
     let mut whole = Vec::new();
     for candidate in candidates {
         let guid = candidate.guid();
@@ -303,7 +303,7 @@ pub(crate) fn filter(dns: Option<&str>, query: &Query, accents: Accents) -> Opti
         Query::Sid(sid) => Filter::Equal(Attribute::known("objectSid"), sid.to_bytes()),
         _ => return None,
     };
-    Some(Filter::And(vec![Filter::equal(&Attribute::known("objectClass"), "user"), of_query]))
+    Some(Filter::And(vec![Filter::equal(&Attribute::object_class(), "user"), of_query]))
 }
 
 /// Whether a user principal name is the one that every account of a domain has by its name.
@@ -471,7 +471,7 @@ async fn token_groups(
     account: &Account,
 ) -> Result<BTreeSet<Sid>, Failed> {
     let base = format!("<GUID={guid}>");
-    let any = Filter::Present(Attribute::known("objectClass"));
+    let any = Filter::Present(Attribute::object_class());
     let mut sids = BTreeSet::new();
     let mut from = None;
     loop {

@@ -33,7 +33,7 @@ const KEYS: [&str; 6] = [
 /// Checks after a bind that the server is a catalog, and that the store's account may read it. Only a catalog
 /// can be searched with the root of the forest, the empty name, as the base.
 pub(crate) async fn probe(connection: &mut Connection, settings: &Settings) -> Result<(), Failed> {
-    let any = Filter::Present(Attribute::known("objectClass"));
+    let any = Filter::Present(Attribute::object_class());
     let own = search(connection, (&settings.bind_dn, Scope::Base), &any, &["objectClass"], 1).await?;
     if own.is_none_or(|answer| answer.entries.is_empty()) {
         return Err(Failed::Rights(format!("the store's account may not read {:?}", settings.bind_dn)));
@@ -98,7 +98,7 @@ pub(crate) async fn walk(
     settings: &Settings,
     see: &mut See<'_>,
 ) -> Result<(), Failed> {
-    let filter = Filter::equal(&Attribute::known("objectClass"), "user");
+    let filter = Filter::equal(&Attribute::object_class(), "user");
     let mut pages = Pages::new(settings, "", &filter, &KEYS);
     while let Some(entries) = pages.next(connection, see).await? {
         for entry in &entries {

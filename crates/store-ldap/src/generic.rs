@@ -74,7 +74,7 @@ pub(crate) async fn probe(
     settings: &Settings,
     generic: &GenericSettings,
 ) -> Result<(), Failed> {
-    let any = Filter::Present(Attribute::known("objectClass"));
+    let any = Filter::Present(Attribute::object_class());
     for base in [&settings.bind_dn, &generic.user_base, &generic.group_base] {
         let answer = search(connection, (base, Scope::Base), &any, &["objectClass"], 1).await?;
         if answer.is_none_or(|answer| answer.entries.is_empty()) {
@@ -128,7 +128,7 @@ pub(crate) async fn walk(
     generic: &GenericSettings,
     see: &mut See<'_>,
 ) -> Result<(), Failed> {
-    let all = |class| of_class(class, Filter::Present(Attribute::known("objectClass")));
+    let all = |class| of_class(class, Filter::Present(Attribute::object_class()));
     let (users, groups) = (all(&generic.user_class), all(&generic.group_class));
     let attributes = attributes(generic);
     let mut pages = Pages::new(settings, &generic.user_base, &users, &attributes);
@@ -180,7 +180,7 @@ pub(crate) async fn search(
 
 /// Entries of a class, and no aliases of them.
 fn of_class(class: &str, filter: Filter) -> Filter {
-    let object_class = Attribute::known("objectClass");
+    let object_class = Attribute::object_class();
     Filter::And(vec![
         Filter::equal(&object_class, class),
         Filter::not(Filter::equal(&object_class, "alias")),
@@ -279,9 +279,9 @@ fn sid(settings: &Settings, generic: &GenericSettings, range: &RidRange, number:
 /// A group that was found.
 #[derive(Clone, Debug)]
 struct GroupFound {
-    dn: String,
+    dn: Arc<str>,
     sid: Sid,
-    name: Option<String>,
+    name: Option<Arc<str>>,
 }
 
 /// What a search is for.
@@ -324,8 +324,9 @@ struct Groups {
     level: Vec<String>,
     /// Groups whose names and numbers are not compared with those of all others yet.
     unchecked: Vec<GroupFound>,
-    by_sid: HashMap<Sid, String>,
-    by_name: HashMap<String, HashSet<Sid>>,
+    by_sid: HashMap<Sid, Arc<str>>,
+    /// Whose a name is; `None` if several groups have it.
+    by_name: HashMap<String, Option<Sid>>,
 }
 
 impl Groups {
@@ -339,9 +340,9 @@ impl Groups {
 
     /// The groups by SID, with the name of those whose name no other group has.
     fn memberships(&self) -> BTreeMap<Sid, Option<String>> {
-        let own = |name: &&String| self.by_name.get(&wide(name)).is_some_and(|sids| sids.len() == 1);
+        let own = |name: &&str| self.by_name.get(&wide(name)).is_some_and(Option::is_some);
         let groups = self.found.values().chain(&self.primary);
-        groups.map(|group| (group.sid, group.name.as_ref().filter(own).cloned())).collect()
+        groups.map(|group| (group.sid, group.name.as_deref().filter(own).map(str::to_owned))).collect()
     }
 }
 
@@ -616,7 +617,7 @@ impl<'a> Reader<'a> {
         let mut without = 0;
         for (group, entry) in found {
             match &self.generic.membership {
-                GroupMembership::Member(_) => groups.level.push(group.dn.clone()),
+                GroupMembership::Member(_) => groups.level.push(String::from(&*group.dn)),
                 GroupMembership::MemberUid(_) => {}
                 GroupMembership::MemberOf(attribute) => {
                     let above = entry.texts(attribute.as_str())?;
@@ -640,22 +641,22 @@ impl<'a> Reader<'a> {
     fn group(&self, entry: &Entry) -> Result<GroupFound, Failed> {
         let number = self.generic.group_number.as_str();
         let sid = self.group_sid(entry.required(number)?).map_err(|why| entry.wrong(number, &why))?;
-        let name = match &entry.texts(self.generic.group_name.as_str())?[..] {
-            [name] if rules::check_name("group", name).is_ok() => Some(name.clone()),
-            _ => None,
-        };
-        Ok(GroupFound { dn: entry.dn.clone(), sid, name })
+        // A group with several names has none.
+        let name = entry.text(self.generic.group_name.as_str()).ok().flatten();
+        let name = name.filter(|name| rules::check_name("group", name).is_ok());
+        Ok(GroupFound { dn: entry.dn.as_str().into(), sid, name: name.map(Into::into) })
     }
 
     /// Notes the number and the names of a group. Two groups with one number are an error.
     fn compare(&self, group: GroupFound, entry: &Entry, groups: &mut Groups) -> Result<(), Failed> {
-        let first = groups.by_sid.entry(group.sid).or_insert_with(|| group.dn.clone());
+        let first = groups.by_sid.entry(group.sid).or_insert_with(|| Arc::clone(&group.dn));
         if *first != group.dn {
             let number = self.generic.group_number.as_str();
             return Err(entry.wrong(number, &format!("is that of another group, {first:?}")));
         }
-        for name in entry.texts(self.generic.group_name.as_str())? {
-            groups.by_name.entry(wide(&name)).or_default().insert(group.sid);
+        for name in entry.each_text(self.generic.group_name.as_str())? {
+            let owner = groups.by_name.entry(wide(name)).or_insert(Some(group.sid));
+            *owner = owner.filter(|owner| *owner == group.sid);
         }
         Ok(())
     }

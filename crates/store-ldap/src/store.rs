@@ -107,6 +107,19 @@ impl LdapStore {
         Ok(())
     }
 
+    /// The task is made here, so that the future of the caller, which waits for it, does not have its size.
+    fn spawn(
+        &self,
+        shared: Arc<Shared>,
+        query: Query,
+        place: Place,
+    ) -> oneshot::Receiver<Result<Matches, StoreError>> {
+        let (answer, answered) = oneshot::channel();
+        let answering = async move { shared.answer(query, place, answer).await };
+        self.runtime.spawn(answering.in_current_span());
+        answered
+    }
+
     /// Looks at the directory from the first use on: a command that only checks a configuration asks no
     /// server.
     fn watch(&self) {
@@ -128,9 +141,7 @@ impl AccountStore for LdapStore {
         // A question whose caller is gone ends in a task of its own: if its connection were closed,
         // clients that cancel could make the store connect and bind again and again.
         Box::pin(async move {
-            let (answer, answered) = oneshot::channel();
-            let answering = async move { shared.answer(query, place, answer).await };
-            self.runtime.spawn(answering.in_current_span());
+            let answered = self.spawn(shared, query, place);
             let ended =
                 || StoreError::Unavailable("store: the question was ended by the shutdown".to_owned());
             answered.await.unwrap_or_else(|_| Err(ended()))
@@ -187,6 +198,8 @@ impl Shared {
     ) {
         let deadline = Instant::now() + self.settings.timeout;
         let permit = tokio::select! {
+            // A permit that is free needs no timer.
+            biased;
             permit = self.permits.acquire() => permit,
             () = answer.closed() => return,
             () = sleep_until(deadline) => {
@@ -311,9 +324,8 @@ impl Shared {
         asked: (&Query, &Place),
         end: Instant,
     ) -> Result<Matches, Failed> {
-        let server = pooled.connection.server().clone();
         let before = pooled.connection.searches();
-        let span = search_span(&server);
+        let span = search_span(pooled.connection.server());
         let asking = schema::find(&mut pooled.connection, &self.settings, role, asked);
         let found = timeout_at(end, asking.instrument(span.clone())).await;
         let searches = pooled.connection.searches() - before;
@@ -322,7 +334,9 @@ impl Shared {
             span.record("otel.status_code", "error");
         }
         self.settings.meter.requested(searches);
-        found.unwrap_or_else(|_| Err(Failed::Timeout(format!("{server}: no answer in time"))))
+        found.unwrap_or_else(|_| {
+            Err(Failed::Timeout(format!("{}: no answer in time", pooled.connection.server())))
+        })
     }
 
     fn pools(&self) -> impl Iterator<Item = &Pool> {
