@@ -12,12 +12,12 @@ use crate::connection::{Connection, TOGETHER_MAX};
 use crate::entry::{self, Entry};
 use crate::failed::Failed;
 use crate::filter::{Attribute, Filter};
+use crate::mail;
 use crate::matching::{self, Found};
 use crate::message::{Scope, Search};
 use crate::settings::{AdSettings, Settings};
-use crate::walk::{self, Flaw, Pages, See, Seen, SeenGroup};
+use crate::walk::{self, Flaw, Pages, See, Seen, SeenAccount, SeenGroup};
 use crate::widen::{self, Accents};
-use crate::{forest, mail};
 use account_store::fold::casefold;
 use account_store::index::{KeyKind, Place};
 use account_store::{
@@ -163,7 +163,7 @@ pub(crate) async fn walk(
             }
         }
         for candidate in &candidates {
-            see(Seen::Account(forest::claims(candidate.entry, &candidate.keys, &settings.domain.dns)));
+            see(Seen::Account(claims(candidate.entry, &candidate.keys, &settings.domain.dns)));
         }
         for together in candidates.chunks(TOGETHER_MAX) {
             look_at(connection, settings, together, &mut needed, see).await?;
@@ -191,6 +191,15 @@ pub(crate) async fn walk(
         see(walk::wrong(Flaw::Unreadable, &who, "", hidden_group(&sid, ad))?);
     }
     Ok(())
+}
+
+/// What an account is found by, with the name that it has by its domain.
+pub(crate) fn claims(entry: &Entry, account: &Account, own: &str) -> SeenAccount {
+    let mails = mail::all(entry, "mail").map(str::to_owned).collect();
+    let dns = account.home_domain.as_deref().unwrap_or(own);
+    let mut seen = walk::seen(account, Some(account.sid), mails);
+    seen.claims.push(Query::UserPrincipalName(format!("{}@{dns}", account.name)));
+    seen
 }
 
 /// Looks whether all of some accounts can be read. Their groups go to `needed`, with the name of one that is in

@@ -13,7 +13,7 @@ use crate::generic::search;
 use crate::matching::{self, Found};
 use crate::message::Scope;
 use crate::settings::Settings;
-use crate::walk::{self, Flaw, Pages, See, Seen, SeenAccount};
+use crate::walk::{self, Flaw, Pages, See, Seen};
 use crate::{ad, mail};
 use account_store::index::Place;
 use account_store::{Account, Matches, Query, Record, rules};
@@ -104,21 +104,12 @@ pub(crate) async fn walk(
         for entry in &entries {
             match account(settings, entry) {
                 Ok(Account { home_domain: None, .. }) => {}
-                Ok(account) => see(Seen::Account(claims(entry, &account, &settings.domain.dns))),
+                Ok(account) => see(Seen::Account(ad::claims(entry, &account, &settings.domain.dns))),
                 Err(failed) => see(walk::wrong(Flaw::Unreadable, &entry.dn, &entry.dn, failed)?),
             }
         }
     }
     Ok(())
-}
-
-/// What an account is found by, with the name that it has by its domain.
-pub(crate) fn claims(entry: &Entry, account: &Account, own: &str) -> SeenAccount {
-    let mails = mail::all(entry, "mail").map(str::to_owned).collect();
-    let dns = account.home_domain.as_deref().unwrap_or(own);
-    let mut seen = walk::seen(account, Some(account.sid), mails);
-    seen.claims.push(Query::UserPrincipalName(format!("{}@{dns}", account.name)));
-    seen
 }
 
 /// Names, SID and mappings of an entry, and its domain if it is not ours.

@@ -7,7 +7,7 @@ use crate::pool::{Pool, Pooled, attempt_end};
 use crate::schema;
 use crate::server::{Role, Server};
 use crate::settings::Settings;
-use crate::walk::{self, Seen};
+use crate::walk::Seen;
 use account_store::index::Place;
 use account_store::{AccountStore, BoxFuture, Domain, Matches, Query, Revision, StoreError};
 use dtyp::FileTime;
@@ -98,10 +98,7 @@ impl LdapStore {
             permit.map_err(|_| StoreError::Unavailable("store: the store was closed".to_owned()))?;
         for pool in shared.pools() {
             let mut pooled = pool.connection(Instant::now() + shared.settings.timeout).await?;
-            match pool.role {
-                Role::Domain => walk::of_domain(&mut pooled.connection, &shared.settings, see).await?,
-                Role::Catalog => walk::of_catalog(&mut pooled.connection, &shared.settings, see).await?,
-            }
+            schema::walk(&mut pooled.connection, &shared.settings, pool.role, see).await?;
             pool.put(pooled);
         }
         Ok(())

@@ -10,7 +10,6 @@ use crate::failed::Failed;
 use crate::filter::Filter;
 use crate::message::{Scope, Search};
 use crate::settings::{Schema, Settings};
-use crate::{ad, forest, generic};
 use account_store::{Account, Query};
 use dtyp::Sid;
 use std::time::Duration;
@@ -183,25 +182,4 @@ pub(crate) async fn within<T>(
     let server = connection.server().clone();
     let done = timeout_at(Instant::now() + timeout, exchange(connection)).await;
     done.unwrap_or_else(|_| Err(Failed::Timeout(format!("{server}: no answer in time"))))
-}
-
-/// Reads all accounts and groups of the domain.
-pub(crate) async fn of_domain(
-    connection: &mut Connection,
-    settings: &Settings,
-    see: &mut See<'_>,
-) -> Result<(), Failed> {
-    match &settings.schema {
-        Schema::Ad(schema) => ad::walk(connection, settings, schema, see).await,
-        Schema::Generic(schema) => generic::walk(connection, settings, schema, see).await,
-    }
-}
-
-/// Reads the accounts of the other domains of a forest, at its catalog.
-pub(crate) async fn of_catalog(
-    connection: &mut Connection,
-    settings: &Settings,
-    see: &mut See<'_>,
-) -> Result<(), Failed> {
-    forest::walk(connection, settings, see).await
 }
