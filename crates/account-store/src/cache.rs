@@ -18,7 +18,7 @@ use futures_util::future::{Shared, WeakShared};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -85,6 +85,8 @@ struct Entry {
     revision: Option<Revision>,
     read: Instant,
     matches: Matches,
+    /// Whether it stood in for an answer of a store that could not be asked.
+    is_stale: Arc<AtomicBool>,
 }
 
 /// A question that the store is being asked.
@@ -149,6 +151,11 @@ impl AccountStore for CachedStore {
         }
     }
 
+    fn stale_s(&self, query: &Query) -> Option<u64> {
+        let entry = self.0.entry(query).filter(|entry| entry.is_stale.load(Ordering::Relaxed))?;
+        Some(((self.0.now)() - entry.read).as_secs())
+    }
+
     fn revision(&self) -> Result<Revision, StoreError> {
         let inner = &self.0;
         let revision = inner.store.revision();
@@ -206,6 +213,7 @@ impl Inner {
         if !is_unbroken(entry.revision, revision) || !is_fresh() {
             return None;
         }
+        entry.is_stale.store(false, Ordering::Relaxed);
         count(&self.counters.hits);
         if entry.matches == Matches::None {
             count(&self.counters.absent_hits);
@@ -260,7 +268,7 @@ impl Inner {
         let (before, read) = (self.store.revision().ok(), (self.now)());
         let matches = self.store.find(&query).await?;
         if is_unbroken(before, self.store.revision().ok()) {
-            let entry = Entry { revision: before, read, matches: matches.clone() };
+            let entry = Entry { revision: before, read, matches: matches.clone(), is_stale: Arc::default() };
             match matches {
                 Matches::None => {
                     self.found.remove(&query);
@@ -287,6 +295,7 @@ impl Inner {
             return None;
         }
         count(&self.counters.stale);
+        entry.is_stale.store(true, Ordering::Relaxed);
         Some(match entry.matches {
             Matches::One(record) => {
                 let mut record = Record::clone(&record);
@@ -453,6 +462,21 @@ mod tests {
         let stale_if_error = Duration::from_secs(300);
         let answers = [(true, true), (true, true), (false, false)];
         assert_eq!(fail(CacheSettings { stale_if_error, ..SETTINGS }), (answers, 2));
+    }
+
+    #[test]
+    fn an_older_answer_without_an_account_says_how_old_it_is_until_the_store_answers() {
+        let stale_if_error = Duration::from_secs(300);
+        let (cache, stub, seconds) = cached(CacheSettings { stale_if_error, ..SETTINGS });
+        let absent = || now(cache.find(&name("nobody"))).expect("it answers") == Matches::None;
+        cache.revision().expect("it answers");
+        assert!(absent() && cache.stale_s(&name("nobody")).is_none());
+        stub.fails.store(true, Ordering::SeqCst);
+        seconds.store(70, Ordering::SeqCst);
+        assert!(absent());
+        assert_eq!((cache.stale_s(&name("nobody")), cache.stale_s(&name("other"))), (Some(70), None));
+        stub.fails.store(false, Ordering::SeqCst);
+        assert!(absent() && cache.stale_s(&name("nobody")).is_none());
     }
 
     #[test]

@@ -194,6 +194,11 @@ impl AccountStore for SeveralStore {
         }
     }
 
+    /// The age of the oldest answer among those of the stores that are asked.
+    fn stale_s(&self, query: &Query) -> Option<u64> {
+        self.numbers(query).iter().filter_map(|number| self.parts[*number].store.stale_s(query)).max()
+    }
+
     /// An error only if no store has a revision.
     fn revision(&self) -> Result<Revision, StoreError> {
         let (mut revisions, mut failed) = (Vec::with_capacity(self.parts.len()), None);

@@ -230,6 +230,14 @@ pub trait AccountStore: Send + Sync {
     /// answered; one that can match no account is [`Matches::None`].
     fn find<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Matches, StoreError>>;
 
+    /// How old the answer is that [`AccountStore::find`] gave to this query, in seconds, if the store could not
+    /// be asked and an older answer stood in. It is for answers without one account, right after them: the
+    /// account of [`Matches::One`] says it itself ([`Account::stale_s`]). A store that never gives older answers
+    /// has none, as this default.
+    fn stale_s(&self, _query: &Query) -> Option<u64> {
+        None
+    }
+
     /// The present revision of everything that [`AccountStore::find`] answers from, groups included.
     ///
     /// A service asks for it at every request to a web listener, cached decisions included, and before and

@@ -89,7 +89,10 @@ pub(super) fn event(
     if let Some(Strength::Strong(form)) = mapped.map(|mapped| mapped.strength) {
         fields.insert("strong_by".to_owned(), form.name().into());
     }
-    if let Some(age) = account.and_then(|account| account.stale_s) {
+    // What is not mapped may have been decided by older answers, too.
+    let age =
+        account.and_then(|account| account.stale_s).or_else(|| rcmp_service::trace::stale_s(&answer.steps));
+    if let Some(age) = age {
         fields.insert("stale_s".to_owned(), age.into());
     }
     if let Some(trust) = &question.asker.trust {

@@ -24,7 +24,8 @@ const ACCOUNT: [&str; 6] = [
 ];
 
 /// Headers whose values are a decision's, not an account's: they differ where the decision is made again.
-const PER_DECISION: [&str; 3] = ["x-identity-decision", "x-identity-reference", "x-identity-token"];
+const PER_DECISION: [&str; 4] =
+    ["x-identity-decision", "x-identity-stale", "x-identity-reference", "x-identity-token"];
 
 /// Every header that is ever set by these presets, folded.
 pub(super) fn names(presets: &[Preset]) -> BTreeSet<String> {

@@ -561,7 +561,20 @@ impl Mapper {
             };
             trace.step(|| {
                 let error = found.as_ref().err().map(ToString::to_string);
-                Step::Asked { method, form, query, found: found.as_ref().ok().cloned(), error, granted }
+                let stale_s = match &found {
+                    Ok(Matches::One(record)) => record.account.stale_s,
+                    Ok(Matches::None | Matches::Many(_)) => self.store.stale_s(&query),
+                    Err(_) => None,
+                };
+                Step::Asked {
+                    method,
+                    form,
+                    query,
+                    found: found.as_ref().ok().cloned(),
+                    stale_s,
+                    error,
+                    granted,
+                }
             });
             match found.map_err(|_| Reason::StoreUnavailable)? {
                 Matches::None => continue,

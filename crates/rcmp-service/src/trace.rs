@@ -50,6 +50,8 @@ pub enum Step {
         query: Query,
         /// What it answered; `None` when it could not.
         found: Option<Matches>,
+        /// How old the answer is, in seconds, if the store could not be asked and an older answer stood in.
+        stale_s: Option<u64>,
         /// Why it could not.
         error: Option<String>,
         /// Whether the certificate's authority may vouch for the account by this form.
@@ -157,4 +159,12 @@ impl Trace for Option<Vec<Step>> {
             steps.push(step());
         }
     }
+}
+/// The age of the oldest answer of the store, in seconds, if older answers stood in.
+pub fn stale_s(steps: &[Step]) -> Option<u64> {
+    let of = |step: &Step| match step {
+        Step::Asked { stale_s, .. } => *stale_s,
+        _ => None,
+    };
+    steps.iter().filter_map(of).max()
 }

@@ -478,17 +478,20 @@ pub enum StoreCommand {
     /// Read each store as a whole, and report what is wrong
     ///
     /// Damaged entries and files, secrets that the key file does not open, accounts that have a principal
-    /// name or mapping together and so are never mapped by it, and groups with the same name. `rcmpd mapping
-    /// audit` also finds mappings that are weak or match nothing.
+    /// name or mapping together and so are never mapped by it, also in two parts of `kind = "several"`,
+    /// e-mail addresses of several accounts, and groups with the same name. `rcmpd mapping audit` also finds
+    /// mappings that are weak or match nothing.
     ///
-    /// A directory and a program behind a socket are not listed: name accounts, which are looked up there. If
-    /// an attribute cannot be read, the directory may allow it for other accounts: name an administrator,
-    /// too.
+    /// A directory is read page by page, with about 500 entries in memory and 200 bytes for each account.
+    /// Attributes that may not be read, the right that is missing, and numbers that are no SIDs are
+    /// reported, too. The accounts that are named are also looked up with all of their groups, as for a
+    /// certificate. A program behind a socket cannot be listed: only the accounts that are named are looked
+    /// up there.
     #[command(
         after_help = "Exit codes: 0 nothing is wrong, 3 something is, 1 any other failure, 2 wrong use or no readable configuration.\n\nExample:\n  rcmpd store verify alice Administrator -c FILE"
     )]
     Verify {
-        /// Accounts to look up in stores that cannot be listed.
+        /// Accounts to look up as for a certificate, in directories and in stores that cannot be listed.
         #[arg(value_name = "ACCOUNT")]
         accounts: Vec<String>,
         #[command(flatten)]

@@ -138,6 +138,8 @@ pub enum Meaning {
     Rule,
     /// The id of the decision in the audit.
     Decision,
+    /// How old the facts about the account are, in seconds, if the store could not be asked.
+    Stale,
     /// The revision of the policy.
     PolicyRevision,
     /// SHA-256 of the certificate.
@@ -150,7 +152,7 @@ pub enum Meaning {
 
 impl Meaning {
     /// All of them, by their keys in the configuration.
-    pub const KEYS: [(&'static str, Self); 17] = [
+    pub const KEYS: [(&'static str, Self); 18] = [
         ("user", Self::User),
         ("groups", Self::Groups),
         ("name", Self::Name),
@@ -164,6 +166,7 @@ impl Meaning {
         ("strength", Self::Strength),
         ("rule", Self::Rule),
         ("decision", Self::Decision),
+        ("stale", Self::Stale),
         ("policy_revision", Self::PolicyRevision),
         ("certificate_sha256", Self::Certificate),
         ("reference", Self::Reference),
@@ -177,7 +180,7 @@ impl Meaning {
 
     /// Whether it is a decision's and not the account's: it differs where the decision is made again.
     pub const fn is_of_decision(self) -> bool {
-        matches!(self, Self::Decision | Self::Reference | Self::Token)
+        matches!(self, Self::Decision | Self::Stale | Self::Reference | Self::Token)
     }
 
     /// The order in which values get room. What comes first is left out last, and what is of rank 0 never.
@@ -193,7 +196,7 @@ impl Meaning {
 }
 
 /// `X-Identity-…`, always.
-const OWN: [(&str, Meaning); 13] = [
+const OWN: [(&str, Meaning); 14] = [
     ("x-identity-sid", Meaning::Sid),
     ("x-identity-domain", Meaning::Domain),
     ("x-identity-account", Meaning::Account),
@@ -203,6 +206,7 @@ const OWN: [(&str, Meaning); 13] = [
     ("x-identity-strength", Meaning::Strength),
     ("x-identity-rule", Meaning::Rule),
     ("x-identity-decision", Meaning::Decision),
+    ("x-identity-stale", Meaning::Stale),
     ("x-identity-policy-revision", Meaning::PolicyRevision),
     ("x-identity-certificate-sha256", Meaning::Certificate),
     ("x-identity-reference", Meaning::Reference),
@@ -495,6 +499,7 @@ impl Format {
             Meaning::Strength => out.push_str(identity.assurance.name()),
             Meaning::Rule => out.push_str(identity.assurance.rule().unwrap_or_default()),
             Meaning::Decision => out.push_str(facts.decision),
+            Meaning::Stale => identity.stale_s.into_iter().for_each(|age| push(out, age)),
             Meaning::PolicyRevision if identity.policy_revision == 0 => {}
             Meaning::PolicyRevision => push(out, identity.policy_revision),
             Meaning::Certificate => {

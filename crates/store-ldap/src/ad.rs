@@ -9,7 +9,7 @@
 //! which always has a value, for groups.
 
 use crate::candidate_filter::{self, Accents};
-use crate::connection::Connection;
+use crate::connection::{Connection, TOGETHER_MAX};
 use crate::entry::{self, Entry};
 use crate::failed::Failed;
 use crate::filter::{Attribute, Filter};
@@ -17,6 +17,7 @@ use crate::mail;
 use crate::matching::{self, Found};
 use crate::message::{Scope, Search};
 use crate::settings::{AdSettings, Settings};
+use crate::walk::{self, Flaw, Pages, See, Seen, SeenAccount, SeenGroup};
 use account_store::fold::casefold;
 use account_store::index::{KeyKind, Place};
 use account_store::{
@@ -65,6 +66,8 @@ const ACCOUNT: [&str; 23] = [
     "msDS-UserPasswordExpiryTimeComputed",
 ];
 
+const GROUP: [&str; 3] = ["objectSid", "sAMAccountName", "groupType"];
+
 /// Checks after a bind: the account of the store reads its own entry, and the base is of the domain. An
 /// anonymous bind, or one of an account without rights, does not.
 pub(crate) async fn probe(
@@ -72,7 +75,7 @@ pub(crate) async fn probe(
     settings: &Settings,
     ad: &AdSettings,
 ) -> Result<(), Failed> {
-    let any = Filter::Present(Attribute::known("objectClass"));
+    let any = Filter::Present(Attribute::object_class());
     let read = async |connection: &mut Connection, base: &str, attribute| {
         let search = Search {
             base,
@@ -140,6 +143,138 @@ pub(crate) async fn find(
     }
 }
 
+/// Reads all accounts and groups. A group that an account is in and that cannot be read is told, too.
+pub(crate) async fn walk(
+    connection: &mut Connection,
+    settings: &Settings,
+    ad: &AdSettings,
+    see: &mut See<'_>,
+) -> Result<(), Failed> {
+    let class = |name| Filter::equal(&Attribute::object_class(), name);
+    let (users, groups) = (class("user"), class("group"));
+    let mut needed = BTreeMap::new();
+    let mut pages = Pages::new(settings, &ad.base, &users, &ACCOUNT);
+    while let Some(entries) = pages.next(connection, see).await? {
+        let mut candidates = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            match Candidate::read(entry, settings) {
+                Ok(candidate) => candidates.push(candidate),
+                Err(failed) => see(walk::wrong(Flaw::Unreadable, &entry.dn, &entry.dn, failed)?),
+            }
+        }
+        for candidate in &candidates {
+            see(Seen::Account(claims(candidate.entry, &candidate.keys, &settings.domain.dns)));
+        }
+        for together in candidates.chunks(TOGETHER_MAX) {
+            look_at(connection, settings, together, &mut needed, see).await?;
+        }
+    }
+    let mut pages = Pages::new(settings, &ad.base, &groups, &GROUP);
+    while let Some(entries) = pages.next(connection, see).await? {
+        for entry in &entries {
+            match entry
+                .sid("objectSid")
+                .and_then(|sid| Ok(sid.zip(sid.map(|sid| membership(entry, sid)).transpose()?)))
+            {
+                // Those of BUILTIN are in no PAC.
+                Ok(Some((sid, group))) if sid.rid_in(&settings.domain.sid).is_some() => {
+                    needed.remove(&sid);
+                    let seen = |group: Membership| SeenGroup { names: group.name.into_iter().collect(), sid };
+                    group.into_iter().for_each(|group| see(Seen::Group(seen(group))));
+                }
+                Ok(_) => {}
+                Err(failed) => see(walk::wrong(Flaw::Unreadable, &entry.dn, &entry.dn, failed)?),
+            }
+        }
+    }
+    for (sid, who) in needed {
+        see(walk::wrong(Flaw::Unreadable, &who, "", hidden_group(&sid, ad))?);
+    }
+    Ok(())
+}
+
+/// What an account is found by, with the name that it has by its domain.
+pub(crate) fn claims(entry: &Entry, account: &Account, own: &str) -> SeenAccount {
+    let mails = mail::all(entry, "mail").map(str::to_owned).collect();
+    let dns = account.home_domain.as_deref().unwrap_or(own);
+    let mut seen = walk::seen(account, Some(account.sid), mails);
+    seen.claims.push(Query::UserPrincipalName(format!("{}@{dns}", account.name)));
+    seen
+}
+
+/// Looks whether all of some accounts can be read. Their groups go to `needed`, with the name of one that is in
+/// it.
+async fn look_at(
+    connection: &mut Connection,
+    settings: &Settings,
+    candidates: &[Candidate<'_>],
+    needed: &mut BTreeMap<Sid, String>,
+    see: &mut See<'_>,
+) -> Result<(), Failed> {
+    let any = Filter::Present(Attribute::object_class());
+    let mut whole = Vec::new();
+    for candidate in candidates {
+        let guid = candidate.guid();
+        match candidate.account().and_then(|account| Ok((account, guid?))) {
+            Ok((account, guid)) => whole.push((candidate, account, format!("<GUID={guid}>"))),
+            Err(failed) => {
+                see(walk::wrong(Flaw::Unreadable, &candidate.keys.name, &candidate.entry.dn, failed)?)
+            }
+        }
+    }
+    let searches = whole.iter().map(|(_, _, base)| Search {
+        base,
+        scope: Scope::Base,
+        filter: &any,
+        attributes: &["objectSid", "tokenGroups"],
+        entries_max: 1,
+        domain_scope: true,
+    });
+    let searches: Vec<_> = searches.collect();
+    let answers =
+        walk::within(settings.timeout, connection, async |connection| connection.search_all(&searches).await);
+    for ((candidate, account, _), answer) in whole.iter().zip(answers.await?) {
+        // An account that was removed meanwhile, or is another one now, is not looked at.
+        let Some(entry) = answer.and_then(|mut answer| answer.entries.pop()) else { continue };
+        if entry.sid("objectSid")? != Some(account.sid) {
+            continue;
+        }
+        let checked = rules::check_account(account).map_err(|error| Failed::Data(error.to_string()));
+        if let Err(failed) = checked.and_then(|()| take_needed(settings, account, &entry, needed)) {
+            see(walk::wrong(Flaw::Unreadable, &candidate.keys.name, &candidate.entry.dn, failed)?);
+        }
+    }
+    Ok(())
+}
+
+/// The groups of an account in the domain. Of a list in ranges, the first range is looked at.
+fn take_needed(
+    settings: &Settings,
+    account: &Account,
+    entry: &Entry,
+    needed: &mut BTreeMap<Sid, String>,
+) -> Result<(), Failed> {
+    let range = entry.range("tokenGroups");
+    let is_whole = range.is_none();
+    let values = range.map_or_else(|| entry.values("tokenGroups"), |(values, _)| values);
+    let sids: BTreeSet<Sid> = values.into_iter().filter_map(entry::sid).collect();
+    let primary = settings.domain.sid.with_rid(account.primary_group_id);
+    if sids.is_empty() || is_whole && primary.is_none_or(|primary| !sids.contains(&primary)) {
+        return Err(entry.wrong("tokenGroups", "lacks the primary group, or may not be read"));
+    }
+    for sid in sids.into_iter().filter(|sid| sid.rid_in(&settings.domain.sid).is_some()) {
+        needed.entry(sid).or_insert_with(|| account.name.clone());
+    }
+    Ok(())
+}
+
+fn hidden_group(sid: &Sid, ad: &AdSettings) -> Failed {
+    Failed::Data(format!(
+        "the group {sid} may not be read by the store's account, or is outside of the base {:?}",
+        ad.base
+    ))
+}
+
 async fn search(
     connection: &mut Connection,
     base: &str,
@@ -177,7 +312,7 @@ pub(crate) fn filter(dns: Option<&str>, query: &Query, accents: Accents) -> Opti
         Query::Sid(sid) => Filter::Equal(Attribute::known("objectSid"), sid.to_bytes()),
         _ => return None,
     };
-    Some(Filter::And(vec![Filter::equal(&Attribute::known("objectClass"), "user"), of_query]))
+    Some(Filter::And(vec![Filter::equal(&Attribute::object_class(), "user"), of_query]))
 }
 
 /// Whether a user principal name is the one that every account of a domain has by its name.
@@ -262,6 +397,11 @@ impl<'a> Candidate<'a> {
         })
     }
 
+    fn guid(&self) -> Result<Guid, Failed> {
+        let guid = self.entry.guid("objectGUID")?;
+        guid.ok_or_else(|| self.entry.wrong("objectGUID", "may not be read by the store's account"))
+    }
+
     fn domain(&self) -> Sid {
         self.keys.sid.split_rid().map_or(self.keys.sid, |(domain, _)| domain)
     }
@@ -306,9 +446,7 @@ async fn memberships(
     candidate: &Candidate<'_>,
     account: &mut Account,
 ) -> Result<Vec<Membership>, Failed> {
-    let guid = candidate.entry.guid("objectGUID")?;
-    let guid =
-        guid.ok_or_else(|| candidate.entry.wrong("objectGUID", "may not be read by the store's account"))?;
+    let guid = candidate.guid()?;
     let sids = token_groups(connection, &guid, account).await?;
     let mut own = BTreeSet::new();
     for sid in sids {
@@ -342,7 +480,7 @@ async fn token_groups(
     account: &Account,
 ) -> Result<BTreeSet<Sid>, Failed> {
     let base = format!("<GUID={guid}>");
-    let any = Filter::Present(Attribute::known("objectClass"));
+    let any = Filter::Present(Attribute::object_class());
     let mut sids = BTreeSet::new();
     let mut from = None;
     loop {
@@ -389,7 +527,7 @@ async fn groups(
         base: &ad.base,
         scope: Scope::Subtree,
         filter,
-        attributes: &["objectSid", "sAMAccountName", "groupType"],
+        attributes: &GROUP,
         entries_max: batch.len(),
         domain_scope: true,
     });
@@ -406,12 +544,7 @@ async fn groups(
     for sid in sids {
         match known.remove(sid) {
             Some(membership) => memberships.extend(membership),
-            None => {
-                return Err(Failed::Data(format!(
-                    "the group {sid} may not be read by the store's account, or is outside of the base {:?}",
-                    ad.base
-                )));
-            }
+            None => return Err(hidden_group(sid, ad)),
         }
     }
     Ok(memberships)

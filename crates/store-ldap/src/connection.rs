@@ -56,10 +56,13 @@ pub(crate) struct BindResult {
 }
 
 /// A search whose answer is on its way.
+#[derive(Default)]
 struct Open {
     entries: Vec<Entry>,
     references: usize,
     result: Option<(u32, String)>,
+    /// Of the next page.
+    cookie: Vec<u8>,
 }
 
 /// A connection with TLS.
@@ -168,15 +171,28 @@ impl Connection {
     ) -> Result<Vec<Option<Answer>>, Failed> {
         let mut answers = Vec::with_capacity(searches.len());
         for together in searches.chunks(TOGETHER_MAX) {
-            for (search, open) in together.iter().zip(self.exchange(together).await?) {
+            for (search, open) in together.iter().zip(self.exchange(together, None).await?) {
                 answers.push(self.answer(search, open)?);
             }
         }
         Ok(answers)
     }
 
-    /// Sends searches, and reads all that is answered.
-    async fn exchange(&mut self, searches: &[Search<'_>]) -> Result<Vec<Open>, Failed> {
+    /// One page of a search (RFC 2696), and the cookie of the next one, which is empty if this is the last one.
+    /// Other searches may be made between two pages, but no other pages.
+    pub(crate) async fn search_page(
+        &mut self,
+        search: Search<'_>,
+        cookie: &[u8],
+    ) -> Result<Option<(Answer, Vec<u8>)>, Failed> {
+        let mut open = self.exchange(&[search], Some(cookie)).await?.pop().unwrap_or_default();
+        let cookie = std::mem::take(&mut open.cookie);
+        Ok(self.answer(&search, open)?.map(|answer| (answer, cookie)))
+    }
+
+    /// Sends searches, and reads all that is answered. With a cookie, there is one search, for one page.
+    async fn exchange(&mut self, searches: &[Search<'_>], page: Option<&[u8]>) -> Result<Vec<Open>, Failed> {
+        let asked = if page.is_some() { Asked::Page } else { Asked::Search };
         // If the future is dropped in the middle of an answer, no question may use this connection again.
         self.is_spoiled = true;
         self.searches += searches.len() as u64;
@@ -185,18 +201,17 @@ impl Connection {
         requests.clear();
         for search in searches {
             self.last_id += 1;
-            search.write(&mut requests, self.last_id);
+            search.write(&mut requests, self.last_id, page);
         }
         self.send(&requests).await?;
         self.requests = requests;
-        let mut opened: Vec<Open> =
-            searches.iter().map(|_| Open { entries: Vec::new(), references: 0, result: None }).collect();
+        let mut opened: Vec<Open> = searches.iter().map(|_| Open::default()).collect();
         let at = |id: u32| id.checked_sub(first).and_then(|at| usize::try_from(at).ok());
         let (mut pending, mut len) = (searches.len(), 0);
         while pending > 0 {
             let of_open = |id| {
                 let open = opened.get(at(id)?)?;
-                open.result.is_none().then_some(Asked::Search)
+                open.result.is_none().then_some(asked)
             };
             let (id, answered) = self.next(&mut len, of_open).await?;
             if len > ANSWER_LEN_MAX {
@@ -212,6 +227,10 @@ impl Connection {
                 Answered::Reference => open.references += 1,
                 Answered::Result(code, text) => {
                     open.result = Some((code, text));
+                    pending -= 1;
+                }
+                Answered::PageEnd(code, text, cookie) => {
+                    (open.result, open.cookie) = (Some((code, text)), cookie);
                     pending -= 1;
                 }
             }

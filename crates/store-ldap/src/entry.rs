@@ -37,7 +37,8 @@ impl Entry {
             begin..begin + part.len()
         };
         let mut count = ELEMENTS_MAX;
-        let mut attributes = Vec::with_capacity(8);
+        // Groups have two attributes, and accounts some more.
+        let mut attributes = Vec::with_capacity(4);
         let mut rest = Elements(list);
         while let Some(attribute) = rest.next()? {
             ber::spend(&mut count)?;
@@ -144,6 +145,11 @@ impl Entry {
     /// The values that are text which an account can have. A value that is not UTF-8, has a NUL or is longer
     /// than [`Account::TEXT_LEN_MAX`] equals no value of a certificate.
     pub(crate) fn texts(&self, name: &str) -> Result<Vec<String>, Failed> {
+        Ok(self.each_text(name)?.map(str::to_owned).collect())
+    }
+
+    /// The same, without copies.
+    pub(crate) fn each_text(&self, name: &str) -> Result<impl Iterator<Item = &str>, Failed> {
         if self.range(name).is_some() {
             return Err(self.wrong(name, "has more values than the server sends at once"));
         }
@@ -151,7 +157,7 @@ impl Entry {
         let texts = texts.filter_map(|value| std::str::from_utf8(value).ok());
         let usable =
             |text: &&str| !text.is_empty() && text.len() <= Account::TEXT_LEN_MAX && !text.contains('\0');
-        Ok(texts.filter(usable).map(str::to_owned).collect())
+        Ok(texts.filter(usable))
     }
 
     /// The only value as a number.

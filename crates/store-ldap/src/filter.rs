@@ -2,7 +2,7 @@
 //! element of its own, with its length before it, and never changes the shape of a filter.
 
 use crate::ber::{self, OCTET_STRING, SEQUENCE};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 const AND: u8 = 0xa0;
 const OR: u8 = 0xa1;
@@ -30,6 +30,12 @@ impl Attribute {
     pub(crate) fn known(name: &'static str) -> Self {
         debug_assert!(Self::new(name).is_some());
         Self(name.into())
+    }
+
+    /// `objectClass`, which is in each filter.
+    pub(crate) fn object_class() -> Self {
+        static NAME: LazyLock<Attribute> = LazyLock::new(|| Attribute::known("objectClass"));
+        NAME.clone()
     }
 
     /// The name.

@@ -13,6 +13,7 @@ use crate::generic::search;
 use crate::matching::{self, Found};
 use crate::message::Scope;
 use crate::settings::Settings;
+use crate::walk::{self, Flaw, Pages, See, Seen};
 use crate::{ad, mail};
 use account_store::index::Place;
 use account_store::{Account, Matches, Query, Record, rules};
@@ -32,7 +33,7 @@ const KEYS: [&str; 6] = [
 /// Checks after a bind that the server is a catalog, and that the store's account may read it. Only a catalog
 /// can be searched with the root of the forest, the empty name, as the base.
 pub(crate) async fn probe(connection: &mut Connection, settings: &Settings) -> Result<(), Failed> {
-    let any = Filter::Present(Attribute::known("objectClass"));
+    let any = Filter::Present(Attribute::object_class());
     let own = search(connection, (&settings.bind_dn, Scope::Base), &any, &["objectClass"], 1).await?;
     if own.is_none_or(|answer| answer.entries.is_empty()) {
         return Err(Failed::Rights(format!("the store's account may not read {:?}", settings.bind_dn)));
@@ -89,6 +90,26 @@ pub(crate) async fn find(
         Found::One(account) if !is_there(&account) => Ok(Matches::None),
         Found::One(account) => Ok(Matches::One(Arc::new(Record { account, memberships: Vec::new() }))),
     }
+}
+
+/// Reads the accounts of other domains: what they claim makes accounts of ours ambiguous.
+pub(crate) async fn walk(
+    connection: &mut Connection,
+    settings: &Settings,
+    see: &mut See<'_>,
+) -> Result<(), Failed> {
+    let filter = Filter::equal(&Attribute::object_class(), "user");
+    let mut pages = Pages::new(settings, "", &filter, &KEYS);
+    while let Some(entries) = pages.next(connection, see).await? {
+        for entry in &entries {
+            match account(settings, entry) {
+                Ok(Account { home_domain: None, .. }) => {}
+                Ok(account) => see(Seen::Account(ad::claims(entry, &account, &settings.domain.dns))),
+                Err(failed) => see(walk::wrong(Flaw::Unreadable, &entry.dn, &entry.dn, failed)?),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Names, SID and mappings of an entry, and its domain if it is not ours.

@@ -18,6 +18,7 @@ use crate::mail;
 use crate::matching::{self, Found};
 use crate::message::{Scope, Search};
 use crate::settings::{GenericSettings, GroupMembership, RidRange, Settings, StatePreset};
+use crate::walk::{self, Flaw, Pages, See, Seen, SeenGroup};
 use account_store::fold::wide;
 use account_store::index::Place;
 use account_store::{
@@ -73,7 +74,7 @@ pub(crate) async fn probe(
     settings: &Settings,
     generic: &GenericSettings,
 ) -> Result<(), Failed> {
-    let any = Filter::Present(Attribute::known("objectClass"));
+    let any = Filter::Present(Attribute::object_class());
     for base in [&settings.bind_dn, &generic.user_base, &generic.group_base] {
         let answer = search(connection, (base, Scope::Base), &any, &["objectClass"], 1).await?;
         if answer.is_none_or(|answer| answer.entries.is_empty()) {
@@ -120,6 +121,47 @@ pub(crate) async fn find(
     }
 }
 
+/// Reads all accounts and groups.
+pub(crate) async fn walk(
+    connection: &mut Connection,
+    settings: &Settings,
+    generic: &GenericSettings,
+    see: &mut See<'_>,
+) -> Result<(), Failed> {
+    let all = |class| of_class(class, Filter::Present(Attribute::object_class()));
+    let (users, groups) = (all(&generic.user_class), all(&generic.group_class));
+    let attributes = attributes(generic);
+    let mut pages = Pages::new(settings, &generic.user_base, &users, &attributes);
+    while let Some(entries) = pages.next(connection, see).await? {
+        for together in entries.chunks(TOGETHER_MAX) {
+            Reader { connection, settings, generic }.look_at(together, see).await?;
+        }
+    }
+    let attributes = [generic.group_name.as_str(), generic.group_number.as_str()];
+    let mut pages = Pages::new(settings, &generic.group_base, &groups, &attributes);
+    while let Some(entries) = pages.next(connection, see).await? {
+        let reader = Reader { connection, settings, generic };
+        for entry in &entries {
+            let names = entry.texts(generic.group_name.as_str());
+            match reader.group(entry).and_then(|group| Ok((names?, group.sid))) {
+                Ok((names, sid)) => see(Seen::Group(SeenGroup { names, sid })),
+                Err(failed) => {
+                    see(walk::wrong(flaw(entry, &generic.group_number), &entry.dn, &entry.dn, failed)?)
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with an entry whose number is no SID.
+fn flaw(entry: &Entry, number: &Attribute) -> Flaw {
+    match entry.required::<u32>(number.as_str()) {
+        Ok(_) => Flaw::Number,
+        Err(_) => Flaw::Unreadable,
+    }
+}
+
 fn no_base(base: &str) -> Failed {
     Failed::Search(format!("the base {base:?} is not there"))
 }
@@ -138,7 +180,7 @@ pub(crate) async fn search(
 
 /// Entries of a class, and no aliases of them.
 fn of_class(class: &str, filter: Filter) -> Filter {
-    let object_class = Attribute::known("objectClass");
+    let object_class = Attribute::object_class();
     Filter::And(vec![
         Filter::equal(&object_class, class),
         Filter::not(Filter::equal(&object_class, "alias")),
@@ -239,9 +281,9 @@ fn sid(settings: &Settings, generic: &GenericSettings, range: &RidRange, number:
 /// A group that was found.
 #[derive(Clone, Debug)]
 struct GroupFound {
-    dn: String,
+    dn: Arc<str>,
     sid: Sid,
-    name: Option<String>,
+    name: Option<Arc<str>>,
 }
 
 /// What a search is for.
@@ -284,8 +326,9 @@ struct Groups {
     level: Vec<String>,
     /// Groups whose names and numbers are not compared with those of all others yet.
     unchecked: Vec<GroupFound>,
-    by_sid: HashMap<Sid, String>,
-    by_name: HashMap<String, HashSet<Sid>>,
+    by_sid: HashMap<Sid, Arc<str>>,
+    /// Whose a name is; `None` if several groups have it.
+    by_name: HashMap<String, Option<Sid>>,
 }
 
 impl Groups {
@@ -299,9 +342,9 @@ impl Groups {
 
     /// The groups by SID, with the name of those whose name no other group has.
     fn memberships(&self) -> BTreeMap<Sid, Option<String>> {
-        let own = |name: &&String| self.by_name.get(&wide(name)).is_some_and(|sids| sids.len() == 1);
+        let own = |name: &&str| self.by_name.get(&wide(name)).is_some_and(Option::is_some);
         let groups = self.found.values().chain(&self.primary);
-        groups.map(|group| (group.sid, group.name.as_ref().filter(own).cloned())).collect()
+        groups.map(|group| (group.sid, group.name.as_deref().filter(own).map(str::to_owned))).collect()
     }
 }
 
@@ -313,26 +356,56 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// Looks at accounts without their groups.
+    async fn look_at(&mut self, entries: &'a [Entry], see: &mut See<'_>) -> Result<(), Failed> {
+        let generic = self.generic;
+        let (mut lacking, mut planned) = (Vec::new(), Vec::new());
+        for entry in entries {
+            let keys = match keys(self.settings, generic, entry) {
+                Ok(keys) => keys,
+                Err(failed) => {
+                    see(walk::wrong(Flaw::Unreadable, &entry.dn, &entry.dn, failed)?);
+                    continue;
+                }
+            };
+            let sid = user_sid(self.settings, generic, entry);
+            let mails = generic.mail.iter().flat_map(|name| mail::all(entry, name.as_str()));
+            let seen = walk::seen(&keys, sid.as_ref().ok().copied(), mails.map(str::to_owned).collect());
+            see(Seen::Account(seen));
+            let primary = entry.required(generic.primary_group.as_str());
+            let flaw = match (sid, primary.map(|number| self.group_sid(number))) {
+                (Err(_), _) => flaw(entry, &generic.number),
+                (Ok(_), Ok(Err(_))) => Flaw::Number,
+                _ => Flaw::Unreadable,
+            };
+            let name = keys.name.clone();
+            if let Err(failed) = self.account(entry, keys) {
+                see(walk::wrong(flaw, &name, &entry.dn, failed)?);
+            }
+            if let Some(search) = self.absence(entry) {
+                lacking.push((entry, name));
+                planned.push(search);
+            }
+        }
+        let searches: Vec<_> = planned.iter().map(Planned::search).collect();
+        let answers = walk::within(self.settings.timeout, self.connection, async |connection| {
+            connection.search_all(&searches).await
+        });
+        for ((entry, name), answer) in lacking.into_iter().zip(answers.await?) {
+            match self.check_absence(entry, answer) {
+                // It was removed or changed meanwhile.
+                Ok(()) | Err(Failed::Changed) => {}
+                Err(failed) => see(walk::wrong(Flaw::Unreadable, &name, &entry.dn, failed)?),
+            }
+        }
+        Ok(())
+    }
+
     /// The searches of a turn are sent together: what the account lacks is proved while its groups are looked
     /// for, and groups are compared with others while the level above them is looked for.
     async fn record(&mut self, entry: &'a Entry, keys: Account) -> Result<Record, Failed> {
         let generic = self.generic;
-        let sid = user_sid(self.settings, generic, entry)?;
-        let mut account = Account { sid, ..keys };
-        for preset in &generic.state {
-            apply_state(*preset, entry, &mut account)?;
-        }
-        if let Some(display_name) = &generic.display_name {
-            account.profile.full_name =
-                entry.texts(display_name.as_str())?.into_iter().next().unwrap_or_default();
-        }
-        if let Some(created) = &generic.created {
-            account.created = entry.time(created.as_str())?.unwrap_or(FileTime::UNSET);
-        }
-        let primary: u32 = entry.required(generic.primary_group.as_str())?;
-        let primary_sid =
-            self.group_sid(primary).map_err(|why| entry.wrong(generic.primary_group.as_str(), &why))?;
-        account.primary_group_id = primary_sid.split_rid().map_or(0, |(_, rid)| rid);
+        let (account, primary, primary_sid) = self.account(entry, keys)?;
         let level = match &generic.membership {
             GroupMembership::Member(_) => vec![entry.dn.clone()],
             GroupMembership::MemberUid(_) => vec![account.name.clone()],
@@ -370,6 +443,28 @@ impl<'a> Reader<'a> {
         Err(entry.wrong("membership", "has groups in groups more than 32 levels deep"))
     }
 
+    /// The account without its groups; the number of its primary group, and the SID of it.
+    fn account(&self, entry: &Entry, keys: Account) -> Result<(Account, u32, Sid), Failed> {
+        let generic = self.generic;
+        let sid = user_sid(self.settings, generic, entry)?;
+        let mut account = Account { sid, ..keys };
+        for preset in &generic.state {
+            apply_state(*preset, entry, &mut account)?;
+        }
+        if let Some(display_name) = &generic.display_name {
+            account.profile.full_name =
+                entry.texts(display_name.as_str())?.into_iter().next().unwrap_or_default();
+        }
+        if let Some(created) = &generic.created {
+            account.created = entry.time(created.as_str())?.unwrap_or(FileTime::UNSET);
+        }
+        let primary: u32 = entry.required(generic.primary_group.as_str())?;
+        let primary_sid =
+            self.group_sid(primary).map_err(|why| entry.wrong(generic.primary_group.as_str(), &why))?;
+        account.primary_group_id = primary_sid.split_rid().map_or(0, |(_, rid)| rid);
+        Ok((account, primary, primary_sid))
+    }
+
     fn group_sid(&self, number: u32) -> Result<Sid, String> {
         sid(self.settings, self.generic, &self.generic.group_rids, number)
     }
@@ -380,18 +475,7 @@ impl<'a> Reader<'a> {
         let name = generic.number.as_str();
         let number: u32 = entry.required(name)?;
         let mut planned = Vec::new();
-        let absent = absent(generic, entry).filter_map(Attribute::new);
-        let absent: Vec<_> = absent.map(|name| Filter::not(Filter::Present(name))).collect();
-        if !absent.is_empty() {
-            planned.push(Planned {
-                purpose: Purpose::Absence,
-                base: &entry.dn,
-                scope: Scope::Base,
-                filter: Filter::And(absent),
-                attributes: vec![name],
-                entries_max: 1,
-            });
-        }
+        planned.extend(self.absence(entry));
         planned.push(Planned {
             purpose: Purpose::Number,
             base: &generic.user_base,
@@ -403,6 +487,20 @@ impl<'a> Reader<'a> {
         let of_primary = Filter::equal(&generic.group_number, primary.to_string());
         planned.push(self.of_group(Purpose::Primary, of_primary, BATCH));
         Ok(planned)
+    }
+
+    /// The search that proves that what was not read of an account is not there; `None` if all was read.
+    fn absence(&self, entry: &'a Entry) -> Option<Planned<'a>> {
+        let absent = absent(self.generic, entry).filter_map(Attribute::new);
+        let absent: Vec<_> = absent.map(|name| Filter::not(Filter::Present(name))).collect();
+        (!absent.is_empty()).then(|| Planned {
+            purpose: Purpose::Absence,
+            base: &entry.dn,
+            scope: Scope::Base,
+            filter: Filter::And(absent),
+            attributes: vec![self.generic.number.as_str()],
+            entries_max: 1,
+        })
     }
 
     /// What was not read of an account is not there, and not only hidden.
@@ -521,7 +619,7 @@ impl<'a> Reader<'a> {
         let mut without = 0;
         for (group, entry) in found {
             match &self.generic.membership {
-                GroupMembership::Member(_) => groups.level.push(group.dn.clone()),
+                GroupMembership::Member(_) => groups.level.push(String::from(&*group.dn)),
                 GroupMembership::MemberUid(_) => {}
                 GroupMembership::MemberOf(attribute) => {
                     let above = entry.texts(attribute.as_str())?;
@@ -545,22 +643,22 @@ impl<'a> Reader<'a> {
     fn group(&self, entry: &Entry) -> Result<GroupFound, Failed> {
         let number = self.generic.group_number.as_str();
         let sid = self.group_sid(entry.required(number)?).map_err(|why| entry.wrong(number, &why))?;
-        let name = match &entry.texts(self.generic.group_name.as_str())?[..] {
-            [name] if rules::check_name("group", name).is_ok() => Some(name.clone()),
-            _ => None,
-        };
-        Ok(GroupFound { dn: entry.dn.clone(), sid, name })
+        // A group with several names has none.
+        let name = entry.text(self.generic.group_name.as_str()).ok().flatten();
+        let name = name.filter(|name| rules::check_name("group", name).is_ok());
+        Ok(GroupFound { dn: entry.dn.as_str().into(), sid, name: name.map(Into::into) })
     }
 
     /// Notes the number and the names of a group. Two groups with one number are an error.
     fn compare(&self, group: GroupFound, entry: &Entry, groups: &mut Groups) -> Result<(), Failed> {
-        let first = groups.by_sid.entry(group.sid).or_insert_with(|| group.dn.clone());
+        let first = groups.by_sid.entry(group.sid).or_insert_with(|| Arc::clone(&group.dn));
         if *first != group.dn {
             let number = self.generic.group_number.as_str();
             return Err(entry.wrong(number, &format!("is that of another group, {first:?}")));
         }
-        for name in entry.texts(self.generic.group_name.as_str())? {
-            groups.by_name.entry(wide(&name)).or_default().insert(group.sid);
+        for name in entry.each_text(self.generic.group_name.as_str())? {
+            let owner = groups.by_name.entry(wide(name)).or_insert(Some(group.sid));
+            *owner = owner.filter(|owner| *owner == group.sid);
         }
         Ok(())
     }

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A reader may rely on this:
-//! - **The directory finds, our comparison decides.** Filters are as wide as [`account_store::index`] needs (`candidate_filter`
-//!   says which part of it), and each candidate is compared again here.
+//! - **The directory finds, our comparison decides.** Filters are as wide as [`account_store::index`] needs
+//!   (`candidate_filter` says which part of it), and each candidate is compared again here.
 //! - **Only success is an answer.** Every other result, a reference to another server, a limit, an attribute that
 //!   may not be read is an error, never "no such account" and never a shorter list of groups.
 //! - **One answer is of one server and one deadline.** A question has [`Settings::timeout`], whatever it waits for.
@@ -41,6 +41,7 @@ mod schema;
 mod server;
 mod settings;
 mod store;
+mod walk;
 
 pub use candidate_filter::Accents;
 pub use failover_refusals::Refusals;
@@ -54,3 +55,4 @@ pub use settings::{
     StatePreset,
 };
 pub use store::LdapStore;
+pub use walk::{Flaw, Seen, SeenAccount, SeenGroup, Wrong};

@@ -5,7 +5,8 @@ use account_store::fold::casefold;
 use account_store::index::{KeyKind, Place};
 use account_store::rules;
 
-fn all<'a>(entry: &'a Entry, attribute: &str) -> impl Iterator<Item = &'a str> {
+/// The values that are addresses.
+pub(crate) fn all<'a>(entry: &'a Entry, attribute: &str) -> impl Iterator<Item = &'a str> {
     let texts = entry.values(attribute).into_iter().filter_map(|value| std::str::from_utf8(value).ok());
     texts.filter(|text| rules::is_mail(text))
 }

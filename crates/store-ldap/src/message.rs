@@ -1,7 +1,7 @@
 //! Messages of LDAP (RFC 4511): the three requests of this store, and what a server may answer.
 //!
-//! What a server sends is checked against the operation that was asked. Controls, matched names and referrals
-//! are not read.
+//! What a server sends is checked against the operation that was asked. Matched names, referrals and controls
+//! are not read, except for the cookie of a page of results (RFC 2696).
 
 use crate::ber::{
     self, BOOLEAN, ELEMENTS_MAX, ENUMERATED, Element, Elements, INTEGER, Malformed, OCTET_STRING, SEQUENCE,
@@ -29,6 +29,9 @@ const TEXT_LEN_MAX: usize = 512;
 /// LDAP_SERVER_DOMAIN_SCOPE_OID ([MS-ADTS] 3.1.1.3.4.1.5): no references to other parts of the forest.
 const DOMAIN_SCOPE: &str = "1.2.840.113556.1.4.1339";
 
+/// pagedResultsControl (RFC 2696 2).
+const PAGED_RESULTS: &str = "1.2.840.113556.1.4.319";
+
 /// ExtendedRequest of StartTLS with message ID 1 (RFC 4511 4.14.1).
 pub(crate) const START_TLS: &[u8] = b"\x30\x1d\x02\x01\x01\x77\x18\x80\x161.3.6.1.4.1.1466.20037";
 pub(crate) const START_TLS_ID: u32 = 1;
@@ -38,6 +41,8 @@ pub(crate) const START_TLS_ID: u32 = 1;
 pub(crate) enum Asked {
     Bind,
     Search,
+    /// A search whose entries come page by page.
+    Page,
     StartTls,
 }
 
@@ -50,6 +55,8 @@ pub(crate) enum Answered {
     Reference,
     /// The result, with which the operation ends.
     Result(u32, String),
+    /// The result of a page, and the cookie of the next one: empty if this is the last one.
+    PageEnd(u32, String, Vec<u8>),
 }
 
 /// How far below its base a search looks.
@@ -73,16 +80,18 @@ pub(crate) struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Appends SearchRequest (RFC 4511 4.5.1). Aliases are never followed.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, id: u32) {
+    /// Appends SearchRequest (RFC 4511 4.5.1). Aliases are never followed. With a cookie, one page of
+    /// `entries_max` entries is asked for; the cookie of the first page is empty.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, id: u32, page: Option<&[u8]>) {
         ber::put_nested(out, SEQUENCE, |out| {
             ber::put_number(out, INTEGER, id);
             ber::put_nested(out, SEARCH_REQUEST, |out| {
                 ber::put(out, OCTET_STRING, self.base.as_bytes());
                 ber::put_number(out, ENUMERATED, self.scope as u32);
                 ber::put_number(out, ENUMERATED, 0);
-                let limit = u32::try_from(self.entries_max + 1).unwrap_or(u32::MAX);
-                ber::put_number(out, INTEGER, limit.min(i32::MAX.unsigned_abs()));
+                // All pages together have no limit.
+                let limit = if page.is_some() { 0 } else { small(self.entries_max + 1) };
+                ber::put_number(out, INTEGER, limit);
                 ber::put_number(out, INTEGER, 0);
                 ber::put(out, BOOLEAN, &[0]);
                 self.filter.write(out);
@@ -90,16 +99,37 @@ impl Search<'_> {
                     self.attributes.iter().for_each(|name| ber::put(out, OCTET_STRING, name.as_bytes()));
                 });
             });
-            if self.domain_scope {
-                ber::put_nested(out, CONTROLS, |out| {
-                    ber::put_nested(out, SEQUENCE, |out| {
-                        ber::put(out, OCTET_STRING, DOMAIN_SCOPE.as_bytes());
-                        ber::put(out, BOOLEAN, &[0xff]);
-                    });
-                });
+            if self.domain_scope || page.is_some() {
+                ber::put_nested(out, CONTROLS, |out| self.write_controls(out, page));
             }
         });
     }
+
+    fn write_controls(&self, out: &mut Vec<u8>, page: Option<&[u8]>) {
+        let critical = |out: &mut Vec<u8>, control: &str| {
+            ber::put(out, OCTET_STRING, control.as_bytes());
+            ber::put(out, BOOLEAN, &[0xff]);
+        };
+        if self.domain_scope {
+            ber::put_nested(out, SEQUENCE, |out| critical(out, DOMAIN_SCOPE));
+        }
+        if let Some(cookie) = page {
+            ber::put_nested(out, SEQUENCE, |out| {
+                critical(out, PAGED_RESULTS);
+                ber::put_nested(out, OCTET_STRING, |out| {
+                    ber::put_nested(out, SEQUENCE, |out| {
+                        ber::put_number(out, INTEGER, small(self.entries_max));
+                        ber::put(out, OCTET_STRING, cookie);
+                    });
+                });
+            });
+        }
+    }
+}
+
+/// maxInt (RFC 4511 4.1.1) at most.
+fn small(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX).min(i32::MAX.unsigned_abs())
 }
 
 /// BindRequest with a name and a password (RFC 4511 4.2).
@@ -127,19 +157,19 @@ pub(crate) fn read(
     envelope.end("bytes behind the message")?;
     let id = ber::number(parts.expect(INTEGER, "no message ID")?)?;
     let operation = parts.next()?.ok_or(Malformed("no operation"))?;
-    match parts.next()? {
-        None | Some(Element { tag: CONTROLS | MISPLACED_NAME, .. }) => {
-            parts.end("bytes behind the message")?
-        }
+    let controls = match parts.next()? {
+        Some(Element { tag: CONTROLS, contents }) => contents,
+        None | Some(Element { tag: MISPLACED_NAME, .. }) => &[],
         Some(_) => return Err(Malformed("unknown part of a message")),
-    }
+    };
+    parts.end("bytes behind the message")?;
     if id == 0 && operation.tag == EXTENDED_RESPONSE {
         return Err(Malformed("a Notice of Disconnection, and closes the connection"));
     }
     let asked = asked(id).ok_or(Malformed("an answer with the ID of no question"))?;
     let answered = match (asked, operation.tag) {
-        (Asked::Search, ENTRY) => Answered::Entry(entry(operation.contents)?),
-        (Asked::Search, REFERENCE) => {
+        (Asked::Search | Asked::Page, ENTRY) => Answered::Entry(entry(operation.contents)?),
+        (Asked::Search | Asked::Page, REFERENCE) => {
             ber::octet_strings(operation.contents, &mut { ELEMENTS_MAX })?;
             Answered::Reference
         }
@@ -147,9 +177,31 @@ pub(crate) fn read(
             let (code, text) = result(operation.contents)?;
             Answered::Result(code, text)
         }
+        (Asked::Page, DONE) => {
+            let (code, text) = result(operation.contents)?;
+            Answered::PageEnd(code, text, next_page(controls)?)
+        }
         _ => return Err(Malformed("an answer of another operation")),
     };
     Ok((id, answered))
+}
+
+/// The cookie among the controls of a result; empty if there is none.
+fn next_page(controls: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let mut controls = Elements(controls);
+    while let Some(control) = controls.next()? {
+        let mut parts = Elements(control.contents);
+        let is_it = parts.expect(OCTET_STRING, "a control without a name")? == PAGED_RESULTS.as_bytes();
+        let value = match parts.next()? {
+            Some(Element { tag: BOOLEAN, .. }) => parts.next()?,
+            value => value,
+        };
+        let Some(Element { tag: OCTET_STRING, contents }) = value.filter(|_| is_it) else { continue };
+        let mut page = Elements(Elements(contents).expect(SEQUENCE, "a page without a size")?);
+        page.expect(INTEGER, "a page without a size")?;
+        return Ok(page.expect(OCTET_STRING, "a page without a cookie")?.to_vec());
+    }
+    Ok(Vec::new())
 }
 
 /// Names in lower case, and values.
@@ -162,7 +214,7 @@ pub type Attributes = Vec<(Vec<u8>, Vec<Vec<u8>>)>;
 pub fn read_any(bytes: &[u8]) -> Option<(String, Attributes)> {
     let len = ber::message_len(bytes).ok()??;
     let message = bytes.get(..len)?;
-    for asked in [Asked::Bind, Asked::StartTls] {
+    for asked in [Asked::Bind, Asked::StartTls, Asked::Page] {
         drop(read(message, |_| Some(asked)));
     }
     match read(message, |_| Some(Asked::Search)) {
@@ -233,6 +285,16 @@ mod tests {
         element(tag, &[leaf(ENUMERATED, &[code]), leaf(4, b"DC=x"), leaf(4, text), more.to_vec()])
     }
 
+    /// The controls of a page; another one stands before it.
+    fn control(value: &[u8]) -> Vec<u8> {
+        let parts = [leaf(4, PAGED_RESULTS.as_bytes()), leaf(BOOLEAN, &[0]), leaf(4, value)];
+        leaf(CONTROLS, &[leaf(SEQUENCE, &leaf(4, b"1.2.3")), element(SEQUENCE, &parts)].concat())
+    }
+
+    fn a_page(cookie: &[u8]) -> Vec<u8> {
+        control(&element(SEQUENCE, &[leaf(INTEGER, &[0]), leaf(4, cookie)]))
+    }
+
     /// As the answer to a request with the ID 7 or 1.
     fn check(message: &[u8], asked: Asked) -> Result<Answered, Malformed> {
         read(message, |id| matches!(id, 1 | 7).then_some(asked)).map(|(_, answered)| answered)
@@ -255,12 +317,46 @@ mod tests {
         assert!(matches!(answered, Ok(Answered::Result(49, text)) if text.len() <= 3 * TEXT_LEN_MAX));
     }
 
+    /// The example of RFC 2696 4 has a cookie like this.
+    #[test]
+    fn the_cookie_of_a_page_is_read_and_asked_with() {
+        let done = |controls: &[u8]| check(&message(7, a_result(DONE, 0, b"", b""), controls), Asked::Page);
+        let end = |cookie: &[u8]| Ok(Answered::PageEnd(0, String::new(), cookie.to_vec()));
+        assert_eq!(done(&a_page(b"cookie")), end(b"cookie"));
+        for last in [a_page(b""), leaf(CONTROLS, b""), Vec::new()] {
+            assert_eq!(done(&last), end(b""));
+        }
+        for wrong in [&b"junk"[..], b"", &leaf(SEQUENCE, b""), &leaf(SEQUENCE, &leaf(INTEGER, &[0]))] {
+            assert!(done(&control(wrong)).is_err(), "{wrong:?}");
+        }
+        let filter = Filter::Present(Attribute::known("cn"));
+        let (base, scope, entries_max) = ("", Scope::Subtree, 500);
+        let search =
+            Search { base, scope, filter: &filter, attributes: &[], entries_max, domain_scope: false };
+        let mut out = Vec::new();
+        search.write(&mut out, 5, Some(b"cookie"));
+        let expected = ldap3::controls::PagedResults { size: 500, cookie: b"cookie".to_vec() };
+        let expected = ldap3::controls::RawControl::from(expected).val.expect("it has a value");
+        // The oracle writes lengths in fewer octets.
+        let read = |value: &[u8]| {
+            let mut page = Elements(Elements(value).expect(SEQUENCE, "a page").expect("a page"));
+            let size = ber::number(page.expect(INTEGER, "a size").expect("a size")).expect("a number");
+            (size, page.expect(OCTET_STRING, "a cookie").expect("a cookie").to_vec())
+        };
+        let at = out.windows(PAGED_RESULTS.len()).position(|part| part == PAGED_RESULTS.as_bytes());
+        let mut rest = Elements(&out[at.expect("the control is there") + PAGED_RESULTS.len()..]);
+        assert_eq!(rest.expect(BOOLEAN, "criticality"), Ok(&[0xff][..]));
+        let ours = rest.expect(OCTET_STRING, "a value").expect("a value");
+        assert_eq!(read(ours), read(&expected));
+    }
+
     #[test]
     fn no_truncation_is_read_and_no_changed_byte_panics() {
         for (whole, asked) in [
             (message(1, an_entry(), b""), Asked::Search),
             (message(1, a_result(DONE, 0, b"text", b""), b""), Asked::Search),
             (message(1, a_result(BIND_RESPONSE, 0, b"", b""), b""), Asked::Bind),
+            (message(1, a_result(DONE, 0, b"", b""), &a_page(b"cookie")), Asked::Page),
         ] {
             assert!(check(&whole, asked).is_ok());
             for len in 0..whole.len() {
@@ -366,7 +462,7 @@ mod tests {
             domain_scope: true,
         };
         let mut out = Vec::new();
-        search.write(&mut out, 5);
+        search.write(&mut out, 5, None);
         let expected: [(&str, &[u8]); 12] = [
             ("/Universal2", &[5]),
             ("/Application3/Universal4", b"dc=x"),

@@ -5,7 +5,7 @@ use crate::connection::{BindResult, Connection};
 use crate::failed::{Failed, bind_reason, counts_as_wrong_password};
 use crate::schema;
 use crate::server::{Role, Server};
-use crate::settings::{Servers, Settings};
+use crate::settings::{Discover, Servers, Settings};
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::{ClientConfig, RootCertStore};
@@ -25,11 +25,26 @@ const AWAY_MAX: Duration = Duration::from_secs(60);
 /// has a permit of the store.
 pub(crate) struct Pool {
     settings: Arc<Settings>,
-    servers: Servers,
+    servers: Known,
     pub(crate) role: Role,
     tls: TlsConnector,
     state: Mutex<State>,
     binds: Arc<Binds>,
+}
+
+/// Where the servers are. Each look-up reads the list, so it is shared.
+enum Known {
+    Listed(Arc<[Server]>),
+    Discovered(Arc<dyn Discover>),
+}
+
+impl From<&Servers> for Known {
+    fn from(servers: &Servers) -> Self {
+        match servers {
+            Servers::Listed(servers) => Self::Listed(servers[..].into()),
+            Servers::Discovered(discover) => Self::Discovered(Arc::clone(discover)),
+        }
+    }
 }
 
 /// The binds of the store's account, over all pools.
@@ -44,7 +59,7 @@ struct Binds {
 struct State {
     idle: Vec<Idle>,
     servers: ServerBackoff,
-    discovered: Option<(Vec<Server>, Instant)>,
+    discovered: Option<(Arc<[Server]>, Instant)>,
 }
 
 /// A connection that no question uses.
@@ -79,7 +94,7 @@ impl Pool {
             tls: TlsConnector::from(Arc::new(tls)),
             state: Mutex::default(),
             binds: Arc::default(),
-            servers: settings.servers.clone(),
+            servers: Known::from(&settings.servers),
             role: Role::Domain,
             settings,
         })
@@ -89,7 +104,7 @@ impl Pool {
     pub(crate) fn catalog(&self) -> Option<Self> {
         (!self.settings.catalog.is_empty()).then(|| Self {
             settings: Arc::clone(&self.settings),
-            servers: Servers::Listed(self.settings.catalog.clone()),
+            servers: Known::Listed(self.settings.catalog[..].into()),
             role: Role::Catalog,
             tls: self.tls.clone(),
             state: Mutex::default(),
@@ -195,8 +210,8 @@ impl Pool {
     /// Whether there are several servers.
     pub(crate) fn has_others(&self) -> bool {
         match &self.servers {
-            Servers::Listed(servers) => servers.len() > 1,
-            Servers::Discovered(_) => {
+            Known::Listed(servers) => servers.len() > 1,
+            Known::Discovered(_) => {
                 self.state().discovered.as_ref().is_some_and(|(servers, _)| servers.len() > 1)
             }
         }
@@ -208,22 +223,23 @@ impl Pool {
     }
 
     /// The servers, looked up again when the last look-up is too old.
-    async fn servers(&self, deadline: Instant) -> Result<Vec<Server>, Failed> {
+    async fn servers(&self, deadline: Instant) -> Result<Arc<[Server]>, Failed> {
         let discover = match &self.servers {
-            Servers::Listed(servers) => return Ok(servers.clone()),
-            Servers::Discovered(discover) => discover,
+            Known::Listed(servers) => return Ok(Arc::clone(servers)),
+            Known::Discovered(discover) => discover,
         };
         let known = self.state().discovered.clone();
         if let Some((servers, until)) = &known
             && *until > Instant::now()
         {
-            return Ok(servers.clone());
+            return Ok(Arc::clone(servers));
         }
         match timeout_at(deadline, discover.servers()).await {
             Ok(Ok((servers, valid))) if !servers.is_empty() => {
                 let mut state = self.state();
                 state.servers.retain(&servers);
-                state.discovered = Some((servers.clone(), Instant::now() + valid));
+                let servers: Arc<[Server]> = servers.into();
+                state.discovered = Some((Arc::clone(&servers), Instant::now() + valid));
                 Ok(servers)
             }
             failed => {
@@ -236,7 +252,7 @@ impl Pool {
                 match known {
                     Some((servers, _)) => {
                         self.state().discovered =
-                            Some((servers.clone(), Instant::now() + Duration::from_secs(5)));
+                            Some((Arc::clone(&servers), Instant::now() + Duration::from_secs(5)));
                         Ok(servers)
                     }
                     None => Err(Failed::Connect(format!("discovery: {why}"))),
@@ -272,8 +288,8 @@ impl Pool {
     async fn open_and_bind(&self, server: &Server, deadline: Instant) -> Result<Pooled, Failed> {
         let time = deadline.saturating_duration_since(Instant::now());
         let addresses = match &self.servers {
-            Servers::Listed(_) => None,
-            Servers::Discovered(discover) => {
+            Known::Listed(_) => None,
+            Known::Discovered(discover) => {
                 let found = discover.addresses(server).await;
                 found.map_err(|why| Failed::Connect(format!("{server}: {why}")))?
             }

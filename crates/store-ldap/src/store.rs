@@ -7,6 +7,7 @@ use crate::pool::{Pool, Pooled, attempt_end};
 use crate::schema;
 use crate::server::{Role, Server};
 use crate::settings::Settings;
+use crate::walk::Seen;
 use account_store::index::Place;
 use account_store::{AccountStore, BoxFuture, Domain, Matches, Query, Revision, StoreError};
 use dtyp::FileTime;
@@ -88,6 +89,34 @@ impl LdapStore {
         Ok(Self { shared, runtime, is_watched: Once::new() })
     }
 
+    /// Reads the whole directory, page by page, and the catalog if there is one. `see` is told each account and
+    /// group, and what is wrong with an entry. An error says that the directory cannot be read to its end.
+    pub async fn walk(&self, see: &mut (dyn FnMut(Seen) + Send)) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        let permit = shared.permits.acquire().await;
+        let _permit =
+            permit.map_err(|_| StoreError::Unavailable("store: the store was closed".to_owned()))?;
+        for pool in shared.pools() {
+            let mut pooled = pool.connection(Instant::now() + shared.settings.timeout).await?;
+            schema::walk(&mut pooled.connection, &shared.settings, pool.role, see).await?;
+            pool.put(pooled);
+        }
+        Ok(())
+    }
+
+    /// The task is made here, so that the future of the caller, which waits for it, does not have its size.
+    fn spawn(
+        &self,
+        shared: Arc<Shared>,
+        query: Query,
+        place: Place,
+    ) -> oneshot::Receiver<Result<Matches, StoreError>> {
+        let (answer, answered) = oneshot::channel();
+        let answering = async move { shared.answer(query, place, answer).await };
+        self.runtime.spawn(answering.in_current_span());
+        answered
+    }
+
     /// Looks at the directory from the first use on: a command that only checks a configuration asks no
     /// server.
     fn watch(&self) {
@@ -109,9 +138,7 @@ impl AccountStore for LdapStore {
         // A question whose caller is gone ends in a task of its own: if its connection were closed,
         // clients that cancel could make the store connect and bind again and again.
         Box::pin(async move {
-            let (answer, answered) = oneshot::channel();
-            let answering = async move { shared.answer(query, place, answer).await };
-            self.runtime.spawn(answering.in_current_span());
+            let answered = self.spawn(shared, query, place);
             let ended =
                 || StoreError::Unavailable("store: the question was ended by the shutdown".to_owned());
             answered.await.unwrap_or_else(|_| Err(ended()))
@@ -168,6 +195,8 @@ impl Shared {
     ) {
         let deadline = Instant::now() + self.settings.timeout;
         let permit = tokio::select! {
+            // A permit that is free needs no timer.
+            biased;
             permit = self.permits.acquire() => permit,
             () = answer.closed() => return,
             () = sleep_until(deadline) => {
@@ -292,9 +321,8 @@ impl Shared {
         asked: (&Query, &Place),
         end: Instant,
     ) -> Result<Matches, Failed> {
-        let server = pooled.connection.server().clone();
         let before = pooled.connection.searches();
-        let span = search_span(&server);
+        let span = search_span(pooled.connection.server());
         let asking = schema::find(&mut pooled.connection, &self.settings, role, asked);
         let found = timeout_at(end, asking.instrument(span.clone())).await;
         let searches = pooled.connection.searches() - before;
@@ -303,7 +331,9 @@ impl Shared {
             span.record("otel.status_code", "error");
         }
         self.settings.meter.requested(searches);
-        found.unwrap_or_else(|_| Err(Failed::Timeout(format!("{server}: no answer in time"))))
+        found.unwrap_or_else(|_| {
+            Err(Failed::Timeout(format!("{}: no answer in time", pooled.connection.server())))
+        })
     }
 
     fn pools(&self) -> impl Iterator<Item = &Pool> {

@@ -10,6 +10,7 @@ mod openldap_outages;
 mod proxy;
 mod samba;
 mod stub;
+mod verify;
 
 use account_store::{AccountStore, Matches, Query, Record, StoreError};
 use rcmpd_tests::directory_store::{attribute, certificates, ldaps, posix, settings, settings_at};

@@ -1,5 +1,6 @@
 //! OpenLDAP: what is found, what is refused, and what is an error.
 
+use super::verify::{of_directory, verify};
 use super::{Opened, attribute, identity, ldaps, name, posix, settings, upn};
 use account_store::{AccountFlags, Matches, Query};
 use rcmpd_tests::slapd::{GROUPS, Options, PEOPLE, READER, SECRET, Slapd, entry};
@@ -191,52 +192,6 @@ fn member_uid_and_member_of_are_other_ways_to_the_same_groups() {
     assert_eq!(groups(&Opened::of(settings(&slapd, generic)), "alice"), ["all", "staff", "users"]);
 }
 
-/// What `rcmpd store verify` finds, which is something.
-fn verify(slapd: &Slapd, account: &str) -> String {
-    let demo = rcmpd_tests::Demo::new();
-    rcmpd_tests::write_secret(demo.path("directory.secret"), SECRET);
-    let store = format!(
-        r#"[store]
-kind = "ldap"
-[store.ldap]
-schema  = "generic"
-servers = ["ldaps://127.0.0.1:{port}"]
-ca      = ["{ca}"]
-bind_dn = "{READER}"
-secret  = "file:directory.secret"
-timeout_s = 20
-[store.ldap.generic]
-user_base = "{PEOPLE}"
-group_base = "{GROUPS}"
-user_class = "posixAccount"
-group_class = "posixGroup"
-name = "uid"
-number = "uidNumber"
-primary_group = "gidNumber"
-mapping = "altSecurityIdentities"
-group_name = "cn"
-group_number = "gidNumber"
-membership = "member"
-membership_attribute = "member"
-user_rids = {{ first = 1000, last = 9999, rid = 100000 }}
-group_rids = {{ first = 500, last = 9999, rid = 200000 }}
-state = ["nsAccountLock"]
-[channels]
-store = "sqlite"
-path = "accounts.db"
-"#,
-        port = slapd.ldaps,
-        ca = slapd.path("ca.pem").display(),
-    );
-    demo.edit(|text| {
-        let (before, rest) = text.split_once("[store]").expect("there is a store");
-        let (_, rest) = rest.split_once("[channels]").expect("there are machines");
-        let after = &rest[rest.find("\n[").expect("there is more")..];
-        format!("{before}{store}{after}")
-    });
-    demo.rcmpd(&["store", "verify", account, "-c", "rcmpd.toml"]).code(3).stdout
-}
-
 #[test]
 fn what_an_ordinary_person_can_write_gives_no_group_by_name() {
     let own = format!("ou=bobs,{GROUPS}");
@@ -269,8 +224,10 @@ fn what_an_ordinary_person_can_write_gives_no_group_by_name() {
     );
     let opened = Opened::of(settings(&slapd, posix()));
     assert_eq!(groups(&opened, "alice"), ["-", "users"]);
-    let verified = verify(&slapd, "alice");
-    assert!(verified.contains("store: shared name: another group has the name of S-1-5-21-"), "{verified}");
+    let (_, findings) = verify(&of_directory(&slapd), &["alice"], 3);
+    let is_told = |what: &str| findings.iter().any(|finding| finding.starts_with(what));
+    assert!(is_told("store: shared name: another group has the name of S-1-5-21-"), "{findings:?}");
+    assert!(is_told("store: shared name: groups "), "{findings:?}");
     assert_eq!(groups(&opened, "bob"), ["-", "users"]);
     assert_ne!(
         opened.one(name("alice")).memberships,

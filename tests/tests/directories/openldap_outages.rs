@@ -132,7 +132,8 @@ fn while_one_server_is_left_no_question_fails() {
     let mut both = short(&first);
     // Half of the time is for the second server, whatever the first one does.
     both.timeout = Duration::from_secs(20);
-    both.servers = Servers::Listed(vec![ldaps(first.ldaps), ldaps(second.ldaps)]);
+    let proxy = Proxy::start(first.ldaps);
+    both.servers = Servers::Listed(vec![ldaps(proxy.port), ldaps(second.ldaps)]);
     both.ca.extend(certificates(&second.path("ca.pem")));
     let opened = Opened::of(both);
     let load = under_load(&opened, |load| {
@@ -144,6 +145,11 @@ fn while_one_server_is_left_no_question_fails() {
         first.signal("STOP");
         wait_for(&load.answered, "questions are answered by the second server");
         first.signal("CONT");
+        wait_for(&load.answered, "questions are answered");
+        // As if each packet were dropped.
+        proxy.stand_still(true);
+        wait_for(&load.answered, "questions are answered by the second server");
+        proxy.stand_still(false);
         wait_for(&load.answered, "questions are answered");
     });
     assert_eq!(load.failed.load(Ordering::Relaxed), 0);

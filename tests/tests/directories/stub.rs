@@ -3,11 +3,12 @@
 
 use super::hostile::{element, message, result, server_config};
 use super::{Opened, ldaps, name, posix, settings_at};
+use account_store::Query;
 use account_store::battery::domain;
 use dtyp::{Encode, Sid};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use store_ldap::{AdSettings, Schema, Servers, Settings};
+use store_ldap::{AdSettings, Schema, Seen, Servers, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const BASE: &str = "DC=contoso,DC=example";
@@ -245,4 +246,82 @@ fn an_entry_over_a_limit_is_no_failure_of_the_server() {
             assert_eq!(groups_of(&opened).len(), 2);
         }
     }
+}
+
+/// SearchResultDone with the cookie of the next page (RFC 2696).
+fn page_end(id: u8, cookie: &str) -> Vec<u8> {
+    let done = element(0x65, &[0x0a, 1, 0, 4, 0, 4, 0]);
+    let value = element(0x30, &[&[2, 1, 0][..], &element(4, cookie.as_bytes())].concat());
+    let control = element(0x30, &[element(4, b"1.2.840.113556.1.4.319"), element(4, &value)].concat());
+    message(id, &[done, element(0xa0, &control)].concat())
+}
+
+/// mallory's user principal name is bob's own name with the domain, erin's state cannot be read, and one of the
+/// groups cannot.
+#[test]
+fn a_walk_sees_who_claims_the_name_of_another_and_what_cannot_be_read() {
+    let dns = domain().dns;
+    let claimed = format!("bob@{dns}");
+    let user = move |id: u8, rid: u32, name: &str, upn: Option<&str>, control: Option<&str>| {
+        let text = |text: &str| vec![text.as_bytes().to_vec()];
+        let mut attributes = vec![
+            ("objectGUID", vec![vec![rid as u8; 16]]),
+            ("objectSid", vec![sid(rid)]),
+            ("sAMAccountName", text(name)),
+            ("msDS-User-Account-Control-Computed", text("0")),
+            ("primaryGroupID", text("513")),
+            ("logonCount", text("0")),
+        ];
+        attributes.extend(upn.map(|upn| ("userPrincipalName", text(upn))));
+        attributes.extend(control.map(|control| ("userAccountControl", text(control))));
+        entry(id, &attributes)
+    };
+    let answer = {
+        let claimed = claimed.clone();
+        move |request: &[u8], id: u8| {
+            let is_page = is_about(request, "1.2.840.113556.1.4.319");
+            if is_page && is_about(request, "groupType") {
+                let text = |text: &str| vec![text.as_bytes().to_vec()];
+                let group = [
+                    ("objectSid", vec![sid(513)]),
+                    ("sAMAccountName", text("Domain Users")),
+                    ("groupType", text("-2147483646")),
+                ];
+                return Some([entry(id, &group), page_end(id, "")].concat());
+            }
+            if is_page && is_about(request, "the second page") {
+                let mallory = user(id, 12, "mallory", Some(&claimed), Some("512"));
+                return Some([mallory, user(id, 13, "erin", None, None), page_end(id, "")].concat());
+            }
+            if is_page {
+                return Some(
+                    [user(id, 11, "bob", None, Some("512")), page_end(id, "the second page")].concat(),
+                );
+            }
+            let groups = |request: &[u8], id: u8| {
+                let rid = if is_about(request, "<GUID=0b0b0b0b") { 11 } else { 12 };
+                one(id, &[("objectSid", vec![sid(rid)]), ("tokenGroups", [513, 1100].map(sid).to_vec())])
+            };
+            Some(controller(request, id, groups))
+        }
+    };
+    let opened = opened(1, answer);
+    let (mut accounts, mut groups, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
+    let mut see = |seen| match seen {
+        Seen::Account(account) => accounts.push((account.name, account.claims)),
+        Seen::Group(group) => groups.push(group.names),
+        Seen::Wrong(one) => wrong.push(format!("{}: {}", one.who, one.why)),
+    };
+    opened.runtime.block_on(opened.store.walk(&mut see)).unwrap();
+    let names: Vec<_> = accounts.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["bob", "mallory", "erin"]);
+    let claims =
+        |(_, claims): &&(String, Vec<Query>)| claims.contains(&Query::UserPrincipalName(claimed.clone()));
+    let claiming: Vec<_> = accounts.iter().filter(claims).map(|(name, _)| name.as_str()).collect();
+    assert_eq!(claiming, ["bob", "mallory"], "a store finds both by it, so neither is mapped");
+    assert_eq!(groups, [["Domain Users"]]);
+    let group = domain().sid.with_rid(1100).unwrap();
+    assert_eq!(wrong.len(), 2, "{wrong:?}");
+    assert!(wrong[0].starts_with("erin: userAccountControl is missing, or may not be read"), "{wrong:?}");
+    assert!(wrong[1].starts_with(&format!("bob: the group {group} may not be read")), "{wrong:?}");
 }

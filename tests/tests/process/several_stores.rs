@@ -124,15 +124,21 @@ fn a_decision_from_an_older_answer_says_how_old_its_facts_are() {
         text.replace("cache_ttl_s = 1\n", "cache_ttl_s = 1\nstale_if_error_s = 600\n")
             + "[audit]\npath = \"audit.log\"\n"
     });
-    let service = demo.serve();
-    let age = || {
-        service.map("bob").code(0);
-        let lines = service.audit("map");
-        lines.last().unwrap()["stale_s"].clone()
+    let service = sidecar(demo, "");
+    let of = |who: &str, code| {
+        service.map(who).code(code);
+        service.audit("map").last().unwrap()["stale_s"].clone()
     };
-    assert!(age().is_null());
+    let age = || of("bob", 0);
+    assert!(age().is_null() && of("mallory", 3).is_null());
+    assert_eq!(ask_about(&service, "bob", &[]).header("x-identity-stale"), "");
     server.pause();
     eventually("the facts are older than their time", || age().as_u64().is_some_and(|age| age >= 1));
+    assert!(of("mallory", 3).as_u64().is_some_and(|age| age >= 1), "that there is no account is as old");
+    eventually("the application is told, and not what the client says", || {
+        let answer = ask_about(&service, "bob", &[("X-Identity-Stale", "forged")]);
+        answer.status == 200 && answer.header("x-identity-stale").parse().is_ok_and(|age: u64| age >= 1)
+    });
     assert!(service.metric("rcmpd_store_lookups_total{store=\"new\",outcome=\"stale\"}") >= 1);
     server.resume();
     eventually("the facts are new", || age().is_null());

@@ -55,8 +55,8 @@ pub struct Explanation {
     pub sid: Option<String>,
     /// How strong the mapping is, when it was mapped.
     pub strength: Option<Strength>,
-    /// How old the facts about the account are, in seconds, if the store could not be asked and an older
-    /// answer stands in.
+    /// How old the answers of the store are, in seconds, if it could not be asked and an older answer stands
+    /// in, also for an account that is not there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale_s: Option<u64>,
     /// Of a privileged account that was mapped: the SID that the scope of a machine account has to name.
@@ -386,7 +386,7 @@ impl Explanation {
             account: mapped.map(|mapped| mapped.record.account.name.clone()),
             sid: mapped.map(|mapped| mapped.record.account.sid.to_string()),
             strength: mapped.map(|mapped| mapped.strength),
-            stale_s: mapped.and_then(|mapped| mapped.record.account.stale_s),
+            stale_s: crate::trace::stale_s(steps),
             privileged_by: mapped
                 .and_then(|mapped| crate::scope::privileged_by(&mapped.record))
                 .map(|sid| sid.to_string()),
@@ -567,7 +567,7 @@ fn tried(method: Method, steps: &[Step], is_allowed: bool) -> MethodTried {
                 tried.state = MethodState::NotApplicable;
                 tried.why = Some(*why);
             }
-            Step::Asked { method: of, form, query, found, error, granted } if *of == method => {
+            Step::Asked { method: of, form, query, found, error, granted, .. } if *of == method => {
                 tried.state = MethodState::Tried;
                 let (attribute, value) = attribute(query);
                 let (found, accounts) = match found {

@@ -261,8 +261,15 @@ mod tests {
     fn nearest(asked: Query, account: &Account) -> Option<NearMiss> {
         let found = Some(Matches::None);
         let (method, form) = (Method::Subject, Form::IssuerSerial);
-        let mut nearest =
-            Nearest::new(&[Step::Asked { method, form, query: asked, found, error: None, granted: true }]);
+        let mut nearest = Nearest::new(&[Step::Asked {
+            method,
+            form,
+            query: asked,
+            found,
+            stale_s: None,
+            error: None,
+            granted: true,
+        }]);
         assert!(nearest.is_needed());
         nearest.look_at(account);
         nearest.into_miss()

@@ -89,6 +89,7 @@ mod tests {
             form: Form::Upn,
             query: Query::Name("alice".into()),
             found: Some(found),
+            stale_s: None,
             error: None,
             granted: true,
         };

@@ -1,9 +1,10 @@
 //! `rcmpd store …`
 
 use super::load;
+use super::transfer::bar;
 use crate::cli::{RekeyArgs, StoreCommand};
 use crate::output;
-use crate::stores::{self, Copied, StoreStatus, Verified};
+use crate::stores::{self, Copied, Finding, StoreStatus, Verified};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -63,15 +64,17 @@ async fn status(config: &Path, as_json: bool) -> anyhow::Result<u8> {
 }
 
 async fn verify(config: &Path, accounts: &[String], as_json: bool) -> anyhow::Result<u8> {
-    let Verified { read, findings } = stores::verify(&load(config)?, accounts).await?;
+    let bar = bar(None, "{spinner} {human_pos} accounts and groups read");
+    let mut progress = |read| bar.set_position(read);
+    let verified = stores::verify(&load(config)?, accounts, &mut progress).await;
+    bar.finish_and_clear();
+    let Verified { read, findings } = verified?;
     let code = if findings.is_empty() { 0 } else { FOUND };
     if as_json {
         output::json(&json!({ "read": read, "findings": findings, "exit_code": code }));
         return Ok(code);
     }
-    for finding in &findings {
-        output::line(&format!("{}: {}: {}", finding.store, finding.what, finding.text));
-    }
+    print_findings(&findings);
     for store in &read {
         output::line(&format!(
             "{}: read {}, {}, {}",
@@ -82,6 +85,16 @@ async fn verify(config: &Path, accounts: &[String], as_json: bool) -> anyhow::Re
         ));
     }
     Ok(code)
+}
+
+fn print_findings(findings: &[Finding]) {
+    if findings.is_empty() {
+        return;
+    }
+    let row = |finding: &Finding| vec![finding.store.clone(), finding.what.to_owned(), finding.text.clone()];
+    if !output::table(&["store", "fault", "where"], findings.iter().map(row).collect()) {
+        output::message("the terminal is too narrow for all of it: `--json`, or a pipe, shows the rest");
+    }
 }
 
 fn print_copied(done: &str, copied: &Copied, as_json: bool) {

@@ -130,6 +130,10 @@ impl AccountStore for ComparedStore {
         })
     }
 
+    fn stale_s(&self, query: &Query) -> Option<u64> {
+        self.first.stale_s(query)
+    }
+
     fn revision(&self) -> Result<Revision, StoreError> {
         self.first.revision()
     }

@@ -72,6 +72,15 @@ fn refusals(section: &str, domain: &Domain, schema: &Schema) -> Refusals {
 
 /// Opens the accounts of a section. No server is asked before the first question.
 pub(super) fn open(config: &Config, section: &str, ldap: &config::Ldap) -> anyhow::Result<Accounts> {
+    Ok(Accounts::read_only(Arc::new(open_directory(config, section, ldap)?)))
+}
+
+/// The directory of a section.
+pub(super) fn open_directory(
+    config: &Config,
+    section: &str,
+    ldap: &config::Ldap,
+) -> anyhow::Result<LdapStore> {
     let servers = match &ldap.servers {
         LdapServers::Listed(servers) => Servers::Listed(servers.clone()),
         LdapServers::Discovered { site, dns, tls } => {
@@ -105,7 +114,7 @@ pub(super) fn open(config: &Config, section: &str, ldap: &config::Ldap) -> anyho
         refusals: refusals(section, &config.domain, &ldap.schema),
         meter: Arc::clone(METER.get_or_init(Arc::default)),
     });
-    Ok(Accounts::read_only(Arc::new(store?)))
+    Ok(store?)
 }
 
 /// The present secret, and the next one if its file is there.

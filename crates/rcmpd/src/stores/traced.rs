@@ -60,6 +60,10 @@ impl AccountStore for TracedStore {
         Box::pin(finding.instrument(span))
     }
 
+    fn stale_s(&self, query: &Query) -> Option<u64> {
+        self.store.stale_s(query)
+    }
+
     fn revision(&self) -> Result<Revision, StoreError> {
         self.store.revision()
     }

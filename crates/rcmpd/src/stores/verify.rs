@@ -1,17 +1,22 @@
 //! `rcmpd store verify`: what is wrong with the stores of a configuration.
 
+mod claims;
+mod directory;
+
+use self::claims::{Claims, shared_names};
 use super::several::accounts_of;
 use super::status::places;
 use super::walk::walk;
 use super::{Accounts, Passwords, database, open, open_with_secrets, section};
-use crate::config::{Config, StoreKind};
-use account_store::index::{self, KeyKind};
+use crate::config::{Config, StoreKind, StorePart};
 use account_store::sqlite::SqliteStore;
-use account_store::{Account, AccountListing, DomainStore, Group, Matches, Query, StoreError, fold, rules};
+use account_store::{
+    Account, AccountListing, AccountStore, DomainStore, Group, Matches, Part, Query, SeveralStore,
+    StoreError, rules,
+};
 use anyhow::Context;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use store_ldap::Schema;
@@ -54,27 +59,64 @@ pub struct Verified {
 struct Reader<'a> {
     verified: &'a mut Verified,
     read: Read,
+    claims: &'a mut Claims,
+    progress: &'a mut Progress<'a>,
 }
+
+/// Is told how many accounts and groups of a store were read.
+type Progress<'a> = dyn FnMut(u64) + Send + 'a;
 
 impl Reader<'_> {
     fn add(&mut self, what: &'static str, text: String) {
         self.verified.findings.push(Finding { store: self.read.store.clone(), what, text });
     }
+
+    /// Reports the accounts that the store finds together.
+    async fn add_shared(&mut self, store: &dyn AccountStore) {
+        let (twice, left_out) = self.claims.take_twice();
+        for query in twice {
+            match store.find(&query).await {
+                Ok(Matches::Many(names)) => {
+                    self.add(shared(&query), format!("{}: {}", of_query(&query), names.join(", ")));
+                }
+                Ok(_) => {}
+                Err(error) => self.add("unreadable", format!("{}: {error}", of_query(&query))),
+            }
+        }
+        if left_out > 0 {
+            self.add(
+                "ambiguous",
+                format!("{left_out} more names, mappings or addresses that accounts have together"),
+            );
+        }
+    }
 }
 
-/// Reads all stores. A store that cannot be listed is asked for the accounts with these names.
-pub async fn verify(config: &Config, names: &[String]) -> anyhow::Result<Verified> {
+/// Reads all stores. In a directory the accounts with these names are looked up as a whole, too, and a store
+/// that cannot be listed is asked for them only.
+pub async fn verify(
+    config: &Config,
+    names: &[String],
+    progress: &mut Progress<'_>,
+) -> anyhow::Result<Verified> {
     let mut verified = Verified::default();
     let mut unknown: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    let (mut claims, mut stores) = (Claims::new(config.domain.clone()), Vec::new());
+    let parts = parts(config);
     for (section, kind) in places(config)? {
+        claims.begin(parts.iter().position(|part| part.section() == section));
         let read = Read { store: section, ..Read::default() };
-        let mut reader = Reader { verified: &mut verified, read };
-        if let Err(error) = verify_one(config, &kind, names, &mut unknown, &mut reader).await {
-            reader.add("unreadable", crate::output::chain(&error));
+        let mut reader =
+            Reader { verified: &mut verified, read, claims: &mut claims, progress: &mut *progress };
+        match verify_one(config, &kind, names, &mut unknown, &mut reader).await {
+            Ok(store) => stores.push((reader.read.store.clone(), store)),
+            Err(error) => reader.add("unreadable", crate::output::chain(&error)),
         }
         let Reader { read, .. } = reader;
         verified.read.push(read);
     }
+    let between = between_parts(config, parts, stores, &mut claims).await?;
+    verified.findings.extend(between);
     let unknown = unknown.into_iter().map(|name| Finding {
         store: "all".to_owned(),
         what: "unknown",
@@ -84,13 +126,69 @@ pub async fn verify(config: &Config, names: &[String]) -> anyhow::Result<Verifie
     Ok(verified)
 }
 
+fn parts(config: &Config) -> &[StorePart] {
+    match config.store.as_ref().map(|store| &store.kind) {
+        Some(StoreKind::Several(parts)) => parts,
+        _ => &[],
+    }
+}
+
+/// What accounts of different parts claim, and all of these parts are asked for. A part that could not be read
+/// is left out.
+async fn between_parts(
+    config: &Config,
+    parts: &[StorePart],
+    mut stores: Vec<(String, Arc<dyn AccountStore>)>,
+    claims: &mut Claims,
+) -> anyhow::Result<Vec<Finding>> {
+    let mut opened = Vec::new();
+    for part in parts {
+        if let Some(at) = stores.iter().position(|(section, _)| *section == part.section()) {
+            let (name, store) = (part.name.clone(), stores.swap_remove(at).1);
+            let (suffixes, issuers) = (part.suffixes.clone(), part.issuers.clone());
+            opened.push(Part { name, store, suffixes, issuers });
+        }
+    }
+    let mut findings = Vec::new();
+    if opened.is_empty() {
+        return Ok(findings);
+    }
+    let several = SeveralStore::new(config.domain.clone(), opened)?;
+    let mut add = |what, text| findings.push(Finding { store: "store".to_owned(), what, text });
+    let (apart, left_out) = claims.take_apart();
+    for query in apart {
+        let asked: Vec<&str> = several.asked(&query).collect();
+        let mut found = Vec::new();
+        for part in several.parts().iter().filter(|part| asked.contains(&part.name.as_str())) {
+            match part.store.find(&query).await {
+                Ok(Matches::None) => {}
+                Ok(Matches::One(record)) => found.push(format!("{} in {}", record.account.name, part.name)),
+                Ok(Matches::Many(names)) => found.push(format!("{} in {}", names.join(", "), part.name)),
+                Err(error) => {
+                    found.push(format!("an account that cannot be read in {} ({error})", part.name))
+                }
+            }
+        }
+        if found.len() > 1 {
+            add(shared(&query), format!("{}: {}", of_query(&query), found.join(", ")));
+        }
+    }
+    if left_out > 0 {
+        add(
+            "ambiguous",
+            format!("{left_out} more names, mappings, SIDs or addresses that parts have together"),
+        );
+    }
+    Ok(findings)
+}
+
 async fn verify_one(
     config: &Config,
     kind: &StoreKind,
     names: &[String],
     unknown: &mut BTreeSet<&str>,
     reader: &mut Reader<'_>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Arc<dyn AccountStore>> {
     let store = section(config)?;
     let of_machines = |path: &PathBuf| store.machines.as_ref() == Some(path);
     match kind {
@@ -106,30 +204,39 @@ async fn verify_one(
         _ => {}
     }
     let accounts = match kind {
+        StoreKind::Ldap(ldap) => {
+            let directory = Arc::new(super::ldap::open_directory(config, &reader.read.store, ldap)?);
+            directory::verify(&directory, kind, reader).await?;
+            Accounts::read_only(directory)
+        }
         StoreKind::Sqlite(path) => Accounts::listed(Arc::new(SqliteStore::open(path, None)?)),
         StoreKind::Postgres(postgres) => {
             Accounts::listed(Arc::new(PostgresStore::open(database::settings(postgres)?, None).await?))
         }
         kind => accounts_of(config, &reader.read.store, kind, None).await?,
     };
-    let Some(listing) = &accounts.listing else {
-        return verify_by_name(&accounts, kind, names, unknown, reader).await;
-    };
-    verify_listing(&**listing, reader).await
+    match &accounts.listing {
+        Some(listing) => verify_listing(&**listing, reader).await?,
+        None => verify_by_name(&accounts, kind, names, unknown, reader).await?,
+    }
+    Ok(accounts.store)
 }
 
 /// A database of this program, with its secrets if its key can be used.
-async fn verify_database(config: &Config, reader: &mut Reader<'_>) -> anyhow::Result<()> {
+async fn verify_database(config: &Config, reader: &mut Reader<'_>) -> anyhow::Result<Arc<dyn AccountStore>> {
     match open_with_secrets(config).await? {
         Ok(opened) => {
             let store = opened.store();
             verify_listing(&*store, reader).await?;
-            verify_secrets(&*store, &opened.passwords(), reader).await
+            verify_secrets(&*store, &opened.passwords(), reader).await?;
+            Ok(store)
         }
         Err(lost) => {
             reader.add("unread", format!("secrets cannot be read: {lost}"));
             let opened = open(config, None).await?.context("it was opened without a key")?;
-            verify_listing(&*opened.store(), reader).await
+            let store = opened.store();
+            verify_listing(&*store, reader).await?;
+            Ok(store)
         }
     }
 }
@@ -169,44 +276,39 @@ async fn verify_secrets(
 
 /// Reads all accounts and groups.
 async fn verify_listing(listing: &dyn AccountListing, reader: &mut Reader<'_>) -> anyhow::Result<()> {
-    let mut keys = Keys::default();
     let (mut wrong, mut damaged) = (Vec::new(), Vec::new());
-    let mut accounts = 0;
+    let (mut accounts, mut groups, mut names) = (0, 0, Vec::new());
     let read = async |after, limit| listing.accounts(after, limit).await;
     let look = |account: Account| {
         accounts += 1;
+        (reader.progress)(accounts);
         wrong.extend(rules::check_account(&account).err().map(|error| error.to_string()));
-        keys.add(&account);
+        reader.claims.add(claims::of(&account));
     };
     let skipped = |rid, error: &StoreError| damaged.push(format!("account with RID {rid}: {error}"));
     walk(read, |account: &Account| account.sid, look, skipped).await?;
-    let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut groups = 0;
     let read = async |after, limit| listing.groups(after, limit).await;
     let look = |group: Group| {
         groups += 1;
-        names.entry(fold::wide(&group.name)).or_default().push(format!("{} ({})", group.name, group.sid));
+        (reader.progress)(accounts + groups);
+        names.push((group.name, group.sid));
     };
     let skipped = |rid, error: &StoreError| damaged.push(format!("group with RID {rid}: {error}"));
     walk(read, |group: &Group| group.sid, look, skipped).await?;
     (reader.read.accounts, reader.read.groups) = (accounts, groups);
     damaged.into_iter().for_each(|text| reader.add("damaged", text));
     wrong.into_iter().for_each(|text| reader.add("damaged", text));
-    for (kind, key) in keys.twice {
-        let query = match kind {
-            KeyKind::UserPrincipalName => Query::UserPrincipalName(key),
-            KeyKind::ServicePrincipalName => Query::ServicePrincipalName(key),
-            KeyKind::AltSecurityIdentity => Query::AltSecurityIdentity(key),
-            // Certificates are not mapped by it.
-            KeyKind::Mail => continue,
-        };
-        if let Matches::Many(names) = listing.find(&query).await? {
-            reader.add("ambiguous", format!("{}: {}", of_query(&query), names.join(", ")));
-        }
-    }
-    let shared = names.into_values().filter(|groups| groups.len() > 1);
-    shared.for_each(|groups| reader.add("shared name", format!("groups {}", groups.join(", "))));
+    reader.add_shared(listing).await;
+    shared_names(names).into_iter().for_each(|text| reader.add("shared name", text));
     Ok(())
+}
+
+/// What it is if accounts have this together.
+const fn shared(query: &Query) -> &'static str {
+    match query {
+        Query::Mail(_) => "shared address",
+        _ => "ambiguous",
+    }
 }
 
 fn of_query(query: &Query) -> String {
@@ -214,30 +316,14 @@ fn of_query(query: &Query) -> String {
         Query::UserPrincipalName(text) => format!("userPrincipalName {text}"),
         Query::ServicePrincipalName(text) => format!("servicePrincipalName {text}"),
         Query::AltSecurityIdentity(text) => format!("altSecurityIdentities {text}"),
+        Query::Mail(text) => format!("e-mail address {text}"),
+        Query::Name(text) => format!("name {text}"),
+        Query::Sid(sid) => format!("SID {sid}"),
         other => format!("{other:?}"),
     }
 }
 
-/// The keys of all accounts, by their hashes: texts would take much memory.
-#[derive(Default)]
-struct Keys {
-    state: RandomState,
-    seen: HashSet<u64>,
-    /// Keys of several accounts, or whose hashes are equal: the store says.
-    twice: BTreeSet<(KeyKind, String)>,
-}
-
-impl Keys {
-    fn add(&mut self, account: &Account) {
-        for key in index::keys(account) {
-            if !self.seen.insert(self.state.hash_one(&key)) {
-                self.twice.insert(key);
-            }
-        }
-    }
-}
-
-/// Asks a store that cannot be listed.
+/// Asks for accounts one by one, as a service does.
 async fn verify_by_name(
     accounts: &Accounts,
     kind: &StoreKind,
@@ -245,12 +331,14 @@ async fn verify_by_name(
     unknown: &mut BTreeSet<&str>,
     reader: &mut Reader<'_>,
 ) -> anyhow::Result<()> {
-    accounts.store.find(&Query::Name("rcmpd-store-verify".to_owned())).await?;
+    if !matches!(kind, StoreKind::Ldap(_)) {
+        accounts.store.find(&Query::Name("rcmpd-store-verify".to_owned())).await?;
+    }
     for name in names {
         match accounts.store.find(&Query::Name(name.clone())).await {
             Ok(Matches::None) => {}
             Ok(found) => {
-                reader.read.accounts += 1;
+                reader.read.accounts += u64::from(!matches!(kind, StoreKind::Ldap(_)));
                 unknown.remove(name.as_str());
                 // A directory has a name for each group, and one that several groups have is none.
                 let Matches::One(record) = found else { continue };

@@ -92,6 +92,7 @@ fn each_preset_says_who_it_is() {
             ("x-identity-strength", "strong"),
             ("x-identity-rule", "sid_extension"),
             ("x-identity-decision", "d0"),
+            ("x-identity-stale", ""),
             ("x-identity-policy-revision", "7"),
             ("x-identity-certificate-sha256", &"ab".repeat(32)),
             ("x-identity-reference", ""),
@@ -118,6 +119,8 @@ fn what_is_not_known_is_empty() {
     }
     let weak = Identity { assurance: Assurance::Weak, ..alice() };
     check(&Format::default(), &weak, &[("x-identity-strength", "weak"), ("x-identity-rule", "")]);
+    let stale = Identity { stale_s: Some(75), ..alice() };
+    check(&Format::default(), &stale, &[("x-identity-stale", "75"), ("remote-user", r"CONTOSO\alice")]);
 }
 
 #[test]
