@@ -11,7 +11,7 @@ TARGET  = $(or $(MOVED),$(CURDIR)/target)
 BUILT   = $(TARGET)/release
 export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 
-.PHONY: help demo demo-web demo-ldap demo-replicas demo-sso demo-tlsnego demo-chain release install static deb image sbom run test test-full test-packages test-upgrade check check-arrows check-docs check-size docs docs-site oracle bench fuzz peers
+.PHONY: help demo demo-web demo-ldap demo-replicas demo-sso demo-tlsnego demo-chain release install static deb image sbom run test test-full test-packages test-containers test-reproducible test-upgrade check check-arrows check-docs check-size docs docs-site oracle bench fuzz peers
 
 help:
 	@echo 'make demo     build, make a demo domain, serve it, ask who alice is, stop'
@@ -103,11 +103,12 @@ test: peers
 peers:
 	@tests/peers/install
 
-# Root, and Debian's packages mmdebstrap, lintian, skopeo, umoci and musl-tools.
-test-full: test test-packages
+# Root, and Debian's packages mmdebstrap, lintian, skopeo, umoci and musl-tools, and those that tests/containers.py names.
+test-full: test test-packages test-containers
 	REPLICAS_SECONDS=600 $(CARGO) nextest run --locked -p rcmpd-tests --test interop --no-capture \
 		-E 'test(whatever_is_killed_or_stops_no_answer_is_wrong)'
 	$(MAKE) test-upgrade
+	$(MAKE) test-reproducible
 	$(MAKE) fuzz FUZZ_SECONDS=600
 
 # An earlier version of the program, beside this one on the same database; after a release, name its tag.
@@ -123,6 +124,15 @@ test-packages: deb image check-size
 	python3 tests/debian_package.py $$(deploy/debian/build $(PROGRAM) $(TARGET)/dist) \
 		$$(PACKAGE_VERSION=9.0 deploy/debian/build $(PROGRAM) $(TARGET)/dist/newer)
 	python3 tests/container_image.py $(TARGET)/dist/image
+
+# The Compose file in containers, with the image as it is shipped.
+test-containers: image
+	python3 tests/containers.py $(TARGET)/dist/image $(TARGET)/dist/rcmpd-static
+
+# Two release builds of this commit are equal octet for octet. Some 40 minutes on two cores.
+test-reproducible:
+	rm -rf $(TARGET)/reproducible
+	tests/reproducible $(TARGET)/reproducible
 
 # The limit of the released program, stripped: 25 MiB.
 SIZE_MAX = 26214400

@@ -3,7 +3,8 @@
 
 usage: debian_package.py PACKAGE NEWER_PACKAGE
 
-Needs root, mmdebstrap and lintian, and Debian's archive. Everything is on loopback, and the service is ended by its pid.
+Needs root, mmdebstrap, lintian, openssl and curl, and Debian's archive. Everything is on loopback, and the service is ended by
+its pid. "On a server with the package", a section of docs/web-servers.md in the package, is done as printed, but for systemd.
 """
 
 import os
@@ -19,8 +20,10 @@ import tempfile
 import time
 import urllib.request
 
+# The site of the page.
+SITE = "app.contoso.example"
 # What package managers and this test write, whatever is installed.
-NOT_COMPARED = re.compile(r"/(var/(log|cache|lib/(apt|dpkg|systemd/deb-systemd-\S*))|tmp|run|proc|sys|dev|etc/(\.pwd\.lock|(passwd|group|g?shadow)-?))(/|$)")
+NOT_COMPARED = re.compile(r"/(var/(log|cache|lib/(apt|dpkg|nginx|systemd/deb-systemd-\S*))|tmp|run|proc|sys|dev|etc/(\.pwd\.lock|(passwd|group|g?shadow)-?))(/|$)")
 
 
 def say(text):
@@ -117,6 +120,90 @@ def end(child):
         sys.exit(f"package: the service ended with {child.returncode}")
 
 
+def issue(folder):
+    """What the section has in its folder, made by OpenSSL: a CA of cards, two cards, and a certificate of the site."""
+    def openssl(*arguments):
+        run("openssl", *arguments, cwd=folder)
+
+    def key(name, *more):
+        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-keyout", f"{name}.key",
+                "-out", f"{name}.pem", *more)
+
+    key("client-ca", "-subj", "/O=Contoso/CN=Card CA", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    leaf = ("-addext", "basicConstraints=critical,CA:FALSE")
+    for name in ("alice", "mallory"):
+        key(name, "-CA", "client-ca.pem", "-CAkey", "client-ca.key", "-subj", f"/CN={name}", *leaf, "-addext", "extendedKeyUsage=clientAuth")
+    key("site", "-subj", f"/CN={SITE}", *leaf, "-addext", f"subjectAltName=DNS:{SITE}")
+
+
+def stranger(chroot):
+    """Does what the page says, with free ports of the loopback address. What systemd does is done here."""
+    page = (chroot.root / "usr/share/doc/rcmpd/docs/web-servers.md").read_text()
+    section = page.split("## On a server with the package\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"```console\n(.+?)```", section, re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", "").splitlines()
+    web, rpc, application = free_port(), free_port(), free_port()
+    changes = {"--site app.contoso.example": f"--site {SITE} --listen 127.0.0.1:{web}", "127.0.0.1:8080": f"127.0.0.1:{application}",
+               "--role server": f"--role server --listen 127.0.0.1:{rpc}", "apt install nginx": "true"}
+    for old, new in changes.items():
+        if not any(old in line for line in lines):
+            sys.exit(f"package: {old} is not in the section")
+        lines = [line.replace(old, new) for line in lines]
+    if not all(line.startswith("# ") for line in lines) or sum("systemctl" in line for line in lines) != 2:
+        sys.exit(f"package: the section has other steps: {lines}")
+    script = "\n".join(line.removeprefix("# ") for line in lines)
+    first, start, then, reload = re.split(r"(?m)^(.*systemctl.*)$\n?", script)[:4]
+    environment = "export RCMPD_CONFIG=/etc/rcmpd/rcmpd.toml\n"
+    home = chroot.root / "root"
+    issue(home)
+    said = chroot.run("bash", "-euc", f"cd /root\n{first}")
+    if not re.search(r"alice .*mapped by", said) or not start.endswith("systemctl enable --now rcmpd"):
+        sys.exit(f"package: the card is not mapped:\n{said}")
+    drop_in = (chroot.root / "etc/systemd/system/rcmpd.service.d/nginx.conf").read_text()
+    group = re.fullmatch(r"\[Service\]\nSupplementaryGroups=(.+)\n", drop_in).group(1)
+    chroot.run("install", "-d", "-m", "755", "-o", "rcmpd", "-g", "rcmpd", "/run/rcmpd")
+    log = open(chroot.root / "tmp/stranger.log", "wb")
+    inside = ["chroot", f"--userspec=rcmpd:rcmpd", f"--groups={group}", str(chroot.root)]
+    service = [*inside, "/usr/bin/rcmpd", "serve", "-c", "/etc/rcmpd/rcmpd.toml"]
+    page = [*inside, "/usr/bin/rcmpd", "page", "--listen", f"127.0.0.1:{application}"]
+    children = [subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log) for command in (service, page)]
+    try:
+        for _ in range(600):
+            if (chroot.root / "run/rcmpd/nginx.sock").exists():
+                break
+            time.sleep(0.1)
+        # Debian's own site is at port 80 of all addresses.
+        (chroot.root / "etc/nginx/sites-enabled/default").unlink()
+        chroot.run("bash", "-euc", f"cd /root\n{environment}{then}\n{reload.split(' && ')[0]}\nnginx")
+        for who, code, expected in (("alice", "200", "Alice Adams"), ("mallory", "403", ""), (None, "401", "")):
+            shown = ["--cert", f"{home}/{who}.pem", "--key", f"{home}/{who}.key"] if who else []
+            said = run("curl", "-sS", "--retry", "9", "--retry-connrefused", "--cacert", f"{home}/site.pem", "--resolve", f"{SITE}:{web}:127.0.0.1",
+                       "-w", "%{http_code}", *shown, f"https://{SITE}:{web}/")
+            if not said.endswith(code) or expected not in said:
+                sys.exit(f"package: {who} is answered:\n{said}\n{(chroot.root / 'tmp/stranger.log').read_text()}")
+        report = chroot.run("runuser", "-u", "rcmpd", "--", "rcmpd", "doctor", "-c", "/etc/rcmpd/rcmpd.toml")
+        if "error" in report:
+            sys.exit(report)
+    finally:
+        nginx = chroot.root / "run/nginx.pid"
+        if nginx.exists() and nginx.read_text().strip():
+            os.kill(int(nginx.read_text()), signal.SIGTERM)
+        for child in children:
+            child.terminate()
+            child.wait()
+    # What the section made beside the package's folders, and what the next steps make anew.
+    made = ("etc/nginx/conf.d/app.conf", "etc/nginx/site.pem", "etc/nginx/site.key", "etc/systemd/system/rcmpd.service.d/nginx.conf")
+    for path in [*(chroot.root / name for name in made), *home.glob("*.pem"), *home.glob("*.key")]:
+        path.unlink()
+    for name in ("rcmpd.service.d", ".", ".."):
+        folder = chroot.root / "etc/systemd/system" / name
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    for folder in ("etc/rcmpd", "var/lib/rcmpd"):
+        for path in (chroot.root / folder).iterdir():
+            path.unlink()
+
+
 def ask(chroot):
     said = chroot.run("rcmpd", "map", "/var/lib/rcmpd/demo/certs/alice.pem", "-c", "/etc/rcmpd/rcmpd.toml")
     if "CONTOSO\\alice" not in said:
@@ -134,12 +221,18 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         chroot, child = Chroot(pathlib.Path(folder) / "root"), None
         try:
-            chroot.run("apt-get", "install", "-y", "--no-install-recommends", "adduser")
+            # No program that is installed is started.
+            (chroot.root / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
+            (chroot.root / "usr/sbin/policy-rc.d").chmod(0o755)
+            chroot.run("apt-get", "update")
+            chroot.run("apt-get", "install", "-y", "--no-install-recommends", "adduser", "nginx-light")
             before = chroot.files()
             say("install")
             said = chroot.install(package)
             if "systemctl enable --now rcmpd" not in said:
                 sys.exit(f"package: no next step is said:\n{said}")
+            say("nginx with smart cards, as the page says")
+            stranger(chroot)
             admin = configure(chroot)
             child = serve(chroot, admin)
             say("doctor")

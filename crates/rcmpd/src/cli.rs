@@ -969,6 +969,10 @@ pub struct ConfigInitArgs {
     /// With Apache and HAProxy, which the sidecar stands behind: the application.
     #[arg(long, value_name = "URL")]
     pub upstream: Option<String>,
+    /// The folder of the database and the audit log [default: /var/lib/rcmpd for a file in /etc/rcmpd,
+    /// otherwise that of the file]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
     #[command(flatten)]
     pub json: JsonArg,
 }

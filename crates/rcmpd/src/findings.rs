@@ -453,6 +453,9 @@ fn of_services(config: &Config, checked: &mut Checked) {
             checked.add(Area::Configuration, file);
         }
     }
+    for tls in config.admin.iter().filter_map(|admin| admin.tls.as_ref()) {
+        checked.add(Area::Certificates, crate::serve::admin_tls::server_config(tls));
+    }
     if let Some(section) = &config.sso {
         checked.extend(crate::sso::check(config, section, &crate::sso::store(section)));
     }

@@ -55,7 +55,7 @@ pages! {
     smart_cards: "docs/smart-cards.md", 0;
     status_page: "docs/status-page.md", 0;
     tutorial: "docs/tutorial.md", 0;
-    web_servers: "docs/web-servers.md", 0;
+    web_servers: "docs/web-servers.md", 4;
     write_your_own_store: "docs/write-your-own-store.md", 1;
 }
 

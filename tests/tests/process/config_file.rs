@@ -156,6 +156,22 @@ fn a_new_file_is_accepted_and_never_overwritten() {
         demo.rcmpd(&["check-config", &file]).code(0);
         demo.rcmpd(&["proxy-config", server, "--site", "a.example", "-c", &file]).code(0);
     }
+    // What the service writes may be elsewhere.
+    fs::create_dir(demo.path("data")).unwrap();
+    let server = ["--role", "server", "--listen", "127.0.0.1:0", "--data", "data"];
+    let made = init("split.toml", &server).code(0).stdout;
+    assert!(made.contains("/data/accounts.db") && made.contains("/data/accounts.key"), "{made}");
+    let shown = demo.rcmpd(&["config", "show", "-c", "split.toml", "--json"]).code(0).stdout;
+    assert!(shown.contains("/data/audit.log"), "{shown}");
+    // In a folder of another user, root makes no files for that user.
+    if user == "0" {
+        fs::create_dir(demo.path("other")).unwrap();
+        std::os::unix::fs::chown(demo.path("other"), Some(65534), None).unwrap();
+        let server = ["--role", "server", "--listen", "127.0.0.1:0", "--data", "other"];
+        let told = init("other.toml", &server).code(0).stderr;
+        assert!(told.contains("runuser -u nobody -- rcmpd domain add -c other.toml"), "{told}");
+        assert_eq!(fs::read_dir(demo.path("other")).unwrap().count(), 0);
+    }
     // What has no default is asked for by the name of its option, and nothing is written.
     let told = init("side.toml", &side).code(1).stderr;
     assert!(told.contains("--secret"), "{told}");

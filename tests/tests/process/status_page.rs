@@ -1,10 +1,11 @@
 //! The status page: who gets it, what it sends, and what Debian's Chromium makes of it.
 
-use rcmpd_tests::openssl::openssl;
+use rcmpd_tests::openssl::{Authority, openssl};
 use rcmpd_tests::ports::free_port;
 use rcmpd_tests::{Demo, Service, eventually, peers, write_secret};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -540,4 +541,79 @@ fn operators_with_certificates_need_no_token() {
 /// What the page answers at the port without TLS, to a client with nothing.
 fn code_without_tls(service: &Service) -> u16 {
     code(service, "GET", "/ui/", &[], "")
+}
+
+#[test]
+fn files_of_the_listener_for_operators_count_after_a_reload() {
+    let demo = demo();
+    let (old, new) =
+        (Authority::root(&demo, "old-ca", "/CN=Old"), Authority::root(&demo, "new-ca", "/CN=New"));
+    for (ca, name) in [(&old, "olga"), (&old, "otto"), (&new, "nora")] {
+        ca.issue(&demo, name, "");
+    }
+    // The service's own certificate, of two CAs.
+    for (ca, name) in [(&old, "before"), (&new, "after")] {
+        ca.issue_for(&demo, name, "serverAuth", "subjectAltName = DNS:localhost\n");
+    }
+    let folder = demo.path("");
+    let put = |from: &str, to: &str| {
+        fs::copy(folder.join(from), folder.join("certs/new")).unwrap();
+        fs::rename(folder.join("certs/new"), folder.join(to)).unwrap();
+    };
+    let show = |ca: &str, name: &str| {
+        put(&format!("certs/{name}.pem"), "certs/admin.pem");
+        put(&format!("{ca}/{name}.key"), "certs/admin.key");
+    };
+    show("old-ca", "before");
+    put("old-ca/ca.pem", "certs/operators.pem");
+    old.list(&demo.path("operators.crl"), &["-crldays", "2"]);
+    let address = free_port();
+    demo.configure(&format!(
+        "[admin.tls]\nlisten = \"{address}\"\ncertificate = \"certs/admin.pem\"\nkey = \"certs/admin.key\"\n\
+         client_ca = \"certs/operators.pem\"\ncrls = [\"operators.crl\"]"
+    ));
+    demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
+    let service = demo.serve();
+    let status = |who: &str, ca: &str| {
+        let url = format!("https://localhost:{}/status", address.port());
+        let files = format!("--cacert {ca}/ca.pem --cert certs/{who}.pem --key */{who}.key");
+        let done = service.paste(&format!("curl -sS -o /dev/null -w '%{{http_code}}' {files} {url}"));
+        done.stdout.parse::<u16>().unwrap()
+    };
+    assert_eq!([status("olga", "old-ca"), status("otto", "old-ca")], [200, 200]);
+    // Revoked: from the reload on.
+    old.revoke(&service.certificate("otto"), "keyCompromise");
+    old.list(&service.path("operators.crl"), &["-crldays", "2"]);
+    assert_eq!(status("otto", "old-ca"), 200);
+    service.reload();
+    assert_eq!([status("olga", "old-ca"), status("otto", "old-ca")], [200, 0]);
+    let is_logged = |line: &str| line.contains("Rejected before a request") && line.contains("Revoked");
+    eventually("the reason is logged", || service.log().lines().any(is_logged));
+    // What cannot be used is not taken over, and `check-config` says so.
+    for wrong in ["certs/admin.key", "certs/operators.pem"] {
+        put(wrong, "operators.crl");
+        let told = service.rcmpd(&["check-config", "rcmpd.toml"]).code(1).stderr;
+        assert!(told.contains("admin.tls.crls") && told.contains("operators.crl"), "{told}");
+        let failed = || service.log().matches("Not reloaded").count();
+        let before = failed();
+        service.signal(Signal::HUP);
+        eventually("it is not taken over", || failed() > before);
+        assert!(service.log().contains("admin.tls.crls"), "{}", service.log());
+        assert_eq!([status("olga", "old-ca"), status("otto", "old-ca")], [200, 0], "{wrong}");
+    }
+    // An expired CRL, and one of another CA, decide nothing.
+    old.list(
+        &service.path("operators.crl"),
+        &["-crl_lastupdate", "20240101000000Z", "-crl_nextupdate", "20240102000000Z"],
+    );
+    service.reload();
+    assert_eq!(status("olga", "old-ca"), 0);
+    new.list(&service.path("operators.crl"), &["-crldays", "2"]);
+    service.reload();
+    assert_eq!(status("olga", "old-ca"), 0);
+    // Another CA, and another certificate of the service.
+    put("new-ca/ca.pem", "certs/operators.pem");
+    show("new-ca", "after");
+    service.reload();
+    assert_eq!([status("nora", "new-ca"), status("olga", "new-ca"), status("nora", "old-ca")], [200, 0, 0]);
 }

@@ -112,8 +112,9 @@ impl Config {
             crls.chain(mapping.authorities.iter().filter_map(|entry| entry.ocsp.as_ref()?.signer.as_ref()))
         });
         let named = own.chain(certificates).chain(published).chain(of_mappings).cloned();
-        let operators = self.admin.iter().filter_map(|admin| Some(admin.tls.as_ref()?.certificate.clone()));
-        let named = named.chain(operators);
+        let operators = || self.admin.iter().filter_map(|admin| admin.tls.as_ref());
+        let named = named.chain(operators().map(|tls| tls.certificate.clone()));
+        let named = named.chain(operators().flat_map(|tls| tls.crls.iter().cloned()));
         let named = named.chain(self.tlsnego.iter().map(|it| it.certificate.0.clone()));
         let named = named.chain(self.tlsnego.iter().filter_map(|it| Some(it.tls.clone()?.0)));
         let named = named.chain(self.tlsnego.iter().filter_map(|it| it.metadata.clone().flatten()));

@@ -236,6 +236,8 @@ pub struct AdminTls {
     pub key: PathBuf,
     /// The CAs of the operators' certificates.
     pub client_ca: PathBuf,
+    /// Their CRLs; if there are any, each CA of a path needs one.
+    pub crls: Vec<PathBuf>,
 }
 
 /// `[telemetry]`.
@@ -394,6 +396,8 @@ struct AdminTlsSection {
     certificate: PathBuf,
     key: PathBuf,
     client_ca: PathBuf,
+    #[serde(default)]
+    crls: Vec<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -1043,7 +1047,8 @@ impl Checker<'_> {
         let tls = section.tls.as_ref().and_then(|tls| {
             let [certificate, key, client_ca] =
                 [&tls.certificate, &tls.key, &tls.client_ca].map(|path| self.path(path));
-            Some(AdminTls { listen: self.listens(&tls.listen)?, certificate, key, client_ca })
+            let crls = tls.crls.iter().map(|path| self.path(path)).collect();
+            Some(AdminTls { listen: self.listens(&tls.listen)?, certificate, key, client_ca, crls })
         });
         Some(Admin { listen: self.listens(&section.listen)?, token, hosts, tls })
     }

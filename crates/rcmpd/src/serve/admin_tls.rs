@@ -1,21 +1,41 @@
-//! TLS of the admin port: only clients with a certificate below the CAs of operators finish the handshake.
+//! TLS of the admin port: only clients with a certificate below the CAs of operators, not revoked where CRLs
+//! are configured, finish the handshake.
 
 use crate::config::AdminTls;
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use pem_file::private_key;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls_pki_types::CertificateRevocationListDer;
+use std::path::Path;
 use std::sync::Arc;
-use tokio_rustls::TlsAcceptor;
 use trust_tokio::certificates;
 
-/// Reads the certificate, the key and the CAs.
-pub(crate) fn acceptor(tls: &AdminTls) -> anyhow::Result<TlsAcceptor> {
+/// What handshakes go by now.
+pub(super) type CurrentTls = Arc<ArcSwap<ServerConfig>>;
+
+/// A CRL of operators' certificates is short: one of a million entries has some 40 MiB.
+const CRL_FILE_LEN_MAX: u64 = 64 << 20;
+
+fn crl(path: &Path) -> anyhow::Result<CertificateRevocationListDer<'static>> {
+    let bytes = certificates::read_file_up_to(path, CRL_FILE_LEN_MAX)?;
+    let der = certificates::der_of_crl(&bytes).with_context(|| path.display().to_string())?;
+    Ok(der.into_owned().into())
+}
+
+/// Reads the certificate, the key, the CAs and the CRLs.
+pub(crate) fn server_config(tls: &AdminTls) -> anyhow::Result<ServerConfig> {
     let roots = certificates::read_roots([&tls.client_ca]).context("cannot use admin.tls.client_ca")?;
     let provider = Arc::new(default_provider());
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
+    let crls = tls.crls.iter().map(|path| crl(path)).collect::<anyhow::Result<Vec<_>>>();
+    // Without a valid CRL of its issuer, a certificate is rejected. Without any, none is looked for.
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .with_crls(crls.context("cannot use admin.tls.crls")?)
+        .enforce_revocation_expiration()
+        .build()
+        .context("cannot use admin.tls.client_ca and admin.tls.crls")?;
     let chain = certificates::read_file(&tls.certificate).context("cannot use admin.tls.certificate")?;
     let chain = chain.into_iter().map(Into::into).collect();
     let text = account_store::FileAccess::Group.read(&tls.key);
@@ -31,5 +51,5 @@ pub(crate) fn acceptor(tls: &AdminTls) -> anyhow::Result<TlsAcceptor> {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(config)
 }

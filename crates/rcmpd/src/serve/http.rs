@@ -2,14 +2,16 @@
 //! explanations show what accounts have stored, and are for who has the token.
 
 use super::admin::{EXPLAIN_LEN_MAX, Shared, explanation, read_body};
+use super::admin_tls::{self, CurrentTls};
 use super::operators::Operators;
-use super::{admin_tls, page, status};
+use super::{page, status};
 use crate::clock::moment;
 use crate::config::Admin;
 use crate::output::visible_json;
 use crate::socket_activation::{ADMIN, PassedSockets};
 use crate::tlsnego::Tlsnego;
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use axum::extract::{self, State};
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -45,11 +47,11 @@ struct Listener {
     address: SocketAddr,
     connections: Arc<Connections<Operator>>,
     /// Only clients with a certificate of an operator get through.
-    tls: Option<TlsAcceptor>,
+    tls: Option<CurrentTls>,
 }
 
 impl Listener {
-    fn new(listener: TcpListener, tls: Option<TlsAcceptor>) -> anyhow::Result<Self> {
+    fn new(listener: TcpListener, tls: Option<CurrentTls>) -> anyhow::Result<Self> {
         let (address, limits) = (listener.local_addr()?, if tls.is_some() { TLS_LIMITS } else { LIMITS });
         Ok(Self { listener, address, connections: Arc::new(Connections::new("admin", limits)), tls })
     }
@@ -63,7 +65,8 @@ impl Listener {
         while let Some((stream, address)) = connections.accept_next(&never, accept).await {
             let permit = Arc::new(connections.admit(address.ip()));
             let client = Client { connections: Arc::clone(&connections), address, permit };
-            tokio::spawn(client.serve(stream, tls.clone(), operators.clone(), router.clone()));
+            let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full()));
+            tokio::spawn(client.serve(stream, acceptor, operators.clone(), router.clone()));
         }
     }
 }
@@ -75,13 +78,18 @@ impl Port {
         let tls = match &admin.tls {
             None => None,
             Some(tls) => {
-                let acceptor = admin_tls::acceptor(tls)?;
+                let current = Arc::new(ArcSwap::from_pointee(admin_tls::server_config(tls)?));
                 let context = || format!("cannot listen at {}", tls.listen);
                 let listener = TcpListener::bind(tls.listen).await.with_context(context)?;
-                Some(Listener::new(listener, Some(acceptor))?)
+                Some(Listener::new(listener, Some(current))?)
             }
         };
         Ok(Self { plain, tls })
+    }
+
+    /// What its handshakes go by, for a reload to replace.
+    pub(super) fn tls(&self) -> Option<CurrentTls> {
+        self.tls.as_ref()?.tls.clone()
     }
 
     /// Where it is, the listener without TLS first.

@@ -22,6 +22,7 @@ pub use audit_log::AuditLog;
 pub use channel_secrets::StoredSecrets;
 pub use rcmp_package::RcmpPackage;
 
+use self::admin_tls::CurrentTls;
 use crate::clock;
 use crate::config::{self, Config, Gone, Sections, StoreKind};
 use crate::deciders::{CurrentPolicy, Deciders};
@@ -51,7 +52,7 @@ use sso::RunningSso;
 use sso_service::{AccessRules, NdrRange};
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tower::ServiceExt;
@@ -168,6 +169,7 @@ pub async fn run(
         Some(admin) => Some(http::Port::bind(admin, &tree.passed_sockets).await?),
         None => None,
     };
+    let admin_tls = port.as_ref().and_then(http::Port::tls);
     let metrics = serving.metrics(port.as_ref(), &health);
     if let Some(slot) = exported {
         let _ = slot.set(Arc::clone(&metrics));
@@ -186,7 +188,8 @@ pub async fn run(
     health.set_ready(true);
     info!(domain = config.domain.netbios, server = config.server, "Ready");
     notification::ready();
-    until_stopped(&mut received, path, &serving.running(&config), (&log_filter, &health)).await;
+    let running = serving.running(&config, admin_tls.as_ref());
+    until_stopped(&mut received, path, &running, (&log_filter, &health)).await;
 
     health.set_ready(false);
     notification::stopping();
@@ -278,6 +281,7 @@ struct Running<'a> {
     sso: Option<&'a RunningSso>,
     tlsnego: Option<&'a Tlsnego>,
     audit: &'a AuditLog,
+    admin_tls: Option<&'a CurrentTls>,
 }
 
 /// What the configuration had at the last load.
@@ -410,6 +414,9 @@ async fn reload(
     let tlsnego = running.tlsnego.zip(new.tlsnego.as_ref());
     let tlsnego = tlsnego.map(|(running, section)| anyhow::Ok((running, running.reload(section)?)));
     let tlsnego = tlsnego.transpose()?;
+    let admin_tls = running.admin_tls.zip(new.admin.as_ref().and_then(|admin| admin.tls.as_ref()));
+    let admin_tls = admin_tls.map(|(current, tls)| anyhow::Ok((current, admin_tls::server_config(tls)?)));
+    let admin_tls = admin_tls.transpose()?;
     // What can fail comes first.
     running.audit.reopen(&new.audit)?;
     let mut revision = None;
@@ -429,6 +436,9 @@ async fn reload(
     }
     if let Some((running, reloaded)) = tlsnego {
         running.take_over(reloaded);
+    }
+    if let Some((current, config)) = admin_tls {
+        current.store(Arc::new(config));
     }
     log_filter.configured(&new.telemetry.log);
     *loaded = Loaded { sections: new.sections, refused: None };
@@ -474,7 +484,10 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         ("[domain]", *domain == old.domain && *server == old.server),
         ("[rpc]", *rpc == old.rpc),
         ("[store] and [channels]", same_store(store.as_ref(), old.store.as_ref())),
-        ("[admin]", *admin == old.admin),
+        (
+            "[admin] other than the files of [admin.tls]",
+            admin.as_ref().map(fixed_of_admin) == old.admin.as_ref().map(fixed_of_admin),
+        ),
         ("telemetry.format", telemetry.json == old.telemetry.json),
         ("[telemetry.otlp]", telemetry.otlp == old.telemetry.otlp),
         ("[audit.journald] and [audit.syslog]", *copies == old.audit.copies),
@@ -513,6 +526,19 @@ const fn reached_by(
     sidecar: &config::Sidecar,
 ) -> (config::Source, &Vec<config::Listen>, &Option<config::Proxy>, std::time::Duration) {
     (sidecar.source, &sidecar.listen, &sidecar.proxy, sidecar.timeout)
+}
+
+/// The admin port without what a reload replaces.
+fn fixed_of_admin(admin: &config::Admin) -> config::Admin {
+    let none = PathBuf::new;
+    let tls = admin.tls.as_ref().map(|tls| config::AdminTls {
+        listen: tls.listen,
+        certificate: none(),
+        key: none(),
+        client_ca: none(),
+        crls: Vec::new(),
+    });
+    config::Admin { tls, ..admin.clone() }
 }
 
 /// A master secret server without what a reload replaces.

@@ -7,7 +7,7 @@ use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use dcerpc_tokio::LogLimiter;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
@@ -35,6 +35,11 @@ impl Operators {
             let names = admin.hosts.iter().cloned().chain(["localhost".to_owned()]);
             hosts.extend(names.flat_map(|host| [format!("{host}:{}", address.port()), host]));
             hosts.extend([address.to_string(), address.ip().to_string()]);
+            // Commands of this machine ask a listener on all addresses at a loopback address.
+            if address.ip().is_unspecified() {
+                let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+                hosts.extend(loopback.map(|ip| SocketAddr::new(ip, address.port()).to_string()));
+            }
         }
         let sessions = Sessions::new(addresses.first().map_or(0, SocketAddr::port));
         Self { token, hosts, explaining: Semaphore::new(EXPLANATIONS_MAX), sessions }
@@ -207,6 +212,27 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listener_on_all_addresses_is_asked_at_the_loopback_address() {
+        let has_host = |listen: &str, host: &str| {
+            let listen: SocketAddr = listen.parse().expect("an address");
+            let hosts = vec!["dc1.contoso.example".to_owned()];
+            let admin = Admin { listen, token: None, hosts, tls: None };
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, host.parse().expect("a header"));
+            Operators::new(&admin, Zeroizing::new("token".to_owned()), &[listen]).has_host(&headers)
+        };
+        for listen in ["0.0.0.0:9464", "[::]:9464"] {
+            for host in ["127.0.0.1:9464", "[::1]:9464", "localhost:9464", "dc1.contoso.example:9464"] {
+                assert!(has_host(listen, host), "{listen} {host}");
+            }
+            for host in ["127.0.0.1:9465", "192.0.2.1:9464", "rebound.example:9464"] {
+                assert!(!has_host(listen, host), "{listen} {host}");
+            }
+        }
+        assert!(!has_host("192.0.2.1:9464", "127.0.0.1:9464"));
+    }
 
     #[test]
     fn cookies_are_of_one_process_and_end() {

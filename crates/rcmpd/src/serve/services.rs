@@ -1,5 +1,6 @@
 //! The services of a configuration: loaded, then serving.
 
+use super::admin_tls::CurrentTls;
 use super::health::Health;
 use super::shared_channels::SharedTables;
 use super::sso::{RunningSso, SsoParts};
@@ -228,7 +229,11 @@ impl Serving {
     }
 
     /// What a reload starts from.
-    pub(super) fn running<'a>(&'a self, config: &'a Config) -> Running<'a> {
+    pub(super) fn running<'a>(
+        &'a self,
+        config: &'a Config,
+        admin_tls: Option<&'a CurrentTls>,
+    ) -> Running<'a> {
         Running {
             config,
             machines: self.machines.as_ref(),
@@ -237,6 +242,7 @@ impl Serving {
             sso: self.sso.as_ref(),
             tlsnego: self.tlsnego.as_ref(),
             audit: &self.audit,
+            admin_tls,
         }
     }
 }

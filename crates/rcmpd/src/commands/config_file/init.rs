@@ -1,15 +1,20 @@
 //! `rcmpd config init`: a few questions, and a small commented file.
 
 use crate::cli::{ConfigInitArgs, InitWebServerArg, RoleArg};
-use crate::config;
+use crate::config::{self, Config};
 use crate::output;
 use crate::quickstart::random_domain_sid;
 use account_store::file_access;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use rcmp_service::explain::shell_path;
 use serde_json::json;
 use std::io::{BufRead, IsTerminal};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Where packages put the configuration, and where the service of a package may write.
+const OF_PACKAGE: (&str, &str) = ("/etc/rcmpd", "/var/lib/rcmpd");
 
 /// The longest answer: a line of a terminal.
 const ANSWER_LEN_MAX: u64 = 4096;
@@ -26,21 +31,35 @@ pub(super) async fn run(args: ConfigInitArgs) -> anyhow::Result<u8> {
     let written = file_access::write_new(&file, text.as_bytes(), 0o644);
     written.with_context(|| format!("cannot write {}", file.display()))?;
     let mut made = vec![file.clone()];
-    let has_database = checked.store.as_ref().is_some_and(|store| store.key.exists());
-    if checked.store.is_some() && !has_database {
-        match crate::stores::create(&checked).await {
+    let is_good = prepared(&file, &checked, &mut made).await;
+    match as_json {
+        true => output::json(&json!({ "files": made, "good": is_good })),
+        false => made.iter().for_each(|file| output::line(&format!("Created {}", file.display()))),
+    }
+    Ok(u8::from(!is_good))
+}
+
+/// Makes the database, and says what the configuration lacks; whether that is nothing. In a folder of another
+/// user, that user makes it: a file of root would be of no use to the service.
+async fn prepared(file: &Path, config: &Config, made: &mut Vec<PathBuf>) -> bool {
+    if let Some(user) = config.store.as_ref().and_then(|store| other_owner(&store.key)) {
+        let file = shell_path(&file.display().to_string());
+        output::warning(&format!(
+            "the folder of the database belongs to {user}; make it by: runuser -u {user} -- rcmpd domain add -c {file}"
+        ));
+        return true;
+    }
+    let has_database = config.store.as_ref().is_some_and(|store| store.key.exists());
+    if config.store.is_some() && !has_database {
+        match crate::stores::create(config).await {
             Ok(files) => made.extend(files),
             Err(error) => output::warning(&format!("no database was created: {error:#}")),
         }
     }
-    let found = crate::findings::check(&checked).await;
+    let found = crate::findings::check(config).await;
     found.warnings.iter().for_each(|warning| output::warning(&warning.text));
     found.problems.iter().for_each(|problem| output::message(&problem.text));
-    match as_json {
-        true => output::json(&json!({ "files": made, "good": found.problems.is_empty() })),
-        false => made.iter().for_each(|file| output::line(&format!("Created {}", file.display()))),
-    }
-    Ok(u8::from(!found.problems.is_empty()))
+    found.problems.is_empty()
 }
 
 /// An answer: the option, what is typed at the terminal, or the default.
@@ -106,7 +125,25 @@ fn from_here(path: &Path) -> anyhow::Result<String> {
     Ok(path.display().to_string())
 }
 
+/// The user of a file's folder, unless that is the user of this command.
+fn other_owner(file: &Path) -> Option<String> {
+    let owner = file.parent()?.metadata().ok()?.uid();
+    let user = || Some(uzers::get_user_by_uid(owner)?.name().to_string_lossy().into_owned());
+    (owner != rustix::process::geteuid().as_raw()).then(user)?
+}
+
+/// What goes before the names of files that the service writes.
+fn data_folder(file: &Path, given: Option<&Path>) -> anyhow::Result<String> {
+    let (configuration, data) = OF_PACKAGE;
+    let is_of_package = std::path::absolute(file)?.parent() == Some(Path::new(configuration));
+    Ok(match given.or(is_of_package.then_some(Path::new(data))) {
+        Some(folder) => format!("{}/", from_here(folder)?),
+        None => String::new(),
+    })
+}
+
 fn configuration(args: ConfigInitArgs) -> anyhow::Result<String> {
+    let data = data_folder(&args.file, args.data.as_deref())?;
     let role = choice(args.role, "--role", "What does this machine do?", "")?;
     let dns = answer(args.dns, "--dns", "DNS name of the domain", "")?;
     let netbios = answer(args.netbios, "--netbios", "NetBIOS name of the domain", &netbios_of(&dns))?;
@@ -140,8 +177,9 @@ fn configuration(args: ConfigInitArgs) -> anyhow::Result<String> {
             text.push_str(&format!(
                 "\n[rpc]                    # questions over Netlogon\nlisten = [{}]\n\n\
                  [store]                  # `rcmpd account add` and `rcmpd import` fill it\n\
-                 kind = \"sqlite\"\npath = \"accounts.db\"\n",
-                quoted(&listen)
+                 kind = \"sqlite\"\npath = {}\n",
+                quoted(&listen),
+                quoted(&format!("{data}accounts.db"))
             ));
         }
         RoleArg::Sidecar => {
@@ -180,7 +218,10 @@ fn configuration(args: ConfigInitArgs) -> anyhow::Result<String> {
     } else if role == RoleArg::Sidecar {
         bail!("a sidecar needs a web server: give --web-server");
     }
-    text.push_str("\n[audit]                  # who asked about which certificate, and what was decided\npath = \"audit.log\"\n");
+    let log = quoted(&format!("{data}audit.log"));
+    text.push_str(&format!(
+        "\n[audit]                  # who asked about which certificate, and what was decided\npath = {log}\n"
+    ));
     Ok(text)
 }
 

@@ -56,6 +56,10 @@ fn shown(config: &Config) -> Vec<(&'static str, &Path)> {
         found.push(("upstream_ca", tls.ca.as_path()));
         found.extend(tls.own.iter().map(|(own, _)| ("upstream_certificate", own.as_path())));
     }
+    for tls in config.admin.iter().filter_map(|admin| admin.tls.as_ref()) {
+        found.push(("admin.tls.certificate", tls.certificate.as_path()));
+        found.push(("admin.tls.client_ca", tls.client_ca.as_path()));
+    }
     found.extend(config.tlsnego.iter().map(|it| ("tlsnego.certificate", it.certificate.0.as_path())));
     let listeners = config.tlsnego.iter().filter_map(|it| it.tls.as_ref());
     found.extend(listeners.map(|(certificate, _)| ("tlsnego.tls.certificate", certificate.as_path())));
