@@ -125,16 +125,18 @@ fn a_decision_from_an_older_answer_says_how_old_its_facts_are() {
             + "[audit]\npath = \"audit.log\"\n"
     });
     let service = sidecar(demo, "");
-    let of = |who: &str, code| {
-        service.map(who).code(code);
-        service.audit("map").last().unwrap()["stale_s"].clone()
+    // The first questions to a store that stands still may take longer than a client waits.
+    let of = |who: &str, code| match service.map(who).code == code {
+        true => service.audit("map").last().unwrap()["stale_s"].clone(),
+        false => "no answer".into(),
     };
     let age = || of("bob", 0);
     assert!(age().is_null() && of("mallory", 3).is_null());
     assert_eq!(ask_about(&service, "bob", &[]).header("x-identity-stale"), "");
     server.pause();
     eventually("the facts are older than their time", || age().as_u64().is_some_and(|age| age >= 1));
-    assert!(of("mallory", 3).as_u64().is_some_and(|age| age >= 1), "that there is no account is as old");
+    let is_old = || of("mallory", 3).as_u64().is_some_and(|age| age >= 1);
+    eventually("that there is no account is as old", is_old);
     eventually("the application is told, and not what the client says", || {
         let answer = ask_about(&service, "bob", &[("X-Identity-Stale", "forged")]);
         answer.status == 200 && answer.header("x-identity-stale").parse().is_ok_and(|age: u64| age >= 1)

@@ -313,7 +313,7 @@ fn every_header_is_in_every_answer() {
     for answer in [&mallory, &anonymous, &broken, &forged] {
         assert_eq!(names(answer), names(&alice));
     }
-    assert_eq!(names(&alice).len(), 17);
+    assert_eq!(names(&alice).len(), 18);
     let (_, metrics) = service.get("/metrics");
     assert!(
         metrics.contains("rcmpd_sidecar_requests_total{dialect=\"nginx\",outcome=\"duplicate_header\"} 1"),

@@ -78,10 +78,10 @@ fn what_is_wrong_with_a_store_is_found() {
     let restore = || fs::write(demo.path("accounts.db"), &copy).unwrap();
 
     demo.rcmpd(&["account", "set", "bob", "--upn", "Alice@contoso.example", "-c", "rcmpd.toml"]).code(0);
-    finds(&demo, "ambiguous", &["userPrincipalName alice@contoso.example: alice, bob"]);
+    finds(&demo, "ambiguous", &["userPrincipalName Alice@contoso.example: alice, bob"]);
     let told = run(&demo, &["verify"]).code(3);
     assert!(
-        told.stdout.contains(" ambiguous  userPrincipalName alice@contoso.example: alice, bob"),
+        told.stdout.contains(" ambiguous  userPrincipalName Alice@contoso.example: alice, bob"),
         "{told:?}"
     );
     restore();
