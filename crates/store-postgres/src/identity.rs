@@ -28,6 +28,9 @@ pub(crate) const IDENTITY: &str = concat!(
     " FROM @.revision r CROSS JOIN @.domain d CROSS JOIN @.schema_version s WHERE r.id = 1 AND d.id = 1 AND s.id = 1"
 );
 
+/// What a call reads. Whatever changes the rest of [`IDENTITY`] changes these numbers, too.
+pub(crate) const NUMBERS: &str = concat!("SELECT ", numbers!(), " FROM @.revision r WHERE r.id = 1");
+
 /// The store in a database.
 pub(crate) struct Identity {
     pub(crate) numbers: Numbers,

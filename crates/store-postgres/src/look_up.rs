@@ -233,17 +233,28 @@ impl Inner {
         Ok(matches)
     }
 
-    /// Whether an answer may be used: it is not older than what was known when it was asked for.
+    /// Whether an answer may be used: it is not older than what was known when it was asked for. That of a
+    /// replica is of contents that the primary has shown, too. So it does not matter whom the replica follows.
     async fn check_age(&self, pool: &Pool, (numbers, known): (Numbers, Numbers)) -> Result<(), Again> {
-        if numbers.follow(&known) {
-            // While it was under way, newer ones may have been seen.
-            self.seen.note(numbers);
-            return Ok(());
-        }
+        let is_newer = numbers.follow(&known);
         match pool.role {
+            Role::Replica if numbers == known || numbers == self.seen.numbers() => return Ok(()),
+            Role::Primary if is_newer => {
+                // While it was under way, newer ones may have been seen.
+                self.seen.note(numbers);
+                return Ok(());
+            }
             Role::Replica => {
                 Counters::count(&self.counters.lagging);
-                pool.lags(self.settings.poll);
+                match is_newer && !self.is_of_another_history(pool, numbers) {
+                    true => pool.leave(ASK_AGAIN),
+                    false => pool.leave(self.settings.poll),
+                }
+                if is_newer {
+                    self.notified.notify_one();
+                    let why = "a replica has changes that the primary has not shown";
+                    return Err(Again::Ask(StoreError::Unavailable(why.to_owned())));
+                }
             }
             // The server may have been the primary when the connection was opened, or a standby showed a
             // change before the primary did. The next poll decides which history counts.
@@ -254,6 +265,17 @@ impl Inner {
             }
         }
         Err(Again::Ask(StoreError::Unavailable("PostgreSQL has an older revision than was seen".to_owned())))
+    }
+
+    /// Whether a replica has shown numbers that are not those of the primary, which was asked after that.
+    fn is_of_another_history(&self, pool: &Pool, numbers: Numbers) -> bool {
+        let (at, first) = pool.is_ahead(numbers);
+        let was_asked = self.seen.since(at, at).is_some_and(|polled| polled.is_ok());
+        let is_other = was_asked && !self.seen.numbers().follow(&first);
+        if is_other {
+            pool.follows_another();
+        }
+        is_other
     }
 
     async fn ask(&self, pooled: &mut Pooled<'_>, place: &Place) -> Result<(Numbers, Found), Failure> {
