@@ -111,8 +111,9 @@ test-full: test test-packages test-containers
 	$(MAKE) test-reproducible
 	$(MAKE) fuzz FUZZ_SECONDS=600
 
-# An earlier version of the program, beside this one on the same database; after a release, name its tag.
-PREVIOUS ?= 3533bd1e
+# An earlier version of the program, beside this one on the same database; after a release, name its tag. This
+# one is the last with the tables before, so servers that run see them change.
+PREVIOUS ?= 46231c72
 test-upgrade:
 	rm -rf $(TARGET)/previous && git clone --quiet --no-checkout . $(TARGET)/previous
 	git -C $(TARGET)/previous checkout --quiet $(PREVIOUS)

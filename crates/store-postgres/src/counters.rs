@@ -9,7 +9,8 @@ pub struct Counters {
     pub asked_primary: AtomicU64,
     /// Questions that a replica answered.
     pub asked_replica: AtomicU64,
-    /// Answers of a replica that were older than what had been seen, and were not used.
+    /// Answers of a replica that were not used: they were older than what had been seen, or had changes that
+    /// the primary had not shown.
     pub lagging: AtomicU64,
     /// Questions that were asked once more because their connection had ended.
     pub repeated: AtomicU64,

@@ -233,21 +233,34 @@ impl Inner {
         Ok(matches)
     }
 
-    /// Whether an answer may be used: it is not older than what was known when it was asked for.
+    /// Whether an answer may be used: it is not older than what was known when it was asked for. That of a
+    /// replica is of contents that the primary has shown, too. So it does not matter whom the replica follows.
     async fn check_age(
         &self,
         pool: &Pool,
         (revision_row, known): (RevisionRow, RevisionRow),
     ) -> Result<(), Again> {
-        if revision_row.follow(&known) {
-            // While it was under way, newer ones may have been seen.
-            self.seen.note(revision_row);
-            return Ok(());
-        }
+        let is_newer = revision_row.follow(&known);
         match pool.role {
+            Role::Replica if revision_row == known || revision_row == self.seen.revision_row() => {
+                return Ok(());
+            }
+            Role::Primary if is_newer => {
+                // While it was under way, newer ones may have been seen.
+                self.seen.note(revision_row);
+                return Ok(());
+            }
             Role::Replica => {
                 Counters::count(&self.counters.lagging);
-                pool.lags(self.settings.poll);
+                match is_newer && !self.is_of_another_history(pool, revision_row) {
+                    true => pool.leave(ASK_AGAIN),
+                    false => pool.leave(self.settings.poll),
+                }
+                if is_newer {
+                    self.notified.notify_one();
+                    let why = "a replica has changes that the primary has not shown";
+                    return Err(Again::Ask(StoreError::Unavailable(why.to_owned())));
+                }
             }
             // The server may have been the primary when the connection was opened, or a standby showed a
             // change before the primary did. The next poll decides which history counts.
@@ -258,6 +271,17 @@ impl Inner {
             }
         }
         Err(Again::Ask(StoreError::Unavailable("PostgreSQL has an older revision than was seen".to_owned())))
+    }
+
+    /// Whether a replica has shown a row that is not of the primary's history. The primary was asked after that.
+    fn is_of_another_history(&self, pool: &Pool, revision_row: RevisionRow) -> bool {
+        let (at, first) = pool.is_ahead(revision_row);
+        let was_asked = self.seen.since(at, at).is_some_and(|polled| polled.is_ok());
+        let is_other = was_asked && !self.seen.revision_row().follow(&first);
+        if is_other {
+            pool.follows_another();
+        }
+        is_other
     }
 
     async fn ask(&self, pooled: &mut Pooled<'_>, place: &Place) -> Result<(RevisionRow, Found), Failure> {

@@ -150,6 +150,8 @@ async fn starters_at_one_moment_make_one_store_and_migrate_once() {
     server.sql(
         "UPDATE rcmpd.schema_version SET version = 0; DROP INDEX rcmpd.member_of; DROP TABLE rcmpd.channel",
     );
+    let numbers = "SELECT accounts || '/' || machines FROM rcmpd.revision";
+    server.sql("UPDATE rcmpd.revision SET accounts = 70, machines = 50");
     let starters: Vec<_> = (0..6)
         .map(|_| {
             let settings = settings.clone();
@@ -160,9 +162,34 @@ async fn starters_at_one_moment_make_one_store_and_migrate_once() {
         starter.await.expect("no panic").expect("it is migrated");
     }
     assert_eq!(server.sql("SELECT version FROM rcmpd.schema_version"), "3");
+    assert_eq!(server.sql(numbers), "71/51", "servers of the earlier version look what is new");
     assert_eq!(server.sql("SELECT count(*) FROM pg_indexes WHERE indexname = 'member_of'"), "1");
     assert_eq!(server.sql("SELECT count(*) FROM rcmpd.channel"), "0");
     assert_eq!(find(&open(&settings).await, name("user1000")).await.expect("it answers"), Some(user(1000)));
+}
+
+/// A demo domain that the last program with tables of version 2 made, under the key of these tests, with a
+/// secret of its machine: as `pg_dump --inserts` wrote it.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_an_earlier_version_keep_what_they_have() {
+    let server = Postgres::start();
+    server.sql(include_str!("version-2.sql"));
+    assert_eq!(server.sql("SELECT version FROM rcmpd.schema_version"), "2");
+    let settings = settings(&[&server]);
+    let store = open(&settings).await;
+    assert_eq!(server.sql("SELECT version FROM rcmpd.schema_version"), "3");
+    let alice = find(&store, name("alice")).await.expect("it answers").expect("it is there");
+    assert_eq!(alice.user_principal_name.as_deref(), Some("alice@contoso.example"));
+    let machine = store.machine("WEB01$").await.expect("it answers").expect("it is there");
+    assert_eq!(machine.secrets.current, NtHash::from_password("the secret of the machine WEB01"));
+    // What came with version 3.
+    for before in 0..3 {
+        let counted = store.count_guess((SOURCE, "WEB01$"), (FileTime(SECOND), FileTime(0))).await;
+        assert_eq!(counted.expect("it counts"), before);
+    }
+    let user = Account::new("user5000", store.domain().sid.with_rid(5000).expect("room for a RID"));
+    put(&store, user.clone()).await;
+    assert_eq!(find(&open(&settings).await, name("user5000")).await.expect("it answers"), Some(user));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -582,6 +609,42 @@ async fn a_promoted_standby_takes_over() {
     }
 }
 
+/// Two standbys of one primary. One of them is promoted while the other one goes on to follow the former
+/// primary, which takes a change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_of_a_former_primary_is_not_believed() {
+    let former = Postgres::start();
+    put(&create(&settings(&[&former])).await, user(1000)).await;
+    let (promoted, standby) = (former.standby(), former.standby());
+    let mut settings = settings(&[&promoted]);
+    promoted.promote();
+    settings.replicas = vec![Server::parse(&standby.address()).expect("an address")];
+    let store = open(&settings).await;
+    let from_replica = || load(&store.counters().asked_replica);
+    eventually("the standby has the same contents", async || {
+        assert_eq!(find(&store, name("user1000")).await.expect("it answers"), Some(user(1000)));
+        from_replica() > 0
+    })
+    .await;
+    let before = from_replica();
+    former.sql(CHANGED);
+    let flags = "SELECT flags FROM rcmpd.account";
+    eventually("the standby follows", async || standby.sql(flags) == former.sql(flags)).await;
+    for _ in 0..100 {
+        assert_eq!(find(&store, name("user1000")).await.expect("it answers"), Some(user(1000)));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(from_replica(), before, "no answer came from the standby");
+    assert!(load(&store.counters().lagging) > 0);
+    // Changes of the promoted one, to the same number and beyond it.
+    for rid in 1001..1004 {
+        put(&store, user(rid)).await;
+        assert_eq!(find(&store, name("user1000")).await.expect("it answers"), Some(user(1000)));
+        assert_eq!(find(&store, Query::Sid(sid(rid))).await.expect("it answers"), Some(user(rid)));
+    }
+    assert_eq!(from_replica(), before, "no answer came from the standby");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_proves_the_secret_that_another_node_has_just_stored() {
     let server = Postgres::start();
@@ -920,6 +983,49 @@ async fn a_call_is_answered_by_a_revision_that_was_read_after_it_arrived() {
     }
     let asked = load(&store.counters().polls) - polls;
     assert!((1..=10).contains(&asked), "{asked} questions");
+}
+
+/// One of the calls that wait reads for all. Here it ends before it has its answer, as that of a client that
+/// goes away, and then the server ends the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_ends_while_it_reads_leaves_the_others_their_answer() {
+    let server = Postgres::start();
+    let mut settings = never_polled(settings(&[&server]));
+    settings.fresh = Some(Duration::ZERO);
+    let store = Arc::new(create(&settings).await);
+    put(&store, user(1000)).await;
+    store.refresh().await.expect("it answers");
+    eventually("all are open", async || load(&store.counters().connects) == 3).await;
+    let call = || {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.refresh().await })
+    };
+    for _ in 0..5 {
+        let (before, connects) = (store.revision().expect("it answers"), load(&store.counters().connects));
+        let mut psql = server.psql();
+        psql.send("BEGIN; LOCK TABLE rcmpd.revision IN ACCESS EXCLUSIVE MODE; SELECT 'locked';");
+        assert_eq!(psql.line(), "locked");
+        let reads = call();
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        eventually("it reads", async || server.sql(waiting) == "1").await;
+        let others: Vec<_> = (0..10).map(|_| call()).collect();
+        reads.abort();
+        assert!(reads.await.expect_err("it has ended").is_cancelled());
+        psql.send(&format!("{CHANGED}; COMMIT;"));
+        for other in others {
+            other.await.expect("no panic").expect("it answers");
+        }
+        assert_ne!(store.revision().expect("it answers"), before, "what was committed before is seen");
+        assert_eq!(load(&store.counters().connects), connects, "the connection is used again");
+    }
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'rcmpd'";
+    for _ in 0..5 {
+        server.sql(end);
+        let before = store.revision().expect("it answers");
+        server.sql(CHANGED);
+        store.refresh().await.expect("it answers over another connection");
+        assert_ne!(store.revision().expect("it answers"), before);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -375,6 +375,36 @@ async fn a_thousand_guesses_at_one_account_hold_up_no_other_machine() {
     assert!(logs.contains("Too many questions about shared channels at one time of=\"guesses\""), "{logs}");
 }
 
+/// The table that handshakes ask is locked: one that has asked keeps its turn. Another one of the same account
+/// waits for it in vain.
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_of_one_account_wait_for_each_other_in_any_spelling() {
+    let replicas = Replicas::start("timeout_ms = 10000");
+    let service = &replicas.services[0];
+    let (address, password) = (service.netlogon.to_string(), service.machine_password("WEB01"));
+    let establish = |account: &'static str| {
+        let (address, password) = (address.clone(), password.clone());
+        tokio::spawn(async move { Client::establish(&address, "CONTOSO", account, &password).await.err() })
+    };
+    let asked = || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        replicas.server.sql(waiting).parse::<u32>().unwrap()
+    };
+    let mut locked = replicas.server.psql();
+    locked.send("BEGIN; LOCK TABLE rcmpd.guess IN ACCESS EXCLUSIVE MODE; SELECT 'locked';");
+    assert_eq!(locked.line(), "locked");
+    let first = establish("WEB01$");
+    eventually("the first one asks", || asked() == 1);
+    let second = establish("web01$").await.unwrap();
+    assert!(second.as_ref().is_some_and(is_busy), "{second:?}");
+    let log = service.log();
+    assert!(log.contains("Too many questions about shared channels at one time of=\"handshakes\""), "{log}");
+    assert_eq!(asked(), 1);
+    drop(locked);
+    first.await.unwrap();
+    assert_eq!(establish("wEb01$").await.unwrap(), None);
+}
+
 /// nginx passes a reference of the first server to the application. curl asks the others what it stands for.
 #[test]
 fn a_reference_of_one_server_is_known_to_all_until_the_account_is_disabled() {
@@ -914,10 +944,11 @@ async fn whatever_is_killed_or_stops_no_answer_is_wrong() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_former_primary_that_comes_back_is_not_used() {
     let former = Postgres::start();
-    let demo = Demo::new().into_postgres(&former, "timeout_ms = 3000");
+    let more = format!("timeout_ms = 3000\nreplicas = [\"{}\"]", former.address());
+    let demo = Demo::new().into_postgres(&former, &more);
     let standby = former.standby();
     let one = format!("\"{}\"", former.address());
-    demo.edit(|text| text.replace(&one, &format!("{one}, \"{}\"", standby.address())));
+    demo.edit(|text| text.replacen(&one, &format!("{one}, \"{}\"", standby.address()), 1));
     let mut replicas = Replicas::of(former, demo, |_| {});
     let (client, alice) = (replicas.channel().await, replicas.question("alice"));
     let written = replicas.server.sql("SELECT pg_current_wal_lsn()");
@@ -935,6 +966,20 @@ async fn a_former_primary_that_comes_back_is_not_used() {
         (replicas.server.sql(timeline), standby.sql(timeline)),
         ("00000001".into(), "00000002".into())
     );
+    // As one of `replicas`, its changes do not count, whatever their number is.
+    replicas.server.sql(
+        "UPDATE rcmpd.account SET flags = flags | 2;
+         UPDATE rcmpd.revision SET accounts = accounts + 1000, accounts_epoch = 5",
+    );
+    let says = "it has changes that the primary has not";
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !replicas.services.iter().any(|service| service.log().contains(says)) {
+        assert!(Instant::now() < deadline, "not logged: {says}");
+        standby.sql("UPDATE rcmpd.revision SET accounts = accounts + 1, accounts_epoch = accounts_epoch + 1");
+        for association in &mut open {
+            assert_eq!(ask(&client, &mut **association, &alice).await, Ok(SUCCESS));
+        }
+    }
     // A command finds the promoted one, though the other one is named first.
     let enabled = "SELECT enabled FROM rcmpd.machine";
     replicas.services[0].rcmpd(&["machine", "set", "WEB01$", "--disable", "-c", "rcmpd.toml"]).code(0);
@@ -1211,7 +1256,7 @@ async fn servers_are_upgraded_one_after_the_other() {
                 // Neither yes nor no, and the log says what to do.
                 eventually("it refuses", || establish(service).as_ref().is_some_and(is_busy));
                 service.wait_for_log("restart it, or use a newer one");
-                let check = ["replica", "status", "-c", "rcmpd.toml"];
+                let check = ["machine", "list", "-c", "rcmpd.toml"];
                 let done = service.run(previous, &check);
                 assert!(done.code != 0 && done.stderr.contains("use a newer program"), "{done:?}");
             }
