@@ -1,6 +1,7 @@
 //! Settings of a store over a directory that a test has started.
 
-use crate::slapd::{GROUPS, PEOPLE, READER, SECRET, Slapd};
+use crate::slapd::{GROUPS, PEOPLE, READER, SECRET, Slapd, entry};
+use crate::{Demo, write_secret};
 use account_store::Domain;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -93,4 +94,66 @@ pub fn settings_of(
         refusals: Refusals::default(),
         meter: Arc::default(),
     }
+}
+
+/// Moves alice into OpenLDAP, with `entries` beside her and her primary group. The database keeps the machines.
+/// `keys` are added to `[store.ldap]`.
+pub fn into_directory(demo: &Demo, entries: &str, keys: &str) -> Slapd {
+    let account = ["account", "show", "alice", "-c", "rcmpd.toml", "--json"];
+    let account = demo.rcmpd(&account).code(0).json();
+    let number = account["sid"].as_str().and_then(|sid| sid.rsplit('-').next()).expect("a SID").to_owned();
+    let strings = demo.rcmpd(&["mapping", "strings", "certs/alice.pem"]).code(0).stdout;
+    let mapping = strings.lines().find_map(|line| {
+        let mapping = &line[line.find("X509:<I>")?..];
+        let serial = mapping.find("<SR>")? + 4;
+        let end = mapping[serial..]
+            .find(|c: char| !c.is_ascii_hexdigit())
+            .map_or(mapping.len(), |end| serial + end);
+        Some(mapping[..end].to_owned())
+    });
+    let mapping = mapping.unwrap_or_else(|| panic!("{strings}"));
+    let classes = ["inetOrgPerson", "posixAccount", "mappedAccount"].map(|class| ("objectClass", class));
+    let person = [
+        ("cn", "alice"),
+        ("sn", "alice"),
+        ("uid", "alice"),
+        ("uidNumber", &number),
+        ("gidNumber", "1000"),
+        ("homeDirectory", "/"),
+        ("altSecurityIdentities", &mapping),
+    ];
+    let dn = format!("uid=alice,{PEOPLE}");
+    let group = [
+        ("objectClass", "posixGroup"),
+        ("objectClass", "memberGroup"),
+        ("cn", "users"),
+        ("gidNumber", "1000"),
+        ("member", &dn),
+    ];
+    let slapd = Slapd::start(
+        &[
+            entry(&dn, &[&classes[..], &person].concat()),
+            entry(&format!("cn=users,{GROUPS}"), &group),
+            entries.to_owned(),
+        ]
+        .concat(),
+    );
+    write_secret(demo.path("directory.secret"), SECRET);
+    demo.edit(|text| {
+        let (before, rest) = text.split_once("[store]").expect("there is a store");
+        let (_, after) = rest.split_once("[channels]").expect("it has channels");
+        let (port, ca) = (slapd.ldaps, slapd.path("ca.pem").display().to_string());
+        format!(
+            "{before}[store]\nkind = \"ldap\"\n[store.ldap]\nschema = \"generic\"\nservers = [\"ldaps://127.0.0.1:{port}\"]\n\
+             ca = [\"{ca}\"]\nbind_dn = \"{READER}\"\nsecret = \"file:directory.secret\"\n{keys}\n\
+             [store.ldap.generic]\nuser_base = \"{PEOPLE}\"\ngroup_base = \"{GROUPS}\"\nuser_class = \"posixAccount\"\n\
+             group_class = \"posixGroup\"\nname = \"uid\"\nnumber = \"uidNumber\"\nprimary_group = \"gidNumber\"\n\
+             mapping = \"altSecurityIdentities\"\ngroup_name = \"cn\"\ngroup_number = \"gidNumber\"\n\
+             membership = \"member\"\nmembership_attribute = \"member\"\nstate = [\"nsAccountLock\"]\n\
+             user_rids = {{ first = 1000, last = 59999, rid = 1000 }}\n\
+             group_rids = {{ first = 1000, last = 59999, rid = 200000 }}\n\
+             [channels]\npath = \"accounts.db\"\n{after}"
+        )
+    });
+    slapd
 }

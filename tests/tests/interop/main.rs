@@ -21,6 +21,7 @@ mod sidecar_tickets;
 mod sso;
 mod sso_kerberos;
 mod sso_ntlm;
+mod stated_time;
 mod third_party_store;
 mod tlsnego;
 mod tlsnego_cookie;

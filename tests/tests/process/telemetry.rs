@@ -10,10 +10,10 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use rcmpd_tests::directory_store::into_directory;
 use rcmpd_tests::peers::read_metrics;
 use rcmpd_tests::postgres::Postgres;
-use rcmpd_tests::slapd::{GROUPS, PEOPLE, READER, SECRET, Slapd, entry};
-use rcmpd_tests::{Demo, Service, write_secret};
+use rcmpd_tests::{Demo, Service};
 use rustix::process::Signal;
 use std::sync::{Arc, Mutex};
 use tonic::codec::CompressionEncoding;
@@ -219,69 +219,12 @@ async fn statements_of_a_database_server_are_spans_below_their_look_up() {
     assert_eq!(found, 1);
 }
 
-/// Alice's accounts in OpenLDAP instead of the database, which keeps the machines.
-fn into_directory(demo: &Demo) -> Slapd {
-    let account = ["account", "show", "alice", "-c", "rcmpd.toml", "--json"];
-    let account = demo.rcmpd(&account).code(0).json();
-    let number = account["sid"].as_str().unwrap().rsplit('-').next().unwrap().to_owned();
-    let strings = demo.rcmpd(&["mapping", "strings", "certs/alice.pem"]).code(0).stdout;
-    let mapping = strings.lines().find_map(|line| {
-        let mapping = &line[line.find("X509:<I>")?..];
-        let serial = mapping.find("<SR>")? + 4;
-        let end = mapping[serial..]
-            .find(|c: char| !c.is_ascii_hexdigit())
-            .map_or(mapping.len(), |end| serial + end);
-        Some(mapping[..end].to_owned())
-    });
-    let mapping = mapping.unwrap_or_else(|| panic!("{strings}"));
-    let classes = ["inetOrgPerson", "posixAccount", "mappedAccount"].map(|class| ("objectClass", class));
-    let person = [
-        ("cn", "alice"),
-        ("sn", "alice"),
-        ("uid", "alice"),
-        ("uidNumber", &number),
-        ("gidNumber", "1000"),
-        ("homeDirectory", "/"),
-        ("altSecurityIdentities", &mapping),
-    ];
-    let dn = format!("uid=alice,{PEOPLE}");
-    let group = [
-        ("objectClass", "posixGroup"),
-        ("objectClass", "memberGroup"),
-        ("cn", "users"),
-        ("gidNumber", "1000"),
-        ("member", &dn),
-    ];
-    let slapd = Slapd::start(
-        &[entry(&dn, &[&classes[..], &person].concat()), entry(&format!("cn=users,{GROUPS}"), &group)]
-            .concat(),
-    );
-    write_secret(demo.path("directory.secret"), SECRET);
-    demo.edit(|text| {
-        let (before, rest) = text.split_once("[store]").unwrap();
-        let (_, after) = rest.split_once("[channels]").unwrap();
-        let (port, ca) = (slapd.ldaps, slapd.path("ca.pem").display().to_string());
-        format!(
-            "{before}[store]\nkind = \"ldap\"\n[store.ldap]\nschema = \"generic\"\nservers = [\"ldaps://127.0.0.1:{port}\"]\n\
-             ca = [\"{ca}\"]\nbind_dn = \"{READER}\"\nsecret = \"file:directory.secret\"\n\
-             [store.ldap.generic]\nuser_base = \"{PEOPLE}\"\ngroup_base = \"{GROUPS}\"\nuser_class = \"posixAccount\"\n\
-             group_class = \"posixGroup\"\nname = \"uid\"\nnumber = \"uidNumber\"\nprimary_group = \"gidNumber\"\n\
-             mapping = \"altSecurityIdentities\"\ngroup_name = \"cn\"\ngroup_number = \"gidNumber\"\n\
-             membership = \"member\"\nmembership_attribute = \"member\"\nstate = [\"nsAccountLock\"]\n\
-             user_rids = {{ first = 1000, last = 59999, rid = 1000 }}\n\
-             group_rids = {{ first = 1000, last = 59999, rid = 200000 }}\n\
-             [channels]\npath = \"accounts.db\"\n{after}"
-        )
-    });
-    slapd
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn searches_in_a_directory_are_a_span_below_their_look_up() {
     let (collector, endpoint) = Collector::listen().await;
     let (port, searches) = tokio::task::spawn_blocking(move || {
         let demo = Demo::new();
-        let slapd = into_directory(&demo);
+        let slapd = into_directory(&demo, "", "");
         demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
         let mut service = demo.serve_with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())]);
         service.map("alice").code(0);
