@@ -139,7 +139,7 @@ def issue(folder):
 def stranger(chroot):
     """Does what the page says, with free ports of the loopback address. What systemd does is done here."""
     page = (chroot.root / "usr/share/doc/rcmpd/docs/web-servers.md").read_text()
-    section = page.split("## On a server with the package\n")[1].split("\n## ")[0]
+    section = page.split("## nginx and smart cards on Debian, step by step\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```console\n(.+?)```", section, re.DOTALL)
     lines = "".join(blocks).replace("\\\n", "").splitlines()
     web, rpc, application = free_port(), free_port(), free_port()

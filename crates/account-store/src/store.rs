@@ -230,10 +230,10 @@ pub trait AccountStore: Send + Sync {
     /// answered; one that can match no account is [`Matches::None`].
     fn find<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Matches, StoreError>>;
 
-    /// How old the answer is that [`AccountStore::find`] gave to this query, in seconds, if the store could not
-    /// be asked and an older answer stood in. It is for answers without one account, right after them: the
-    /// account of [`Matches::One`] says it itself ([`Account::stale_s`]). A store that never gives older answers
-    /// has none, as this default.
+    /// The age, in seconds, of the last answer of [`AccountStore::find`] to this query, if the store was
+    /// unreachable and a cached answer was used; otherwise `None`. Call it directly after `find`, for answers
+    /// without an account: [`Matches::One`] has the age in [`Account::stale_s`]. The default is for stores
+    /// without such a cache.
     fn stale_s(&self, _query: &Query) -> Option<u64> {
         None
     }

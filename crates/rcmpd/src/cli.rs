@@ -211,7 +211,7 @@ pub struct StatusArgs {
 pub struct TopArgs {
     #[command(flatten)]
     pub config: ConfigFileArg,
-    /// Seconds between two questions to the service: 1 to 60.
+    /// Seconds between two requests to the service, 1 to 60.
     #[arg(
         long,
         value_name = "SECONDS",
@@ -477,16 +477,14 @@ pub enum StoreCommand {
     },
     /// Read each store as a whole, and report what is wrong
     ///
-    /// Damaged entries and files, secrets that the key file does not open, accounts that have a principal
-    /// name or mapping together and so are never mapped by it, also in two parts of `kind = "several"`,
-    /// e-mail addresses of several accounts, and groups with the same name. `rcmpd mapping audit` also finds
-    /// mappings that are weak or match nothing.
+    /// Reports damaged entries and files, secrets that the key file does not open, principal names, mappings
+    /// and e-mail addresses that several accounts have (also in two parts of `kind = "several"`), and groups
+    /// with the same name. `rcmpd mapping audit` also finds mappings that are weak or match nothing.
     ///
     /// A directory is read page by page, with about 500 entries in memory and 200 bytes for each account.
-    /// Attributes that may not be read, the right that is missing, and numbers that are no SIDs are
-    /// reported, too. The accounts that are named are also looked up with all of their groups, as for a
-    /// certificate. A program behind a socket cannot be listed: only the accounts that are named are looked
-    /// up there.
+    /// Also reported are attributes that cannot be read, with the right that is missing, and numbers outside
+    /// of the configured range. ACCOUNTs are looked up with all their groups, as for a certificate. A program
+    /// behind a socket cannot be listed: only ACCOUNTs are looked up there.
     #[command(
         after_help = "Exit codes: 0 nothing is wrong, 3 something is, 1 any other failure, 2 wrong use or no readable configuration.\n\nExample:\n  rcmpd store verify alice Administrator -c FILE"
     )]
@@ -969,8 +967,8 @@ pub struct ConfigInitArgs {
     /// With Apache and HAProxy, which the sidecar stands behind: the application.
     #[arg(long, value_name = "URL")]
     pub upstream: Option<String>,
-    /// The folder of the database and the audit log [default: /var/lib/rcmpd for a file in /etc/rcmpd,
-    /// otherwise that of the file]
+    /// Folder of the database and the audit log [default: /var/lib/rcmpd if FILE is in /etc/rcmpd, otherwise
+    /// the folder of FILE]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     #[command(flatten)]

@@ -77,13 +77,13 @@ pub fn write_next(path: &Path, secret: &str) -> std::io::Result<()> {
     sync_folder(path)
 }
 
-/// What will be is what is, in one step.
+/// Renames `FILE.next` to `FILE`, atomically: the next secret becomes the present one.
 pub fn advance(path: &Path) -> std::io::Result<()> {
     std::fs::rename(next(path), path)?;
     sync_folder(path)
 }
 
-/// A name is on the disk when its folder is.
+/// Syncs the folder of a file. A new name is on the disk only after that (fsync(2)).
 fn sync_folder(path: &Path) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()

@@ -41,7 +41,7 @@ impl PassedSockets {
         if process != std::process::id().to_string() {
             return Ok(Self::default());
         }
-        let count: usize = count.parse().context("LISTEN_FDS is no number")?;
+        let count: usize = count.parse().context("LISTEN_FDS is not a number")?;
         ensure!(count <= SOCKETS_MAX, "LISTEN_FDS names {count} sockets, and the limit is {SOCKETS_MAX}");
         let names = variable("LISTEN_FDNAMES").unwrap_or_default();
         let names: Vec<_> = names.split(':').collect();

@@ -179,15 +179,20 @@ pub(crate) fn read(
         }
         (Asked::Page, DONE) => {
             let (code, text) = result(operation.contents)?;
-            Answered::PageEnd(code, text, next_page(controls)?)
+            let cookie = next_page(controls)?;
+            // The control is critical, so a server that says nothing of it may have left entries out.
+            if code == 0 && cookie.is_none() {
+                return Err(Malformed("a page without the control of paged results"));
+            }
+            Answered::PageEnd(code, text, cookie.unwrap_or_default())
         }
         _ => return Err(Malformed("an answer of another operation")),
     };
     Ok((id, answered))
 }
 
-/// The cookie among the controls of a result; empty if there is none.
-fn next_page(controls: &[u8]) -> Result<Vec<u8>, Malformed> {
+/// The cookie among the controls of a result.
+fn next_page(controls: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
     let mut controls = Elements(controls);
     while let Some(control) = controls.next()? {
         let mut parts = Elements(control.contents);
@@ -199,9 +204,9 @@ fn next_page(controls: &[u8]) -> Result<Vec<u8>, Malformed> {
         let Some(Element { tag: OCTET_STRING, contents }) = value.filter(|_| is_it) else { continue };
         let mut page = Elements(Elements(contents).expect(SEQUENCE, "a page without a size")?);
         page.expect(INTEGER, "a page without a size")?;
-        return Ok(page.expect(OCTET_STRING, "a page without a cookie")?.to_vec());
+        return Ok(Some(page.expect(OCTET_STRING, "a page without a cookie")?.to_vec()));
     }
-    Ok(Vec::new())
+    Ok(None)
 }
 
 /// Names in lower case, and values.
@@ -323,9 +328,13 @@ mod tests {
         let done = |controls: &[u8]| check(&message(7, a_result(DONE, 0, b"", b""), controls), Asked::Page);
         let end = |cookie: &[u8]| Ok(Answered::PageEnd(0, String::new(), cookie.to_vec()));
         assert_eq!(done(&a_page(b"cookie")), end(b"cookie"));
-        for last in [a_page(b""), leaf(CONTROLS, b""), Vec::new()] {
-            assert_eq!(done(&last), end(b""));
+        assert_eq!(done(&a_page(b"")), end(b""));
+        // A server that does not know the control may have left entries out.
+        for unknown in [leaf(CONTROLS, b""), Vec::new()] {
+            assert!(done(&unknown).is_err());
         }
+        let limited = check(&message(7, a_result(DONE, 4, b"", b""), b""), Asked::Page);
+        assert_eq!(limited, Ok(Answered::PageEnd(4, String::new(), Vec::new())));
         for wrong in [&b"junk"[..], b"", &leaf(SEQUENCE, b""), &leaf(SEQUENCE, &leaf(INTEGER, &[0]))] {
             assert!(done(&control(wrong)).is_err(), "{wrong:?}");
         }

@@ -1,8 +1,8 @@
-//! A walk over a whole directory, page by page (RFC 2696): what each account and group claims, and what cannot
-//! be read of it. It decides nothing, and makes no cache.
+//! Reads all accounts and groups of a directory, page by page (RFC 2696), with the names and mappings that find
+//! them, and reports what cannot be read. It makes no decision and fills no cache.
 //!
-//! One page is held at a time. The attributes that only a base search tells about an account, or proves to be
-//! absent, are searched for between two pages, over the same connection.
+//! One page is in memory at a time. Attributes that only a base search returns, and proofs that an attribute is
+//! absent, are read between two pages over the same connection.
 
 use crate::connection::Connection;
 use crate::entry::Entry;
@@ -17,10 +17,10 @@ use tokio::time::{Instant, timeout_at};
 
 /// Entries of a page. Servers have limits of 1000 and more for it.
 const PAGE: usize = 500;
-/// Pages of one search: a server that never ends the list is left.
+/// Most pages of one search. A server that sends more is an error.
 const PAGES_MAX: usize = 20_000;
 
-/// What a walk sees.
+/// One result of a walk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// An account, or one of another domain of the forest.
@@ -38,7 +38,7 @@ pub struct SeenAccount {
     pub name: String,
     /// Its SID, if its number is one.
     pub sid: Option<Sid>,
-    /// What finds it, or makes others ambiguous. An attribute with several values has one of them each.
+    /// The queries that find this account. An attribute with several values gives one query for each.
     pub claims: Vec<Query>,
     /// Whether the global catalog names it as an account of another domain.
     pub is_elsewhere: bool,
@@ -146,7 +146,7 @@ impl<'a> Pages<'a> {
         self.pages += 1;
         if self.pages > PAGES_MAX {
             return Err(Failed::Data(format!(
-                "{}: the server never ends the list of entries",
+                "{}: paged results do not end after {PAGES_MAX} pages",
                 connection.server()
             )));
         }
@@ -156,8 +156,11 @@ impl<'a> Pages<'a> {
         let page = within(self.timeout, connection, async |connection| {
             connection.search_page(search, &cookie).await
         });
-        let (answer, cookie) =
-            page.await?.ok_or_else(|| Failed::Search(format!("the base {base:?} is not there")))?;
+        let (answer, cookie) = page.await?.ok_or_else(|| {
+            Failed::Search(format!(
+                "noSuchObject (32): the base {base:?} does not exist; check the base of [store.ldap]"
+            ))
+        })?;
         self.entries += answer.entries.len();
         if answer.is_cut {
             let why = format!(

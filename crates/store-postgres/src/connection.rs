@@ -3,12 +3,10 @@
 use crate::failure::Failure;
 use crate::settings::{Schema, Server, Settings};
 use crate::tls::MakeTls;
-use account_store::{BoxFuture, StoreError};
+use account_store::StoreError;
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
@@ -27,18 +25,13 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// Firewalls and servers end connections that are idle for longer, often without a trace.
-pub(crate) const IDLE_MAX: Duration = Duration::from_secs(300);
-
 /// A value of a statement with its type: statements are not described by the server first.
 pub(crate) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// A connection. When it is dropped, it is closed, and the server ends its transaction.
 pub(crate) struct Connection {
     pub(crate) client: Client,
-    driver: JoinHandle<Option<Driving>>,
-    /// Ends the task that moves the bytes, which then returns its work.
-    taken: Arc<Notify>,
+    driver: JoinHandle<()>,
     schema: Schema,
     /// Named statements by their template; `None` if there are to be none.
     named: Option<HashMap<&'static str, Statement>>,
@@ -70,22 +63,19 @@ impl Connection {
             error => error,
         };
         let opened = Instant::now();
-        let notified = Arc::clone(notified);
-        let (client, driving): (_, Driving) = match settings.tls.as_ref().filter(|_| !server.is_socket()) {
+        let (client, driver) = match settings.tls.as_ref().filter(|_| !server.is_socket()) {
             Some(tls) => {
                 let (client, driver) = config.connect(MakeTls(Arc::clone(tls))).await.map_err(failed)?;
-                (client, Box::pin(drive(driver, notified)))
+                (client, tokio::spawn(drive(driver, Arc::clone(notified))))
             }
             None => {
                 let (client, driver) = config.connect(NoTls).await.map_err(failed)?;
-                (client, Box::pin(drive(driver, notified)))
+                (client, tokio::spawn(drive(driver, Arc::clone(notified))))
             }
         };
-        let taken = Arc::<Notify>::default();
-        let driver = tokio::spawn(drive_until(Arc::clone(&taken), driving));
         let named = settings.prepare.then(HashMap::new);
         let schema = settings.schema.clone();
-        Ok(Self { client, driver, taken, schema, named, opened, used: opened, timeline: 0 })
+        Ok(Self { client, driver, schema, named, opened, used: opened, timeline: 0 })
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -172,61 +162,6 @@ impl Connection {
     }
 }
 
-/// Moves the bytes of a connection until it ends.
-type Driving = BoxFuture<'static, ()>;
-
-/// A connection that is asked for the revision only. The task that asks moves its bytes, so nothing is handed
-/// from task to task.
-pub(crate) struct Checked {
-    pub(crate) connection: Connection,
-    driving: Driving,
-    /// When the first of the questions was asked that are not answered: their tasks have ended.
-    asked: Option<Instant>,
-}
-
-impl Checked {
-    /// `None` if the connection has ended.
-    pub(crate) async fn of(mut connection: Connection) -> Option<Self> {
-        connection.taken.notify_one();
-        let driving = (&mut connection.driver).await.ok().flatten()?;
-        Some(Self { connection, driving, asked: None })
-    }
-
-    /// Whether it is not forgotten by a firewall, and its server does not keep a question for longer than so.
-    pub(crate) fn may_be_asked(&self, silence: Duration) -> bool {
-        let is_silent = self.asked.is_some_and(|asked| asked.elapsed() > silence);
-        !self.connection.is_closed() && !is_silent && self.connection.used.elapsed() < IDLE_MAX
-    }
-
-    /// Asks without values. After an error, the connection is of no more use.
-    pub(crate) async fn query(&mut self, template: &'static str) -> Result<Vec<Row>, Failure> {
-        let now = Instant::now();
-        self.asked.get_or_insert(now);
-        let rows = self.ask(template).await?;
-        (self.connection.used, self.asked) = (now, None);
-        Ok(rows)
-    }
-
-    /// What the question waits for is done by the driver, which is polled here: it needs no waker.
-    async fn ask(&mut self, template: &'static str) -> Result<Vec<Row>, Failure> {
-        let quiet = || Context::from_waker(Waker::noop());
-        let (mut asking, driving) = (pin!(self.connection.query_often(template, &[])), &mut self.driving);
-        // So the waker of the task that asked before is no more there when the question is sent.
-        let mut has_ended = driving.as_mut().poll(&mut quiet()).is_ready();
-        poll_fn(|context| {
-            if let Poll::Ready(answer) = asking.as_mut().poll(&mut quiet()) {
-                return Poll::Ready(answer);
-            }
-            has_ended = has_ended || driving.as_mut().poll(context).is_ready();
-            match asking.as_mut().poll(&mut quiet()) {
-                Poll::Pending if has_ended => Poll::Ready(Err(Failure::ended())),
-                answer => answer,
-            }
-        })
-        .await
-    }
-}
-
 fn config(settings: &Settings, server: &Server) -> Result<Config, StoreError> {
     let mut config = Config::new();
     config
@@ -250,19 +185,6 @@ fn config(settings: &Settings, server: &Server) -> Result<Config, StoreError> {
         config.password(password.as_bytes());
     }
     Ok(config)
-}
-
-/// Drives a connection until its work is taken.
-async fn drive_until(taken: Arc<Notify>, mut driving: Driving) -> Option<Driving> {
-    let mut is_taken = pin!(taken.notified());
-    let has_ended = poll_fn(|context| match driving.as_mut().poll(context) {
-        Poll::Ready(()) => Poll::Ready(true),
-        Poll::Pending => is_taken.as_mut().poll(context).map(|()| false),
-    });
-    match has_ended.await {
-        true => None,
-        false => Some(driving),
-    }
 }
 
 /// Moves bytes until the connection ends.

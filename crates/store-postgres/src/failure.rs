@@ -18,12 +18,6 @@ pub(crate) enum Failure {
     Store(StoreError),
 }
 
-impl Failure {
-    pub(crate) fn ended() -> Self {
-        Self::Ended(StoreError::Unavailable("PostgreSQL: the connection ended".to_owned()))
-    }
-}
-
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
         match failure {

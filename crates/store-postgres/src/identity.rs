@@ -28,10 +28,6 @@ pub(crate) const IDENTITY: &str = concat!(
     " FROM @.revision r CROSS JOIN @.domain d CROSS JOIN @.schema_version s WHERE r.id = 1 AND d.id = 1 AND s.id = 1"
 );
 
-/// What a call reads. Whatever changes the rest of [`IDENTITY`] changes this row, too.
-pub(crate) const REVISION_ROW: &str =
-    concat!("SELECT ", revision_columns!(), " FROM @.revision r WHERE r.id = 1");
-
 /// The store in a database.
 pub(crate) struct Identity {
     pub(crate) revision_row: RevisionRow,

@@ -12,7 +12,7 @@
 //! - A server that was the primary before a standby was promoted is not used, as far as this process can see
 //!   the promoted one.
 //! - The revision is polled. NOTIFY makes that faster and is not needed. With [`Settings::fresh`], a call waits
-//!   for a read that began after it arrived.
+//!   for a poll that began after it arrived.
 //! - Only unnamed statements are used unless [`Settings::prepare`] is set, so a pooler may give a session
 //!   another server for each transaction.
 //!
@@ -49,7 +49,7 @@ pub use tls::tls;
 
 use account_store::sealing::{Seal, no_key};
 use account_store::{BoxFuture, Domain, SealingKey, StoreError};
-use connection::{Checked, Param};
+use connection::Param;
 use failure::Failure;
 use identity::Expected;
 use look_up::GroupNames;
@@ -82,10 +82,10 @@ struct Inner {
     seen: Seen,
     /// Is told of each NOTIFY.
     notified: Arc<Notify>,
-    /// The connection of calls that need a new revision: one of them reads it for all.
-    reading: tokio::sync::Mutex<Option<Checked>>,
-    /// Tells the others that it has been read, or not.
-    has_read: watch::Sender<()>,
+    /// Is told of each call that waits for a poll.
+    wanted: Arc<Notify>,
+    /// Tells those calls that a poll has ended.
+    polled: watch::Sender<()>,
     group_names: RwLock<GroupNames>,
     /// One change of this process at a time: those that wait hold no connection, which look-ups need.
     changing: tokio::sync::Mutex<()>,
@@ -129,8 +129,8 @@ impl PostgresStore {
             settings,
             expected,
             notified,
-            reading: tokio::sync::Mutex::default(),
-            has_read: watch::Sender::new(()),
+            wanted: Arc::default(),
+            polled: watch::Sender::new(()),
             counters,
         });
         tokio::spawn(poll::poll(Arc::downgrade(&inner)));

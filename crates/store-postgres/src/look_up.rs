@@ -253,8 +253,8 @@ impl Inner {
             Role::Replica => {
                 Counters::count(&self.counters.lagging);
                 match is_newer && !self.is_of_another_history(pool, revision_row) {
-                    true => pool.leave(ASK_AGAIN),
-                    false => pool.leave(self.settings.poll),
+                    true => pool.back_off(ASK_AGAIN),
+                    false => pool.back_off(self.settings.poll),
                 }
                 if is_newer {
                     self.notified.notify_one();
@@ -275,7 +275,7 @@ impl Inner {
 
     /// Whether a replica has shown a row that is not of the primary's history. The primary was asked after that.
     fn is_of_another_history(&self, pool: &Pool, revision_row: RevisionRow) -> bool {
-        let (at, first) = pool.is_ahead(revision_row);
+        let (at, first) = pool.first_ahead(revision_row);
         let was_asked = self.seen.since(at, at).is_some_and(|polled| polled.is_ok());
         let is_other = was_asked && !self.seen.revision_row().follow(&first);
         if is_other {

@@ -4,7 +4,7 @@
 //! closed. After a failure no server is asked for a while, which grows, and every question fails at once in
 //! that time; then one question tries.
 
-use crate::connection::{Connection, IDLE_MAX};
+use crate::connection::Connection;
 use crate::counters::Counters;
 use crate::identity::{Expected, Identity};
 use crate::revision::RevisionRow;
@@ -16,6 +16,8 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+/// Firewalls and servers end connections that are idle for longer, often without a trace.
+const IDLE_MAX: Duration = Duration::from_secs(300);
 /// A connection keeps the rights of the moment in which it was opened.
 const AGE_MAX: Duration = Duration::from_secs(1800);
 /// The pause after the first failure; it doubles with each.
@@ -51,12 +53,14 @@ struct State {
     failures: u32,
     not_before: Instant,
     failed: Option<StoreError>,
-    /// A replica is not asked before this moment, because it has not what was seen elsewhere.
-    left_until: Instant,
-    /// The first row of the revision of a replica that the primary had not shown, since its last answer that was used.
+    /// A replica is not asked before this moment, because it lacks changes, or has changes that the primary
+    /// has not shown.
+    backed_off_until: Instant,
+    /// When a replica first had a revision that the primary had not shown, and that revision. An answer that is
+    /// used resets it.
     ahead: Option<(Instant, RevisionRow)>,
-    /// Whether those were of another primary.
-    is_other: bool,
+    /// Whether the replica follows another primary. It is logged once.
+    follows_other_primary: bool,
 }
 
 impl Pool {
@@ -83,9 +87,9 @@ impl Pool {
                 failures: 0,
                 not_before: now,
                 failed: None,
-                left_until: now,
+                backed_off_until: now,
                 ahead: None,
-                is_other: false,
+                follows_other_primary: false,
             }),
         }
     }
@@ -230,30 +234,33 @@ impl Pool {
         state.idle.clear();
     }
 
-    /// Leaves a replica alone, because it has not what was seen elsewhere.
-    pub(crate) fn leave(&self, pause: Duration) {
-        self.state().left_until = Instant::now() + pause;
+    /// Asks a replica nothing for a time.
+    pub(crate) fn back_off(&self, pause: Duration) {
+        self.state().backed_off_until = Instant::now() + pause;
     }
 
-    /// A replica has a row that the primary has not shown. Returns the first such row since its last
-    /// answer that was used, and when it showed them.
-    pub(crate) fn is_ahead(&self, revision_row: RevisionRow) -> (Instant, RevisionRow) {
+    /// Notes that a replica has a revision that the primary has not shown. Returns the first such revision since
+    /// its last answer that was used, and when it showed it.
+    pub(crate) fn first_ahead(&self, revision_row: RevisionRow) -> (Instant, RevisionRow) {
         *self.state().ahead.get_or_insert((Instant::now(), revision_row))
     }
 
     /// A replica has changes that its primary never had.
     pub(crate) fn follows_another(&self) {
         let mut state = self.state();
-        if !std::mem::replace(&mut state.is_other, true) {
+        if !std::mem::replace(&mut state.follows_other_primary, true) {
             let server = &self.servers[0];
-            warn!(%server, "PostgreSQL is not asked: it has changes that the primary has not, so it follows another one");
+            warn!(
+                %server,
+                "PostgreSQL replica not used: it has changes that the primary does not have, so it follows another primary"
+            );
         }
     }
 
     /// Whether a question to this replica may be answered.
     pub(crate) fn may_be_asked(&self) -> bool {
         let (state, now) = (self.state(), Instant::now());
-        now >= state.left_until && (state.failed.is_none() || now >= state.not_before)
+        now >= state.backed_off_until && (state.failed.is_none() || now >= state.not_before)
     }
 
     /// Treats a server that accepts connections and does not answer as one that cannot be reached.
@@ -281,7 +288,7 @@ impl Pooled<'_> {
     pub(crate) fn keep(self) {
         let Self { pool, mut connection, _permit } = self;
         let mut state = pool.state();
-        (state.ahead, state.is_other) = (None, false);
+        (state.ahead, state.follows_other_primary) = (None, false);
         if connection.opened >= state.flushed && !connection.is_closed() {
             connection.used = Instant::now();
             state.idle.push(connection);

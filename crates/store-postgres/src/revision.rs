@@ -116,16 +116,11 @@ impl Seen {
 
     /// A poll that began at this moment was answered.
     pub(crate) fn polled(&self, started: Instant) {
-        self.write(|state| (state.polled, state.failed) = (state.polled.max(started), None));
+        self.write(|state| (state.polled, state.failed) = (started, None));
     }
 
     pub(crate) fn poll_failed(&self, started: Instant, error: StoreError) {
         self.write(|state| state.failed = Some((started, error)));
-    }
-
-    /// Whether the last poll was not answered, or by another store.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.read(|state| state.failed.is_some())
     }
 
     /// What is known for a call that came at `arrived`, and to which a revision counts that was read `since`

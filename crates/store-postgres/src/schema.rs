@@ -299,8 +299,6 @@ async fn migrate(connection: &Connection, new: Option<&Domain>) -> Result<(), St
             return Err(StoreError::Refused("the schema has a store already".to_owned()));
         }
         fill(connection, domain).await?;
-    } else if version < VERSION {
-        renew_revision(connection).await?;
     }
     connection
         .execute("UPDATE @.schema_version SET version = $1 WHERE id = 1", &[(&VERSION, Type::INT8)])
@@ -324,15 +322,6 @@ async fn fill(connection: &Connection, domain: &Domain) -> Result<(), StoreError
     let sql = "INSERT INTO @.revision (id, accounts, accounts_epoch, account_groups, account_groups_epoch, machines, machines_epoch)
         VALUES (1, 1, $1, 1, $2, 1, $3)";
     let epochs = [random()?, random()?, random()?];
-    connection.execute(sql, &epochs.each_ref().map(|epoch| (epoch as _, Type::INT8))).await?;
-    Ok(())
-}
-
-/// Lets servers that run read what else is new: their calls read the row of the revision only.
-async fn renew_revision(connection: &Connection) -> Result<(), StoreError> {
-    let sql = "UPDATE @.revision SET accounts = accounts + 1, accounts_epoch = $1, machines = machines + 1,
-        machines_epoch = $2 WHERE id = 1";
-    let epochs = [random()?, random()?];
     connection.execute(sql, &epochs.each_ref().map(|epoch| (epoch as _, Type::INT8))).await?;
     Ok(())
 }
@@ -379,7 +368,6 @@ async fn renew_keys(connection: &Connection) -> Result<(), StoreError> {
     connection
         .execute("UPDATE @.domain SET fold = $1 WHERE id = 1", &[(&fold::version(), Type::TEXT)])
         .await?;
-    renew_revision(connection).await?;
     Ok(connection.batch("COMMIT").await?)
 }
 

@@ -150,8 +150,6 @@ async fn starters_at_one_moment_make_one_store_and_migrate_once() {
     server.sql(
         "UPDATE rcmpd.schema_version SET version = 0; DROP INDEX rcmpd.member_of; DROP TABLE rcmpd.channel",
     );
-    let numbers = "SELECT accounts || '/' || machines FROM rcmpd.revision";
-    server.sql("UPDATE rcmpd.revision SET accounts = 70, machines = 50");
     let starters: Vec<_> = (0..6)
         .map(|_| {
             let settings = settings.clone();
@@ -162,7 +160,6 @@ async fn starters_at_one_moment_make_one_store_and_migrate_once() {
         starter.await.expect("no panic").expect("it is migrated");
     }
     assert_eq!(server.sql("SELECT version FROM rcmpd.schema_version"), "3");
-    assert_eq!(server.sql(numbers), "71/51", "servers of the earlier version look what is new");
     assert_eq!(server.sql("SELECT count(*) FROM pg_indexes WHERE indexname = 'member_of'"), "1");
     assert_eq!(server.sql("SELECT count(*) FROM rcmpd.channel"), "0");
     assert_eq!(find(&open(&settings).await, name("user1000")).await.expect("it answers"), Some(user(1000)));
@@ -985,8 +982,7 @@ async fn a_call_is_answered_by_a_revision_that_was_read_after_it_arrived() {
     assert!((1..=10).contains(&asked), "{asked} questions");
 }
 
-/// One of the calls that wait reads for all. Here it ends before it has its answer, as that of a client that
-/// goes away, and then the server ends the connection.
+/// A call that waits for the revision ends before it has its answer, as that of a client that goes away.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_ends_while_it_reads_leaves_the_others_their_answer() {
     let server = Postgres::start();
@@ -995,7 +991,6 @@ async fn a_call_that_ends_while_it_reads_leaves_the_others_their_answer() {
     let store = Arc::new(create(&settings).await);
     put(&store, user(1000)).await;
     store.refresh().await.expect("it answers");
-    eventually("all are open", async || load(&store.counters().connects) == 3).await;
     let call = || {
         let store = Arc::clone(&store);
         tokio::spawn(async move { store.refresh().await })
@@ -1017,14 +1012,6 @@ async fn a_call_that_ends_while_it_reads_leaves_the_others_their_answer() {
         }
         assert_ne!(store.revision().expect("it answers"), before, "what was committed before is seen");
         assert_eq!(load(&store.counters().connects), connects, "the connection is used again");
-    }
-    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'rcmpd'";
-    for _ in 0..5 {
-        server.sql(end);
-        let before = store.revision().expect("it answers");
-        server.sql(CHANGED);
-        store.refresh().await.expect("it answers over another connection");
-        assert_ne!(store.revision().expect("it answers"), before);
     }
 }
 

@@ -1,8 +1,8 @@
-//! Output of commands: text and tables for operators, JSON for programs, and what is asked at a terminal.
+//! Output of the commands of `rcmpd`: text and tables for operators, JSON for programs, prompts.
 //!
-//! Names come from certificates, peers, stores and files. Every function here shows them by [`visible`], so
-//! none of them controls the terminal. A program that prints by this crate alone denies
-//! `clippy::print_stdout` and `clippy::print_stderr`.
+//! Names come from certificates, peers, stores and files. Except for [`file`] and [`screen`](mod@screen), every
+//! function escapes control characters in them by [`visible`]. Messages on standard error begin with `rcmpd: `. A
+//! program that prints only by this crate denies `clippy::print_stdout` and `clippy::print_stderr`.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -26,7 +26,8 @@ static FAILED: Mutex<Option<std::io::Error>> = Mutex::new(None);
 /// Whether JSON was printed.
 static HAS_JSON: AtomicBool = AtomicBool::new(false);
 
-/// Records that a write to standard output failed, for [`finish`]. A closed pipe is not a failure: its reader has read what it needs.
+/// Records that a write to standard output failed, for [`finish`]. A closed pipe is not a failure: its reader
+/// has read what it needs.
 pub fn note(written: std::io::Result<()>) {
     if let Err(error) = written
         && error.kind() != std::io::ErrorKind::BrokenPipe

@@ -60,8 +60,9 @@ pages! {
 }
 
 /// The most blocks that are not run, on all pages together: those that build the product, change the machine,
-/// or need a server that tests make for themselves.
-const NOT_RUN_MAX: usize = 11;
+/// or need a server that tests make for themselves. Four of them need root and systemd: the test of the Debian
+/// package runs them in its chroot.
+const NOT_RUN_MAX: usize = 15;
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))

@@ -55,8 +55,8 @@ pub struct Explanation {
     pub sid: Option<String>,
     /// How strong the mapping is, when it was mapped.
     pub strength: Option<Strength>,
-    /// How old the answers of the store are, in seconds, if it could not be asked and an older answer stands
-    /// in, also for an account that is not there.
+    /// The age of the oldest cached answer in seconds, if the store was unreachable and cached answers were used,
+    /// also for "no such account".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale_s: Option<u64>,
     /// Of a privileged account that was mapped: the SID that the scope of a machine account has to name.

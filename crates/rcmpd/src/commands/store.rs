@@ -92,8 +92,8 @@ fn print_findings(findings: &[Finding]) {
         return;
     }
     let row = |finding: &Finding| vec![finding.store.clone(), finding.what.to_owned(), finding.text.clone()];
-    if !output::table(&["store", "fault", "where"], findings.iter().map(row).collect()) {
-        output::message("the terminal is too narrow for all of it: `--json`, or a pipe, shows the rest");
+    if !output::table(&["store", "fault", "details"], findings.iter().map(row).collect()) {
+        output::message("the terminal is too narrow for the whole table: use --json or a pipe");
     }
 }
 

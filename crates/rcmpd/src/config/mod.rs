@@ -440,8 +440,8 @@ struct HeadsSection {
     interval_s: Option<Spanned<u64>>,
 }
 
-/// Targets of the log: the crates, and the audit log where it has no file.
-const LOG_TARGETS: [&str; 27] = [
+/// Targets of log messages: the crates that log, and `audit` for the audit log if it has no file.
+const LOG_TARGETS: [&str; 28] = [
     "account_store",
     "audit",
     "audit_log",
@@ -457,6 +457,7 @@ const LOG_TARGETS: [&str; 27] = [
     "rcmp_service",
     "rcmpd",
     "rpc_auth",
+    "service_manager",
     "sidecar",
     "sidecar_tokio",
     "sso_secret",

@@ -4,8 +4,9 @@
 //! source has four, and with some hundred sections that was two MiB of the program. Here is one: a table, a
 //! value with its place in the file ([`toml::Spanned`]) and a date are all lists of entries.
 //!
-//! The types of the sections implement `Deserialize` alone. [`Asking`] reads them from a table that has each
-//! key they ask for, and writes down what they ask for. A second table of keys could differ from the parser.
+//! The types of the sections implement only `Deserialize`. [`Asking`] finds their keys: it deserializes each
+//! type from tables that offer every key the type names, and records the calls. A second list of keys could
+//! differ from the parser.
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
@@ -27,7 +28,7 @@ pub(super) fn read<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Source
     T::deserialize(Node { part: Part::Value(DeValue::Table(table.into_inner())), span })
 }
 
-/// What a type asks for behind a key.
+/// What a type expects as the value of a key. A `usize` is an index into [`Asking::values`].
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Asked {
     Any,
@@ -45,20 +46,19 @@ pub(super) enum Asked {
     Same(String),
 }
 
-/// Reads types from tables that have all keys they ask for.
+/// Records which keys and values a type expects, by deserializing it.
 #[derive(Default)]
 pub(super) struct Asking {
-    /// What the type asked for: the first is the whole, and numbers are places in here.
+    /// What was recorded. The first element is the whole type.
     values: RefCell<Vec<Asked>>,
-    /// Keys whose type stands above them, and the key of that one. There the reading ends.
+    /// Recursive types: the path of a key, and the path above it that has the same type.
     again: RefCell<Vec<(String, String)>>,
-    /// The key that the tables do not have.
+    /// The path of a key that is not offered, to find out whether it is required.
     left_out: RefCell<Option<String>>,
 }
 
 impl Asking {
-    /// What a type asks for. `None` is a type that refuses such a table. Numbers in what it asks for are places in
-    /// the list, and the first place is the whole.
+    /// What a type expects; `None` if it cannot be deserialized without the key `left_out`.
     pub(super) fn keys_of<T: de::DeserializeOwned>(
         self: &Rc<Self>,
         left_out: Option<&str>,

@@ -1,5 +1,5 @@
-//! TLS of the admin port: only clients with a certificate below the CAs of operators, not revoked where CRLs
-//! are configured, finish the handshake.
+//! TLS of the admin port (`[admin.tls]`). The handshake accepts only clients with a certificate below
+//! `client_ca`. With `crls`, revoked certificates are rejected.
 
 use crate::config::AdminTls;
 use anyhow::Context;
@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use trust_tokio::certificates;
 
-/// What handshakes go by now.
+/// The TLS settings of new handshakes. A reload replaces them.
 pub(super) type CurrentTls = Arc<ArcSwap<ServerConfig>>;
 
 /// A CRL of operators' certificates is short: one of a million entries has some 40 MiB.
@@ -30,7 +30,8 @@ pub(crate) fn server_config(tls: &AdminTls) -> anyhow::Result<ServerConfig> {
     let roots = certificates::read_roots([&tls.client_ca]).context("cannot use admin.tls.client_ca")?;
     let provider = Arc::new(default_provider());
     let crls = tls.crls.iter().map(|path| crl(path)).collect::<anyhow::Result<Vec<_>>>();
-    // Without a valid CRL of its issuer, a certificate is rejected. Without any, none is looked for.
+    // With CRLs, webpki rejects a certificate if a CA of its path has no current CRL. Without CRLs, revocation
+    // is not checked.
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .with_crls(crls.context("cannot use admin.tls.crls")?)
         .enforce_revocation_expiration()

@@ -65,8 +65,7 @@ impl Listener {
         while let Some((stream, address)) = connections.accept_next(&never, accept).await {
             let permit = Arc::new(connections.admit(address.ip()));
             let client = Client { connections: Arc::clone(&connections), address, permit };
-            let acceptor = tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full()));
-            tokio::spawn(client.serve(stream, acceptor, operators.clone(), router.clone()));
+            tokio::spawn(client.serve(stream, tls.clone(), operators.clone(), router.clone()));
         }
     }
 }
@@ -145,14 +144,15 @@ impl Client {
     async fn serve(
         self,
         stream: TcpStream,
-        tls: Option<TlsAcceptor>,
+        tls: Option<CurrentTls>,
         operators: Option<Arc<Operators>>,
         router: Router,
     ) {
         if !self.connections.wait_for_first_bytes(&stream, &self.permit, HEAD_TIMEOUT).await {
             return;
         }
-        let Some(acceptor) = tls else {
+        // A handshake that begins after a reload goes by what was read then.
+        let Some(acceptor) = tls.map(|tls| TlsAcceptor::from(tls.load_full())) else {
             // Boxed: until the first bytes come, the task has no room for what follows.
             return Box::pin(self.begun(stream, None, operators, router)).await;
         };

@@ -138,6 +138,6 @@ fn report(found: Found, kind: &StoreKind, reader: &mut Reader<'_>) {
     }
     shared_names(found.names).into_iter().for_each(|text| reader.add("shared name", text));
     if found.left_out > 0 {
-        reader.add("unread", format!("{} more faults", found.left_out));
+        reader.add("unread", format!("{} more faults, which are not shown", found.left_out));
     }
 }
