@@ -168,7 +168,7 @@ access to * by dn.exact=\"{READER}\" read by * none",
     // As a person reads it.
     let told = demo.rcmpd(&["store", "verify", "-c", "rcmpd.toml"]).code(3).stdout;
     let rows: Vec<_> = told.lines().map(|line| line.split_whitespace().take(4).collect::<Vec<_>>()).collect();
-    assert_eq!(rows[0], ["STORE", "FAULT", "WHERE"], "{told}");
+    assert_eq!(rows[0], ["STORE", "FAULT", "DETAILS"], "{told}");
     assert_eq!(rows[1], ["store", "unreadable", "bob:", "nsAccountLock"], "{told}");
     assert_eq!(told.lines().nth(2), Some("store: read 2 accounts, 1 group, 0 machine secrets"), "{told}");
 }
