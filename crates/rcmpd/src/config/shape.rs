@@ -115,6 +115,8 @@ mod tests {
         #[serde(rename = "for", default)]
         to: bool,
         inner: Option<Box<Spanned<Part>>>,
+        #[serde(default)]
+        more: Vec<Spanned<Part>>,
     }
 
     #[test]
@@ -125,6 +127,7 @@ mod tests {
                 field("path", true, Shape::Text),
                 field("for", false, Shape::Truth),
                 field("inner", false, Shape::Same(path.to_owned())),
+                field("more", false, Shape::List(Box::new(Shape::Same(path.to_owned())))),
             ])
         };
         let expected = Shape::Table(vec![

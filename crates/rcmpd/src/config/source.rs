@@ -128,12 +128,13 @@ impl Question {
         like.is_some()
     }
 
-    fn list(self) -> Vec<Node<'static>> {
+    fn list(mut self) -> Vec<Node<'static>> {
+        let value = self.places(1);
+        self.note(Asked::List(value));
+        self.value = value;
         if self.is_again() {
             return Vec::new();
         }
-        let value = self.places(1);
-        self.note(Asked::List(value));
         vec![self.below(self.path.clone(), value)]
     }
 
