@@ -7,7 +7,7 @@ mod ports;
 #[expect(dead_code, unreachable_pub, reason = "the module is one of the harness, too")]
 mod postgres;
 
-use account_store::{SealingKey, battery};
+use account_store::{SealingKey, StoreError, battery};
 use postgres::{DATABASE, PASSWORD, Postgres, USER};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -34,7 +34,12 @@ fn empty() -> (PostgresStore, Arc<Postgres>) {
     settings.schema = Schema::new(&format!("rcmpd_{number}")).expect("a plain name");
     let store = RUNTIME.block_on(async {
         PostgresStore::create(&settings, &battery::domain()).await?;
-        PostgresStore::open(settings, Some(&SealingKey::new([7; 32]))).await
+        let store = PostgresStore::open(settings, Some(&SealingKey::new([7; 32]))).await?;
+        // What was known before the store listens for changes does not count when it does.
+        while store.counters().polls.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        Ok::<_, StoreError>(store)
     });
     (store.expect("the server answers"), server)
 }

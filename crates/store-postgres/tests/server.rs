@@ -495,7 +495,9 @@ async fn what_postgresql_cannot_hold_is_no_account_and_no_failure() {
     ] {
         assert_eq!(find(&store, query).await.expect("it answers"), Some(bob.clone()));
     }
-    let connects = load(&store.counters().connects);
+    // One for questions and changes, and one for the revision.
+    eventually("all are open", async || load(&store.counters().connects) == 2).await;
+    let connects = 2;
     for n in 0..1000 {
         let text = format!("bob.upn@corp.example\0{n}.evil.example");
         for query in [
