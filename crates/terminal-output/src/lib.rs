@@ -1,6 +1,6 @@
 //! Output of the commands of `rcmpd`: text and tables for operators, JSON for programs, prompts.
 //!
-//! Names come from certificates, peers, stores and files. Except for [`file`] and [`screen`](mod@screen), every
+//! Names come from certificates, peers, stores and files. Except for [`file()`] and [`screen`](mod@screen), every
 //! function escapes control characters in them by [`visible`]. Messages on standard error begin with `rcmpd: `. A
 //! program that prints only by this crate denies `clippy::print_stdout` and `clippy::print_stderr`.
 
