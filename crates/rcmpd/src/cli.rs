@@ -483,8 +483,8 @@ pub enum StoreCommand {
     ///
     /// A directory is read page by page, with about 500 entries in memory and 200 bytes for each account.
     /// Also reported are attributes that cannot be read, with the right that is missing, and numbers outside
-    /// of the configured range. ACCOUNTs are looked up with all their groups, as for a certificate. A program
-    /// behind a socket cannot be listed: only ACCOUNTs are looked up there.
+    /// of the configured range. Each ACCOUNT is looked up with all its groups, as for a certificate. A program
+    /// behind a socket cannot be listed: only each ACCOUNT is looked up there.
     #[command(
         after_help = "Exit codes: 0 nothing is wrong, 3 something is, 1 any other failure, 2 wrong use or no readable configuration.\n\nExample:\n  rcmpd store verify alice Administrator -c FILE"
     )]
