@@ -971,7 +971,7 @@ async fn a_former_primary_that_comes_back_is_not_used() {
         "UPDATE rcmpd.account SET flags = flags | 2;
          UPDATE rcmpd.revision SET accounts = accounts + 1000, accounts_epoch = 5",
     );
-    let says = "it has changes that the primary has not";
+    let says = "it has changes that the primary does not have";
     let deadline = Instant::now() + Duration::from_secs(60);
     while !replicas.services.iter().any(|service| service.log().contains(says)) {
         assert!(Instant::now() < deadline, "not logged: {says}");
