@@ -252,6 +252,7 @@ impl Pool {
             let server = &self.servers[0];
             warn!(
                 %server,
+                advice = "make it a standby of the present primary, or take it out of store.postgres.replicas",
                 "PostgreSQL replica not used: it has changes that the primary does not have, so it follows another primary"
             );
         }
