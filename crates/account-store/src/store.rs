@@ -86,6 +86,16 @@ pub enum Query {
     Sid(Sid),
 }
 
+impl Account {
+    /// The queries for a certificate that find this account: by its principal names and its mappings.
+    pub fn certificate_queries(&self) -> impl Iterator<Item = Query> {
+        let name = self.user_principal_name.iter().cloned().map(Query::UserPrincipalName);
+        let services = self.service_principal_names.iter().cloned().map(Query::ServicePrincipalName);
+        let mappings = self.alt_security_identities.iter().cloned().map(Query::AltSecurityIdentity);
+        name.chain(services).chain(mappings)
+    }
+}
+
 /// What a look-up found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Matches {

@@ -80,9 +80,6 @@ pub(crate) type See<'a> = dyn FnMut(Seen) + Send + 'a;
 
 /// An account for [`Seen`].
 pub(crate) fn seen(account: &Account, sid: Option<Sid>, mails: Vec<String>) -> SeenAccount {
-    let upn = account.user_principal_name.iter().cloned().map(Query::UserPrincipalName);
-    let spns = account.service_principal_names.iter().cloned().map(Query::ServicePrincipalName);
-    let mappings = account.alt_security_identities.iter().cloned().map(Query::AltSecurityIdentity);
     // Names are unique in a domain, not in a forest.
     let own = account.home_domain.is_none().then(|| Query::Name(account.name.clone()));
     SeenAccount {
@@ -90,9 +87,7 @@ pub(crate) fn seen(account: &Account, sid: Option<Sid>, mails: Vec<String>) -> S
         sid,
         claims: own
             .into_iter()
-            .chain(upn)
-            .chain(spns)
-            .chain(mappings)
+            .chain(account.certificate_queries())
             .chain(mails.into_iter().map(Query::Mail))
             .collect(),
         is_elsewhere: account.home_domain.is_some(),

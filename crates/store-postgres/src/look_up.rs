@@ -234,7 +234,7 @@ impl Inner {
     }
 
     /// Whether an answer may be used: it is not older than what was known when it was asked for. That of a
-    /// replica is of contents that the primary has shown, too. So it does not matter whom the replica follows.
+    /// replica is of contents that the primary has shown, too, whichever primary the replica follows.
     async fn check_age(
         &self,
         pool: &Pool,

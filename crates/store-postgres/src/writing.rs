@@ -1,7 +1,7 @@
 //! Changes: one transaction on the primary, on a thread that may wait.
 //!
 //! The row of `revision` is locked first, so that changes are made one after the other, and a revision is
-//! never seen before an earlier one. Its new revision is written last.
+//! never seen before an earlier one. Its new counters are written last.
 
 use crate::tables::Tables;
 use crate::transaction::{LOCK_TIMEOUT, Transaction};

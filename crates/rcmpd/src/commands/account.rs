@@ -255,16 +255,13 @@ pub(super) fn unmatchable_text(account: &str, found: &Unmatchable<'_>) -> String
 /// What makes certificates ambiguous, a text each: the same principal name, or the same mapping, at another
 /// account.
 pub(super) async fn twins(store: &dyn AccountStore, account: &Account) -> anyhow::Result<Vec<String>> {
-    let names = account.user_principal_name.iter().cloned().map(Query::UserPrincipalName);
-    let services = account.service_principal_names.iter().cloned().map(Query::ServicePrincipalName);
-    let mappings = account.alt_security_identities.iter().cloned().map(Query::AltSecurityIdentity);
     // The name that is stored, which a change may replace.
     let own = match store.find(&Query::Sid(account.sid)).await? {
         Matches::One(record) => record.account.name.clone(),
         _ => account.name.clone(),
     };
     let mut told = Vec::new();
-    for query in names.chain(services).chain(mappings) {
+    for query in account.certificate_queries() {
         let others = match store.find(&query).await? {
             Matches::One(record) if record.account.sid != account.sid => vec![record.account.name.clone()],
             Matches::Many(names) => names.into_iter().filter(|name| *name != own).collect(),

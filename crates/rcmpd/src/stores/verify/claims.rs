@@ -105,11 +105,7 @@ impl Claims {
 pub(super) fn of(account: &Account) -> Vec<Query> {
     let mail = Some(&account.profile.mail).filter(|mail| !mail.is_empty());
     let own = [Query::Name(account.name.clone()), Query::Sid(account.sid)].into_iter();
-    own.chain(account.user_principal_name.iter().cloned().map(Query::UserPrincipalName))
-        .chain(account.service_principal_names.iter().cloned().map(Query::ServicePrincipalName))
-        .chain(account.alt_security_identities.iter().cloned().map(Query::AltSecurityIdentity))
-        .chain(mail.cloned().map(Query::Mail))
-        .collect()
+    own.chain(account.certificate_queries()).chain(mail.cloned().map(Query::Mail)).collect()
 }
 
 /// The groups of each name that several groups have.
@@ -119,11 +115,17 @@ pub(super) fn shared_names(groups: Vec<(String, Sid)>) -> Vec<String> {
         names.entry(fold::wide(&name)).or_default().push(format!("{name} ({sid})"));
     }
     let shared = names.into_values().filter(|groups| groups.len() > 1);
-    let shown = |groups: Vec<String>| match groups.len().checked_sub(NAMES_MAX) {
-        None | Some(0) => format!("groups {}", groups.join(", ")),
-        Some(more) => format!("groups {} and {more} more", groups[..NAMES_MAX].join(", ")),
-    };
-    shared.map(shown).collect()
+    let shown = |groups: Vec<String>| some_of(&groups[..groups.len().min(NAMES_MAX)], groups.len());
+    shared.map(|groups| format!("groups {}", shown(groups))).collect()
+}
+
+/// Some names, and how many more there are.
+pub(super) fn some_of(shown: &[String], count: usize) -> String {
+    let names = shown.join(", ");
+    match count - shown.len() {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! A whole directory: what a walk over it sees.
 
-use super::claims::shared_names;
+use super::claims::{shared_names, some_of};
 use super::{Reader, missing_right};
 use crate::config::StoreKind;
+use account_store::Query;
 use dtyp::Sid;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -80,11 +81,7 @@ impl Faulty {
     }
 
     fn shown(&self) -> String {
-        let names = self.names.join(", ");
-        match self.count - self.names.len() {
-            0 => names,
-            more => format!("{names} and {more} more"),
-        }
+        some_of(&self.names, self.count)
     }
 }
 
@@ -99,17 +96,15 @@ pub(super) async fn verify(
     let mut see = |seen| {
         match seen {
             Seen::Account(account) => {
-                if account.is_elsewhere {
-                    found.elsewhere += 1;
-                } else {
-                    found.accounts += 1;
-                    account
-                        .sid
-                        .into_iter()
-                        .for_each(|sid| found.own(sid, format!("account {}", account.name)));
+                let sid = account.sid.filter(|_| !account.is_elsewhere);
+                match account.is_elsewhere {
+                    true => found.elsewhere += 1,
+                    false => found.accounts += 1,
                 }
-                let sid = account.sid.filter(|_| !account.is_elsewhere).map(account_store::Query::Sid);
-                claims.add(account.claims.into_iter().chain(sid).collect());
+                if let Some(sid) = sid {
+                    found.own(sid, format!("account {}", account.name));
+                }
+                claims.add(account.claims.into_iter().chain(sid.map(Query::Sid)).collect());
             }
             Seen::Group(group) => {
                 found.groups += 1;
