@@ -4,8 +4,9 @@ simulation that checks it.
 
     python3 tests/replicas_simulation.py [--decisions 100000] [--sites 3] [--accounts 10000000] [--prepare] [--json]
 
-Each decision waits for a read of the revision that begins after it arrived (fresh_ms = 0), is answered by a core of its
-server, and looks the account up in the standby of its site unless the cache has it. Standard library only.
+Each decision is made by a revision that its server read at most --fresh-ms ago: it waits for a read if there is none. A
+core of the server answers it, and looks the account up in the standby of its site unless the cache has it. Standard
+library only.
 """
 
 import argparse
@@ -56,16 +57,19 @@ def hit_ratio(given, servers):
 def calculate(given, cost, servers):
     """The load of each part, in busy cores, and what a decision waits for."""
     rate, hits = given.decisions, hit_ratio(given, servers)
-    # One read after the other: never more than one in the time of the way there and back.
+    # After half of the time, the next decision asks for a read. Never more than one in the time of the way there and back.
     per_server = rate / servers
+    fresh = given.fresh_ms * 1e-3
     trip = {site: (given.local_ms if site == 0 else given.remote_ms) * 1e-3 for site in range(given.sites)}
-    reads = sum(servers / given.sites * min(1 / trip[site], per_server) for site in trip)
+    reads = sum(servers / given.sites * min(1 / max(trip[site], fresh / 2), per_server) for site in trip)
     handshakes = given.machines * given.connections / (CHANNEL_HOURS * 3600)
     look_ups = rate * (1 - hits)
     server = per_server * (cost["answer"] + (1 - hits) * cost["look_up"]) + handshakes / servers * cost["handshake"]
     primary = reads * cost["read"] + handshakes * HANDSHAKE_STATEMENTS * cost["read"]
     standby = look_ups / given.sites * cost["look_up_database"]
-    wait = sum(1.5 * trip[site] for site in trip) / given.sites
+    # The part of the time in which the last read is too old, until the next one is answered.
+    late = {site: max(0.0, fresh / 2 + trip[site] - fresh) for site in trip}
+    wait = sum(late[site] ** 2 / 2 / max(trip[site], fresh / 2) if fresh else 1.5 * trip[site] for site in trip) / given.sites
     return {
         "servers": servers,
         "cores_of_a_server": server,
@@ -75,7 +79,7 @@ def calculate(given, cost, servers):
         "look_ups_per_s_of_a_standby": look_ups / given.sites,
         "cores_of_a_standby": standby,
         "wait_ms": wait * 1e3,
-        "calls_at_once": rate * wait,
+        "calls_at_once": rate * (wait + (1 - hits) * given.local_ms * 1e-3) + servers * server,
         "connections_to_the_primary": servers * given.pool,
     }
 
@@ -135,9 +139,9 @@ def simulate(given, cost, servers, seconds):
     site_of = [number % given.sites for number in range(servers)]
     cores = [Queue(given.cores) for _ in range(servers)]
     primary, standbys = Queue(given.database_cores), [Queue(given.database_cores) for _ in range(given.sites)]
-    # When the read that is under way began at each server, and when its answer is there.
-    reading = [(-1.0, -1.0)] * servers
-    waiting = [None] * servers
+    # When the last answered read of each server began, and the one that is under way.
+    fresh = given.fresh_ms * 1e-3
+    read_at, reading, waiting = [-1.0] * servers, [None] * servers, [[] for _ in range(servers)]
     times, reads, now = [], 0, 0.0
     # (time, order, kind, what): an order makes equal times comparable.
     events, order = [], 0
@@ -147,43 +151,46 @@ def simulate(given, cost, servers, seconds):
         order += 1
         heapq.heappush(events, (time, order, kind, what))
 
-    def read(server, begun):
+    def read(server):
         nonlocal reads
         reads += 1
         trip = (given.local_ms if site_of[server] == 0 else given.remote_ms) * 1e-3
-        answered = primary.done(begun + trip / 2, cost["read"]) + trip / 2
-        reading[server] = (begun, answered)
-        push(answered, "read", server)
+        reading[server] = now
+        push(primary.done(now + trip / 2, cost["read"]) + trip / 2, "read", server)
+
+    def decide(server, arrived):
+        done, work = now, cost["answer"]
+        if randomness.random() >= hits:
+            there = now + given.local_ms * 0.5e-3
+            done = standbys[site_of[server]].done(there, cost["look_up_database"]) + given.local_ms * 0.5e-3
+            work += cost["look_up"]
+        push(done, "answer", (server, arrived, work))
 
     push(randomness.expovariate(given.decisions), "arrival", None)
-    in_flight = [[] for _ in range(servers)]
     while events:
         now, _, kind, what = heapq.heappop(events)
         if kind == "arrival":
             if now < seconds:
                 push(now + randomness.expovariate(given.decisions), "arrival", None)
             server = randomness.randrange(servers)
-            if waiting[server] is None:
-                waiting[server] = []
-            waiting[server].append(now)
-            if reading[server][1] <= now and not in_flight[server]:
-                in_flight[server], waiting[server] = waiting[server], None
-                read(server, now)
+            is_new = read_at[server] >= now - fresh
+            if is_new:
+                decide(server, now)
+            else:
+                waiting[server].append(now)
+            if reading[server] is None and (not is_new or read_at[server] < now - fresh / 2):
+                read(server)
         elif kind == "read":
-            server, answered = what, in_flight[what]
-            in_flight[server] = []
-            for arrived in answered:
-                done = now
-                if randomness.random() >= hits:
-                    there = now + given.local_ms * 0.5e-3
-                    done = standbys[site_of[server]].done(there, cost["look_up_database"]) + given.local_ms * 0.5e-3
-                    work = cost["answer"] + cost["look_up"]
+            server = what
+            read_at[server], reading[server] = reading[server], None
+            asked, waiting[server] = waiting[server], []
+            for arrived in asked:
+                if read_at[server] >= arrived - fresh:
+                    decide(server, arrived)
                 else:
-                    work = cost["answer"]
-                push(done, "answer", (server, arrived, work))
+                    waiting[server].append(arrived)
             if waiting[server]:
-                in_flight[server], waiting[server] = waiting[server], None
-                read(server, now)
+                read(server)
         else:
             server, arrived, work = what
             times.append(cores[server].done(now, work) - arrived)
@@ -209,6 +216,7 @@ def arguments():
     parser.add_argument("--database-cores", type=int, default=16)
     parser.add_argument("--local-ms", type=float, default=0.5, help="to the database at the same site and back")
     parser.add_argument("--remote-ms", type=float, default=10.0, help="to the primary from another site and back")
+    parser.add_argument("--fresh-ms", type=float, default=100.0, help="store.postgres.fresh_ms")
     parser.add_argument("--changes", type=float, default=1.0, help="changes of accounts a second")
     parser.add_argument("--cache-entries", type=int, default=1_000_000)
     parser.add_argument("--cache-ttl", type=float, default=60.0)

@@ -55,9 +55,12 @@ fn of_store(kind: &StoreKind) -> Vec<(&'static str, Duration)> {
             ("store.ldap.stale_if_error_s", ldap.cache.stale_if_error),
         ],
         StoreKind::Postgres(postgres) => vec![
-            postgres.fresh.map_or(("store.postgres.max_age_s", postgres.max_age), |fresh| {
-                ("store.postgres.fresh_ms", fresh)
-            }),
+            match postgres.fresh {
+                None => ("store.postgres.max_age_s", postgres.max_age),
+                // The change itself takes longer.
+                Some(fresh) if fresh <= store_postgres::FRESH => ("store.postgres.fresh_ms", Duration::ZERO),
+                Some(fresh) => ("store.postgres.fresh_ms", fresh),
+            },
             ("store.postgres.stale_if_error_s", postgres.cache.stale_if_error),
         ],
         StoreKind::Socket(socket) if socket.cache.stale_if_error.is_zero() => {

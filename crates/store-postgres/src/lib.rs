@@ -11,8 +11,10 @@
 //!   row of `revision` is the lock.
 //! - A server that was the primary before a standby was promoted is not used, as far as this process can see
 //!   the promoted one.
-//! - The revision is polled. NOTIFY makes that faster and is not needed. With [`Settings::fresh`], a call waits
-//!   for a poll that began after it arrived.
+//! - The revision is polled. NOTIFY makes that faster and is not needed. With [`Settings::fresh`], no call is
+//!   answered by an older one: it waits for a poll.
+//! - A change ends [`CHANGE_WAIT`] after its commit. So what is asked after the change is answered by it, at
+//!   every server whose [`Settings::fresh`] is [`FRESH`] or less.
 //! - Only unnamed statements are used unless [`Settings::prepare`] is set, so a pooler may give a session
 //!   another server for each transaction.
 //!
@@ -25,6 +27,7 @@ mod failure;
 mod identity;
 mod look_up;
 mod machines;
+mod moment;
 mod poll;
 mod pool;
 mod replicas;
@@ -46,6 +49,7 @@ pub use replicas::{Replica, ReplicaFacts, Replicas};
 pub use settings::{Password, Schema, Server, Settings};
 pub use shared::{Challenge, Channel, ChannelId, StoredCredential};
 pub use tls::tls;
+pub use writing::{CHANGE_WAIT, FRESH};
 
 use account_store::sealing::{Seal, no_key};
 use account_store::{BoxFuture, Domain, SealingKey, StoreError};

@@ -4,11 +4,12 @@ use crate::Inner;
 use crate::connection::Connection;
 use crate::counters::Counters;
 use crate::identity::Identity;
+use crate::moment::Moment;
 use crate::revision::Noted;
 use account_store::StoreError;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 /// The least time between two polls: NOTIFY needs no permission, so any role of the database may send many.
@@ -19,7 +20,8 @@ pub(crate) async fn poll(store: Weak<Inner>) {
     let mut connection = None;
     loop {
         let Some(inner) = store.upgrade() else { return };
-        let started = Instant::now();
+        let started = Moment::now();
+        inner.seen.poll_begun(started);
         let polled = inner.in_time(poll_once(&inner, started, &mut connection)).await;
         let has_failed = polled.is_err();
         if let Err(error) = polled {
@@ -46,14 +48,18 @@ pub(crate) async fn poll(store: Weak<Inner>) {
 impl Inner {
     /// Waits until the revision is as new as [`crate::Settings::fresh`] says.
     ///
-    /// A call waits for a poll that begins after the call arrived. All calls that arrive while one poll is
-    /// under way wait for the next one, so there is one question to the database at a time, whatever there is
-    /// to do.
+    /// If the last poll began too long ago, a call waits for one that begins after the call arrived. All calls
+    /// that arrive while one poll is under way wait for the next one, so there is one question to the database
+    /// at a time, whatever there is to do. After half of the time, a call asks for the next poll and does not
+    /// wait for it: while calls arrive, most find a revision that is new enough.
     pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
         let Some(fresh) = self.settings.fresh else { return Ok(()) };
-        let arrived = Instant::now();
-        let since = arrived.checked_sub(fresh).unwrap_or(arrived);
+        let arrived = Moment::now();
+        let since = arrived.before(fresh);
         if let Some(known) = self.seen.since(since, arrived) {
+            if self.seen.is_due(arrived.before(fresh / 2)) {
+                self.wanted.notify_one();
+            }
             return known;
         }
         self.in_time(async {
@@ -73,7 +79,7 @@ impl Inner {
 
 async fn poll_once(
     inner: &Inner,
-    started: Instant,
+    started: Moment,
     connection: &mut Option<Connection>,
 ) -> Result<(), StoreError> {
     let is_usable = |it: &Connection| !it.is_closed() && !inner.expected.timeline.is_past(it);

@@ -7,6 +7,7 @@
 use crate::connection::Connection;
 use crate::counters::Counters;
 use crate::identity::{Expected, Identity};
+use crate::moment::Moment;
 use crate::revision::RevisionRow;
 use crate::settings::{Server, Settings};
 use account_store::StoreError;
@@ -58,7 +59,7 @@ struct State {
     backed_off_until: Instant,
     /// When a replica first had a revision that the primary had not shown, and that revision. An answer that is
     /// used resets it.
-    ahead: Option<(Instant, RevisionRow)>,
+    ahead: Option<(Moment, RevisionRow)>,
     /// Whether the replica follows another primary. It is logged once.
     follows_other_primary: bool,
 }
@@ -241,8 +242,8 @@ impl Pool {
 
     /// Notes that a replica has a revision that the primary has not shown. Returns the first such revision since
     /// its last answer that was used, and when it showed it.
-    pub(crate) fn first_ahead(&self, revision_row: RevisionRow) -> (Instant, RevisionRow) {
-        *self.state().ahead.get_or_insert((Instant::now(), revision_row))
+    pub(crate) fn first_ahead(&self, revision_row: RevisionRow) -> (Moment, RevisionRow) {
+        *self.state().ahead.get_or_insert((Moment::now(), revision_row))
     }
 
     /// A replica has changes that its primary never had.

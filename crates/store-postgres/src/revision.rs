@@ -1,5 +1,6 @@
 //! The row that names the contents, and what of it was seen.
 
+use crate::moment::Moment;
 use account_store::{Revision, StoreError};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
@@ -40,10 +41,12 @@ struct State {
     since: Instant,
     accounts_noticed: u64,
     machines_noticed: u64,
+    /// The start of the last poll.
+    begun: Moment,
     /// The start of the last poll that was answered.
-    polled: Instant,
+    polled: Moment,
     /// The start of the last poll, and why it was not answered.
-    failed: Option<(Instant, StoreError)>,
+    failed: Option<(Moment, StoreError)>,
 }
 
 /// What became of a row that came with an answer.
@@ -57,13 +60,14 @@ pub(crate) enum Noted {
 
 impl Seen {
     pub(crate) fn new(revision_row: RevisionRow) -> Self {
-        let now = Instant::now();
+        let now = Moment::now();
         let (accounts_noticed, machines_noticed) = (Revision::notice(), Revision::notice());
         Self(RwLock::new(State {
             revision_row,
-            since: now,
+            since: Instant::now(),
             accounts_noticed,
             machines_noticed,
+            begun: now,
             polled: now,
             failed: None,
         }))
@@ -114,23 +118,33 @@ impl Seen {
         self.write(State::notice_all);
     }
 
+    /// A poll begins at this moment.
+    pub(crate) fn poll_begun(&self, started: Moment) {
+        self.write(|state| state.begun = started);
+    }
+
     /// A poll that began at this moment was answered.
-    pub(crate) fn polled(&self, started: Instant) {
+    pub(crate) fn polled(&self, started: Moment) {
         self.write(|state| (state.polled, state.failed) = (started, None));
     }
 
-    pub(crate) fn poll_failed(&self, started: Instant, error: StoreError) {
+    pub(crate) fn poll_failed(&self, started: Moment, error: StoreError) {
         self.write(|state| state.failed = Some((started, error)));
     }
 
     /// What is known for a call that came at `arrived`, and to which a revision counts that was read `since`
     /// then; `None` if a poll that began later has to tell.
-    pub(crate) fn since(&self, since: Instant, arrived: Instant) -> Option<Result<(), StoreError>> {
+    pub(crate) fn since(&self, since: Moment, arrived: Moment) -> Option<Result<(), StoreError>> {
         self.read(|state| match &state.failed {
             _ if state.polled >= since => Some(Ok(())),
             Some((started, error)) if *started >= arrived => Some(Err(error.clone())),
             _ => None,
         })
+    }
+
+    /// Whether no poll has begun since that moment.
+    pub(crate) fn is_due(&self, since: Moment) -> bool {
+        self.read(|state| state.begun < since)
     }
 
     /// The revision of the accounts.
@@ -208,7 +222,7 @@ mod tests {
     #[test]
     fn what_was_not_polled_for_too_long_is_an_error_with_the_reason() {
         let seen = Seen::new(RevisionRow::default());
-        seen.poll_failed(Instant::now(), StoreError::Unavailable("connection refused".to_owned()));
+        seen.poll_failed(Moment::now(), StoreError::Unavailable("connection refused".to_owned()));
         assert!(seen.accounts(Duration::from_secs(60)).is_ok());
         let error = seen.accounts(Duration::ZERO).expect_err("it is too long ago").to_string();
         assert!(error.contains("connection refused"), "{error}");
@@ -218,7 +232,7 @@ mod tests {
     #[test]
     fn a_poll_that_began_before_a_call_tells_it_nothing() {
         let seen = Seen::new(RevisionRow::default());
-        let at = |ms| Instant::now() + Duration::from_secs(60) + Duration::from_millis(ms);
+        let at = |ms| Moment::now().before(Duration::from_secs(60) - Duration::from_millis(ms));
         let (first, call, second) = (at(0), at(1_000), at(2_000));
         seen.polled(first);
         assert!(seen.since(call, call).is_none(), "it may have read an older revision");

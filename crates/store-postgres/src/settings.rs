@@ -38,7 +38,8 @@ pub struct Settings {
     /// For how long cached answers count if the revision cannot be polled.
     pub max_age: Duration,
     /// How old the revision may be by which a call or a request is answered: with zero it is read after the
-    /// call arrived. Without, it is as old as the last poll.
+    /// call arrived. With [`crate::FRESH`] or less, a change that has ended counts. Without, the revision is
+    /// as old as the last poll.
     pub fresh: Option<Duration>,
     /// Connections to the primary, and to each replica.
     pub connections: usize,

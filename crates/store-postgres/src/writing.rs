@@ -2,22 +2,40 @@
 //!
 //! The row of `revision` is locked first, so that changes are made one after the other, and a revision is
 //! never seen before an earlier one. Its new counters are written last.
+//!
+//! A change is not done before every server knows of it, or will read the revision before it answers:
+//! [`CHANGE_WAIT`] after the commit.
 
 use crate::tables::Tables;
 use crate::transaction::{LOCK_TIMEOUT, Transaction};
 use crate::{Inner, PostgresStore};
 use account_store::{BoxFuture, StoreError};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
+/// The highest [`crate::Settings::fresh`] with which a server never answers by what a finished change has
+/// replaced.
+pub const FRESH: Duration = Duration::from_millis(100);
+/// A change is finished so long after its commit. It is longer than [`FRESH`], because the clocks of two
+/// machines do not run equally fast.
+pub const CHANGE_WAIT: Duration = Duration::from_millis(150);
+
 impl PostgresStore {
-    /// Changes whole or not at all. What was begun is done even if the future is dropped.
+    /// Changes whole or not at all. What was begun is done even if the future is dropped. Ends when no server
+    /// can answer by the contents before, if its [`crate::Settings::fresh`] is [`FRESH`] or less.
     pub(crate) fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Tables<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
         let inner = Arc::clone(&self.inner);
-        let done = self.inner.runtime.spawn_blocking(move || inner.write(work));
+        let done = self.inner.runtime.spawn_blocking(move || {
+            let (value, committed) = inner.write(work)?;
+            if let Some(committed) = committed {
+                std::thread::sleep(CHANGE_WAIT.saturating_sub(committed.elapsed()));
+            }
+            Ok(value)
+        });
         Box::pin(async move {
             done.await.unwrap_or_else(|_| {
                 Err(StoreError::Unavailable("the thread that makes changes has ended".to_owned()))
@@ -27,7 +45,11 @@ impl PostgresStore {
 }
 
 impl Inner {
-    fn write<T>(&self, work: impl FnOnce(&mut Tables<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    /// The moment after the commit, too, if something was changed.
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&mut Tables<'_>) -> Result<T, StoreError>,
+    ) -> Result<(T, Option<Instant>), StoreError> {
         let turn = self.runtime.block_on(async { timeout(LOCK_TIMEOUT, self.changing.lock()).await });
         let _turn = turn.map_err(|_| {
             let seconds = LOCK_TIMEOUT.as_secs();
@@ -53,10 +75,11 @@ impl Inner {
         let changed = tables.finish()?;
         let revision_row = transaction.commit(before, changed)?;
         self.changed(revision_row);
-        if revision_row != before {
+        let committed = (revision_row != before).then(Instant::now);
+        if committed.is_some() {
             transaction.notify();
         }
         pooled.keep();
-        Ok(value)
+        Ok((value, committed))
     }
 }

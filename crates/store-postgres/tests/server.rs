@@ -8,9 +8,9 @@ mod ports;
 mod postgres;
 
 use account_store::{
-    Account, AccountAdmin, AccountListing, AccountStore, BoxFuture, Change, Domain, Group, GroupScope,
-    Machine, MachineAdmin, MachineStore, Matches, NtHash, Put, Query, SealingKey, Secrets, StoreError,
-    battery, machines::ChannelKind,
+    Account, AccountAdmin, AccountFlags, AccountListing, AccountStore, BoxFuture, Change, Domain, Group,
+    GroupScope, Machine, MachineAdmin, MachineStore, Matches, NtHash, Put, Query, SealingKey, Secrets,
+    StoreError, battery, machines::ChannelKind,
 };
 use dtyp::{FileTime, Sid};
 use postgres::{DATABASE, PASSWORD, Postgres, USER};
@@ -18,7 +18,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use store_postgres::{Challenge, Channel, PostgresStore, ReplicaFacts, Server, Settings, StoredCredential};
+use store_postgres::{
+    CHANGE_WAIT, Challenge, Channel, FRESH, PostgresStore, ReplicaFacts, Server, Settings, StoredCredential,
+};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
@@ -984,6 +986,52 @@ async fn a_call_is_answered_by_a_revision_that_was_read_after_it_arrived() {
     assert!((1..=10).contains(&asked), "{asked} questions");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_has_ended_counts_for_every_call_at_other_servers() {
+    let server = Postgres::start();
+    let mut settings = never_polled(settings(&[&server]));
+    let writer = create(&settings).await;
+    put(&writer, user(1000)).await;
+    settings.fresh = Some(FRESH);
+    let store = Arc::new(open(&settings).await);
+    let ends = Arc::<AtomicBool>::default();
+    let calls = {
+        let (store, ends) = (Arc::clone(&store), Arc::clone(&ends));
+        tokio::spawn(async move {
+            let mut calls = 0_u64;
+            while !ends.load(Ordering::Relaxed) {
+                store.refresh().await.expect("it answers");
+                calls += 1;
+                tokio::task::yield_now().await;
+            }
+            calls
+        })
+    };
+    let (begun, polls) = (Instant::now(), load(&store.counters().polls));
+    for round in 0..20 {
+        let changed = Account { flags: AccountFlags(0x202 - (round % 2) * 2), ..user(1000) };
+        put(&writer, changed.clone()).await;
+        store.refresh().await.expect("it answers");
+        assert_eq!(store.revision().expect("it answers"), writer.revision().expect("it answers"), "{round}");
+        assert_eq!(find(&store, name("user1000")).await.expect("it answers"), Some(changed), "{round}");
+    }
+    assert!(begun.elapsed() >= 20 * CHANGE_WAIT, "each change waits: {:?}", begun.elapsed());
+    // No process is notified of these.
+    for round in 0..20 {
+        let before = store.revision().expect("it answers");
+        server.sql(CHANGED);
+        tokio::time::sleep(CHANGE_WAIT).await;
+        store.refresh().await.expect("it answers");
+        assert_ne!(store.revision().expect("it answers"), before, "{round}");
+    }
+    ends.store(true, Ordering::Relaxed);
+    let (calls, elapsed) = (calls.await.expect("no panic"), begun.elapsed());
+    // Two reads in the time, and one for each NOTIFY.
+    let reads = load(&store.counters().polls) - polls;
+    let reads_max = 2 * elapsed.as_millis() / FRESH.as_millis() + 20;
+    assert!(u128::from(reads) <= reads_max && calls > 20 * reads, "{reads} reads for {calls} calls");
+}
+
 /// A call that waits for the revision ends before it has its answer, as that of a client that goes away.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_ends_while_it_reads_leaves_the_others_their_answer() {
@@ -1026,6 +1074,8 @@ async fn while_the_revision_cannot_be_read_no_call_is_answered_by_an_older_one()
     let store = create(&settings).await;
     settings.fresh = Some(Duration::from_secs(3600));
     let lenient = open(&settings).await;
+    settings.fresh = Some(FRESH);
+    let quick = open(&settings).await;
     put(&store, user(1000)).await;
     // A lock of the table: the server accepts connections and statements, and does not answer.
     let mut psql = server.psql();
@@ -1036,6 +1086,7 @@ async fn while_the_revision_cannot_be_read_no_call_is_answered_by_an_older_one()
         assert!(error.contains("timeout"), "{error}");
     }
     lenient.refresh().await.expect("an hour has not passed");
+    assert!(quick.refresh().await.is_err(), "more than the time has passed");
     let before = store.machine_revision().expect("it answers");
     psql.send(&format!("{CHANGED}; COMMIT; SELECT 'done';"));
     assert_eq!(psql.line(), "done");

@@ -876,7 +876,7 @@ impl Checker<'_> {
         }
         if let (Some(_), StoreKind::Postgres(postgres)) = (shared, &mut kind) {
             // A machine's rights end at all servers at once, unless the configuration says otherwise.
-            postgres.fresh.get_or_insert(Duration::ZERO);
+            postgres.fresh.get_or_insert(store_postgres::FRESH);
         }
         let key = channels.and_then(|channels| channels.key.as_deref());
         let beside = machines.clone().unwrap_or_else(|| self.path(Path::new("accounts")));
