@@ -3,7 +3,8 @@
 use dcerpc::pdu::FaultStatus;
 use netlogon_tokio::TcpTransport;
 use netlogon_transport::client::{Association, ChannelError, SystemRandomness, TransportError};
-use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request};
+use pac::VerifiedPac;
+use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request, Response};
 use rcmpd_tests::client::{Client, with_other_certificate};
 use rcmpd_tests::peers::{impacket, impacket_python, question, run, target, with};
 use rcmpd_tests::ports::free_port;
@@ -17,8 +18,8 @@ use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -105,6 +106,24 @@ async fn ask(
     question: &[u8],
 ) -> Result<u32, ChannelError> {
     Ok(client.channel.ask(association, PACKAGE_NAME, "CONTOSO", question).await?.status.0)
+}
+
+/// The account of an answer, or the status of one without.
+async fn ask_who(
+    client: &Client,
+    association: &mut dyn Association,
+    question: &[u8],
+) -> Result<Result<String, u32>, ChannelError> {
+    let answer = client.channel.ask(association, PACKAGE_NAME, "CONTOSO", question).await?;
+    Ok(match (answer.status.0, answer.data) {
+        (SUCCESS, data) => {
+            let data = data.expect("an answer").decrypted();
+            let response = Response::decode(&data).expect("a good answer");
+            let pac = VerifiedPac::decode(response.auth_data).expect("a good PAC");
+            Ok(pac.logon_info.effective_name.text)
+        }
+        (status, _) => Err(status),
+    })
 }
 
 #[test]
@@ -705,8 +724,36 @@ struct Seen {
     right: u64,
     /// Neither yes nor no: asked again.
     retried: u64,
+    /// Of these, binds that were refused: whether the channel is good could not be known.
+    channels_lost: u64,
     longest_gap: Duration,
 }
+
+/// What the test is doing, for its clients.
+struct Phase {
+    has_ended: AtomicBool,
+    /// Without a primary, no server can look a channel up, and a standby that is promoted may lack the last
+    /// ones.
+    loses_channels_until: Mutex<Instant>,
+}
+
+impl Phase {
+    fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Relaxed)
+    }
+
+    fn may_lose_channels(&self) -> bool {
+        Instant::now() < *self.loses_channels_until.lock().unwrap()
+    }
+
+    /// The primary is away from now on for at most so long, and what it lost is noticed then.
+    fn loses_channels_for(&self, time: Duration) {
+        *self.loses_channels_until.lock().unwrap() = Instant::now() + time;
+    }
+}
+
+/// Who a question is about, or the status of its answer.
+type Truth = Result<&'static str, u32>;
 
 impl Seen {
     fn right(&mut self, last: &mut Instant) {
@@ -718,22 +765,19 @@ impl Seen {
     fn add(&mut self, other: &Self) {
         self.right += other.right;
         self.retried += other.retried;
+        self.channels_lost += other.channels_lost;
         self.longest_gap = self.longest_gap.max(other.longest_gap);
     }
 }
 
-/// Asks until `ended`. Each answer is compared with the truth.
-async fn load(
-    replicas: Arc<(String, String)>,
-    questions: [(Vec<u8>, u32); 2],
-    ended: Arc<AtomicBool>,
-) -> Seen {
+/// Asks until the phase has ended. Each answer is compared with the truth.
+async fn load(replicas: Arc<(String, String)>, questions: [(Vec<u8>, Truth); 3], phase: Arc<Phase>) -> Seen {
     let (address, password) = &*replicas;
     let (mut seen, mut last, mut client) = (Seen::default(), Instant::now(), None);
     let (mut round, mut retried) = (0, 0);
-    while !ended.load(Ordering::Relaxed) {
+    while !phase.has_ended() {
         round += 1;
-        let (question, truth) = &questions[round % 2];
+        let (question, truth) = &questions[round % 3];
         let asked = timeout(Duration::from_secs(10), async {
             // A new channel now and then, and a new connection each time.
             if client.is_none() || round % 20 == 0 {
@@ -741,14 +785,15 @@ async fn load(
             }
             let client = client.as_ref().expect("it is there");
             let mut association = client.open().await?;
-            ask(client, &mut *association, question).await
+            ask_who(client, &mut *association, question).await
         });
         match asked.await {
-            Ok(Ok(status)) if status == *truth => seen.right(&mut last),
-            Ok(Ok(DS_BUSY)) | Err(_) => seen.retried += 1,
-            // A standby that is promoted may lack the last channels.
-            Ok(Err(ChannelError::Transport(TransportError::Refused(_)))) => {
+            Ok(Ok(answer)) if answer.as_deref() == truth.as_ref().copied() => seen.right(&mut last),
+            Ok(Ok(Err(DS_BUSY))) | Err(_) => seen.retried += 1,
+            Ok(Err(ChannelError::Transport(TransportError::Refused(why)))) => {
+                assert!(phase.may_lose_channels(), "a channel is not known: {why}");
                 seen.retried += 1;
+                seen.channels_lost += 1;
                 client = None;
             }
             Ok(Err(ChannelError::Transport(_))) => seen.retried += 1,
@@ -756,7 +801,7 @@ async fn load(
                 seen.retried += 1;
                 client = None;
             }
-            other => panic!("a wrong answer: {other:?} instead of {truth:#x}"),
+            other => panic!("a wrong answer: {other:?} instead of {truth:x?}"),
         }
         if seen.retried > retried {
             retried = seen.retried;
@@ -767,15 +812,16 @@ async fn load(
 }
 
 /// The same as Impacket asks, one handshake and two questions at a time.
-fn load_of_impacket(given: &serde_json::Value, ended: &AtomicBool) -> Seen {
+fn load_of_impacket(given: &serde_json::Value, phase: &Phase) -> Seen {
     let (mut seen, mut last) = (Seen::default(), Instant::now());
     let truths = [format!("0x{SUCCESS:08X}"), format!("0x{LOGON_FAILURE:08X}")];
-    while !ended.load(Ordering::Relaxed) {
+    let who = [json!("alice"), json!(null)];
+    while !phase.has_ended() {
         let said = run(Command::new(impacket_python()), "impacket_client.py", given);
         let answers = said["answers"].as_array().unwrap();
-        for (answer, truth) in answers.iter().zip(&truths) {
+        for ((answer, truth), who) in answers.iter().zip(&truths).zip(&who) {
             match answer["status"].as_str().unwrap() {
-                status if status == truth => seen.right(&mut last),
+                status if status == truth && answer["pac"]["logon"]["user"] == *who => seen.right(&mut last),
                 "0xC00002A5" => seen.retried += 1,
                 _ => panic!("a wrong answer: {said:#}"),
             }
@@ -866,16 +912,20 @@ async fn whatever_is_killed_or_stops_no_answer_is_wrong() {
         commands: "rcmpd.toml",
     };
     let at = Arc::new((address, replicas.services[0].machine_password("WEB01")));
-    let questions = [("alice", SUCCESS), ("mallory", LOGON_FAILURE)];
+    let questions = [("alice", Ok("alice")), ("bob", Ok("bob")), ("mallory", Err(LOGON_FAILURE))];
     let questions = questions.map(|(who, truth)| (replicas.question(who), truth));
-    let (ends, ended) = (Instant::now() + Duration::from_secs(seconds()), Arc::new(AtomicBool::new(false)));
+    let ends = Instant::now() + Duration::from_secs(seconds());
+    let phase = Arc::new(Phase {
+        has_ended: AtomicBool::new(false),
+        loses_channels_until: Mutex::new(Instant::now()),
+    });
     let clients: Vec<_> =
-        (0..4).map(|_| tokio::spawn(load(Arc::clone(&at), questions.clone(), Arc::clone(&ended)))).collect();
+        (0..4).map(|_| tokio::spawn(load(Arc::clone(&at), questions.clone(), Arc::clone(&phase)))).collect();
     let here = json!({
         "host": replicas.address.ip().to_string(), "port": replicas.address.port(),
         "questions": [question(&replicas.services[0], "alice"), question(&replicas.services[0], "mallory")],
     });
-    let (given, of) = (with(target(&replicas.services[0]), here), Arc::clone(&ended));
+    let (given, of) = (with(target(&replicas.services[0]), here), Arc::clone(&phase));
     let impacket = tokio::task::spawn_blocking(move || load_of_impacket(&given, &of));
     let pause = || tokio::time::sleep(Duration::from_millis(1500));
     let disable: [&[&str]; 2] =
@@ -903,6 +953,7 @@ async fn whatever_is_killed_or_stops_no_answer_is_wrong() {
                 let written = replicas.server.sql("SELECT pg_current_wal_lsn()");
                 let replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'");
                 eventually("the standby follows", || standby.sql(&replayed) == "t");
+                phase.loses_channels_for(Duration::from_secs(60));
                 replicas.server.kill();
                 pause().await;
                 standby.promote();
@@ -910,12 +961,15 @@ async fn whatever_is_killed_or_stops_no_answer_is_wrong() {
                 proxies[0].lead_to(next.address());
                 proxies.swap(0, 1);
                 replicas.server = std::mem::replace(&mut standby, next);
+                phase.loses_channels_for(Duration::from_secs(3));
             }
             4 => toggled.toggle(service, &questions[0].0, [&other, &usual]).await,
             5 => {
+                phase.loses_channels_for(Duration::from_secs(60));
                 replicas.server.pause();
                 pause().await;
                 replicas.server.resume();
+                phase.loses_channels_for(Duration::from_secs(3));
             }
             _ => {
                 service.signal(Signal::TERM);
@@ -927,7 +981,7 @@ async fn whatever_is_killed_or_stops_no_answer_is_wrong() {
         faults += 1;
         pause().await;
     }
-    ended.store(true, Ordering::Relaxed);
+    phase.has_ended.store(true, Ordering::Relaxed);
     let mut total = Seen::default();
     for client in clients {
         total.add(&client.await.expect("no answer is wrong"));
