@@ -111,15 +111,17 @@ test-full: test test-packages test-containers
 	$(MAKE) test-reproducible
 	$(MAKE) fuzz FUZZ_SECONDS=600
 
-# An earlier version of the program, beside this one on the same database; after a release, name its tag. This
-# one is the last with the tables before, so servers that run see them change.
-PREVIOUS ?= 46231c72
+# Earlier programs, each beside this one on the same database; after a release, name its tag. The first one is the
+# last with the tables before, so servers that run see them change. The second one has the same tables.
+PREVIOUS ?= 46231c72 0561d5cd
 test-upgrade:
 	rm -rf $(TARGET)/previous && git clone --quiet --no-checkout . $(TARGET)/previous
-	git -C $(TARGET)/previous checkout --quiet $(PREVIOUS)
-	cd $(TARGET)/previous && CARGO_TARGET_DIR=$(TARGET)/previous-target $(CARGO) build --locked -p rcmpd
-	RCMPD_PREVIOUS=$(TARGET)/previous-target/debug/rcmpd $(CARGO) nextest run --locked -p rcmpd-tests --test interop \
-		--no-capture -E 'test(servers_are_upgraded_one_after_the_other)'
+	set -e; for commit in $(PREVIOUS); do \
+		git -C $(TARGET)/previous checkout --quiet $$commit; \
+		(cd $(TARGET)/previous && CARGO_TARGET_DIR=$(TARGET)/previous-target $(CARGO) build --locked -p rcmpd); \
+		RCMPD_PREVIOUS=$(TARGET)/previous-target/debug/rcmpd $(CARGO) nextest run --locked -p rcmpd-tests \
+			--test interop --no-capture -E 'test(servers_are_upgraded_one_after_the_other)'; \
+	done
 
 test-packages: deb image check-size
 	python3 tests/debian_package.py $$(deploy/debian/build $(PROGRAM) $(TARGET)/dist) \

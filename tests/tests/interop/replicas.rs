@@ -1297,7 +1297,11 @@ async fn servers_are_upgraded_one_after_the_other() {
     let version = || server.sql("SELECT version FROM rcmpd.schema_version");
     let before = version();
     let mut services: Vec<Service> = (0..3).map(|_| demo.copied().serve_by(Command::new(previous))).collect();
-    let client = Client::of_machine(&services[0], "CONTOSO", "WEB01").await.unwrap();
+    let client = Arc::new(Client::of_machine(&services[0], "CONTOSO", "WEB01").await.unwrap());
+    let alice = question_of(&services[2], "alice");
+    let (of_load, has_ended) = (Arc::clone(&client), Arc::<AtomicBool>::default());
+    let addresses: Vec<String> = services.iter().map(|service| service.netlogon.to_string()).collect();
+    let load = tokio::spawn(load_of_upgrade(of_load, addresses, alice.clone(), Arc::clone(&has_ended)));
     services[2].kill();
     services[2].start_again();
     let is_same = version() == before;
@@ -1306,7 +1310,6 @@ async fn servers_are_upgraded_one_after_the_other() {
     let address = services[2].netlogon.to_string();
     let transport = TcpTransport::resolve(&address, Duration::from_secs(30)).await.unwrap();
     let mut association = client.channel.open(&transport, &SystemRandomness).await.unwrap();
-    let alice = question_of(&services[2], "alice");
     assert_eq!(ask(&client, &mut *association, &alice).await, Ok(SUCCESS));
     for service in &mut services[..2] {
         match is_same {
@@ -1325,6 +1328,39 @@ async fn servers_are_upgraded_one_after_the_other() {
         assert_eq!(establish(service), None);
     }
     assert_eq!(ask(&client, &mut *association, &alice).await, Ok(SUCCESS));
+    has_ended.store(true, Ordering::Relaxed);
+    let (right, busy) = load.await.expect("no answer is wrong");
+    eprintln!("{right} right answers, {busy} times busy");
+    assert!(right > 20 && (busy == 0) == is_same, "{right} right answers, {busy} times busy");
+}
+
+/// Asks over one channel until it is told to end, each time the next server. Returns how many answers were
+/// right, and how many servers said that they are busy. Where nobody listens, the next server is asked.
+async fn load_of_upgrade(
+    client: Arc<Client>,
+    addresses: Vec<String>,
+    question: Vec<u8>,
+    has_ended: Arc<AtomicBool>,
+) -> (u64, u64) {
+    let (mut right, mut busy) = (0, 0);
+    for address in addresses.iter().cycle() {
+        if has_ended.load(Ordering::Relaxed) {
+            break;
+        }
+        let transport = TcpTransport::resolve(address, Duration::from_secs(30)).await.unwrap();
+        let asked = async {
+            let mut association = client.channel.open(&transport, &SystemRandomness).await?;
+            Ok(client.channel.ask(&mut *association, PACKAGE_NAME, "CONTOSO", &question).await?.status.0)
+        };
+        match asked.await {
+            Ok(SUCCESS) => right += 1,
+            // A bind has no status: a server that cannot look the channel up refuses it.
+            Ok(DS_BUSY) | Err(ChannelError::Transport(TransportError::Refused(_))) => busy += 1,
+            Err(ChannelError::Transport(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+            other => panic!("a wrong answer: {other:?}"),
+        }
+    }
+    (right, busy)
 }
 
 /// The calculation of docs/replicas.md, and the simulation of each single decision, by the same measured
