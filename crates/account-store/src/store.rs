@@ -173,6 +173,12 @@ impl Revision {
         Self { number, epoch, noticed }
     }
 
+    /// The number that is stored with the contents and grows with each change; in a store without one, a number
+    /// of this process.
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Counts a change, or what may be a change.
     pub fn notice() -> u64 {
         NOTICED.fetch_add(1, Ordering::Relaxed) + 1

@@ -82,6 +82,7 @@ pub(super) fn event(
         "account": account.map(|account| &account.name),
         "account_sid": account.map(|account| account.sid.to_string()),
         "policy_revision": answer.policy_revision,
+        "store_revision": answer.store_revision,
         "trail": trail(&answer.steps),
     });
     let mut whole = None;

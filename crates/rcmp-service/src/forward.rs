@@ -133,8 +133,9 @@ impl MapCertificate {
     /// Answers a question.
     pub async fn answer(&self, question: &Question) -> Answer {
         let mut steps = question.is_traced.then(Vec::new);
+        let revision = self.mapper.store_revision();
         let answer = self.answer_traced(question, &mut steps).await;
-        Answer { steps: steps.unwrap_or_default(), ..answer }
+        answer.traced(revision, steps)
     }
 
     async fn answer_traced(&self, question: &Question, trace: &mut impl Trace) -> Answer {

@@ -180,6 +180,9 @@ pub struct Answer {
     pub reason: Reason,
     /// The policy by which it was decided.
     pub policy_revision: u64,
+    /// The number of the store's revision before the look-up: changes up to it count. Only if it was decided
+    /// here, by a store that answers.
+    pub store_revision: Option<u64>,
     /// The account, if it is one of this domain.
     pub mapped: Option<Mapped>,
     /// The other domain that was asked, and its answer.
@@ -200,12 +203,19 @@ impl Answer {
             authoritative: reason.is_authoritative(),
             reason,
             policy_revision: policy.revision,
+            store_revision: None,
             mapped: None,
             elsewhere: None,
             message: None,
             decided_here: false,
             steps: Vec::new(),
         }
+    }
+
+    /// The same with its steps, and the number of the store's revision before the look-up.
+    pub(crate) fn traced(self, revision: Option<u64>, steps: Option<Vec<Step>>) -> Self {
+        let store_revision = revision.filter(|_| self.decided_here);
+        Self { store_revision, steps: steps.unwrap_or_default(), ..self }
     }
 }
 

@@ -156,8 +156,14 @@ impl Mapper {
     /// Answers a question from the accounts of this domain.
     pub async fn answer(&self, question: &Question) -> Answer {
         let mut steps = question.is_traced.then(Vec::new);
+        let revision = self.store_revision();
         let answer = self.answer_traced(question, &mut steps).await;
-        Answer { steps: steps.unwrap_or_default(), ..answer }
+        answer.traced(revision, steps)
+    }
+
+    /// The number of the store's revision.
+    pub(crate) fn store_revision(&self) -> Option<u64> {
+        self.store.revision().ok().map(|revision| revision.number())
     }
 
     pub(crate) async fn answer_traced(&self, question: &Question, trace: &mut impl Trace) -> Answer {

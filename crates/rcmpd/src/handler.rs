@@ -72,6 +72,9 @@ fn recorded(answer: Answer) -> Answer {
     let span = Span::current();
     span.set_attribute("rcmp.reason", answer.reason.name());
     span.set_attribute("rcmp.status", i64::from(answer.status.0));
+    if let Some(revision) = answer.store_revision {
+        span.set_attribute("rcmp.store_revision", i64::try_from(revision).unwrap_or(i64::MAX));
+    }
     answer
 }
 

@@ -216,6 +216,7 @@ async fn a_machine_that_is_disabled_at_one_replica_is_refused_by_all_and_one_tha
 async fn rights_end_at_all_replicas_at_once_without_notifications_and_with_a_slow_database() {
     let server = Postgres::start();
     let first = Demo::new().into_postgres(&server, "poll_ms = 60000\nmax_age_s = 3600");
+    first.edit(|text| format!("{text}\n[audit]\npath = \"audit.log\"\n"));
     let (proxy, direct) = (PostgresProxy::start(server.address()), server.address());
     let through = |demo: &Demo| {
         fs::copy(demo.path("rcmpd.toml"), demo.path("direct.toml")).unwrap();
@@ -256,6 +257,16 @@ async fn rights_end_at_all_replicas_at_once_without_notifications_and_with_a_slo
             for association in &mut open {
                 let answer = ask(&client, &mut **association, &alice).await;
                 assert_eq!(answer, Ok(LOGON_FAILURE), "{what}, {delay:?}");
+            }
+            let revision: u64 =
+                replicas.server.sql("SELECT accounts FROM rcmpd.revision").parse().expect("a number");
+            for service in &replicas.services {
+                let lines = service.audit("map");
+                let line = lines.last().expect("a decision");
+                assert_eq!(
+                    (&line["reason"], &line["store_revision"]),
+                    (&json!("disabled"), &json!(revision))
+                );
             }
             rcmpd(&["account", "set", "alice", "--enable"]);
             for association in &mut open {
