@@ -319,6 +319,44 @@ async fn rights_end_at_all_replicas_at_once_without_notifications_and_with_a_slo
     }
 }
 
+/// What is known goes on for the configured time, and then nothing does.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_database_what_is_known_counts_for_the_configured_time() {
+    const FRESH: Duration = Duration::from_secs(3);
+    let server = Postgres::start();
+    let demo = Demo::new().into_postgres(&server, "poll_ms = 100\ntimeout_ms = 500\nfresh_ms = 3000");
+    demo.edit(|text| text.replace("store = \"postgres\"", "store = \"postgres\"\nshared = true"));
+    let mut service = demo.serve();
+    let client = Client::of_machine(&service, "CONTOSO", "WEB01").await.unwrap();
+    let (alice, mut association) = (question_of(&service, "alice"), client.open().await.unwrap());
+    assert_eq!(ask(&client, &mut *association, &alice).await, Ok(SUCCESS));
+    let before = Instant::now();
+    server.pause();
+    let paused = Instant::now();
+    let mut answers = 0;
+    loop {
+        let asked = Instant::now();
+        let answer = ask(&client, &mut *association, &alice).await;
+        match answer {
+            Ok(SUCCESS) => answers += 1,
+            Ok(DS_BUSY) => break,
+            other => panic!("{other:?}"),
+        }
+        assert!(asked < paused + FRESH, "{answers} answers, the last one {:?} after", asked - paused);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(answers > 0, "nothing went on");
+    assert!(before.elapsed() >= FRESH - Duration::from_secs(1), "it ended after {:?}", before.elapsed());
+    service.wait_for_log("PostgreSQL unreachable: backed off");
+    let (_, metrics) = service.get("/metrics");
+    let timeouts = metrics.lines().find_map(|line| {
+        line.strip_prefix("rcmpd_store_questions_total{outcome=\"timeout\"} ")?.parse::<u64>().ok()
+    });
+    assert!(timeouts.is_some_and(|timeouts| timeouts > 0), "{metrics}");
+    server.resume();
+    drop(connected(&client, &alice).await);
+}
+
 /// Guesses at all servers count together, and a server that is started again knows of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_secrets_are_counted_over_all_replicas_and_a_restart() {
