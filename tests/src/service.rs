@@ -620,7 +620,8 @@ impl Service {
         self.address("Serving the master secret")
     }
 
-    fn address(&self, what: &str) -> SocketAddr {
+    /// The address in the line of the log that has `what`.
+    pub fn address(&self, what: &str) -> SocketAddr {
         let log = self.log();
         let line = log.lines().find(|line| line.contains(what)).unwrap_or_default();
         let address = line.rsplit("address=").next().unwrap_or_default();

@@ -101,6 +101,41 @@ fn a_process_of_another_user_gets_nothing() {
     assert!(!metrics.contains("dialect=\"nginx\""), "nothing was decided");
 }
 
+/// Everything that listens does so at an IPv6 address, and who asks comes from one. The secret of the proxy is
+/// a credential of systemd.
+#[test]
+fn every_listener_serves_over_ipv6() {
+    let demo = Demo::new();
+    demo.configure(
+        "[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\naddress = \"127.0.0.1:0\"\nsecret = \"cred:proxy\"",
+    );
+    demo.edit(|text| text.replace("127.0.0.1:0", "[::1]:0"));
+    let credentials = demo.path("credentials");
+    fs::create_dir(&credentials).unwrap();
+    write_secret(credentials.join("proxy"), "correct-horse-battery\n");
+    let mut service = demo.serve_with(&[("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap())]);
+    let sidecar = service.address("Serving web servers");
+    for address in [service.netlogon, service.endpoint_mapper, service.admin, sidecar] {
+        assert!(address.is_ipv6(), "{address}");
+        TcpStream::connect(address).unwrap();
+    }
+    let mapped = service.map("alice");
+    assert!(mapped.code == 0 && mapped.stdout.contains("alice"), "{mapped:?}");
+    service.map("mallory").code(3);
+    service.wait_for_lines(&["Question rejected", "source=[::1]:"], 1);
+    assert_eq!(service.get("/ready").0, 200);
+    let certificate = escaped(&service, "alice");
+    let shown = [
+        ("SSL-Client-Verify", "SUCCESS"),
+        ("SSL-Client-Cert", certificate.as_str()),
+        ("X-Sidecar-Secret", "correct-horse-battery"),
+    ];
+    let said = ask(&mut TcpStream::connect(sidecar).unwrap(), &shown).unwrap();
+    assert_eq!((said.status, said.header("remote-user")), (200, "CONTOSO\\alice"));
+    assert_eq!(ask(&mut TcpStream::connect(sidecar).unwrap(), &shown[..2]).unwrap().status, 500);
+    service.wait_for_lines(&["Rejected request of a proxy", "client.addr=[::1]:"], 1);
+}
+
 #[test]
 fn a_listener_with_a_secret_hears_who_shows_it() {
     let demo = Demo::new();
