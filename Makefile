@@ -65,6 +65,7 @@ install:
 	install -D -m 644 deploy/systemd/rcmpd.service $(DESTDIR)/usr/lib/systemd/system/rcmpd.service
 	install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system deploy/systemd/rcmpd-*.socket
 	install -D -m 644 deploy/systemd/rcmpd.sysusers $(DESTDIR)/usr/lib/sysusers.d/rcmpd.conf
+	install -D -m 644 deploy/systemd/rcmpd.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/rcmpd.conf
 	install -D -m 644 deploy/systemd/rcmpd.logrotate $(DESTDIR)/etc/logrotate.d/rcmpd
 	install -d $(SHARE)/man/man1 $(SHARE)/bash-completion/completions $(SHARE)/zsh/vendor-completions
 	$(PROGRAM) man --dir $(SHARE)/man/man1

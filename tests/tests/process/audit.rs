@@ -73,8 +73,7 @@ fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
     let mut service = chained(3600).serve();
     service.map("alice").code(0);
     service.map("mallory").code(3);
-    fs::rename(service.path("audit.log"), service.path("audit.log.1")).unwrap();
-    service.signal(Signal::HUP);
+    rotate(&service);
     service.wait_for_log("Reloaded");
     service.map("bob").code(0);
     // While it is served, what no head covers yet is told.
@@ -101,6 +100,23 @@ fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
     one_changed_byte_is_found(&service, &old);
     a_missing_file_is_found(&service, old.len());
     another_key_is_rejected(&service);
+}
+
+/// Rotates the log by logrotate with the file that is installed, for this service instead of that of systemd.
+fn rotate(service: &Service) {
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/rcmpd.logrotate");
+    let installed = fs::read_to_string(installed).unwrap();
+    let (log, signal) = (service.path("audit.log"), format!("kill -s HUP {}", service.pid()));
+    let text = installed
+        .replace("/var/lib/rcmpd/audit.log", log.to_str().unwrap())
+        .replace("systemctl kill -s HUP rcmpd", &signal);
+    assert!(text.contains(&signal) && !text.contains("/var/lib"), "{text}");
+    fs::write(service.path("logrotate.conf"), text).unwrap();
+    let mut logrotate = Command::new("/usr/sbin/logrotate");
+    logrotate.arg("--force").arg("--state").arg(service.path("logrotate.state"));
+    let output = logrotate.arg(service.path("logrotate.conf")).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert!(service.path("audit.log.1").exists());
 }
 
 /// Without heads nothing says who wrote the lines.

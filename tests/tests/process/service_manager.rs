@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -142,6 +143,7 @@ fn everything_is_installed_where_systemd_and_man_look_for_it() {
     for (path, has) in [
         ("usr/lib/systemd/system/rcmpd.service", "ExecStart=/usr/bin/rcmpd serve"),
         ("usr/lib/sysusers.d/rcmpd.conf", "u rcmpd"),
+        ("usr/lib/tmpfiles.d/rcmpd.conf", "d /var/lib/rcmpd 0700 rcmpd"),
         ("etc/logrotate.d/rcmpd", "/var/lib/rcmpd/audit.log"),
         ("usr/share/man/man1/rcmpd-serve.1", ".TH"),
         ("usr/share/bash-completion/completions/rcmpd", "complete -F"),
@@ -160,6 +162,22 @@ fn everything_is_installed_where_systemd_and_man_look_for_it() {
     assert!(output.status.success(), "{output:?}");
     let users = fs::read_to_string(folder.path().join("etc/passwd")).unwrap();
     assert!(users.starts_with("rcmpd:") && users.contains(":/var/lib/rcmpd:"), "{users}");
+
+    // And the folders.
+    let mut tmpfiles = Command::new("systemd-tmpfiles");
+    tmpfiles.arg("--create").arg(format!("--root={}", folder.path().display())).arg("rcmpd.conf");
+    let output = tmpfiles.output().unwrap();
+    let state = folder.path().join("var/lib/rcmpd");
+    match rustix::process::geteuid().is_root() {
+        true => {
+            assert!(output.status.success(), "{output:?}");
+            let user: Vec<&str> = users.split(':').collect();
+            let found = state.metadata().unwrap();
+            assert_eq!((found.mode() & 0o777, found.uid().to_string().as_str()), (0o700, user[2]));
+        }
+        // Nobody else may give folders away.
+        false => assert!(state.is_dir(), "{output:?}"),
+    }
 }
 
 /// A demo whose listeners are at fixed places: Netlogon, endpoint mapper, admin port, and a sidecar's socket.
