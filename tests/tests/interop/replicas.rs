@@ -357,6 +357,38 @@ async fn without_the_database_what_is_known_counts_for_the_configured_time() {
     drop(connected(&client, &alice).await);
 }
 
+/// Two calls with one authenticator reach two servers at once: one of them is performed.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_changes_of_a_secret_with_one_authenticator_one_counts() {
+    let replicas = Replicas::start("");
+    let mut password = replicas.services[0].machine_password("WEB01");
+    for round in 0..6 {
+        let address = replicas.services[round % 3].netlogon.to_string();
+        let client = Client::establish(&address, "CONTOSO", "WEB01$", &password).await.unwrap();
+        let mut open = Vec::new();
+        for service in &replicas.services[..2] {
+            let server = service.netlogon.to_string();
+            let transport = TcpTransport::resolve(&server, Duration::from_secs(30)).await.unwrap();
+            open.push(client.channel.open(&transport, &SystemRandomness).await.unwrap());
+        }
+        let [first, second] = &mut open[..] else { panic!("there are two") };
+        let new = [0, 1].map(|server| format!("the new secret {round} of server {server}"));
+        let [left, right] =
+            new.each_ref().map(|text| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>());
+        let (left, right) = tokio::join!(
+            client.channel.set_password(&mut **first, &left, &SystemRandomness),
+            client.channel.set_password(&mut **second, &right, &SystemRandomness),
+        );
+        let done = [&left, &right].map(Result::is_ok);
+        assert!(done[0] != done[1], "{round}: {left:?}, {right:?}");
+        let lost = usize::from(done[0]);
+        let refused = Client::establish(&address, "CONTOSO", "WEB01$", &new[lost]).await.err();
+        assert!(refused.is_some(), "{round}: the other one counts, too");
+        password.clone_from(&new[1 - lost]);
+    }
+    Client::establish(&replicas.address.to_string(), "CONTOSO", "WEB01$", &password).await.unwrap();
+}
+
 /// Guesses at all servers count together, and a server that is started again knows of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_secrets_are_counted_over_all_replicas_and_a_restart() {
