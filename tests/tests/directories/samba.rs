@@ -532,6 +532,16 @@ fn locks_and_rights(dc: &SambaDc, opened: &Opened) {
     modify(dc, &format!("dn: {readers}\nchangetype: modify\nadd: member\nmember: {member}\n"));
     samba_tool(dc, &["user", "disable", "rcmpd"]);
     again().fails(name("bob"), "store: bind: ");
+    samba_tool(dc, &["user", "enable", "rcmpd"]);
+    again().one(name("bob"));
+    // The year 2019.
+    let expires = |at: &str| {
+        format!("dn: {}\nchangetype: modify\nreplace: accountExpires\naccountExpires: {at}\n", bind_dn(dc))
+    };
+    modify(dc, &expires("132000000000000000"));
+    again().fails(name("bob"), "the account has expired");
+    modify(dc, &expires("0"));
+    again().one(name("bob"));
 }
 
 /// Changes an entry of the DC's database.
