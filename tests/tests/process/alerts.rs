@@ -1,6 +1,7 @@
 //! The alerts that are delivered, read by Prometheus' own tool: `promtool`.
 
 use rcmpd_tests::Demo;
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
@@ -69,4 +70,45 @@ fn promtool_finds_no_fault_in_the_metrics() {
     {
         promtool(&["check", "metrics"], &service.get("/metrics").1);
     }
+}
+
+/// What Grafana needs of a dashboard: numbers of panels that differ, panels that lie beside each other, and
+/// expressions that Prometheus reads, over metrics that exist.
+#[test]
+fn the_dashboard_of_grafana_shows_metrics_that_exist() {
+    let text = fs::read_to_string(repository().join("deploy/grafana/rcmpd.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let (mut ids, mut taken, mut rules) =
+        (BTreeSet::new(), BTreeSet::new(), "groups:\n- name: all\n  rules:\n".to_owned());
+    let mut expressions = vec![dashboard["annotations"]["list"][0]["expr"].as_str().unwrap()];
+    for panel in panels {
+        let title = panel["title"].as_str().unwrap();
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its number is taken");
+        let at = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+        assert!(at("x") + at("w") <= 24, "{title} is outside");
+        for place in
+            (at("x")..at("x") + at("w")).flat_map(|x| (at("y")..at("y") + at("h")).map(move |y| (x, y)))
+        {
+            assert!(taken.insert(place), "{title} lies over another panel");
+        }
+        if panel["type"] != "row" {
+            assert!(!panel["description"].as_str().unwrap().is_empty(), "{title} says nothing");
+            let targets = panel["targets"].as_array().unwrap();
+            expressions.extend(targets.iter().map(|target| target["expr"].as_str().unwrap()));
+        }
+    }
+    assert!(expressions.len() > 30, "{}", expressions.len());
+    let metrics = fs::read_to_string(repository().join("docs/metrics.md")).unwrap();
+    for (at, expression) in expressions.iter().enumerate() {
+        let named = expression.split(|c: char| !c.is_ascii_lowercase() && c != '_');
+        for name in named.filter(|name| name.starts_with("rcmpd_") || name.starts_with("process_")) {
+            let is_documented =
+                metrics.contains(&format!("`{name}`")) || metrics.contains(&format!("`{name}{{"));
+            assert!(is_documented, "{name} is not in docs/metrics.md");
+        }
+        let expression = expression.replace("$__rate_interval", "5m");
+        rules.push_str(&format!("  - record: expression:{at}\n    expr: {}\n", Value::from(expression)));
+    }
+    promtool(&["check", "rules", "/dev/stdin"], &rules);
 }
