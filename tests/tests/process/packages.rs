@@ -104,6 +104,20 @@ fn image_is_an_oci_layout_and_takes_no_program_that_needs_a_loader() {
     let manifest = json(&blob(&json(&image.join("index.json"))["manifests"][0]));
     let config = json(&blob(&manifest["config"]));
     assert_eq!(config["config"]["User"], "65532:65532");
+    // The Dockerfile makes the same image.
+    let dockerfile = fs::read_to_string(deploy("container/Dockerfile")).unwrap();
+    let after = |word: &str| {
+        let line = dockerfile.lines().rev().find_map(|line| line.strip_prefix(word)).expect(word);
+        line.trim().to_owned()
+    };
+    let list = |word: &str| serde_json::from_str::<Value>(&after(word)).unwrap();
+    let made = serde_json::json!({
+        "User": after("USER "), "WorkingDir": after("WORKDIR "), "StopSignal": after("STOPSIGNAL "),
+        "Env": [after("ENV ")], "Entrypoint": list("ENTRYPOINT "), "Cmd": list("CMD "),
+    });
+    for (key, value) in made.as_object().unwrap() {
+        assert_eq!(config["config"][key], *value, "{key}");
+    }
     let listed = text(Command::new("tar").arg("-tvzf").arg(blob(&manifest["layers"][0])));
     assert!(listed.contains("usr/bin/rcmpd") && listed.contains("-rwxr-xr-x 0/0"), "{listed}");
 }
