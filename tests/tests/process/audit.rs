@@ -358,6 +358,36 @@ fn a_full_disk_stops_decisions_and_tears_no_line() {
     stop(&mut service);
 }
 
+/// The same where the log is not required: calls go on, and what is lost is counted and logged.
+#[test]
+fn with_a_full_disk_calls_go_on_where_no_log_is_required() {
+    let demo = Demo::new();
+    demo.edit(|text| {
+        format!("{text}\n[audit]\npath = \"small/audit.log\"\nchain = true\naccount_mib_per_hour = 0\n")
+    });
+    let mut service = demo.serve_with_disk("small", 64);
+    fs::write(service.seen("small/filler"), vec![0; 48 * 1024]).unwrap();
+    let mut asked = 0;
+    while service.metric("rcmpd_audit_failures_total") == 0 {
+        service.map("alice").code(0);
+        asked += 1;
+        assert!(asked < 200, "the disk is full by now");
+    }
+    let before = service.metric("rcmpd_audit_failures_total");
+    service.map("alice").code(0);
+    service.map("mallory").code(3);
+    assert!(service.metric("rcmpd_audit_failures_total") >= before + 2, "each lost line counts");
+    assert_eq!(service.log().matches("The audit log cannot be written").count(), 1);
+    assert_eq!(service.get("/ready").0, 200);
+    fs::remove_file(service.seen("small/filler")).unwrap();
+    let failures = service.metric("rcmpd_audit_failures_total");
+    service.map("bob").code(0);
+    assert_eq!(service.metric("rcmpd_audit_failures_total"), failures);
+    let written = fs::read_to_string(service.seen("small/audit.log")).unwrap();
+    assert!(written.lines().last().unwrap().contains("bob"), "{written}");
+    stop(&mut service);
+}
+
 #[test]
 fn what_cannot_be_chained_or_signed_does_not_start() {
     let refused = |demo: &Demo, what: &str| {
