@@ -168,7 +168,8 @@ docs:
 
 docs-site:
 	@tests/peers/install tools
-	docs/site/build mdbook $(TARGET)/dist/site
+	$(CARGO) build --locked -p rcmpd
+	docs/site/build mdbook $(TARGET)/dist/site $(TARGET)/debug/rcmpd
 	@python3 tests/check_site.py $(TARGET)/dist/site
 
 # Some 160 crates of others, so not part of `make test`.

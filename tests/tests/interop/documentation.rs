@@ -110,10 +110,15 @@ fn the_site_is_built_offline_and_its_links_lead_somewhere() {
     for site in &sites {
         let mut build = Command::new("unshare");
         build.args(["--map-root-user", "--net", "docs/site/build"]).arg(tool("mdbook")).arg(site);
+        build.arg(rcmpd_tests::binary());
         let (is_built, told) = run(&mut build);
         assert!(is_built, "{told}");
     }
     let check = || run(Command::new("python3").arg("tests/check_site.py").arg(&sites[0]));
+    let page = std::fs::read_to_string(sites[0].join("options.html")).unwrap();
+    for has in ["rcmpd store verify", "rcmpd tlsnego session cancel", "--prune-max", "Exit codes"] {
+        assert!(page.contains(has), "{has}");
+    }
     let (is_good, told) = check();
     assert!(is_good && told.contains(" links"), "{told}");
     let (are_equal, told) = run(Command::new("diff").arg("-rq").args(&sites));
