@@ -175,6 +175,24 @@ impl Pool {
         }
     }
 
+    /// Looks for the first server if it failed before, and its back-off is over. Otherwise the others would be
+    /// used for as long as their connections live.
+    pub(crate) async fn return_to_first(&self) {
+        let deadline = Instant::now() + self.settings.timeout;
+        let Ok(servers) = self.servers(deadline).await else { return };
+        let [first, _, ..] = &*servers else { return };
+        {
+            let servers = &mut self.state().servers;
+            if servers.is_good(first) || !servers.may_try(first, Instant::now()) {
+                return;
+            }
+        }
+        if let Ok(pooled) = self.open(first, deadline).await {
+            self.state().idle.retain(|idle| idle.pooled.connection.server() == first);
+            self.put(pooled);
+        }
+    }
+
     /// The idle connection that was used last. Connections that are too old, and those to a server behind the
     /// first one while the first one works, are closed.
     fn idle(&self, servers: &[Server], now: Instant) -> Option<Pooled> {

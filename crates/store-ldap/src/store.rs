@@ -120,7 +120,10 @@ impl LdapStore {
     /// Looks at the directory from the first use on: a command that only checks a configuration asks no
     /// server.
     fn watch(&self) {
-        self.is_watched.call_once(|| drop(self.runtime.spawn(watch(Arc::downgrade(&self.shared)))));
+        self.is_watched.call_once(|| {
+            drop(self.runtime.spawn(watch(Arc::downgrade(&self.shared))));
+            drop(self.runtime.spawn(prefer_first(Arc::downgrade(&self.shared))));
+        });
     }
 }
 
@@ -395,6 +398,20 @@ fn now() -> FileTime {
 
 /// How soon the directory is looked at again after a failure, if its back-off allows it.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How often the first server is looked for while others are used, if its back-off allows it.
+const LOOK_FOR_FIRST: Duration = Duration::from_secs(5);
+
+/// Goes back to the first server when it works again, until the store is dropped.
+async fn prefer_first(store: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(LOOK_FOR_FIRST).await;
+        let Some(shared) = store.upgrade() else { return };
+        for pool in shared.pools() {
+            pool.return_to_first().await;
+        }
+    }
+}
 
 /// Probes the directory until the store is dropped, also while there are no questions.
 async fn watch(store: Weak<Shared>) {

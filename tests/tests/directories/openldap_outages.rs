@@ -5,8 +5,8 @@ use super::openldap::{account, group};
 use super::proxy::Proxy;
 use super::{Opened, certificates, identity, ldaps, name, posix, settings};
 use account_store::{AccountFlags, AccountStore, Matches, StoreError};
-use rcmpd_tests::eventually;
 use rcmpd_tests::slapd::{Options, PEOPLE, SECRET, Slapd};
+use rcmpd_tests::{eventually, eventually_within};
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -153,6 +153,27 @@ fn while_one_server_is_left_no_question_fails() {
         wait_for(&load.answered, "questions are answered");
     });
     assert_eq!(load.failed.load(Ordering::Relaxed), 0);
+}
+
+/// One question after the other finds its connection idle each time, so none is opened for it.
+#[test]
+fn the_first_server_is_used_again_within_a_minute_after_it_works() {
+    let alice = |mail| people() + &account("alice", 1999, &[("mail", mail)]);
+    let (mut first, second) =
+        (Slapd::start(&alice("first@contoso.example")), Slapd::start(&alice("second@contoso.example")));
+    let mut both = settings(&first, posix());
+    both.fresh = Duration::from_secs(600);
+    both.servers = Servers::Listed(vec![ldaps(first.ldaps), ldaps(second.ldaps)]);
+    both.ca.extend(certificates(&second.path("ca.pem")));
+    let opened = Opened::of(both);
+    let is_first = || opened.one(name("alice")).account.profile.mail.starts_with("first");
+    assert!(is_first());
+    first.stop();
+    assert!(!is_first(), "the second server answers");
+    first.run();
+    let works = Instant::now();
+    eventually_within(Duration::from_secs(90), "the first server answers", is_first);
+    assert!(works.elapsed() < Duration::from_secs(60) + SLACK, "{:?}", works.elapsed());
 }
 
 #[test]
