@@ -705,3 +705,42 @@ fn thousand_calls_with_a_password_each_compute_few_of_them() {
     assert_eq!(service.metric(label), 1_000);
     assert!((1..=2).contains(&service.metric("rcmpd_tlsnego_password_checks_total")));
 }
+
+/// `make demo-tlsnego`: the trace of a session, the answers to two users, and a wrong password.
+#[test]
+fn the_demo_prints_a_whole_session() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/demo-tlsnego");
+    let done = Command::new(script).arg(binary()).output().unwrap();
+    let (told, log) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{told}{log}");
+    let mut rest = &*told;
+    // In this order: four messages, a session, a call and its end.
+    for part in [
+        "#1   sent          http://schemas.xmlsoap.org/ws/2005/02/trust/RST/Issue",
+        "ClientHello",
+        "#2   received ",
+        "ServerHello, Certificate",
+        "#3   sent          http://schemas.xmlsoap.org/ws/2005/02/trust/RSTR/Issue",
+        "ClientKeyExchange",
+        "#4   received ",
+        "4.1           token urn:uuid:",
+        "the authenticator matches the messages",
+        "#5   sent          http://schemas.xmlsoap.org/ws/2005/02/trust/RST/SCT",
+        "encrypted by  _7 (aes256-cbc): content of s:Body, o:UsernameToken, Signature",
+        "session       established urn:uuid:",
+        "#7   sent          urn:echo/Echo",
+        "#8   received      urn:echo/EchoResponse",
+        "CONTOSO\\alice",
+        "RST/SCT/Cancel",
+        "cancelled     urn:uuid:",
+        "--user bob",
+        "CONTOSO\\bob",
+        "--user alice",
+        "not authenticated: FailedAuthentication",
+        "\"event\":\"session_opened\"",
+        "\"event\":\"session_ended\"",
+    ] {
+        let (_, after) = rest.split_once(part).unwrap_or_else(|| panic!("no {part}:\n{told}{log}"));
+        rest = after;
+    }
+}
