@@ -293,7 +293,7 @@ fn changed(message: &str, change: &str) -> String {
         "bad key" => octets[last / 2] ^= 1,
         // The last octet of the block before the last one changes the length of the padding.
         "bad padding" => octets[last - 16] ^= 0x80,
-        // The vector changes the first block alone: `<first/>` becomes `<fhrst/>`.
+        // The vector changes the first block alone: a letter of `<first/>`.
         _ => octets[2] ^= 1,
     }
     format!("{}{}{}", &message[..start], STANDARD.encode(octets), &message[end..])
