@@ -16,6 +16,7 @@ pub mod dialect;
 pub mod foreign;
 pub mod keytab;
 pub mod ldap;
+pub mod message;
 pub mod name;
 pub mod ndr;
 pub mod negotiation;

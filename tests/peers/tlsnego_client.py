@@ -11,12 +11,14 @@ It reads a JSON object, in one line, from standard input and writes one JSON obj
    "renew": true to renew the session after these calls, and to call once more,
    "negotiate": false to encrypt a key to the service's certificate instead,
    "trust": "1.3" for WS-Trust and WS-SecureConversation 1.3,
+   "inside": {name of an element: XML}, put into the middle of the text of Username, DigestValue or BinaryExchange,
    "commands": true to go on, after the calls, with the commands on further lines of standard input:
 
      {"do": "call", "renew", "cancel", "replay" (the message before this one, octet by octet), or "token" (shows the token),
       "url": where to post this and what follows,
       "offset": seconds by which the clock is wrong, for this command,
       "spoil": true to change an octet of what is encrypted, for this command,
+      "body": what a call has as its body, encrypted octet by octet as it is here,
       "cookie", "identifier", "instance": what the token in the messages has instead; null removes it}}
 
 A negotiation whose authenticator does not match ends it with {"step": "negotiate", "error": "authenticator"}.
@@ -81,6 +83,12 @@ def b64(octets):
 
 def c14n(element):
     return etree.tostring(element, method="c14n", exclusive=True, with_comments=False)
+
+
+def within(name, text):
+    """The text of an element, with what the settings put inside."""
+    half = len(text) // 2
+    return text[:half] + SETTINGS.get("inside", {}).get(name, "") + text[half:]
 
 
 def escape(text):
@@ -157,7 +165,7 @@ class FreshKey:
 class Client:
     def __init__(self, settings):
         self.settings = settings
-        self.offset, self.is_spoilt = 0, False
+        self.offset, self.is_spoilt, self.raw = 0, False, None
         self.connect(settings["url"])
 
     def connect(self, url):
@@ -201,6 +209,8 @@ class Client:
         context.load_verify_locations(cadata=bytes.fromhex(self.settings.get("ca", self.settings["server"])))
         version = self.settings.get("version", "TLSv1.2").replace(".", "_")
         context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+        if context.maximum_version < ssl.TLSVersion.TLSv1_2:
+            context.set_ciphers("DEFAULT@SECLEVEL=0")
         if self.settings.get("certificate"):
             context.load_cert_chain(self.settings["certificate"], self.settings["key"])
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -215,7 +225,7 @@ class Client:
                 pass
             octets = outgoing.read()
             return (
-                f'<t:BinaryExchange ValueType="{VALUE_TYPE}" EncodingType="{ENCODING}">{b64(octets)}</t:BinaryExchange>'
+                f'<t:BinaryExchange ValueType="{VALUE_TYPE}" EncodingType="{ENCODING}">{within("BinaryExchange", b64(octets))}</t:BinaryExchange>'
             )
 
         def exchange(response):
@@ -279,7 +289,7 @@ class Client:
         user = ""
         if with_user and self.settings.get("user"):
             user = (
-                f'<o:UsernameToken u:Id="user"><o:Username>{escape(self.settings["user"])}</o:Username>'
+                f'<o:UsernameToken u:Id="user"><o:Username>{within("Username", escape(self.settings["user"]))}</o:Username>'
                 f'<o:Password>{escape(self.settings["password"])}</o:Password></o:UsernameToken>'
             )
         certificate = ""
@@ -305,7 +315,7 @@ class Client:
         def sign(names, method, info, make):
             references = "".join(
                 f'<Reference URI="#{name}"><Transforms><Transform Algorithm="{EXCLUSIVE}"/></Transforms>'
-                f'<DigestMethod Algorithm="{D}sha1"/><DigestValue>{b64(hashlib.sha1(c14n(by_id[name])).digest())}</DigestValue></Reference>'
+                f'<DigestMethod Algorithm="{D}sha1"/><DigestValue>{within("DigestValue", b64(hashlib.sha1(c14n(by_id[name])).digest()))}</DigestValue></Reference>'
                 for name in names
             )
             signed = f'<SignedInfo><CanonicalizationMethod Algorithm="{EXCLUSIVE}"/><SignatureMethod Algorithm="{D}{method}"/>{references}</SignedInfo>'
@@ -333,7 +343,8 @@ class Client:
 
         listed = header.find("e:ReferenceList", NS)
         content = root.find("s:Body", NS)
-        parts = [("e1", content, b"".join(etree.tostring(child) for child in content))]
+        octets = b"".join(etree.tostring(child) for child in content)
+        parts = [("e1", content, octets if self.raw is None else self.raw.encode())]
         parts += [(f"e{n}", node, etree.tostring(node)) for n, node in enumerate([by_id["user"]] if user else [], 2)]
         parts += [(f"e{n}", node, etree.tostring(node)) for n, node in enumerate(signatures, 8)]
         for id_, node, octets in parts:
@@ -478,7 +489,8 @@ def main():
         return token, {"name": token.name}
 
     def call(n):
-        action, body = client.ask(token, "urn:echo", f'<Echo xmlns="urn:echo">call {n} &amp; more</Echo>', per_call)
+        body = client.raw or f'<Echo xmlns="urn:echo">call {n} &amp; more</Echo>'
+        action, body = client.ask(token, "urn:echo", body, per_call)
         fields = {node.tag.split("}")[-1]: node.text or "" for reply in body for node in reply}
         return True, {"action": action, "text": "".join(body.itertext()), "fields": fields}
 
@@ -525,6 +537,7 @@ def main():
             command = json.loads(line)
             client.connect(command.get("url", settings["url"]))
             client.offset, client.is_spoilt = command.get("offset", 0), command.get("spoil", False)
+            client.raw = command.get("body")
             change(token, command)
             work = {
                 "call": lambda: call(0),

@@ -2,7 +2,7 @@
 
 use crate::peers::SAMBA_PYTHON;
 use crate::ports::free_port;
-use crate::{Demo, eventually};
+use crate::{Demo, Service, binary, eventually};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -139,6 +139,61 @@ pub fn open_all_bindings(demo: &Demo, credential: &str) {
             .replace("certs/site.key", "certs/site.rsa.key")
             .replace("credential  = \"username\"", &format!("{bindings}\ncredential = \"{credential}\""))
     });
+}
+
+/// Posts to an address by curl, and returns status and body.
+pub fn post(endpoint: &str, arguments: &[&str]) -> (String, String) {
+    let output = Command::new("curl")
+        .args(["-sS", "-w", "\n%{http_code}"])
+        .args(arguments)
+        .arg(format!("http://{endpoint}/"))
+        .output()
+        .expect("curl answers");
+    let text = String::from_utf8(output.stdout).expect("curl answers");
+    let (body, status) = text.rsplit_once('\n').expect("curl answers");
+    (status.to_owned(), body.to_owned())
+}
+
+/// The local endpoint as a user of a demo, which keeps its session.
+#[derive(Debug)]
+pub struct Endpoint(Child, String);
+
+impl Endpoint {
+    /// One that runs already, at an address.
+    pub const fn of(child: Child, address: String) -> Self {
+        Self(child, address)
+    }
+
+    /// Starts it as a user with a password.
+    pub fn start(service: &Service, user: &str) -> Self {
+        Self::start_with(service, ["--user", user, "--password-file", &format!("users/{user}.password")])
+    }
+
+    /// Starts it with these options.
+    pub fn start_with(service: &Service, who: [&str; 4]) -> Self {
+        let (url, endpoint) = (format!("http://{}/service", service.gateway()), free_port().to_string());
+        let child = Command::new(binary())
+            .args(["tlsnego", "endpoint", &url, "--listen", &endpoint, "--ca", "certs/ca.pem"])
+            .args(who)
+            .current_dir(service.path(""))
+            .stderr(Stdio::null())
+            .spawn();
+        eventually("the endpoint listens", || TcpStream::connect(&endpoint).is_ok());
+        Self(child.expect("it starts"), endpoint)
+    }
+
+    /// Calls the service, and returns the status.
+    pub fn call(&self) -> String {
+        let typed = format!("Content-Type: {SOAP}; action=\"urn:echo/Echo\"");
+        post(&self.1, &["-H", &typed, "-d", &envelope("<Echo xmlns=\"urn:echo\"/>")]).0
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A program that speaks WS-Security, as a client or as a service.

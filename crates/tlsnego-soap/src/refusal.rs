@@ -50,11 +50,13 @@ impl Dialect {
         }
     }
 
-    /// What the service could be set to instead. That is not for the client.
-    const fn own_setting(self) -> &'static str {
+    /// The same for the log. What the service could be set to instead is not for the client.
+    const fn advice_for_the_log(self) -> &'static str {
         match self {
-            Self::Trust13 => "; the setting trust13 of this service is false",
-            _ => "",
+            Self::Trust13 => {
+                "WS-Trust 1.3 is not supported: set trust13 of this service to true, or have the client use wsHttpBinding"
+            }
+            _ => self.advice(),
         }
     }
 
@@ -78,7 +80,7 @@ impl Dialect {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Another dialect.
-    #[error("{}{}", .0.advice(), .0.own_setting())]
+    #[error("another dialect: {}", .0.name())]
     Dialect(Dialect),
     /// `a:To` is none of the service's addresses.
     #[error("the message is for {to:?}, and the addresses of this service are {addresses}")]
@@ -227,6 +229,7 @@ impl Refusal {
             | Self::Trust(Reason::Unsupported { what: "KeySize", .. }) => {
                 Some("set suite to the algorithmSuite of the client's binding")
             }
+            Self::Dialect(dialect) => Some(dialect.advice_for_the_log()),
             _ => None,
         }
     }

@@ -253,6 +253,8 @@ struct Template {
     prefixes: &'static str,
     around: &'static str,
     body: &'static str,
+    /// How often the body is encrypted before it is encrypted as a listed part.
+    inside: usize,
 }
 
 impl Template {
@@ -365,7 +367,10 @@ impl Template {
                 &file,
             );
         }
-        for part in parts {
+        let inside = std::iter::repeat_n("body", self.inside).enumerate();
+        let inside = inside.map(|(n, part)| (part, format!("inside-{n}")));
+        let listed = parts.into_iter().map(|part| (part, format!("e-{part}")));
+        for (part, id) in inside.chain(listed) {
             let (kind, node) = match part {
                 "body" => ("Content", "//*[local-name()='Body']".to_owned()),
                 "user" => ("Element", "//*[local-name()='UsernameToken']".to_owned()),
@@ -373,7 +378,7 @@ impl Template {
                 _ => ("Element", at("endorsing")),
             };
             let template = format!(
-                "<e:EncryptedData xmlns:e='{}' Id='e-{part}' Type='http://www.w3.org/2001/04/xmlenc#{kind}'><e:EncryptionMethod \
+                "<e:EncryptedData xmlns:e='{}' Id='{id}' Type='http://www.w3.org/2001/04/xmlenc#{kind}'><e:EncryptionMethod \
                  Algorithm='{}'/>{}<e:CipherData><e:CipherValue/></e:CipherData></e:EncryptedData>",
                 ENCRYPTION.uri,
                 self.suite.cipher.uri(),
@@ -413,7 +418,7 @@ fn we_open_what_xmlsec1_signs_and_encrypts() {
         (Suite::BASIC256, Some(Hash::Sha256)),
     ];
     for (suite, endorses) in suites().map(|suite| (suite, None)).chain(endorsed) {
-        let template = Template { suite, endorses, prefixes: "", around: "", body: BODY };
+        let template = Template { suite, endorses, prefixes: "", around: "", body: BODY, inside: 0 };
         let octets = template.make();
         let opened = template.open(&octets);
         let opened = opened
@@ -431,6 +436,7 @@ fn we_open_what_xmlsec1_signs_and_encrypts() {
         prefixes: "",
         around: "",
         body: BODY,
+        inside: 0,
     };
     weaker.open(&weaker.make()).expect_err("SHA-1 in a suite with SHA-256");
 }
@@ -440,7 +446,8 @@ fn we_open_what_xmlsec1_signs_and_encrypts() {
 fn prefix_lists_mean_what_they_mean_to_xmlsec1() {
     let around = "xmlns='urn:default' xmlns:b='urn:b'";
     let body = "<x xmlns:xsi='http://www.w3.org/2001/XMLSchema-instance' xsi:type='b:int'><y xmlns=''/></x>";
-    let template = |prefixes| Template { suite: Suite::BASIC256, endorses: None, prefixes, around, body };
+    let template =
+        |prefixes| Template { suite: Suite::BASIC256, endorses: None, prefixes, around, body, inside: 0 };
     let listed = template("b #default zz");
     let octets = listed.make();
     let opened = listed.open(&octets).expect("the prefix is signed");
@@ -452,4 +459,23 @@ fn prefix_lists_mean_what_they_mean_to_xmlsec1() {
     }
     let not_listed = template("");
     not_listed.open(&not_listed.make()).expect_err("the prefix is not signed");
+}
+
+/// Text that was decrypted has nothing that would be decrypted again, however deep it is.
+#[test]
+fn content_that_xmlsec1_encrypts_twice_is_refused() {
+    for (inside, passes) in [(0, true), (1, false), (6, false)] {
+        let template =
+            Template { suite: Suite::BASIC256, endorses: None, prefixes: "", around: "", body: BODY, inside };
+        let message = template.make();
+        match template.open(&message) {
+            Ok(_) => assert!(passes, "{inside}"),
+            Err(OpenError::Rejected(rejected)) => {
+                assert!(!passes, "{rejected:?}");
+                let told = format!("{:?}", rejected.reason());
+                assert!(told.contains("encrypted again"), "{inside}: {told}");
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
 }

@@ -10,7 +10,7 @@ const LEN: usize = 1024;
 const ROUNDS: u32 = 2_000;
 
 /// Processor time would be the same: nothing waits here. The best of several runs.
-fn us(mut work: impl FnMut()) -> f64 {
+pub(crate) fn us(mut work: impl FnMut()) -> f64 {
     let run = |work: &mut dyn FnMut()| {
         let started = Instant::now();
         (0..ROUNDS).for_each(|_| work());

@@ -25,6 +25,7 @@ mod stated_time;
 mod third_party_store;
 mod tlsnego;
 mod tlsnego_cookie;
+mod tlsnego_sessions;
 mod trusts;
 mod upstream;
 mod web;

@@ -6,6 +6,7 @@ use dtyp::hex;
 use rcmpd_tests::peers::{SAMBA_PYTHON, SambaDc, with};
 use rcmpd_tests::ports::free_port;
 use rcmpd_tests::soap::Echo;
+use rcmpd_tests::web::Nginx;
 use rcmpd_tests::{Demo, Service, eventually};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -348,8 +349,17 @@ fn requests_of_another_dialect_get_one_status_and_fault_each() {
     );
     let issue = "http://docs.oasis-open.org/ws-sx/ws-trust/200512/RST/Issue";
     let reliable = "http://schemas.xmlsoap.org/ws/2005/02/rm/CreateSequence";
+    let old_addressing = of("urn:echo", "")
+        .replace("http://www.w3.org/2005/08/addressing", "http://schemas.xmlsoap.org/ws/2004/08/addressing");
     let long = "x".repeat(17 << 10);
     for (what, headers, body, status, text) in [
+        (
+            "addressing 2004",
+            soap,
+            old_addressing,
+            500,
+            "WS-Addressing of August 2004 is not supported: set messageVersion Soap12WSAddressing10",
+        ),
         ("SOAP 1.1", "Content-Type: text/xml", soap_11.to_owned(), 500, "VersionMismatch"),
         ("MTOM", "Content-Type: multipart/related", "x".to_owned(), 415, "MTOM is not supported"),
         ("binary", "Content-Type: application/soap+msbin1", "x".to_owned(), 415, "set messageEncoding Text"),
@@ -379,7 +389,26 @@ fn requests_of_another_dialect_get_one_status_and_fault_each() {
         let (found, answer) = http(&service, &["-H", headers, "--data-binary", &body]);
         assert_eq!(found, status, "{what}: {answer}");
         assert!(answer.contains(text), "{what}: {answer}");
-        println!("{what:>14}  {found}  {text}");
+        println!("{what:>15}  {found}  {text}");
+    }
+    // The log names the setting of each.
+    let log = service.log();
+    for (reason, advice) in [
+        ("soap-1.1", "use wsHttpBinding instead of basicHttpBinding"),
+        ("mtom", "set messageEncoding Text"),
+        ("binary-xml", "set messageEncoding Text"),
+        ("encoding", "set textEncoding utf-8"),
+        ("content-type", "the content type has to be application/soap+xml"),
+        ("trust-1.3", "set trust13 of this service to true"),
+        ("reliable-messaging", "set reliableSession enabled to false"),
+        ("spnego", "set clientCredentialType UserName, Certificate or None"),
+        ("addressing-2004", "set messageVersion Soap12WSAddressing10"),
+    ] {
+        let reason = format!("reason=\"{reason}\"");
+        let line =
+            log.lines().find(|line| line.contains(&reason)).unwrap_or_else(|| panic!("{reason}: {log}"));
+        let (_, found) = line.split_once("advice=\"").unwrap_or_else(|| panic!("no advice: {line}"));
+        assert!(found.contains(advice), "{advice}: {line}");
     }
     let (status, body) = http(&service, &[]);
     assert_eq!(status, 405, "{body}");
@@ -387,5 +416,92 @@ fn requests_of_another_dialect_get_one_status_and_fault_each() {
     assert_eq!(status, 200, "{wsdl}");
     for part in ["SecureConversationToken", "SslContextToken", &to] {
         assert!(wsdl.contains(part), "{part}: {wsdl}");
+    }
+}
+
+#[test]
+fn client_without_tls_1_2_is_told_in_the_log_what_to_set() {
+    let echo = Echo::start();
+    let service = Demo::with_gateway(echo.address, "").serve();
+    for (n, version) in ["TLSv1", "TLSv1.1"].into_iter().enumerate() {
+        let steps = client(&service, with(alice(&service), json!({ "version": version })));
+        let [only] = &steps[..] else { panic!("{version}: {steps:?}") };
+        let fault = "{http://schemas.xmlsoap.org/ws/2005/02/trust}FailedAuthentication 500";
+        assert!(only["error"].as_str().is_some_and(|error| error.starts_with(fault)), "{version}: {steps:?}");
+        let refused = "rcmpd_tlsnego_refused_total{reason=\"old-tls\",fault=\"FailedAuthentication\"}";
+        assert_eq!(service.metric(refused), n as u64 + 1, "{version}");
+    }
+    let log = service.log();
+    let line = log.lines().find(|line| line.contains("reason=\"old-tls\"")).expect("a line");
+    for part in [".NET", "4.7", "AppContext switch"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert_eq!(calls(&client(&service, alice(&service))).len(), 2, "with TLS 1.2 it is served");
+}
+
+#[test]
+fn web_server_with_tls_in_front_changes_no_address_of_the_service() {
+    let echo = Echo::start();
+    let web = free_port();
+    let demo = Demo::with_gateway(echo.address, "");
+    let (own, public) =
+        (format!("http://{}/service", demo.gateway()), format!("https://localhost:{}/service", web.port()));
+    demo.edit(|text| {
+        let changed =
+            text.replace(&format!("addresses   = [\"{own}\"]"), &format!("addresses   = [\"{public}\"]"));
+        assert_ne!(changed, text);
+        changed
+    });
+    // The gateway gets plain HTTP, with a Host that no address has.
+    let servers = format!(
+        "server {{\n  listen {web} ssl;\n  ssl_certificate {};\n  ssl_certificate_key {};\n  client_body_buffer_size 256k;\n  \
+         location / {{ proxy_pass http://{}; proxy_set_header Host inner.example; }}\n}}\n",
+        demo.path("certs/site.pem").display(),
+        demo.path("certs/site.key").display(),
+        demo.gateway()
+    );
+    let folder = demo.path("nginx");
+    std::fs::create_dir(&folder).expect("it is new");
+    let service = demo.serve();
+    let _nginx = Nginx::start(&folder, &servers, web);
+    std::fs::write(service.path("body.xml"), "<Echo xmlns=\"urn:echo\">hello</Echo>").expect("our folder");
+    let call = |more: &[&str]| {
+        let call =
+            ["tlsnego", "call", &public, "--action", "urn:echo", "--body", "body.xml", "--user", "alice"];
+        let trust =
+            ["--password-file", "users/alice.password", "--ca", "certs/ca.pem", "--https-ca", "certs/ca.pem"];
+        service.rcmpd(&[&call[..], &trust, more].concat())
+    };
+    let called = call(&[]).code(0);
+    assert!(called.stdout.contains(">hello</"), "{called:?}");
+    let (_, wsdl) = http(&service, &["-G", "-d", "wsdl"]);
+    assert!(wsdl.contains(&public) && !wsdl.contains("inner.example"), "{wsdl}");
+    let foreign = "https://inner.example/service";
+    let refused = call(&["--to", foreign]).code(7);
+    assert!(refused.stderr.contains("DestinationUnreachable"), "{refused:?}");
+    let log = service.log();
+    let line = log.lines().find(|line| line.contains("reason=\"address\"")).expect("a line");
+    assert!(line.contains(foreign) && line.contains(&public), "{line}");
+}
+
+#[test]
+fn comments_and_instructions_cut_no_value() {
+    let echo = Echo::start();
+    let service = Demo::with_gateway(echo.address, "").serve();
+    for name in ["Username", "DigestValue", "BinaryExchange"] {
+        for inside in ["<!-- x -->", "<![CDATA[]]>", "<?x y?>", "<x xmlns=\"\"/>"] {
+            let more = json!({ "binding": "call", "inside": { name: inside } });
+            let steps = client(&service, with(alice(&service), more));
+            let calls = calls(&steps);
+            // No part of signed XML is a comment, and a section is the text in it.
+            if inside.starts_with("<!") {
+                assert_eq!(calls.len(), 2, "{name} {inside}: {steps:?}");
+                assert!(calls.iter().all(|call| call["Remote-User"] == "CONTOSO\\alice"), "{steps:?}");
+            } else {
+                assert!(calls.is_empty(), "{name} {inside}: {steps:?}");
+                let error = steps.iter().find_map(|step| step["error"].as_str()).expect("an error");
+                assert!(error.contains('}') && error.contains(" 500 "), "a fault: {steps:?}");
+            }
+        }
     }
 }

@@ -13,7 +13,7 @@ use std::process::{Child, ChildStdout, Command};
 use ticket::{Name, Root, Roots, open_state, seal_state};
 
 /// A client that keeps its session, and does what it is told.
-struct Client {
+pub(crate) struct Client {
     child: Child,
     answers: BufReader<ChildStdout>,
     opened: Vec<Value>,
@@ -21,7 +21,7 @@ struct Client {
 
 impl Client {
     /// Opens a session, and calls once.
-    fn start(service: &Service, more: Value) -> Self {
+    pub(crate) fn start(service: &Service, more: Value) -> Self {
         let more = with(json!({ "commands": true, "calls": 1 }), more);
         let settings = settings(service, with(alice(service), more));
         let mut child = start_client();
@@ -48,7 +48,7 @@ impl Client {
         serde_json::from_str(&line).expect("JSON")
     }
 
-    fn ask(&mut self, command: Value) -> Value {
+    pub(crate) fn ask(&mut self, command: Value) -> Value {
         self.send(&command);
         self.answer()
     }
@@ -59,7 +59,7 @@ impl Client {
 
     /// Calls, and returns what the service behind the gateway saw.
     #[track_caller]
-    fn calls(&mut self, at: &Service) -> Value {
+    pub(crate) fn calls(&mut self, at: &Service) -> Value {
         let answer = self.call(at);
         assert!(answer["fields"].is_object(), "{answer} {}", at.log());
         answer["fields"].clone()
@@ -67,12 +67,12 @@ impl Client {
 
     /// Calls, and expects the fault of a token that is not served.
     #[track_caller]
-    fn is_refused(&mut self, at: &Service) {
+    pub(crate) fn is_refused(&mut self, at: &Service) {
         let answer = self.call(at);
         assert_eq!(answer["error"], BAD_TOKEN, "{}", at.log());
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let name = step(&self.opened, "establish")["name"].as_str();
         name.expect("a name").to_owned()
     }
@@ -89,11 +89,11 @@ impl Drop for Client {
     }
 }
 
-fn url(service: &Service) -> String {
+pub(crate) fn url(service: &Service) -> String {
     format!("http://{}/service", service.gateway())
 }
 
-const BAD_SECURITY: &str = "{http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd}InvalidSecurity 500 http://www.w3.org/2005/08/addressing/soap/fault";
+pub(crate) const BAD_SECURITY: &str = "{http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd}InvalidSecurity 500 http://www.w3.org/2005/08/addressing/soap/fault";
 
 /// Makes a key of tickets in the folder of a demo.
 fn make_root(demo: &Demo, name: &str, generation: u32) {

@@ -4,6 +4,7 @@ use rcmpd_tests::peers::with;
 use rcmpd_tests::soap::{Echo, SOAP, SoapPeer, Upstream, echoed, envelope, http, open_all_bindings};
 use rcmpd_tests::{Demo, Service};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
 const BINDINGS: [(&str, &str, &str); 4] = [
     ("session", "true", "session"),
@@ -70,6 +71,11 @@ fn wss4j_calls_the_gateway_in_each_binding_with_each_credential() {
                 );
                 assert_eq!(call["fields"]["Echo"], format!("call {} & more", n + 1));
             }
+            // Upstream a session has one name, and each message that is for itself has one of its own.
+            let name_of = |call: &&Value| call["fields"]["X-Session-Name"].as_str().unwrap_or("").to_owned();
+            let names: HashSet<_> = calls.iter().map(name_of).collect();
+            assert!(!names.contains(""), "{steps:?}");
+            assert_eq!(names.len(), if kind == "one-shot" { 4 } else { 1 }, "{credential} {name}: {names:?}");
             let ended = match kind {
                 "one-shot" => "-",
                 _ => {

@@ -376,3 +376,55 @@ fn openssl_writes_a_sid_as_the_docs_print_it() {
         assert_eq!(done.code, code, "{text}\n{done:?}");
     }
 }
+
+/// The certificate of `[tlsnego]`, which clients encrypt keys to in two of its bindings.
+#[test]
+fn certificate_that_no_client_encrypts_to_is_refused_and_several_dns_names_are_warned_about() {
+    let demo = Demo::with_gateway(rcmpd_tests::ports::free_port(), "");
+    demo.edit(|text| {
+        text.replace("certs/site.pem", "certs/new.pem")
+            .replace("certs/site.key", "certs/new.key")
+            .replace("credential  =", "bindings = [\"session\", \"one-shot\"]\ncredential  =")
+    });
+    let whole = fs::read_to_string(demo.path("rcmpd.toml")).unwrap();
+    let folder = demo.path("certs");
+    let issue = |key: [&str; 2], usage: &str, names: &str| {
+        let algorithm =
+            ["req", "-new", "-newkey", key[0], "-pkeyopt", key[1], "-nodes", "-keyout", "new.key"];
+        openssl(&folder, &[&algorithm[..], &["-out", "new.csr", "-subj", "/CN=localhost"]].concat());
+        fs::write(folder.join("server.cnf"), format!("[server]\n{usage}\nsubjectAltName = {names}\n"))
+            .unwrap();
+        let ca = ["-CA", "ca.pem", "-CAkey", "ca.key", "-days", "365", "-extfile", "server.cnf"];
+        let end = ["-extensions", "server", "-out", "new.pem"];
+        openssl(&folder, &[&["x509", "-req", "-in", "new.csr"], &ca[..], &end].concat());
+    };
+    let (rsa, ecdsa) = (["rsa", "rsa_keygen_bits:2048"], ["ec", "ec_paramgen_curve:P-256"]);
+    let (both, signs) = ("keyUsage = digitalSignature,keyEncipherment", "keyUsage = digitalSignature");
+    let no_rsa = "the bindings preset-session and one-shot need an RSA key";
+    let no_usage = "the bindings preset-session and one-shot need keyEncipherment";
+    let (one, two) = ("DNS:localhost", "DNS:a.example,DNS:localhost");
+    for (key, usage, names, refused, warned) in [
+        (rsa, both, one, None, false),
+        (rsa, "", one, None, false),
+        (rsa, both, two, None, true),
+        (rsa, signs, one, Some(no_usage), false),
+        (ecdsa, both, one, Some(no_rsa), false),
+    ] {
+        issue(key, usage, names);
+        demo.edit(|_| whole.clone());
+        let done = demo.rcmpd(&CHECK).code(i32::from(refused.is_some()));
+        match refused {
+            None => assert_eq!(done.stderr.contains("new.pem"), warned, "{done:?}"),
+            Some(why) => {
+                assert!(done.stderr.contains("new.") && done.stderr.contains(why), "{done:?}");
+                let told = demo.rcmpd(&SERVE).code(1).stderr;
+                assert!(told.contains(why), "{told}");
+                // Bindings that negotiate ask nothing of the kind.
+                demo.edit(|_| whole.replace(", \"one-shot\"]", "]"));
+                demo.rcmpd(&CHECK).code(0);
+            }
+        }
+        let last = "clients on .NET Framework before 4.6.1 compare the last one alone";
+        assert_eq!(done.stderr.contains(last), warned, "{done:?}");
+    }
+}

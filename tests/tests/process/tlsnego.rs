@@ -1,16 +1,20 @@
 //! The gateway for SOAP clients as its operators and the service behind it see it.
 
 use crate::telemetry::{Collector, attribute};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use dtyp::{FileTime, hex};
 use rcmpd_tests::ports::free_port;
-use rcmpd_tests::soap::{SOAP, Upstream, echoed, envelope, http, open_all_bindings};
+use rcmpd_tests::soap::{Endpoint, SOAP, Upstream, echoed, envelope, http, open_all_bindings, post};
 use rcmpd_tests::{Demo, Finished, Service, binary, eventually, write_secret};
 use rustix::process::Signal;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use sha1::{Digest, Sha1};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use tlsnego_service::freshness::Skew;
 use tlsnego_soap::TrustVersion;
@@ -51,6 +55,59 @@ fn service_gets_the_signed_action_and_nothing_of_a_client_s_headers() {
         assert_eq!(found.len(), 1, "{name}: {asked}");
         assert!(found[0].ends_with(value), "{name}: {asked}");
     }
+}
+
+#[test]
+fn headers_that_a_client_forges_reach_no_service() {
+    let upstream = Upstream::start(|_| echoed());
+    let demo = Demo::with_gateway(upstream.address, "");
+    open_all_bindings(&demo, "username");
+    let service = demo.serve();
+    let message = one_shot(&service, Duration::ZERO);
+    let forged = [
+        "Remote-User: evil",
+        "Remote-Groups: evil",
+        "X-Identity-Account: evil",
+        "X-Session-Name: evil",
+        "X-Session-Kind: evil",
+        "X-Session-Instance: evil",
+        "x-session-name: evil",
+        "SOAPAction: evil",
+    ];
+    let mut arguments: Vec<_> = forged.iter().flat_map(|header| ["-H", header]).collect();
+    let typed = format!("Content-Type: {SOAP}; action=\"evil\"");
+    std::fs::write(service.path("message.xml"), &message).unwrap();
+    let body = format!("@{}", service.path("message.xml").display());
+    arguments.extend(["-H", &typed, "--data-binary", &body]);
+    let (status, answer) = post(&service.gateway().to_string(), &arguments);
+    assert_eq!(status, "200", "{answer}");
+    let [asked] = &upstream.asked()[..] else { panic!("{:?}", upstream.asked()) };
+    assert!(!asked.contains("evil"), "{asked}");
+    let name = name_of_one_shot(&message);
+    for (header, value) in [
+        ("remote-user", "CONTOSO\\alice"),
+        ("x-identity-account", "alice"),
+        ("x-session-name", name.as_str()),
+        ("x-session-kind", "one-shot"),
+        ("x-session-instance", ""),
+    ] {
+        let values: Vec<_> = asked
+            .lines()
+            .filter_map(|line| line.split_once(": ").or_else(|| line.split_once(':')))
+            .filter(|(found, _)| found.eq_ignore_ascii_case(header))
+            .map(|(_, value)| value.trim())
+            .collect();
+        assert_eq!(values, [value], "{header}: {asked}");
+    }
+}
+
+/// EncryptedKeySHA1 (WSS X.509 Token Profile 1.1): the SHA-1 of the encrypted key.
+fn name_of_one_shot(message: &[u8]) -> String {
+    let text = std::str::from_utf8(message).unwrap();
+    let (_, key) = text.split_once("EncryptedKey ").unwrap();
+    let (_, key) = key.split_once("CipherValue>").unwrap();
+    let (key, _) = key.split_once('<').unwrap();
+    STANDARD.encode(Sha1::digest(STANDARD.decode(key).unwrap()))
 }
 
 #[test]
@@ -166,19 +223,6 @@ async fn calls_are_spans_in_the_trace_of_their_caller_which_goes_on_to_the_servi
     assert!(asked.lines().any(|line| line == parent), "{parent}: {asked}");
 }
 
-/// Posts to the local endpoint by curl, and returns status and body.
-fn post(endpoint: &str, arguments: &[&str]) -> (String, String) {
-    let output = Command::new("curl")
-        .args(["-sS", "-w", "\n%{http_code}"])
-        .args(arguments)
-        .arg(format!("http://{endpoint}/"))
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let (body, status) = text.rsplit_once('\n').unwrap();
-    (status.to_owned(), body.to_owned())
-}
-
 #[test]
 fn plain_client_calls_through_a_local_endpoint_and_pages_of_browsers_do_not() {
     let upstream = Upstream::start(|n| match n {
@@ -246,39 +290,6 @@ fn plain_client_calls_through_a_local_endpoint_and_pages_of_browsers_do_not() {
     let refused =
         service.rcmpd(&["tlsnego", "endpoint", &url, "--listen", "0.0.0.0:1", "--ca", "certs/ca.pem"]);
     assert!(refused.code(2).stderr.contains("use a loopback address"));
-}
-
-/// The local endpoint as a user of a demo, which keeps its session.
-struct Endpoint(std::process::Child, String);
-
-impl Endpoint {
-    fn start(service: &Service, user: &str) -> Self {
-        Self::start_with(service, ["--user", user, "--password-file", &format!("users/{user}.password")])
-    }
-
-    fn start_with(service: &Service, who: [&str; 4]) -> Self {
-        let (url, endpoint) = (format!("http://{}/service", service.gateway()), free_port().to_string());
-        let child = Command::new(binary())
-            .args(["tlsnego", "endpoint", &url, "--listen", &endpoint, "--ca", "certs/ca.pem"])
-            .args(who)
-            .current_dir(service.path(""))
-            .stderr(Stdio::null())
-            .spawn();
-        eventually("the endpoint listens", || std::net::TcpStream::connect(&endpoint).is_ok());
-        Self(child.unwrap(), endpoint)
-    }
-
-    fn call(&self) -> String {
-        let typed = format!("Content-Type: {SOAP}; action=\"urn:echo/Echo\"");
-        post(&self.1, &["-H", &typed, "-d", &envelope("<Echo xmlns=\"urn:echo\"/>")]).0
-    }
-}
-
-impl Drop for Endpoint {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
@@ -461,7 +472,7 @@ fn renewed_certificates_are_shown_after_sighup_and_sessions_stay() {
         .stderr(Stdio::null())
         .spawn();
     eventually("the endpoint listens", || std::net::TcpStream::connect(&endpoint).is_ok());
-    let open = Endpoint(child.unwrap(), endpoint);
+    let open = Endpoint::of(child.unwrap(), endpoint);
     assert_eq!(open.call(), "200");
     let opened = service.audit("session_opened").len();
     // A certificate without its key changes nothing.
@@ -650,4 +661,86 @@ fn message_of_a_client_whose_clock_is_ahead_is_no_new_one_after_a_restart() {
     std::fs::remove_file(service.path("tlsnego.state")).unwrap();
     service.start_again();
     assert_eq!(send(&service, &ahead).0, "200");
+}
+
+#[test]
+fn service_ran_as_many_calls_as_are_reported_good_when_the_gateway_restarts() {
+    let upstream = Upstream::start(|_| echoed());
+    let mut service = Demo::with_gateway(upstream.address, "").serve();
+    let alice = Endpoint::start(&service, "alice");
+    let good = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let calls = scope.spawn(|| {
+            let mut others = 0;
+            while good.load(Ordering::SeqCst) < 100 {
+                if alice.call() == "200" {
+                    good.fetch_add(1, Ordering::SeqCst);
+                } else {
+                    others += 1;
+                    assert!(others < 1_000, "the gateway does not come back");
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        });
+        eventually("some calls are made", || good.load(Ordering::SeqCst) >= 30);
+        service.signal(Signal::TERM);
+        assert_eq!(service.ended(), 0);
+        service.start_again();
+        calls.join().unwrap();
+    });
+    assert_eq!(upstream.asked().len(), 100);
+    assert_eq!(service.audit("session_opened").len(), 2, "one before the restart, and one after it");
+}
+
+#[test]
+fn thousand_calls_with_a_password_each_compute_few_of_them() {
+    let upstream = Upstream::start(|_| echoed());
+    let service = Demo::with_gateway(upstream.address, "").serve();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| call(&service, "alice", &["--binding", "negotiated", "--count", "250"]).code(0));
+        }
+    });
+    let label = "rcmpd_tlsnego_calls_total{kind=\"negotiated\",result=\"answered\"}";
+    assert_eq!(service.metric(label), 1_000);
+    assert!((1..=2).contains(&service.metric("rcmpd_tlsnego_password_checks_total")));
+}
+
+/// `make demo-tlsnego`: the trace of a session, the answers to two users, and a wrong password.
+#[test]
+fn the_demo_prints_a_whole_session() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/demo-tlsnego");
+    let done = Command::new(script).arg(binary()).output().unwrap();
+    let (told, log) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{told}{log}");
+    let mut rest = &*told;
+    // In this order: four messages, a session, a call and its end.
+    for part in [
+        "#1   sent          http://schemas.xmlsoap.org/ws/2005/02/trust/RST/Issue",
+        "ClientHello",
+        "#2   received ",
+        "ServerHello, Certificate",
+        "#3   sent          http://schemas.xmlsoap.org/ws/2005/02/trust/RSTR/Issue",
+        "ClientKeyExchange",
+        "#4   received ",
+        "4.1           token urn:uuid:",
+        "the authenticator matches the messages",
+        "#5   sent          http://schemas.xmlsoap.org/ws/2005/02/trust/RST/SCT",
+        "encrypted by  _7 (aes256-cbc): content of s:Body, o:UsernameToken, Signature",
+        "session       established urn:uuid:",
+        "#7   sent          urn:echo/Echo",
+        "#8   received      urn:echo/EchoResponse",
+        "CONTOSO\\alice",
+        "RST/SCT/Cancel",
+        "cancelled     urn:uuid:",
+        "--user bob",
+        "CONTOSO\\bob",
+        "--user alice",
+        "not authenticated: FailedAuthentication",
+        "\"event\":\"session_opened\"",
+        "\"event\":\"session_ended\"",
+    ] {
+        let (_, after) = rest.split_once(part).unwrap_or_else(|| panic!("no {part}:\n{told}{log}"));
+        rest = after;
+    }
 }

@@ -2,8 +2,8 @@
 
 use rcmpd_fuzz::{
     ap_req, association, blob, ccache, certificate, chain, context, cookie, crl, dialect, foreign, keytab,
-    ldap, name, ndr, negotiation, ntlm, ocsp, pac, path, pdu, pem, proof, rcmp, sealed, sessions, soap,
-    socket, spnego, ticket,
+    ldap, message, name, ndr, negotiation, ntlm, ocsp, pac, path, pdu, pem, proof, rcmp, sealed, sessions,
+    soap, socket, spnego, ticket,
 };
 use std::path::Path;
 
@@ -33,7 +33,7 @@ macro_rules! targets {
     )*};
 }
 
-targets!(ap_req association blob ccache certificate chain context cookie crl dialect foreign keytab ldap name ndr negotiation ntlm ocsp pac path pdu pem proof rcmp sealed sessions soap socket spnego ticket);
+targets!(ap_req association blob ccache certificate chain context cookie crl dialect foreign keytab ldap message name ndr negotiation ntlm ocsp pac path pdu pem proof rcmp sealed sessions soap socket spnego ticket);
 
 #[test]
 fn every_folder_is_that_of_a_target() {

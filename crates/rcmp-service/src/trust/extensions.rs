@@ -15,6 +15,8 @@ pub(super) const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
 pub(super) const SIGNS_DIGITALLY: u16 = 0x8000;
 /// keyUsage digitalSignature (0) or nonRepudiation (1).
 pub(super) const SIGNS: u16 = SIGNS_DIGITALLY | 0x4000;
+/// keyUsage keyEncipherment (2).
+const ENCIPHERS_KEYS: u16 = 0x2000;
 /// keyUsage keyCertSign (5).
 pub(super) const SIGNS_CERTIFICATES: u16 = 0x0400;
 /// keyUsage cRLSign (6).
@@ -55,6 +57,11 @@ pub(super) fn basic_constraints(certificate: &Certificate<'_>) -> Result<(bool, 
 pub(super) fn key_usage(certificate: &Certificate<'_>) -> Result<Option<u16>, DecodeError> {
     let Some(extension) = certificate.extension(KEY_USAGE) else { return Ok(None) };
     der::named_bits(&value(&extension, "keyUsage", der::BIT_STRING)?).map(Some)
+}
+
+/// Whether keys may be encrypted to the subject: keyUsage has keyEncipherment, or there is no keyUsage.
+pub fn enciphers_keys(certificate: &Certificate<'_>) -> Result<bool, DecodeError> {
+    key_usage(certificate).map(|usage| usage.is_none_or(|bits| bits & ENCIPHERS_KEYS != 0))
 }
 
 /// RFC 5280 4.2.1.12: the object identifiers, `None` without the extension.

@@ -36,6 +36,7 @@ mod work;
 pub use authority::{Authority, KeyId, Unusable};
 pub use chain::Path;
 pub use crl::{CrlError, CrlFacts, RevocationReason};
+pub use extensions::enciphers_keys;
 pub use hashes::CertIdHash;
 pub use ocsp::{Nonce, OcspAnswer, OcspAsking, OcspError, OcspQuestion, OcspStatus};
 pub use policies::PolicyInputs;

@@ -9,6 +9,7 @@ use crate::sidecar;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use rcmp_service::certificate;
+use rcmp_service::trust::enciphers_keys;
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
@@ -101,12 +102,24 @@ pub(super) fn of_service(section: &config::Tlsnego, files: &FilesOnce) -> anyhow
             let key = DecryptionKey::from_pkcs8(&pkcs8).with_context(|| {
                 format!("{}: the bindings preset-session and one-shot need an RSA key", key.display())
             })?;
+            check_usage(leaf).with_context(|| certificate.display().to_string())?;
             Some((public, key))
         }
         false => None,
     };
     let chain = chain.into_iter().map(CertificateDer::from).collect();
     Ok(ServiceCertificate { tls: Credentials { chain, key: private }, versions: section.versions, preset })
+}
+
+/// Clients of .NET, and others that read keyUsage, encrypt no key to a certificate that forbids it.
+fn check_usage(leaf: &[u8]) -> anyhow::Result<()> {
+    let leaf = certificate::Certificate::parse(leaf)?;
+    if !enciphers_keys(&leaf)? {
+        bail!(
+            "the bindings preset-session and one-shot need keyEncipherment in the keyUsage of the certificate"
+        );
+    }
+    Ok(())
 }
 
 /// The operations of the service, if metadata is published.

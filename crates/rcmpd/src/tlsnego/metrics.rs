@@ -23,6 +23,8 @@ pub(super) struct Counters {
     ended: Family<EndedLabels, Counter>,
     /// Answers that were delayed for guesses.
     pub(super) slowed: Counter,
+    /// Passwords of local accounts that were computed.
+    pub(super) computed: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -127,6 +129,11 @@ pub(super) fn register(
         "tlsnego_passwords_slowed",
         "Answers that were delayed because passwords of the account were guessed from the address",
         counters.slowed.clone(),
+    );
+    registry.register(
+        "tlsnego_password_checks",
+        "Passwords of local accounts that argon2id was computed for; cached ones need none",
+        counters.computed.clone(),
     );
     registry.register_collector(Box::new(Gauges { gateway: Arc::clone(gateway), shared }));
 }

@@ -145,11 +145,12 @@ impl Tlsnego {
         let hashes = hashes.flatten();
         let mapped = MappedCertificates::new(config, policy, audit);
         let accounts = Accounts::new(config, accounts, hashes.clone(), mapped.clone());
-        let local = section
-            .has_local_users()
-            .then(|| LocalPasswords::new(accounts.clone(), hashes, section.passwords.parallel));
-        let domains = Arc::new(UserDomains::new(config, section)?);
         let counters = Counters::default();
+        let local = section.has_local_users().then(|| {
+            let (parallel, computed) = (section.passwords.parallel, counters.computed.clone());
+            LocalPasswords::new(accounts.clone(), hashes, parallel, computed)
+        });
+        let domains = Arc::new(UserDomains::new(config, section)?);
         let slowed = counters.slowed.clone();
         let passwords = UserPasswords::new(local, Arc::clone(&domains), Arc::clone(audit), slowed);
         let mut key = [0; 32];

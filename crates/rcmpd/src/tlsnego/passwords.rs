@@ -147,11 +147,18 @@ pub(super) struct LocalPasswords {
     hashes: Option<Arc<dyn PasswordHashes>>,
     /// Computations at once. A client that hangs up ends none.
     running: Arc<Semaphore>,
+    /// Computations so far.
+    computed: Counter,
 }
 
 impl LocalPasswords {
-    pub(super) fn new(accounts: Accounts, hashes: Option<Arc<dyn PasswordHashes>>, parallel: usize) -> Self {
-        Self { accounts, hashes, running: Arc::new(Semaphore::new(parallel.max(1))) }
+    pub(super) fn new(
+        accounts: Accounts,
+        hashes: Option<Arc<dyn PasswordHashes>>,
+        parallel: usize,
+        computed: Counter,
+    ) -> Self {
+        Self { accounts, hashes, running: Arc::new(Semaphore::new(parallel.max(1))), computed }
     }
 
     /// The account that a name means; otherwise what is missing, for the log.
@@ -186,6 +193,7 @@ impl LocalPasswords {
         let Ok(turn) = Arc::clone(&self.running).acquire_owned().await else {
             return Err(StoreFailed("the service stops".to_owned()));
         };
+        self.computed.inc();
         let checked = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let missing = hash.as_ref().err().copied();

@@ -790,18 +790,27 @@ fn a_place_is_free_as_soon_as_a_session_is_cancelled() {
         (establishing.receive(&said.response.body, now().wall), said)
     };
     // More than may be pending at once, opened and cancelled without a call.
-    for _ in 0..PENDING_MAX + 20 {
+    for _ in 0..1_000 {
         let token = open().0.expect("a token");
         let (octets, cancelling) = client().cancel(&token, now().wall).expect("Cancel");
         let said = post(&service, CONTENT_TYPE, &octets);
         cancelling.receive(&said.response.body, now().wall).expect("it is cancelled");
     }
     let tokens: Vec<_> = (0..PENDING_MAX).map(|_| open().0.expect("a token")).collect();
-    let (refused, said) = open();
-    refused.expect_err("too many");
-    let busy = fault(&said.response.body);
-    assert_eq!(busy.codes, ["soap-envelope:Receiver", "security:ServerTooBusy"]);
-    assert_eq!(reason(said.event), Refusal::Trust(Reason::TooManyPending(PENDING_MAX)));
-    call(&service, Under::Token(&tokens[0]), Proof::None, "x").expect("a reply");
+    // A busy machine is late, but not each time.
+    let mut soonest = Duration::MAX;
+    for _ in 0..10 {
+        let begun = std::time::Instant::now();
+        let (refused, said) = open();
+        soonest = soonest.min(begun.elapsed());
+        refused.expect_err("too many");
+        let busy = fault(&said.response.body);
+        assert_eq!(busy.codes, ["soap-envelope:Receiver", "security:ServerTooBusy"]);
+        assert_eq!(reason(said.event), Refusal::Trust(Reason::TooManyPending(PENDING_MAX)));
+    }
+    assert!(soonest < Duration::from_millis(100), "{soonest:?}");
+    for token in &tokens {
+        call(&service, Under::Token(token), Proof::None, "x").expect("a reply");
+    }
     open().0.expect("there is room");
 }

@@ -15,15 +15,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tlsnego_service::session::{BoxFuture, Credential, Ended, Session};
 use tlsnego_soap::CONTENT_TYPE;
-use tlsnego_soap::server::Event;
+use tlsnego_soap::client::{Client, Pending, Proof, Under};
+use tlsnego_soap::server::{Binding, Event, Server};
 use tlsnego_tokio::client::{Answer, Caller};
 use tlsnego_tokio::gateway::{AccountRefused, Accounting, CallOutcome, Gateway, Settings};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Span;
+use xml_security::UsernameToken;
 
 /// Lets every account call, and keeps the outcomes.
 #[derive(Clone, Default)]
@@ -123,7 +125,10 @@ async fn serve(
     settings: Settings,
     outcomes: &Outcomes,
 ) -> (SocketAddr, Arc<Gateway>) {
-    let server = server(certificates, SESSION, credential);
+    serve_by(server(certificates, SESSION, credential), settings, outcomes).await
+}
+
+async fn serve_by(server: Server, settings: Settings, outcomes: &Outcomes) -> (SocketAddr, Arc<Gateway>) {
     let gateway = Gateway::new(server, settings, Arc::new(outcomes.clone()), now);
     let listener = TcpListener::bind(loopback()).await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -334,4 +339,122 @@ async fn certificates_are_renewed_while_sessions_go_on() {
     open.call(ECHO, &body("x")).await.expect("its session goes on");
     caller(&after).call(ECHO, &body("x")).await.expect("the new certificate is shown");
     caller(&before).call(ECHO, &body("x")).await.expect_err("and the old one is not");
+}
+
+/// `Content-Type` as other programs than this one may write it.
+const QUOTED: &str = "application/soap+xml; charset=\"UTF-8\"; action=\"urn:echo\"";
+
+/// A client that writes HTTP by hand, and keeps its connection.
+struct RawHttp {
+    stream: BufReader<TcpStream>,
+    client: Client,
+    certificates: Arc<Certificates>,
+}
+
+impl RawHttp {
+    async fn connect(address: SocketAddr, certificates: &Arc<Certificates>) -> Self {
+        let stream = TcpStream::connect(address).await.expect("it listens");
+        // Each write is a packet.
+        stream.set_nodelay(true).expect("a socket");
+        let client = settings(certificates, address, ONE_SHOT, Credential::UserName).client;
+        Self { stream: BufReader::new(stream), client, certificates: Arc::clone(certificates) }
+    }
+
+    /// A call.
+    fn message(&self) -> (Vec<u8>, Pending) {
+        let user = UsernameToken { username: USER.to_owned(), password: PASSWORD.to_owned().into() };
+        let service = self.certificates.service.certificate();
+        let under = Under::Certificate(&service);
+        self.client.call(under, Proof::UserName(&user), (ECHO, &body("x")), now().wall).expect("a call")
+    }
+
+    async fn write(&mut self, octets: &[u8]) {
+        self.stream.get_mut().write_all(octets).await.expect("it reads");
+    }
+
+    async fn head(&mut self, fields: &str) {
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Type: {QUOTED}\r\n{fields}\r\n\r\n");
+        self.write(head.as_bytes()).await;
+    }
+
+    async fn line(&mut self) -> String {
+        let mut line = String::new();
+        let read = tokio::time::timeout(TIMEOUT, self.stream.read_line(&mut line)).await;
+        read.expect("in time").expect("a line");
+        line.trim_end().to_owned()
+    }
+
+    /// Reads an answer, which is a reply to that call.
+    async fn reply(&mut self, pending: Pending) {
+        assert_eq!(self.line().await, "HTTP/1.1 200 OK");
+        let mut len = 0;
+        loop {
+            let line = self.line().await.to_ascii_lowercase();
+            match line.split_once(": ") {
+                Some(("content-length", value)) => len = value.parse().expect("a number"),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        let mut answer = vec![0; len];
+        self.stream.read_exact(&mut answer).await.expect("the whole answer");
+        assert!(!pending.receive(&answer, now().wall).expect("it is secured").is_fault);
+    }
+}
+
+const ONE_SHOT: Binding = Binding { negotiate: false, establish: false };
+
+/// A gateway that takes calls each for itself.
+async fn serve_one_shot() -> (SocketAddr, Arc<Certificates>, Outcomes) {
+    let certificates = Arc::new(Certificates::new());
+    let (slow, outcomes) = (Slow::start().await, Outcomes::default());
+    slow.may_answer.add_permits(100);
+    let server = server(&certificates, ONE_SHOT, Credential::UserName);
+    let (address, _) = serve_by(server, upstream(slow.address), &outcomes).await;
+    (address, certificates, outcomes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn body_that_waits_for_a_status_gets_one_at_once() {
+    let (address, certificates, outcomes) = serve_one_shot().await;
+    let mut soonest = Duration::MAX;
+    for _ in 0..20 {
+        let mut http = RawHttp::connect(address, &certificates).await;
+        let (message, pending) = http.message();
+        let begun = std::time::Instant::now();
+        http.head(&format!("Expect: 100-continue\r\nContent-Length: {}", message.len())).await;
+        // Nothing of the body was sent.
+        assert_eq!(http.line().await, "HTTP/1.1 100 Continue");
+        soonest = soonest.min(begun.elapsed());
+        assert_eq!(http.line().await, "");
+        http.write(&message).await;
+        http.reply(pending).await;
+    }
+    // .NET waits for 350 ms and sends the body in any case. A busy machine is late, but not each time.
+    assert!(soonest < Duration::from_millis(100), "{soonest:?}");
+    assert_eq!(outcomes.all(), ["answered"; 20]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_in_octets_and_in_chunks_are_read_on_one_connection() {
+    let (address, certificates, outcomes) = serve_one_shot().await;
+    let mut http = RawHttp::connect(address, &certificates).await;
+    let (message, pending) = http.message();
+    http.head(&format!("Content-Length: {}", message.len())).await;
+    for octet in &message {
+        http.write(&[*octet]).await;
+    }
+    http.reply(pending).await;
+    for size in [1, 7, 1_000, usize::MAX] {
+        let (message, pending) = http.message();
+        http.head("Transfer-Encoding: chunked").await;
+        for chunk in message.chunks(size) {
+            http.write(format!("{:X}\r\n", chunk.len()).as_bytes()).await;
+            http.write(chunk).await;
+            http.write(b"\r\n").await;
+        }
+        http.write(b"0\r\n\r\n").await;
+        http.reply(pending).await;
+    }
+    assert_eq!(outcomes.all(), ["answered"; 5]);
 }

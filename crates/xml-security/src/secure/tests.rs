@@ -2,7 +2,7 @@
 //! for the right reason.
 
 use super::*;
-use crate::names::{ADDRESSING, CONVERSATION, SIGNATURE};
+use crate::names::{self, ADDRESSING, CONVERSATION, SIGNATURE};
 use crate::open::{
     ContextToken, Direction, Endorsement, Keys, NoKey, OpenError, OpenPolicy, Opened, Presence, open,
 };
@@ -874,6 +874,32 @@ fn a_wrapped_key_that_is_wrong_fails_as_any_wrong_key() {
     let mut service = Side { private: None, ..Side::service() };
     let error = open(message.as_bytes(), &expected, &mut service, &mut count()).expect_err("no key");
     assert!(matches!(error, OpenError::Rejected(rejected) if *rejected.reason() == Reason::Key("the token")));
+}
+
+#[test]
+fn key_that_is_not_wrapped_by_oaep_with_sha_1_is_not_unwrapped() {
+    let token = ProtectionToken::EncryptTo(&SERVICE.certificate);
+    let policy = SecurePolicy::new(Suite::BASIC256, token, NOW);
+    let sent = secure(request(), &policy, &mut count()).expect("it can be secured");
+    let message = String::from_utf8(sent.octets).expect("UTF-8");
+    let (before, key) = message.split_once("<e:EncryptedKey").expect("it has one");
+    let digest = "http://www.w3.org/2000/09/xmldsig#sha1";
+    for (from, into) in [
+        // XML Encryption, 5.5.1 and 5.5.2.
+        (names::RSA_OAEP, "http://www.w3.org/2001/04/xmlenc#rsa-1_5"),
+        (names::RSA_OAEP, "http://www.w3.org/2009/xmlenc11#rsa-oaep"),
+        (digest, "http://www.w3.org/2001/04/xmlenc#sha256"),
+    ] {
+        let end = key.find("</e:EncryptionMethod>").expect("it has children");
+        assert!(key[..end].contains(from), "{key}");
+        let message = format!("{before}<e:EncryptedKey{}", key.replacen(from, into, 1));
+        let mut service = Side::service();
+        let expected = OpenPolicy::request(Suite::BASIC256, NOW);
+        let error = open(message.as_bytes(), &expected, &mut service, &mut count()).expect_err(into);
+        let OpenError::Rejected(rejected) = error else { panic!("no context") };
+        assert_eq!(*rejected.reason(), Reason::Algorithm("e:EncryptedKey"), "{into}");
+        assert_eq!(service.unwrapped, 0, "{into}");
+    }
 }
 
 #[test]
