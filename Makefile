@@ -46,7 +46,9 @@ demo demo-web demo-ldap demo-replicas demo-sso demo-tlsnego demo-chain:
 # What is shipped names no folder of the machine that built it, so two builds of one commit are equal octet for octet. Of
 # several mappings the last one that matches counts.
 MAPPED   = $(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo $(CURDIR)=/rcmpd $(TARGET)=/target
-SHIPPED  = RUSTFLAGS='$(strip $(RUSTFLAGS) $(MAPPED:%=--remap-path-prefix=%))' \
+# Relocations in a packed form, which glibc reads since 2.36: 0.7 MiB less.
+PACKED   = -C link-arg=-Wl,-z,pack-relative-relocs
+SHIPPED  = RUSTFLAGS='$(strip $(RUSTFLAGS) $(PACKED) $(MAPPED:%=--remap-path-prefix=%))' \
            CFLAGS='$(strip $(CFLAGS) $(MAPPED:%=-ffile-prefix-map=%))' $(CARGO)
 
 # The program to install, with its symbols in a file beside it that gdb and perf find by name.
@@ -80,6 +82,7 @@ sbom:
 
 # musl-gcc is in Debian's package musl-tools.
 MUSL = $(shell uname -m)-unknown-linux-musl
+static: PACKED =
 static:
 	rustup target add $(MUSL)
 	$(SHIPPED) build --locked --release --target $(MUSL) -p rcmpd
