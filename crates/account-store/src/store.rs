@@ -153,30 +153,31 @@ pub struct Revision {
     epoch: u64,
     /// Of all changes that this process has noticed in any of its stores, the last one. It never comes back.
     noticed: u64,
+    /// Whether the number is stored with the contents.
+    is_stored: bool,
 }
 
 static NOTICED: AtomicU64 = AtomicU64::new(0);
 
 impl Revision {
     /// Of contents that never change, and of one store only.
-    pub const FIXED: Self = Self { number: 0, epoch: 0, noticed: 0 };
+    pub const FIXED: Self = Self { number: 0, epoch: 0, noticed: 0, is_stored: false };
 
     /// A revision that equals no other one of this process: for contents that are read once, and for each
     /// change that a store without stored revisions notices.
     pub fn unique() -> Self {
         let noticed = Self::notice();
-        Self { number: noticed, epoch: 0, noticed }
+        Self { number: noticed, epoch: 0, noticed, is_stored: false }
     }
 
     /// The revision whose name is stored with the contents.
     pub const fn stored(number: u64, epoch: u64, noticed: u64) -> Self {
-        Self { number, epoch, noticed }
+        Self { number, epoch, noticed, is_stored: true }
     }
 
-    /// The number that is stored with the contents and grows with each change; in a store without one, a number
-    /// of this process.
-    pub const fn number(&self) -> u64 {
-        self.number
+    /// The number that is stored with the contents, and grows with each change; `None` for a store without one.
+    pub fn stored_number(&self) -> Option<u64> {
+        self.is_stored.then_some(self.number)
     }
 
     /// Counts a change, or what may be a change.

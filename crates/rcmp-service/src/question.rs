@@ -181,7 +181,7 @@ pub struct Answer {
     /// The policy by which it was decided.
     pub policy_revision: u64,
     /// The number of the store's revision before the look-up: changes up to it count. Only if it was decided
-    /// here, by a store that answers.
+    /// here, by a store that has such a number and answers.
     pub store_revision: Option<u64>,
     /// The account, if it is one of this domain.
     pub mapped: Option<Mapped>,

@@ -161,9 +161,9 @@ impl Mapper {
         answer.traced(revision, steps)
     }
 
-    /// The number of the store's revision.
+    /// The number of the store's revision, if the store has one and answers.
     pub(crate) fn store_revision(&self) -> Option<u64> {
-        self.store.revision().ok().map(|revision| revision.number())
+        self.store.revision().ok().and_then(|revision| revision.stored_number())
     }
 
     pub(crate) async fn answer_traced(&self, question: &Question, trace: &mut impl Trace) -> Answer {

@@ -56,6 +56,10 @@ fn of_store(kind: &StoreKind) -> Vec<(&'static str, Duration)> {
         ],
         StoreKind::Postgres(postgres) => vec![
             match postgres.fresh {
+                // An older answer stands in when the revision counts no more.
+                _ if !postgres.cache.stale_if_error.is_zero() => {
+                    ("store.postgres.max_age_s", postgres.max_age)
+                }
                 None => ("store.postgres.max_age_s", postgres.max_age),
                 // The change itself takes longer.
                 Some(fresh) if fresh <= store_postgres::FRESH => ("store.postgres.fresh_ms", Duration::ZERO),

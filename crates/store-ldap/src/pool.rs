@@ -181,15 +181,25 @@ impl Pool {
         let deadline = Instant::now() + self.settings.timeout;
         let Ok(servers) = self.servers(deadline).await else { return };
         let [first, _, ..] = &*servers else { return };
+        let has_secret =
+            self.binds.backoff.try_lock().is_ok_and(|mut backoff| self.secret(&mut backoff).is_ok());
+        if !has_secret {
+            return;
+        }
         {
             let servers = &mut self.state().servers;
             if servers.is_good(first) || !servers.may_try(first, Instant::now()) {
                 return;
             }
         }
-        if let Ok(pooled) = self.open(first, deadline).await {
-            self.state().idle.retain(|idle| idle.pooled.connection.server() == first);
-            self.put(pooled);
+        // Questions wait for its bind to end, and have more time than this.
+        match self.open(first, attempt_end(deadline, 3)).await {
+            Ok(pooled) => self.put(pooled),
+            // While the secret is wrong, connections to other servers are worth keeping.
+            Err(Failed::Bind(why)) => {
+                self.state().servers.failed(first, why, Instant::now(), random());
+            }
+            Err(_) => {}
         }
     }
 

@@ -408,6 +408,7 @@ async fn prefer_first(store: Weak<Shared>) {
         tokio::time::sleep(LOOK_FOR_FIRST).await;
         let Some(shared) = store.upgrade() else { return };
         for pool in shared.pools() {
+            let Ok(_permit) = shared.permits.acquire().await else { return };
             pool.return_to_first().await;
         }
     }

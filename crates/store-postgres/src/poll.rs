@@ -5,7 +5,7 @@ use crate::connection::Connection;
 use crate::counters::Counters;
 use crate::identity::Identity;
 use crate::moment::Moment;
-use crate::revision::Noted;
+use crate::revision::{Noted, RevisionRow};
 use account_store::StoreError;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -48,9 +48,8 @@ pub(crate) async fn poll(store: Weak<Inner>) {
 impl Inner {
     /// Waits until the revision is as new as [`crate::Settings::fresh`] says.
     ///
-    /// If the last poll began too long ago, a call waits for one that begins after the call arrived. All calls
-    /// that arrive while one poll is under way wait for the next one, so there is one question to the database
-    /// at a time, whatever there is to do. After half of the time, a call asks for the next poll and does not
+    /// If the last answered poll began too long before the call arrived, the call waits for one that did not.
+    /// There is one question to the database at a time, whatever there is to do. After half of the time, a call asks for the next poll and does not
     /// wait for it: while calls arrive, most find a revision that is new enough.
     pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
         let Some(fresh) = self.settings.fresh else { return Ok(()) };
@@ -87,11 +86,16 @@ async fn poll_once(
         *connection = Some(listen(inner).await?);
     }
     let Some(asked) = connection else { return Ok(()) };
-    let found = Identity::read_often(asked).await?;
-    // What was opened for the former store asks no more; a new connection is checked when it is opened.
-    let revision_row = inner.expected.check(&found).inspect_err(|_| inner.flush())?;
-    if inner.seen.note(revision_row) == Noted::Other {
-        // An answer under way may have brought newer ones, or a server that was the primary answers.
+    let known = inner.seen.revision_row();
+    let mut revision_row = read(inner, asked).await?;
+    let mut noted = inner.seen.note(revision_row);
+    if noted == Noted::Other && inner.seen.revision_row() != known {
+        // An answer under way has brought a newer row.
+        revision_row = read(inner, asked).await?;
+        noted = inner.seen.note(revision_row);
+    }
+    if noted == Noted::Other {
+        // A server that was the primary may answer.
         if !inner.seen.take_over(revision_row, asked.opened) {
             return Err(StoreError::Unavailable("PostgreSQL has an older revision than was seen".to_owned()));
         }
@@ -104,6 +108,12 @@ async fn poll_once(
     Counters::count(&inner.counters.polls);
     debug!(?revision_row, "Polled");
     Ok(())
+}
+
+async fn read(inner: &Inner, asked: &mut Connection) -> Result<RevisionRow, StoreError> {
+    let found = Identity::read_often(asked).await?;
+    // What was opened for the former store asks no more; a new connection is checked when it is opened.
+    inner.expected.check(&found).inspect_err(|_| inner.flush())
 }
 
 /// A connection for polls, on which NOTIFY arrives where the server has it. What was cached while there was

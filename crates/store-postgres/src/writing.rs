@@ -23,17 +23,16 @@ pub const CHANGE_WAIT: Duration = Duration::from_millis(150);
 
 impl PostgresStore {
     /// Changes whole or not at all. What was begun is done even if the future is dropped. Ends when no server
-    /// can answer by the contents before, if its [`crate::Settings::fresh`] is [`FRESH`] or less.
+    /// can answer by the contents before, if its [`crate::Settings::fresh`] is [`FRESH`] or less. This is so
+    /// also if nothing was changed: somebody else may have just made the same change.
     pub(crate) fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Tables<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
         let inner = Arc::clone(&self.inner);
         let done = self.inner.runtime.spawn_blocking(move || {
-            let (value, committed) = inner.write(work)?;
-            if let Some(committed) = committed {
-                std::thread::sleep(CHANGE_WAIT.saturating_sub(committed.elapsed()));
-            }
+            let (value, since) = inner.write(work)?;
+            std::thread::sleep(CHANGE_WAIT.saturating_sub(since.elapsed()));
             Ok(value)
         });
         Box::pin(async move {
@@ -45,11 +44,11 @@ impl PostgresStore {
 }
 
 impl Inner {
-    /// The moment after the commit, too, if something was changed.
+    /// The moment after which the contents were not changed any more, too.
     fn write<T>(
         &self,
         work: impl FnOnce(&mut Tables<'_>) -> Result<T, StoreError>,
-    ) -> Result<(T, Option<Instant>), StoreError> {
+    ) -> Result<(T, Instant), StoreError> {
         let turn = self.runtime.block_on(async { timeout(LOCK_TIMEOUT, self.changing.lock()).await });
         let _turn = turn.map_err(|_| {
             let seconds = LOCK_TIMEOUT.as_secs();
@@ -70,16 +69,17 @@ impl Inner {
         }))?;
         let transaction = Transaction { inner: self, connection: &pooled.connection };
         let before = transaction.begin()?;
+        let locked = Instant::now();
         let mut tables = Tables::new(&transaction);
         let value = work(&mut tables)?;
         let changed = tables.finish()?;
         let revision_row = transaction.commit(before, changed)?;
         self.changed(revision_row);
-        let committed = (revision_row != before).then(Instant::now);
-        if committed.is_some() {
+        let since = if revision_row == before { locked } else { Instant::now() };
+        if revision_row != before {
             transaction.notify();
         }
         pooled.keep();
-        Ok((value, committed))
+        Ok((value, since))
     }
 }

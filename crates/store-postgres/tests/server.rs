@@ -1016,6 +1016,20 @@ async fn a_change_that_has_ended_counts_for_every_call_at_other_servers() {
         assert_eq!(find(&store, name("user1000")).await.expect("it answers"), Some(changed), "{round}");
     }
     assert!(begun.elapsed() >= 20 * CHANGE_WAIT, "each change waits: {:?}", begun.elapsed());
+    // Who makes a change that another one has just made waits, too.
+    for round in 0..5 {
+        let changed = Account { flags: AccountFlags(0x202 - (round % 2) * 2), ..user(1000) };
+        let (first, again) = (put(&writer, changed.clone()), async {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            let begun = Instant::now();
+            put(&writer, changed.clone()).await;
+            store.refresh().await.expect("it answers");
+            assert_eq!(store.revision().expect("it answers"), writer.revision().expect("it answers"));
+            begun.elapsed()
+        });
+        let ((), elapsed) = tokio::join!(first, again);
+        assert!(elapsed >= CHANGE_WAIT, "{round}: it ended after {elapsed:?}");
+    }
     // No process is notified of these.
     for round in 0..20 {
         let before = store.revision().expect("it answers");
