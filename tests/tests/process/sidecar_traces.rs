@@ -284,3 +284,51 @@ fn names_upwards<'a>(spans: &'a [Span], mut span: &'a Span) -> Vec<&'a str> {
     }
     names
 }
+
+/// A web server that makes no spans, as it is printed: the client's span is the parent.
+async fn client_of_a_web_server_begins_the_trace(server: WebServer) {
+    let (collector, endpoint) = Collector::listen().await;
+    tokio::task::spawn_blocking(move || {
+        let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())];
+        let mut site = Site::start_by(server, "remember_s = 0", |text| text, &environment);
+        // The requests that wait for the web server are in no trace.
+        let parent = format!("traceparent: 00-{TRACE}-{PARENT}-01");
+        let given = ["--header", &parent, "--header", "tracestate: vendor=1"];
+        assert_eq!(site.get(Some("alice"), "/", &given).0, 200, "{}", site.proxy_log());
+        assert_eq!(site.get(Some("alice"), "/", &["--header", "traceparent: forged"]).0, 200);
+        end(&mut site.service);
+    })
+    .await
+    .unwrap();
+    let spans = requests(&collector);
+    let (given, others): (Vec<_>, Vec<_>) = spans.iter().partition(|span| hex(&span.trace_id) == TRACE);
+    let [given] = &given[..] else { panic!("one of {spans:#?}") };
+    assert_eq!((hex(&given.parent_span_id).as_str(), given.trace_state.as_str()), (PARENT, "vendor=1"));
+    assert_eq!(value(given, "outcome"), "allowed");
+    assert!(others.len() >= 2 && others.iter().all(|span| span.parent_span_id.is_empty()), "{others:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_of_nginx_begins_the_trace() {
+    client_of_a_web_server_begins_the_trace(WebServer::Nginx).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_of_envoy_over_http_begins_the_trace() {
+    client_of_a_web_server_begins_the_trace(WebServer::EnvoyHttp).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_of_envoy_over_grpc_begins_the_trace() {
+    client_of_a_web_server_begins_the_trace(WebServer::Envoy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_of_haproxy_begins_the_trace() {
+    client_of_a_web_server_begins_the_trace(WebServer::Haproxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_of_apache_begins_the_trace() {
+    client_of_a_web_server_begins_the_trace(WebServer::Apache).await;
+}
