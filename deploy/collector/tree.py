@@ -18,7 +18,7 @@ _, TRACE, PARENT, _ = sys.argv[2].split("-")
 def read():
     with open(sys.argv[1]) as lines:
         spans = [json.loads(line) for line in lines]
-    traces = [span["trace"] for span in spans if span["name"] == "sidecar_request"]
+    traces = [span["trace"] for span in spans if "dialect" in span["attributes"]]
     return [span for span in spans if span["trace"] in traces[:1]]
 
 

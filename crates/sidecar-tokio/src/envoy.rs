@@ -21,7 +21,8 @@ use envoy_types::pb::google::protobuf::{ListValue, NullValue, Struct, Value};
 use envoy_types::pb::google::rpc;
 use http::{HeaderMap, StatusCode};
 use sidecar::{
-    Allowed, Ask, Broken, ClientCertificate, Cookies, Decided, Decision, Moment, Outcome, Refusal, Sidecar,
+    Allowed, Ask, Broken, ClientCertificate, Cookies, Decided, Decision, Moment, Outcome, Refusal,
+    RequestHead, Sidecar,
 };
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -94,7 +95,7 @@ impl<L: Listener> Authorization for Check<L> {
         let sidecar = self.0.sidecar();
         let metadata = request.metadata().as_ref();
         let parent = self.0.is_proved(metadata).then(|| trace_context(metadata, request.get_ref()));
-        let span = sidecar.spans().begin(NAME, parent.as_deref());
+        let span = sidecar.spans().begin(NAME, &head(request.get_ref()), parent.as_deref());
         Ok(self.check_in_span(&sidecar, request).instrument(span).await)
     }
 }
@@ -113,6 +114,17 @@ fn trace_context<'a>(metadata: &'a HeaderMap, request: &CheckRequest) -> Cow<'a,
         }
     }
     Cow::Owned(parent)
+}
+
+/// The head of the request that Envoy asks about.
+fn head(request: &CheckRequest) -> RequestHead<'_> {
+    let http = request.attributes.as_ref().and_then(|it| it.request.as_ref()?.http.as_ref());
+    let path = http.map_or("", |http| http.path.as_str());
+    RequestHead {
+        method: http.map_or("", |http| http.method.as_str()),
+        path: path.split_once('?').map_or(path, |(path, _)| path),
+        host: http.map(|http| http.host.as_str()),
+    }
 }
 
 impl<L: Listener> Check<L> {

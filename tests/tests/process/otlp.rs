@@ -506,13 +506,13 @@ fn the_demo_of_a_chain_prints_one_trace() {
         assert_eq!(told.contains("collector: Rotel"), rotel.is_none(), "{told}");
         let mut depth = 0;
         for service in [
-            "web: sidecar_request",
+            "web: GET",
             "web: forward",
-            "northwind: call",
+            "northwind: netlogon/NetrLogonSamLogonEx",
             "northwind: forward",
-            "fabrikam: call",
+            "fabrikam: netlogon/NetrLogonSamLogonEx",
             "fabrikam: forward",
-            "contoso: call",
+            "contoso: netlogon/NetrLogonSamLogonEx",
             "contoso: store_lookup",
         ] {
             let line = told

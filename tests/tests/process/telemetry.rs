@@ -122,10 +122,31 @@ async fn each_call_is_one_span() {
         assert!(!found.is_empty() && found.contains(&"one".to_owned()) == is_mapped, "{found:?}");
     }
     for span in &calls {
-        assert_eq!(span.name, "call");
-        assert_eq!(span.kind, 2, "server");
+        // The names of the document ([MS-NRPC] 3.5.4).
+        let method = match attribute(&span.attributes, "opnum").as_deref() {
+            Some("4") => "netlogon/NetrServerReqChallenge",
+            Some("21") => "netlogon/NetrLogonGetCapabilities",
+            Some("26") => "netlogon/NetrServerAuthenticate3",
+            _ => "netlogon/NetrLogonSamLogonEx",
+        };
+        assert_eq!((span.name.as_str(), span.kind), (method, 2), "a server");
+        assert_eq!(attribute(&span.attributes, "rpc.method").as_deref(), Some(method));
+        assert_eq!(attribute(&span.attributes, "rpc.system.name").as_deref(), Some("dcerpc"));
         assert_eq!(attribute(&span.attributes, "interface").as_deref(), Some("netlogon"));
         assert!(span.end_time_unix_nano >= span.start_time_unix_nano);
+    }
+    // By name ([MS-ERREF] 2.3.1), and who was found.
+    let alice = format!("{}-1001", service.domain_sid());
+    for question in &questions {
+        let value = |name| attribute(&question.attributes, name);
+        let expected = match value("rcmp.status").as_deref() {
+            Some("0") => (Some("STATUS_SUCCESS".to_owned()), None, Some(alice.clone())),
+            _ => {
+                let failure = Some("STATUS_LOGON_FAILURE".to_owned());
+                (failure.clone(), failure, None)
+            }
+        };
+        assert_eq!((value("rpc.response.status_code"), value("error.type"), value("user.id")), expected);
     }
     let reasons: Vec<_> =
         questions.iter().filter_map(|span| attribute(&span.attributes, "rcmp.status")).collect();

@@ -126,6 +126,7 @@ pub fn registry(
         .interface(Interface {
             syntax: NETLOGON,
             name: "netlogon",
+            method: netlogon_transport::message::opnum::method,
             service: tower::util::BoxCloneSyncService::new(service),
         })
         .provider(Arc::new(ChannelProvider(server.clone())))
