@@ -2,15 +2,17 @@
 
 mod logs;
 mod metrics;
+mod queue;
 pub mod settings;
 mod tls;
 mod transport;
 
 pub use metrics::RegistrySlot;
 pub(crate) use metrics::sample;
+pub use transport::Losses;
 
 use crate::config::Telemetry;
-use crate::config::otlp::Protocol;
+use crate::config::otlp::{Protocol, Signal};
 use crate::output::{takes_colour, visible, visible_json};
 use anyhow::Context;
 use metrics::{Pusher, metadata};
@@ -19,8 +21,10 @@ use opentelemetry::logs::LoggerProvider;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{LogExporter, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::logs::SdkLoggerProvider;
-use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_sdk::logs::{BatchConfigBuilder as LogBatches, BatchLogProcessor, SdkLoggerProvider};
+use opentelemetry_sdk::trace::{BatchConfigBuilder as SpanBatches, BatchSpanProcessor, SdkTracerProvider};
+use prometheus_client::metrics::counter::Counter;
+use queue::{Bounded, Queue};
 use settings::{Destination, Settings};
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -33,7 +37,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
-use transport::{Http, Losses, Watched};
+use transport::{Http, Watched};
 
 /// The target of the spans that are exported; everything else stays in the log.
 const CALL_TARGET: &str = "rcmpd::call";
@@ -47,9 +51,15 @@ pub struct Exporter {
     traces: Option<SdkTracerProvider>,
     logs: Option<SdkLoggerProvider>,
     metrics: Option<Pusher>,
+    losses: Losses,
 }
 
 impl Exporter {
+    /// What counts the telemetry that is lost.
+    pub fn losses(&self) -> Losses {
+        self.losses.clone()
+    }
+
     /// Where the registry of metrics goes, if metrics are exported.
     pub fn registry(&self) -> Option<RegistrySlot> {
         self.metrics.as_ref().map(Pusher::slot)
@@ -58,7 +68,7 @@ impl Exporter {
     /// Sends what is left. A collector that does not answer is waited for as long as
     /// OTEL_EXPORTER_OTLP_TIMEOUT says.
     pub async fn finish(self) {
-        let Self { traces, logs, metrics } = self;
+        let Self { traces, logs, metrics, losses: _ } = self;
         let metrics = async {
             if let Some(metrics) = metrics {
                 metrics.finish().await;
@@ -187,24 +197,46 @@ fn exporter(settings: &Settings) -> anyhow::Result<Exporter> {
     let resource = Resource::builder().with_attributes(attributes).build();
     let traces = settings.traces.as_ref().map(|to| {
         let inner = span_exporter(to).context("spans cannot be exported")?;
+        let len_max = std::env::var("OTEL_BSP_MAX_QUEUE_SIZE").ok();
+        let queue = Queue::new("traces", len_max, losses.counter(Signal::Traces), &losses);
+        let batches = SpanBatches::default().with_max_queue_size(queue.len_max()).build();
+        let inner = BatchSpanProcessor::builder(Watched { inner, queue: queue.clone() })
+            .with_batch_config(batches)
+            .build();
         let provider = SdkTracerProvider::builder()
-            .with_batch_exporter(Watched { inner, losses: losses.clone() })
+            .with_span_processor(Bounded { inner, queue })
             .with_sampler(settings.sampler.clone())
             .with_resource(resource.clone());
         anyhow::Ok(provider.build())
     });
     let logs = settings.logs.as_ref().map(|to| {
         let inner = log_exporter(to).context("log events cannot be exported")?;
-        let provider = SdkLoggerProvider::builder()
-            .with_batch_exporter(Watched { inner, losses: losses.clone() })
-            .with_resource(resource.clone());
-        anyhow::Ok(provider.build())
+        anyhow::Ok(logger("logs", inner, &resource, losses.counter(Signal::Logs), &losses))
     });
     let metrics = settings.metrics.as_ref().map(|to| {
         let pusher = Pusher::start(to, &settings.resource, settings.interval, losses.clone());
         pusher.context("metrics cannot be exported")
     });
-    Ok(Exporter { traces: traces.transpose()?, logs: logs.transpose()?, metrics: metrics.transpose()? })
+    let (traces, logs, metrics) = (traces.transpose()?, logs.transpose()?, metrics.transpose()?);
+    Ok(Exporter { traces, logs, metrics, losses })
+}
+
+/// Exports the records of one logger. Their losses are counted by `dropped`.
+fn logger(
+    signal: &'static str,
+    inner: LogExporter,
+    resource: &Resource,
+    dropped: Counter,
+    losses: &Losses,
+) -> SdkLoggerProvider {
+    let len_max = std::env::var("OTEL_BLRP_MAX_QUEUE_SIZE").ok();
+    let queue = Queue::new(signal, len_max, dropped, losses);
+    let batches = LogBatches::default().with_max_queue_size(queue.len_max()).build();
+    let inner = BatchLogProcessor::builder(Watched { inner, queue: queue.clone() })
+        .with_batch_config(batches)
+        .build();
+    let processor = Bounded { inner, queue };
+    SdkLoggerProvider::builder().with_log_processor(processor).with_resource(resource.clone()).build()
 }
 
 macro_rules! exporter_to {

@@ -261,7 +261,7 @@ async fn serve(config: &ConfigFileArg, passed_sockets: PassedSockets) -> anyhow:
     }
     let config = load(&path)?;
     let (exporter, log_filter) = crate::telemetry::init(&config.telemetry)?;
-    let telemetry = (log_filter, exporter.registry());
+    let telemetry = (log_filter, exporter.registry(), exporter.losses());
     let served = crate::serve::run(&path, config, telemetry, passed_sockets).await;
     exporter.finish().await;
     served.map(|()| 0)

@@ -31,7 +31,7 @@ use crate::forward::RelayPackage;
 use crate::sidecar::Sidecar;
 use crate::socket_activation::{ENDPOINT_MAPPER, LISTENERS, NETLOGON as NETLOGON_SOCKET, PassedSockets};
 use crate::stores;
-use crate::telemetry::{LogFilter, RegistrySlot};
+use crate::telemetry::{LogFilter, Losses, RegistrySlot};
 use crate::tlsnego::Tlsnego;
 use account_store::{DomainStore, MachineStore};
 use anyhow::{Context, bail};
@@ -138,7 +138,7 @@ pub fn registry(
 pub async fn run(
     path: &Path,
     config: Config,
-    (log_filter, exported): (LogFilter, Option<RegistrySlot>),
+    (log_filter, exported, losses): (LogFilter, Option<RegistrySlot>, Losses),
     passed_sockets: PassedSockets,
 ) -> anyhow::Result<()> {
     let maps = config.mapping.is_some() && (config.rpc.is_some() || config.sidecar.is_some());
@@ -171,7 +171,7 @@ pub async fn run(
         None => None,
     };
     let admin_tls = port.as_ref().and_then(http::Port::tls);
-    let metrics = serving.metrics(port.as_ref(), &health);
+    let metrics = serving.metrics(port.as_ref(), &health, &losses);
     if let Some(slot) = exported {
         let _ = slot.set(Arc::clone(&metrics));
     }

@@ -13,7 +13,7 @@ use crate::deciders::{CurrentPolicy, Deciders};
 use crate::sidecar::Sidecar;
 use crate::socket_activation::PassedSockets;
 use crate::stores::{self, Served};
-use crate::telemetry::LogFilter;
+use crate::telemetry::{LogFilter, Losses};
 use crate::tlsnego::{self, Tlsnego};
 use account_store::DomainStore;
 use anyhow::Context;
@@ -168,7 +168,12 @@ pub(super) struct Serving {
 
 impl Serving {
     /// Registers the metrics of everything that is served. It is called once.
-    pub(super) fn metrics(&mut self, port: Option<&http::Port>, health: &Health) -> Arc<Registry> {
+    pub(super) fn metrics(
+        &mut self,
+        port: Option<&http::Port>,
+        health: &Health,
+        losses: &Losses,
+    ) -> Arc<Registry> {
         let mut connections = std::mem::take(&mut self.connections);
         connections.extend(port.iter().flat_map(|port| port.meters()));
         let sso = self.sso.as_ref();
@@ -182,6 +187,7 @@ impl Serving {
             sidecar: self.sidecar.as_ref(),
             tlsnego: self.tlsnego.as_ref(),
             health,
+            losses,
             connections,
         };
         Arc::new(metrics::registry(parts))
