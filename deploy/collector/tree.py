@@ -1,8 +1,9 @@
-"""Prints a trace as a tree, and fails unless it is one tree with spans of all these services.
+"""Prints a trace as a tree, and fails unless it is one tree with spans of all these services, below the
+caller's span.
 
-    tree.py FILE SERVICE...
+    tree.py FILE TRACEPARENT SERVICE...
 
-The trace is that of the request to the sidecar.
+The trace is that of the request to the sidecar. TRACEPARENT is what the caller sent.
 """
 
 import json
@@ -11,12 +12,13 @@ import time
 
 SHOWN = ("dialect", "outcome", "interface", "opnum", "peer.domain", "rcmp.reason", "http.response.status_code")
 SECONDS = 30
+_, TRACE, PARENT, _ = sys.argv[2].split("-")
 
 
 def read():
     with open(sys.argv[1]) as lines:
         spans = [json.loads(line) for line in lines]
-    traces = [span["trace"] for span in spans if span["name"] == "sidecar_request"]
+    traces = [span["trace"] for span in spans if "dialect" in span["attributes"]]
     return [span for span in spans if span["trace"] in traces[:1]]
 
 
@@ -34,14 +36,16 @@ while True:
     spans = read()
     known = {span["span"] for span in spans}
     roots = [span for span in spans if span["parent"] not in known]
-    missing = set(sys.argv[2:]) - {span["service"] for span in spans}
+    missing = set(sys.argv[3:]) - {span["service"] for span in spans}
     if (not missing and len(roots) == 1) or time.monotonic() > deadline:
         break
     time.sleep(0.1)
-print(f"trace {spans[0]['trace'] if spans else ''}: {len(spans)} spans")
+print(f"trace {spans[0]['trace'] if spans else ''}: {len(spans)} spans below {PARENT} of the caller")
 for root in roots:
     show(root, "", True)
 if missing:
     sys.exit(f"no span of {', '.join(sorted(missing))}")
 if len(roots) != 1:
     sys.exit(f"{len(roots)} trees")
+if (roots[0]["trace"], roots[0]["parent"]) != (TRACE, PARENT):
+    sys.exit(f"the trace is not the caller's: {sys.argv[2]}")

@@ -26,6 +26,15 @@ for name in ("traces", "logs"):
     if not {"attributes/redact", "redaction"} <= set(config["service"]["pipelines"][name]["processors"]):
         sys.exit(f"pipeline {name}: names are not taken out")
 
+pipelines = {name: config["service"]["pipelines"][name] for name in ("logs", "logs/audit")}
+rules = {name: [config["processors"][it]["logs"]["log_record"] for it in pipeline["processors"] if it.startswith("filter/")]
+         for name, pipeline in pipelines.items()}
+# Audit lines are whole in their pipeline, and in no other one.
+if rules != {"logs": [['instrumentation_scope.name == "rcmpd.audit"']], "logs/audit": [['instrumentation_scope.name != "rcmpd.audit"']]}:
+    sys.exit(f"audit lines are not kept apart: {rules}")
+if {"attributes/redact", "redaction"} & set(pipelines["logs/audit"]["processors"]):
+    sys.exit("names are taken out of audit lines")
+
 actions = {action["key"]: action["action"] for action in config["processors"]["attributes/redact"]["actions"]}
 blocked = [re.compile(pattern) for pattern in config["processors"]["redaction"]["blocked_values"]]
 

@@ -1,4 +1,4 @@
-//! Copies of lines for the journal of systemd and for syslog.
+//! Copies of lines for the journal of systemd, for syslog and for a collector of logs.
 //!
 //! A copy goes as one datagram to a local socket, and no caller waits for it: if the receiver takes none, the
 //! copy is lost, counted and reported. The file is what counts where lines are required.
@@ -10,6 +10,7 @@ use serde_json::Value;
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -42,6 +43,12 @@ pub struct CopySettings {
     pub encoding: Encoding,
 }
 
+/// Sends copies to a collector of logs. It counts and logs itself what is lost.
+pub trait Records: Send + Sync + std::fmt::Debug {
+    /// Sends a copy of a line about this event, and does not wait. `text` is the line as it is configured.
+    fn send(&self, event: &Value, text: String);
+}
+
 /// The name of this program in the journal and in syslog.
 const IDENTIFIER: &str = "rcmpd-audit";
 /// Priorities of syslog (RFC 5424, table 2): facility authpriv, severity informational.
@@ -56,6 +63,7 @@ const FILE_ALONE: [&str; 2] = ["certificate", "trail"];
 pub(super) struct Copies {
     copies: Vec<(CopySettings, AtomicBool)>,
     socket: Option<UnixDatagram>,
+    records: Option<(Encoding, Arc<dyn Records>)>,
     host: String,
     pub(super) lost: Counter,
 }
@@ -72,30 +80,45 @@ impl Copies {
         };
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let copies = settings.iter().map(|settings| (settings.clone(), AtomicBool::new(false))).collect();
-        Ok(Self { copies, socket, host, lost: Counter::default() })
+        Ok(Self { copies, socket, records: None, host, lost: Counter::default() })
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.copies.is_empty()
+        self.copies.is_empty() && self.records.is_none()
+    }
+
+    /// Sends copies as records, too. `lost` counts what is lost of all copies.
+    pub(super) fn record(&mut self, encoding: Encoding, records: Arc<dyn Records>, lost: Counter) {
+        self.records = Some((encoding, records));
+        self.lost = lost;
     }
 
     /// Sends a line to each receiver.
     pub(super) fn send(&self, event: &Value) {
-        let Some(socket) = &self.socket else { return };
+        if self.is_empty() {
+            return;
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut event = event.clone();
         if let Value::Object(members) = &mut event {
             members.retain(|name, _| !FILE_ALONE.contains(&name.as_str()));
         }
         let name = event["event"].as_str().unwrap_or_default();
-        for (copy, is_failing) in &self.copies {
-            let text = match copy.encoding {
+        let text = |encoding| {
+            let text = match encoding {
                 Encoding::Own => event.to_string(),
                 Encoding::Ocsf => {
                     ocsf::event(&event, u64::try_from(now.as_millis()).unwrap_or(u64::MAX)).to_string()
                 }
             };
-            let text = visible_json(&text);
+            visible_json(&text)
+        };
+        if let Some((encoding, records)) = &self.records {
+            records.send(&event, text(*encoding));
+        }
+        let Some(socket) = &self.socket else { return };
+        for (copy, is_failing) in &self.copies {
+            let text = text(copy.encoding);
             let datagram = match copy.to {
                 Receiver::Journald => journal_entry(name, &event, &text),
                 Receiver::Syslog => syslog_message(name, &self.host, &crate::now().to_string(), &text),

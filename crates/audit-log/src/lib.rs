@@ -21,7 +21,7 @@ pub mod verify;
 mod watched_file;
 mod writer;
 
-pub use copies::{CopySettings, Encoding, Receiver};
+pub use copies::{CopySettings, Encoding, Receiver, Records};
 pub use decision::IdentifiedBy;
 pub use settings::{CheckpointSettings, Settings};
 
@@ -52,6 +52,7 @@ use writer::{Opened, Writer};
 pub struct AuditLog {
     file: Mutex<Option<Writer>>,
     copies: Copies,
+    otlp: Option<Encoding>,
     /// Whether there is one, for code that need not wait for the lock.
     has_file: AtomicBool,
     required: bool,
@@ -194,6 +195,7 @@ impl AuditLog {
             has_file: AtomicBool::new(file.is_some()),
             file: Mutex::new(file),
             copies: Copies::new(&config.copies).context("cannot make a socket for copies of audit lines")?,
+            otlp: config.otlp,
             required: config.required,
             budget: (config.required && config.account_budget > 0)
                 .then(|| Mutex::new(Budget::new(config.account_budget))),
@@ -218,6 +220,14 @@ impl AuditLog {
         Self { over_budget, ..self }
     }
 
+    /// Sends copies of lines as records, too, if it is configured. `lost` counts what is lost of all copies.
+    pub fn recording(mut self, records: std::sync::Arc<dyn Records>, lost: Counter) -> Self {
+        if let Some(encoding) = self.otlp {
+            self.copies.record(encoding, records, lost);
+        }
+        self
+    }
+
     /// Registers the metrics of the log itself.
     pub fn register(&self, registry: &mut Registry) {
         for (name, help, counter) in [
@@ -234,7 +244,7 @@ impl AuditLog {
             ),
             (
                 "audit_copies_lost",
-                "Copies of audit lines that journald or syslog did not take",
+                "Copies of audit lines that journald, syslog or the collector did not take",
                 &self.copies.lost,
             ),
         ] {

@@ -1,6 +1,6 @@
 //! What an operator configures.
 
-use super::CopySettings;
+use super::{CopySettings, Encoding};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub struct Settings {
     pub account_budget: u64,
     /// Who receives copies of lines.
     pub copies: Vec<CopySettings>,
+    /// How copies by OTLP are written, if there are any.
+    pub otlp: Option<Encoding>,
 }
 
 /// Settings of signed checkpoints.

@@ -38,6 +38,7 @@ impl Place {
             heads,
             account_budget: 1 << 30,
             copies: Vec::new(),
+            otlp: None,
         }
     }
 

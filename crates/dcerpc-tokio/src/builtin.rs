@@ -50,10 +50,14 @@ impl Registry {
     #[must_use]
     pub fn endpoint_mapper(self, endpoints: impl Into<Endpoints>) -> Self {
         let Endpoints(mapper) = endpoints.into();
-        self.interface(builtin(ENDPOINT_MAPPER, "endpoint mapper", move |RpcCall { call, .. }| {
-            let mapper = mapper.read().unwrap_or_else(PoisonError::into_inner);
-            mapper.call(call.opnum, &call.stub, call.syntax, call.order)
-        }))
+        self.interface(builtin(
+            ENDPOINT_MAPPER,
+            ("endpoint mapper", mapper_method),
+            move |RpcCall { call, .. }| {
+                let mapper = mapper.read().unwrap_or_else(PoisonError::into_inner);
+                mapper.call(call.opnum, &call.stub, call.syntax, call.order)
+            },
+        ))
     }
 
     /// Adds the management interface, which lists all interfaces that were added before.
@@ -62,20 +66,48 @@ impl Registry {
         let mut interfaces = self.syntaxes();
         interfaces.push(MANAGEMENT);
         let management = Arc::new(Management::new(interfaces));
-        self.interface(builtin(MANAGEMENT, "management", move |RpcCall { call, .. }| {
-            management.call(call.opnum, &call.stub, call.syntax, call.order)
-        }))
+        self.interface(builtin(
+            MANAGEMENT,
+            ("management", management_method),
+            move |RpcCall { call, .. }| management.call(call.opnum, &call.stub, call.syntax, call.order),
+        ))
     }
 }
 
 /// An interface whose calls are answered at once.
 fn builtin(
     syntax: SyntaxId,
-    name: &'static str,
+    (name, method): (&'static str, fn(u16) -> Option<&'static str>),
     answer: impl Fn(RpcCall) -> Result<Vec<u8>, FaultStatus> + Clone + Send + Sync + 'static,
 ) -> Interface {
     let service = service_fn(move |call| ready(answer(call).map(Reply::from)));
-    Interface { syntax, name, service: BoxCloneSyncService::new(service) }
+    Interface { syntax, name, method, service: BoxCloneSyncService::new(service) }
+}
+
+/// Methods of the endpoint mapper ([C706] appendix O).
+const fn mapper_method(opnum: u16) -> Option<&'static str> {
+    Some(match opnum {
+        0 => "epm/ept_insert",
+        1 => "epm/ept_delete",
+        2 => "epm/ept_lookup",
+        3 => "epm/ept_map",
+        4 => "epm/ept_lookup_handle_free",
+        5 => "epm/ept_inq_object",
+        6 => "epm/ept_mgmt_delete",
+        _ => return None,
+    })
+}
+
+/// Methods of the management interface ([C706] appendix Q).
+const fn management_method(opnum: u16) -> Option<&'static str> {
+    Some(match opnum {
+        0 => "mgmt/rpc__mgmt_inq_if_ids",
+        1 => "mgmt/rpc__mgmt_inq_stats",
+        2 => "mgmt/rpc__mgmt_is_server_listening",
+        3 => "mgmt/rpc__mgmt_stop_server_listening",
+        4 => "mgmt/rpc__mgmt_inq_princ_name",
+        _ => return None,
+    })
 }
 
 /// Takes `HOST` or `HOST:PORT` apart. An IPv6 address with a port stands in brackets, which are taken off.

@@ -32,7 +32,11 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
-use tracing::{Instrument, debug, field};
+use tracing::{Instrument, Span, debug, field};
+
+/// `rpc.system.name` of spans, and the name of a span whose method is not known (OpenTelemetry, semantic
+/// conventions for RPC).
+const RPC_SYSTEM: &str = "dcerpc";
 
 /// Bytes read at once; they live on the stack while a read is polled, so an idle connection holds none.
 const READ_LEN: usize = 8 * 1024;
@@ -404,9 +408,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     async fn perform(&mut self, call: Call) -> io::Result<()> {
         let id = call.id;
         let interface = &self.context.registry.interfaces[call.interface];
+        let method = interface.method;
         let span = tracing::debug_span!(
             target: "rcmpd::call",
             "call",
+            otel.name = method(call.opnum).unwrap_or(RPC_SYSTEM),
+            rpc.system.name = RPC_SYSTEM,
+            rpc.method = method(call.opnum).unwrap_or("_OTHER"),
+            rpc.response.status_code = field::Empty,
+            "error.type" = field::Empty,
             interface = interface.name,
             opnum = call.opnum,
             call_id = id,
@@ -464,11 +474,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             }
         };
         if let Err(status) = &outcome {
-            span.record("fault", field::display(status));
+            record_fault(&span, *status);
         }
         self.association.reply(id, outcome);
         Ok(())
     }
+}
+
+/// Records a fault by its number, which is the status of the call and the type of the error, and in words.
+fn record_fault(span: &Span, status: FaultStatus) {
+    if span.is_disabled() {
+        return;
+    }
+    let code = format!("0x{:08x}", status.0);
+    span.record("rpc.response.status_code", &*code).record("error.type", &*code);
+    span.record("fault", field::display(status));
 }
 
 /// The bytes to write, sealed if they have to be.

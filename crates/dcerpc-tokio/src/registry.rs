@@ -40,6 +40,8 @@ pub struct Interface {
     pub syntax: SyntaxId,
     /// A name for logs and traces.
     pub name: &'static str,
+    /// The method with this opnum as `INTERFACE/METHOD`, for traces; `None` if the interface has none.
+    pub method: fn(u16) -> Option<&'static str>,
     /// The service that answers its calls.
     pub service: RpcService,
 }

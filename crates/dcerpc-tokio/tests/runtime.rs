@@ -163,7 +163,12 @@ impl Fixture {
             }
         });
         let service = tower::util::BoxCloneSyncService::new(service);
-        let registry = Registry::default().interface(Interface { syntax: INTERFACE, name: "test", service });
+        let registry = Registry::default().interface(Interface {
+            syntax: INTERFACE,
+            name: "test",
+            method: |_| None,
+            service,
+        });
         let registry = registry.provider(Arc::new(Names));
         let (shutdown, connections) = (CancellationToken::new(), TaskTracker::new());
         let server = Server::new(registry, limits, shutdown.clone(), connections.clone());

@@ -28,6 +28,7 @@
 
 use account_store::BoxFuture;
 use audit_log::AuditLog;
+use dtyp::NtStatus;
 use rcmp_service::MissLimits;
 use rcmp_service::{Answer, MapCertificate, Mapper, Question, Reason};
 use std::convert::Infallible;
@@ -70,10 +71,21 @@ pub const fn sidecar(handler: MapCertificate) -> impl Handler {
 /// Records an answer in the span of its call.
 fn recorded(answer: Answer) -> Answer {
     let span = Span::current();
+    if span.is_disabled() {
+        return answer;
+    }
     span.set_attribute("rcmp.reason", answer.reason.name());
     span.set_attribute("rcmp.status", i64::from(answer.status.0));
     if let Some(revision) = answer.store_revision {
         span.set_attribute("rcmp.store_revision", i64::try_from(revision).unwrap_or(i64::MAX));
+    }
+    let status = answer.status.name().map_or_else(|| format!("0x{:08x}", answer.status.0), str::to_owned);
+    span.set_attribute("rpc.response.status_code", status.clone());
+    if answer.status != NtStatus::SUCCESS {
+        span.set_attribute("error.type", status);
+    }
+    if let Some(mapped) = &answer.mapped {
+        span.set_attribute("user.id", mapped.record.account.sid.to_string());
     }
     answer
 }

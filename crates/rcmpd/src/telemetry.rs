@@ -1,30 +1,37 @@
 //! Logs, and what is exported by OTLP: spans, metrics and the events of the log.
 
+mod audit;
 mod logs;
 mod metrics;
+mod queue;
 pub mod settings;
 mod tls;
 mod transport;
 
 pub use metrics::RegistrySlot;
 pub(crate) use metrics::sample;
+pub use transport::Losses;
 
 use crate::config::Telemetry;
-use crate::config::otlp::Protocol;
+use crate::config::otlp::{Protocol, Signal};
 use crate::output::{takes_colour, visible, visible_json};
 use anyhow::Context;
+use audit::AuditRecords;
 use metrics::{Pusher, metadata};
 use opentelemetry::KeyValue;
 use opentelemetry::logs::LoggerProvider;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{LogExporter, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::logs::SdkLoggerProvider;
-use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_sdk::logs::{BatchConfigBuilder as LogBatches, BatchLogProcessor, SdkLoggerProvider};
+use opentelemetry_sdk::trace::{BatchConfigBuilder as SpanBatches, BatchSpanProcessor, SdkTracerProvider};
+use prometheus_client::metrics::counter::Counter;
+use queue::{Bounded, Queue};
 use settings::{Destination, Settings};
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 use tracing::field::Field;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
@@ -33,7 +40,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
-use transport::{Http, Losses, Watched};
+use transport::{Http, Watched};
 
 /// The target of the spans that are exported; everything else stays in the log.
 const CALL_TARGET: &str = "rcmpd::call";
@@ -47,18 +54,45 @@ pub struct Exporter {
     traces: Option<SdkTracerProvider>,
     logs: Option<SdkLoggerProvider>,
     metrics: Option<Pusher>,
+    losses: Losses,
+    /// With `[audit.otlp]`, and what counts copies that are lost.
+    audit: Option<(SdkLoggerProvider, Counter)>,
+}
+
+/// What the parts of a service need of the exporter.
+#[derive(Debug)]
+pub struct Exported {
+    /// Where the registry of metrics goes, if metrics are exported.
+    pub registry: Option<RegistrySlot>,
+    /// What counts the telemetry that is lost.
+    pub losses: Losses,
+    /// With `[audit.otlp]`.
+    pub audit: Option<AuditCopies>,
+}
+
+/// Copies of audit lines by OTLP.
+#[derive(Debug)]
+pub struct AuditCopies {
+    /// What sends them.
+    pub records: Arc<dyn audit_log::Records>,
+    /// How many were lost.
+    pub lost: Counter,
 }
 
 impl Exporter {
-    /// Where the registry of metrics goes, if metrics are exported.
-    pub fn registry(&self) -> Option<RegistrySlot> {
-        self.metrics.as_ref().map(Pusher::slot)
+    /// What the parts of a service need.
+    pub fn exported(&self) -> Exported {
+        let audit = self.audit.as_ref().map(|(provider, lost)| AuditCopies {
+            records: Arc::new(AuditRecords::new(provider)),
+            lost: lost.clone(),
+        });
+        Exported { registry: self.metrics.as_ref().map(Pusher::slot), losses: self.losses.clone(), audit }
     }
 
     /// Sends what is left. A collector that does not answer is waited for as long as
     /// OTEL_EXPORTER_OTLP_TIMEOUT says.
     pub async fn finish(self) {
-        let Self { traces, logs, metrics } = self;
+        let Self { traces, logs, metrics, losses: _, audit } = self;
         let metrics = async {
             if let Some(metrics) = metrics {
                 metrics.finish().await;
@@ -67,8 +101,9 @@ impl Exporter {
         // These block, and their sending needs the runtime.
         let traces = tokio::task::spawn_blocking(move || traces.map(|traces| traces.shutdown()));
         let logs = tokio::task::spawn_blocking(move || logs.map(|logs| logs.shutdown()));
-        let (traces, logs, ()) = tokio::join!(traces, logs, metrics);
-        for (what, ended) in [("spans", traces), ("log events", logs)] {
+        let audit = tokio::task::spawn_blocking(move || audit.map(|(audit, _)| audit.shutdown()));
+        let (traces, logs, audit, ()) = tokio::join!(traces, logs, audit, metrics);
+        for (what, ended) in [("spans", traces), ("log events", logs), ("audit lines", audit)] {
             if let Ok(Some(Err(error))) = ended {
                 tracing::warn!(what, %error, "Cannot export the last telemetry");
             }
@@ -124,9 +159,9 @@ impl LogFilter {
     }
 }
 
-/// Starts logging to standard error, and exporting. `RUST_LOG`, where it is set, takes the place of the
-/// configuration's filter.
-pub fn init(config: &Telemetry) -> anyhow::Result<(Exporter, LogFilter)> {
+/// Starts logging to standard error, and exporting; `copies_audit` says whether audit lines are exported, too.
+/// `RUST_LOG`, where it is set, takes the place of the configuration's filter.
+pub fn init(config: &Telemetry, copies_audit: bool) -> anyhow::Result<(Exporter, LogFilter)> {
     let filter = EnvFilter::try_from_default_env().ok();
     let of_environment = filter.as_ref().map(EnvFilter::to_string);
     let filter = filter.unwrap_or_else(|| EnvFilter::new(&config.log));
@@ -142,7 +177,7 @@ pub fn init(config: &Telemetry) -> anyhow::Result<(Exporter, LogFilter)> {
             .boxed(),
     };
     let settings = Settings::new(&config.otlp, |name| std::env::var(name).ok())?;
-    let exporter = exporter(&settings)?;
+    let exporter = exporter(&settings, copies_audit)?;
     let in_clear = settings.headers_in_clear();
     let is_call = |metadata: &tracing::Metadata<'_>| metadata.is_span() && metadata.target() == CALL_TARGET;
     // With a filter of its own, as the others: beside a layer without one, an event that the filter of the
@@ -181,30 +216,60 @@ pub fn init(config: &Telemetry) -> anyhow::Result<(Exporter, LogFilter)> {
 }
 
 /// Starts what is exported. Has to be called in a runtime.
-fn exporter(settings: &Settings) -> anyhow::Result<Exporter> {
+fn exporter(settings: &Settings, copies_audit: bool) -> anyhow::Result<Exporter> {
     let losses = Losses::default();
     let attributes = settings.resource.iter().map(|(name, value)| KeyValue::new(name.clone(), value.clone()));
     let resource = Resource::builder().with_attributes(attributes).build();
     let traces = settings.traces.as_ref().map(|to| {
         let inner = span_exporter(to).context("spans cannot be exported")?;
+        let len_max = std::env::var("OTEL_BSP_MAX_QUEUE_SIZE").ok();
+        let queue = Queue::new("traces", len_max, losses.counter(Signal::Traces), &losses);
+        let batches = SpanBatches::default().with_max_queue_size(queue.len_max()).build();
+        let inner = BatchSpanProcessor::builder(Watched { inner, queue: queue.clone() })
+            .with_batch_config(batches)
+            .build();
         let provider = SdkTracerProvider::builder()
-            .with_batch_exporter(Watched { inner, losses: losses.clone() })
+            .with_span_processor(Bounded { inner, queue })
             .with_sampler(settings.sampler.clone())
             .with_resource(resource.clone());
         anyhow::Ok(provider.build())
     });
     let logs = settings.logs.as_ref().map(|to| {
         let inner = log_exporter(to).context("log events cannot be exported")?;
-        let provider = SdkLoggerProvider::builder()
-            .with_batch_exporter(Watched { inner, losses: losses.clone() })
-            .with_resource(resource.clone());
-        anyhow::Ok(provider.build())
+        anyhow::Ok(logger("logs", inner, &resource, losses.counter(Signal::Logs), &losses))
+    });
+    let audit = copies_audit.then(|| {
+        let to = settings.logs.as_ref().context(
+            "[audit.otlp] needs a collector of logs: set telemetry.otlp.endpoint, with \"logs\" in signals",
+        )?;
+        let lost = Counter::default();
+        let inner = log_exporter(to).context("audit lines cannot be exported")?;
+        anyhow::Ok((logger("audit", inner, &resource, lost.clone(), &losses), lost))
     });
     let metrics = settings.metrics.as_ref().map(|to| {
         let pusher = Pusher::start(to, &settings.resource, settings.interval, losses.clone());
         pusher.context("metrics cannot be exported")
     });
-    Ok(Exporter { traces: traces.transpose()?, logs: logs.transpose()?, metrics: metrics.transpose()? })
+    let (traces, logs, metrics) = (traces.transpose()?, logs.transpose()?, metrics.transpose()?);
+    Ok(Exporter { traces, logs, metrics, losses, audit: audit.transpose()? })
+}
+
+/// Exports the records of one logger. Their losses are counted by `dropped`.
+fn logger(
+    signal: &'static str,
+    inner: LogExporter,
+    resource: &Resource,
+    dropped: Counter,
+    losses: &Losses,
+) -> SdkLoggerProvider {
+    let len_max = std::env::var("OTEL_BLRP_MAX_QUEUE_SIZE").ok();
+    let queue = Queue::new(signal, len_max, dropped, losses);
+    let batches = LogBatches::default().with_max_queue_size(queue.len_max()).build();
+    let inner = BatchLogProcessor::builder(Watched { inner, queue: queue.clone() })
+        .with_batch_config(batches)
+        .build();
+    let processor = Bounded { inner, queue };
+    SdkLoggerProvider::builder().with_log_processor(processor).with_resource(resource.clone()).build()
 }
 
 macro_rules! exporter_to {

@@ -81,7 +81,7 @@ fn server(config: Arc<KerberosConfig>, audit: Arc<Audit>) -> Arc<Server> {
     let spnego = AuthProvider::new(AuthType::SPNEGO, spnego, hook, counters);
     let service = tower::util::BoxCloneSyncService::new(tower::service_fn(answer));
     let registry = Registry::default()
-        .interface(Interface { syntax: WHO_AM_I, name: "who am I", service })
+        .interface(Interface { syntax: WHO_AM_I, name: "who am I", method: |_| None, service })
         .management()
         .provider(Arc::new(raw))
         .provider(Arc::new(spnego));

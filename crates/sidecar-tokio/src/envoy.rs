@@ -21,8 +21,10 @@ use envoy_types::pb::google::protobuf::{ListValue, NullValue, Struct, Value};
 use envoy_types::pb::google::rpc;
 use http::{HeaderMap, StatusCode};
 use sidecar::{
-    Allowed, Ask, Broken, ClientCertificate, Cookies, Decided, Decision, Moment, Outcome, Refusal, Sidecar,
+    Allowed, Ask, Broken, ClientCertificate, Cookies, Decided, Decision, Moment, Outcome, Refusal,
+    RequestHead, Sidecar,
 };
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tonic::codegen::BoxStream;
@@ -92,8 +94,36 @@ impl<L: Listener> Authorization for Check<L> {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let sidecar = self.0.sidecar();
         let metadata = request.metadata().as_ref();
-        let span = sidecar.spans().begin(NAME, self.0.is_proved(metadata).then_some(metadata));
+        let parent = self.0.is_proved(metadata).then(|| trace_context(metadata, request.get_ref()));
+        let span = sidecar.spans().begin(NAME, &head(request.get_ref()), parent.as_deref());
         Ok(self.check_in_span(&sidecar, request).instrument(span).await)
+    }
+}
+
+/// The trace that a request is in: Envoy's own, if it makes spans, and otherwise that of its client.
+fn trace_context<'a>(metadata: &'a HeaderMap, request: &CheckRequest) -> Cow<'a, HeaderMap> {
+    let http = request.attributes.as_ref().and_then(|it| it.request.as_ref()?.http.as_ref());
+    let (Some(http), false) = (http, metadata.contains_key("traceparent")) else {
+        return Cow::Borrowed(metadata);
+    };
+    let mut parent = HeaderMap::new();
+    for name in ["traceparent", "tracestate"] {
+        // Envoy joins a header that comes twice, and such a value is not well formed.
+        if let Some(Ok(value)) = http.headers.get(name).map(|value| http::HeaderValue::from_str(value)) {
+            parent.insert(name, value);
+        }
+    }
+    Cow::Owned(parent)
+}
+
+/// The head of the request that Envoy asks about.
+fn head(request: &CheckRequest) -> RequestHead<'_> {
+    let http = request.attributes.as_ref().and_then(|it| it.request.as_ref()?.http.as_ref());
+    let path = http.map_or("", |http| http.path.as_str());
+    RequestHead {
+        method: http.map_or("", |http| http.method.as_str()),
+        path: path.split_once('?').map_or(path, |(path, _)| path),
+        host: http.map(|http| http.host.as_str()),
     }
 }
 

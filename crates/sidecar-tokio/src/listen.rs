@@ -31,7 +31,7 @@ use listener_tokio::connections::{ConnectionMeter, Connections};
 use listener_tokio::lingering::Lingering;
 use proof::Proxy;
 use sidecar::dialect::{Dialect, Target};
-use sidecar::{Decided, Decision, Moment, Refusal, Sidecar};
+use sidecar::{Decided, Decision, Moment, Refusal, RequestHead, Sidecar};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -297,7 +297,8 @@ async fn respond(
 ) -> Response<Body> {
     let sidecar = state.sidecar.load_full();
     let is_proved = state.is_proved(request.headers(), origin);
-    let span = sidecar.spans().begin(dialect.name(), is_proved.then_some(request.headers()));
+    let parent = is_proved.then_some(request.headers());
+    let span = sidecar.spans().begin(dialect.name(), &RequestHead::of(&request), parent);
     let answering = respond_in_span(state, &sidecar, (dialect, is_proved), origin, request);
     let answer = answering.instrument(span.clone()).await;
     sidecar.spans().answered(&span, answer.status());

@@ -44,5 +44,5 @@ pub use meter::{How, Meter};
 pub use references::SharedReferences;
 pub use refusal::{Broken, NotMapped, Outcome, Refusal, Undecided};
 pub use secret::{SECRET, shows_secret};
-pub use spans::{NoSpans, Spans};
+pub use spans::{NoSpans, RequestHead, Spans};
 pub use tickets::{Farm, POLICY_LEN};

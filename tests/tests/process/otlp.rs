@@ -506,13 +506,13 @@ fn the_demo_of_a_chain_prints_one_trace() {
         assert_eq!(told.contains("collector: Rotel"), rotel.is_none(), "{told}");
         let mut depth = 0;
         for service in [
-            "web: sidecar_request",
+            "web: GET",
             "web: forward",
-            "northwind: call",
+            "northwind: netlogon/NetrLogonSamLogonEx",
             "northwind: forward",
-            "fabrikam: call",
+            "fabrikam: netlogon/NetrLogonSamLogonEx",
             "fabrikam: forward",
-            "contoso: call",
+            "contoso: netlogon/NetrLogonSamLogonEx",
             "contoso: store_lookup",
         ] {
             let line = told
@@ -524,4 +524,64 @@ fn the_demo_of_a_chain_prints_one_trace() {
             depth += 3;
         }
     }
+}
+
+/// The records of the audit log, with their scope.
+fn audit_records(receiver: &Receiver) -> Vec<LogRecord> {
+    let received = receiver.0.lock().unwrap();
+    let resources = received.logs.iter().flat_map(|request| &request.resource_logs);
+    let scopes = resources.flat_map(|it| &it.scope_logs);
+    let of_audit = scopes.filter(|it| it.scope.as_ref().is_some_and(|scope| scope.name == "rcmpd.audit"));
+    of_audit.flat_map(|it| &it.log_records).cloned().collect()
+}
+
+#[test]
+fn audit_lines_are_records_in_the_trace_of_their_call() {
+    for encoding in ["rcmpd", "ocsf"] {
+        let (receiver, endpoint) = Receiver::over_http();
+        let demo = Demo::new();
+        demo.configure(&format!("[audit.otlp]\nencoding = \"{encoding}\""));
+        let mut service = demo.serve_with(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ]);
+        ask_and_stop(&mut service);
+        let records = audit_records(&receiver);
+        let of_reason = |reason: &str| {
+            let is_it =
+                |it: &&LogRecord| attribute(&it.attributes, "rcmpd.reason").as_deref() == Some(reason);
+            records.iter().find(is_it).unwrap_or_else(|| panic!("no {reason} in {records:#?}"))
+        };
+        let refused = of_reason("no_match");
+        assert_eq!(attribute(&refused.attributes, "rcmpd.event").as_deref(), Some("map"));
+        let line: serde_json::Value = serde_json::from_str(body(refused)).unwrap();
+        let line = if encoding == "ocsf" {
+            assert_eq!(line["class_uid"], 3002);
+            &line["unmapped"]
+        } else {
+            &line
+        };
+        let decision = attribute(&refused.attributes, "rcmpd.decision");
+        assert_eq!(
+            (line["reason"].as_str(), line["decision"].as_str()),
+            (Some("no_match"), decision.as_deref())
+        );
+        assert!(line.get("certificate").is_none(), "it is in the file alone");
+        let spans = receiver.spans();
+        let call = spans.iter().find(|span| span.span_id == refused.span_id).expect("its call");
+        assert_eq!(attribute(&call.attributes, "rcmp.reason").as_deref(), Some("no_match"));
+    }
+}
+
+#[test]
+fn audit_copies_that_no_collector_takes_are_counted() {
+    let demo = Demo::new();
+    demo.configure("[audit.otlp]");
+    let mut service = demo.serve_with(&[
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://127.0.0.1:1"),
+        ("OTEL_BLRP_SCHEDULE_DELAY", "10"),
+    ]);
+    service.map("alice").code(0);
+    eventually("the loss is counted", || service.metric("rcmpd_audit_copies_lost_total") > 0);
+    service.wait_for_log("Cannot export telemetry");
 }

@@ -120,6 +120,7 @@ async fn rogue(package_name: &str, domain: PrimaryDomain, secrets: Secrets, spee
         .interface(Interface {
             syntax: NETLOGON,
             name: "netlogon",
+            method: |_| None,
             service: tower::util::BoxCloneSyncService::new(service),
         })
         .provider(Arc::new(Provider(server)));

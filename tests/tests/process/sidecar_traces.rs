@@ -23,7 +23,7 @@ fn hex(octets: &[u8]) -> String {
 /// The spans of requests, in the order of their beginning.
 fn requests(collector: &Collector) -> Vec<Span> {
     let mut spans = collector.spans();
-    spans.retain(|span| span.name == "sidecar_request");
+    spans.retain(|span| attribute(&span.attributes, "dialect").is_some());
     spans.sort_by_key(|span| span.start_time_unix_nano);
     spans
 }
@@ -85,6 +85,8 @@ async fn request_is_a_span_of_the_trace_of_the_proxy() {
         assert_eq!((hex(&span.trace_id), hex(&span.parent_span_id)), (TRACE.into(), PARENT.into()));
         assert_eq!((span.kind, span.trace_state.as_str()), (2, "vendor=1"), "a server");
         assert_eq!(value(span, "dialect"), "nginx");
+        let head = ["http.request.method", "url.path"].map(|name| value(span, name));
+        assert_eq!((span.name.as_str(), head), ("GET", ["GET".to_owned(), "/".to_owned()]));
     }
     for span in others {
         assert_ne!(hex(&span.trace_id), TRACE, "a forged parent is none: {span:#?}");
@@ -155,6 +157,8 @@ async fn application_gets_the_trace_of_its_request() {
     let (spans, heads) = (requests(&collector), heads.lock().unwrap().clone());
     for (span, head) in spans.iter().zip(&heads) {
         let ours = format!("\r\ntraceparent: 00-{}-{}-01\r\n", hex(&span.trace_id), hex(&span.span_id));
+        assert_eq!((value(span, "url.path"), value(span, "server.address")), ("/a".into(), "app".into()));
+        assert!(!format!("{span:?}").contains("secret"), "a query is in the span: {span:#?}");
         assert!(head.contains(&ours) && head.matches("traceparent").count() == 1, "{ours} {head}");
     }
     assert_eq!((spans.len(), heads.len()), (3, 3));
@@ -168,7 +172,8 @@ async fn application_gets_the_trace_of_its_request() {
 fn pass_on(service: &Service, more: &[(&str, &str)]) {
     let pem = fs::read_to_string(service.path("certs/alice.pem")).unwrap();
     let der: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
-    let mut request = format!("GET / HTTP/1.1\r\nHost: app\r\nClient-Cert: :{der}:\r\nConnection: close\r\n");
+    let mut request =
+        format!("GET /a?secret HTTP/1.1\r\nHost: app:8443\r\nClient-Cert: :{der}:\r\nConnection: close\r\n");
     for (name, value) in more {
         request.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -185,7 +190,7 @@ async fn asked_elsewhere(client: &'static str) -> [Span; 3] {
     let is_question = |span: &&Span| attribute(&span.attributes, "opnum").as_deref() == Some("39");
     let named = |name| spans.iter().find(|span| span.name == name).cloned();
     let question = spans.iter().find(is_question).cloned();
-    [named("sidecar_request"), named("forward"), question].map(Option::unwrap)
+    [named("GET"), named("forward"), question].map(Option::unwrap)
 }
 
 /// All spans of it.
@@ -218,7 +223,7 @@ async fn look_up_of_another_service_is_in_the_trace_of_the_proxy() {
         names.push(parent.name.clone());
         span = parent;
     }
-    assert_eq!(names, ["store_lookup", "call", "forward", "sidecar_request"]);
+    assert_eq!(names, ["store_lookup", "netlogon/NetrLogonSamLogonEx", "forward", "GET"]);
     assert_eq!((hex(&span.trace_id).as_str(), hex(&span.parent_span_id).as_str()), (TRACE, PARENT));
 }
 
@@ -268,7 +273,7 @@ async fn web_server_that_makes_spans_begins_the_trace() {
             let lookups = spans.iter().filter(|span| span.name == "store_lookup");
             lookups
                 .map(|lookup| names_upwards(&spans, lookup))
-                .any(|names| names == ["store_lookup", "sidecar_request", "web-server"])
+                .any(|names| names == ["store_lookup", "GET", "web-server"])
         });
     })
     .await
@@ -283,4 +288,52 @@ fn names_upwards<'a>(spans: &'a [Span], mut span: &'a Span) -> Vec<&'a str> {
         span = parent;
     }
     names
+}
+
+/// A web server that makes no spans, as it is printed: the client's span is the parent.
+async fn client_of_a_web_server_begins_the_trace(server: WebServer) {
+    let (collector, endpoint) = Collector::listen().await;
+    tokio::task::spawn_blocking(move || {
+        let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())];
+        let mut site = Site::start_by(server, "remember_s = 0", |text| text, &environment);
+        // The requests that wait for the web server are in no trace.
+        let parent = format!("traceparent: 00-{TRACE}-{PARENT}-01");
+        let given = ["--header", &parent, "--header", "tracestate: vendor=1"];
+        assert_eq!(site.get(Some("alice"), "/", &given).0, 200, "{}", site.proxy_log());
+        assert_eq!(site.get(Some("alice"), "/", &["--header", "traceparent: forged"]).0, 200);
+        end(&mut site.service);
+    })
+    .await
+    .unwrap();
+    let spans = requests(&collector);
+    let (given, others): (Vec<_>, Vec<_>) = spans.iter().partition(|span| hex(&span.trace_id) == TRACE);
+    let [given] = &given[..] else { panic!("one of {spans:#?}") };
+    assert_eq!((hex(&given.parent_span_id).as_str(), given.trace_state.as_str()), (PARENT, "vendor=1"));
+    assert_eq!(value(given, "outcome"), "allowed");
+    assert!(others.len() >= 2 && others.iter().all(|span| span.parent_span_id.is_empty()), "{others:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_of_nginx_begins_the_trace() {
+    client_of_a_web_server_begins_the_trace(WebServer::Nginx).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_of_envoy_over_http_begins_the_trace() {
+    client_of_a_web_server_begins_the_trace(WebServer::EnvoyHttp).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_of_envoy_over_grpc_begins_the_trace() {
+    client_of_a_web_server_begins_the_trace(WebServer::Envoy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_of_haproxy_begins_the_trace() {
+    client_of_a_web_server_begins_the_trace(WebServer::Haproxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_of_apache_begins_the_trace() {
+    client_of_a_web_server_begins_the_trace(WebServer::Apache).await;
 }

@@ -13,9 +13,10 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use rcmpd_tests::directory_store::into_directory;
 use rcmpd_tests::peers::read_metrics;
 use rcmpd_tests::postgres::Postgres;
-use rcmpd_tests::{Demo, Service};
+use rcmpd_tests::{Demo, Service, eventually};
 use rustix::process::Signal;
 use std::sync::{Arc, Mutex};
+use tokio::sync::Semaphore;
 use tonic::codec::CompressionEncoding;
 use tonic::{Request, Response, Status};
 
@@ -122,10 +123,31 @@ async fn each_call_is_one_span() {
         assert!(!found.is_empty() && found.contains(&"one".to_owned()) == is_mapped, "{found:?}");
     }
     for span in &calls {
-        assert_eq!(span.name, "call");
-        assert_eq!(span.kind, 2, "server");
+        // The names of the document ([MS-NRPC] 3.5.4).
+        let method = match attribute(&span.attributes, "opnum").as_deref() {
+            Some("4") => "netlogon/NetrServerReqChallenge",
+            Some("21") => "netlogon/NetrLogonGetCapabilities",
+            Some("26") => "netlogon/NetrServerAuthenticate3",
+            _ => "netlogon/NetrLogonSamLogonEx",
+        };
+        assert_eq!((span.name.as_str(), span.kind), (method, 2), "a server");
+        assert_eq!(attribute(&span.attributes, "rpc.method").as_deref(), Some(method));
+        assert_eq!(attribute(&span.attributes, "rpc.system.name").as_deref(), Some("dcerpc"));
         assert_eq!(attribute(&span.attributes, "interface").as_deref(), Some("netlogon"));
         assert!(span.end_time_unix_nano >= span.start_time_unix_nano);
+    }
+    // By name ([MS-ERREF] 2.3.1), and who was found.
+    let alice = format!("{}-1001", service.domain_sid());
+    for question in &questions {
+        let value = |name| attribute(&question.attributes, name);
+        let expected = match value("rcmp.status").as_deref() {
+            Some("0") => (Some("STATUS_SUCCESS".to_owned()), None, Some(alice.clone())),
+            _ => {
+                let failure = Some("STATUS_LOGON_FAILURE".to_owned());
+                (failure.clone(), failure, None)
+            }
+        };
+        assert_eq!((value("rpc.response.status_code"), value("error.type"), value("user.id")), expected);
     }
     let reasons: Vec<_> =
         questions.iter().filter_map(|span| attribute(&span.attributes, "rcmp.status")).collect();
@@ -261,4 +283,82 @@ fn a_collector_that_is_not_there_harms_no_call() {
     service.map("alice").code(0);
     service.signal(Signal::TERM);
     assert_eq!(service.ended(), 0);
+}
+
+/// Answers nothing until it is released.
+#[derive(Clone)]
+struct Held {
+    collector: Collector,
+    released: Arc<Semaphore>,
+}
+
+#[tonic::async_trait]
+impl TraceService for Held {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let _permit = self.released.acquire().await;
+        self.collector.export(request).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spans_that_a_slow_collector_does_not_take_are_counted() {
+    let burst = |service: &Service| {
+        for _ in 0..3 {
+            service.map("alice").code(0);
+        }
+    };
+    // As many spans as there are, from a service with room for all of them.
+    let (all, endpoint) = Collector::listen().await;
+    tokio::task::spawn_blocking(move || {
+        let mut service = Demo::new().serve_with(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &endpoint)]);
+        burst(&service);
+        assert_eq!(service.metric("rcmpd_telemetry_dropped_total{signal=\"traces\"}"), 0);
+        service.signal(Signal::TERM);
+        assert_eq!(service.ended(), 0);
+    })
+    .await
+    .unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let held = Held { collector: Collector::default(), released: Arc::new(Semaphore::new(0)) };
+    let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(held.clone()));
+    tokio::spawn(server.serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener)));
+    let released = Arc::clone(&held.released);
+    let dropped = tokio::task::spawn_blocking(move || {
+        let mut service = Demo::new().serve_with(&[
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &endpoint),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "60000"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "4"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "10"),
+        ]);
+        burst(&service);
+        let dropped = service.metric("rcmpd_telemetry_dropped_total{signal=\"traces\"}");
+        released.add_permits(1);
+        service.wait_for_log("Telemetry dropped");
+        service.signal(Signal::TERM);
+        assert_eq!(service.ended(), 0);
+        assert_eq!(service.log().matches("Telemetry dropped").count(), 1, "{}", service.log());
+        dropped
+    })
+    .await
+    .unwrap();
+    assert!(dropped > 0);
+    let exported = held.collector.spans().len() as u64;
+    assert_eq!(exported + dropped, all.spans().len() as u64, "each span is exported or counted");
+}
+
+#[test]
+fn spans_of_failed_requests_are_counted() {
+    let mut service = Demo::new().serve_with(&[
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "10"),
+    ]);
+    service.map("alice").code(0);
+    eventually("the loss is counted", || {
+        service.metric("rcmpd_telemetry_dropped_total{signal=\"traces\"}") > 0
+    });
+    service.wait_for_log("Cannot export telemetry");
 }

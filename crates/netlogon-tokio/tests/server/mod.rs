@@ -135,6 +135,7 @@ async fn answering_server(password: &str, status: dtyp::NtStatus) -> String {
         .interface(dcerpc_tokio::Interface {
             syntax: server::NETLOGON,
             name: "netlogon",
+            method: |_| None,
             service: BoxCloneSyncService::new(service),
         })
         .provider(std::sync::Arc::new(Provider(netlogon)));

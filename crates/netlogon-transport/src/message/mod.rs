@@ -55,6 +55,24 @@ pub mod opnum {
     pub const LOGON_SAM_LOGON_EX: u16 = 39;
     /// NetrLogonSamLogonWithFlags.
     pub const LOGON_SAM_LOGON_WITH_FLAGS: u16 = 45;
+
+    /// The method with a number as `netlogon/METHOD`, for traces; `None` for others than these.
+    pub const fn method(opnum: u16) -> Option<&'static str> {
+        Some(match opnum {
+            LOGON_SAM_LOGON => "netlogon/NetrLogonSamLogon",
+            LOGON_SAM_LOGOFF => "netlogon/NetrLogonSamLogoff",
+            SERVER_REQ_CHALLENGE => "netlogon/NetrServerReqChallenge",
+            SERVER_AUTHENTICATE => "netlogon/NetrServerAuthenticate",
+            SERVER_AUTHENTICATE2 => "netlogon/NetrServerAuthenticate2",
+            LOGON_GET_CAPABILITIES => "netlogon/NetrLogonGetCapabilities",
+            SERVER_AUTHENTICATE3 => "netlogon/NetrServerAuthenticate3",
+            LOGON_GET_DOMAIN_INFO => "netlogon/NetrLogonGetDomainInfo",
+            SERVER_PASSWORD_SET2 => "netlogon/NetrServerPasswordSet2",
+            LOGON_SAM_LOGON_EX => "netlogon/NetrLogonSamLogonEx",
+            LOGON_SAM_LOGON_WITH_FLAGS => "netlogon/NetrLogonSamLogonWithFlags",
+            _ => return None,
+        })
+    }
 }
 
 pub(crate) fn read_authenticator(

@@ -260,19 +260,16 @@ async fn serve(config: &ConfigFileArg, passed_sockets: PassedSockets) -> anyhow:
         return Err(failed(2, "serve needs a file, which it reads again at SIGHUP"));
     }
     let config = load(&path)?;
-    let (exporter, log_filter) = crate::telemetry::init(&config.telemetry)?;
-    let telemetry = (log_filter, exporter.registry());
+    let (exporter, log_filter) = crate::telemetry::init(&config.telemetry, config.audit.otlp.is_some())?;
+    let telemetry = (log_filter, exporter.exported());
     let served = crate::serve::run(&path, config, telemetry, passed_sockets).await;
     exporter.finish().await;
     served.map(|()| 0)
 }
 
 async fn page(listen: Option<SocketAddr>, unix: Option<&Path>, anywhere: bool) -> anyhow::Result<u8> {
-    let (exporter, _) = crate::telemetry::init(&Telemetry {
-        log: "info".to_owned(),
-        json: false,
-        otlp: config::Otlp::default(),
-    })?;
+    let telemetry = Telemetry { log: "info".to_owned(), json: false, otlp: config::Otlp::default() };
+    let (exporter, _) = crate::telemetry::init(&telemetry, false)?;
     let served = proxy_check::serve_page(listen, unix, anywhere).await;
     exporter.finish().await;
     served.map(|()| 0)

@@ -420,12 +420,19 @@ struct AuditSection {
     account_mib_per_hour: Option<Spanned<u64>>,
     journald: Option<CopySection>,
     syslog: Option<CopySection>,
+    otlp: Option<OtlpCopySection>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CopySection {
     socket: Option<PathBuf>,
+    encoding: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OtlpCopySection {
     encoding: Option<Spanned<String>>,
 }
 
@@ -1141,6 +1148,9 @@ impl Checker<'_> {
             Some(CopySettings { to, socket, encoding })
         });
         let copies = copies.collect();
+        let otlp = section
+            .otlp
+            .map(|otlp| self.one_of(otlp.encoding.as_ref(), &ENCODINGS, "encoding").unwrap_or(Encoding::Own));
         audit_log::Settings {
             path,
             required: section.required,
@@ -1149,6 +1159,7 @@ impl Checker<'_> {
             heads,
             account_budget,
             copies,
+            otlp,
         }
     }
 

@@ -223,6 +223,7 @@ path = "audit.log"
 chain = true
 [audit.journald]
 [audit.syslog]
+[audit.otlp]
 [audit.heads]
 path = "heads"
 key = "key"

@@ -71,7 +71,7 @@ fn words(path: &str) -> Option<Vec<&str>> {
     let key = path.rsplit('.').next().unwrap_or_default();
     let words = match (path, key) {
         ("store.kind", _) => BUILT_IN.into_iter().chain(added()).collect(),
-        ("audit.journald.encoding" | "audit.syslog.encoding", _) => names(&ENCODINGS),
+        ("audit.journald.encoding" | "audit.syslog.encoding" | "audit.otlp.encoding", _) => names(&ENCODINGS),
         ("telemetry.format", _) => vec!["text", "json"],
         ("telemetry.otlp.protocol", _) => names(&PROTOCOLS),
         ("telemetry.otlp.sampler", _) => SAMPLERS.to_vec(),

@@ -596,6 +596,7 @@ fn an_audit_log_has_its_chain_and_its_heads() {
         heads,
         account_budget: 1 << 30,
         copies: Vec::new(),
+        otlp: None,
     };
     assert_eq!(whole, expect);
     for (text, bytes) in [("account_mib_per_hour = 0", 0), ("account_mib_per_hour = 16", 16 << 20)] {

@@ -6,6 +6,7 @@ use super::store_health::StoreHealth;
 use crate::deciders::CurrentPolicy;
 use crate::sidecar::Sidecar;
 use crate::sso::Sso;
+use crate::telemetry::Losses;
 use crate::tlsnego::Tlsnego;
 use audit_log::AuditLog;
 use dcerpc_tokio::{Server, encode_family};
@@ -42,13 +43,15 @@ pub(super) struct Parts<'a> {
     pub(super) sidecar: Option<&'a Sidecar>,
     pub(super) tlsnego: Option<&'a Tlsnego>,
     pub(super) health: &'a Health,
+    pub(super) losses: &'a Losses,
     /// Of the listeners for web servers and their clients, and of the admin port.
     pub(super) connections: Vec<ConnectionMeter>,
 }
 
 /// Registers the metrics of all parts.
 pub(super) fn registry(parts: Parts<'_>) -> Registry {
-    let Parts { server, policy, netlogon, sso, audit, store, sidecar, tlsnego, health, connections } = parts;
+    let Parts { server, policy, netlogon, sso, audit, store, sidecar, tlsnego, health, losses, connections } =
+        parts;
     let mut root = Registry::default();
     let of_process = root.sub_registry_with_prefix(PROCESS_PREFIX);
     of_process.register_collector(Box::new(ProcessCollector::new()));
@@ -80,6 +83,7 @@ pub(super) fn registry(parts: Parts<'_>) -> Registry {
     if let Some(tlsnego) = tlsnego {
         tlsnego.register(registry);
     }
+    losses.register(registry);
     registry.register_collector(Box::new(health.clone()));
     registry.register_collector(Box::new(ConnectionCollector(connections)));
     root

@@ -31,7 +31,7 @@ use crate::forward::RelayPackage;
 use crate::sidecar::Sidecar;
 use crate::socket_activation::{ENDPOINT_MAPPER, LISTENERS, NETLOGON as NETLOGON_SOCKET, PassedSockets};
 use crate::stores;
-use crate::telemetry::{LogFilter, RegistrySlot};
+use crate::telemetry::{Exported, LogFilter};
 use crate::tlsnego::Tlsnego;
 use account_store::{DomainStore, MachineStore};
 use anyhow::{Context, bail};
@@ -126,6 +126,7 @@ pub fn registry(
         .interface(Interface {
             syntax: NETLOGON,
             name: "netlogon",
+            method: netlogon_transport::message::opnum::method,
             service: tower::util::BoxCloneSyncService::new(service),
         })
         .provider(Arc::new(ChannelProvider(server.clone())))
@@ -137,7 +138,7 @@ pub fn registry(
 pub async fn run(
     path: &Path,
     config: Config,
-    (log_filter, exported): (LogFilter, Option<RegistrySlot>),
+    (log_filter, exported): (LogFilter, Exported),
     passed_sockets: PassedSockets,
 ) -> anyhow::Result<()> {
     let maps = config.mapping.is_some() && (config.rpc.is_some() || config.sidecar.is_some());
@@ -159,7 +160,7 @@ pub async fn run(
         token = Some(zeroize::Zeroizing::new(dtyp::hex(&*octets)));
     }
     let tree = Tree { passed_sockets, ..Tree::default() };
-    let services = Services::load(&config).await?;
+    let services = Services::load(&config, exported.audit).await?;
     // Before the first port is open. So whatever was answered has its lines in the audit log, and a
     // checkpoint, however early a signal comes.
     let mut received = Signals::new()?;
@@ -170,8 +171,8 @@ pub async fn run(
         None => None,
     };
     let admin_tls = port.as_ref().and_then(http::Port::tls);
-    let metrics = serving.metrics(port.as_ref(), &health);
-    if let Some(slot) = exported {
+    let metrics = serving.metrics(port.as_ref(), &health, &exported.losses);
+    if let Some(slot) = exported.registry {
         let _ = slot.set(Arc::clone(&metrics));
     }
     if let (Some(port), Some(admin)) = (port, &config.admin) {
@@ -476,6 +477,7 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         heads,
         account_budget,
         copies,
+        otlp,
         // A reload reopens the file with these.
         path: _,
         certificates: _,
@@ -490,7 +492,10 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         ),
         ("telemetry.format", telemetry.json == old.telemetry.json),
         ("[telemetry.otlp]", telemetry.otlp == old.telemetry.otlp),
-        ("[audit.journald] and [audit.syslog]", *copies == old.audit.copies),
+        (
+            "[audit.journald], [audit.syslog] and [audit.otlp]",
+            *copies == old.audit.copies && *otlp == old.audit.otlp,
+        ),
         ("[client] of a sidecar", !is_remote(old) || *client == old.client),
         (
             "[sidecar] source, listen, proxy or timeout_s",

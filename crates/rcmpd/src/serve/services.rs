@@ -13,7 +13,7 @@ use crate::deciders::{CurrentPolicy, Deciders};
 use crate::sidecar::Sidecar;
 use crate::socket_activation::PassedSockets;
 use crate::stores::{self, Served};
-use crate::telemetry::LogFilter;
+use crate::telemetry::{AuditCopies, LogFilter, Losses};
 use crate::tlsnego::{self, Tlsnego};
 use account_store::DomainStore;
 use anyhow::Context;
@@ -55,7 +55,7 @@ pub(super) struct Services {
 }
 
 impl Services {
-    pub(super) async fn load(config: &Config) -> anyhow::Result<Self> {
+    pub(super) async fn load(config: &Config, copies: Option<AuditCopies>) -> anyhow::Result<Self> {
         let opened = open_store(config).await?;
         let local_users = opened.as_ref().and_then(|opened| opened.local_users(config));
         let passwords = opened.as_ref().map(Opened::passwords);
@@ -63,6 +63,10 @@ impl Services {
         let (machines, database) = opened.map(|opened| (opened.0.machines, opened.0.database)).unzip();
         let accounts = accounts(config, machines.as_ref()).await?;
         let audit = AuditLog::open(&config.audit)?;
+        let audit = match copies {
+            Some(AuditCopies { records, lost }) => audit.recording(records, lost),
+            None => audit,
+        };
         let deciders = match &config.mapping {
             Some(mapping) => Some(Deciders::load(mapping, 1, accounts, config, None).await?),
             None => None,
@@ -168,7 +172,12 @@ pub(super) struct Serving {
 
 impl Serving {
     /// Registers the metrics of everything that is served. It is called once.
-    pub(super) fn metrics(&mut self, port: Option<&http::Port>, health: &Health) -> Arc<Registry> {
+    pub(super) fn metrics(
+        &mut self,
+        port: Option<&http::Port>,
+        health: &Health,
+        losses: &Losses,
+    ) -> Arc<Registry> {
         let mut connections = std::mem::take(&mut self.connections);
         connections.extend(port.iter().flat_map(|port| port.meters()));
         let sso = self.sso.as_ref();
@@ -182,6 +191,7 @@ impl Serving {
             sidecar: self.sidecar.as_ref(),
             tlsnego: self.tlsnego.as_ref(),
             health,
+            losses,
             connections,
         };
         Arc::new(metrics::registry(parts))

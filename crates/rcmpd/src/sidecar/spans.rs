@@ -3,20 +3,38 @@
 
 use http::{HeaderMap, StatusCode};
 use rcmp_service::TraceParent;
-use sidecar::{Decided, Decision};
+use sidecar::routes::host_of;
+use sidecar::{Decided, Decision, RequestHead};
 use trace_context as trace;
 use tracing::Span;
 use tracing::field::Empty;
+
+/// The longest text of an attribute that a client chooses.
+const TEXT_LEN_MAX: usize = 1024;
+
+fn short(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_LEN_MAX)]
+}
+
+/// The name of a method that the conventions of OpenTelemetry know. A client may write any other one.
+fn method_name(method: &str) -> Option<&'static str> {
+    let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    known.into_iter().find(|name| *name == method)
+}
 
 /// Makes spans if an exporter is configured.
 pub(super) struct Spans;
 
 impl sidecar::Spans for Spans {
-    fn begin(&self, dialect: &'static str, parent: Option<&HeaderMap>) -> Span {
+    fn begin(&self, dialect: &'static str, head: &RequestHead<'_>, parent: Option<&HeaderMap>) -> Span {
         let span = tracing::debug_span!(
             target: "rcmpd::call",
             "sidecar_request",
             otel.kind = "server",
+            otel.name = method_name(head.method).unwrap_or("HTTP"),
+            http.request.method = method_name(head.method).unwrap_or("_OTHER"),
+            url.path = short(head.path),
+            server.address = Empty,
             otel.status_code = Empty,
             dialect,
             outcome = Empty,
@@ -26,7 +44,13 @@ impl sidecar::Spans for Spans {
             http.response.status_code = Empty,
             "error.type" = Empty,
         );
-        if let (Some(headers), false) = (parent, span.is_disabled()) {
+        if span.is_disabled() {
+            return span;
+        }
+        if let Some(host) = head.host.and_then(host_of) {
+            span.record("server.address", short(host.trim_matches(['[', ']'])));
+        }
+        if let Some(headers) = parent {
             trace::take_headers(&span, headers);
         }
         span

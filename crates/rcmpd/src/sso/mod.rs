@@ -260,6 +260,9 @@ impl Sso {
         let interface = Interface {
             syntax: MASTER_SECRET,
             name: "master secret",
+            method: |opnum| {
+                (opnum == sso_service::REMOTE_GET_MASTER_SECRET).then_some("sso/RemoteGetMasterSecret")
+            },
             service: BoxCloneSyncService::new(service),
         };
         let registry = Registry::default().interface(interface).management();

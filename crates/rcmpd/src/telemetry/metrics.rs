@@ -143,7 +143,7 @@ impl Sender {
         let Some(registry) = self.slot.get() else { return };
         let mut text = String::new();
         if let Err(error) = prometheus_client::encoding::text::encode(&mut text, registry) {
-            return self.losses.note(Signal::Metrics, &error);
+            return self.losses.note(Signal::Metrics.name(), &error);
         }
         let scope = InstrumentationScope { name: "rcmpd".to_owned(), ..InstrumentationScope::default() };
         let scope = ScopeMetrics {
@@ -158,7 +158,7 @@ impl Sender {
         };
         let request = ExportMetricsServiceRequest { resource_metrics: vec![resource] };
         if let Err(error) = self.transport.send(request).await {
-            self.losses.note(Signal::Metrics, &format_args!("{error:#}"));
+            self.losses.note(Signal::Metrics.name(), &format_args!("{error:#}"));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Requests to a collector, and what is said about those that fail.
 
+use super::queue::Queue;
 use super::settings::Destination;
 use super::tls::Dialer;
 use crate::config::otlp::Signal;
@@ -13,6 +14,9 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{LogBatch, LogExporter};
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
 use std::fmt::Display;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -91,16 +95,45 @@ impl HttpClient for Http {
     }
 }
 
-/// Says what was lost, once a minute for each signal. No caller waits for an exporter: what does not fit into
-/// its queue is dropped.
+/// Label `signal` of what was lost.
+type SignalLabel = [(&'static str, &'static str); 1];
+
+/// Counts what was lost, and logs it once a minute for each signal. No caller waits for an exporter: what
+/// does not fit into its queue is dropped.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Losses(Arc<LogLimiter>);
+pub struct Losses {
+    failures: Arc<LogLimiter>,
+    overflows: Arc<LogLimiter>,
+    dropped: Family<SignalLabel, Counter>,
+}
 
 impl Losses {
-    pub(super) fn note(&self, signal: Signal, error: &dyn Display) {
-        self.0.counted(signal.name(), |left_out| {
-            let signal = signal.name();
+    /// Registers the metric of lost spans and records.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let help = "Spans and log records that were not exported: their queue was full, or a request failed";
+        registry.register("telemetry_dropped", help, self.dropped.clone());
+    }
+
+    /// Counts what of a signal was lost.
+    pub(super) fn counter(&self, signal: Signal) -> Counter {
+        self.dropped.get_or_create_owned(&[("signal", signal.name())])
+    }
+
+    pub(super) fn note(&self, signal: &'static str, error: &dyn Display) {
+        self.failures.counted(signal, |left_out| {
             tracing::warn!(signal, %error, left_out, "Cannot export telemetry");
+        });
+    }
+
+    /// Logs how many did not fit into a queue; `dropped` resets that number.
+    pub(super) fn overflowed(&self, signal: &'static str, dropped: impl FnOnce() -> u64) {
+        self.overflows.once(signal, || {
+            let dropped = dropped();
+            tracing::warn!(
+                signal,
+                dropped,
+                "Telemetry dropped: the queue is full, the collector is too slow"
+            );
         });
     }
 }
@@ -109,13 +142,14 @@ impl Losses {
 #[derive(Debug)]
 pub(super) struct Watched<E> {
     pub(super) inner: E,
-    pub(super) losses: Losses,
+    pub(super) queue: Queue,
 }
 
 impl<E: SpanExporter> SpanExporter for Watched<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let exported = self.inner.export(batch).await;
-        exported.inspect_err(|error| self.losses.note(Signal::Traces, error))
+        let len = batch.len();
+        self.queue.leave(len);
+        self.inner.export(batch).await.inspect_err(|error| self.queue.failed(len, error))
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
@@ -133,8 +167,9 @@ impl<E: SpanExporter> SpanExporter for Watched<E> {
 
 impl<E: LogExporter> LogExporter for Watched<E> {
     async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
-        let exported = self.inner.export(batch).await;
-        exported.inspect_err(|error| self.losses.note(Signal::Logs, error))
+        let len = batch.iter().count();
+        self.queue.leave(len);
+        self.inner.export(batch).await.inspect_err(|error| self.queue.failed(len, error))
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {

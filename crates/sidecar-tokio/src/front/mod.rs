@@ -52,7 +52,7 @@ use requests::{Counted, Requests};
 use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
 use sidecar::routes::host_of;
-use sidecar::{Ask, ClientCertificate, Cookies, Decided, Refusal, Sidecar};
+use sidecar::{Ask, ClientCertificate, Cookies, Decided, Refusal, RequestHead, Sidecar};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -448,7 +448,8 @@ impl Connection {
     async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
         let sidecar = self.front.sidecar.load_full();
         let is_proved = matches!(self.presented, Ok(Some(_)));
-        let span = sidecar.spans().begin(NAME, is_proved.then_some(request.headers()));
+        let parent = is_proved.then_some(request.headers());
+        let span = sidecar.spans().begin(NAME, &RequestHead::of(&request), parent);
         let answer = self.respond_in_span(&sidecar, request).instrument(span.clone()).await;
         sidecar.spans().answered(&span, answer.status());
         answer

@@ -313,8 +313,8 @@ impl Blocks<'_> {
                      {AT}  authorization_response:\n\
                      {AT}    # Each of these is in every answer, empty where there is nothing to say.\n\
                      {AT}    allowed_upstream_headers: {{ patterns: [{}] }}\n\
-                     {AT}# Of the request the sidecar gets method, host, path and this header.\n\
-                     {AT}allowed_headers: {{ patterns: [{{ exact: x-forwarded-client-cert }}] }}\n",
+                     {AT}# Of the request the sidecar gets method, host, path, the certificate and the trace.\n\
+                     {AT}allowed_headers: {{ patterns: [{{ exact: x-forwarded-client-cert }}, {{ exact: traceparent }}, {{ exact: tracestate }}] }}\n",
                     taken.join(", ")
                 ),
             ),
