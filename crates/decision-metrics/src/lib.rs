@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::{Registry, Unit};
-use rcmp_service::Reason;
+use rcmp_service::{Form, Method, Reason, Strength};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -20,6 +20,7 @@ use tracing::Span;
 #[derive(Clone, Debug, Default)]
 pub struct DecisionMetrics {
     decisions: Family<ReasonLabels, Counter>,
+    mappings: Family<MappingLabels, Counter>,
     askers_refused: Family<ReasonLabels, Counter>,
     shadow_decisions: Family<ShadowLabels, Counter>,
     shadow_divergences: Family<DivergenceLabels, Counter>,
@@ -64,6 +65,14 @@ struct ReasonLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MappingLabels {
+    /// The name of a [`Method`].
+    method: &'static str,
+    /// `strong` or `weak`.
+    strength: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ShadowLabels {
     outcome: &'static str,
 }
@@ -81,6 +90,12 @@ struct RelayLabels {
     outcome: &'static str,
 }
 
+impl MappingLabels {
+    const fn of(method: Method, strength: Strength) -> Self {
+        Self { method: method.name(), strength: strength.name() }
+    }
+}
+
 const SHADOW_SAME: ShadowLabels = ShadowLabels { outcome: "same" };
 const SHADOW_LEFT_OUT: ShadowLabels = ShadowLabels { outcome: "left_out" };
 const RELAYED: &str = "relayed";
@@ -96,6 +111,17 @@ impl DecisionMetrics {
             drop(self.shadow_decisions.get_or_create(&labels));
         }
         registry.register("decisions", "Answers to questions, by the reason", self.decisions.clone());
+        for method in Method::ALL {
+            // The name is the same for every form.
+            for strength in [Strength::Weak, Strength::Strong(Form::Sid)] {
+                drop(self.mappings.get_or_create(&MappingLabels::of(method, strength)));
+            }
+        }
+        registry.register(
+            "mappings",
+            "Certificates that were mapped to an account of this domain, by method and strength",
+            self.mappings.clone(),
+        );
         for outcome in Outcome::ALL {
             drop(self.durations.0.get_or_create(&ResultLabels { result: outcome.name() }));
         }
@@ -133,6 +159,11 @@ impl DecisionMetrics {
         let reason = audited.err().unwrap_or(answer);
         self.identified(reason.name(), outcome(reason));
         audited
+    }
+
+    /// Counts an account of this domain that was found.
+    pub fn mapped(&self, method: Method, strength: Strength) {
+        self.mappings.get_or_create(&MappingLabels::of(method, strength)).inc();
     }
 
     /// Counts what another service answered to the sidecar. The reason is `mapped`, or the name of a refusal.

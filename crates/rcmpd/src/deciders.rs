@@ -141,6 +141,9 @@ impl Deciders {
         let audited = audit.decision(&answer, &question, &source, name);
         self.note_refusal(audited.err().unwrap_or(answer.reason), &question, name);
         self.metrics.decided(answer.reason, audited)?;
+        if let (Reason::Mapped(method), Some(mapped)) = (answer.reason, &answer.mapped) {
+            self.metrics.mapped(method, mapped.strength);
+        }
         // A shadow decides about accounts of this domain.
         if let Some(shadow) = self.shadow.as_ref().filter(|_| answer.decided_here) {
             shadow.compare(question, &answer, audit);

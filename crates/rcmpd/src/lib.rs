@@ -5,6 +5,7 @@
 // What is printed goes through `output`, which shows what terminals would obey.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod certificates;
 pub mod checked;
 pub(crate) mod checked_domains;
 pub mod cli;

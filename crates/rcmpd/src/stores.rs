@@ -25,6 +25,7 @@ pub(crate) use ldap::encode as encode_ldap;
 pub use passwords::{PasswordForms, Passwords};
 pub use served::ServedDatabase;
 pub(crate) use socket::encode as encode_socket;
+pub(crate) use status::kind_name;
 pub use status::{StoreStatus, status};
 pub use verify::{Finding, Read, Verified, verify};
 

@@ -42,6 +42,18 @@ fn alerts_fire_when_they_should_and_not_before() {
 }
 
 #[test]
+fn each_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() {
+    let cases = fs::read_to_string(repository().join("deploy/prometheus/rcmpd.rules.test.yml")).unwrap();
+    let rules = rules();
+    let alerts: BTreeSet<_> = values(&rules, "- alert:").collect();
+    let fires: BTreeSet<_> = values(&cases, "- alertname:").collect();
+    let quiet = values(&cases, "- {alertname:").filter(|case| case.ends_with("exp_alerts: []}"));
+    let quiet: BTreeSet<_> = quiet.filter_map(|case| Some(case.split_once(',')?.0)).collect();
+    assert_eq!(fires, alerts);
+    assert_eq!(quiet, alerts);
+}
+
+#[test]
 fn each_alert_has_its_paragraph_and_names_metrics_that_exist() {
     let page = fs::read_to_string(repository().join("docs/alerts.md")).unwrap();
     let rules = rules();

@@ -1,15 +1,20 @@
 //! Metrics as scrapers read them: with the parser of Prometheus' Python client.
 
 use crate::sidecar::{ask_about, sidecar};
+use dtyp::FileTime;
 use rcmpd_tests::openssl::Authority;
 use rcmpd_tests::peers::read_metrics;
+use rcmpd_tests::ports::free_port;
 use rcmpd_tests::postgres::Postgres;
 use rcmpd_tests::{Demo, Service, eventually, write_secret};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 /// What Prometheus 3 sends.
 pub(crate) const PROMETHEUS: &str = "Accept: application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
@@ -22,20 +27,25 @@ const ODD_AS_TOML: &str = r#"a \"b\" \\c\n.crl"#;
 /// A service with everything that has metrics, after some decisions.
 fn service() -> Service {
     let demo = Demo::new();
-    Authority::of(&demo).list(&demo.path(ODD), &[]);
+    let authority = Authority::of(&demo);
+    authority.list(&demo.path(ODD), &[]);
+    authority.list(&demo.path("operators.crl"), &[]);
     write_secret(demo.path("other.secret"), "correct-horse-battery\n");
     demo.edit(|text| {
         let strict = "validation = \"chain\"";
         assert!(text.contains(strict));
         text.replace(strict, &format!("validation = \"chain+crl\"\ncrls = [\"{ODD_AS_TOML}\"]"))
     });
-    demo.configure(
-        "[mapping.shadow]\nbinding = \"off\"\n\
+    demo.configure(&format!(
+        "[admin.tls]\nlisten = \"{}\"\ncertificate = \"certs/site.pem\"\nkey = \"certs/site.key\"\n\
+         client_ca = \"certs/ca.pem\"\ncrls = [\"operators.crl\"]\n\
+         [mapping.shadow]\nbinding = \"off\"\n\
          [[peer]]\ndomain = \"FABRIKAM\"\nsid = \"S-1-5-21-7-8-9\"\nnames = [\"fabrikam.example\"]\n\
          direction = \"outbound\"\nservers = [\"127.0.0.1:1\"]\nsecret = \"file:other.secret\"\n\
          [[relay]]\npackage = \"WDigest\"\nservers = [\"127.0.0.1:1\"]\naccount = \"RELAY$\"\n\
          secret = \"file:other.secret\"\nmachines = [\"WEB01$\"]\nresponse_crypt = \"encrypt\"",
-    );
+        free_port()
+    ));
     let proxy = "[sidecar.proxy]\nlisten = \"127.0.0.1:0\"\ncertificate = \"certs/site.pem\"\n\
                  key = \"certs/site.key\"\nupstream = \"http://127.0.0.1:1\"";
     let service = sidecar(demo, proxy);
@@ -248,6 +258,137 @@ fn channels_and_the_time_of_decisions_are_counted() {
             assert_eq!(sum > 0.0, count > 0.0, "{result}");
         }
     }
+}
+
+/// The value of the sample of this name whose labels are these.
+fn value_of(service: &Service, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let families = read_metrics(&service.get_with("/metrics", PROMETHEUS).1, "openmetrics");
+    let expected: serde_json::Map<_, _> =
+        labels.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
+    let found = samples(&families)
+        .find(|sample| sample["name"] == name && sample["labels"].as_object() == Some(&expected))?;
+    found["value"].as_f64()
+}
+
+#[test]
+fn accounts_are_counted_by_method_and_strength() {
+    let demo = Demo::new();
+    demo.edit(|text| {
+        let full = "binding    = \"full\"";
+        assert!(text.contains(full), "{text}");
+        text.replace(full, "binding = \"off\"")
+    });
+    let service = demo.serve();
+    let counts = || {
+        let count = |method, strength| {
+            let labels = [("method", method), ("strength", strength)];
+            value_of(&service, "rcmpd_mappings_total", &labels).unwrap()
+        };
+        [("upn", "strong"), ("subject", "strong"), ("subject", "weak"), ("upn", "weak"), ("issuer", "weak")]
+            .map(|(method, strength)| count(method, strength))
+    };
+    assert_eq!(counts(), [0.0; 5], "the samples are there before the first event");
+    // alice has her SID in the certificate, bob has issuer and serial number in altSecurityIdentities, and
+    // carol has issuer and subject there. mallory has no account.
+    for (person, code) in [("alice", 0), ("bob", 0), ("bob", 0), ("carol", 0), ("mallory", 3)] {
+        service.map(person).code(code);
+    }
+    // A command may ask more than once about a certificate.
+    let mapped = value_of(&service, "rcmpd_decisions_total", &[("reason", "mapped")]).unwrap();
+    let each = mapped / 4.0;
+    assert!(each >= 1.0, "{mapped}");
+    assert_eq!(counts(), [each, 2.0 * each, each, 0.0, 0.0]);
+}
+
+#[test]
+fn version_and_configuration_of_servers_can_be_compared() {
+    let service = Demo::new().serve();
+    let version = service.rcmpd(&["--version"]).code(0).stdout;
+    let version = version.trim().strip_prefix("rcmpd ").unwrap();
+    assert_eq!(value_of(&service, "rcmpd_build_info", &[("version", version)]), Some(1.0), "{version}");
+    let digest = || {
+        let done = Command::new("sha256sum").arg(service.path("rcmpd.toml")).output().unwrap();
+        String::from_utf8(done.stdout).unwrap().split_whitespace().next().unwrap().to_owned()
+    };
+    let shown = |digest: &str| value_of(&service, "rcmpd_config_info", &[("sha256", digest)]);
+    let revision = || value_of(&service, "rcmpd_policy_revision", &[]);
+    // The test writes the port that was chosen into the file, so that a reload keeps it.
+    service.reload();
+    let before = digest();
+    eventually("the reload is counted", || revision() == Some(2.0));
+    assert_eq!((shown(&before), revision()), (Some(1.0), Some(2.0)));
+    // What is not taken over is not in use.
+    let good = fs::read_to_string(service.path("rcmpd.toml")).unwrap();
+    service.edit(|text| text.replace("[mapping]", "[mapping]\nnonsense = 1"));
+    service.signal(Signal::HUP);
+    eventually("the reload failed", || service.metric("rcmpd_config_last_reload_successful") == 0);
+    assert_eq!((shown(&before), shown(&digest()), revision()), (Some(1.0), None, Some(2.0)));
+    fs::write(service.path("rcmpd.toml"), format!("{good}# one more line\n")).unwrap();
+    service.reload();
+    eventually("the reload succeeded", || shown(&digest()) == Some(1.0));
+    assert_eq!((shown(&before), revision()), (None, Some(3.0)));
+}
+
+#[test]
+fn ends_of_certificates_and_of_crls_of_operators_are_measured() {
+    let demo = Demo::new();
+    let authority = Authority::of(&demo);
+    fs::set_permissions(demo.path("openssl"), Permissions::from_mode(0o700)).unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let in_days = |days: u64| now + days * 86_400;
+    let issue = |name: &str, end: u64| {
+        authority.issue_until(&demo, name, SystemTime::UNIX_EPOCH + Duration::from_secs(end));
+        let key = demo.path(&format!("openssl/{name}.key"));
+        fs::set_permissions(key, Permissions::from_mode(0o600)).unwrap();
+    };
+    issue("first", in_days(60));
+    issue("issuer", in_days(40));
+    issue("second", in_days(90));
+    let folder = demo.path("");
+    let list = |end: u64| {
+        let time = |seconds| FileTime::from_unix(seconds as i64).to_string().replace(['-', ':', 'T'], "");
+        let times = ["-crl_lastupdate", &time(now - 60), "-crl_nextupdate", &time(end)];
+        authority.list(&folder.join("operators.crl"), &times);
+    };
+    list(in_days(5));
+    let put = |certificates: &[&str], key: &str| {
+        let text = |name: &&str| fs::read_to_string(folder.join(format!("certs/{name}.pem"))).unwrap();
+        let chain: String = certificates.iter().map(text).collect();
+        fs::write(folder.join("certs/proxy.pem"), chain).unwrap();
+        fs::copy(folder.join(format!("openssl/{key}.key")), folder.join("certs/proxy.key")).unwrap();
+    };
+    put(&["first", "issuer"], "first");
+    demo.configure(&format!(
+        "[sidecar]\n[sidecar.proxy]\nlisten = \"127.0.0.1:0\"\ncertificate = \"certs/proxy.pem\"\n\
+         key = \"certs/proxy.key\"\nupstream = \"http://127.0.0.1:1\"\n\
+         [admin.tls]\nlisten = \"{}\"\ncertificate = \"certs/site.pem\"\nkey = \"certs/site.key\"\n\
+         client_ca = \"certs/ca.pem\"\ncrls = [\"operators.crl\"]",
+        free_port()
+    ));
+    let end_of = |file: &str| {
+        let file = demo.path(file).display().to_string();
+        number_of(&format!("date +%s -d \"$(openssl x509 -in {file} -noout -enddate | cut -d= -f2)\""))
+    };
+    let (site, ca) = (end_of("certs/site.pem"), end_of("certs/ca.pem"));
+    let service = demo.serve();
+    let of = |certificate: &str, file: &str| {
+        let labels = [("use", certificate), ("file", &format!("./{file}"))];
+        value_of(&service, "rcmpd_certificate_expiry_timestamp_seconds", &labels)
+    };
+    let proxy = || of("sidecar.proxy.certificate", "certs/proxy.pem");
+    let crl = || value_of(&service, "rcmpd_admin_crl_next_update_seconds", &[("crl", "./operators.crl")]);
+    assert_eq!(proxy(), Some(in_days(40) as f64), "the certificate of the file that expires first");
+    assert_eq!(of("admin.tls.certificate", "certs/site.pem"), Some(site));
+    assert_eq!(of("admin.tls.client_ca", "certs/ca.pem"), Some(ca));
+    assert_eq!(of("mapping.anchors", "certs/ca.pem"), Some(ca));
+    assert_eq!(crl(), Some(in_days(5) as f64));
+    // New files are in use from the reload on.
+    put(&["second"], "second");
+    list(in_days(6));
+    assert_eq!((proxy(), crl()), (Some(in_days(40) as f64), Some(in_days(5) as f64)));
+    service.reload();
+    eventually("the new files are read", || proxy() == Some(in_days(90) as f64));
+    assert_eq!(crl(), Some(in_days(6) as f64));
 }
 
 /// The number that a command of Debian says.

@@ -32,7 +32,18 @@ fn status_of_a_service_says_what_an_operator_asks_first() {
     assert_eq!((&state["policy_revision"], &state["reload"]["ok"]), (&1.into(), &true.into()), "{state:#}");
     assert_eq!(state["checks"][1]["check"], "account-store", "{state:#}");
     assert_eq!((&state["log_filter"], &state["audit_failures"]), (&"info".into(), &0.into()), "{state:#}");
+    // Each command sets up a channel of its own.
+    assert_eq!((&state["channels"], &state["store"]["kind"]), (&0.into(), &"sqlite".into()), "{state:#}");
+    service.map("alice").code(0);
+    service.map("bob").code(0);
+    let before = status(0)["store"]["revision"].as_u64().unwrap();
+    service.rcmpd(&["account", "set", "carol", "--disable", "-c", "rcmpd.toml"]).code(0);
+    let state = status(0);
+    assert_eq!((&state["channels"], &state["store"]["cache_bytes"]), (&2.into(), &0.into()), "{state:#}");
+    assert_eq!(state["store"]["revision"].as_u64(), Some(before + 1));
     let shown = service.rcmpd(&["status", "-c", "rcmpd.toml"]).code(0);
+    assert!(shown.stdout.contains("channels         2\n"), "{shown:?}");
+    assert!(shown.stdout.contains(&format!("sqlite, revision {}, 0 bytes", before + 1)), "{shown:?}");
     assert!(shown.stdout.contains("ready            yes"), "{shown:?}");
     assert!(!shown.stdout.contains("t0ken"), "{shown:?}");
     // A configuration that is wrong is not taken over, and that is there to see.

@@ -271,7 +271,8 @@ pub struct UnverifiedCrl<'a> {
     /// The issuer's encoded name.
     pub(super) issuer: &'a [u8],
     pub(super) this_update: FileTime,
-    pub(super) next_update: FileTime,
+    /// When it expires.
+    pub next_update: FileTime,
     pub(super) number: Option<CrlNumber>,
     pub(super) scope: Scope,
     /// Whether it has what is revoked since another list.

@@ -70,6 +70,16 @@ fn print(state: &Value) {
         let shown = format!("{} of clients with a channel, {} of others", count("proved"), count("unproved"));
         facts.push(("RPC connections", shown));
     }
+    let channels = text(state, "channels");
+    if !channels.is_empty() {
+        facts.push(("channels", channels));
+    }
+    if let store @ Value::Object(_) = &state["store"] {
+        let of = |name| text(store, name);
+        let shown =
+            format!("{}, revision {}, {} bytes cached", of("kind"), of("revision"), of("cache_bytes"));
+        facts.push(("store", shown));
+    }
     facts.push(("log filter", text(state, "log_filter")));
     facts.push(("audit failures", text(state, "audit_failures")));
     output::facts(&facts);

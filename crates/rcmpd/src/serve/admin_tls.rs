@@ -19,7 +19,7 @@ pub(super) type CurrentTls = Arc<ArcSwap<ServerConfig>>;
 /// A CRL of operators' certificates is short: one of a million entries has some 40 MiB.
 const CRL_FILE_LEN_MAX: u64 = 64 << 20;
 
-fn crl(path: &Path) -> anyhow::Result<CertificateRevocationListDer<'static>> {
+pub(crate) fn crl(path: &Path) -> anyhow::Result<CertificateRevocationListDer<'static>> {
     let bytes = certificates::read_file_up_to(path, CRL_FILE_LEN_MAX)?;
     let der = certificates::der_of_crl(&bytes).with_context(|| path.display().to_string())?;
     Ok(der.into_owned().into())

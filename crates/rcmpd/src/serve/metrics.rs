@@ -9,7 +9,7 @@ use crate::sso::Sso;
 use crate::telemetry::Losses;
 use crate::tlsnego::Tlsnego;
 use audit_log::AuditLog;
-use dcerpc_tokio::{Server, encode_family};
+use dcerpc_tokio::{NO_LABELS, Server, encode_family};
 use listener_tokio::connections::{ConnectionCollector, ConnectionMeter};
 use netlogon_tokio::{ServerClient, ServerCollector, ServerLabels};
 use netlogon_transport::server::NetlogonServer;
@@ -113,6 +113,24 @@ fn register_decisions(registry: &mut Registry, policy: &CurrentPolicy) {
     deciders.remote().register(registry);
     let crls = policy.clone();
     registry.register_collector(Box::new(CrlCollector(move || crls.0.load().crls().cloned())));
+    registry.register_collector(Box::new(RevisionCollector(policy.clone())));
+}
+
+/// Collects the revision of the policy.
+struct RevisionCollector(CurrentPolicy);
+
+impl fmt::Debug for RevisionCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RevisionCollector")
+    }
+}
+
+impl Collector for RevisionCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Revision of the policy: 1 at start, and one more after each reload that was taken over";
+        let revision = ConstGauge::new(self.0.0.load().live.policy().revision);
+        encode_family(&mut encoder, ("policy_revision", help, None), [(NO_LABELS, revision)])
+    }
 }
 
 /// Servers that this process asks.

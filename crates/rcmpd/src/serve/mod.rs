@@ -23,6 +23,7 @@ pub use channel_secrets::StoredSecrets;
 pub use rcmp_package::RcmpPackage;
 
 use self::admin_tls::CurrentTls;
+use crate::certificates::Expiries;
 use crate::clock;
 use crate::config::{self, Config, Gone, Sections, StoreKind};
 use crate::deciders::{CurrentPolicy, Deciders};
@@ -166,6 +167,7 @@ pub async fn run(
     let mut received = Signals::new()?;
     let mut serving = services.serve(&config, connections_max, &tree).await?;
     let health = health::Health::new();
+    health.configured(&config.sections, Expiries::read(&config));
     let port = match &config.admin {
         Some(admin) => Some(http::Port::bind(admin, &tree.passed_sockets).await?),
         None => None,
@@ -176,7 +178,6 @@ pub async fn run(
         let _ = slot.set(Arc::clone(&metrics));
     }
     if let (Some(port), Some(admin)) = (port, &config.admin) {
-        health.configured(config.sections.keys());
         let served = (path, &config);
         serving.serve_admin(served, (port, admin), (token, log_filter.clone()), (&health, metrics));
     }
@@ -290,6 +291,8 @@ struct Loaded {
     sections: Sections,
     /// The digest of the file that lacked rules at the last signal, and was not taken over for that.
     refused: Option<[u8; 32]>,
+    /// When its certificates expire.
+    expiries: Expiries,
 }
 
 impl Loaded {
@@ -347,7 +350,8 @@ async fn until_stopped(
     let mut heads = true;
     // In this loop, so that it stops when the loop does.
     let mut watchdog = notification::Watchdog::of_environment();
-    let mut loaded = Loaded { sections: running.config.sections.clone(), refused: None };
+    let mut loaded =
+        Loaded { sections: running.config.sections.clone(), refused: None, expiries: Expiries::default() };
     loop {
         tokio::select! {
             _ = terminate.recv() => return,
@@ -367,7 +371,9 @@ async fn until_stopped(
             _ = hangup.recv() => {
                 notification::reloading();
                 let reloaded = watchdog.during(reload(path, (running, log_filter), &mut loaded)).await;
-                health.configured(loaded.sections.keys());
+                if reloaded.is_ok() {
+                    health.configured(&loaded.sections, std::mem::take(&mut loaded.expiries));
+                }
                 health.reloaded(reloaded.as_ref().err().map(crate::output::chain));
                 match reloaded {
                     Ok(Some(revision)) => info!(policy_revision = revision, "Reloaded"),
@@ -442,7 +448,8 @@ async fn reload(
         current.store(Arc::new(config));
     }
     log_filter.configured(&new.telemetry.log);
-    *loaded = Loaded { sections: new.sections, refused: None };
+    let expiries = Expiries::read(&new);
+    *loaded = Loaded { sections: new.sections, refused: None, expiries };
     Ok(revision)
 }
 

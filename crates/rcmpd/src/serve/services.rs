@@ -223,6 +223,8 @@ impl Serving {
                 sso: sso.map(|sso| sso.service.clone()),
                 registration: sso.and_then(|sso| sso.registration.clone()),
                 server: self.server.clone().or(sso.map(|sso| Arc::clone(&sso.server))),
+                netlogon: self.netlogon.clone(),
+                store_kind: config.store.as_ref().map(|store| stores::kind_name(&store.kind)),
                 servers: Arc::new(servers),
                 audit: Arc::clone(&self.audit),
                 log_filter,

@@ -12,9 +12,11 @@ use account_store::Domain;
 use audit_log::AuditLog;
 use dcerpc_tokio::Server;
 use decision_metrics::recent::{Minute, Outcome};
+use netlogon_transport::server::NetlogonServer;
 use serde_json::{Value, json};
 use sso_tokio::Registration;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The parts of the service that the state is read from.
 #[derive(Clone)]
@@ -26,6 +28,10 @@ pub(super) struct State {
     pub(super) registration: Option<Registration>,
     /// The RPC server; none without `[rpc]`.
     pub(super) server: Option<Arc<Server>>,
+    /// With `[rpc]`.
+    pub(super) netlogon: Option<NetlogonServer>,
+    /// `store.kind`; none without `[store]`.
+    pub(super) store_kind: Option<String>,
     /// Returns the servers that this process asks.
     pub(super) servers: Arc<dyn Fn() -> AskedServers + Send + Sync>,
     pub(super) audit: Arc<AuditLog>,
@@ -126,6 +132,12 @@ pub(super) async fn status(state: &State) -> Value {
         "crls": deciders.as_deref().map(crls),
         "peers": peers(state),
         "rpc_connections": connections,
+        "channels": state.netlogon.as_ref().map(|it| it.channels_by_age([Duration::MAX])[0]),
+        "store": state.store_kind.as_ref().map(|kind| json!({
+            "kind": kind,
+            "revision": deciders.as_ref().and_then(|it| it.accounts.store.revision().ok()).map(|it| it.number()),
+            "cache_bytes": state.store.as_ref().map(StoreHealth::cache_bytes),
+        })),
         "audit_failures": state.audit.failures(),
         "hour": deciders.as_deref().map(hour),
         "refusals": deciders.as_deref().map(refusals),

@@ -55,6 +55,11 @@ impl StoreHealth {
         tokio::task::spawn_blocking(move || inner.look()).await.unwrap_or(false)
     }
 
+    /// The memory of the caches in front of the accounts.
+    pub(super) fn cache_bytes(&self) -> u64 {
+        self.0.caches().iter().map(|(_, cache)| cache.bytes()).sum()
+    }
+
     /// Whether they could be used at the last look.
     pub(super) fn was_usable(&self) -> bool {
         self.0.is_usable.load(Ordering::Acquire)

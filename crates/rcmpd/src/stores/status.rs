@@ -55,7 +55,7 @@ pub(super) fn places(config: &Config) -> anyhow::Result<Vec<(String, StoreKind)>
     Ok(kinds)
 }
 
-fn kind_name(kind: &StoreKind) -> String {
+pub(crate) fn kind_name(kind: &StoreKind) -> String {
     match kind {
         StoreKind::Sqlite(_) => "sqlite",
         StoreKind::Postgres(_) => "postgres",

@@ -1,13 +1,13 @@
 //! How long certificates and CRLs can still be used.
 
 use super::report::{Check, Grade, Report};
+use crate::certificates::of_tls;
 use crate::clock::now;
 use crate::config::Config;
 use crate::trust::{self, Loaded};
 use dtyp::FileTime;
 use rcmp_service::certificate::Certificate;
 use rcmp_service::trust::Authority;
-use std::path::Path;
 use trust_tokio::certificates;
 
 /// A certificate is replaced in its last days: 30, or a third of its life if that is shorter, as ACME clients
@@ -15,8 +15,7 @@ use trust_tokio::certificates;
 const NEAR_END_S: i64 = 30 * 86_400;
 const DAY_S: i64 = 86_400;
 
-/// Looks at the CAs and CRLs of `[mapping]`, and at the certificates that the service shows. What cannot be
-/// read is among the findings of the configuration.
+/// Looks at the CAs and CRLs of `[mapping]`, and at the certificates of TLS. What cannot be read is among the findings of the configuration.
 pub(super) async fn check(config: &Config, report: &mut Report) {
     let now = now();
     if let Some(loaded) = config.mapping.as_ref().and_then(|mapping| trust::load(mapping, now).ok()) {
@@ -26,7 +25,7 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
         }
         crls(&loaded, now, report).await;
     }
-    for (key, path) in shown(config) {
+    for (key, path) in of_tls(config) {
         let Ok(chain) = certificates::read_file(path) else { continue };
         for certificate in chain.iter().filter_map(|der| Certificate::parse(der).ok()) {
             let subject = certificate.subject_name().map(ToString::to_string).unwrap_or_default();
@@ -34,36 +33,6 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
             life(&what, (certificate.not_before, certificate.not_after), now, report);
         }
     }
-}
-
-/// The certificates that listeners and connections show, with their key.
-fn shown(config: &Config) -> Vec<(&'static str, &Path)> {
-    let mut found = Vec::new();
-    let sidecar = || config.sidecar.iter();
-    for listen in sidecar().flat_map(|sidecar| &sidecar.listen) {
-        if let Some(tls) = &listen.settings.tls {
-            found.push(("tls.certificate of [[sidecar.listen]]", tls.certificate.as_path()));
-            found.push(("tls.client_ca of [[sidecar.listen]]", tls.client_ca.as_path()));
-        }
-    }
-    for proxy in sidecar().filter_map(|sidecar| sidecar.proxy.as_ref()) {
-        found.push(("sidecar.proxy.certificate", proxy.certificate.as_path()));
-    }
-    let upstreams = sidecar().flat_map(|sidecar| &sidecar.listen);
-    let upstreams = upstreams.filter_map(|listen| listen.settings.upstream.as_ref());
-    let upstreams = upstreams.chain(sidecar().filter_map(|it| Some(&it.proxy.as_ref()?.upstream)));
-    for tls in upstreams.filter_map(|upstream| upstream.tls.as_ref()) {
-        found.push(("upstream_ca", tls.ca.as_path()));
-        found.extend(tls.own.iter().map(|(own, _)| ("upstream_certificate", own.as_path())));
-    }
-    for tls in config.admin.iter().filter_map(|admin| admin.tls.as_ref()) {
-        found.push(("admin.tls.certificate", tls.certificate.as_path()));
-        found.push(("admin.tls.client_ca", tls.client_ca.as_path()));
-    }
-    found.extend(config.tlsnego.iter().map(|it| ("tlsnego.certificate", it.certificate.0.as_path())));
-    let listeners = config.tlsnego.iter().filter_map(|it| it.tls.as_ref());
-    found.extend(listeners.map(|(certificate, _)| ("tlsnego.tls.certificate", certificate.as_path())));
-    found
 }
 
 /// Reports the life of a certificate.
