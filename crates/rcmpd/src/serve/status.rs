@@ -135,7 +135,7 @@ pub(super) async fn status(state: &State) -> Value {
         "channels": state.netlogon.as_ref().map(|it| it.channels_by_age([Duration::MAX])[0]),
         "store": state.store_kind.as_ref().map(|kind| json!({
             "kind": kind,
-            "revision": deciders.as_ref().and_then(|it| it.accounts.store.revision().ok()).map(|it| it.number()),
+            "revision": deciders.as_ref().and_then(|it| it.accounts.store.revision().ok()?.stored_number()),
             "cache_bytes": state.store.as_ref().map(StoreHealth::cache_bytes),
         })),
         "audit_failures": state.audit.failures(),
