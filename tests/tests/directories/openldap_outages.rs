@@ -4,8 +4,7 @@
 use super::openldap::{account, group};
 use super::proxy::Proxy;
 use super::{Opened, certificates, identity, ldaps, name, posix, settings};
-use account_store::battery::domain;
-use account_store::{AccountFlags, AccountStore, Matches, Query, StoreError};
+use account_store::{AccountFlags, AccountStore, Matches, StoreError};
 use rcmpd_tests::eventually;
 use rcmpd_tests::slapd::{Options, PEOPLE, SECRET, Slapd};
 use std::io::{Read, Write};
@@ -135,8 +134,8 @@ fn cancelled_questions_under_load_give_no_answer_to_another_one() {
     let may_leave = AtomicBool::new(true);
     let ask = |load: &Load, n: u32| {
         let who = random(30);
-        let sid = domain().sid.with_rid(100_000 + who).expect("room for a RID");
-        let query = if random(2) == 0 { name(&format!("user{who}")) } else { Query::Sid(sid) };
+        let sid = account_store::battery::domain().sid.with_rid(100_000 + who).expect("room for a RID");
+        let query = if random(2) == 0 { name(&format!("user{who}")) } else { account_store::Query::Sid(sid) };
         let time = Duration::from_micros(u64::from(random(4000)));
         let find = opened.store.find(&query);
         // Every second asker may leave before the answer.
