@@ -181,17 +181,3 @@ fn a_changed_password_is_used_by_the_service_that_runs() {
         assert!(!log.contains(password), "{log}");
     }
 }
-
-#[test]
-fn status_says_after_which_time_a_disabled_account_is_refused() {
-    let demo = crate::status::demo();
-    let _slapd = into_directory(&demo, "", "fresh_s = 7");
-    let service = demo.serve();
-    crate::status::with_port(&service);
-    let checked = service.rcmpd(&["check-config", "rcmpd.toml", "--json"]).code(0).json();
-    let state = service.rcmpd(&["status", "-c", "rcmpd.toml", "--json"]).code(0).json();
-    assert_eq!(state["refused_after"], checked["refused_after"]);
-    assert_eq!(state["refused_after"][0]["seconds"], 7);
-    let shown = service.rcmpd(&["status", "-c", "rcmpd.toml"]).code(0);
-    assert!(shown.stdout.contains("refused after at most 7 s in this domain"), "{shown:?}");
-}

@@ -65,12 +65,6 @@ fn print(state: &Value) {
     if !revision.is_empty() {
         facts.push(("policy revision", revision));
     }
-    for time in state["refused_after"].as_array().into_iter().flatten() {
-        let [accounts, seconds, elsewhere] =
-            ["accounts", "seconds", "elsewhere"].map(|member| text(time, member));
-        let shown = format!("refused after at most {seconds} s in {accounts}, {elsewhere}");
-        facts.push(("disabled accounts", shown));
-    }
     if let Some(connections) = state["rpc_connections"].as_object() {
         let count = |name| connections.get(name).map(ToString::to_string).unwrap_or_default();
         let shown = format!("{} of clients with a channel, {} of others", count("proved"), count("unproved"));

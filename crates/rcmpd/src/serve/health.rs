@@ -2,7 +2,6 @@
 
 use crate::clock::{now, uptime};
 use crate::config::Shown;
-use crate::stated_time::StatedTime;
 use dcerpc_tokio::{NO_LABELS, encode_family};
 use dtyp::FileTime;
 use prometheus_client::collector::Collector;
@@ -24,14 +23,7 @@ struct Inner {
     started: FileTime,
     started_at: Duration,
     reload: Mutex<Reload>,
-    in_use: Mutex<Arc<InUse>>,
-}
-
-/// What the configuration in use says.
-#[derive(Debug, Default)]
-pub(super) struct InUse {
-    pub(super) settings: Vec<Shown>,
-    pub(super) refused_after: Vec<StatedTime>,
+    settings: Mutex<Arc<Vec<Shown>>>,
 }
 
 /// The last time that the configuration was read.
@@ -54,7 +46,7 @@ impl Health {
             started,
             started_at: uptime(),
             reload,
-            in_use: Mutex::default(),
+            settings: Mutex::default(),
         }))
     }
 
@@ -70,14 +62,14 @@ impl Health {
         *reload = Reload { at, error, good };
     }
 
-    /// Notes the configuration that is in use from now on.
-    pub(super) fn configured(&self, in_use: InUse) {
-        *self.0.in_use.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(in_use);
+    /// Notes the settings that are in use from now on.
+    pub(super) fn configured(&self, settings: Vec<Shown>) {
+        *self.0.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
 
-    /// What the configuration in use says.
-    pub(super) fn in_use(&self) -> Arc<InUse> {
-        Arc::clone(&self.0.in_use.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The settings in use.
+    pub(super) fn settings(&self) -> Arc<Vec<Shown>> {
+        Arc::clone(&self.0.settings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn is_ready(&self) -> bool {

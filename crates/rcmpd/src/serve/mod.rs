@@ -30,7 +30,6 @@ use crate::findings;
 use crate::forward::RelayPackage;
 use crate::sidecar::Sidecar;
 use crate::socket_activation::{ENDPOINT_MAPPER, LISTENERS, NETLOGON as NETLOGON_SOCKET, PassedSockets};
-use crate::stated_time::{StatedTime, stated_times};
 use crate::stores;
 use crate::telemetry::{LogFilter, RegistrySlot};
 use crate::tlsnego::Tlsnego;
@@ -176,7 +175,7 @@ pub async fn run(
         let _ = slot.set(Arc::clone(&metrics));
     }
     if let (Some(port), Some(admin)) = (port, &config.admin) {
-        health.configured(Loaded::of(&config).in_use());
+        health.configured(config.sections.keys());
         let served = (path, &config);
         serving.serve_admin(served, (port, admin), (token, log_filter.clone()), (&health, metrics));
     }
@@ -288,20 +287,11 @@ struct Running<'a> {
 /// What the configuration had at the last load.
 struct Loaded {
     sections: Sections,
-    refused_after: Vec<StatedTime>,
     /// The digest of the file that lacked rules at the last signal, and was not taken over for that.
     refused: Option<[u8; 32]>,
 }
 
 impl Loaded {
-    fn of(config: &Config) -> Self {
-        Self { sections: config.sections.clone(), refused_after: stated_times(config), refused: None }
-    }
-
-    fn in_use(&self) -> health::InUse {
-        health::InUse { settings: self.sections.keys(), refused_after: self.refused_after.clone() }
-    }
-
     /// Says what a new file lacks. A file that is cut off may be well formed, too: one that lacks rules is
     /// taken over only when the next signal finds the same bytes.
     fn compare(&mut self, new: &Sections) -> anyhow::Result<()> {
@@ -356,7 +346,7 @@ async fn until_stopped(
     let mut heads = true;
     // In this loop, so that it stops when the loop does.
     let mut watchdog = notification::Watchdog::of_environment();
-    let mut loaded = Loaded::of(running.config);
+    let mut loaded = Loaded { sections: running.config.sections.clone(), refused: None };
     loop {
         tokio::select! {
             _ = terminate.recv() => return,
@@ -376,7 +366,7 @@ async fn until_stopped(
             _ = hangup.recv() => {
                 notification::reloading();
                 let reloaded = watchdog.during(reload(path, (running, log_filter), &mut loaded)).await;
-                health.configured(loaded.in_use());
+                health.configured(loaded.sections.keys());
                 health.reloaded(reloaded.as_ref().err().map(crate::output::chain));
                 match reloaded {
                     Ok(Some(revision)) => info!(policy_revision = revision, "Reloaded"),
@@ -451,7 +441,7 @@ async fn reload(
         current.store(Arc::new(config));
     }
     log_filter.configured(&new.telemetry.log);
-    *loaded = Loaded::of(&new);
+    *loaded = Loaded { sections: new.sections, refused: None };
     Ok(revision)
 }
 

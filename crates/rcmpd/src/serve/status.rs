@@ -7,7 +7,6 @@ use crate::clock::now;
 use crate::config::{Origin, Shown};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::sso::Sso;
-use crate::stated_time::StatedTime;
 use crate::telemetry::LogFilter;
 use account_store::Domain;
 use audit_log::AuditLog;
@@ -95,7 +94,7 @@ pub(super) async fn ready(state: &State, is_verbose: bool) -> (bool, String) {
 /// What `rcmpd status` prints.
 pub(super) async fn status(state: &State) -> Value {
     let checks = Check::all(state).await;
-    let (reload, in_use) = (state.health.reload(), state.health.in_use());
+    let reload = state.health.reload();
     let deciders = state.policy.as_ref().map(|policy| policy.0.load_full());
     let connections = state.server.as_ref().map(|server| {
         let (unproved, proved) = server.limiter().open();
@@ -131,8 +130,7 @@ pub(super) async fn status(state: &State) -> Value {
         "hour": deciders.as_deref().map(hour),
         "refusals": deciders.as_deref().map(refusals),
         "domains": deciders.as_deref().map(domains),
-        "refused_after": in_use.refused_after.iter().map(StatedTime::json).collect::<Vec<_>>(),
-        "settings": in_use.settings.iter().map(setting).collect::<Vec<_>>(),
+        "settings": state.health.settings().iter().map(setting).collect::<Vec<_>>(),
     })
 }
 
