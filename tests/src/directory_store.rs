@@ -1,6 +1,6 @@
 //! Settings of a store over a directory that a test has started.
 
-use crate::slapd::{GROUPS, PEOPLE, READER, SECRET, Slapd, entry};
+use crate::slapd::{GROUPS, Options, PEOPLE, READER, SECRET, Slapd, entry};
 use crate::{Demo, write_secret};
 use account_store::Domain;
 use rustls_pki_types::CertificateDer;
@@ -99,6 +99,11 @@ pub fn settings_of(
 /// Moves alice into OpenLDAP, with `entries` beside her and her primary group. The database keeps the machines.
 /// `keys` are added to `[store.ldap]`.
 pub fn into_directory(demo: &Demo, entries: &str, keys: &str) -> Slapd {
+    into_directory_with(demo, entries, keys, &Options::default())
+}
+
+/// The same with options of slapd.
+pub fn into_directory_with(demo: &Demo, entries: &str, keys: &str, options: &Options) -> Slapd {
     let account = ["account", "show", "alice", "-c", "rcmpd.toml", "--json"];
     let account = demo.rcmpd(&account).code(0).json();
     let number = account["sid"].as_str().and_then(|sid| sid.rsplit('-').next()).expect("a SID").to_owned();
@@ -130,13 +135,14 @@ pub fn into_directory(demo: &Demo, entries: &str, keys: &str) -> Slapd {
         ("gidNumber", "1000"),
         ("member", &dn),
     ];
-    let slapd = Slapd::start(
+    let slapd = Slapd::with(
         &[
             entry(&dn, &[&classes[..], &person].concat()),
             entry(&format!("cn=users,{GROUPS}"), &group),
             entries.to_owned(),
         ]
         .concat(),
+        options,
     );
     write_secret(demo.path("directory.secret"), SECRET);
     demo.edit(|text| {

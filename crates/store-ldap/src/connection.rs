@@ -36,6 +36,8 @@ pub(crate) struct Answer {
     pub(crate) entries: Vec<Entry>,
     /// There are more: the limit of the search or of the server is reached.
     pub(crate) is_cut: bool,
+    /// The limit of the search.
+    entries_max: usize,
 }
 
 impl Answer {
@@ -43,7 +45,10 @@ impl Answer {
     pub(crate) fn whole(self, what: &str) -> Result<Vec<Entry>, Failed> {
         match self.is_cut {
             false => Ok(self.entries),
-            true => Err(Failed::Search(format!("{what}: there are more entries than the limit"))),
+            true if self.entries.len() > self.entries_max => {
+                Err(Failed::Search(format!("{what}: there are more entries than the limit")))
+            }
+            true => Err(Failed::server_limit(self.entries.len())),
         }
     }
 }
@@ -242,15 +247,16 @@ impl Connection {
     /// What the answer to a search means.
     fn answer(&self, search: &Search<'_>, open: Open) -> Result<Option<Answer>, Failed> {
         let told = |what: String| format!("{}: {what}", self.server);
-        let is_cut = open.entries.len() > search.entries_max;
+        let entries_max = search.entries_max;
+        let is_cut = open.entries.len() > entries_max;
         let (code, text) = open.result.unwrap_or_default();
         match code {
             0 if open.references > 0 => Err(Failed::Search(told(format!(
                 "the directory refers to another server, and references are not followed; narrow the base {:?}",
                 search.base
             )))),
-            0 => Ok(Some(Answer { entries: open.entries, is_cut })),
-            4 => Ok(Some(Answer { entries: open.entries, is_cut: true })),
+            0 => Ok(Some(Answer { entries: open.entries, is_cut, entries_max })),
+            4 => Ok(Some(Answer { entries: open.entries, is_cut: true, entries_max })),
             32 => Ok(None),
             51 | 52 => Err(Failed::Server(told(with_text(code, &text)))),
             _ => Err(Failed::Search(told(with_text(code, &text)))),

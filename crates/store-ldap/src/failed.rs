@@ -38,6 +38,13 @@ pub(crate) enum Failed {
 }
 
 impl Failed {
+    /// The server sends no more than so many entries, whatever it is asked for.
+    pub(crate) fn server_limit(sent: usize) -> Self {
+        Self::Search(format!(
+            "sizeLimitExceeded (4): the server sends at most {sent} entries; raise its limit for the store's account"
+        ))
+    }
+
     /// Whether another server, or another connection, may do better.
     pub(crate) const fn is_of_server(&self) -> bool {
         matches!(

@@ -44,9 +44,7 @@ pub(crate) fn decide<T>(
             }
             Ok(Found::Many(names(&matching)))
         }
-        _ if is_cut => Err(Failed::Search(format!(
-            "sizeLimitExceeded (4): the server sends at most {candidates} entries; raise its limit for the store's account"
-        ))),
+        _ if is_cut => Err(Failed::server_limit(candidates)),
         1 => Ok(matching.pop().map_or(Found::None, Found::One)),
         _ => Ok(Found::None),
     }

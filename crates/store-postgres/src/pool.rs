@@ -136,7 +136,7 @@ impl Pool {
 
     /// Opens a connection beside those that are counted, with the row of the revision that it saw first.
     pub(crate) async fn connect(&self) -> Result<(Connection, RevisionRow), StoreError> {
-        self.wait_for_turn().await?;
+        let _trial = self.wait_for_turn().await?;
         let all = self.settings.timeout * 2 / 3;
         let each = all / u32::try_from(self.servers.len()).unwrap_or(u32::MAX).max(1);
         let first = self.state().preferred;
@@ -186,23 +186,23 @@ impl Pool {
 
     /// Fails while no server is asked. The question that may try keeps the others waiting meanwhile. After
     /// one failure, which may be that of one connection, questions wait for the short pause and try.
-    async fn wait_for_turn(&self) -> Result<(), StoreError> {
+    async fn wait_for_turn(&self) -> Result<Option<Trial<'_>>, StoreError> {
         let pause = {
             let mut state = self.state();
-            let Some(failed) = &state.failed else { return Ok(()) };
+            let Some(failed) = &state.failed else { return Ok(None) };
             let now = Instant::now();
             match (state.failures, now < state.not_before) {
                 (1, true) => state.not_before - now,
-                (1, false) => return Ok(()),
+                (1, false) => return Ok(None),
                 (_, true) => return Err(failed.clone()),
                 (_, false) => {
                     state.not_before = now + self.settings.timeout;
-                    return Ok(());
+                    return Ok(Some(Trial { pool: self, until: state.not_before }));
                 }
             }
         };
         sleep(pause).await;
-        Ok(())
+        Ok(None)
     }
 
     fn failed(&self, error: &StoreError) {
@@ -276,6 +276,22 @@ impl Pool {
 fn jittered(pause: Duration) -> Duration {
     let random = getrandom::u32().unwrap_or_default();
     pause / 2 + pause.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+/// The question that tries, for which others wait until then. If its asker leaves, the next one tries.
+struct Trial<'a> {
+    pool: &'a Pool,
+    until: Instant,
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        let mut state = self.pool.state();
+        // A failure has set another moment.
+        if state.not_before == self.until {
+            state.not_before = Instant::now();
+        }
+    }
 }
 
 /// A connection that is counted. It is closed when it is dropped, unless [`Pooled::keep`] gives it back.

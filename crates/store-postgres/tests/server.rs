@@ -273,6 +273,16 @@ struct Seen {
     late: AtomicU64,
 }
 
+/// Whether it is the truth about an account, or an error of the store. Half of the accounts are there.
+fn is_right(rid: u32, answer: &Result<Matches, StoreError>) -> bool {
+    match answer {
+        Ok(Matches::One(record)) => rid < 1020 && record.account == user(rid),
+        Ok(Matches::None) => rid >= 1020,
+        Ok(Matches::Many(_)) => false,
+        Err(error) => matches!(error, StoreError::Unavailable(_)),
+    }
+}
+
 /// Asks all the time, compares every answer with the truth, and measures every error.
 fn under_load(
     store: &Arc<PostgresStore>,
@@ -290,16 +300,8 @@ fn under_load(
                 let asked = Instant::now();
                 let answer = store.find(&name(&format!("user{rid}"))).await;
                 let took = asked.elapsed();
-                // Half of them are there.
-                let is_right = match &answer {
-                    Ok(Matches::One(record)) => rid < 1020 && record.account == user(rid),
-                    Ok(Matches::None) => rid >= 1020,
-                    Ok(Matches::Many(_)) => false,
-                    Err(error) => {
-                        seen.errors.fetch_add(1, Ordering::SeqCst);
-                        matches!(error, StoreError::Unavailable(_))
-                    }
-                };
+                let is_right = is_right(rid, &answer);
+                seen.errors.fetch_add(u64::from(answer.is_err()), Ordering::SeqCst);
                 seen.wrong.fetch_add(u64::from(!is_right), Ordering::SeqCst);
                 seen.answers.fetch_add(u64::from(answer.is_ok()), Ordering::SeqCst);
                 seen.late.fetch_add(u64::from(took > limit), Ordering::SeqCst);
@@ -352,6 +354,74 @@ async fn a_server_that_stops_or_dies_is_an_error_and_never_an_absence() {
     }
     assert_eq!(seen.wrong.load(Ordering::SeqCst), 0, "every answer was the truth");
     assert_eq!(seen.late.load(Ordering::SeqCst), 0);
+}
+
+/// Askers that leave after a random time, of which they count how many left before the answer.
+fn leaving(
+    store: &Arc<PostgresStore>,
+    seen: &Arc<Seen>,
+    stop: &Arc<AtomicBool>,
+    left: &Arc<AtomicU64>,
+) -> Vec<JoinHandle<()>> {
+    let ask = |of: u32| {
+        let (store, seen, stop, left) =
+            (Arc::clone(store), Arc::clone(seen), Arc::clone(stop), Arc::clone(left));
+        tokio::spawn(async move {
+            let mut n = of;
+            while !stop.load(Ordering::SeqCst) {
+                n = n.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+                let rid = 1000 + n % 40;
+                let query = match n >> 8 & 1 {
+                    0 => name(&format!("user{rid}")),
+                    _ => Query::Sid(sid(rid)),
+                };
+                let time = Duration::from_micros(u64::from((n >> 9) % 4000));
+                match tokio::time::timeout(time, store.find(&query)).await {
+                    Ok(answer) => {
+                        seen.wrong.fetch_add(u64::from(!is_right(rid, &answer)), Ordering::SeqCst);
+                    }
+                    Err(_) => {
+                        left.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+    };
+    (1..=12).map(ask).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelled_questions_under_load_give_no_answer_to_another_one() {
+    let mut server = Postgres::start();
+    let mut settings = settings(&[&server]);
+    // Whoever leaves while it tries a server that was down keeps no other asker from trying.
+    settings.timeout = 2 * PATIENCE;
+    let store = Arc::new(create(&settings).await);
+    apply(&store, (1000..1020).map(|rid| Change::PutAccount(Put::New, Box::new(user(rid)))).collect()).await;
+    let (seen, stop) = (Arc::new(Seen::default()), Arc::new(AtomicBool::new(false)));
+    let left = Arc::new(AtomicU64::new(0));
+    let mut tasks = under_load(&store, &seen, &stop, PATIENCE);
+    tasks.extend(leaving(&store, &seen, &stop, &left));
+    let enough = async || {
+        let before = (load(&seen.answers), load(&left));
+        eventually("askers leave, and others are answered", async || {
+            load(&seen.answers) > before.0 + 500 && load(&left) > before.1 + 200
+        })
+        .await;
+    };
+    enough().await;
+    server.kill();
+    let before = load(&seen.errors);
+    eventually("a killed server is an error", async || load(&seen.errors) > before + 20).await;
+    server.restart();
+    enough().await;
+    stop.store(true, Ordering::SeqCst);
+    for task in tasks {
+        task.await.expect("no panic");
+    }
+    assert_eq!(load(&seen.wrong), 0, "every answer was the truth");
+    assert_eq!(find(&store, name("user1001")).await.expect("it answers"), Some(user(1001)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -149,7 +149,12 @@ fn groups_are_as_many_and_as_deep_as_an_answer_carries() {
     all.timeout = Duration::from_secs(120);
     let opened = Opened::of(all);
     assert_eq!(groups(&opened, "alice").len(), 33, "with the primary group");
+    let before = opened.meter.requests();
     assert_eq!(groups(&opened, "bob").len(), 5001, "with the primary group");
+    // One for bob, four about him, and two for each fifty groups: whether another group has a name or number of
+    // theirs, and what is above them.
+    let searches = opened.meter.requests() - before;
+    assert!(searches <= 1 + 4 + 2 * 101, "{searches}");
     let add = |entry: String| slapd.modify(&entry.replacen('\n', "\nchangetype: add\n", 1));
     add(group("level32", 2032, &[&nested(31)]));
     opened.fails(name("alice"), "more than 32 levels deep");
@@ -192,6 +197,27 @@ fn member_uid_and_member_of_are_other_ways_to_the_same_groups() {
     assert_eq!(groups(&Opened::of(settings(&slapd, generic)), "alice"), ["all", "staff", "users"]);
 }
 
+/// An alias entry that has what an account has.
+fn alias(rdn: &str, uid: &str, number: &str, of: &str) -> String {
+    let (_, cn) = rdn.split_once('=').expect("a name");
+    entry(
+        &format!("{rdn},{PEOPLE}"),
+        &[
+            ("objectClass", "alias"),
+            ("objectClass", "extensibleObject"),
+            ("objectClass", "posixAccount"),
+            ("objectClass", "mappedAccount"),
+            ("aliasedObjectName", of),
+            ("cn", cn),
+            ("homeDirectory", "/"),
+            ("uid", uid),
+            ("uidNumber", number),
+            ("gidNumber", "1000"),
+            ("altSecurityIdentities", "X509:<I>CN=CA<SR>0504"),
+        ],
+    )
+}
+
 #[test]
 fn what_an_ordinary_person_can_write_gives_no_group_by_name() {
     let own = format!("ou=bobs,{GROUPS}");
@@ -219,10 +245,14 @@ fn what_an_ordinary_person_can_write_gives_no_group_by_name() {
                     ("altSecurityIdentities", "X509:<I>CN=CA<SR>0504"),
                 ],
             ),
+            // An alias of bob with all that alice has, and an alias of nobody's entry.
+            alias("cn=mirror", "alice", "1001", &dn("bob")),
+            alias("cn=own", "frank", "1008", &dn("nobody")),
         ]
         .concat(),
     );
     let opened = Opened::of(settings(&slapd, posix()));
+    assert_eq!(opened.find(name("frank")).unwrap(), Matches::None);
     assert_eq!(groups(&opened, "alice"), ["-", "users"]);
     let (_, findings) = verify(&of_directory(&slapd), &["alice"], 3);
     let is_told = |what: &str| findings.iter().any(|finding| finding.starts_with(what));

@@ -27,42 +27,58 @@ fn people() -> String {
 struct Load {
     answered: AtomicUsize,
     failed: AtomicUsize,
+    /// Questions whose asker left before the answer.
+    left: AtomicUsize,
 }
 
-/// Asks from four threads while `during` runs. The checker knows the truth: who has which SID, and who is not
-/// there.
+impl Load {
+    /// The checker knows the truth: who has which SID, and who is not there.
+    fn check(&self, who: u32, found: Result<Matches, StoreError>) {
+        let is_there = who < 20;
+        match found {
+            Ok(Matches::One(record)) => {
+                assert!(is_there && record.account.sid.split_rid().unwrap().1 == 100_000 + who);
+                assert_eq!(record.account.name, format!("user{who}"));
+                assert_eq!(record.memberships.len(), 1);
+                self.answered.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(Matches::None) => {
+                assert!(!is_there, "user{who} is there");
+                self.answered.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(StoreError::Unavailable(why)) => {
+                assert!(why.starts_with("store: "), "{why}");
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => panic!("user{who}: {other:?}"),
+        }
+    }
+}
+
+/// Asks from four threads while `during` runs.
 fn under_load(opened: &Opened, during: impl FnOnce(&Load)) -> Load {
+    let ask = |load: &Load, n: u32| {
+        let who = n % 30;
+        let begun = Instant::now();
+        let found = opened.runtime.block_on(opened.store.find(&name(&format!("user{who}"))));
+        assert!(begun.elapsed() < TIMEOUT + SLACK, "{:?}", begun.elapsed());
+        load.check(who, found);
+    };
+    asked_by(4, ask, during)
+}
+
+/// Asks from so many threads, each of which counts in steps of seven, while `during` runs.
+fn asked_by(threads: u32, ask: impl Fn(&Load, u32) + Sync, during: impl FnOnce(&Load)) -> Load {
     let (load, is_over) = (Load::default(), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        for thread in 0..4 {
-            let (load, is_over) = (&load, &is_over);
+        for thread in 0..threads {
+            let (load, is_over, ask) = (&load, &is_over, &ask);
             scope.spawn(move || {
                 let mut n = thread;
                 while !is_over.load(Ordering::Relaxed) {
                     n += 7;
-                    let (who, is_there) = (n % 30, n % 30 < 20);
-                    let begun = Instant::now();
-                    let found = opened.runtime.block_on(opened.store.find(&name(&format!("user{who}"))));
-                    assert!(begun.elapsed() < TIMEOUT + SLACK, "{:?}", begun.elapsed());
-                    match found {
-                        Ok(Matches::One(record)) => {
-                            assert!(
-                                is_there && record.account.sid.split_rid().unwrap().1 == 100_000 + who as u32
-                            );
-                            assert_eq!(record.memberships.len(), 1);
-                            load.answered.fetch_add(1, Ordering::Relaxed);
-                        }
-                        Ok(Matches::None) => {
-                            assert!(!is_there, "user{who} is there");
-                            load.answered.fetch_add(1, Ordering::Relaxed);
-                        }
-                        Err(StoreError::Unavailable(why)) => {
-                            assert!(why.starts_with("store: "), "{why}");
-                            load.failed.fetch_add(1, Ordering::Relaxed);
-                            std::thread::sleep(Duration::from_millis(20));
-                        }
-                        other => panic!("user{who}: {other:?}"),
-                    }
+                    ask(load, n);
                 }
             });
         }
@@ -108,6 +124,50 @@ fn a_directory_that_stops_or_stands_still_gives_errors_and_comes_back() {
             eventually("the store can be used", || opened.store.revision().is_ok());
         }
     });
+}
+
+#[test]
+fn cancelled_questions_under_load_give_no_answer_to_another_one() {
+    let mut slapd = Slapd::start(&people());
+    let opened = Opened::of(short(&slapd));
+    let random = |below: u32| getrandom::u32().expect("the system has randomness") % below;
+    let may_leave = AtomicBool::new(true);
+    let ask = |load: &Load, n: u32| {
+        let who = random(30);
+        let sid = account_store::battery::domain().sid.with_rid(100_000 + who).expect("room for a RID");
+        let query = if random(2) == 0 { name(&format!("user{who}")) } else { account_store::Query::Sid(sid) };
+        let time = Duration::from_micros(u64::from(random(4000)));
+        let find = opened.store.find(&query);
+        // Every second asker may leave before the answer.
+        let found = opened.runtime.block_on(async {
+            match n % 2 == 1 && may_leave.load(Ordering::Relaxed) {
+                true => tokio::time::timeout(time, find).await,
+                false => Ok(find.await),
+            }
+        });
+        match found {
+            Ok(found) => load.check(who, found),
+            Err(_) => {
+                load.left.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    asked_by(8, ask, |load| {
+        let enough = || {
+            wait_for(&load.left, "askers leave");
+            (0..10).for_each(|_| wait_for(&load.answered, "questions are answered"));
+        };
+        enough();
+        slapd.stop();
+        // A try that is given up is counted as a failure of the server.
+        may_leave.store(false, Ordering::Relaxed);
+        wait_for(&load.failed, "questions fail");
+        slapd.run();
+        wait_for(&load.answered, "questions are answered again");
+        may_leave.store(true, Ordering::Relaxed);
+        enough();
+    });
+    assert_eq!(opened.one(name("user1")).account.name, "user1");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::verify::reported;
 use super::{Opened, identity, name, upn};
-use account_store::{AccountFlags, Domain, GroupScope, Matches, Membership, Query};
+use account_store::{AccountFlags, Domain, GroupScope, Matches, Membership, Query, Record};
 use rcmpd_tests::directory_store::settings_of;
 use rcmpd_tests::peers::{SAMBA_PYTHON, SambaDc, impacket, impacket_python, run, script, with};
 use rcmpd_tests::{Demo, Service, eventually_within, write_secret};
@@ -10,8 +10,9 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use store_ldap::{AdSettings, Schema, Server, Settings, TlsMode};
 use zeroize::Zeroizing;
 
@@ -22,6 +23,8 @@ const GLOBAL: i64 = -2_147_483_646;
 const LOCAL: i64 = -2_147_483_644;
 const UNIVERSAL: i64 = -2_147_483_640;
 const DISTRIBUTION: i64 = 2;
+/// STATUS_DS_BUSY.
+const BUSY: &str = "0xC00002A5";
 /// How long a decision may outlive a change.
 const FRESH_S: u64 = 1;
 
@@ -190,6 +193,8 @@ ca      = ["{ca}"]
 bind_dn = "{bind_dn}"
 secret  = "file:directory.secret"
 fresh_s = {FRESH_S}
+# A right that is taken, and a bind that would fail, count soon.
+age_max_s = 1
 timeout_s = 20
 [channels]
 store = "sqlite"
@@ -244,6 +249,27 @@ fn strings(list: &Value) -> Vec<String> {
     list.as_array().expect("a list").iter().map(|text| text.as_str().expect("text").to_owned()).collect()
 }
 
+/// Disables alice. No question that is asked later than the stated time after it is answered as before.
+fn refused_in_time(dc: &SambaDc, service: &Service, ask: &impl Fn() -> Value) {
+    let checked = service.rcmpd(&["check-config", "rcmpd.toml", "--json"]).code(0).json();
+    let stated = Duration::from_secs(checked["refused_after"][0]["seconds"].as_u64().expect("a number"));
+    let status = || ask()["status"].clone();
+    assert_eq!(status(), "0x00000000");
+    samba_tool(dc, &["user", "disable", "alice"]);
+    let changed = Instant::now();
+    loop {
+        let asked = Instant::now();
+        match status() {
+            refused if refused == "0xC000006D" => break,
+            before => {
+                assert!(before == "0x00000000" && asked <= changed + stated, "{before} after {stated:?}")
+            }
+        }
+    }
+    samba_tool(dc, &["user", "enable", "alice"]);
+    eventually_within(Duration::from_secs(30), "alice is mapped again", || status() == "0x00000000");
+}
+
 #[test]
 fn impacket_gets_alices_pac_whose_groups_equal_the_controllers_own_reply() {
     let dc = SambaDc::start();
@@ -251,14 +277,14 @@ fn impacket_gets_alices_pac_whose_groups_equal_the_controllers_own_reply() {
     let demo = Demo::new();
     let certificate = certificate(&demo);
     let made = fill(&dc, &mapping(&certificate));
-    let service = serve(&dc, demo);
-    let ask = || {
+    let mut service = serve(&dc, demo);
+    let ask_of = |service: &Service| {
         let given = json!({ "domain": dc.text("netbios"), "questions": [{ "certificate": certificate }] });
-        let done = impacket(&service, given);
+        let done = impacket(service, given);
         assert_eq!(done["error"], Value::Null, "{done:#}");
         done["answers"][0].clone()
     };
-    let answer = ask();
+    let answer = ask_of(&service);
     assert_eq!(answer["status"], "0x00000000", "{answer:#}");
     let logon = &answer["pac"]["logon"];
     assert_eq!(logon["sid"], made["users"]["alice"], "{answer:#}");
@@ -281,11 +307,17 @@ fn impacket_gets_alices_pac_whose_groups_equal_the_controllers_own_reply() {
         "{ours:?}"
     );
     assert_eq!(groups_of_a_copy(&dc), expected);
-    // Disabled there, refused here.
-    samba_tool(&dc, &["user", "disable", "alice"]);
-    eventually_within(Duration::from_secs(30), "alice is refused", || ask()["status"] == "0xC000006D");
-    samba_tool(&dc, &["user", "enable", "alice"]);
-    eventually_within(Duration::from_secs(30), "alice is mapped again", || ask()["status"] == "0x00000000");
+    // Disabled there, refused here; also if a global catalog finds her, and her own domain decides.
+    for with_catalog in [false, true] {
+        if with_catalog {
+            let catalog = format!("catalog = [\"ldaps://{}:3269\"]", dc.text("address"));
+            service.edit(|text| text.replace("[store.ldap]\n", &format!("[store.ldap]\n{catalog}\n")));
+            service.kill();
+            service.start_again();
+        }
+        refused_in_time(&dc, &service, &|| ask_of(&service));
+    }
+    let ask = || ask_of(&service);
     assert_eq!(service.get("/ready").0, 200);
     let metrics = service.get("/metrics").1;
     for family in [
@@ -319,6 +351,25 @@ fn impacket_gets_alices_pac_whose_groups_equal_the_controllers_own_reply() {
         assert!(text.is_some_and(|text| text.ends_with(right)), "{found:#?}");
     }
     assert!(of_alice.is_some_and(|text| text.contains("userAccountControl of ")), "{found:#?}");
+    // That is an error to those who ask, and so is an account of the store that is disabled: no refusal.
+    let becomes = |what: &str, expected: &str| {
+        // A bind that was refused is tried again after one minute and a half at most.
+        eventually_within(Duration::from_secs(180), what, || {
+            let status = ask()["status"].clone();
+            assert!(status == "0x00000000" || status == BUSY, "{what}: {status}");
+            status == expected
+        });
+    };
+    becomes("what is not read is an error", BUSY);
+    modify(&dc, &format!("dn: {readers}\nchangetype: modify\nadd: member\nmember: {member}\n"));
+    becomes("alice is mapped again", "0x00000000");
+    samba_tool(&dc, &["user", "disable", "rcmpd"]);
+    becomes("the account of the store is disabled", BUSY);
+    (0..5).for_each(|_| assert_eq!(ask()["status"], BUSY));
+    let log = service.log();
+    assert!(log.contains("store: data: ") && log.contains("store: bind: "), "{log}");
+    samba_tool(&dc, &["user", "enable", "rcmpd"]);
+    becomes("alice is mapped at the end", "0x00000000");
 }
 
 #[test]
@@ -393,7 +444,7 @@ fn accounts_are_found_by_each_query_and_twins_are_ambiguous() {
     let port_of_the_domain = Settings { catalog: vec![server(&dc, 636)], ..settings(&dc, TlsMode::Ldaps) };
     Opened::of(port_of_the_domain).fails(upn("alice@contoso.com"), "is no global catalog");
     every_spelling_is_found(&dc, &[&opened, &forest]);
-    renames_under_load(&dc, &opened, &alice.account.sid);
+    renames_under_load(&dc, &opened, &alice);
     locks_and_rights(&dc, &opened);
 }
 
@@ -468,7 +519,7 @@ fn every_spelling_is_found(dc: &SambaDc, stores: &[&Opened]) {
 }
 
 /// alice is renamed and moved all the time, and stays herself.
-fn renames_under_load(dc: &SambaDc, opened: &Opened, sid: &dtyp::Sid) {
+fn renames_under_load(dc: &SambaDc, opened: &Opened, alice: &Record) {
     let mut command = dc.beside(SAMBA_PYTHON);
     let folder = dc.text("folder");
     let script = "
@@ -488,12 +539,20 @@ for number in range(count):
 ";
     command.args(["-c", script, &folder, "1000"]);
     let mut moving = command.spawn().expect("Python starts");
-    let mut asked = 0;
-    while moving.try_wait().expect("it can be waited for").is_none() || asked == 0 {
-        assert_eq!(opened.one(upn("alice@contoso.com")).account.sid, *sid);
-        asked += 1;
-    }
-    assert!(moving.wait().expect("it ends").success());
+    let has_moved = AtomicBool::new(false);
+    let moved = std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !has_moved.load(Ordering::Relaxed) {
+                    assert_eq!(*opened.one(upn("alice@contoso.com")), *alice);
+                }
+            });
+        }
+        let moved = moving.wait().expect("it ends");
+        has_moved.store(true, Ordering::Relaxed);
+        moved
+    });
+    assert!(moved.success());
 }
 
 /// A lock that ends by itself, and attributes that the store may not read.
@@ -515,10 +574,17 @@ fn locks_and_rights(dc: &SambaDc, opened: &Opened) {
     assert!(is_locked(), "bob is locked");
     eventually_within(Duration::from_secs(180), "the lock ends without a change", || !is_locked());
     // A wrong secret, however often it is asked for, does not lock the store's own account.
+    let secret = Arc::new(Mutex::new("wrong"));
     let mut wrong = settings(dc, TlsMode::Ldaps);
-    wrong.secrets = Arc::new(|| Ok(vec![Zeroizing::new("wrong".to_owned())]));
+    let read = Arc::clone(&secret);
+    wrong.secrets = Arc::new(move || Ok(vec![Zeroizing::new((*read.lock().expect("whole")).to_owned())]));
     let wrong = Opened::of(wrong);
     (0..50).for_each(|_| wrong.fails(name("bob"), "store: bind: "));
+    // The right one is used by the store that runs.
+    *secret.lock().expect("whole") = SECRET;
+    eventually_within(Duration::from_secs(60), "the right secret is used", || {
+        wrong.find(name("bob")).is_ok()
+    });
     let again = || Opened::of(settings(dc, TlsMode::Ldaps));
     again().one(name("bob"));
     // What its account may not read is no permission: nils is disabled.

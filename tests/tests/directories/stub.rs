@@ -2,9 +2,9 @@
 //! real server to.
 
 use super::hostile::{element, message, result, server_config};
-use super::{Opened, ldaps, name, posix, settings_at};
-use account_store::Query;
+use super::{Opened, ldaps, name, posix, settings_at, upn};
 use account_store::battery::domain;
+use account_store::{Matches, Query};
 use dtyp::{Encode, Sid};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,6 +24,16 @@ fn sid(rid: u32) -> Vec<u8> {
     domain().sid.with_rid(rid).unwrap().to_bytes()
 }
 
+/// The RIDs of the domain's SIDs that a request has.
+fn asked_rids(request: &[u8]) -> impl Iterator<Item = u32> {
+    let whole = sid(0);
+    let domain = whole[..whole.len() - 4].to_vec();
+    request.windows(whole.len()).filter_map(move |part| {
+        let rid = part.strip_prefix(&domain[..])?;
+        Some(u32::from_le_bytes(rid.try_into().unwrap()))
+    })
+}
+
 /// SearchResultEntry.
 fn entry(id: u8, attributes: &[(&str, Vec<Vec<u8>>)]) -> Vec<u8> {
     let attribute = |(name, values): &(&str, Vec<Vec<u8>>)| {
@@ -40,6 +50,16 @@ fn one(id: u8, attributes: &[(&str, Vec<Vec<u8>>)]) -> Vec<u8> {
 
 /// As a domain controller that has alice answers. `token_groups` answers the question for `tokenGroups`.
 fn controller(request: &[u8], id: u8, token_groups: impl Fn(&[u8], u8) -> Vec<u8>) -> Vec<u8> {
+    controller_with(request, id, token_groups, &[])
+}
+
+/// The same with more attributes of alice.
+fn controller_with(
+    request: &[u8],
+    id: u8,
+    token_groups: impl Fn(&[u8], u8) -> Vec<u8>,
+    more: &[(&str, Vec<Vec<u8>>)],
+) -> Vec<u8> {
     let text = |text: &str| vec![text.as_bytes().to_vec()];
     if is_about(request, "tokenGroups") {
         return token_groups(request, id);
@@ -56,25 +76,19 @@ fn controller(request: &[u8], id: u8, token_groups: impl Fn(&[u8], u8) -> Vec<u8
                 ],
             )
         };
-        let asked = [513, 1100, 1101, 1102].into_iter().filter(|rid| {
-            let sid = sid(*rid);
-            request.windows(sid.len()).any(|part| part == sid)
-        });
-        return [asked.flat_map(group).collect(), result(id, 0x65, 0)].concat();
+        return [asked_rids(request).flat_map(group).collect(), result(id, 0x65, 0)].concat();
     }
     if is_about(request, "logonHours") {
-        return one(
-            id,
-            &[
-                ("objectGUID", vec![vec![7; 16]]),
-                ("objectSid", vec![sid(1013)]),
-                ("sAMAccountName", text("alice")),
-                ("userAccountControl", text("512")),
-                ("msDS-User-Account-Control-Computed", text("0")),
-                ("primaryGroupID", text("513")),
-                ("logonCount", text("0")),
-            ],
-        );
+        let alice = [
+            ("objectGUID", vec![vec![7; 16]]),
+            ("objectSid", vec![sid(1013)]),
+            ("sAMAccountName", text("alice")),
+            ("userAccountControl", text("512")),
+            ("msDS-User-Account-Control-Computed", text("0")),
+            ("primaryGroupID", text("513")),
+            ("logonCount", text("0")),
+        ];
+        return one(id, &[&alice[..], more].concat());
     }
     one(id, &[("objectClass", text("top")), ("objectSid", vec![domain().sid.to_bytes()])])
 }
@@ -209,6 +223,90 @@ fn no_code_in_the_middle_of_a_look_up_makes_a_shorter_list() {
     }
 }
 
+/// A look-up of an account with so many groups, which come in the ranges of Windows Server: how many searches it
+/// takes, and how many groups are found.
+fn look_up_with(groups: u32) -> Result<(u64, usize), String> {
+    const RANGE: u32 = 1500;
+    let ranges = move |request: &[u8], id: u8| {
+        let at = request.windows(6).position(|part| part == b"range=");
+        let digits = at.map(|at| request[at + 6..].iter().take_while(|byte| byte.is_ascii_digit()));
+        let from =
+            digits.map_or(0, |digits| digits.fold(0, |from, digit| from * 10 + u32::from(digit - b'0')));
+        let end = groups.min(from + RANGE);
+        let last = if end == groups { "*".to_owned() } else { (end - 1).to_string() };
+        let range = format!("tokenGroups;range={from}-{last}");
+        one(id, &[("objectSid", vec![sid(1013)]), (&range, (from..end).map(|n| sid(513 + n)).collect())])
+    };
+    let opened = opened(1, move |request, id| Some(controller(request, id, ranges)));
+    match opened.find(name("alice")) {
+        Ok(Matches::One(alice)) => Ok((opened.meter.requests(), alice.memberships.len())),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// As many groups as an answer carries take one search for alice, four ranges, and 50 batches of 100 groups.
+#[test]
+fn thousands_of_groups_take_few_searches_and_more_than_the_limit_is_an_error() {
+    let (searches, groups) = look_up_with(5000).unwrap();
+    assert_eq!(groups, 5000);
+    assert!(searches <= 60, "{searches}");
+    let error = look_up_with(5001).unwrap_err();
+    assert!(error.contains("has more than 5000 groups"), "{error}");
+}
+
+/// The read by `<GUID=…>` brings another account: the whole look-up is made once more, and not twice.
+#[test]
+fn an_entry_that_is_another_account_is_looked_up_once_more() {
+    for (is_another, attempts) in [(1, 2), (usize::MAX, 2)] {
+        let (candidates, reads) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
+        let counted = Arc::clone(&candidates);
+        let opened = opened(1, move |request, id| {
+            if is_about(request, "logonHours") {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            Some(controller(request, id, |request, id| match reads.fetch_add(1, Ordering::Relaxed) {
+                read if read < is_another => {
+                    one(id, &[("objectSid", vec![sid(1014)]), ("tokenGroups", vec![sid(513), sid(512)])])
+                }
+                _ => all_groups(request, id),
+            }))
+        });
+        match is_another {
+            1 => assert_eq!(groups_of(&opened), [513, 1100].map(|rid| domain().sid.with_rid(rid).unwrap())),
+            _ => opened.fails(name("alice"), "an entry changed while it was read"),
+        }
+        assert_eq!(candidates.load(Ordering::Relaxed), attempts);
+    }
+}
+
+#[test]
+fn former_sids_and_logon_hours_are_read_and_wrong_ones_are_an_error() {
+    let of = |attribute: &'static str, values: Vec<Vec<u8>>| {
+        opened(1, move |request, id| {
+            Some(controller_with(request, id, all_groups, &[(attribute, values.clone())]))
+        })
+    };
+    let elsewhere: Sid = "S-1-5-21-11-12-13-1500".parse().unwrap();
+    let alice = of("sIDHistory", vec![elsewhere.to_bytes()]).one(name("alice"));
+    assert_eq!(alice.account.extra_sids, [elsewhere]);
+    let builtin: Sid = "S-1-5-32-544".parse().unwrap();
+    for wrong in [sid(512), sid(1013), builtin.to_bytes(), domain().sid.to_bytes()] {
+        let opened = of("sIDHistory", vec![elsewhere.to_bytes(), wrong]);
+        opened.fails(name("alice"), "which only this domain's own entries have");
+    }
+    of("sIDHistory", vec![b"S-1-5-21-11-12-13-1500".to_vec()]).fails(name("alice"), "is not a SID");
+    // Monday from eight to sixteen, UTC: the first bit is Sunday's first hour.
+    let mut hours = [0; 21];
+    hours[4] = 0xff;
+    let alice = of("logonHours", vec![hours.to_vec()]).one(name("alice"));
+    assert_eq!(alice.account.logon_hours, Some(hours));
+    for wrong in [vec![0xff; 20], vec![0xff; 22], Vec::new()] {
+        of("logonHours", vec![wrong]).fails(name("alice"), "does not have 21 bytes");
+    }
+    of("logonHours", vec![hours.to_vec(), vec![0xff; 21]]).fails(name("alice"), "has several values");
+}
+
 /// Connections that break off: the question ends, and does not ask all servers that there are.
 #[test]
 fn a_question_makes_four_attempts_at_most() {
@@ -256,26 +354,27 @@ fn page_end(id: u8, cookie: &str) -> Vec<u8> {
     message(id, &[done, element(0xa0, &control)].concat())
 }
 
+fn user(id: u8, rid: u32, name: &str, upn: Option<&str>, control: Option<&str>) -> Vec<u8> {
+    let text = |text: &str| vec![text.as_bytes().to_vec()];
+    let mut attributes = vec![
+        ("objectGUID", vec![vec![rid as u8; 16]]),
+        ("objectSid", vec![sid(rid)]),
+        ("sAMAccountName", text(name)),
+        ("msDS-User-Account-Control-Computed", text("0")),
+        ("primaryGroupID", text("513")),
+        ("logonCount", text("0")),
+    ];
+    attributes.extend(upn.map(|upn| ("userPrincipalName", text(upn))));
+    attributes.extend(control.map(|control| ("userAccountControl", text(control))));
+    entry(id, &attributes)
+}
+
 /// mallory's user principal name is bob's own name with the domain, erin's state cannot be read, and one of the
 /// groups cannot.
 #[test]
 fn a_walk_sees_who_claims_the_name_of_another_and_what_cannot_be_read() {
     let dns = domain().dns;
     let claimed = format!("bob@{dns}");
-    let user = move |id: u8, rid: u32, name: &str, upn: Option<&str>, control: Option<&str>| {
-        let text = |text: &str| vec![text.as_bytes().to_vec()];
-        let mut attributes = vec![
-            ("objectGUID", vec![vec![rid as u8; 16]]),
-            ("objectSid", vec![sid(rid)]),
-            ("sAMAccountName", text(name)),
-            ("msDS-User-Account-Control-Computed", text("0")),
-            ("primaryGroupID", text("513")),
-            ("logonCount", text("0")),
-        ];
-        attributes.extend(upn.map(|upn| ("userPrincipalName", text(upn))));
-        attributes.extend(control.map(|control| ("userAccountControl", text(control))));
-        entry(id, &attributes)
-    };
     let answer = {
         let claimed = claimed.clone();
         move |request: &[u8], id: u8| {
@@ -324,4 +423,34 @@ fn a_walk_sees_who_claims_the_name_of_another_and_what_cannot_be_read() {
     assert_eq!(wrong.len(), 2, "{wrong:?}");
     assert!(wrong[0].starts_with("erin: userAccountControl is missing, or may not be read"), "{wrong:?}");
     assert!(wrong[1].starts_with(&format!("bob: the group {group} may not be read")), "{wrong:?}");
+}
+
+/// Samba refuses such a user principal name itself. The directory brings bob only if it is asked for his name.
+#[test]
+fn a_user_principal_name_that_is_the_name_of_another_account_maps_nobody() {
+    let claimed = format!("bob@{}", domain().dns);
+    let find = |is_there: [bool; 2]| {
+        let theirs = claimed.clone();
+        let opened = opened(1, move |request, id| {
+            if !is_about(request, "logonHours") {
+                return Some(controller(request, id, |_, id| {
+                    one(id, &[("objectSid", vec![sid(12)]), ("tokenGroups", [513, 1100].map(sid).to_vec())])
+                }));
+            }
+            let asks = |attribute: &str, value: &str| {
+                let text = |text: &str| [&[4, text.len() as u8], text.as_bytes()].concat();
+                let of = [text(attribute), text(value)].concat();
+                request.windows(of.len()).any(|part| part == of)
+            };
+            let bob = asks("sAMAccountName", "bob").then(|| user(id, 11, "bob", None, Some("512")));
+            let mallory = asks("userPrincipalName", &theirs)
+                .then(|| user(id, 12, "mallory", Some(&theirs), Some("512")));
+            let found = [bob.filter(|_| is_there[0]), mallory.filter(|_| is_there[1])];
+            Some([found.into_iter().flatten().flatten().collect(), result(id, 0x65, 0)].concat())
+        });
+        opened.find(upn(&claimed)).unwrap()
+    };
+    assert!(matches!(find([false, true]), Matches::One(mallory) if mallory.account.name == "mallory"));
+    assert!(matches!(find([true, true]), Matches::Many(names) if names == ["bob", "mallory"]));
+    assert_eq!(find([true, false]), Matches::None, "an implicit name is not looked up");
 }

@@ -1,10 +1,13 @@
 //! Impacket as a client: opnums 4, 26, 21 and 39, NDR, no header signing, inner encryption of its own.
 
 use crate::{ACCOUNTS, Expected, LOGON_FAILURE, SUCCESS, sid};
+use rcmpd_tests::directory_store::into_directory;
 use rcmpd_tests::peers::{impacket, question, question_with};
 use rcmpd_tests::postgres::Postgres;
+use rcmpd_tests::slapd::{GROUPS, PEOPLE, entry};
 use rcmpd_tests::{Demo, Service, eventually};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 /// The answer about an account: who it is, and its PAC.
 #[track_caller]
@@ -67,6 +70,42 @@ fn accounts_in_postgresql_get_the_same_pac_until_they_are_disabled() {
         assert_eq!(done["error"], Value::Null, "{done:#}");
         done["answers"][0]["status"] == LOGON_FAILURE
     });
+}
+
+#[test]
+fn alice_in_openldap_gets_her_pac_until_she_is_locked() {
+    let alice = format!("uid=alice,{PEOPLE}");
+    let group = |cn: &str, number: &str, member: &str| {
+        let class = |class| ("objectClass", class);
+        let attributes = [class("posixGroup"), class("memberGroup"), ("cn", cn), ("gidNumber", number)];
+        entry(&format!("cn={cn},{GROUPS}"), &[&attributes[..], &[("member", member)]].concat())
+    };
+    let groups = [group("staff", "1001", &alice), group("all", "1002", &format!("cn=staff,{GROUPS}"))];
+    let demo = Demo::new();
+    let slapd = into_directory(&demo, &groups.concat(), "fresh_s = 1");
+    let service = demo.serve();
+    let ask = || {
+        let done = impacket(&service, json!({ "questions": [question(&service, "alice")] }));
+        assert_eq!(done["error"], Value::Null, "{done:#}");
+        done["answers"][0].clone()
+    };
+    // Numbers of groups become RIDs from 200000 on, as the configuration says.
+    let groups = &[200_000, 200_001, 200_002];
+    let expected = Expected { primary_group: 200_000, groups, ..ACCOUNTS[0] };
+    assert_is_of(&service, &expected, &ask());
+    let checked = service.rcmpd(&["check-config", "rcmpd.toml", "--json"]).code(0).json();
+    let stated = Duration::from_secs(checked["refused_after"][0]["seconds"].as_u64().unwrap());
+    slapd.modify(&format!("dn: {alice}\nchangetype: modify\nadd: nsAccountLock\nnsAccountLock: TRUE\n"));
+    let changed = Instant::now();
+    loop {
+        let asked = Instant::now();
+        let answer = ask();
+        if answer["status"] == LOGON_FAILURE {
+            break;
+        }
+        assert_is_of(&service, &expected, &answer);
+        assert!(asked <= changed + stated, "not refused after {stated:?}");
+    }
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! How long a change in a store is unknown at a web server: at most the time that `rcmpd check-config` says.
 
-use rcmpd_tests::Demo;
 use rcmpd_tests::directory_store::into_directory;
 use rcmpd_tests::postgres::Postgres;
 use rcmpd_tests::slapd::{GROUPS, PEOPLE, Slapd, entry};
 use rcmpd_tests::web::{Site, WebServer, values};
+use rcmpd_tests::{Demo, eventually};
 use std::cell::OnceCell;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -91,4 +91,33 @@ fn changes_in_postgresql_count_at_nginx_within_the_stated_time() {
             site.service.rcmpd(&["account", "set", "--disable", "-c", "rcmpd.toml", "--", "alice"]).code(0);
         },
     );
+}
+
+/// A replica that answers, and that has not heard of any change since: it is not asked for what may be older.
+#[test]
+fn changes_in_postgresql_count_at_nginx_in_time_while_a_replica_stands_still() {
+    let primary = Postgres::start();
+    let standby: OnceCell<Postgres> = OnceCell::new();
+    let site = Site::start_in(WebServer::Nginx, "", &|demo: &Demo| {
+        demo.move_into_postgres(&primary, "");
+        assert!(standby.set(primary.standby()).is_ok());
+        let replicas = format!("replicas = [\"{}\"]\n", standby.get().expect("it was started").address());
+        demo.edit(|text| text.replace("[store.postgres]\n", &format!("[store.postgres]\n{replicas}")));
+    });
+    let standby = standby.get().expect("it was started");
+    assert!(is_mapped(&site));
+    standby.sql("SELECT pg_wal_replay_pause()");
+    eventually("the replay is paused", || standby.sql("SELECT pg_get_wal_replay_pause_state()") == "paused");
+    let flags = "SELECT flags FROM rcmpd.account WHERE name_key = 'alice'";
+    let before = standby.sql(flags);
+    counts_in_time(
+        &site,
+        "a disabled account",
+        || is_mapped(&site),
+        || {
+            site.service.rcmpd(&["account", "set", "--disable", "-c", "rcmpd.toml", "--", "alice"]).code(0);
+        },
+    );
+    assert_eq!(standby.sql(flags), before, "the replica has not heard of it");
+    assert_ne!(primary.sql(flags), before);
 }

@@ -13,6 +13,7 @@ mod check_config;
 mod check_proxy;
 mod command_line;
 mod config_file;
+mod directories;
 mod doctor;
 mod domains;
 mod files;
