@@ -67,6 +67,13 @@ impl ServerBackoff {
         time
     }
 
+    /// The one that was to try the server has gone, and the next one may.
+    pub(crate) fn given_up(&mut self, server: &Server, now: Instant) {
+        if let Some(state) = self.0.get_mut(server) {
+            state.until = now;
+        }
+    }
+
     /// Why a server is not tried.
     pub(crate) fn why(&self, server: &Server) -> Option<&str> {
         self.0.get(server).map(|state| state.why.as_str())

@@ -203,7 +203,7 @@ impl Pool {
         }
     }
 
-    /// The idle connection that was used last. Connections that are too old, and those to a server behind the
+    /// The idle connection that was used last, to the first server if it works. Connections that are too old, and those to a server behind the
     /// first one while the first one works, are closed.
     fn idle(&self, servers: &[Server], now: Instant) -> Option<Pooled> {
         let mut state = self.state();
@@ -220,7 +220,10 @@ impl Pool {
                 && now.duration_since(pooled.since) < age_max
                 && now.duration_since(idle.since) < self.settings.idle_timeout
         });
-        while let Some(Idle { mut pooled, .. }) = idle.pop() {
+        let is_of_first = |idle: &Idle| servers.first() == Some(idle.pooled.connection.server());
+        while let Some(last) = idle.len().checked_sub(1) {
+            let at = if is_first_good { idle.iter().rposition(is_of_first) } else { None };
+            let Idle { mut pooled, .. } = idle.remove(at.unwrap_or(last));
             if pooled.connection.is_silent() {
                 return Some(pooled);
             }
@@ -290,7 +293,9 @@ impl Pool {
     }
 
     async fn open(&self, server: &Server, deadline: Instant) -> Result<Pooled, Failed> {
+        let mut trial = Trial { pool: self, server, has_ended: false };
         let opened = timeout_at(deadline, self.open_and_bind(server, deadline)).await;
+        trial.has_ended = true;
         let opened =
             opened.unwrap_or_else(|_| Err(Failed::Timeout(format!("{server}: no connection in time"))));
         match &opened {
@@ -361,6 +366,21 @@ impl Pool {
                 warn!(server = %connection.server(), reason = %why, "Directory rejected the bind of the store's account");
                 Err(Failed::Bind(why))
             }
+        }
+    }
+}
+
+/// The one attempt at a server whose back-off is over.
+struct Trial<'a> {
+    pool: &'a Pool,
+    server: &'a Server,
+    has_ended: bool,
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.pool.state().servers.given_up(self.server, Instant::now());
         }
     }
 }
