@@ -2,15 +2,16 @@
 
 mod audit;
 mod logs;
+mod losses;
 mod metrics;
 mod queue;
 pub mod settings;
 mod tls;
 mod transport;
 
+pub use losses::Losses;
 pub use metrics::RegistrySlot;
 pub(crate) use metrics::sample;
-pub use transport::Losses;
 
 use crate::config::Telemetry;
 use crate::config::otlp::{Protocol, Signal};

@@ -76,9 +76,11 @@ fn print(state: &Value) {
     }
     if let store @ Value::Object(_) = &state["store"] {
         let of = |name| text(store, name);
-        let shown =
-            format!("{}, revision {}, {} bytes cached", of("kind"), of("revision"), of("cache_bytes"));
-        facts.push(("store", shown));
+        // A store without a stored revision, or without a cache, does not have that part.
+        let parts = [("revision ", "revision", ""), ("", "cache_bytes", " bytes cached")].into_iter();
+        let parts = parts.filter(|(_, name, _)| !of(name).is_empty());
+        let parts = parts.map(|(before, name, after)| format!(", {before}{}{after}", of(name)));
+        facts.push(("store", of("kind") + &parts.collect::<String>()));
     }
     facts.push(("log filter", text(state, "log_filter")));
     facts.push(("audit failures", text(state, "audit_failures")));

@@ -1,7 +1,8 @@
 //! The metrics of the admin port as OTLP: the same registry, read as OpenMetrics and sent to a collector.
 
+use super::losses::Losses;
 use super::settings::Destination;
-use super::transport::{Http, Losses, channel};
+use super::transport::{Http, channel};
 use crate::config::otlp::{Protocol, Signal};
 use anyhow::{Context, bail};
 use bytes::Bytes;

@@ -1,7 +1,7 @@
 //! The bound of what waits to be exported. The processors of the SDK drop silently what does not fit into
 //! their queues, so it is dropped before them, and counted.
 
-use super::transport::Losses;
+use super::losses::Losses;
 use opentelemetry::{Context, InstrumentationScope};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;

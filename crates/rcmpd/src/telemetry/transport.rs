@@ -1,11 +1,9 @@
-//! Requests to a collector, and what is said about those that fail.
+//! Requests to a collector.
 
 use super::queue::Queue;
 use super::settings::Destination;
 use super::tls::Dialer;
-use crate::config::otlp::Signal;
 use bytes::Bytes;
-use dcerpc_tokio::LogLimiter;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -14,12 +12,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{LogBatch, LogExporter};
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
-use std::fmt::Display;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tonic::transport::{Channel, Endpoint};
@@ -92,49 +85,6 @@ impl HttpClient for Http {
         Self: 'a,
     {
         Box::pin(self.send(request))
-    }
-}
-
-/// Label `signal` of what was lost.
-type SignalLabel = [(&'static str, &'static str); 1];
-
-/// Counts what was lost, and logs it once a minute for each signal. No caller waits for an exporter: what
-/// does not fit into its queue is dropped.
-#[derive(Clone, Debug, Default)]
-pub struct Losses {
-    failures: Arc<LogLimiter>,
-    overflows: Arc<LogLimiter>,
-    dropped: Family<SignalLabel, Counter>,
-}
-
-impl Losses {
-    /// Registers the metric of lost spans and records.
-    pub(crate) fn register(&self, registry: &mut Registry) {
-        let help = "Spans and log records that were not exported: their queue was full, or a request failed";
-        registry.register("telemetry_dropped", help, self.dropped.clone());
-    }
-
-    /// Counts what of a signal was lost.
-    pub(super) fn counter(&self, signal: Signal) -> Counter {
-        self.dropped.get_or_create_owned(&[("signal", signal.name())])
-    }
-
-    pub(super) fn note(&self, signal: &'static str, error: &dyn Display) {
-        self.failures.counted(signal, |left_out| {
-            tracing::warn!(signal, %error, left_out, "Cannot export telemetry");
-        });
-    }
-
-    /// Logs how many did not fit into a queue; `dropped` resets that number.
-    pub(super) fn overflowed(&self, signal: &'static str, dropped: impl FnOnce() -> u64) {
-        self.overflows.once(signal, || {
-            let dropped = dropped();
-            tracing::warn!(
-                signal,
-                dropped,
-                "Telemetry dropped: the queue is full, the collector is too slow"
-            );
-        });
     }
 }
 
