@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use store_ldap::{
-    Accents, Attribute, GenericSettings, GroupMembership, Refusals, RidRange, Schema, Server, Servers,
+    Accents, Attribute, Binds, GenericSettings, GroupMembership, Refusals, RidRange, Schema, Server, Servers,
     Settings, StatePreset, TlsMode,
 };
 use zeroize::Zeroizing;
@@ -92,6 +92,7 @@ pub fn settings_of(
         mail_domain: None,
         fresh: Duration::from_secs(600),
         refusals: Refusals::default(),
+        binds: Binds::default(),
         meter: Arc::default(),
     }
 }

@@ -45,6 +45,7 @@ mod walk;
 
 pub use candidate_filter::Accents;
 pub use failover_refusals::Refusals;
+pub use pool::Binds;
 pub use filter::Attribute;
 #[doc(hidden)]
 pub use message::{Attributes, read_any};

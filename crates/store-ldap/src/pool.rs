@@ -29,7 +29,7 @@ pub(crate) struct Pool {
     pub(crate) role: Role,
     tls: TlsConnector,
     state: Mutex<State>,
-    binds: Arc<Binds>,
+    binds: Arc<BindState>,
 }
 
 /// Where the servers are. Each look-up reads the list, so it is shared.
@@ -47,9 +47,20 @@ impl From<&Servers> for Known {
     }
 }
 
-/// The binds of the store's account, over all pools.
+/// The binds of an account. Each refused one counts at the directory, so that a few lock the account: whoever
+/// binds by the same account has the same value. It outlives a store if the next one gets it, as after a reload.
+#[derive(Clone, Default)]
+pub struct Binds(Arc<BindState>);
+
+impl Binds {
+    /// Whether a store has it, or something else does.
+    pub fn is_used(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+}
+
 #[derive(Default)]
-struct Binds {
+struct BindState {
     /// One bind at a time: of many with a secret that is wrong, one is refused and the others are not made.
     backoff: tokio::sync::Mutex<BindBackoff>,
     hasher: RandomState,
@@ -93,7 +104,7 @@ impl Pool {
         Ok(Self {
             tls: TlsConnector::from(Arc::new(tls)),
             state: Mutex::default(),
-            binds: Arc::default(),
+            binds: Arc::clone(&settings.binds.0),
             servers: Known::from(&settings.servers),
             role: Role::Domain,
             settings,

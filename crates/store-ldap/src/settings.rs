@@ -2,6 +2,7 @@
 
 use crate::candidate_filter::Accents;
 use crate::failover_refusals::Refusals;
+use crate::pool::Binds;
 use crate::filter::Attribute;
 use crate::meter::Meter;
 use crate::server::Server;
@@ -215,6 +216,8 @@ pub struct Settings {
     pub fresh: Duration,
     /// What another server of the directory has refused lately.
     pub refusals: Refusals,
+    /// The binds of the account.
+    pub binds: Binds,
     /// Counts what the store does.
     pub meter: Arc<Meter>,
 }

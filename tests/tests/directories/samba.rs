@@ -578,6 +578,8 @@ fn locks_and_rights(dc: &SambaDc, opened: &Opened) {
     let mut wrong = settings(dc, TlsMode::Ldaps);
     let read = Arc::clone(&secret);
     wrong.secrets = Arc::new(move || Ok(vec![Zeroizing::new((*read.lock().expect("whole")).to_owned())]));
+    // Nor do stores after it, as of a reload, or beside it.
+    (0..4).for_each(|_| Opened::of(wrong.clone()).fails(name("bob"), "store: bind: "));
     let wrong = Opened::of(wrong);
     (0..50).for_each(|_| wrong.fails(name("bob"), "store: bind: "));
     // The right one is used by the store that runs.

@@ -13,7 +13,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use store_ldap::{Discover, LdapStore, Meter, Refusals, Schema, Server, Servers, Settings, TlsMode};
+use store_ldap::{Binds, Discover, LdapStore, Meter, Refusals, Schema, Server, Servers, Settings, TlsMode};
 use trust_tokio::certificates;
 use zeroize::Zeroizing;
 
@@ -23,6 +23,10 @@ static METER: OnceLock<Arc<Meter>> = OnceLock::new();
 /// Refusals by the section that names a directory, its domain and its bases: a reload opens the store again,
 /// and nothing that was refused is undone by that.
 static REFUSALS: Mutex<BTreeMap<String, Refusals>> = Mutex::new(BTreeMap::new());
+
+/// Binds by account and servers: a reload opens the store again, and a second section may have the same account.
+/// A wrong secret is not tried once for each.
+static BINDS: Mutex<BTreeMap<String, Binds>> = Mutex::new(BTreeMap::new());
 
 /// The servers that the domain's SRV records name.
 struct Dns {
@@ -70,6 +74,15 @@ fn refusals(section: &str, domain: &Domain, schema: &Schema) -> Refusals {
     all.entry(key).or_default().clone()
 }
 
+/// The binds of an account at its directory, also of stores before this one.
+fn binds(domain: &Domain, ldap: &config::Ldap) -> Binds {
+    let key = format!("{} {} {:?}", domain.dns, ldap.bind_dn, ldap.servers).to_lowercase();
+    // It is whole between any two statements.
+    let mut all = BINDS.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|known, binds| *known == key || binds.is_used());
+    all.entry(key).or_default().clone()
+}
+
 /// Opens the accounts of a section. No server is asked before the first question.
 pub(super) fn open(config: &Config, section: &str, ldap: &config::Ldap) -> anyhow::Result<Accounts> {
     Ok(Accounts::read_only(Arc::new(open_directory(config, section, ldap)?)))
@@ -112,6 +125,7 @@ pub(super) fn open_directory(
         mail_domain: ldap.mail_domain.clone(),
         fresh: ldap.fresh,
         refusals: refusals(section, &config.domain, &ldap.schema),
+        binds: binds(&config.domain, ldap),
         meter: Arc::clone(METER.get_or_init(Arc::default)),
     });
     Ok(store?)
