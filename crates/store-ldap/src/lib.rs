@@ -45,11 +45,11 @@ mod walk;
 
 pub use candidate_filter::Accents;
 pub use failover_refusals::Refusals;
-pub use pool::Binds;
 pub use filter::Attribute;
 #[doc(hidden)]
 pub use message::{Attributes, read_any};
 pub use meter::{Meter, STEPS};
+pub use pool::Binds;
 pub use server::{Server, TlsMode};
 pub use settings::{
     AdSettings, Discover, GenericSettings, GroupMembership, ReadSecrets, RidRange, Schema, Servers, Settings,

@@ -2,9 +2,9 @@
 
 use crate::candidate_filter::Accents;
 use crate::failover_refusals::Refusals;
-use crate::pool::Binds;
 use crate::filter::Attribute;
 use crate::meter::Meter;
+use crate::pool::Binds;
 use crate::server::Server;
 use account_store::{BoxFuture, Domain};
 use rustls_pki_types::CertificateDer;

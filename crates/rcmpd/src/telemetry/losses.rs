@@ -24,6 +24,10 @@ impl Losses {
     /// Registers the metric of lost spans and records.
     pub(crate) fn register(&self, registry: &mut Registry) {
         let help = "Spans and log records that were not exported: their queue was full, or a request failed";
+        // There from the start.
+        for signal in [Signal::Traces, Signal::Logs] {
+            self.counter(signal);
+        }
         registry.register("telemetry_dropped", help, self.dropped.clone());
     }
 

@@ -50,6 +50,8 @@ pub(super) fn of_port(address: SocketAddr) -> Owner {
 
 /// The process that listens on a Unix socket; none if no process does.
 pub(super) fn of_path(path: &Path) -> Option<Owner> {
+    // Another process may have a socket of this name, by a relative path elsewhere.
+    path.symlink_metadata().ok()?;
     let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let inode = table.lines().skip(1).find_map(|line| {
@@ -179,5 +181,9 @@ mod tests {
         assert_eq!(of_path(&path), None);
         let _bound = std::os::unix::net::UnixListener::bind(&path).expect("the path is free");
         assert_eq!(of_path(&path), Some(Owner::Service(std::process::id())));
+        let bound = std::os::unix::net::UnixListener::bind("of_path_test").expect("the path is free");
+        assert_eq!(of_path(&folder.path().join("of_path_test")), None, "that one is elsewhere");
+        drop(bound);
+        fs::remove_file("of_path_test").expect("it was bound");
     }
 }
