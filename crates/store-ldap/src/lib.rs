@@ -23,6 +23,7 @@
 mod ad;
 mod backoff;
 mod ber;
+mod binds;
 mod candidate_filter;
 mod connection;
 mod entry;
@@ -43,13 +44,13 @@ mod settings;
 mod store;
 mod walk;
 
+pub use binds::Binds;
 pub use candidate_filter::Accents;
 pub use failover_refusals::Refusals;
 pub use filter::Attribute;
 #[doc(hidden)]
 pub use message::{Attributes, read_any};
 pub use meter::{Meter, STEPS};
-pub use pool::Binds;
 pub use server::{Server, TlsMode};
 pub use settings::{
     AdSettings, Discover, GenericSettings, GroupMembership, ReadSecrets, RidRange, Schema, Servers, Settings,

@@ -1,6 +1,7 @@
 //! Connections that are bound, from the server that comes first and works.
 
 use crate::backoff::{BindBackoff, ServerBackoff};
+use crate::binds::BindState;
 use crate::connection::{BindResult, Connection};
 use crate::failed::{Failed, bind_reason, counts_as_wrong_password};
 use crate::schema;
@@ -9,7 +10,6 @@ use crate::settings::{Discover, Servers, Settings};
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::{ClientConfig, RootCertStore};
-use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -45,25 +45,6 @@ impl From<&Servers> for Known {
             Servers::Discovered(discover) => Self::Discovered(Arc::clone(discover)),
         }
     }
-}
-
-/// The binds of an account. Each refused one counts at the directory, so that a few lock the account: whoever
-/// binds by the same account has the same value. It outlives a store if the next one gets it, as after a reload.
-#[derive(Clone, Default)]
-pub struct Binds(Arc<BindState>);
-
-impl Binds {
-    /// Whether a store has it, or something else does.
-    pub fn is_used(&self) -> bool {
-        Arc::strong_count(&self.0) > 1
-    }
-}
-
-#[derive(Default)]
-struct BindState {
-    /// One bind at a time: of many with a secret that is wrong, one is refused and the others are not made.
-    backoff: tokio::sync::Mutex<BindBackoff>,
-    hasher: RandomState,
 }
 
 #[derive(Default)]

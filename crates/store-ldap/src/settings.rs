@@ -1,10 +1,10 @@
 //! What a store is made of. The caller reads the configuration and fills this; nothing here reads a file.
 
+use crate::binds::Binds;
 use crate::candidate_filter::Accents;
 use crate::failover_refusals::Refusals;
 use crate::filter::Attribute;
 use crate::meter::Meter;
-use crate::pool::Binds;
 use crate::server::Server;
 use account_store::{BoxFuture, Domain};
 use rustls_pki_types::CertificateDer;
