@@ -1,4 +1,4 @@
-//! Messages to a service and to a client that wait for any octets, by somebody who has no key: whole messages,
+//! Messages to a service and to a client that wait for any octets, by a peer that has no key: whole messages,
 //! and legs of a negotiation whose TLS records are changed.
 
 use crate::{Choices, now};
@@ -26,10 +26,10 @@ const NOW: Moment = Moment { wall: FileTime(134_000_000_000_000_000), uptime: Du
 const CONTENT_TYPES: [Option<&str>; 4] =
     [Some(CONTENT_TYPE), Some("text/xml"), Some("multipart/related"), None];
 
-/// Nobody has an account.
-struct Nobody;
+/// No client has an account.
+struct NoAccounts;
 
-impl PasswordCheck for Nobody {
+impl PasswordCheck for NoAccounts {
     fn check<'a>(
         &'a self,
         _: &'a str,
@@ -41,7 +41,7 @@ impl PasswordCheck for Nobody {
     }
 }
 
-impl CertificateMapper for Nobody {
+impl CertificateMapper for NoAccounts {
     fn map<'a>(&'a self, _: &'a [CertificateDer<'static>]) -> BoxFuture<'a, Result<Identity, String>> {
         Box::pin(async { Err("unknown".to_owned()) })
     }
@@ -106,7 +106,7 @@ fn service() -> Server {
         versions: TlsVersions::Tls12And13,
         preset: Some((certificate.clone(), key)),
     };
-    Server::new(fixture.settings.clone(), certificate, Nobody, Nobody, random()).expect("they fit")
+    Server::new(fixture.settings.clone(), certificate, NoAccounts, NoAccounts, random()).expect("they fit")
 }
 
 /// Sends `bytes` to a service and to a client, or has them change the TLS records of an answer to the client.

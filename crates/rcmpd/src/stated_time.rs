@@ -55,11 +55,8 @@ fn of_store(kind: &StoreKind) -> Vec<(&'static str, Duration)> {
             ("store.ldap.stale_if_error_s", ldap.cache.stale_if_error),
         ],
         StoreKind::Postgres(postgres) => vec![
-            match postgres.fresh {
-                // An older answer stands in when the revision counts no more.
-                _ if !postgres.cache.stale_if_error.is_zero() => {
-                    ("store.postgres.max_age_s", postgres.max_age)
-                }
+            // An older answer stands in only when the revision counts no more.
+            match postgres.fresh.filter(|_| postgres.cache.stale_if_error.is_zero()) {
                 None => ("store.postgres.max_age_s", postgres.max_age),
                 // The change itself takes longer.
                 Some(fresh) if fresh <= store_postgres::FRESH => ("store.postgres.fresh_ms", Duration::ZERO),

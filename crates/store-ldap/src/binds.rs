@@ -4,8 +4,9 @@ use crate::backoff::BindBackoff;
 use std::hash::RandomState;
 use std::sync::Arc;
 
-/// The binds of an account. Each refused one counts at the directory, so that a few lock the account: whoever
-/// binds by the same account has the same value. It outlives a store if the next one gets it, as after a reload.
+/// The binds of an account. Each refused one counts at the directory, so that a few lock the account: all
+/// stores with the same account have the same value. It outlives a store if the next one gets it, as after a
+/// reload.
 #[derive(Clone, Default)]
 pub struct Binds(pub(crate) Arc<BindState>);
 

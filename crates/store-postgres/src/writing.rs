@@ -24,7 +24,7 @@ pub const CHANGE_WAIT: Duration = Duration::from_millis(150);
 impl PostgresStore {
     /// Changes whole or not at all. What was begun is done even if the future is dropped. Ends when no server
     /// can answer by the contents before, if its [`crate::Settings::fresh`] is [`FRESH`] or less. This is so
-    /// also if nothing was changed: somebody else may have just made the same change.
+    /// also if nothing was changed: another process may have just made the same change.
     pub(crate) fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Tables<'_>) -> Result<T, StoreError> + Send + 'static,

@@ -395,7 +395,7 @@ fn leaving(
 async fn cancelled_questions_under_load_give_no_answer_to_another_one() {
     let mut server = Postgres::start();
     let mut settings = settings(&[&server]);
-    // Whoever leaves while it tries a server that was down keeps no other asker from trying.
+    // An asker that leaves while it tries a server that was down keeps no other one from trying.
     settings.timeout = 2 * PATIENCE;
     let store = Arc::new(create(&settings).await);
     apply(&store, (1000..1020).map(|rid| Change::PutAccount(Put::New, Box::new(user(rid)))).collect()).await;

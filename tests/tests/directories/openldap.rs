@@ -245,7 +245,7 @@ fn what_an_ordinary_person_can_write_gives_no_group_by_name() {
                     ("altSecurityIdentities", "X509:<I>CN=CA<SR>0504"),
                 ],
             ),
-            // An alias of bob with all that alice has, and an alias of nobody's entry.
+            // An alias of bob with all that alice has, and an alias of an entry that is not there.
             alias("cn=mirror", "alice", "1001", &dn("bob")),
             alias("cn=own", "frank", "1008", &dn("nobody")),
         ]

@@ -1416,7 +1416,7 @@ async fn servers_are_upgraded_one_after_the_other() {
 }
 
 /// Asks over one channel until it is told to end, each time the next server. Returns how many answers were
-/// right, and how many servers said that they are busy. Where nobody listens, the next server is asked.
+/// right, and how many servers said that they are busy. If a server does not listen, the next one is asked.
 async fn load_of_upgrade(
     client: Arc<Client>,
     addresses: Vec<String>,

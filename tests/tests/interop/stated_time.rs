@@ -79,18 +79,23 @@ fn changes_in_openldap_count_at_nginx_within_the_stated_time() {
     );
 }
 
-#[test]
-fn changes_in_postgresql_count_at_nginx_within_the_stated_time() {
-    let server = Postgres::start();
-    let site = Site::start_in(WebServer::Nginx, "", &|demo: &Demo| demo.move_into_postgres(&server, ""));
+/// The command that an operator has for it ends alice's rights.
+fn disabled_alice_counts_in_time(site: &Site) {
     counts_in_time(
-        &site,
+        site,
         "a disabled account",
-        || is_mapped(&site),
+        || is_mapped(site),
         || {
             site.service.rcmpd(&["account", "set", "--disable", "-c", "rcmpd.toml", "--", "alice"]).code(0);
         },
     );
+}
+
+#[test]
+fn changes_in_postgresql_count_at_nginx_within_the_stated_time() {
+    let server = Postgres::start();
+    let site = Site::start_in(WebServer::Nginx, "", &|demo: &Demo| demo.move_into_postgres(&server, ""));
+    disabled_alice_counts_in_time(&site);
 }
 
 /// A replica that answers, and that has not heard of any change since: it is not asked for what may be older.
@@ -110,14 +115,7 @@ fn changes_in_postgresql_count_at_nginx_in_time_while_a_replica_stands_still() {
     eventually("the replay is paused", || standby.sql("SELECT pg_get_wal_replay_pause_state()") == "paused");
     let flags = "SELECT flags FROM rcmpd.account WHERE name_key = 'alice'";
     let before = standby.sql(flags);
-    counts_in_time(
-        &site,
-        "a disabled account",
-        || is_mapped(&site),
-        || {
-            site.service.rcmpd(&["account", "set", "--disable", "-c", "rcmpd.toml", "--", "alice"]).code(0);
-        },
-    );
+    disabled_alice_counts_in_time(&site);
     assert_eq!(standby.sql(flags), before, "the replica has not heard of it");
     assert_ne!(primary.sql(flags), before);
 }

@@ -175,7 +175,7 @@ fn everything_is_installed_where_systemd_and_man_look_for_it() {
             let found = state.metadata().unwrap();
             assert_eq!((found.mode() & 0o777, found.uid().to_string().as_str()), (0o700, user[2]));
         }
-        // Nobody else may give folders away.
+        // Only root may give folders away.
         false => assert!(state.is_dir(), "{output:?}"),
     }
 }

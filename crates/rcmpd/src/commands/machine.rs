@@ -152,8 +152,8 @@ async fn set(changes: SetMachine) -> anyhow::Result<u8> {
             if secret.is_none() && at_once {
                 store.drop_previous(sid, record.secrets.current.clone()).await?;
             }
-            // Also if it is the same: somebody else may have just made this change, and the store waits until it
-            // counts everywhere.
+            // Also if it is the same: another command may have just made this change, and the store waits until
+            // it counts everywhere.
             store.put_machine(Put::Existing, machine, None).await?;
             if let Some(secret) = secret {
                 store.rotate(sid, None, secret, now()).await?;

@@ -67,19 +67,24 @@ fn refusals(section: &str, domain: &Domain, schema: &Schema) -> Refusals {
         Schema::Ad(ad) => vec![&ad.base],
         Schema::Generic(generic) => vec![&generic.user_base, &generic.group_base],
     };
-    let key = format!("{section} {} {bases:?}", domain.sid).to_lowercase();
-    // It is whole between any two statements.
-    let mut all = REFUSALS.lock().unwrap_or_else(PoisonError::into_inner);
-    all.retain(|known, refusals| *known == key || refusals.is_used());
-    all.entry(key).or_default().clone()
+    of_key(&REFUSALS, format!("{section} {} {bases:?}", domain.sid).to_lowercase(), Refusals::is_used)
 }
 
 /// The binds of an account at its directory, also of stores before this one.
 fn binds(domain: &Domain, ldap: &config::Ldap) -> Binds {
     let key = format!("{} {} {:?}", domain.dns, ldap.bind_dn, ldap.servers).to_lowercase();
+    of_key(&BINDS, key, Binds::is_used)
+}
+
+/// What outlives a store: the value of a key. Those that no store uses any more are given up.
+fn of_key<T: Clone + Default>(
+    all: &Mutex<BTreeMap<String, T>>,
+    key: String,
+    is_used: impl Fn(&T) -> bool,
+) -> T {
     // It is whole between any two statements.
-    let mut all = BINDS.lock().unwrap_or_else(PoisonError::into_inner);
-    all.retain(|known, binds| *known == key || binds.is_used());
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|known, value| *known == key || is_used(value));
     all.entry(key).or_default().clone()
 }
 

@@ -15,7 +15,8 @@ use trust_tokio::certificates;
 const NEAR_END_S: i64 = 30 * 86_400;
 const DAY_S: i64 = 86_400;
 
-/// Looks at the CAs and CRLs of `[mapping]`, and at the certificates of TLS. What cannot be read is among the findings of the configuration.
+/// Looks at the CAs and CRLs of `[mapping]`, and at the certificates of TLS. What cannot be read is among the
+/// findings of the configuration.
 pub(super) async fn check(config: &Config, report: &mut Report) {
     let now = now();
     if let Some(loaded) = config.mapping.as_ref().and_then(|mapping| trust::load(mapping, now).ok()) {
